@@ -1,0 +1,32 @@
+"""Secure three-party sampling of diffusion models, to learn from and to reproduce.
+
+The names below are what a notebook needs; each subpackage has more. They are imported when they are first used, because a
+party process needs SPU alone and should not wait for PyTorch, which diffusers brings along.
+"""
+
+from importlib import import_module
+
+_HOMES = {
+    "CipherDMError": "errors",
+    "CostReport": "engine",
+    "EngineConfig": "engine",
+    "LocalCluster": "engine",
+    "load_unet": "models",
+    "save_unet": "models",
+    "CIPHERDM": "protocols",
+    "DIRECT": "protocols",
+    "Protocols": "protocols",
+    "SamplingResult": "sampling",
+    "sample": "sampling",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,184 @@
+"""The command line: `cipherdm sample | train | evaluate`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from skimage.metrics import peak_signal_noise_ratio
+from tqdm import tqdm
+
+from . import protocols as protocol_sets
+from .engine import LocalCluster
+from .errors import CipherDMError
+from .files import replacing
+from .models import find_model, load_unet
+from .records import write_record
+from .sampling import sample as draw
+
+app = typer.Typer(
+    help="Secure three-party sampling of diffusion models.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+ModelOption = Annotated[str, typer.Option(help="A name in data/models, or the path of a diffusers folder.")]
+ModelArgument = Annotated[str, typer.Argument(help="A name in data/models, or the path of a diffusers folder.")]
+ProtocolsOption = Annotated[str, typer.Option(help="A named set: " + ", ".join(protocol_sets.NAMES) + ".")]
+SchedulerOption = Annotated[str, typer.Option(help="ddim or ddpm.")]
+
+
+@app.command()
+def sample(
+    model: ModelOption = "mnist10",
+    labels: Annotated[str | None, typer.Option(help='One picture a label: "0-9", "3", "1,1,7".')] = None,
+    count: Annotated[int | None, typer.Option(help="How many pictures, for a model without classes.")] = None,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
+    scheduler: SchedulerOption = "ddim",
+    eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
+    protocols: ProtocolsOption = "cipherdm",
+    seed: Annotated[int, typer.Option(help="Of the client's noise.")] = 0,
+    granularity: Annotated[str, typer.Option(help="What one program computes: block, step or loop.")] = "block",
+    out: Annotated[Path, typer.Option(help="The picture to write; a record goes beside it as .json.")] = Path(
+        "sample.png"
+    ),
+) -> None:
+    """Sample on three parties, and compare with plaintext sampling from the same noise.
+
+    Three processes on this machine compute on secret shares of the weights, the labels and the noise. The picture shows
+    each result below the one that the exact model gives in plaintext.
+    """
+    from .views import sample_sheet  # matplotlib takes a second to import, which --help need not wait for
+
+    unet = load_unet(find_model(model))
+    settings = {
+        "labels": _parse_labels(labels),
+        "count": count,
+        "steps": steps,
+        "scheduler": scheduler,
+        "eta": eta,
+        "seed": seed,
+    }
+    chosen = protocol_sets.named(protocols)
+    plaintext = draw(unet, None, protocols=protocol_sets.DIRECT, **settings).images
+    with LocalCluster() as cluster, _Bar() as bar:
+        secure = draw(unet, cluster, protocols=chosen, granularity=granularity, progress=bar, **settings)
+    psnr = [_psnr(*pair) for pair in zip(plaintext, secure.images, strict=True)]
+    captions = [str(label) for label in settings["labels"] or range(len(psnr))]
+    with replacing(out) as temporary:
+        sample_sheet(secure.images, plaintext, psnr, captions).savefig(temporary, dpi=150)
+    record = out.with_suffix(".json")
+    write_record(
+        record,
+        {
+            "model": model,
+            "protocols": chosen.name,
+            "granularity": granularity,
+            **settings,
+            "psnr_db": psnr,
+            "peak_memory_bytes": secure.peak_memory,
+            "cost": secure.cost.to_dict(),
+        },
+    )
+    cost = secure.cost
+    typer.echo(
+        f"{len(psnr)} pictures in {cost.seconds:.1f} s; the parties sent {cost.bytes / 1e6:.1f} MB in {cost.sends} messages "
+        f"and held at most {max(secure.peak_memory) / 2**20:.0f} MiB each.\n"
+        f"PSNR of secure against exact plaintext: mean {np.mean(psnr):.1f} dB, lowest {min(psnr):.1f} dB.\n"
+        f"Wrote {out} and {record}."
+    )
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="A recipe: mnist10, mnist01-tiny, mnist01-tiny-mish.")],
+    steps: Annotated[int | None, typer.Option(help="Optimisation steps; the recipe's own by default.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in runs/NAME, if there is one.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Where the model goes; data/models/NAME by default.")] = None,
+) -> None:
+    """Train a model on MNIST, and export it as a diffusers folder."""
+    from .training import train as run_training
+
+    folder = run_training(name, out=out, steps=steps, resume=resume)
+    typer.echo(f"Wrote {folder}.")
+
+
+@app.command()
+def evaluate(
+    name: ModelArgument,
+    count: Annotated[int, typer.Option(help="Pictures to draw, labels balanced.")] = 2000,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
+    scheduler: SchedulerOption = "ddim",
+    eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
+    protocols: ProtocolsOption = "direct",
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    record: Annotated[Path | None, typer.Option(help="Also write the scores to this JSON file.")] = None,
+) -> None:
+    """Draw pictures in plaintext with a set of protocols, and have a classifier judge them.
+
+    Prints the accuracy (LeNet reads the digit that was asked for), F1, and LeNet-FID, the Frechet distance to MNIST's
+    test images in LeNet's features.
+    """
+    from .evaluation import evaluate as score
+    from .evaluation import model_digits
+
+    folder = find_model(name)
+    unet = load_unet(folder)
+    settings = {"steps": steps, "scheduler": scheduler, "eta": eta, "protocols": protocol_sets.named(protocols)}
+
+    def sampler(labels: np.ndarray, seed: int) -> np.ndarray:
+        return draw(unet, None, labels=labels.tolist(), seed=seed, **settings).images
+
+    with tqdm(total=count, unit="picture") as bar:
+        scores = score(
+            sampler, model_digits(folder), count=count, seed=seed, on_batch=lambda done, _: bar.update(done - bar.n)
+        )
+    typer.echo(
+        f"{name}, {scheduler}-{steps}, {protocols}, {scores.count} pictures: accuracy {scores.accuracy:.4f}, "
+        f"F1 {scores.f1:.4f}, LeNet-FID {scores.lenet_fid:.2f}"
+    )
+    if record is not None:
+        settings["protocols"] = protocols
+        write_record(record, {"model": name, "seed": seed, **settings, **scores.as_json()})
+
+
+def main() -> None:
+    """Entry point of the command: an error of ours is printed without a traceback, with exit code 1."""
+    try:
+        app()
+    except CipherDMError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+
+
+class _Bar:
+    """A progress bar over the calls of a plan, which says where in the model it is."""
+
+    def __enter__(self) -> "_Bar":
+        self._bar = tqdm(unit="call")
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._bar.close()
+
+    def __call__(self, done: int, total: int, label: str) -> None:
+        self._bar.total = total
+        self._bar.set_description(label, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+
+def _parse_labels(text: str | None) -> list[int] | None:
+    """ "0-2,7" to [0, 1, 2, 7]. Raises CipherDMError if it is something else."""
+    if text is None:
+        return None
+    labels = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise CipherDMError(f"cannot read the labels {text!r}: write numbers and ranges, such as 0-9 or 1,1,7.")
+        labels += range(int(first), int(last if dash else first) + 1)
+    return labels
+
+
+def _psnr(plaintext: np.ndarray, secure: np.ndarray) -> float:
+    """In dB, of images in [-1, 1] as they are shown, that is clipped to that range."""
+    return float(peak_signal_noise_ratio(np.clip(plaintext, -1, 1), np.clip(secure, -1, 1), data_range=2))

@@ -1,0 +1,107 @@
+"""MNIST from the original IDX files, checked byte for byte before use."""
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from .errors import CipherDMError
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class _File:
+    """One packed IDX file: its name, the MD5 of its unpacked bytes, and the shape of the array in it."""
+
+    name: str
+    md5: str
+    shape: tuple[int, ...]
+
+
+# The MD5 sums are of the unpacked files: two packages of MNIST pack the same bytes differently.
+_FILES: dict[str, tuple[_File, _File]] = {
+    "train": (
+        _File("train-images-idx3-ubyte.gz", "6bbc9ace898e44ae57da46a324031adb", (60_000, 28, 28)),
+        _File("train-labels-idx1-ubyte.gz", "a25bea736e30d166cdddb491f175f624", (60_000,)),
+    ),
+    "test": (
+        _File("t10k-images-idx3-ubyte.gz", "2646ac647ad5339dbf082846283269ea", (10_000, 28, 28)),
+        _File("t10k-labels-idx1-ubyte.gz", "27ae3e4e09519cfbb04c329615203637", (10_000,)),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Images and labels, row by row.
+
+    `images` is float32 of shape [N, 1, 28, 28] in [-1, 1] (background -1); `labels` is int64 of shape [N], the digits
+    themselves.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def default_folder() -> Path:
+    """`data/mnist` of the checkout that this package runs from."""
+    return Path(__file__).resolve().parent.parent / "data" / "mnist"
+
+
+def load_mnist(split: Split, *, digits: Sequence[int] | None = None, folder: str | Path | None = None) -> Digits:
+    """Read one split of MNIST in the order of the files.
+
+    `digits` keeps only those digits (all ten by default). `folder` holds the four packed files (`default_folder()` by
+    default). Raises `CipherDMError` for an unknown split or digit, and for a file that is missing, damaged or not the
+    original.
+    """
+    if split not in _FILES:
+        raise CipherDMError(f"MNIST has no split {split!r}. Use 'train' or 'test'.")
+    kept = tuple(range(10)) if digits is None else tuple(digits)
+    if not kept or any(digit not in range(10) for digit in kept):
+        raise CipherDMError(f"digits={digits!r} is not a choice of MNIST digits. Give one or more of 0 to 9.")
+    folder = default_folder() if folder is None else Path(folder)
+    pixels, labels = (_read(folder / file.name, file) for file in _FILES[split])
+    chosen = np.isin(labels, kept)
+    images = pixels[chosen, None].astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return Digits(images, labels[chosen].astype(np.int64))
+
+
+def _read(path: Path, file: _File) -> np.ndarray:
+    """The bytes of one IDX file as an array of `file.shape`, uint8, once its checksum is found right."""
+    remedy = (
+        f"Restore it with 'git checkout -- data/mnist', or put an original {file.name} of MNIST into {path.parent}."
+    )
+    try:
+        packed = path.read_bytes()
+    except OSError as error:
+        raise CipherDMError(
+            f"Cannot read {path} ({error.strerror}); expected a file whose unpacked bytes have MD5 {file.md5}. {remedy}"
+        ) from error
+    try:
+        raw = gzip.decompress(packed)
+    except (OSError, EOFError, zlib.error) as error:
+        raise CipherDMError(
+            f"{path} is damaged: it does not unpack ({error}). Expected MD5 {file.md5} of the unpacked bytes, found a "
+            f"packed file of {len(packed)} bytes with MD5 {_md5(packed)}. {remedy}"
+        ) from error
+    found = _md5(raw)
+    if found != file.md5:
+        raise CipherDMError(
+            f"{path} is damaged or another file: expected MD5 {file.md5} of the unpacked bytes, found {found}. {remedy}"
+        )
+    header = 4 + 4 * len(file.shape)  # a magic number, then one big-endian int32 for each dimension
+    return np.frombuffer(raw, np.uint8, offset=header).reshape(file.shape)
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()

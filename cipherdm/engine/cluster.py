@@ -1,0 +1,195 @@
+"""Three parties on this machine: their processes, certificates and connections."""
+
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import grpc
+
+from ..errors import CipherDMError
+from . import party_pb2 as pb
+from .certificates import make_certificates
+from .config import PARTIES, Certificates, EngineConfig, PartyConfig
+from .party_pb2_grpc import PartyStub
+from .session import Session
+from .wire import GRPC_OPTIONS, PartyError, gather
+
+_START_TIMEOUT = 30.0  # seconds for a process to import SPU and listen; about 2 on an idle machine
+_CONNECT_TIMEOUT = 8.0
+_SAME_AUTHORITY = "All roles need certificates of the same authority: make them together."
+
+
+class LocalCluster:
+    """Three party processes on this machine, with mutual TLS among them and to this process.
+
+    Use it as a context manager: leaving the block ends the processes and deletes their certificates. They also end when
+    this process dies, however it dies, because each watches a pipe that only this process holds open.
+
+    The processes separate the parties' memory, not their owner: one machine that runs all three can read all shares.
+
+    Args:
+        ports: six ports, three for the clients' connections and three for the parties' links; free ones by default.
+        certificates: certificates by role ("party0", "party1", "party2", "client"); made for this run by default.
+
+    Raises:
+        CipherDMError: (on entering) a port is in use, or the parties do not accept each other's or our certificate.
+    """
+
+    def __init__(self, *, ports: Sequence[int] | None = None, certificates: Mapping[str, Certificates] | None = None):
+        if ports is not None and len(set(ports)) != 2 * PARTIES:
+            raise CipherDMError(f"ports must be {2 * PARTIES} different numbers, got {list(ports)}")
+        self._ports = ports
+        self._certificates = certificates
+        self._processes: list[subprocess.Popen] = []
+        self._channels: list[grpc.Channel] = []
+        self._stubs: tuple[PartyStub, ...] = ()
+        self._sessions: dict[EngineConfig, Session] = {}
+        self._folder: Path | None = None
+        self._ended: str | None = "it has not been started: use it in a with statement"
+
+    def __enter__(self) -> "LocalCluster":
+        self._folder = Path(tempfile.mkdtemp(prefix="cipherdm-"))  # for this user only (mode 700)
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        self._ended = None
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.stop()
+
+    def session(self, config: EngineConfig = EngineConfig()) -> Session:  # noqa: B008 (a frozen value)
+        """The session with this configuration, opened on the parties when it is first asked for."""
+        if self._ended is not None:
+            raise CipherDMError(f"this cluster cannot be used: {self._ended}")
+        if config not in self._sessions:
+            name = uuid.uuid4().hex
+            request = pb.OpenRequest(session=name, runtime_config=config.runtime_config().SerializeToString())
+            try:
+                gather([stub.Open.future(request, timeout=_CONNECT_TIMEOUT + 2) for stub in self._stubs])
+            except PartyError as failure:
+                raise self._fail(failure.rank, failure.error) from None
+            self._sessions[config] = Session(name, config, self._stubs, self._fail)
+        return self._sessions[config]
+
+    def stop(self) -> None:
+        """End the three processes and delete their certificates and logs. Safe to call twice."""
+        self._ended = self._ended or "it has been stopped"
+        for session in self._sessions.values():
+            session.closed = True
+        for channel in self._channels:
+            channel.close()
+        for process in self._processes:
+            process.stdin.close()  # a party ends when its input does
+        for process in self._processes:
+            try:
+                process.wait(timeout=3)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            process.stdout.close()
+        self._processes, self._channels, self._stubs, self._sessions = [], [], (), {}
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes' ids, by rank."""
+        return tuple(process.pid for process in self._processes)
+
+    def _start(self) -> None:
+        certificates = self._certificates or make_certificates(self._folder / "certificates")
+        ports = self._ports or _free_ports(2 * PARTIES)
+        controls = [f"127.0.0.1:{port}" for port in ports[:PARTIES]]
+        links = tuple(f"127.0.0.1:{port}" for port in ports[PARTIES:])
+        for rank in range(PARTIES):
+            config = PartyConfig(
+                rank,
+                controls[rank],
+                links,
+                certificates[f"party{rank}"],
+                self._folder,
+                connect_timeout=_CONNECT_TIMEOUT,
+            )
+            self._processes.append(_start_party(config))
+        for rank, process in enumerate(self._processes):
+            if not _wait_for_line(process):
+                raise CipherDMError(f"party {rank} did not start: {self._last_words(rank)}")
+        certificate, private_key, authority = certificates["client"].read()
+        credentials = grpc.ssl_channel_credentials(authority, private_key, certificate)
+        self._channels = [grpc.secure_channel(control, credentials, GRPC_OPTIONS) for control in controls]
+        self._stubs = tuple(PartyStub(channel) for channel in self._channels)
+        try:
+            gather([stub.Describe.future(pb.DescribeRequest(), timeout=_CONNECT_TIMEOUT) for stub in self._stubs])
+        except PartyError as failure:
+            raise CipherDMError(
+                f"party {failure.rank} at {controls[failure.rank]} and this client do not accept each other's "
+                f"certificates. {_SAME_AUTHORITY} ({failure.error.details()})"
+            ) from None
+
+    def _fail(self, rank: int, error: grpc.RpcError) -> CipherDMError:
+        """Stop everything after a party's error, and say what happened."""
+        if error.code() == grpc.StatusCode.NOT_FOUND:  # a mistake of the caller, which harms nobody
+            return CipherDMError(f"party {rank}: {error.details()}")
+        for other, process in enumerate(self._processes):
+            try:
+                # The process at fault may need a moment to be gone; one that is well will not be.
+                code = process.wait(timeout=0.5 if other == rank else 0)
+            except subprocess.TimeoutExpired:
+                continue
+            cause = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            message = f"party {other} {cause}. {self._last_words(other)}".strip()
+            break
+        else:
+            message = f"party {rank}: {error.details()}"
+            if "cannot connect" in message:
+                message += f". {_SAME_AUTHORITY}"
+        self._ended = f"it was stopped after an error ({message})"
+        self.stop()
+        return CipherDMError(f"{message} The other parties have been stopped; start a new LocalCluster.")
+
+    def _last_words(self, rank: int) -> str:
+        """The last line that a party wrote to its error output."""
+        lines = (self._folder / f"party{rank}.err").read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+def _start_party(config: PartyConfig) -> subprocess.Popen:
+    # SPU asks OpenMP for four threads whatever the machine has, and three parties share this one.
+    environment = os.environ | {"OMP_THREAD_LIMIT": "1", "GRPC_VERBOSITY": "NONE"}
+    with (config.work / f"party{config.rank}.err").open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cipherdm.engine.party"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for this process, which then ends the parties
+        )
+    process.stdin.write(config.to_json().encode() + b"\n")
+    process.stdin.flush()
+    return process
+
+
+def _wait_for_line(process: subprocess.Popen) -> bool:
+    """Wait until a process says that it is ready; false if it ends or takes too long."""
+    readable, _, _ = select.select([process.stdout], [], [], _START_TIMEOUT)
+    return bool(readable) and process.stdout.readline() == b"ready\n"
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports

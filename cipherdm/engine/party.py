@@ -1,0 +1,261 @@
+"""The party process: serves a client over gRPC, and computes with the other two parties on SPU.
+
+Started by `LocalCluster` as `python -m cipherdm.engine.party`, with one line of JSON (`PartyConfig`) on its standard input.
+It ends when that input closes, so it cannot outlive whoever started it, however that one ends.
+"""
+
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from importlib import metadata
+
+import grpc
+from spu import api, libspu
+
+from ..errors import CipherDMError
+from . import party_pb2 as pb
+from .config import PartyConfig
+from .party_pb2_grpc import PartyServicer, add_PartyServicer_to_server
+from .profile import OperatorCost, ProfileLog
+from .wire import GRPC_OPTIONS, pieces
+
+
+class _Session:
+    """One SPU runtime with its variables and programs; one run at a time."""
+
+    def __init__(self, link: libspu.link.Context, config: libspu.RuntimeConfig):
+        self.runtime = api.Runtime(link, config)
+        self.executables: dict[str, libspu.Executable] = {}
+        self.names: set[str] = set()
+        self.lock = threading.Lock()
+
+
+class PartyService(PartyServicer):
+    """What one party does for a client; see party.proto."""
+
+    def __init__(self, config: PartyConfig):
+        self._config = config
+        self._log = ProfileLog(config.work / f"party{config.rank}.log")
+        self._link: libspu.link.Context | None = None
+        self._sessions: dict[str, _Session] = {}
+        self._lock = threading.Lock()
+
+    def Describe(self, request, context):
+        return pb.Description(
+            rank=self._config.rank,
+            cipherdm_version=metadata.version("cipherdm"),
+            spu_version=metadata.version("spu"),
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        )
+
+    def Open(self, request, context):
+        runtime_config = libspu.RuntimeConfig()
+        runtime_config.ParseFromString(request.runtime_config)
+        # The three parties must spawn their links in the same order, so a client opens one session at a time.
+        with self._lock, _reported(context, "cannot connect to the other parties"):
+            if self._link is None:
+                self._link = connect(self._config)
+            self._sessions[request.session] = _Session(self._link.spawn(), runtime_config)
+        return pb.Empty()
+
+    def Close(self, request, context):
+        with self._lock:
+            session = self._sessions.pop(request.session, None)
+        if session is not None:
+            with session.lock:
+                session.runtime.clear()
+        return pb.Empty()
+
+    def Store(self, request_iterator, context):
+        chunks: list[bytes] = []
+        for piece in request_iterator:
+            session = self._session(piece.session, context)
+            chunks.append(piece.chunk)
+            if len(chunks) < piece.chunk_count:
+                continue
+            share = libspu.Share()
+            share.meta, share.share_chunks = piece.meta, chunks[: piece.chunk_count]
+            with session.lock, _reported(context, f"cannot store {piece.name!r}"):
+                session.runtime.set_var(piece.name, share)
+                session.names.add(piece.name)
+            chunks = []
+        return pb.Empty()
+
+    def Fetch(self, request, context):
+        session = self._session(request.session, context)
+        for name in request.names:
+            if name not in session.names:
+                context.abort(grpc.StatusCode.NOT_FOUND, f"there is no variable {name!r}")
+            with session.lock, _reported(context, f"cannot read {name!r}"):
+                share = session.runtime.get_var(name)
+            yield from pieces(request.session, name, share)
+
+    def Delete(self, request, context):
+        session = self._session(request.session, context)
+        with session.lock:
+            for name in request.names:
+                self._delete(session, name)
+        return pb.Empty()
+
+    def AddProgram(self, request, context):
+        session = self._session(request.session, context)
+        executable = libspu.Executable()
+        executable.ParseFromString(request.executable)
+        session.executables[request.id] = executable
+        return pb.Empty()
+
+    def Run(self, request, context):
+        session = self._session(request.session, context)
+        with session.lock:
+            for index, call in enumerate(request.calls):
+                if not context.is_active():  # the client went away
+                    return
+                yield self._call(session, index, call, context)
+
+    def _session(self, name: str, context: grpc.ServicerContext) -> _Session:
+        with self._lock:
+            session = self._sessions.get(name)
+        if session is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, "there is no such session: open one first")
+        return session
+
+    def _call(self, session: _Session, index: int, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
+        stored = session.executables.get(call.program)
+        if stored is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"there is no program {call.program!r}: add it first")
+        missing = [name for name in call.inputs if name not in session.names]
+        if missing:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"{call.label} needs {missing[0]!r}, which was never shared")
+        executable = libspu.Executable(stored.name, list(call.inputs), list(call.outputs), stored.code)
+        start = time.perf_counter()
+        with _reported(context, f"{call.label} failed"):
+            session.runtime.run(executable)
+        seconds = time.perf_counter() - start
+        session.names.update(call.outputs)
+        for name in call.frees:
+            self._delete(session, name)
+        traffic, operators = self._log.read()
+        return pb.CallDone(
+            index=index,
+            seconds=seconds,
+            sent_bytes=traffic.sent_bytes,
+            received_bytes=traffic.received_bytes,
+            sends=traffic.sends,
+            receives=traffic.receives,
+            operators=[_operator_message(operator) for operator in operators],
+        )
+
+    @staticmethod
+    def _delete(session: _Session, name: str) -> None:
+        if name in session.names:
+            session.runtime.del_var(name)
+            session.names.discard(name)
+
+
+def connect(config: PartyConfig) -> libspu.link.Context:
+    """Join the other two parties over SPU's link with mutual TLS; blocks until all three are there.
+
+    Raises:
+        CipherDMError: the port is taken.
+        RuntimeError: SPU's, when the others do not come within `connect_timeout` or present another authority's certificate.
+    """
+    _check_port(config.links[config.rank], config.rank)
+    description = libspu.link.Desc()
+    for rank, address in enumerate(config.links):
+        description.add_party(f"party{rank}", address)
+    description.connect_retry_interval_ms = 200
+    description.connect_retry_times = max(1, round(config.connect_timeout * 1000 / 200))
+    description.recv_timeout_ms = round(config.receive_timeout * 1000)
+    description.enable_ssl = True
+    for options in (description.client_ssl_opts, description.server_ssl_opts):
+        options.cert.certificate_path = str(config.certificates.certificate)
+        options.cert.private_key_path = str(config.certificates.private_key)
+        options.verify.ca_file_path = str(config.certificates.authority)
+        options.verify.verify_depth = 1  # 0 would mean that nothing is verified
+    return libspu.link.create_brpc(description, config.rank)
+
+
+def serve(config: PartyConfig) -> None:
+    """Serve until the process ends.
+
+    Raises:
+        CipherDMError: a port is taken.
+    """
+    service = PartyService(config)
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=16), options=GRPC_OPTIONS)
+    add_PartyServicer_to_server(service, server)
+    certificate, private_key, authority = config.certificates.read()
+    credentials = grpc.ssl_server_credentials([(private_key, certificate)], authority, require_client_auth=True)
+    _check_port(config.control, config.rank)
+    try:
+        server.add_secure_port(config.control, credentials)
+    except RuntimeError as error:
+        raise CipherDMError(f"party {config.rank} cannot listen on {config.control}: {error}") from error
+    server.start()
+    print("ready", flush=True)
+    server.wait_for_termination()
+
+
+def main() -> None:
+    """Entry point of the process: one line of JSON on standard input, then serve until that input closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the client, who then ends the parties
+    config = PartyConfig.from_json(sys.stdin.readline())
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    try:
+        serve(config)
+    except CipherDMError as error:
+        print(error, file=sys.stderr, flush=True)
+        os._exit(2)
+
+
+def _end_with_input() -> None:
+    while sys.stdin.read(4096):
+        pass
+    # A thread may be inside SPU, waiting for a party that is gone; a normal exit would wait for that thread.
+    os._exit(0)
+
+
+def _check_port(address: str, rank: int) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_server((host, int(port))):
+            pass
+    except OSError as error:
+        raise CipherDMError(
+            f"party {rank} cannot use port {port} on {host}: {error.strerror}. "
+            "Another process has it; stop that process or choose other ports."
+        ) from error
+
+
+def _operator_message(operator: OperatorCost) -> pb.Operator:
+    traffic = operator.traffic
+    return pb.Operator(
+        name=operator.name,
+        calls=operator.calls,
+        seconds=operator.seconds,
+        sent_bytes=traffic.sent_bytes,
+        received_bytes=traffic.received_bytes,
+        sends=traffic.sends,
+        receives=traffic.receives,
+    )
+
+
+@contextmanager
+def _reported(context: grpc.ServicerContext, what: str) -> Iterator[None]:
+    """Turn an error of SPU or of ours into a gRPC status that carries its first line (the rest is a C++ stack)."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError, CipherDMError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        context.abort(grpc.StatusCode.INTERNAL, f"{what}: {first_line}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Programs and plans: what the parties run.
+
+A program is a pure JAX function compiled by SPU for given shapes. A plan is a list of calls of programs on named
+variables; it is sent to the parties once and they walk it themselves.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import jax
+import numpy as np
+from spu import libspu
+from spu.utils import frontend
+
+from ..errors import CipherDMError
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a program needs to know of an input, and tells of an output: shape, dtype and whether it is public."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    public: bool = False
+
+    @classmethod
+    def of(cls, array: np.ndarray, *, public: bool = False) -> "Spec":
+        """The spec of an array."""
+        return cls(tuple(array.shape), str(array.dtype), public)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled function. `code` is SPU's textual MLIR, the same for all parties; it contains no secrets."""
+
+    id: str
+    name: str
+    code: bytes
+    inputs: tuple[Spec, ...]
+    outputs: tuple[Spec, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a program: which variables it reads and writes, and which nobody reads after it.
+
+    Attributes:
+        program: what to run.
+        inputs: names of the variables it reads, in the order of the function's arguments.
+        outputs: names of the variables it writes.
+        label: the row of the cost report that this call is booked on.
+        frees: variables that the parties delete after the call.
+    """
+
+    program: Program
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    label: str
+    frees: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Calls in the order in which every party walks them."""
+
+    calls: tuple[Call, ...]
+
+
+@lru_cache(maxsize=1024)
+def compile_program(function: Callable, inputs: tuple[Spec, ...]) -> Program:
+    """Compile a pure JAX function of arrays, returning an array or a tuple of them, for SPU.
+
+    Compiled once for each (function, inputs), so functions that compare equal (frozen dataclasses with a `__call__` and a
+    `__name__`, say) share a program. Everything the function closes over becomes a public constant of the program:
+    whatever is secret must be an input.
+
+    Raises:
+        CipherDMError: SPU cannot compile the function, or the function would reveal a secret to the parties.
+    """
+
+    def entry(*arrays):
+        return function(*arrays)
+
+    name = function.__name__
+    entry.__name__ = name.replace(".", "_")  # the executable's name in SPU's log
+    visibility = [libspu.Visibility.VIS_PUBLIC if spec.public else libspu.Visibility.VIS_SECRET for spec in inputs]
+    arguments = [jax.ShapeDtypeStruct(spec.shape, spec.dtype) for spec in inputs]
+    options = libspu.CompilerOptions()
+    options.enable_optimize_denominator_with_broadcast = True  # a softmax divides once a row, in every protocol set
+    try:
+        executable, result = frontend.compile(
+            frontend.Kind.JAX,
+            entry,
+            arguments,
+            {},
+            [f"in{i}" for i in range(len(inputs))],
+            visibility,
+            lambda flat: [f"out{i}" for i in range(len(flat))],
+            copts=options,
+        )
+    except RuntimeError as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise CipherDMError(f"SPU cannot compile {name}: {first_line}") from error
+    if b"reveal" in executable.code:
+        raise CipherDMError(
+            f"{name} reveals a secret to the parties; return it as an output, which only the client reads."
+        )
+    outputs = tuple(Spec(tuple(item.shape), str(item.dtype)) for item in jax.tree_util.tree_leaves(result))
+    identity = hashlib.sha256(executable.code).hexdigest()[:24]
+    return Program(identity, name, executable.code, tuple(inputs), outputs)

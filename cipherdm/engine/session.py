@@ -1,0 +1,200 @@
+"""The client's side of a session: share values, run plans, and reveal results to the client alone."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+import grpc
+import numpy as np
+from spu import api, libspu
+
+from ..errors import CipherDMError
+from . import party_pb2 as pb
+from .config import PARTIES, EngineConfig
+from .costs import CostBook, CostReport
+from .party_pb2_grpc import PartyStub
+from .programs import Plan
+from .wire import PartyError, gather, pieces
+
+_UPLOAD_BATCH = 64 << 20  # bytes of plaintext that are shared and sent at a time
+
+Progress = Callable[[int, int, str], None]
+"""Called after each call of a plan as `progress(done, total, label)`."""
+
+
+class FailureHandler(Protocol):
+    """What a cluster does when a party fails: stop the others, and return the error to raise."""
+
+    def __call__(self, rank: int, error: grpc.RpcError) -> CipherDMError: ...
+
+
+class Session:
+    """Variables and programs on three parties, as their client sees them. Made by a cluster's `session`.
+
+    A value passes through here in the clear only when `share` takes it and when `reveal` returns it. Each party gets its
+    two of three random shares over its own TLS connection and can tell nothing from them but shape and dtype.
+    """
+
+    def __init__(self, name: str, config: EngineConfig, stubs: tuple[PartyStub, ...], on_failure: FailureHandler):
+        self.name = name
+        self.config = config
+        self.closed = False
+        self._stubs = stubs
+        self._on_failure = on_failure
+        self._io = api.Io(PARTIES, config.runtime_config())
+        self._programs: set[str] = set()
+
+    def share(self, values: Mapping[str, np.ndarray], *, public: bool = False) -> None:
+        """Split arrays into shares and send each party its own.
+
+        Args:
+            values: arrays of float32, float64, int32, int64 or bool by variable name; scalars and empty arrays are fine.
+            public: send the values themselves instead, for what all parties may know (a step's number, a coefficient).
+
+        Raises:
+            CipherDMError: a value is not finite or beyond `config.limit`; nothing has been sent then.
+        """
+        self._check_open()
+        arrays = {name: self._checked(name, value) for name, value in values.items()}
+        for batch in _batches(arrays.items()):
+            outgoing: tuple[list[pb.SharePiece], ...] = ([], [], [])
+            for name, array in batch:
+                for messages, share in zip(outgoing, self._make_shares(array, public), strict=True):
+                    messages.extend(pieces(self.name, name, share))
+            self._all([stub.Store.future(iter(messages)) for stub, messages in zip(self._stubs, outgoing, strict=True)])
+
+    def reveal(self, name: str) -> np.ndarray:
+        """Fetch the three parties' shares of a variable and add them up here. The parties learn nothing by it."""
+        self._check_open()
+        request = pb.FetchRequest(session=self.name, names=[name])
+        shares = []
+        for rank, stub in enumerate(self._stubs):
+            share = libspu.Share()
+            try:
+                received = list(stub.Fetch(request))
+            except grpc.RpcError as error:
+                raise self._on_failure(rank, error) from None
+            share.meta = received[0].meta
+            share.share_chunks = [piece.chunk for piece in received][: received[0].chunk_count]
+            shares.append(share)
+        return self._io.reconstruct(shares)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete variables on the parties; unknown names are passed over."""
+        self._check_open()
+        request = pb.DeleteRequest(session=self.name, names=list(names))
+        self._all([stub.Delete.future(request) for stub in self._stubs])
+
+    def run(self, plan: Plan, progress: Progress | None = None) -> CostReport:
+        """Have the parties walk a plan; returns when all three are done.
+
+        Programs that the parties do not have yet are sent first. `progress` is told of each call once party 0 is done with it.
+
+        Raises:
+            CipherDMError: a party failed or is gone; the cluster has been stopped.
+        """
+        self._check_open()
+        self._add_programs(plan)
+        calls = [
+            pb.Call(program=c.program.id, label=c.label, inputs=c.inputs, outputs=c.outputs, frees=c.frees)
+            for c in plan.calls
+        ]
+        request = pb.Plan(session=self.name, calls=calls)
+        start = time.perf_counter()
+        streams = [stub.Run(request) for stub in self._stubs]
+        events: queue.SimpleQueue = queue.SimpleQueue()
+        for rank, stream in enumerate(streams):
+            threading.Thread(target=_forward, args=(rank, stream, events), daemon=True).start()
+        book, running = CostBook(), PARTIES
+        try:
+            while running:
+                rank, event = events.get()
+                if event is None:
+                    running -= 1
+                elif isinstance(event, grpc.RpcError):
+                    raise self._on_failure(rank, event) from None
+                else:
+                    _book(book, rank, plan.calls[event.index].label, event)
+                    if rank == 0 and progress is not None:
+                        progress(event.index + 1, len(calls), calls[event.index].label)
+        finally:
+            for stream in streams:
+                stream.cancel()
+        return book.report(time.perf_counter() - start)
+
+    def peak_memory(self) -> tuple[int, ...]:
+        """The most memory that each party's process has held so far, in bytes, by rank."""
+        replies = self._all([stub.Describe.future(pb.DescribeRequest()) for stub in self._stubs])
+        return tuple(reply.peak_memory_bytes for reply in replies)
+
+    def close(self) -> None:
+        """Delete all variables and programs of this session on the parties. The session cannot be used any more."""
+        self._all([stub.Close.future(pb.CloseRequest(session=self.name)) for stub in self._stubs])
+        self.closed = True
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise CipherDMError("this session is closed, or its cluster has ended; open one on a running cluster.")
+
+    def _add_programs(self, plan: Plan) -> None:
+        for program in {call.program.id: call.program for call in plan.calls}.values():
+            if program.id in self._programs:
+                continue
+            executable = libspu.Executable(program.name, [], [], program.code).SerializeToString()
+            request = pb.Program(session=self.name, id=program.id, executable=executable)
+            self._all([stub.AddProgram.future(request) for stub in self._stubs])
+            self._programs.add(program.id)
+
+    def _make_shares(self, array: np.ndarray, public: bool) -> list[libspu.Share]:
+        visibility = libspu.Visibility.VIS_PUBLIC if public else libspu.Visibility.VIS_SECRET
+        return self._io.make_shares(array, visibility)
+
+    def _checked(self, name: str, value: np.ndarray) -> np.ndarray:
+        array = np.asarray(value)
+        if np.issubdtype(array.dtype, np.floating) and array.size:
+            if not np.isfinite(array).all():
+                raise CipherDMError(f"{name} has values that are not finite; fixed-point numbers cannot hold them.")
+            largest = float(np.abs(array).max())
+            if largest >= self.config.limit:
+                raise CipherDMError(
+                    f"{name} has a value of magnitude {largest:.6g}, outside the fixed-point range: with "
+                    f"{self.config.fraction_bits} fraction bits it must stay below {self.config.limit:.6g}. Scale it down."
+                )
+        return np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray turns scalars into vectors
+
+    def _all(self, calls: list[grpc.Future]) -> list:
+        """The results of one call to each party."""
+        try:
+            return gather(calls)
+        except PartyError as failure:
+            raise self._on_failure(failure.rank, failure.error) from None
+
+
+def _batches(items: Iterable[tuple[str, np.ndarray]]) -> Iterable[list[tuple[str, np.ndarray]]]:
+    batch, size = [], 0
+    for name, array in items:
+        batch.append((name, array))
+        size += array.nbytes
+        if size >= _UPLOAD_BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _forward(rank: int, stream: Iterable[pb.CallDone], events: queue.SimpleQueue) -> None:
+    try:
+        for event in stream:
+            events.put((rank, event))
+        events.put((rank, None))
+    except grpc.RpcError as error:
+        events.put((rank, error))
+
+
+def _book(book: CostBook, rank: int, label: str, done: pb.CallDone) -> None:
+    book.add_program(rank, label, (1, done.seconds, done.sent_bytes, done.received_bytes, done.sends, done.receives))
+    for item in done.operators:
+        counts = (item.calls, item.seconds, item.sent_bytes, item.received_bytes, item.sends, item.receives)
+        book.add_operator(rank, label, item.name, counts)

@@ -1,0 +1,127 @@
+"""The functions that a U-Net is made of, channels first, after diffusers' UNet2DModel.
+
+Each takes its parameters under names local to the block ("conv1.weight"), its inputs by position, and by keyword the
+set of protocols and static values. Linear and nonlinear layers are computed by the protocols, and by nothing else, so
+that a function reads the same in plaintext, with approximations, and on SPU.
+"""
+
+import math
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+
+SAME = ((1, 1), (1, 1))  # the padding with which a 3 x 3 convolution keeps height and width
+
+
+def layer(params: Mapping, name: str) -> dict:
+    """One layer's share of a block's parameters: "weight", "bias", and what preparations put beside them."""
+    return {key[len(name) + 1 :]: value for key, value in params.items() if key.startswith(name + ".")}
+
+
+def time_embedding(params, timestep, class_onehot=None, *, protocols, channels, flip_sin_to_cos, freq_shift):
+    """timestep [1], and class_onehot [B, classes] if the model is conditional, to the embedding [1, D] or [B, D].
+
+    The activation is SiLU whatever act_fn says, as in diffusers.
+    """
+    wave = sinusoid(timestep, channels, flip_sin_to_cos=flip_sin_to_cos, freq_shift=freq_shift)
+    hidden = protocols.silu(protocols.linear(layer(params, "linear_1"), wave))
+    embedding = protocols.linear(layer(params, "linear_2"), hidden)
+    if class_onehot is None:
+        return embedding
+    # The table is [classes, D]: a product with the one-hot rows selects, and never indexes by a secret.
+    return embedding + jnp.matmul(class_onehot, params["class_embedding.weight"])
+
+
+def sinusoid(timestep, channels, *, flip_sin_to_cos, freq_shift):
+    """timestep [1] to its sines and cosines [1, channels], at frequencies from 1 down to 1/10000, as in diffusers."""
+    half = channels // 2
+    exponent = np.float32(-math.log(10000)) * np.arange(half, dtype=np.float32) / np.float32(half - freq_shift)
+    angle = timestep[:, None] * np.exp(exponent)[None, :]
+    waves = [jnp.sin(angle), jnp.cos(angle)]
+    if flip_sin_to_cos:
+        waves.reverse()
+    if channels % 2:
+        waves.append(jnp.zeros_like(angle[:, :1]))
+    return jnp.concatenate(waves, axis=1)
+
+
+def time_projection(params, embedding, *, protocols, act_fn):
+    """The embedding [b, D] to a residual block's time term [b, C], or [b, 2 C] for scale and shift; b is 1 or B."""
+    return protocols.linear(params, getattr(protocols, act_fn)(embedding))
+
+
+def conv_in(params, sample, *, protocols):
+    """The sample [B, C, H, W] to the first level's channels."""
+    return protocols.conv2d(params, sample, padding=SAME)
+
+
+def resnet(params, hidden, *rest, protocols, groups, eps, act_fn, scale_shift, output_scale):
+    """A residual block on hidden [B, C, H, W]: inputs (hidden, time_term) or (hidden, skip, time_term).
+
+    A skip [B, C', H, W] is appended to the channels. The time term is [b, O], added after the first convolution, or
+    [b, 2 O], scale and shift after the second normalisation; b is 1 or B. ResnetBlock2D in diffusers.
+    """
+    *skip, time_term = rest
+    hidden = jnp.concatenate([hidden, *skip], axis=1) if skip else hidden
+    activation = getattr(protocols, act_fn)
+    time_term = time_term[:, :, None, None]
+
+    y = activation(protocols.group_norm(layer(params, "norm1"), hidden, groups=groups, eps=eps))
+    y = protocols.conv2d(layer(params, "conv1"), y, padding=SAME)
+    if not scale_shift:
+        y = y + time_term
+    y = protocols.group_norm(layer(params, "norm2"), y, groups=groups, eps=eps)
+    if scale_shift:
+        half = time_term.shape[1] // 2
+        y = y * (time_term[:, :half] + jnp.float32(1)) + time_term[:, half:]
+    y = protocols.conv2d(layer(params, "conv2"), activation(y), padding=SAME)
+    if "conv_shortcut.weight" in params:
+        hidden = protocols.conv2d(layer(params, "conv_shortcut"), hidden)
+    return _rescaled(hidden + y, output_scale)
+
+
+def attention(params, hidden, *, protocols, groups, eps, heads, head_channels, output_scale):
+    """Self-attention over the pixels of hidden [B, C, H, W], with a residual; groups None means no normalisation.
+
+    Attention in diffusers, as its U-Nets for images configure it.
+    """
+    batch, channels = hidden.shape[:2]
+    tokens = hidden.reshape(batch, channels, -1)
+    if groups is not None:
+        tokens = protocols.group_norm(layer(params, "group_norm"), tokens, groups=groups, eps=eps)
+    q, k, v = (
+        protocols.linear(layer(params, name), tokens).reshape(batch, heads, head_channels, -1)
+        for name in ("to_q", "to_k", "to_v")
+    )
+    y = protocols.attention(q, k, v, scale=head_channels**-0.5, softmax=protocols.softmax)
+    y = protocols.linear(layer(params, "to_out.0"), y.reshape(batch, heads * head_channels, -1))
+    return _rescaled(hidden + y.reshape(hidden.shape), output_scale)
+
+
+def downsample(params, hidden, *, protocols, padding):
+    """Halve the height and width of hidden [B, C, H, W] by a convolution with stride 2.
+
+    With padding 0 diffusers pads on the right and below only, so that height and width are halved all the same.
+    """
+    edges = SAME if padding else ((0, 1), (0, 1))
+    return protocols.conv2d(layer(params, "conv"), hidden, stride=2, padding=edges)
+
+
+def upsample(params, hidden, *, protocols):
+    """Double the height and width of hidden [B, C, H, W] by repeating pixels, and convolve."""
+    batch, channels, height, width = hidden.shape
+    repeated = jnp.broadcast_to(hidden[:, :, :, None, :, None], (batch, channels, height, 2, width, 2))
+    return protocols.conv2d(
+        layer(params, "conv"), repeated.reshape(batch, channels, 2 * height, 2 * width), padding=SAME
+    )
+
+
+def conv_out(params, hidden, *, protocols, groups, eps):
+    """Normalise, activate by SiLU whatever act_fn says, as in diffusers, and convolve to the predicted noise."""
+    y = protocols.group_norm(layer(params, "conv_norm_out"), hidden, groups=groups, eps=eps)
+    return protocols.conv2d(layer(params, "conv_out"), protocols.silu(y), padding=SAME)
+
+
+def _rescaled(x, divisor):
+    return x if divisor == 1 else x * jnp.float32(1 / divisor)

@@ -1,0 +1,167 @@
+"""U-Nets in and out of diffusers folders."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from safetensors.numpy import save_file
+
+from ..errors import CipherDMError
+from ..files import replacing
+from .config import UNetConfig
+from .layout import unet_shapes
+from .unet import UNet
+
+CONFIG = "config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+SCHEDULER = "scheduler_config.json"
+
+# In FM64 with 18 fraction bits a product is right below 2^27 and silently wrong above. A weight of 2^13 leaves 2^14
+# to what it is multiplied with; a network whose weights are larger is broken, or needs rescaling before it is shared.
+MAX_WEIGHT = 2.0**13
+
+# Names that diffusers gave to the parts of an attention layer up to 2023, and still reads.
+_FORMER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_SHOWN = 3  # tensors that an error message names
+
+
+def find_model(name: str | Path) -> Path:
+    """The folder of a model: a path to one, or a name in the checkout's `data/models`.
+
+    Raises CipherDMError, listing the names, if there is neither.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    models = Path(__file__).resolve().parents[2] / "data" / "models"
+    if (models / name / CONFIG).is_file():
+        return models / name
+    names = ", ".join(sorted(path.parent.name for path in models.glob(f"*/{CONFIG}")))
+    raise CipherDMError(f"There is no model {str(name)!r}: give a diffusers folder, or one of data/models: {names}.")
+
+
+def load_unet(folder: str | Path) -> UNet:
+    """Read a U-Net that diffusers saved: a model's folder, or a pipeline's with `unet/` and `scheduler/` in it.
+
+    Tensors of any floating-point type become float32. Raises CipherDMError, naming the file or tensor, if something is
+    missing, unreadable, of another architecture, not finite, or beyond MAX_WEIGHT.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CipherDMError(f"There is no folder {folder}. Give the folder that diffusers' save_pretrained wrote.")
+    nested = (folder / "unet").is_dir() and not (folder / CONFIG).is_file()
+    home = folder / "unet" if nested else folder
+    scheduler = folder / "scheduler" / SCHEDULER if nested else folder / SCHEDULER
+
+    values = _read_json(home / CONFIG)
+    try:
+        config = UNetConfig.from_diffusers(values)
+    except CipherDMError as error:
+        raise CipherDMError(f"{home / CONFIG}: {error}") from error
+    params = _read_weights(home / WEIGHTS)
+    check_params(config, params, str(home / WEIGHTS))
+    return UNet(config, params, _read_json(scheduler) if scheduler.is_file() else None, folder)
+
+
+def save_unet(unet: UNet, folder: str | Path) -> None:
+    """Write `unet` so that diffusers' UNet2DModel.from_pretrained loads it, and its scheduler if it has one.
+
+    Each file appears whole or not at all. Raises CipherDMError if the weights do not fit the configuration, are not
+    finite or beyond MAX_WEIGHT, and if the folder cannot be written.
+    """
+    folder = Path(folder)
+    params = {name: np.ascontiguousarray(value, np.float32) for name, value in unet.params.items()}
+    check_params(unet.config, params, "the U-Net to be saved")
+    try:
+        with replacing(folder / WEIGHTS) as temporary:
+            save_file(params, temporary, metadata={"format": "pt"})  # diffusers refuses files that do not say so
+        _write_json(folder / CONFIG, unet.config.to_diffusers())
+        if unet.scheduler_config is not None:
+            _write_json(folder / SCHEDULER, dict(unet.scheduler_config))
+    except OSError as error:
+        raise CipherDMError(f"Cannot write a U-Net to {folder}: {error.strerror or error}.") from error
+
+
+def check_params(config: UNetConfig, params: Mapping[str, np.ndarray], where: str) -> None:
+    """Raise CipherDMError unless `params` are what `config` asks for, finite, and within MAX_WEIGHT.
+
+    `where` says in messages where the parameters come from.
+    """
+    expected = unet_shapes(config)
+    problems = [f"{name} is missing" for name in expected if name not in params]
+    problems += [
+        f"{name} has shape {list(params[name].shape)} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in params and params[name].shape != shape
+    ]
+    problems += [f"{name} is not expected" for name in params if name not in expected]
+    if problems:
+        raise CipherDMError(
+            f"{where}: a checkpoint of another architecture than its {CONFIG} describes: {_first(problems)}."
+        )
+    broken = [name for name, value in params.items() if not np.isfinite(value).all()]
+    if broken:
+        raise CipherDMError(f"{where}: values that are not finite in {_first(broken)}. Was training stopped in time?")
+    large = [
+        f"{name} (up to {np.abs(value).max():.6g})"
+        for name, value in params.items()
+        if np.abs(value).max() > MAX_WEIGHT
+    ]
+    if large:
+        raise CipherDMError(
+            f"{where}: weights beyond {MAX_WEIGHT:g}, in {_first(large)}. In 64-bit fixed point with 18 fraction bits "
+            "products are wrong from 2^27 on, so such weights cannot be used. Rescale the layers or retrain."
+        )
+
+
+def _read_weights(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        others = sorted(file.name for file in path.parent.glob("diffusion_pytorch_model*"))
+        found = f" It holds {', '.join(others)}." if others else ""
+        raise CipherDMError(
+            f"There is no {path.name} in {path.parent}.{found} "
+            "Save the model with diffusers' save_pretrained(folder, safe_serialization=True)."
+        )
+    params = {}
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            for name in file.keys():
+                params[_current_name(name)] = np.asarray(file.get_tensor(name), np.float32)
+    except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
+        raise CipherDMError(
+            f"{path} cannot be read ({error}). If it is truncated or corrupt, copy it again."
+        ) from error
+    return params
+
+
+def _current_name(name: str) -> str:
+    match = re.fullmatch(r"(.*\.attentions\.\d+)\.(\w+)\.(weight|bias)", name)
+    if match is None or match[2] not in _FORMER_NAMES:
+        return name
+    return f"{match[1]}.{_FORMER_NAMES[match[2]]}.{match[3]}"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        contents = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CipherDMError(
+            f"There is no {path.name} in {path.parent}. Give a folder that diffusers' save_pretrained wrote."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CipherDMError(f"{path} cannot be read as JSON ({error}). Copy it again from its source.") from error
+    if not isinstance(contents, dict):
+        raise CipherDMError(f"{path} does not hold a JSON object. Copy it again from its source.")
+    return contents
+
+
+def _write_json(path: Path, contents: Mapping[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(contents, indent=2) + "\n")
+
+
+def _first(items: list[str]) -> str:
+    return "; ".join(items[:_SHOWN]) + (f"; and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")

@@ -1,0 +1,179 @@
+"""The configuration of a U-Net: the part of diffusers' UNet2DModel that this package computes."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib import metadata
+from typing import Any
+
+from ..errors import CipherDMError
+
+# Field: the values of it that are supported. diffusers has more; nobody should get another network than they asked for.
+_CHOICES = {
+    "center_input_sample": (False,),
+    "time_embedding_type": ("positional",),
+    "mid_block_type": ("UNetMidBlock2D", None),
+    "downsample_padding": (0, 1),
+    "downsample_type": ("conv",),
+    "upsample_type": ("conv",),
+    "act_fn": ("silu", "swish", "mish", "gelu"),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
+    "class_embed_type": (None,),
+    "flip_sin_to_cos": (True, False),
+    "add_attention": (True, False),
+}
+_DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D")
+_UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D")
+_TUPLES = ("sample_size", "down_block_types", "up_block_types", "block_out_channels")
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """diffusers' UNet2DModel configuration: its field names and defaults, with tuples for lists, hashable.
+
+    `dropout` is kept for those who train with diffusers; the functions of this package do not drop anything.
+    Raises CipherDMError, naming the field, its value and what is supported, for what this package does not compute.
+    """
+
+    sample_size: int | tuple[int, int] | None = None
+    in_channels: int = 3
+    out_channels: int = 3
+    center_input_sample: bool = False
+    time_embedding_type: str = "positional"
+    time_embedding_dim: int | None = None
+    freq_shift: int = 0
+    flip_sin_to_cos: bool = True
+    down_block_types: tuple[str, ...] = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D")
+    mid_block_type: str | None = "UNetMidBlock2D"
+    up_block_types: tuple[str, ...] = ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")
+    block_out_channels: tuple[int, ...] = (224, 448, 672, 896)
+    layers_per_block: int = 2
+    mid_block_scale_factor: float = 1
+    downsample_padding: int = 1
+    downsample_type: str = "conv"
+    upsample_type: str = "conv"
+    dropout: float = 0.0
+    act_fn: str = "silu"
+    attention_head_dim: int | None = 8
+    norm_num_groups: int = 32
+    attn_norm_num_groups: int | None = None
+    norm_eps: float = 1e-5
+    resnet_time_scale_shift: str = "default"
+    add_attention: bool = True
+    class_embed_type: str | None = None
+    num_class_embeds: int | None = None
+
+    def __post_init__(self):
+        _check(self)
+
+    @classmethod
+    def from_diffusers(cls, values: Mapping[str, Any]) -> "UNetConfig":
+        """Read the contents of a diffusers `config.json`.
+
+        Keys that UNet2DModel does not know are left out, as diffusers does. Raises CipherDMError as the class does, and
+        if the contents belong to another class of model.
+        """
+        kind = values.get("_class_name", "UNet2DModel")
+        if kind != "UNet2DModel":
+            raise CipherDMError(f"The configuration is of a {kind}; only UNet2DModel is supported.")
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        for name in _TUPLES:
+            if isinstance(known.get(name), list):
+                known[name] = tuple(known[name])
+        for name in ("down_block_types", "up_block_types"):
+            if isinstance(known.get(name), tuple):  # an older spelling, which diffusers reads in the same way
+                known[name] = tuple(str(kind).removeprefix("UNetRes") for kind in known[name])
+        return cls(**known)
+
+    def to_diffusers(self) -> dict[str, Any]:
+        """The contents of a `config.json` that diffusers loads."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {"_class_name": "UNet2DModel", "_diffusers_version": metadata.version("diffusers"), **values}
+
+    @property
+    def time_channels(self) -> int:
+        """Channels of the time embedding."""
+        return self.time_embedding_dim or 4 * self.block_out_channels[0]
+
+    def heads(self, channels: int) -> tuple[int, int]:
+        """Heads, and channels of each, of an attention layer over `channels` channels."""
+        size = self.attention_head_dim or channels
+        return channels // size, size
+
+
+def _check(config: UNetConfig) -> None:
+    for name, supported in _CHOICES.items():
+        value = getattr(config, name)
+        if not any(value is choice or (choice is not None and value == choice) for choice in supported):
+            raise _unsupported(name, value, "one of " + ", ".join(repr(choice) for choice in supported))
+    for name, supported in (("down_block_types", _DOWN_BLOCKS), ("up_block_types", _UP_BLOCKS)):
+        _check_tuple(name, getattr(config, name), str, "block types")
+        for kind in getattr(config, name):
+            if kind not in supported:
+                raise _unsupported(name, kind, "made of " + ", ".join(supported))
+    _check_tuple("block_out_channels", config.block_out_channels, int, "numbers of channels")
+    for name in ("in_channels", "out_channels", "layers_per_block", "norm_num_groups"):
+        _check_count(name, getattr(config, name))
+    for name in ("attention_head_dim", "attn_norm_num_groups", "num_class_embeds", "time_embedding_dim"):
+        if getattr(config, name) is not None:
+            _check_count(name, getattr(config, name))
+    for channels in config.block_out_channels:
+        _check_count("block_out_channels", channels)
+    for name, zero in (("norm_eps", True), ("mid_block_scale_factor", False), ("dropout", True)):
+        value = getattr(config, name)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or value < 0 or (value == 0 and not zero):
+            raise _unsupported(name, value, "a number from 0 on" if zero else "a positive number")
+    _check_sizes(config)
+
+
+def _check_sizes(config: UNetConfig) -> None:
+    levels = len(config.block_out_channels)
+    for name in ("down_block_types", "up_block_types"):
+        if len(getattr(config, name)) != levels:
+            raise _unsupported(name, getattr(config, name), f"as long as block_out_channels, that is {levels} entries")
+    for channels in config.block_out_channels:
+        if channels % config.norm_num_groups:
+            raise _unsupported(
+                "norm_num_groups", config.norm_num_groups, f"a divisor of {channels}, a level's channels"
+            )
+    attending = [
+        channels
+        for down, up, channels in zip(
+            config.down_block_types, reversed(config.up_block_types), config.block_out_channels, strict=True
+        )
+        if down.startswith("Attn") or up.startswith("Attn")
+    ]
+    if config.mid_block_type is not None and config.add_attention:
+        last = config.block_out_channels[-1]
+        attending.append(last)
+        if config.attn_norm_num_groups is not None and last % config.attn_norm_num_groups:
+            raise _unsupported("attn_norm_num_groups", config.attn_norm_num_groups, f"a divisor of {last}")
+    for channels in attending:
+        if config.heads(channels)[0] == 0:
+            raise _unsupported(
+                "attention_head_dim",
+                config.attention_head_dim,
+                f"at most {channels}, the channels of a level that attends",
+            )
+    if not isinstance(config.freq_shift, int | float) or config.freq_shift >= config.block_out_channels[0] // 2:
+        raise _unsupported("freq_shift", config.freq_shift, "a number below half of block_out_channels[0]")
+    if config.sample_size is not None:
+        size = config.sample_size if isinstance(config.sample_size, tuple) else (config.sample_size,) * 2
+        factor = 2 ** (levels - 1)
+        if len(size) != 2 or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 or n % factor for n in size):
+            raise _unsupported("sample_size", config.sample_size, f"multiples of {factor}, for {levels} levels")
+
+
+def _check_tuple(name: str, value: Any, kind: type, what: str) -> None:
+    if not isinstance(value, tuple) or not value or not all(isinstance(entry, kind) for entry in value):
+        raise _unsupported(name, value, f"a sequence of {what}")
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise _unsupported(name, value, "a positive whole number")
+
+
+def _unsupported(name: str, value: Any, supported: str) -> CipherDMError:
+    return CipherDMError(f"The U-Net's {name} is {value!r}, which is not supported. It must be {supported}.")

@@ -1,0 +1,100 @@
+"""A U-Net with its weights, and how to compute it in plaintext."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import CipherDMError
+from ..protocols import DIRECT, Protocols
+from .config import UNetConfig
+from .layout import Block, unet_blocks, unet_shapes
+
+TIME_KINDS = ("time_embedding", "time_projection")  # the kinds of block that depend on nothing but weights, step, class
+
+
+@dataclass(frozen=True, eq=False)
+class UNet:
+    """A diffusers U-Net: its configuration, and its state dict as float32 NumPy arrays under diffusers' names.
+
+    `scheduler_config` is what `scheduler_config.json` beside it holds, and `folder` where it was read from; both may be
+    None. Two are compared by identity, since arrays have no single truth value.
+    """
+
+    config: UNetConfig
+    params: Mapping[str, np.ndarray]
+    scheduler_config: Mapping[str, Any] | None = None
+    folder: Path | None = None
+
+
+def init_unet(config: UNetConfig, seed: int = 0) -> UNet:
+    """A U-Net with random weights, distributed as PyTorch initialises the layers (not the same numbers).
+
+    Weights and biases of convolutions and linear layers are uniform up to 1 / sqrt(inputs of one output), class
+    embeddings are standard normal, normalisations are the identity.
+    """
+    generator = np.random.default_rng(seed)
+    shapes = unet_shapes(config)
+    params = {}
+    for name, shape in shapes.items():
+        weight = shapes[name.removesuffix("bias") + "weight"] if name.endswith("bias") else shape
+        if name == "class_embedding.weight":
+            values = generator.standard_normal(shape)
+        elif len(weight) == 1:
+            values = np.zeros(shape) if name.endswith("bias") else np.ones(shape)
+        else:
+            bound = 1 / math.sqrt(math.prod(weight[1:]))
+            values = generator.uniform(-bound, bound, shape)
+        params[name] = values.astype(np.float32)
+    return UNet(config, params)
+
+
+def apply_unet(config: UNetConfig, params, sample, timestep, class_onehot=None, *, protocols: Protocols = DIRECT):
+    """The predicted noise [B, out_channels, H, W] for float32 sample [B, in_channels, H, W].
+
+    `timestep` is a number or an array of shape [1], the same for the whole batch; `class_onehot` is [B, classes] for
+    conditional models. With DIRECT this is the plaintext reference; with another set, the emulation of a secure run:
+    the time blocks are then exact if the owner computes them, as `protocols.time_embedding` says.
+    Raises CipherDMError if shapes do not fit the configuration.
+    """
+    sample = jnp.asarray(sample, jnp.float32)
+    _check_inputs(config, sample, class_onehot)
+    values = {"sample": sample, "timestep": jnp.asarray(timestep, jnp.float32).reshape(1)}
+    if class_onehot is not None:
+        values["class_onehot"] = jnp.asarray(class_onehot, jnp.float32)
+    time = [block for block in unet_blocks(config) if block.kind in TIME_KINDS]
+    rest = [block for block in unet_blocks(config) if block.kind not in TIME_KINDS]
+    outside = protocols.time_embedding == "precomputed"
+    values = run_blocks(time, params, values, protocols=DIRECT if outside else protocols)
+    return run_blocks(rest, params, values, protocols=protocols)["eps"]
+
+
+def run_blocks(blocks: Iterable[Block], params, values: Mapping, *, protocols: Protocols) -> dict:
+    """`values` with what `blocks` write added to it. `params` is the whole state dict."""
+    values = dict(values)
+    for block in blocks:
+        local = {name: params[full] for name, full in block.params}
+        outputs = block(local, *(values[name] for name in block.inputs), protocols=protocols)
+        values.update(zip(block.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True))
+    return values
+
+
+def _check_inputs(config: UNetConfig, sample, class_onehot) -> None:
+    factor = 2 ** (len(config.block_out_channels) - 1)
+    shape = sample.shape
+    if len(shape) != 4 or shape[1] != config.in_channels or shape[2] % factor or shape[3] % factor:
+        raise CipherDMError(
+            f"The sample has shape {shape}. It must be [batch, {config.in_channels}, height, width], with height and "
+            f"width multiples of {factor}."
+        )
+    if config.num_class_embeds is None and class_onehot is not None:
+        raise CipherDMError("The U-Net has no class embedding, so it takes no labels; leave class_onehot out.")
+    if config.num_class_embeds is not None:
+        expected = (shape[0], config.num_class_embeds)
+        if class_onehot is None or jnp.shape(class_onehot) != expected:
+            got = "None" if class_onehot is None else f"of shape {jnp.shape(class_onehot)}"
+            raise CipherDMError(f"The U-Net is conditional: class_onehot must have shape {expected}, and is {got}.")

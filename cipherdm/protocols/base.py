@@ -1,0 +1,42 @@
+"""What a block of a model may compute with: a value that holds one function per kind of layer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Protocols:
+    """The functions that a model's blocks are built from. All are pure JAX functions on float32 arrays.
+
+    Layers with parameters get their local parameters as a dictionary: "weight" and "bias" under diffusers' names, and
+    whatever else an owner's preparation of a set put beside them. A function takes what it needs and leaves the rest.
+
+    - `silu(x)`, `mish(x)`, `gelu(x)`: elementwise.
+    - `softmax(scores)`: over the last axis.
+    - `group_norm(params, x, *, groups, eps)`: x is [B, C, ...], "weight" and "bias" are [C].
+    - `layer_norm(params, x, *, eps)`: over axis 1 of x [B, C, ...], "weight" and "bias" are [C].
+    - `conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0)))`: x is [B, C, H, W], "weight" is [O, C, K, K], "bias",
+      if there, is [O]; padding is ((top, bottom), (left, right)).
+    - `linear(params, x)`: x is [B, C] or [B, C, N], "weight" is [O, C], "bias", if there, is [O]; the result is [B, O]
+      or [B, O, N].
+    - `attention(q, k, v, *, scale, softmax)`: q is [B, heads, d, N], k and v are [B, heads, d, M]; the result is
+      [B, heads, d, N].
+    - `time_embedding`: "inside" if the secure program computes the time terms, "precomputed" if the model owner
+      computes them in plaintext, for every step, and shares the results.
+
+    A set is hashable, as long as its functions are (module-level functions, not arrays or closures over them), so that
+    compiled programs can be looked up by it. Change one function of a set with `dataclasses.replace`.
+    """
+
+    name: str
+    silu: Callable
+    mish: Callable
+    gelu: Callable
+    softmax: Callable
+    group_norm: Callable
+    layer_norm: Callable
+    conv2d: Callable
+    linear: Callable
+    attention: Callable
+    time_embedding: Literal["inside", "precomputed"]

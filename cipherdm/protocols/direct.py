@@ -1,0 +1,59 @@
+"""The mathematical functions as JAX has them: the plaintext reference, and what a plain model asks of SPU.
+
+Nothing here is approximated. Arrays are channels first: on SPU a product with the few channels of a weight on the left
+and the many pixels on the right is several times faster than the other way round.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def gelu(x):
+    """x times the normal distribution function at x, by erf; PyTorch's default, not its tanh form."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def group_norm(params, x, *, groups, eps):
+    """Normalise x [B, C, ...] over each of `groups` groups of consecutive channels, then scale and shift by channel."""
+    grouped = x.reshape(x.shape[0], groups, -1)
+    centred = grouped - jnp.mean(grouped, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    normalised = (centred * lax.rsqrt(variance + jnp.float32(eps))).reshape(x.shape)
+    return normalised * by_channel(params["weight"], x.ndim) + by_channel(params["bias"], x.ndim)
+
+
+def layer_norm(params, x, *, eps):
+    """Normalise x [B, C, ...] over its channels, axis 1, then scale and shift by channel."""
+    centred = x - jnp.mean(x, axis=1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=1, keepdims=True)
+    normalised = centred * lax.rsqrt(variance + jnp.float32(eps))
+    return normalised * by_channel(params["weight"], x.ndim) + by_channel(params["bias"], x.ndim)
+
+
+def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
+    """Convolve x [B, C, H, W] with weight [O, C, K, K] as PyTorch does; padding is ((top, bottom), (left, right))."""
+    y = lax.conv_general_dilated(
+        x, params["weight"], (stride, stride), padding, dimension_numbers=("NCHW", "OIHW", "NCHW")
+    )
+    return y + by_channel(params["bias"], 4) if "bias" in params else y
+
+
+def linear(params, x):
+    """weight [O, C] times x [B, C] or [B, C, N], along x's axis 1."""
+    product = lax.dot_general(params["weight"], x, (((1,), (1,)), ((), ())))  # [O, B] or [O, B, N]
+    y = jnp.swapaxes(product, 0, 1)
+    return y + by_channel(params["bias"], x.ndim) if "bias" in params else y
+
+
+def attention(q, k, v, *, scale, softmax):
+    """Scaled dot-product attention of q [B, heads, d, N] to k and v [B, heads, d, M], giving [B, heads, d, N]."""
+    heads = ((0, 1), (0, 1))
+    # The scale goes to the queries, d N numbers, and not to the scores, N M.
+    scores = lax.dot_general(q * jnp.float32(scale), k, (((2,), (2,)), heads))
+    return lax.dot_general(v, softmax(scores), (((3,), (3,)), heads))
+
+
+def by_channel(values, ndim):
+    """A vector [C], shaped to broadcast along axis 1 of an array with `ndim` axes."""
+    return values.reshape(1, -1, *[1] * (ndim - 2))

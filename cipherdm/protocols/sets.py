@@ -1,0 +1,48 @@
+"""The named sets of protocols."""
+
+from dataclasses import replace
+
+import jax
+
+from ..errors import CipherDMError
+from . import direct
+from .base import Protocols
+from .mish_cipherdm import mish_published
+from .silu_cipherdm import silu_published
+from .softmax_cipherdm import softmax_published
+
+# The mathematical functions, with no preparation: the plaintext reference, and the plain model handed to SPU.
+DIRECT = Protocols(
+    name="direct",
+    silu=jax.nn.silu,
+    mish=jax.nn.mish,
+    gelu=direct.gelu,
+    softmax=jax.nn.softmax,
+    group_norm=direct.group_norm,
+    layer_norm=direct.layer_norm,
+    conv2d=direct.conv2d,
+    linear=direct.linear,
+    attention=direct.attention,
+    time_embedding="inside",
+)
+
+# CipherDM's replacements with the coefficients as published, and its treatment of the time embedding.
+CIPHERDM = replace(
+    DIRECT,
+    name="cipherdm",
+    silu=silu_published,
+    mish=mish_published,
+    softmax=softmax_published,
+    time_embedding="precomputed",
+)
+
+_SETS = {protocols.name: protocols for protocols in (DIRECT, CIPHERDM)}
+NAMES = tuple(_SETS)
+
+
+def named(name: str) -> Protocols:
+    """The set called `name`, in any case. Raises CipherDMError, listing the names, if there is none."""
+    try:
+        return _SETS[name.lower()]
+    except (KeyError, AttributeError):
+        raise CipherDMError(f"No set of protocols is called {name!r}. There are: {', '.join(_SETS)}.") from None

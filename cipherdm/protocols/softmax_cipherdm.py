@@ -1,0 +1,18 @@
+"""Softmax as CipherDM published it: subtract the row's maximum, exp by Chebyshev polynomial, divide by the row's sum.
+
+Formula:  e_i = exp(s_i - max s), softmax_i = e_i / sum of e, with exp of `exp_chebyshev`.
+Domain:   rows in which most scores are near the maximum.
+Error:    no bound. The polynomial is negative on most of [-14, 0], so a row's sum can come near zero or be negative,
+          and the quotient is then arbitrarily far from a probability. On a row of equal scores it is exact.
+Source:   CipherDM (arXiv 2409.05414), as in its released code, where a default argument leaves it switched off.
+"""
+
+import jax.numpy as jnp
+
+from .exp_chebyshev import exp_published
+
+
+def softmax_published(scores):
+    """Over the last axis of `scores`, of any shape."""
+    exponentials = exp_published(scores - jnp.max(scores, axis=-1, keepdims=True))
+    return exponentials / jnp.sum(exponentials, axis=-1, keepdims=True)

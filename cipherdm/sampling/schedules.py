@@ -1,0 +1,159 @@
+"""Schedules as rows of coefficients.
+
+A step of DDPM (Ho et al., arXiv 2006.11239, eq. 7) or DDIM (Song et al., arXiv 2010.02502, eq. 12) is linear in the sample,
+the model's output and fresh noise. The coefficients depend on nothing secret, so a schedule is a public table, computed
+here from the betas of a diffusers scheduler; the same table drives plaintext and secure sampling.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import numpy as np
+
+from ..errors import CipherDMError
+
+SCHEDULERS = ("ddpm", "ddim")
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A sampler's steps.
+
+    With `clip` None, a step is
+
+        sample <- coefficients[i] @ [sample, output, noise]
+
+    and with a number r, the predicted image is clipped to [-r, r] on the way:
+
+        x0 = clip(prediction[i] @ [sample, output], -r, r)
+        sample <- coefficients[i] @ [sample, x0, noise]
+
+    Attributes:
+        name: "ddpm" or "ddim".
+        timesteps: [steps] int64, descending: what the model is told.
+        coefficients: [steps, 3] float32.
+        prediction: [steps, 2] float32: the predicted image as a combination of sample and model output.
+        clip: the range of the predicted image, or None for no clipping, which costs no comparison.
+    """
+
+    name: str
+    timesteps: np.ndarray
+    coefficients: np.ndarray
+    prediction: np.ndarray
+    clip: float | None
+
+    @property
+    def steps(self) -> int:
+        """The number of calls of the model."""
+        return len(self.timesteps)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether any step adds fresh noise."""
+        return bool(self.coefficients[:, 2].any())
+
+
+def make_schedule(
+    config: Mapping[str, Any], name: str, steps: int, *, eta: float = 0.0, clip: bool = False
+) -> Schedule:
+    """The coefficient rows of `steps` denoising steps.
+
+    Args:
+        config: a diffusers scheduler's configuration (`scheduler_config.json`): betas, spacing, prediction type.
+        name: "ddpm" (ancestral, with the configured variance_type) or "ddim".
+        steps: denoising steps, 1 to num_train_timesteps.
+        eta: DDIM's share of fresh noise, 0 to 1; DDPM has its own and ignores this.
+        clip: clip the predicted image to the configured clip_sample_range at every step, and derive the noise again from
+            the clipped image (diffusers' use_clipped_model_output). The configuration's clip_sample is not consulted,
+            because clipping under MPC costs two comparisons a pixel: it happens only if asked for here.
+
+    Raises:
+        CipherDMError: an unknown scheduler or prediction type, or a number out of its range.
+    """
+    if name not in SCHEDULERS:
+        raise CipherDMError(f"unknown scheduler {name!r}: choose one of {', '.join(SCHEDULERS)}.")
+    scheduler_class = {"ddpm": diffusers.DDPMScheduler, "ddim": diffusers.DDIMScheduler}[name]
+    scheduler = scheduler_class.from_config(dict(config))
+    longest = scheduler.config.num_train_timesteps
+    if not 1 <= steps <= longest:
+        raise CipherDMError(
+            f"steps must be between 1 and {longest}, the number that the model was trained on; got {steps}."
+        )
+    if not 0.0 <= eta <= 1.0:
+        raise CipherDMError(f"eta must be between 0 (no fresh noise) and 1; got {eta}.")
+    if scheduler.config.thresholding:
+        raise CipherDMError("dynamic thresholding needs a quantile of secret values; set thresholding to false.")
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps.numpy().astype(np.int64)
+    now, before = _signal_levels(scheduler, name, timesteps)
+
+    x0, eps = _predictions(scheduler.config.prediction_type, now)
+    if name == "ddpm":
+        sample, image, noise = _ddpm(scheduler.config.variance_type, now, before, timesteps)
+        output = np.zeros_like(image)
+    else:
+        sample, image, output, noise = _ddim(eta, now, before)
+    if clip:
+        # Noise as (sample - sqrt(now) x0) / sqrt(1 - now), from the clipped image.
+        sample = sample + output / np.sqrt(1 - now)
+        image = image - output * np.sqrt(now / (1 - now))
+        rows = [sample, image, noise]
+    else:
+        rows = [sample + image * x0[0] + output * eps[0], image * x0[1] + output * eps[1], noise]
+    return Schedule(
+        name=name,
+        timesteps=timesteps,
+        coefficients=np.stack(rows, axis=1).astype(np.float32),
+        prediction=np.stack(x0, axis=1).astype(np.float32),
+        clip=float(scheduler.config.clip_sample_range) if clip else None,
+    )
+
+
+def _signal_levels(scheduler, name: str, timesteps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """alphas_cumprod at each timestep and at the one that follows it in sampling."""
+    levels = scheduler.alphas_cumprod.numpy().astype(np.float64)
+    if name == "ddpm":
+        previous, last = np.array([scheduler.previous_timestep(t) for t in timesteps]), 1.0
+    else:
+        stride = scheduler.config.num_train_timesteps // len(timesteps)
+        previous, last = timesteps - stride, float(scheduler.final_alpha_cumprod)
+    return levels[timesteps], np.where(previous >= 0, levels[np.maximum(previous, 0)], last)
+
+
+def _predictions(kind: str, now: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """The predicted image and the predicted noise, each as factors of (sample, model output)."""
+    signal, noise = np.sqrt(now), np.sqrt(1 - now)
+    one, zero = np.ones_like(now), np.zeros_like(now)
+    if kind == "epsilon":
+        return (1 / signal, -noise / signal), (zero, one)
+    if kind == "v_prediction":
+        return (signal, -noise), (noise, signal)
+    if kind == "sample":
+        return (zero, one), (1 / noise, -signal / noise)
+    raise CipherDMError(f"unsupported prediction_type {kind!r}: choose epsilon, v_prediction or sample.")
+
+
+def _ddpm(
+    variance_type: str, now: np.ndarray, before: np.ndarray, timesteps: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Factors of the sample, the predicted image and the noise: the posterior's mean and standard deviation."""
+    alpha = now / before
+    small = np.maximum((1 - before) / (1 - now) * (1 - alpha), 1e-20)
+    if variance_type in ("fixed_small", "fixed_small_log"):
+        variance = small
+    elif variance_type in ("fixed_large", "fixed_large_log"):
+        variance = 1 - alpha
+    else:
+        raise CipherDMError(f"unsupported variance_type {variance_type!r}: choose fixed_small or fixed_large.")
+    sample = np.sqrt(alpha) * (1 - before) / (1 - now)
+    image = np.sqrt(before) * (1 - alpha) / (1 - now)
+    return sample, image, np.where(timesteps > 0, np.sqrt(variance), 0.0)
+
+
+def _ddim(eta: float, now: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Factors of the sample, the predicted image, the predicted noise and fresh noise."""
+    deviation = eta * np.sqrt((1 - before) / (1 - now) * (1 - now / before))
+    direction = np.sqrt(np.maximum(1 - before - deviation**2, 0.0))
+    return np.zeros_like(now), np.sqrt(before), direction, deviation

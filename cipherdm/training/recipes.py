@@ -1,0 +1,137 @@
+"""What is trained: one frozen configuration for each model of `data/models`."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CipherDMError
+
+if TYPE_CHECKING:  # torch and diffusers take seconds to import, and a list of recipes needs neither
+    from diffusers import DDPMScheduler, UNet2DModel
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A model, its data and its optimisation. The same configuration and seed give the same weights on one machine.
+
+    Class ids are positions in `digits`. The fields from `block_out_channels` to `add_attention` are those of diffusers'
+    `UNet2DModel`. The learning rate rises linearly for `warmup` steps and falls to zero as a cosine at `steps`. The
+    exported weights are the exponential moving average with `ema_decay`.
+    """
+
+    name: str
+    digits: tuple[int, ...]
+    block_out_channels: tuple[int, ...]
+    down_block_types: tuple[str, ...]
+    up_block_types: tuple[str, ...]
+    layers_per_block: int
+    norm_num_groups: int
+    attention_head_dim: int
+    act_fn: str = "silu"
+    add_attention: bool = True
+    batch: int = 64
+    steps: int = 4000
+    learning_rate: float = 2e-3
+    warmup: int = 50
+    ema_decay: float = 0.999
+    clip_norm: float = 1.0
+    seed: int = 0
+    checkpoint_every: int = 250
+    initial: str | None = None  # a diffusers folder of the same shapes, to start from its weights
+    images: int | None = None  # the first so many training images, for tests and quick trials
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.steps < 1 or self.checkpoint_every < 1:
+            raise CipherDMError(
+                f"Training {self.name!r} with batch {self.batch}, {self.steps} steps and a checkpoint every "
+                f"{self.checkpoint_every}: each of the three must be at least 1."
+            )
+
+    def unet(self) -> "UNet2DModel":
+        """A fresh `UNet2DModel`, initialised from torch's current random state."""
+        from diffusers import UNet2DModel
+
+        return UNet2DModel(
+            sample_size=28,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=self.block_out_channels,
+            down_block_types=self.down_block_types,
+            up_block_types=self.up_block_types,
+            layers_per_block=self.layers_per_block,
+            norm_num_groups=self.norm_num_groups,
+            attention_head_dim=self.attention_head_dim,
+            act_fn=self.act_fn,
+            add_attention=self.add_attention,
+            num_class_embeds=len(self.digits),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON has them: lists for tuples."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
+        }
+
+
+def scheduler() -> "DDPMScheduler":
+    """The noise schedule of every model here, CipherDM's: 1000 steps, linear betas 1e-4 to 0.02, predicting noise."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        prediction_type="epsilon",
+        clip_sample=False,
+    )
+
+
+# CipherDM's size: 28x28 and 14x14, attention over the 196 positions of the lower level.
+_TINY = TrainingConfig(
+    name="mnist01-tiny",
+    digits=(0, 1),
+    block_out_channels=(4, 8),
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    layers_per_block=2,
+    norm_num_groups=2,
+    attention_head_dim=8,
+    steps=1800,
+)
+
+# Three levels, one layer each, attention at 7x7 in the middle block only: the choice is measured in
+# data/measurements/mnist10_candidates.json.
+_TEN = TrainingConfig(
+    name="mnist10",
+    digits=tuple(range(10)),
+    block_out_channels=(8, 32, 64),
+    down_block_types=("DownBlock2D",) * 3,
+    up_block_types=("UpBlock2D",) * 3,
+    layers_per_block=1,
+    norm_num_groups=8,
+    attention_head_dim=64,
+    steps=3500,
+    checkpoint_every=500,
+)
+
+# Mish is close to SiLU, so that the SiLU model's weights are a start that saves most of the steps.
+_TINY_MISH = dataclasses.replace(
+    _TINY,
+    name="mnist01-tiny-mish",
+    act_fn="mish",
+    initial="data/models/mnist01-tiny",
+    steps=600,
+    learning_rate=1e-3,
+)
+
+RECIPES: dict[str, TrainingConfig] = {config.name: config for config in (_TINY, _TINY_MISH, _TEN)}
+
+
+def recipe(name_or_config: str | TrainingConfig) -> TrainingConfig:
+    """The configuration itself, or the recipe of that name. Raises `CipherDMError` for an unknown name."""
+    if isinstance(name_or_config, TrainingConfig):
+        return name_or_config
+    if name_or_config not in RECIPES:
+        raise CipherDMError(f"No training recipe {name_or_config!r}. There are: {', '.join(RECIPES)}.")
+    return RECIPES[name_or_config]

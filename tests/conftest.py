@@ -1,0 +1,38 @@
+"""Settings that hold for every test: strict JAX, and one thread for PyTorch. And a quick way to compile."""
+
+import jax
+import pytest
+import torch
+
+from cipherdm import LocalCluster
+
+
+@pytest.fixture(scope="session", autouse=True)
+def strict_libraries():
+    """Make JAX refuse silent promotion of ranks and types, and keep PyTorch to the one core that a test may use."""
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def compiled():
+    """compiled(function, *arguments): `function` under jax.jit for such arguments, compiled without optimisation.
+
+    XLA's optimisation takes seconds for each network, and running a network of a test's size takes none.
+    """
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return lambda function, *arguments: jax.jit(function).lower(*arguments).compile(compiler_options=options)
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """Three parties on this machine, shared by all tests that do no harm to them."""
+    with LocalCluster() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def session(cluster):
+    """The cluster's session with SPU's default configuration."""
+    return cluster.session()

@@ -1,0 +1,38 @@
+"""The project's own files agree with each other."""
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def pins(lines) -> dict[str, str]:
+    """name -> version of the lines that read `name==version`, perhaps as items of a YAML list."""
+    found = re.findall(r"^[\s-]*([A-Za-z0-9_.-]+)==([^\s;]+)", "\n".join(lines), re.MULTILINE)
+    return {name.lower().replace("_", "-"): version for name, version in found}
+
+
+def test_the_three_lists_of_versions_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = pins(project["dependencies"] + project["optional-dependencies"]["dev"])
+    locked = pins((ROOT / "requirements.lock").read_text().splitlines())
+    conda = pins((ROOT / "environment.yml").read_text().splitlines())
+    assert len(wanted) > 20
+    assert conda == wanted
+    assert {name: locked.get(name) for name in wanted} == wanted
+
+
+def test_the_lock_is_what_is_installed():
+    from importlib import metadata
+
+    locked = pins((ROOT / "requirements.lock").read_text().splitlines())
+    installed = {name: metadata.version(name).split("+")[0] for name in locked}
+    assert installed == locked
+
+
+def test_nothing_of_a_machine_is_committed():
+    """No absolute paths of a machine, and no package registry's address, in the files that say what to install."""
+    for name in ("requirements.lock", "environment.yml", "pyproject.toml", "Makefile", ".ci/run", "README.md"):
+        text = (ROOT / name).read_text()
+        assert not re.search(r"file://|--index-url|--find-links|/root/|/home/|/work/", text), name

@@ -1,0 +1,264 @@
+"""Schedules against diffusers' own loops, plaintext sampling against diffusers, secure sampling against plaintext."""
+
+from dataclasses import replace
+from unittest import mock
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers.schedulers import scheduling_ddpm
+from scipy import stats
+from skimage.metrics import peak_signal_noise_ratio
+
+from cipherdm import CIPHERDM, DIRECT, CipherDMError, sample
+from cipherdm.engine import Spec, compile_plan
+from cipherdm.models import UNetConfig, init_unet, save_unet
+from cipherdm.sampling import make_schedule
+from cipherdm.sampling.sample import sampling_nodes
+from cipherdm.sampling.steps import StepShape
+from cipherdm.sampling.values import client_values, one_hot, owner_values, public_values
+
+SCHEDULER = {
+    "_class_name": "DDPMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "clip_sample": False,
+    "prediction_type": "epsilon",
+}
+SMALL = UNetConfig(
+    sample_size=8,
+    in_channels=1,
+    out_channels=1,
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    block_out_channels=(4, 8),
+    layers_per_block=1,
+    norm_num_groups=2,
+    num_class_embeds=3,
+)
+CLASSES = {"diffusers": {"ddpm": diffusers.DDPMScheduler, "ddim": diffusers.DDIMScheduler}}["diffusers"]
+
+
+@pytest.fixture(scope="module")
+def unet():
+    """A small conditional U-Net with random weights."""
+    return replace(init_unet(SMALL), scheduler_config=SCHEDULER)
+
+
+def diffusers_loop(name, config, steps, eta, model, sample, noises, clip):
+    """The sampling loop as diffusers writes it, with given noise; `model(sample, timestep)`, all torch."""
+    scheduler = CLASSES[name].from_config(config | {"clip_sample": clip})
+    scheduler.set_timesteps(steps)
+    for noise, timestep in zip(noises, scheduler.timesteps, strict=True):
+        output = model(sample, timestep)
+        if name == "ddim":
+            fresh = noise if eta > 0 else None
+            step = scheduler.step(
+                output, timestep, sample, eta=eta, use_clipped_model_output=clip, variance_noise=fresh
+            )
+        else:
+            # DDPM's step draws its own noise and takes none.
+            with mock.patch.object(scheduling_ddpm, "randn_tensor", lambda *_, noise=noise, **__: noise):
+                step = scheduler.step(output, timestep, sample)
+        sample = step.prev_sample
+    return sample
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("clip", [False, True], ids=["unclipped", "clipped"])
+@pytest.mark.parametrize(
+    ("name", "steps", "eta"),
+    [
+        ("ddpm", 1000, 0),
+        ("ddpm", 20, 0),
+        ("ddpm", 1, 0),
+        ("ddim", 50, 0),
+        ("ddim", 7, 0.4),
+        ("ddim", 20, 1),
+        ("ddim", 1, 0),
+    ],
+)
+def test_schedules_follow_diffusers(name, steps, eta, clip, spacing, prediction):
+    config = SCHEDULER | {"timestep_spacing": spacing, "prediction_type": prediction}
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((2, 5)).astype(np.float32)
+    noises = generator.standard_normal((steps, 2, 5)).astype(np.float32)
+
+    def model(sample, timestep):  # smooth, bounded, and different at each step
+        return torch.tanh(sample) * (0.3 + timestep / 1000)
+
+    expected = diffusers_loop(name, config, steps, eta, model, torch.tensor(x), torch.tensor(noises), clip).numpy()
+
+    schedule = make_schedule(config, name, steps, eta=eta, clip=clip)
+    for i in range(steps):
+        output = model(torch.tensor(x), torch.tensor(schedule.timesteps[i])).numpy()
+        if schedule.clip is not None:
+            output = np.clip(schedule.prediction[i] @ np.stack([x, output], axis=1), -schedule.clip, schedule.clip)
+        x = np.tensordot(schedule.coefficients[i], np.stack([x, output, noises[i]]), axes=1)
+    np.testing.assert_allclose(x, expected, atol=1e-4 * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize(("name", "steps", "eta"), [("ddim", 5, 0.0), ("ddim", 5, 0.5), ("ddpm", 6, 0.0)])
+def test_plaintext_sampling_equals_diffusers(unet, tmp_path, name, steps, eta):
+    save_unet(unet, tmp_path)
+    model = diffusers.UNet2DModel.from_pretrained(tmp_path).eval()
+    labels = [2, 0]
+    schedule = make_schedule(SCHEDULER, name, steps, eta=eta)
+    shape = StepShape(SMALL, DIRECT, steps, len(labels), schedule.noisy, schedule.clip)
+    values = client_values(labels, schedule, shape, seed=3)
+    noises = torch.tensor(values.get("noise", np.zeros((steps, 1), np.float32)))
+    with torch.no_grad():
+        expected = diffusers_loop(
+            name,
+            SCHEDULER,
+            steps,
+            eta,
+            lambda x, t: model(x, t, class_labels=torch.tensor(labels)).sample,
+            torch.tensor(values["sample"]),
+            noises,
+            clip=False,
+        )
+    images = sample(unet, None, labels=labels, steps=steps, scheduler=name, eta=eta, protocols=DIRECT, seed=3).images
+    np.testing.assert_allclose(images, expected.numpy(), atol=1e-4)
+
+
+def test_the_owners_time_terms_are_exact(unet):
+    inside = sample(unet, None, labels=[1, 2], steps=3, protocols=DIRECT, seed=1).images
+    outside = replace(DIRECT, time_embedding="precomputed")
+    precomputed = sample(unet, None, labels=[1, 2], steps=3, protocols=outside, seed=1).images
+    np.testing.assert_allclose(inside, precomputed, atol=2e-6)
+
+
+def test_secure_and_plaintext_noise_prediction_agree(unet, session):
+    """One U-Net call under DIRECT, as one program, on the sample and the label that a client shares."""
+    nodes, specs, values, public = _run_of(unet, DIRECT, steps=1)
+    step = next(node.function for node in nodes if node.label == "step")
+    call = replace(step, nodes=step.nodes[:-1], outputs=("eps",))
+    session.share(values)
+    session.share(public, public=True)
+    inputs = tuple("step.0" if name == "step" else name for name in call.inputs)
+    node = replace(call.as_node("unet"), inputs=inputs)
+    session.run(compile_plan([node], specs, keep=["eps"]))
+    everything = values | public | {"step": public["step.0"]}
+    (expected,) = call(*(everything[name] for name in call.inputs))
+    assert _rms(session.reveal("eps") - expected) < 0.01
+
+
+@pytest.mark.parametrize("granularity", ["block", "step", "loop"])
+@pytest.mark.parametrize("protocols", [DIRECT, CIPHERDM], ids=lambda protocols: protocols.name)
+def test_secure_sampling_follows_plaintext(unet, cluster, protocols, granularity):
+    settings = {"labels": [1, 0], "steps": 2, "scheduler": "ddpm", "protocols": protocols, "seed": 5}
+    progress = []
+    result = sample(unet, cluster, granularity=granularity, progress=lambda *event: progress.append(event), **settings)
+    expected = sample(unet, None, **settings).images
+    assert result.images.shape == (2, 1, 8, 8)
+    assert _rms(result.images - expected) < 0.02 * _rms(expected)
+    assert progress[-1][0] == progress[-1][1] == len(progress)
+    assert result.cost.bytes > 0 and len(result.peak_memory) == 3
+
+
+def test_clipping_on_shares(unet, cluster):
+    settings = {"labels": [1], "steps": 2, "clip": True, "protocols": DIRECT}
+    secure, plaintext = sample(unet, cluster, **settings).images, sample(unet, None, **settings).images
+    assert np.abs(plaintext).max() < 1.01  # the last step returns the clipped prediction
+    np.testing.assert_allclose(secure, plaintext, atol=0.05)
+
+
+@pytest.mark.slow
+def test_a_four_step_picture_of_the_trained_model(cluster, mnist01_tiny):
+    settings = {"labels": [0], "steps": 4, "protocols": DIRECT, "seed": 1}
+    secure = sample(mnist01_tiny, cluster, granularity="step", **settings).images
+    plaintext = sample(mnist01_tiny, None, **settings).images
+    assert peak_signal_noise_ratio(plaintext.clip(-1, 1), secure.clip(-1, 1), data_range=2) >= 30
+
+
+def test_what_a_party_stores_is_uniform_and_tells_labels_apart_no_better_than_chance(unet):
+    """The bytes that each party gets for two opposite inputs: uniform, and agreeing as often as chance has it."""
+    from spu import api, libspu
+
+    from cipherdm.engine import EngineConfig
+
+    io = api.Io(3, EngineConfig().runtime_config())
+    schedule = make_schedule(SCHEDULER, "ddpm", 20)
+    shape = StepShape(SMALL, DIRECT, 20, 2, schedule.noisy, None)
+    stored = []
+    for labels, seed in (([0, 0], 1), ([2, 2], 1)):
+        values = owner_values(unet, schedule, shape) | client_values(labels, schedule, shape, seed)
+        shares = [io.make_shares(np.asarray(values[name]), libspu.Visibility.VIS_SECRET) for name in sorted(values)]
+        stored.append([_content([share[rank] for share in shares]) for rank in range(3)])
+    for rank in range(3):
+        one, other = stored[0][rank], stored[1][rank]
+        assert stats.chisquare(np.bincount(one, minlength=256)).pvalue > 1e-6
+        assert stats.binomtest(int((one == other).sum()), one.size, 1 / 256).pvalue > 1e-6
+
+
+@pytest.mark.parametrize("protocols", [DIRECT, CIPHERDM], ids=lambda protocols: protocols.name)
+def test_no_program_contains_a_secret_or_a_reveal(unet, protocols):
+    """Every input is declared secret but the schedule, every output too, and nothing is opened on the way."""
+    nodes, specs, values, _ = _run_of(unet, protocols, steps=2, granularity="block")
+    for call in compile_plan(nodes, specs, keep=["sample"]).calls:
+        code = call.program.code.decode()
+        assert "reveal" not in code
+        arguments, _, results = code.partition("@main(")[2].partition("{")[0].partition("->")
+        secret = [name in values or not specs.get(name, Spec(())).public for name in call.inputs]
+        assert [("secret" in argument) for argument in arguments.split("%arg")[1:]] == secret
+        assert call.label == "timestep" or results.count("secret") == len(call.outputs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": [3]}, "label 3 does not exist.*0 to 2"),
+        ({"labels": [-1]}, "label -1"),
+        ({"labels": None}, "conditional"),
+        ({"steps": 0}, "between 1 and 1000.*got 0"),
+        ({"steps": 1001}, "between 1 and 1000.*got 1001"),
+        ({"scheduler": "euler"}, "euler.*ddpm, ddim"),
+        ({"eta": 1.5}, "eta.*1.5"),
+        ({"granularity": "pixel"}, "pixel.*block, step or loop"),
+    ],
+)
+def test_bad_settings_are_named_before_anything_is_shared(unet, cluster, change, message):
+    settings = {"labels": [1], "steps": 2} | change
+    with pytest.raises(CipherDMError, match=message):
+        sample(unet, cluster, **settings)
+
+
+def test_a_model_whose_weights_leave_the_range_is_refused(unet, cluster):
+    params = dict(unet.params) | {"conv_in.bias": np.full(4, 2.0**27, np.float32)}
+    with pytest.raises(CipherDMError, match="conv_in.bias.*fixed-point range"):
+        sample(replace(unet, params=params), cluster, labels=[0], steps=1)
+
+
+def test_one_hot_rows():
+    np.testing.assert_array_equal(one_hot([2, 0], SMALL), [[0, 0, 1], [1, 0, 0]])
+
+
+def _run_of(unet, protocols, *, steps, granularity="step"):
+    schedule = make_schedule(SCHEDULER, "ddim", steps)
+    shape = StepShape(SMALL, protocols, steps, 1, schedule.noisy, schedule.clip)
+    values = owner_values(unet, schedule, shape) | client_values([1], schedule, shape, seed=0)
+    public = public_values(schedule)
+    specs = {name: Spec.of(np.asarray(array)) for name, array in values.items()}
+    specs |= {name: Spec.of(np.asarray(array), public=True) for name, array in public.items()}
+    return sampling_nodes(shape, granularity), specs, values, public
+
+
+def _content(shares) -> np.ndarray:
+    from spu import libspu
+
+    parts = []
+    for share in shares:
+        for data in share.share_chunks:
+            chunk = libspu.ValueChunk()
+            chunk.ParseFromString(data)
+            parts.append(chunk.content)
+    return np.frombuffer(b"".join(parts), np.uint8)
+
+
+def _rms(x) -> float:
+    return float(np.sqrt(np.mean(np.square(x))))
