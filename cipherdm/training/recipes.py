@@ -111,7 +111,7 @@ _TEN = TrainingConfig(
     layers_per_block=1,
     norm_num_groups=8,
     attention_head_dim=64,
-    steps=3500,
+    steps=5000,
     checkpoint_every=500,
 )
 
