@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from cipherdm.errors import CipherDMError
 from cipherdm.training import RECIPES, TrainingConfig, train
-from cipherdm.training.checkpoint import load_checkpoint
+from cipherdm.training.checkpoint import Run, load_checkpoint
 from cipherdm.training.loop import batch_at, learning_rate, noise_levels
 from cipherdm.training.measure import candidates, costs
 
@@ -123,7 +123,7 @@ def test_loss_that_is_not_finite(tmp_path):
 
 
 def test_unknown_recipe_and_bad_counts():
-    with pytest.raises(CipherDMError, match="mnist01-tiny, mnist01-tiny-mish, mnist10"):
+    with pytest.raises(CipherDMError, match="There are: mnist01-tiny, mnist01-tiny-mish, mnist10"):
         train("mnist11")
     with pytest.raises(CipherDMError, match="at least 1"):
         replace(SMALL, steps=0)
@@ -154,6 +154,31 @@ def test_tiny_recipe_has_the_size_of_cipherdm():
     # of 16 rather than 8 channels. Parameters differ by these embeddings and by the class table.
     assert count["activation_elements"] == 72_336 and count["softmax_elements"] == 230_496
     assert count["attentions"] == 6 and 15_000 < count["parameters"] < 17_000
+
+
+def test_identity_start_predicts_its_input():
+    config = replace(RECIPES["mnist10-identity"], seed=1)
+    unet = Run.start(config, "cpu").model.eval()
+    noise = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(8)
+    with torch.no_grad():
+        plain, moved = (unet(x, torch.tensor(980), class_labels=labels).sample for x in (noise, noise + 0.1))
+    assert (plain - noise).square().mean() < 0.02  # 1 for a network that predicts nothing
+    assert (moved - plain).mean().item() == pytest.approx(0.1, rel=0.1)
+
+
+def test_identity_start_leaves_groups_of_two_alone():
+    plain = Run.start(SMALL, "cpu").model.state_dict()
+    for name, value in Run.start(replace(SMALL, identity=True), "cpu").model.state_dict().items():
+        torch.testing.assert_close(value, plain[name], rtol=0, atol=0)
+
+
+def test_initial_weights(trained, tmp_path):
+    out, _, _ = trained
+    run = Run.start(replace(SMALL, initial=str(out), act_fn="mish"), "cpu")
+    torch.testing.assert_close(run.model.state_dict()["conv_in.weight"], weights(out)["conv_in.weight"])
+    with pytest.raises(CipherDMError, match="(?s)small.*cannot be used.*Train that model first"):
+        Run.start(replace(SMALL, initial=str(tmp_path)), "cpu")
 
 
 def test_candidates_differ_in_cost():

@@ -1,6 +1,7 @@
 """The state of a training run, and its checkpoint file."""
 
 import copy
+import dataclasses
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from ..errors import CipherDMError
 from ..files import replacing
+from .initial import start_at_identity
 from .recipes import TrainingConfig
 
 
@@ -37,6 +39,8 @@ class Run:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             model = config.unet()
+        if config.identity:
+            start_at_identity(model)
         if config.initial is not None:
             _load_initial(model, config)
         # channels_last: oneDNN's convolutions are faster on it, and torch would convert back and forth otherwise.
@@ -95,9 +99,11 @@ def load_checkpoint(folder: Path, config: TrainingConfig, device: str) -> Run | 
         raise CipherDMError(f"The checkpoint {path} cannot be read ({error}). {remedy}") from error
     expected = config.as_json()
     # How often a checkpoint is written changes nothing that is trained.
-    differing = [key for key in expected if found.get(key) != expected[key] and key != "checkpoint_every"]
+    # A field that an older checkpoint lacks has its default there.
+    found = {field.name: field.default for field in dataclasses.fields(config)} | found
+    differing = [key for key in expected if found[key] != expected[key] and key != "checkpoint_every"]
     if differing:
-        changes = ", ".join(f"{key} {found.get(key)} there and {expected[key]} now" for key in differing)
+        changes = ", ".join(f"{key} {found[key]} there and {expected[key]} now" for key in differing)
         raise CipherDMError(f"The checkpoint {path} is of another configuration: {changes}. {remedy}")
     run = Run.start(config, device)
     run.model.load_state_dict(saved["model"])

@@ -113,8 +113,13 @@ def train_step(
     noisy = levels[0][timesteps] * images[rows].to(run.device) + levels[1][timesteps] * noise
     labels = torch.from_numpy(class_ids[rows]).to(run.device)
     predicted = run.model(noisy.to(memory_format=torch.channels_last), timesteps, class_labels=labels).sample
-    loss = torch.nn.functional.mse_loss(predicted, noise)
-    loss.backward()
+    error = predicted - noise
+    loss = error.square().mean()
+    # The error's mean over the image, in units of its deviation for white noise. Any positive quadratic form that depends
+    # on the input alone has the same minimiser, the expected noise; the fourth power leaves out the low timesteps, where
+    # the mean of the noise cannot be told from that of the image.
+    mean = (levels[1][timesteps].flatten() ** 8 * error[0].numel() * error.mean((1, 2, 3)).square()).mean()
+    (loss + config.mean_weight * mean).backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm)
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(config, run.step)

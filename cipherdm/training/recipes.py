@@ -35,6 +35,8 @@ class TrainingConfig:
     warmup: int = 50
     ema_decay: float = 0.999
     clip_norm: float = 1.0
+    mean_weight: float = 0.0  # of the error's mean over the image, in the loss
+    identity: bool = False  # start from weights that predict the input; see `start_at_identity`
     seed: int = 0
     checkpoint_every: int = 250
     initial: str | None = None  # a diffusers folder of the same shapes, to start from its weights
@@ -87,7 +89,9 @@ def scheduler() -> "DDPMScheduler":
     )
 
 
-# CipherDM's size: 28x28 and 14x14, attention over the 196 positions of the lower level.
+# CipherDM's size: 28x28 and 14x14, attention over the 196 positions of the lower level. One group of the normalisation
+# where CipherDM has two: with two channels a group the last one hides the mean of its input, and samples turn all white,
+# all black or noise (accuracy 0.41 after 942 steps). Parameters, activations and layers are the same.
 _TINY = TrainingConfig(
     name="mnist01-tiny",
     digits=(0, 1),
@@ -95,13 +99,16 @@ _TINY = TrainingConfig(
     down_block_types=("DownBlock2D", "AttnDownBlock2D"),
     up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     layers_per_block=2,
-    norm_num_groups=2,
+    norm_num_groups=1,
     attention_head_dim=8,
-    steps=1800,
+    batch=16,
+    steps=8000,
+    mean_weight=0.05,
+    identity=True,
+    checkpoint_every=1000,
 )
 
-# Three levels, one layer each, attention at 7x7 in the middle block only: the choice is measured in
-# data/measurements/mnist10_candidates.json.
+# Three levels, one layer each, attention at 7x7 in the middle block only.
 _TEN = TrainingConfig(
     name="mnist10",
     digits=tuple(range(10)),
@@ -115,17 +122,29 @@ _TEN = TrainingConfig(
     checkpoint_every=500,
 )
 
+# As many channels, but four of them a group at 28x28, so that the last normalisation passes the mean and scale of its
+# input: with 8 groups mnist10 passes 2 % of the mean and 8 % of the scale at timestep 980, after 1000 steps.
+_TEN_IDENTITY = dataclasses.replace(
+    _TEN,
+    name="mnist10-identity",
+    norm_num_groups=2,
+    batch=32,
+    mean_weight=0.05,
+    identity=True,
+)
+
 # Mish is close to SiLU, so that the SiLU model's weights are a start that saves most of the steps.
 _TINY_MISH = dataclasses.replace(
     _TINY,
     name="mnist01-tiny-mish",
     act_fn="mish",
     initial="data/models/mnist01-tiny",
-    steps=600,
+    identity=False,
+    steps=2000,
     learning_rate=1e-3,
 )
 
-RECIPES: dict[str, TrainingConfig] = {config.name: config for config in (_TINY, _TINY_MISH, _TEN)}
+RECIPES: dict[str, TrainingConfig] = {config.name: config for config in (_TINY, _TINY_MISH, _TEN, _TEN_IDENTITY)}
 
 
 def recipe(name_or_config: str | TrainingConfig) -> TrainingConfig:

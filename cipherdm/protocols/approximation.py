@@ -1,0 +1,43 @@
+"""What all elementwise approximations have in common: a name, a domain, and their errors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """A pure JAX function, elementwise on float32 arrays of any shape, as a value that knows where it may be used.
+
+    Equal approximations are interchangeable, so they share compiled programs.
+
+    Attributes:
+        name: a Python identifier, under which it appears in records and tables.
+        domain: the interval outside which the function is not the one that it stands for; may be infinite.
+    """
+
+    name: str
+    domain: tuple[float, float]
+
+    def __call__(self, x):
+        raise NotImplementedError
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    def curve(self, low: float, high: float, points: int = 1001) -> tuple[np.ndarray, np.ndarray]:
+        """Evenly spaced x from low to high, and the values there: what a plot needs."""
+        x = np.linspace(low, high, points, dtype=np.float32)
+        return x, np.asarray(self(x))
+
+    def max_error(self, reference: Callable, low: float, high: float, points: int = 200_001) -> float:
+        """The largest |self(x) - reference(x)| on a grid from low to high; `reference` is a NumPy function."""
+        x, y = self.curve(low, high, points)
+        return float(np.abs(y - reference(x.astype(np.float64))).max())
+
+    def weighted_error(self, reference: Callable, samples: np.ndarray) -> float:
+        """The root of the mean squared error over samples of x, such as a model's activations."""
+        x = np.asarray(samples, np.float32)
+        return float(np.sqrt(np.mean(np.square(np.asarray(self(x)) - reference(x.astype(np.float64))))))

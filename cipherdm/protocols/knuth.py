@@ -1,0 +1,125 @@
+"""Polynomials of degree 4, 6 and 8 with two, three and three multiplications, and otherwise only additions of constants.
+
+Knuth's adaptation of coefficients (The Art of Computer Programming, volume 2, section 4.6.4). On shares, adding a public
+constant is free and multiplying by one is not, because the product must be truncated. Scaling the input makes the
+polynomial monic (up to sign), and then no other constant is multiplied with:
+
+- degree 4: w = z (z + a); (w + b)(w + z + c) + d.
+- degree 6: z = (x + a0) x + a1; w = (x + a2) z + a3; (w + z + a4) w + a5.
+- degree 8, for a line plus an even polynomial: u = z^2; the quartic in u of degree 4 above, plus z. Its output comes
+  out scaled.
+
+The owner of a model folds the input scale into the layer before and the output scale into the layer after, in plaintext.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import CipherDMError
+from .approximation import Approximation
+
+
+@dataclass(frozen=True)
+class KnuthPolynomial(Approximation):
+    """A polynomial of degree 4 or 6, or of degree 8 with no odd power but x, with adapted coefficients.
+
+    Attributes:
+        coefficients: those of 1, x, x^2, ..., x^degree.
+    """
+
+    coefficients: tuple[float, ...]
+
+    def __post_init__(self):
+        odd = self.coefficients[3::2]
+        if self.degree not in (4, 6, 8) or self.coefficients[-1] == 0 or (self.degree == 8 and any(odd)):
+            raise CipherDMError(f"{self.name}: a polynomial of degree 4, 6 or 8 is needed, at degree 8 even but for x.")
+
+    def __call__(self, x):
+        y = self.of_scaled(x * jnp.float32(self.input_scale))
+        return y if self.output_scale == 1 else y * jnp.float32(1 / self.output_scale)
+
+    def of_scaled(self, z):
+        """output_scale * self(x) from z = input_scale * x."""
+        if self.degree == 8:
+            return z + self._sign * _quartic(z * z, self._constants)
+        evaluate = _quartic if self.degree == 4 else _sextic
+        y = evaluate(z, self._constants)
+        return y if self._sign > 0 else -y
+
+    @property
+    def degree(self) -> int:
+        """The highest power."""
+        return len(self.coefficients) - 1
+
+    @property
+    def input_scale(self) -> float:
+        """What x is to be multiplied by."""
+        if self.degree == 8:
+            return float(abs(self.coefficients[8] / self.coefficients[1]) ** (1 / 7))
+        return float(abs(self.coefficients[-1]) ** (1 / self.degree))
+
+    @property
+    def output_scale(self) -> float:
+        """What `of_scaled` returns the function times of: 1 for degrees 4 and 6."""
+        return self.input_scale / self.coefficients[1] if self.degree == 8 else 1.0
+
+    @property
+    def _sign(self) -> int:
+        return 1 if self.coefficients[-1] * self.output_scale > 0 else -1
+
+    @cached_property
+    def _constants(self) -> tuple[float, ...]:
+        scaled = np.array(self.coefficients) / self.input_scale ** np.arange(self.degree + 1)
+        monic = scaled * self.output_scale * self._sign
+        if self.degree == 8:
+            return _adapt_quartic(monic[::2])
+        return _adapt_quartic(monic) if self.degree == 4 else _adapt_sextic(monic)
+
+
+def _quartic(z, constants):
+    a, b, c, d = map(jnp.float32, constants)
+    w = z * (z + a)
+    return (w + b) * (w + z + c) + d
+
+
+def _sextic(x, constants):
+    a0, a1, a2, a3, a4, a5 = map(jnp.float32, constants)
+    z = (x + a0) * x + a1
+    w = (x + a2) * z + a3
+    return (w + z + a4) * w + a5
+
+
+def _adapt_quartic(p) -> tuple[float, ...]:
+    """a, b, c, d from p[0] + p[1] z + ... + z^4."""
+    a = (p[3] - 1) / 2
+    total = p[2] - a * a - a  # b + c
+    b = p[1] - total * a
+    c = total - b
+    return a, b, c, p[0] - b * c
+
+
+def _adapt_sextic(p) -> tuple[float, ...]:
+    """a0 to a5 from p[0] + p[1] x + ... + x^6.
+
+    With w = x^3 + e x^2 + f x + g and z + a4 = x^2 + a0 x + h, comparing coefficients leaves a cubic equation for f.
+    """
+    e = (p[5] - 1) / 2
+    first = p[4] - e * e - e  # a0 = first - 2 f
+    second = p[3] - e * first  # h = second - 2 g - f
+    # g = f^2 - (first - e) f + third, which the coefficient of x turns into the cubic.
+    g = np.polynomial.Polynomial([p[2] - e * second, e - first, 1])
+    f = np.polynomial.Polynomial([0, 1])
+    roots = (first * g + second * f - 2 * f * g - f * f - p[1]).roots()
+    candidates = [_sextic_from_root(root.real, p, e, first, second, g) for root in roots if abs(root.imag) < 1e-9]
+    return min(candidates, key=lambda constants: max(map(abs, constants)))  # small constants lose the fewest bits
+
+
+def _sextic_from_root(f, p, e, first, second, g_of) -> tuple[float, ...]:
+    g = g_of(f)
+    a0, h = first - 2 * f, second - 2 * g - f
+    a2 = e - a0
+    a1 = f - a0 * a2
+    return a0, a1, a2, g - a1 * a2, h - a1, p[0] - g * g - h * g
