@@ -1,4 +1,4 @@
-"""The command line: `cipherdm sample | train | evaluate`."""
+"""The command line: `cipherdm sample | train | evaluate | tables`."""
 
 import sys
 from pathlib import Path
@@ -10,6 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from tqdm import tqdm
 
 from . import protocols as protocol_sets
+from .documents import DOCUMENTS, rewrite, root
 from .engine import LocalCluster
 from .errors import CipherDMError
 from .files import replacing
@@ -138,7 +139,18 @@ def evaluate(
     )
     if record is not None:
         settings["protocols"] = protocols
-        write_record(record, {"model": name, "seed": seed, **settings, **scores.as_json()})
+        parameters = sum(array.size for array in unet.params.values())
+        write_record(
+            record, {"model": folder.name, "parameters": parameters, "seed": seed, **settings, **scores.as_json()}
+        )
+
+
+@app.command()
+def tables() -> None:
+    """Rewrite the tables in README.md from the records in data/measurements."""
+    for document in DOCUMENTS:
+        changed = rewrite(root() / document, root() / "data" / "measurements")
+        typer.echo(f"{document}: {'rewritten' if changed else 'up to date'}")
 
 
 def main() -> None:

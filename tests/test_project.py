@@ -4,6 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
+from cipherdm.documents import DOCUMENTS, render
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -36,3 +38,9 @@ def test_nothing_of_a_machine_is_committed():
     for name in ("requirements.lock", "environment.yml", "pyproject.toml", "Makefile", ".ci/run", "README.md"):
         text = (ROOT / name).read_text()
         assert not re.search(r"file://|--index-url|--find-links|/root/|/home/|/work/", text), name
+
+
+def test_the_tables_in_documents_are_those_of_the_records():
+    for name in DOCUMENTS:
+        text = (ROOT / name).read_text()
+        assert render(text, ROOT / "data" / "measurements") == text, f"run `cipherdm tables` to update {name}"

@@ -13,7 +13,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from cipherdm import CIPHERDM, DIRECT, CipherDMError, sample
 from cipherdm.engine import Spec, compile_plan
-from cipherdm.models import UNetConfig, init_unet, save_unet
+from cipherdm.models import UNetConfig, WeightsLayout, init_unet, prepare_weights, save_unet
 from cipherdm.sampling import make_schedule
 from cipherdm.sampling.sample import sampling_nodes
 from cipherdm.sampling.steps import StepShape
@@ -39,7 +39,8 @@ SMALL = UNetConfig(
     norm_num_groups=2,
     num_class_embeds=3,
 )
-CLASSES = {"diffusers": {"ddpm": diffusers.DDPMScheduler, "ddim": diffusers.DDIMScheduler}}["diffusers"]
+CLASSES = {"ddpm": diffusers.DDPMScheduler, "ddim": diffusers.DDIMScheduler}
+NO_WEIGHTS = WeightsLayout((), (), ())
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_plaintext_sampling_equals_diffusers(unet, tmp_path, name, steps, eta):
     model = diffusers.UNet2DModel.from_pretrained(tmp_path).eval()
     labels = [2, 0]
     schedule = make_schedule(SCHEDULER, name, steps, eta=eta)
-    shape = StepShape(SMALL, DIRECT, steps, len(labels), schedule.noisy, schedule.clip)
+    shape = StepShape(SMALL, DIRECT, NO_WEIGHTS, steps, len(labels), schedule.noisy, schedule.clip)
     values = client_values(labels, schedule, shape, seed=3)
     noises = torch.tensor(values.get("noise", np.zeros((steps, 1), np.float32)))
     with torch.no_grad():
@@ -184,10 +185,11 @@ def test_what_a_party_stores_is_uniform_and_tells_labels_apart_no_better_than_ch
 
     io = api.Io(3, EngineConfig().runtime_config())
     schedule = make_schedule(SCHEDULER, "ddpm", 20)
-    shape = StepShape(SMALL, DIRECT, 20, 2, schedule.noisy, None)
+    shape = StepShape(SMALL, DIRECT, NO_WEIGHTS, 20, 2, schedule.noisy, None)
+    weights = owner_values(prepare_weights(unet, schedule.timesteps, DIRECT))
     stored = []
     for labels, seed in (([0, 0], 1), ([2, 2], 1)):
-        values = owner_values(unet, schedule, shape) | client_values(labels, schedule, shape, seed)
+        values = weights | client_values(labels, schedule, shape, seed)
         shares = [io.make_shares(np.asarray(values[name]), libspu.Visibility.VIS_SECRET) for name in sorted(values)]
         stored.append([_content([share[rank] for share in shares]) for rank in range(3)])
     for rank in range(3):
@@ -240,8 +242,9 @@ def test_one_hot_rows():
 
 def _run_of(unet, protocols, *, steps, granularity="step"):
     schedule = make_schedule(SCHEDULER, "ddim", steps)
-    shape = StepShape(SMALL, protocols, steps, 1, schedule.noisy, schedule.clip)
-    values = owner_values(unet, schedule, shape) | client_values([1], schedule, shape, seed=0)
+    weights = prepare_weights(unet, schedule.timesteps, protocols)
+    shape = StepShape(SMALL, protocols, weights.layout, steps, 1, schedule.noisy, schedule.clip)
+    values = owner_values(weights) | client_values([1], schedule, shape, seed=0)
     public = public_values(schedule)
     specs = {name: Spec.of(np.asarray(array)) for name, array in values.items()}
     specs |= {name: Spec.of(np.asarray(array), public=True) for name, array in public.items()}

@@ -7,6 +7,7 @@ that a function reads the same in plaintext, with approximations, and on SPU.
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -64,18 +65,15 @@ def resnet(params, hidden, *rest, protocols, groups, eps, act_fn, scale_shift, o
     """
     *skip, time_term = rest
     hidden = jnp.concatenate([hidden, *skip], axis=1) if skip else hidden
-    activation = getattr(protocols, act_fn)
-    time_term = time_term[:, :, None, None]
+    activated = partial(protocols.norm_activation, groups=groups, eps=eps, act_fn=act_fn, protocols=protocols)
 
-    y = activation(protocols.group_norm(layer(params, "norm1"), hidden, groups=groups, eps=eps))
-    y = protocols.conv2d(layer(params, "conv1"), y, padding=SAME)
-    if not scale_shift:
-        y = y + time_term
-    y = protocols.group_norm(layer(params, "norm2"), y, groups=groups, eps=eps)
+    y = protocols.conv2d(layer(params, "conv1"), activated(layer(params, "norm1"), hidden), padding=SAME)
     if scale_shift:
         half = time_term.shape[1] // 2
-        y = y * (time_term[:, :half] + jnp.float32(1)) + time_term[:, half:]
-    y = protocols.conv2d(layer(params, "conv2"), activation(y), padding=SAME)
+        y = activated(layer(params, "norm2"), y, modulation=(time_term[:, :half], time_term[:, half:]))
+    else:
+        y = activated(layer(params, "norm2"), y + time_term[:, :, None, None])
+    y = protocols.conv2d(layer(params, "conv2"), y, padding=SAME)
     if "conv_shortcut.weight" in params:
         hidden = protocols.conv2d(layer(params, "conv_shortcut"), hidden)
     return _rescaled(hidden + y, output_scale)
@@ -94,7 +92,7 @@ def attention(params, hidden, *, protocols, groups, eps, heads, head_channels, o
         protocols.linear(layer(params, name), tokens).reshape(batch, heads, head_channels, -1)
         for name in ("to_q", "to_k", "to_v")
     )
-    y = protocols.attention(q, k, v, scale=head_channels**-0.5, softmax=protocols.softmax)
+    y = protocols.attention(params, q, k, v, scale=head_channels**-0.5, softmax=protocols.softmax)
     y = protocols.linear(layer(params, "to_out.0"), y.reshape(batch, heads * head_channels, -1))
     return _rescaled(hidden + y.reshape(hidden.shape), output_scale)
 
@@ -119,8 +117,9 @@ def upsample(params, hidden, *, protocols):
 
 def conv_out(params, hidden, *, protocols, groups, eps):
     """Normalise, activate by SiLU whatever act_fn says, as in diffusers, and convolve to the predicted noise."""
-    y = protocols.group_norm(layer(params, "conv_norm_out"), hidden, groups=groups, eps=eps)
-    return protocols.conv2d(layer(params, "conv_out"), protocols.silu(y), padding=SAME)
+    norm = layer(params, "conv_norm_out")
+    y = protocols.norm_activation(norm, hidden, groups=groups, eps=eps, act_fn="silu", protocols=protocols)
+    return protocols.conv2d(layer(params, "conv_out"), y, padding=SAME)
 
 
 def _rescaled(x, divisor):

@@ -32,10 +32,17 @@ class Approximation:
         x = np.linspace(low, high, points, dtype=np.float32)
         return x, np.asarray(self(x))
 
-    def max_error(self, reference: Callable, low: float, high: float, points: int = 200_001) -> float:
-        """The largest |self(x) - reference(x)| on a grid from low to high; `reference` is a NumPy function."""
+    def max_error(
+        self, reference: Callable, low: float, high: float, *, relative: bool = False, points: int = 100_001
+    ) -> float:
+        """The largest |self(x) - reference(x)|, or share of |reference(x)|, on a grid from low to high.
+
+        `reference` is a NumPy function.
+        """
         x, y = self.curve(low, high, points)
-        return float(np.abs(y - reference(x.astype(np.float64))).max())
+        exact = reference(x.astype(np.float64))
+        error = np.abs(y - exact)
+        return float((error / np.abs(exact) if relative else error).max())
 
     def weighted_error(self, reference: Callable, samples: np.ndarray) -> float:
         """The root of the mean squared error over samples of x, such as a model's activations."""

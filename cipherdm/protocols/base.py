@@ -15,15 +15,20 @@ class Protocols:
     - `silu(x)`, `mish(x)`, `gelu(x)`: elementwise.
     - `softmax(scores)`: over the last axis.
     - `group_norm(params, x, *, groups, eps)`: x is [B, C, ...], "weight" and "bias" are [C].
+    - `norm_activation(params, x, *, groups, eps, act_fn, modulation, protocols)`: group_norm, then, if `modulation` is a pair
+      of [b, C] arrays, scaled by 1 plus the first and shifted by the second, then the activation called `act_fn`. One
+      field for the three, because a set may know shortcuts through them.
     - `layer_norm(params, x, *, eps)`: over axis 1 of x [B, C, ...], "weight" and "bias" are [C].
     - `conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0)))`: x is [B, C, H, W], "weight" is [O, C, K, K], "bias",
       if there, is [O]; padding is ((top, bottom), (left, right)).
     - `linear(params, x)`: x is [B, C] or [B, C, N], "weight" is [O, C], "bias", if there, is [O]; the result is [B, O]
       or [B, O, N].
-    - `attention(q, k, v, *, scale, softmax)`: q is [B, heads, d, N], k and v are [B, heads, d, M]; the result is
-      [B, heads, d, N].
+    - `attention(params, q, k, v, *, scale, softmax)`: q is [B, heads, d, N], k and v are [B, heads, d, M]; the result is
+      [B, heads, d, N]. `params` are those of the whole block.
     - `time_embedding`: "inside" if the secure program computes the time terms, "precomputed" if the model owner
       computes them in plaintext, for every step, and shares the results.
+
+    - `prepare`: the owner's preparation that the functions rely on, by its name in `cipherdm.models.preparations`, or None.
 
     A set is hashable, as long as its functions are (module-level functions, not arrays or closures over them), so that
     compiled programs can be looked up by it. Change one function of a set with `dataclasses.replace`.
@@ -35,8 +40,10 @@ class Protocols:
     gelu: Callable
     softmax: Callable
     group_norm: Callable
+    norm_activation: Callable
     layer_norm: Callable
     conv2d: Callable
     linear: Callable
     attention: Callable
     time_embedding: Literal["inside", "precomputed"]
+    prepare: Literal["fast"] | None = None

@@ -23,6 +23,15 @@ def group_norm(params, x, *, groups, eps):
     return normalised * by_channel(params["weight"], x.ndim) + by_channel(params["bias"], x.ndim)
 
 
+def norm_activation(params, x, *, groups, eps, act_fn, modulation=None, protocols):
+    """Normalise x [B, C, ...], scale by 1 + modulation[0] and shift by modulation[1] [b, C] if given, and activate."""
+    y = protocols.group_norm(params, x, groups=groups, eps=eps)
+    if modulation is not None:
+        scale, shift = (values[:, :, None, None] for values in modulation)
+        y = y * (scale + jnp.float32(1)) + shift
+    return getattr(protocols, act_fn)(y)
+
+
 def layer_norm(params, x, *, eps):
     """Normalise x [B, C, ...] over its channels, axis 1, then scale and shift by channel."""
     centred = x - jnp.mean(x, axis=1, keepdims=True)
@@ -46,7 +55,7 @@ def linear(params, x):
     return y + by_channel(params["bias"], x.ndim) if "bias" in params else y
 
 
-def attention(q, k, v, *, scale, softmax):
+def attention(params, q, k, v, *, scale, softmax):
     """Scaled dot-product attention of q [B, heads, d, N] to k and v [B, heads, d, M], giving [B, heads, d, N]."""
     heads = ((0, 1), (0, 1))
     # The scale goes to the queries, d N numbers, and not to the scores, N M.

@@ -27,3 +27,8 @@ def softmax(scores):
 def inverse_sqrt(x):
     """1 / sqrt(x)."""
     return 1 / np.sqrt(x)
+
+
+def reciprocal(x):
+    """1 / x."""
+    return 1 / x

@@ -12,6 +12,7 @@ polynomial monic (up to sign), and then no other constant is multiplied with:
 The owner of a model folds the input scale into the layer before and the output scale into the layer after, in plaintext.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from ..errors import CipherDMError
 from .approximation import Approximation
+from .fitting import Form, fit_minimax, fit_weighted
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class KnuthPolynomial(Approximation):
     def of_scaled(self, z):
         """output_scale * self(x) from z = input_scale * x."""
         if self.degree == 8:
-            return z + self._sign * _quartic(z * z, self._constants)
-        evaluate = _quartic if self.degree == 4 else _sextic
-        y = evaluate(z, self._constants)
+            even = _quartic(z * z, self._constants)
+            return z + even if self._sign > 0 else z - even
+        y = (_quartic if self.degree == 4 else _sextic)(z, self._constants)
         return y if self._sign > 0 else -y
 
     @property
@@ -123,3 +125,22 @@ def _sextic_from_root(f, p, e, first, second, g_of) -> tuple[float, ...]:
     a2 = e - a0
     a1 = f - a0 * a2
     return a0, a1, a2, g - a1 * a2, h - a1, p[0] - g * g - h * g
+
+
+def fitted(
+    function: Callable, bound: float, degree: int, form: int | Form, spread: float | None, name: str
+) -> KnuthPolynomial:
+    """The KnuthPolynomial for `function` on [-bound, bound]: minimax, or weighted by a normal density of width `spread`.
+
+    The weighted fit has the smaller mean and the larger maximum error: it is for activations that seldom come near the
+    bound.
+    """
+    ends, label = (-float(bound), float(bound)), f"{name}_degree{degree}_bound{bound:g}".replace(".", "_")
+    if spread is None:
+        fit = fit_minimax(function, ends, (form,), name=label)
+    else:
+        x = np.linspace(*ends, 2001)
+        density = np.exp(-np.square(x / spread) / 2)
+        label += f"_spread{spread:g}".replace(".", "_")
+        fit = fit_weighted(function, x, ends, (form,), weights=density, name=label)
+    return KnuthPolynomial(label, ends, fit.coefficients[0])

@@ -44,7 +44,7 @@ class PiecewisePolynomial(Approximation):
         # In a segment is what is below its right end but not below its left one; on shared bits xor is free.
         inside = jnp.concatenate([below[:1], jnp.logical_xor(below[1:], below[:-1]), jnp.logical_not(below[-1:])])
         # Zero segments are left out: nothing selected is 0.
-        rows = [i for i, segment in enumerate(self.coefficients) if any(segment)]
+        rows = [i for i, segment in enumerate(self.coefficients) if any(segment)] or [0]
         bits = jnp.concatenate([inside[i : i + 1] for i in rows])
         values = jnp.concatenate([segments[i] for i in rows]).reshape(len(rows), -1)
         chosen = jnp.where(bits, values, jnp.zeros_like(values))

@@ -5,11 +5,17 @@ from dataclasses import replace
 import jax
 
 from ..errors import CipherDMError
-from . import direct
+from . import direct, fast
 from .base import Protocols
+from .gelu_puma import gelu_puma
 from .mish_cipherdm import mish_published
+from .mish_corrected import mish_corrected
 from .silu_cipherdm import silu_published
+from .silu_corrected import silu_corrected
+from .silu_llama import silu_llama
 from .softmax_cipherdm import softmax_published
+from .softmax_corrected import softmax_corrected
+from .softmax_puma import softmax_puma
 
 # The mathematical functions, with no preparation: the plaintext reference, and the plain model handed to SPU.
 DIRECT = Protocols(
@@ -19,6 +25,7 @@ DIRECT = Protocols(
     gelu=direct.gelu,
     softmax=jax.nn.softmax,
     group_norm=direct.group_norm,
+    norm_activation=direct.norm_activation,
     layer_norm=direct.layer_norm,
     conv2d=direct.conv2d,
     linear=direct.linear,
@@ -36,7 +43,40 @@ CIPHERDM = replace(
     time_embedding="precomputed",
 )
 
-_SETS = {protocols.name: protocols for protocols in (DIRECT, CIPHERDM)}
+# The same structure with coefficients that are fitted to the functions.
+CIPHERDM_CORRECTED = replace(
+    CIPHERDM,
+    name="cipherdm-corrected",
+    silu=silu_corrected,
+    mish=mish_corrected,
+    softmax=softmax_corrected,
+)
+
+# PUMA's softmax and GeLU. PUMA has no SiLU and no Mish: SiLU is that of SPU's LLaMA example, which has the form of PUMA's
+# GeLU, and Mish stays exact.
+PUMA = replace(
+    DIRECT,
+    name="puma",
+    silu=silu_llama,
+    gelu=gelu_puma,
+    softmax=softmax_puma,
+    time_embedding="precomputed",
+)
+
+# Ours, on calibrated and folded weights.
+FAST = replace(
+    DIRECT,
+    name="fast",
+    group_norm=fast.group_norm,
+    norm_activation=fast.norm_activation,
+    conv2d=fast.conv2d,
+    linear=fast.linear,
+    attention=fast.attention,
+    time_embedding="precomputed",
+    prepare="fast",
+)
+
+_SETS = {protocols.name: protocols for protocols in (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST)}
 NAMES = tuple(_SETS)
 
 

@@ -5,14 +5,11 @@ Domain:   rows in which most scores are near the maximum.
 Error:    no bound. The polynomial is negative on most of [-14, 0], so a row's sum can come near zero or be negative,
           and the quotient is then arbitrarily far from a probability. On a row of equal scores it is exact.
 Source:   CipherDM (arXiv 2409.05414), as in its released code, where a default argument leaves it switched off.
+Cost:     all parties together in rows of 100, measured (`cipherdm bench activations`): softmax_cipherdm: 776 B an
+          element, 488 sends.
 """
 
-import jax.numpy as jnp
-
 from .exp_chebyshev import exp_published
+from .rows import ShiftedSoftmax
 
-
-def softmax_published(scores):
-    """Over the last axis of `scores`, of any shape."""
-    exponentials = exp_published(scores - jnp.max(scores, axis=-1, keepdims=True))
-    return exponentials / jnp.sum(exponentials, axis=-1, keepdims=True)
+softmax_published = ShiftedSoftmax("softmax_cipherdm", exp_published)

@@ -11,7 +11,7 @@ import numpy as np
 from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node, Session, Spec, compile_plan
 from ..engine.session import Progress
 from ..errors import CipherDMError
-from ..models import UNet
+from ..models import UNet, prepare_weights
 from ..protocols import CIPHERDM, Protocols
 from .schedules import Schedule, make_schedule
 from .steps import Loop, StepShape, setup_graph, step_graph
@@ -80,9 +80,10 @@ def sample(
         raise CipherDMError("this model has no scheduler: put its scheduler_config.json beside its config.json.")
     schedule = make_schedule(unet.scheduler_config, scheduler, steps, eta=eta, clip=clip)
     batch = _batch(unet, labels, count)
-    shape = StepShape(unet.config, protocols, schedule.steps, batch, schedule.noisy, schedule.clip)
+    weights = prepare_weights(unet, schedule.timesteps, protocols)
+    shape = StepShape(unet.config, protocols, weights.layout, schedule.steps, batch, schedule.noisy, schedule.clip)
     client = client_values(labels, schedule, shape, seed)
-    owner = owner_values(unet, schedule, shape)
+    owner = owner_values(weights)
     if cluster is None:
         return SamplingResult(_run_plaintext(shape, schedule, owner | client))
     return _run_secure(cluster.session(engine), shape, schedule, owner, client, granularity, progress)

@@ -1,5 +1,6 @@
 """One denoising step as a graph of named functions: the one definition that is run in plaintext, emulated, and on shares."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from ..engine import Graph, Node
-from ..models import TIME_KINDS, Block, UNetConfig, unet_blocks, unet_shapes
+from ..models import TIME_KINDS, Block, UNetConfig, WeightsLayout, unet_blocks
 from ..protocols import Protocols
 
 WEIGHTS = "unet/"  # prefix of the weights' names, which are otherwise diffusers'
@@ -22,6 +23,7 @@ class StepShape:
     Attributes:
         config: the architecture.
         protocols: the functions it is computed with.
+        weights: names and shapes of what the owner shares.
         steps: denoising steps of the schedule.
         batch: images at a time.
         noisy: whether the schedule adds fresh noise.
@@ -30,6 +32,7 @@ class StepShape:
 
     config: UNetConfig
     protocols: Protocols
+    weights: WeightsLayout
     steps: int
     batch: int
     noisy: bool
@@ -44,46 +47,35 @@ class StepShape:
 
 
 def setup_graph(shape: StepShape) -> Graph | None:
-    """What is computed once before the first step: the time terms of all steps, for the secret classes.
+    """What is computed once before the first step: the rows of the owner's table for the secret classes.
 
-    The one-hot rows [B, classes] times the owner's table [classes, steps, width] pick a row by one matrix product, so
-    that no party learns which. None if there is nothing to pick.
+    The one-hot rows [B, classes] times the table [classes, steps, width] pick by one matrix product, so that no party
+    learns which. None if there is nothing to pick.
     """
-    if shape.protocols.time_embedding == "inside" or shape.config.num_class_embeds is None:
+    if not shape.weights.by_class or shape.config.num_class_embeds in (None, 1):
         return None
-    node = Node("time_terms", pick_time_terms, ("class_onehot", "time_table"), ("time_terms",))
-    return Graph("setup", (node,), ("time_terms",))
+    node = Node("class_rows", pick_class_rows, ("class_onehot", "class_table"), ("class_rows",))
+    return Graph("setup", (node,), ("class_rows",))
 
 
 def step_graph(shape: StepShape) -> Graph:
-    """One denoising step: (weights, sample, step, coefficients, ...) to the next sample."""
+    """One denoising step: (weights, tables, sample, step, coefficients, ...) to the next sample."""
+    weights = shape.weights
+    nodes = []
+    if weights.by_step:
+        nodes.append(_split_node("step_table", weights.by_step, axis=0))
+    if weights.by_class:
+        nodes.append(_split_node("class_rows", weights.by_class, axis=1))
     blocks = unet_blocks(shape.config)
-    time_blocks = [block for block in blocks if block.kind in TIME_KINDS]
-    if shape.protocols.time_embedding == "precomputed":
-        terms = tuple(name for block in time_blocks if block.kind == "time_projection" for name in block.outputs)
-        split = Node("time_terms", TimeTermsOfStep(time_term_widths(shape.config)), ("time_terms", "step"), terms)
-        nodes = [split]
-        blocks = tuple(block for block in blocks if block.kind not in TIME_KINDS)
+    if shape.protocols.time_embedding == "inside":
+        nodes.append(Node("timestep", select_row, ("timesteps", "step"), ("timestep",)))
     else:
-        nodes = [Node("timestep", select_row, ("timesteps", "step"), ("timestep",))]
-    nodes += [_block_node(block, shape.protocols) for block in blocks]
+        blocks = tuple(block for block in blocks if block.kind not in TIME_KINDS)
+    nodes += [_block_node(block, shape) for block in blocks]
     noise = ("noise",) if shape.noisy else ()
-    nodes.append(
-        Node(
-            "scheduler",
-            SchedulerStep(shape.clip),
-            ("coefficients", "prediction", "step", "sample", "eps", *noise),
-            ("sample",),
-        )
-    )
+    inputs = ("coefficients", "prediction", "step", "sample", "eps", *noise)
+    nodes.append(Node("scheduler", SchedulerStep(shape.clip), inputs, ("sample",)))
     return Graph("step", tuple(nodes), ("sample",))
-
-
-def time_term_widths(config: UNetConfig) -> tuple[int, ...]:
-    """The length of each residual block's time term, in the order of the blocks."""
-    shapes = unet_shapes(config)
-    projections = [block for block in unet_blocks(config) if block.kind == "time_projection"]
-    return tuple(shapes[dict(block.params)["bias"]][0] for block in projections)
 
 
 @dataclass(frozen=True)
@@ -106,16 +98,19 @@ class BlockFunction:
 
 
 @dataclass(frozen=True)
-class TimeTermsOfStep:
-    """(time_terms [b, steps, sum of widths], step []) to each residual block's term [b, width] at that step."""
+class SplitRow:
+    """(table, step []) to the arrays that the table holds side by side at that step; `axis` is the table's axis of steps."""
 
-    widths: tuple[int, ...]
-    __name__ = "time_terms"
+    shapes: tuple[tuple[int, ...], ...]
+    axis: int
+    __name__ = "split_row"
 
-    def __call__(self, time_terms, step):
-        row = lax.dynamic_index_in_dim(time_terms, step, axis=1, keepdims=False)
-        ends = np.cumsum(self.widths)
-        return tuple(row[:, end - width : end] for end, width in zip(ends, self.widths, strict=True))
+    def __call__(self, table, step):
+        row = lax.dynamic_index_in_dim(table, step, axis=self.axis, keepdims=False)
+        widths = [math.prod(shape) for shape in self.shapes]
+        ends = np.cumsum(widths)
+        pieces = [row[..., end - width : end] for end, width in zip(ends, widths, strict=True)]
+        return tuple(piece.reshape(*row.shape[:-1], *shape) for piece, shape in zip(pieces, self.shapes, strict=True))
 
 
 @dataclass(frozen=True)
@@ -162,10 +157,10 @@ class Loop:
         return lax.fori_loop(0, self.steps, body, values["sample"])
 
 
-def pick_time_terms(class_onehot, time_table):
-    """class_onehot [B, classes] and time_table [classes, steps, width] to [B, steps, width]."""
-    classes, steps, width = time_table.shape
-    return jnp.matmul(class_onehot, time_table.reshape(classes, steps * width)).reshape(-1, steps, width)
+def pick_class_rows(class_onehot, class_table):
+    """class_onehot [B, classes] and class_table [classes, steps, width] to [B, steps, width]."""
+    classes, steps, width = class_table.shape
+    return jnp.matmul(class_onehot, class_table.reshape(classes, steps * width)).reshape(-1, steps, width)
 
 
 def select_row(table, step):
@@ -178,8 +173,24 @@ def _combine(factors, *arrays):
     return jnp.matmul(factors[None, :], stacked).reshape(arrays[0].shape)
 
 
-def _block_node(block: Block, protocols: Protocols) -> Node:
-    local = tuple(name for name, _ in block.params)
-    weights = tuple(WEIGHTS + full for _, full in block.params)
-    function = BlockFunction(block.function, block.static, local, protocols)
-    return Node(block.name, function, weights + block.inputs, block.outputs)
+def _split_node(table: str, entries: tuple, axis: int) -> Node:
+    names, shapes = zip(*entries, strict=True)
+    return Node(table, SplitRow(shapes, axis), (table, "step"), tuple(_value_name(name) for name in names))
+
+
+def _value_name(name: str) -> str:
+    """Time terms are values between blocks, under their own name; all else in the owner's tables is weights."""
+    return name if name.endswith(".time_term") else WEIGHTS + name
+
+
+def _block_node(block: Block, shape: StepShape) -> Node:
+    """A block with all that the owner prepared for its layers: diffusers' weights, or others beside them or in their place."""
+    layout = shape.weights
+    layers = {full.rpartition(".")[0]: local.rpartition(".")[0] for local, full in block.params}
+    weights = {}
+    for full in (*layout.constant, *(name for name, _ in (*layout.by_step, *layout.by_class))):
+        layer, _, leaf = full.rpartition(".")
+        if layer in layers:
+            weights[WEIGHTS + full] = f"{layers[layer]}.{leaf}".removeprefix(".")
+    function = BlockFunction(block.function, block.static, tuple(weights.values()), shape.protocols)
+    return Node(block.name, function, (*weights, *block.inputs), block.outputs)

@@ -1,33 +1,30 @@
 """Who brings what into a sampling run: the model owner's values, the client's, and what everyone may know."""
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 
-import jax
 import numpy as np
 
 from ..errors import CipherDMError
-from ..models import TIME_KINDS, UNet, UNetConfig, run_blocks, unet_blocks
-from ..protocols import DIRECT
+from ..models import PreparedWeights, UNetConfig
 from .schedules import Schedule
 from .steps import WEIGHTS, StepShape
 
 Values = dict[str, np.ndarray]
 
 
-def owner_values(unet: UNet, schedule: Schedule, shape: StepShape) -> Values:
-    """What the model owner shares: the weights, and the time terms if the owner computes those in plaintext.
+def owner_values(weights: PreparedWeights) -> Values:
+    """What the model owner shares: the weights, and tables of what changes with the step or with the class.
 
-    The time terms are "time_table" [classes, steps, width] for conditional models, from which the client's secret label
-    picks a row, and "time_terms" [1, steps, width] for others.
+    "step_table" is [steps, width]; "class_table" is [classes, steps, width], from which the client's secret label picks
+    a row, or "class_rows" [1, steps, width] if the model has no classes.
     """
-    if shape.protocols.time_embedding == "inside":
-        return {WEIGHTS + name: array for name, array in unet.params.items()}
-    blocks = [block for block in unet_blocks(unet.config) if block.kind not in TIME_KINDS]
-    names = [full for block in blocks for _, full in block.params]
-    table = time_table(unet, schedule.timesteps)
-    table_name = "time_terms" if unet.config.num_class_embeds is None else "time_table"
-    return {WEIGHTS + name: unet.params[name] for name in names} | {table_name: table}
+    values = {WEIGHTS + name: array for name, array in weights.constant.items()}
+    if weights.by_step:
+        values["step_table"] = _side_by_side(weights.by_step, axes=1)
+    if weights.by_class:
+        table = _side_by_side(weights.by_class, axes=2)
+        values["class_table" if len(table) > 1 else "class_rows"] = table
+    return values
 
 
 def client_values(labels: Sequence[int] | None, schedule: Schedule, shape: StepShape, seed: int) -> Values:
@@ -69,34 +66,7 @@ def one_hot(labels: Sequence[int], config: UNetConfig) -> np.ndarray:
     return np.eye(classes, dtype=np.float32)[np.asarray(labels, dtype=np.int64)]
 
 
-def time_table(unet: UNet, timesteps: np.ndarray) -> np.ndarray:
-    """Every residual block's time term for all classes and steps, side by side: float32 [classes or 1, steps, width].
-
-    Exact: these terms depend on nothing but the weights, the step and the class, so the owner computes in the clear what
-    the secure program would otherwise compute at every step.
-    """
-    params = {name: unet.params[full] for name, full in _time_params(unet.config)}
-    rows = [_time_row(unet.config)(params, np.float32([step])) for step in timesteps]
-    return np.stack([np.asarray(row) for row in rows], axis=1)
-
-
-def _time_params(config: UNetConfig) -> list[tuple[str, str]]:
-    blocks = [block for block in unet_blocks(config) if block.kind in TIME_KINDS]
-    return [(full, full) for block in blocks for _, full in block.params]
-
-
-@lru_cache(maxsize=16)
-def _time_row(config: UNetConfig):
-    """The jitted function (params, timestep [1]) to [classes or 1, width]."""
-    blocks = [block for block in unet_blocks(config) if block.kind in TIME_KINDS]
-    terms = [name for block in blocks if block.kind == "time_projection" for name in block.outputs]
-    classes = config.num_class_embeds
-
-    def row(params, timestep):
-        inputs = {"timestep": timestep}
-        if classes is not None:
-            inputs["class_onehot"] = np.eye(classes, dtype=np.float32)
-        values = run_blocks(blocks, params, inputs, protocols=DIRECT)
-        return jax.numpy.concatenate([values[name] for name in terms], axis=1)
-
-    return jax.jit(row)
+def _side_by_side(arrays: Mapping[str, np.ndarray], axes: int) -> np.ndarray:
+    """Arrays with the same first `axes` axes, flattened after those and put side by side, float32."""
+    rows = [array.reshape(*array.shape[:axes], -1) for array in arrays.values()]
+    return np.concatenate(rows, axis=axes).astype(np.float32)

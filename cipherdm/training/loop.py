@@ -142,12 +142,13 @@ def batch_at(config: TrainingConfig, count: int, step: int) -> tuple[np.ndarray,
 
     They depend on the seed and the step alone, so that a resumed run sees what an uninterrupted one would. Timesteps
     are stratified, one from each of B equal slices of 0..999: the loss varies strongly with the timestep, and even
-    coverage makes its gradient less noisy.
+    coverage makes its gradient less noisy. With `focus`, those around the middle, where digits take shape, come more often.
     """
     generator = np.random.default_rng((config.seed, step))
     rows = generator.integers(0, count, config.batch)
     slices = (np.arange(config.batch) + generator.random(config.batch)) / config.batch
-    timesteps = generator.permutation((slices * 1000).astype(np.int64))
+    slices += config.focus * np.sin(2 * np.pi * slices) / (2 * np.pi)  # density 1 / (1 + focus cos(2 pi u)) at u
+    timesteps = generator.permutation(np.minimum(slices * 1000, 999).astype(np.int64))
     noise = generator.standard_normal((config.batch, 1, 28, 28), dtype=np.float32)
     return rows, timesteps, noise
 

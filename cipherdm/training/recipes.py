@@ -37,6 +37,7 @@ class TrainingConfig:
     clip_norm: float = 1.0
     mean_weight: float = 0.0  # of the error's mean over the image, in the loss
     identity: bool = False  # start from weights that predict the input; see `start_at_identity`
+    focus: float = 0.0  # 0 to 1: how much more often timesteps around the middle are drawn
     seed: int = 0
     checkpoint_every: int = 250
     initial: str | None = None  # a diffusers folder of the same shapes, to start from its weights

@@ -1,0 +1,231 @@
+"""Every approximation beside the exact function, on the same values, parties and run: error, time, bytes, sends."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+from jax import lax
+
+from ..engine import EngineConfig, LocalCluster, Node, Plan, Spec, compile_plan
+from ..protocols import direct, exact
+from ..protocols.clamp import clamp
+from ..protocols.exp_bounded import ExpBounded, exp_bounded
+from ..protocols.exp_chebyshev import exp_published
+from ..protocols.exp_corrected import exp_corrected
+from ..protocols.exp_limit import exp_limit, exp_puma
+from ..protocols.gelu_polynomial import gelu_polynomial
+from ..protocols.gelu_puma import gelu_puma
+from ..protocols.gelu_quad import gelu_quad
+from ..protocols.inverse_sqrt import InverseSqrt
+from ..protocols.knuth import KnuthPolynomial
+from ..protocols.mish_cipherdm import mish_published
+from ..protocols.mish_corrected import mish_corrected
+from ..protocols.mish_polynomial import mish_polynomial
+from ..protocols.reciprocal import Reciprocal
+from ..protocols.silu_bumblebee import silu_bumblebee
+from ..protocols.silu_cipherdm import silu_published
+from ..protocols.silu_corrected import silu_corrected
+from ..protocols.silu_llama import silu_llama
+from ..protocols.silu_polynomial import silu_polynomial
+from ..protocols.softmax_2quad import softmax_2quad
+from ..protocols.softmax_bounded import BoundedSoftmax, softmax_bounded, softmax_limit
+from ..protocols.softmax_cipherdm import softmax_published
+from ..protocols.softmax_corrected import softmax_corrected
+from ..protocols.softmax_puma import softmax_puma
+
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
+ROW = 100  # scores in a softmax row
+_ONCE = 1_000_000  # from this size on, one repetition: the exact functions take many seconds
+_SCORE_SPREAD = 1.5
+
+Progress = Callable[[int, int, str], None]
+"""Called before each measurement as `progress(done, total, name)`."""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """An approximation without the multiplication by its scales, as it costs when the owner folds them into layers."""
+
+    approximation: KnuthPolynomial | ExpBounded | BoundedSoftmax
+
+    @property
+    def __name__(self) -> str:
+        return f"{self.approximation.__name__}_folded"
+
+    def __call__(self, z):
+        return self.approximation.of_scaled(z)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A function to measure.
+
+    Attributes:
+        kind: the function that it computes or stands for.
+        function: what runs on shares.
+        reference: that function in NumPy.
+        low, high: its values are spread evenly from low to high; softmax scores are normal and clipped to them.
+        relative: report the error as a share of the exact value.
+        direct: this is the function itself, not an approximation.
+        exps: the engine's settings of exp to measure with; one if the function uses none.
+    """
+
+    kind: str
+    function: Callable
+    reference: Callable
+    low: float
+    high: float
+    relative: bool = False
+    direct: bool = False
+    exps: tuple[str, ...] = ("taylor",)
+
+    @property
+    def name(self) -> str:
+        """The approximation's name, or "direct"."""
+        return "direct" if self.direct else self.function.__name__
+
+    def values(self, size: int) -> np.ndarray:
+        """The function's mathematical arguments, about `size` of them."""
+        if self.kind == "softmax":
+            scores = np.random.default_rng(0).normal(0, _SCORE_SPREAD, (-(-size // ROW), ROW))
+            return np.clip(scores, self.low, self.high).astype(np.float32)
+        return np.linspace(self.low, self.high, size, dtype=np.float32)
+
+    def inputs(self, values: np.ndarray) -> np.ndarray:
+        """What the parties get for these values."""
+        scale = self.function.approximation.input_scale if isinstance(self.function, Folded) else 1.0
+        return (values * np.float32(scale)).astype(np.float32)
+
+    def max_error(self, values: np.ndarray, result: np.ndarray) -> float:
+        """The largest error of the parties' result."""
+        expected = self.reference(values.astype(np.float64))
+        if isinstance(self.function, Folded):
+            result = result / getattr(self.function.approximation, "output_scale", 1.0)
+        error = np.abs(result - expected)
+        return float((error / np.abs(expected) if self.relative else error).max())
+
+
+_BOTH = {"direct": True, "exps": ("taylor", "pade")}
+
+
+def cases() -> tuple[Case, ...]:
+    """All functions of `cipherdm.protocols`, by kind, each kind's exact function first."""
+    activations = {
+        "silu": (jax.nn.silu, [silu_published, silu_corrected, silu_llama, silu_bumblebee]),
+        "mish": (jax.nn.mish, [mish_published, mish_corrected]),
+        "gelu": (direct.gelu, [gelu_puma, gelu_quad]),
+    }
+    polynomials = {
+        "silu": [silu_polynomial(6, degree) for degree in (4, 6, 8)],
+        "mish": [mish_polynomial(6, degree) for degree in (4, 6)],
+        "gelu": [gelu_polynomial(4, degree) for degree in (4, 6, 8)],
+    }
+    found = []
+    for kind, (plain, piecewise) in activations.items():
+        reference = getattr(exact, kind)
+        found.append(Case(kind, plain, reference, -10, 10, **_BOTH))
+        # Quad is a poor GeLU; on a wider range its error would only say how fast a square grows.
+        found += [Case(kind, f, reference, *((-4, 4) if f is gelu_quad else (-10, 10))) for f in piecewise]
+        for polynomial in polynomials[kind]:
+            found += [Case(kind, f, reference, *polynomial.domain) for f in (polynomial, Folded(polynomial))]
+    found.append(Case("exp", jax.numpy.exp, np.exp, -14, 0, **_BOTH))
+    found += [Case("exp", f, np.exp, -14, 0) for f in (exp_published, exp_corrected, exp_puma)]
+    bounded = exp_bounded(4)
+    found += [Case("exp", f, np.exp, -4, 4, relative=True) for f in (exp_limit(4), bounded, Folded(bounded))]
+    found.append(Case("softmax", jax.nn.softmax, exact.softmax, -4, 4, **_BOTH))
+    softmaxes = [softmax_published, softmax_corrected, softmax_puma, softmax_2quad, softmax_limit(4)]
+    # The rows' mean exponentials lie near exp(1.5^2 / 2), about 3.
+    calibrated = softmax_bounded(4, reciprocal=Reciprocal("row_mean", (1.25, 6.0), 2))
+    softmaxes += [softmax_bounded(4), Folded(softmax_bounded(4)), calibrated, Folded(calibrated)]
+    found += [Case("softmax", f, exact.softmax, -4, 4) for f in softmaxes]
+    for kind, plain, reference, newton in (
+        ("inverse_sqrt", lax.rsqrt, exact.inverse_sqrt, InverseSqrt),
+        ("reciprocal", jax.numpy.reciprocal, exact.reciprocal, Reciprocal),
+    ):
+        found.append(Case(kind, plain, reference, 0.5, 2, relative=True, direct=True))
+        steps = [newton(f"{kind}_steps{k}", (0.5, 2.0), k) for k in (0, 1, 2)]
+        found += [Case(kind, f, reference, 0.5, 2, relative=True) for f in steps]
+    found.append(Case("clamp", clamp(6), lambda x: np.clip(x, -6, 6), -10, 10))
+    return tuple(found)
+
+
+def run(
+    cluster: LocalCluster,
+    sizes: Sequence[int] = SIZES,
+    repetitions: int = 3,
+    progress: Progress | None = None,
+    chosen: Sequence[Case] | None = None,
+) -> dict[str, Any]:
+    """Measure every function at every size on the cluster's parties, and return the record.
+
+    The functions take turns, so that a busy moment of the machine does not fall on one of them alone. Sizes from 1,000,000
+    on are run once.
+
+    Args:
+        cluster: running parties.
+        sizes: numbers of elements.
+        repetitions: of every function at every size.
+        progress: told of each measurement.
+        chosen: what to measure instead of `cases()`.
+    """
+    measured = [(case, exp) for case in chosen or cases() for exp in case.exps]
+    rounds = [(size, 1 if size >= _ONCE else repetitions) for size in sizes]
+    total, done = sum(count for _, count in rounds) * len(measured), 0
+    rows = []
+    for size, count in rounds:
+        costs: list[list] = [[] for _ in measured]
+        errors = [0.0] * len(measured)
+        for _ in range(count):
+            for index, (case, exp) in enumerate(measured):
+                if progress is not None:
+                    progress(done, total, f"{case.kind} {case.name} {exp} {size:,}")
+                cost, error = _measure(cluster, case, exp, size)
+                costs[index].append(cost)
+                errors[index] = max(errors[index], error)
+                done += 1
+        rows += [_row(*item, size, *result) for item, *result in zip(measured, costs, errors, strict=True)]
+    return {"benchmark": "activations", "repetitions": repetitions, "softmax_row": ROW, "rows": rows}
+
+
+def table(record: dict[str, Any], size: int | None = None) -> pd.DataFrame:
+    """The record's rows as a table, of one size or of all; bytes also by element."""
+    frame = pd.DataFrame(record["rows"])
+    frame.insert(frame.columns.get_loc("sends"), "bytes_per_element", frame["bytes"] / frame["elements"])
+    return frame if size is None else frame[frame["elements"] == size].reset_index(drop=True)
+
+
+def _measure(cluster: LocalCluster, case: Case, exp: str, size: int):
+    session = cluster.session(EngineConfig(exp=exp))
+    values = case.values(size)
+    inputs = case.inputs(values)
+    session.share({"bench.x": inputs})
+    cost = session.run(_plan(case.function, Spec.of(inputs)))
+    error = case.max_error(values, session.reveal("bench.y"))
+    session.delete(["bench.x", "bench.y"])
+    return cost, error
+
+
+def _plan(function: Callable, spec: Spec) -> Plan:
+    return compile_plan([Node("run", function, ("bench.x",), ("bench.y",))], {"bench.x": spec}, ("bench.y",))
+
+
+def _row(case: Case, exp: str, size: int, costs: list, error: float) -> dict[str, Any]:
+    # The parties' own time: the client's would add a round trip to each.
+    times = [1000 * float(cost.by_program()["seconds"].iloc[0]) for cost in costs]
+    return {
+        "kind": case.kind,
+        "function": case.name,
+        "exp": exp,
+        "elements": int(np.prod(case.values(size).shape)),
+        "max_error": error,
+        "relative": case.relative,
+        "ms": statistics.median(times),
+        "ms_low": min(times),
+        "ms_high": max(times),
+        "bytes": costs[0].bytes,
+        "sends": costs[0].sends,
+    }

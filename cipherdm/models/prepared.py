@@ -1,0 +1,83 @@
+"""What a model owner shares: weights, and whatever it can compute from them in the clear beforehand."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import jax
+import numpy as np
+
+from ..protocols import DIRECT
+from .config import UNetConfig
+from .layout import unet_blocks
+from .unet import TIME_KINDS, UNet, run_blocks
+
+Entry = tuple[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class WeightsLayout:
+    """The names and shapes of `PreparedWeights`, which are public. Shapes are those of one step and one class."""
+
+    constant: tuple[str, ...]
+    by_step: tuple[Entry, ...]
+    by_class: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedWeights:
+    """What the owner shares, as float32 arrays under diffusers' names, or names of its own beside them.
+
+    Attributes:
+        constant: the same at all steps.
+        by_step: [steps, ...], one row a step.
+        by_class: [classes, steps, ...], one row a step and class, of which the secret label picks; one class if the model
+            has none. The time terms of the residual blocks are here.
+    """
+
+    constant: Mapping[str, np.ndarray]
+    by_step: Mapping[str, np.ndarray]
+    by_class: Mapping[str, np.ndarray]
+
+    @property
+    def layout(self) -> WeightsLayout:
+        """Names and shapes."""
+        return WeightsLayout(
+            tuple(self.constant),
+            tuple((name, array.shape[1:]) for name, array in self.by_step.items()),
+            tuple((name, array.shape[2:]) for name, array in self.by_class.items()),
+        )
+
+
+def without_time_blocks(unet: UNet) -> dict[str, np.ndarray]:
+    """The weights of all blocks but those that compute time terms."""
+    blocks = [block for block in unet_blocks(unet.config) if block.kind not in TIME_KINDS]
+    return {full: unet.params[full] for block in blocks for _, full in block.params}
+
+
+def time_terms(unet: UNet, timesteps: np.ndarray) -> dict[str, np.ndarray]:
+    """Every residual block's time term for all classes and steps, as "BLOCK.time_term": float32 [classes or 1, steps, width].
+
+    Exact: these terms depend on nothing but the weights, the step and the class, so the owner computes in the clear what
+    the secure program would otherwise compute at every step.
+    """
+    blocks = [block for block in unet_blocks(unet.config) if block.kind in TIME_KINDS]
+    params = {full: unet.params[full] for block in blocks for _, full in block.params}
+    rows = [_time_row(unet.config)(params, np.float32([step])) for step in timesteps]
+    return {name: np.stack([np.asarray(row[name]) for row in rows], axis=1) for name in rows[0]}
+
+
+@lru_cache(maxsize=16)
+def _time_row(config: UNetConfig):
+    """The jitted function (params, timestep [1]) to the time terms [classes or 1, width] by name."""
+    blocks = [block for block in unet_blocks(config) if block.kind in TIME_KINDS]
+    classes = config.num_class_embeds
+
+    def row(params, timestep):
+        inputs = {"timestep": timestep}
+        if classes is not None:
+            inputs["class_onehot"] = np.eye(classes, dtype=np.float32)
+        values = run_blocks(blocks, params, inputs, protocols=DIRECT)
+        return {name: values[name] for block in blocks if block.kind == "time_projection" for name in block.outputs}
+
+    return jax.jit(row)
