@@ -157,7 +157,7 @@ def test_tiny_recipe_has_the_size_of_cipherdm():
 
 
 def test_identity_start_predicts_its_input():
-    config = replace(RECIPES["mnist10-identity"], seed=1)
+    config = replace(RECIPES["mnist10"], seed=1)
     unet = Run.start(config, "cpu").model.eval()
     noise = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(8)

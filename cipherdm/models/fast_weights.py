@@ -5,15 +5,17 @@ from collections.abc import Callable
 import numpy as np
 from scipy.interpolate import interp1d
 from scipy.special import expit, softmax
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ..protocols.fast import SQUARINGS
+from ..protocols.knuth import adapt_sextic
 from .calibration import Observation, attention_blocks, load_calibration, norm_layers, observe
 from .layout import unet_blocks
 from .prepared import PreparedWeights, time_terms, without_time_blocks
 from .unet import UNet
 
-_SMALLEST_QUARTIC = 5e-4  # |leading coefficient|; below it the constants of Knuth's form grow out of proportion
+_SMALLEST_SEXTIC = 1e-5  # leading coefficient; below it the constants of Knuth's form grow out of proportion
 _LARGEST_POWER = 2.0**11  # of the exponential that attention computes; sums of a row stay far below 2^27
 _ULP = 2.0**-18
 
@@ -22,7 +24,7 @@ def calibrate(unet: UNet, schedule, *, images_per_class: int = 24, seed: int = 0
     """Fit every layer at each timestep of a schedule; the arrays that `save_calibration` stores.
 
     - "NORM.rstd" [classes, steps, groups, 2]: (p, q) with 1/sqrt(v + eps) ~ p - q v.
-    - "NORM.quartic" [steps, C, 5]: coefficients of 1 to x^4, for what each channel carries after the normalisation.
+    - "NORM.sextic" [steps, C, 7]: coefficients of 1 to x^6, for what each channel carries after the normalisation.
     - "ATTENTION.exp" [steps, 3]: (alpha, beta, gamma) with exp(s) ~ (alpha s^2 + beta s + gamma)^(2^SQUARINGS).
     - "ATTENTION.key" [steps, heads * d]: the mean key.
     - "NORM.pixels" [1] and "timesteps" [steps].
@@ -41,8 +43,8 @@ def calibrate(unet: UNet, schedule, *, images_per_class: int = 24, seed: int = 0
             rows.setdefault(f"{name}.rstd", []).append(_fit_rstd(seen.variances[name], labels, unet.config.norm_eps))
             if not name.endswith("group_norm"):
                 channels = np.moveaxis(seen.normalised[name], 1, 0).reshape(seen.normalised[name].shape[1], -1)
-                fits = [_fit_quartic(function, generator.choice(c, min(4000, c.size))) for c in channels]
-                rows.setdefault(f"{name}.quartic", []).append(np.stack(fits))
+                fits = [_fit_sextic(function, generator.choice(c, min(4000, c.size))) for c in channels]
+                rows.setdefault(f"{name}.sextic", []).append(np.stack(fits))
         for name in attention_blocks(unet):
             centred = seen.scores[name] - seen.scores[name].mean(-1, keepdims=True)
             rows.setdefault(f"{name}.exp", []).append(_fit_exp(centred, SQUARINGS, generator))
@@ -50,7 +52,8 @@ def calibrate(unet: UNet, schedule, *, images_per_class: int = 24, seed: int = 0
             rows.setdefault(f"{name}.key", []).append(keys)
         bar.update()
 
-    with tqdm(total=schedule.steps, desc="calibrate", unit="step", disable=not progress) as bar:
+    bar = tqdm(total=schedule.steps, desc="calibrate", unit="step", disable=not progress)
+    with bar, threadpool_limits(1):  # thousands of small least-squares problems, which threads only slow down
         observe(
             unet, schedule.timesteps, schedule.coefficients, images_per_class=images_per_class, seed=seed, visit=visit
         )
@@ -72,9 +75,9 @@ def prepare_fast(unet: UNet, timesteps: np.ndarray) -> PreparedWeights:
     for name, groups in norm_layers(unet).items():
         weight, bias = constant.pop(f"{name}.weight"), constant.pop(f"{name}.bias")
         scale = np.ones((len(timesteps), len(weight)))
-        if f"{name}.quartic" in stored:
-            scale, constants = _monic(_at(stored[f"{name}.quartic"], grid, timesteps, axis=0))
-            by_step |= {f"{name}.{letter}": values for letter, values in zip("abcd", constants, strict=True)}
+        if f"{name}.sextic" in stored:
+            scale, constants = _monic(_at(stored[f"{name}.sextic"], grid, timesteps, axis=0))
+            by_step |= {f"{name}.{letter}": values for letter, values in zip("abcdef", constants, strict=True)}
         line = _at(stored[f"{name}.rstd"], grid, timesteps, axis=1)  # [classes, steps, groups, 2]
         line = np.repeat(line, len(weight) // groups, axis=2)
         gain = scale * weight  # [steps, C]
@@ -100,7 +103,9 @@ def _prepare_attention(unet, name, stored, grid, timesteps, constant, by_step) -
         by_step[f"{name}.to_q.{leaf}"] = stretch.reshape(-1, *[1] * fixed.ndim) * fixed
     by_step[f"{name}.to_q.h"] = beta / (2 * stretch)
     by_step[f"{name}.to_q.c"] = gamma - (beta / (2 * stretch)) ** 2
-    by_step[f"{name}.to_k.bias"] = constant.pop(f"{name}.to_k.bias") - _at(stored[f"{name}.key"], grid, timesteps, axis=0)
+    by_step[f"{name}.to_k.bias"] = constant.pop(f"{name}.to_k.bias") - _at(
+        stored[f"{name}.key"], grid, timesteps, axis=0
+    )
 
 
 def _crossing(line: np.ndarray) -> np.ndarray:
@@ -122,26 +127,26 @@ def _fit_rstd(variances: np.ndarray, labels: np.ndarray, eps: float) -> np.ndarr
             points = np.concatenate([seen, span])
             weight = np.sqrt(np.concatenate([np.full(len(seen), 1 / len(seen)), np.full(50, 0.3 / 50)]))
             # Relative error: (p - q v) sqrt(v) against 1.
-            design = np.stack([np.sqrt(points), -points**1.5], axis=1) * weight[:, None]
+            design = np.stack([np.sqrt(points), -(points**1.5)], axis=1) * weight[:, None]
             p, q = np.linalg.lstsq(design, weight, rcond=None)[0]
             fits[label, group] = p - q * eps, q
     return fits
 
 
-def _fit_quartic(function: Callable, samples: np.ndarray) -> np.ndarray:
-    """Coefficients of 1 to x^4, least squares on samples and, at a tenth of the weight, on their whole range.
+def _fit_sextic(function: Callable, samples: np.ndarray) -> np.ndarray:
+    """Coefficients of 1 to x^6, least squares on samples and, at a tenth of the weight, on their whole range.
 
-    The leading coefficient is kept below -_SMALLEST_QUARTIC: it becomes -1 by scaling x.
+    The leading coefficient is kept above _SMALLEST_SEXTIC: it becomes 1 by scaling x.
     """
     low, high = float(samples.min()) - 0.3, float(samples.max()) + 0.3
     points = np.concatenate([samples.astype(np.float64), np.linspace(low, high, 200)])
     weight = np.sqrt(np.concatenate([np.full(len(samples), 1 / len(samples)), np.full(200, 0.1 / 200)]))
-    powers = np.vander(points, 5, increasing=True) * weight[:, None]
+    powers = np.vander(points, 7, increasing=True) * weight[:, None]
     target = function(points) * weight
     fit = np.linalg.lstsq(powers, target, rcond=None)[0]
-    if fit[4] > -_SMALLEST_QUARTIC:
-        rest = np.linalg.lstsq(powers[:, :4], target + _SMALLEST_QUARTIC * powers[:, 4], rcond=None)[0]
-        fit = np.append(rest, -_SMALLEST_QUARTIC)
+    if fit[6] < _SMALLEST_SEXTIC:
+        rest = np.linalg.lstsq(powers[:, :6], target - _SMALLEST_SEXTIC * powers[:, 6], rcond=None)[0]
+        fit = np.append(rest, _SMALLEST_SEXTIC)
     return fit
 
 
@@ -166,19 +171,11 @@ def _fit_exp(scores: np.ndarray, squarings: int, generator: np.random.Generator)
     return fit * (_LARGEST_POWER / np.polyval(fit, span).max() ** 2**squarings) ** (0.5**squarings)
 
 
-def _monic(quartic: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """Scales s [steps, C] and constants (a, b, c, d) such that, with z = s x and w = z (z + a), the quartic is
-    d - (w + b) (w + z + c).
-
-    Knuth's form of the monic quartic z^4 + k3 z^3 + k2 z^2 + k1 z + k0, which is minus the given one.
-    """
-    scale = (-quartic[..., 4]) ** 0.25
-    k0, k1, k2, k3 = (-quartic[..., power] / scale**power for power in range(4))
-    a = (k3 - 1) / 2
-    both = k2 - a * (a + 1)  # b + c
-    b = k1 - a * both
-    c = both - b
-    return scale, (a, b, c, b * c - k0)
+def _monic(sextic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scales s [steps, C] and Knuth's constants [6, steps, C] of sextics [steps, C, 7], monic in z = s x."""
+    scale = sextic[..., 6] ** (1 / 6)
+    monic = sextic / scale[..., None] ** np.arange(7)
+    return scale, np.apply_along_axis(adapt_sextic, 2, monic).transpose(2, 0, 1)
 
 
 def _at(values: np.ndarray, grid: np.ndarray, timesteps: np.ndarray, axis: int) -> np.ndarray:

@@ -63,16 +63,17 @@ def group_norm(params, x, *, groups, eps):
 
 
 def norm_activation(params, x, *, groups, eps, act_fn, modulation=None, protocols):
-    """group_norm, then the activation as a quartic fitted to what each channel carries at this step. 29 + 16 sends.
+    """group_norm, then the activation as a sextic fitted to what each channel carries at this step. 29 + 24 sends.
 
-    With z = s x, a monic quartic takes two products in Knuth's preconditioned form (The Art of Computer Programming,
-    vol. 2, 4.6.4): w = z (z + a), y = d - (w + b) (w + z + c). The scale s is in the gain and the shift, and a to d [C] are
-    added, which is free. `act_fn` and `modulation` are in the fit (scale and shift by time is not supported).
+    With z = s x a monic sextic takes three products in Knuth's adapted form (`knuth`). The scale s is in the gain and the
+    shift; the constants a to f [C] are added, which is free. `act_fn` and `eps` are in the fits, and `modulation` (scale and
+    shift by time) is not supported: the preparation refuses such models.
     """
     z = group_norm(params, x, groups=groups, eps=eps)
-    a, b, c, d = (params[name][None, :, None, None] for name in ("a", "b", "c", "d"))
-    w = z * (z + a)
-    return d - (w + b) * (w + z + c)
+    a, b, c, d, e, f = (params[name][None, :, None, None] for name in "abcdef")
+    u = (z + a) * z + b
+    w = (z + c) * u + d
+    return (w + u + e) * w + f
 
 
 def attention(params, q, k, v, *, scale, softmax):

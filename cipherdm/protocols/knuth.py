@@ -78,7 +78,7 @@ class KnuthPolynomial(Approximation):
         monic = scaled * self.output_scale * self._sign
         if self.degree == 8:
             return _adapt_quartic(monic[::2])
-        return _adapt_quartic(monic) if self.degree == 4 else _adapt_sextic(monic)
+        return _adapt_quartic(monic) if self.degree == 4 else adapt_sextic(monic)
 
 
 def _quartic(z, constants):
@@ -103,8 +103,8 @@ def _adapt_quartic(p) -> tuple[float, ...]:
     return a, b, c, p[0] - b * c
 
 
-def _adapt_sextic(p) -> tuple[float, ...]:
-    """a0 to a5 from p[0] + p[1] x + ... + x^6.
+def adapt_sextic(p) -> tuple[float, ...]:
+    """Constants a0 to a5 of the form in this module's docstring, from p[0] + p[1] x + ... + x^6.
 
     With w = x^3 + e x^2 + f x + g and z + a4 = x^2 + a0 x + h, comparing coefficients leaves a cubic equation for f.
     """
