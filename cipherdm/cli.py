@@ -36,7 +36,7 @@ def sample(
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
     scheduler: SchedulerOption = "ddim",
     eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
-    protocols: ProtocolsOption = "cipherdm",
+    protocols: ProtocolsOption = "direct",
     seed: Annotated[int, typer.Option(help="Of the client's noise.")] = 0,
     granularity: Annotated[str, typer.Option(help="What one program computes: block, step or loop.")] = "block",
     out: Annotated[Path, typer.Option(help="The picture to write; a record goes beside it as .json.")] = Path(

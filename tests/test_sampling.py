@@ -13,10 +13,10 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from cipherdm import CIPHERDM, DIRECT, CipherDMError, sample
 from cipherdm.engine import Spec, compile_plan
-from cipherdm.models import UNetConfig, WeightsLayout, init_unet, prepare_weights, save_unet
+from cipherdm.models import PreparedWeights, UNetConfig, WeightsLayout, init_unet, prepare_weights, save_unet
 from cipherdm.sampling import make_schedule
 from cipherdm.sampling.sample import sampling_nodes
-from cipherdm.sampling.steps import StepShape
+from cipherdm.sampling.steps import SplitRow, StepShape
 from cipherdm.sampling.values import client_values, one_hot, owner_values, public_values
 
 SCHEDULER = {
@@ -234,6 +234,19 @@ def test_a_model_whose_weights_leave_the_range_is_refused(unet, cluster):
     params = dict(unet.params) | {"conv_in.bias": np.full(4, 2.0**27, np.float32)}
     with pytest.raises(CipherDMError, match="conv_in.bias.*fixed-point range"):
         sample(replace(unet, params=params), cluster, labels=[0], steps=1)
+
+
+def test_a_table_is_split_into_the_arrays_of_its_step():
+    arrays = {"one": np.arange(12.0).reshape(3, 4), "two": np.arange(18.0).reshape(3, 2, 3)}
+    weights = PreparedWeights({}, arrays, {name: np.stack([array, -array]) for name, array in arrays.items()})
+    values = owner_values(weights)
+    shapes = tuple(shape for _, shape in weights.layout.by_step)
+    for step in range(3):
+        by_step = SplitRow(shapes, axis=0)(values["step_table"], np.int32(step))
+        by_class = SplitRow(shapes, axis=1)(values["class_table"], np.int32(step))
+        for array, row, rows in zip(arrays.values(), by_step, by_class, strict=True):
+            np.testing.assert_array_equal(row, array[step])
+            np.testing.assert_array_equal(rows, np.stack([array[step], -array[step]]))
 
 
 def test_one_hot_rows():

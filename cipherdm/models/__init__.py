@@ -1,12 +1,9 @@
 """diffusers' U-Nets as plain JAX functions over diffusers' own state dicts."""
 
-from .calibration import save_calibration
 from .checkpoint import MAX_WEIGHT, find_model, load_unet, save_unet
 from .config import UNetConfig
-from .fast_weights import calibrate
 from .layout import Block, unet_blocks, unet_shapes
-from .preparations import prepare_weights
-from .prepared import PreparedWeights, WeightsLayout
+from .prepared import PreparedWeights, WeightsLayout, prepare_weights
 from .unet import TIME_KINDS, UNet, apply_unet, init_unet, run_blocks
 
 __all__ = [
@@ -18,13 +15,11 @@ __all__ = [
     "UNetConfig",
     "WeightsLayout",
     "apply_unet",
-    "calibrate",
     "find_model",
     "init_unet",
     "load_unet",
     "prepare_weights",
     "run_blocks",
-    "save_calibration",
     "save_unet",
     "unet_blocks",
     "unet_shapes",

@@ -7,7 +7,7 @@ from functools import lru_cache
 import jax
 import numpy as np
 
-from ..protocols import DIRECT
+from ..protocols import DIRECT, Protocols
 from .config import UNetConfig
 from .layout import unet_blocks
 from .unet import TIME_KINDS, UNet, run_blocks
@@ -47,6 +47,13 @@ class PreparedWeights:
             tuple((name, array.shape[1:]) for name, array in self.by_step.items()),
             tuple((name, array.shape[2:]) for name, array in self.by_class.items()),
         )
+
+
+def prepare_weights(unet: UNet, timesteps: np.ndarray, protocols: Protocols) -> PreparedWeights:
+    """What the owner shares for a schedule's timesteps [steps]: all weights, or time terms in place of the time blocks."""
+    if protocols.time_embedding == "inside":
+        return PreparedWeights(dict(unet.params), {}, {})
+    return PreparedWeights(without_time_blocks(unet), {}, time_terms(unet, timesteps))
 
 
 def without_time_blocks(unet: UNet) -> dict[str, np.ndarray]:

@@ -28,8 +28,6 @@ class Protocols:
     - `time_embedding`: "inside" if the secure program computes the time terms, "precomputed" if the model owner
       computes them in plaintext, for every step, and shares the results.
 
-    - `prepare`: the owner's preparation that the functions rely on, by its name in `cipherdm.models.preparations`, or None.
-
     A set is hashable, as long as its functions are (module-level functions, not arrays or closures over them), so that
     compiled programs can be looked up by it. Change one function of a set with `dataclasses.replace`.
     """
@@ -46,4 +44,3 @@ class Protocols:
     linear: Callable
     attention: Callable
     time_embedding: Literal["inside", "precomputed"]
-    prepare: Literal["fast"] | None = None

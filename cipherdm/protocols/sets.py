@@ -5,7 +5,7 @@ from dataclasses import replace
 import jax
 
 from ..errors import CipherDMError
-from . import direct, fast
+from . import direct
 from .base import Protocols
 from .gelu_puma import gelu_puma
 from .mish_cipherdm import mish_published
@@ -63,20 +63,7 @@ PUMA = replace(
     time_embedding="precomputed",
 )
 
-# Ours, on calibrated and folded weights.
-FAST = replace(
-    DIRECT,
-    name="fast",
-    group_norm=fast.group_norm,
-    norm_activation=fast.norm_activation,
-    conv2d=fast.conv2d,
-    linear=fast.linear,
-    attention=fast.attention,
-    time_embedding="precomputed",
-    prepare="fast",
-)
-
-_SETS = {protocols.name: protocols for protocols in (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST)}
+_SETS = {protocols.name: protocols for protocols in (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA)}
 NAMES = tuple(_SETS)
 
 

@@ -12,7 +12,7 @@ from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node, Sessio
 from ..engine.session import Progress
 from ..errors import CipherDMError
 from ..models import UNet, prepare_weights
-from ..protocols import CIPHERDM, Protocols
+from ..protocols import DIRECT, Protocols
 from .schedules import Schedule, make_schedule
 from .steps import Loop, StepShape, setup_graph, step_graph
 from .values import Values, client_values, owner_values, public_values
@@ -45,7 +45,7 @@ def sample(
     scheduler: str = "ddim",
     eta: float = 0.0,
     clip: bool = False,
-    protocols: Protocols = CIPHERDM,
+    protocols: Protocols = DIRECT,
     seed: int = 0,
     granularity: Granularity = "block",
     engine: EngineConfig = EngineConfig(),  # noqa: B008 (a frozen value)
