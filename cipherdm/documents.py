@@ -57,9 +57,10 @@ def models_table(measurements: Path) -> str:
                 f"{record['accuracy']:.1%}",
                 f"{record['f1']:.3f}",
                 f"{record['lenet_fid']:.2f}",
+                f"{record['count']:,}",
             ]
         )
-    return _markdown(["model", "parameters", "sampler", "accuracy", "F1", "LeNet-FID"], rows)
+    return _markdown(["model", "parameters", "sampler", "accuracy", "F1", "LeNet-FID", "samples"], rows)
 
 
 def classifier_sentence(measurements: Path) -> str:

@@ -92,11 +92,11 @@ def test_labels_are_read(text, labels):
 
 def test_tables_are_rewritten_between_their_marks(tmp_path):
     record = {"model": "m", "parameters": 1234, "scheduler": "ddim", "steps": 50}
-    scores = {"accuracy": 0.98765, "f1": 0.9, "lenet_fid": 1.234}
+    scores = {"accuracy": 0.98765, "f1": 0.9, "lenet_fid": 1.234, "count": 2000}
     (tmp_path / "quality_m_direct.json").write_text(json.dumps(record | scores))
     text = "before\n<!-- table: models -->\nold\n<!-- end -->\nafter"
     rendered = render(text, tmp_path)
-    assert "| m | 1,234 | DDIM-50 | 98.8% | 0.900 | 1.23 |" in rendered and "old" not in rendered
+    assert "| m | 1,234 | DDIM-50 | 98.8% | 0.900 | 1.23 | 2,000 |" in rendered and "old" not in rendered
     assert rendered.startswith("before") and rendered.endswith("after")
     assert render(rendered, tmp_path) == rendered
     with pytest.raises(CipherDMError, match="no table is called 'none'"):

@@ -218,7 +218,10 @@ def test_no_process_outlives_its_client(ending, tmp_path):
     if ending.startswith("SIG"):
         time.sleep(0.5)
         client.send_signal(getattr(signal, ending))
-    client.wait(timeout=15)
+    try:
+        client.wait(timeout=15)
+    finally:
+        client.kill()
     deadline = time.monotonic() + 10
     while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -246,7 +249,8 @@ def test_the_profile_is_read():
 
 # A client that starts a cluster, keeps it busy, and ends in one of several ways.
 _CLIENT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it, and so would its children
 import jax, numpy as np
 from cipherdm.engine import Call, LocalCluster, Plan, Spec, compile_program
 

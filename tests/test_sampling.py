@@ -13,7 +13,16 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from cipherdm import CIPHERDM, DIRECT, CipherDMError, sample
 from cipherdm.engine import Spec, compile_plan
-from cipherdm.models import PreparedWeights, UNetConfig, WeightsLayout, init_unet, prepare_weights, save_unet
+from cipherdm.models import (
+    PreparedWeights,
+    UNetConfig,
+    WeightsLayout,
+    find_model,
+    init_unet,
+    load_unet,
+    prepare_weights,
+    save_unet,
+)
 from cipherdm.sampling import make_schedule
 from cipherdm.sampling.sample import sampling_nodes
 from cipherdm.sampling.steps import SplitRow, StepShape
@@ -170,10 +179,11 @@ def test_clipping_on_shares(unet, cluster):
 
 
 @pytest.mark.slow
-def test_a_four_step_picture_of_the_trained_model(cluster, mnist01_tiny):
+def test_a_four_step_picture_of_the_trained_model(cluster):
+    trained = load_unet(find_model("mnist01-tiny"))
     settings = {"labels": [0], "steps": 4, "protocols": DIRECT, "seed": 1}
-    secure = sample(mnist01_tiny, cluster, granularity="step", **settings).images
-    plaintext = sample(mnist01_tiny, None, **settings).images
+    secure = sample(trained, cluster, granularity="step", **settings).images
+    plaintext = sample(trained, None, **settings).images
     assert peak_signal_noise_ratio(plaintext.clip(-1, 1), secure.clip(-1, 1), data_range=2) >= 30
 
 
