@@ -196,7 +196,7 @@ def test_what_a_party_stores_is_uniform_and_tells_labels_apart_no_better_than_ch
     io = api.Io(3, EngineConfig().runtime_config())
     schedule = make_schedule(SCHEDULER, "ddpm", 20)
     shape = StepShape(SMALL, DIRECT, NO_WEIGHTS, 20, 2, schedule.noisy, None)
-    weights = owner_values(prepare_weights(unet, schedule.timesteps, DIRECT))
+    weights = owner_values(prepare_weights(unet, schedule.timesteps, DIRECT), shape)
     stored = []
     for labels, seed in (([0, 0], 1), ([2, 2], 1)):
         values = weights | client_values(labels, schedule, shape, seed)
@@ -249,7 +249,7 @@ def test_a_model_whose_weights_leave_the_range_is_refused(unet, cluster):
 def test_a_table_is_split_into_the_arrays_of_its_step():
     arrays = {"one": np.arange(12.0).reshape(3, 4), "two": np.arange(18.0).reshape(3, 2, 3)}
     weights = PreparedWeights({}, arrays, {name: np.stack([array, -array]) for name, array in arrays.items()})
-    values = owner_values(weights)
+    values = owner_values(weights, StepShape(SMALL, DIRECT, NO_WEIGHTS, 3, 1, False, None))
     shapes = tuple(shape for _, shape in weights.layout.by_step)
     for step in range(3):
         by_step = SplitRow(shapes, axis=0)(values["step_table"], np.int32(step))
@@ -267,8 +267,8 @@ def _run_of(unet, protocols, *, steps, granularity="step"):
     schedule = make_schedule(SCHEDULER, "ddim", steps)
     weights = prepare_weights(unet, schedule.timesteps, protocols)
     shape = StepShape(SMALL, protocols, weights.layout, steps, 1, schedule.noisy, schedule.clip)
-    values = owner_values(weights) | client_values([1], schedule, shape, seed=0)
-    public = public_values(schedule)
+    values = owner_values(weights, shape) | client_values([1], schedule, shape, seed=0)
+    public = public_values(schedule, shape)
     specs = {name: Spec.of(np.asarray(array)) for name, array in values.items()}
     specs |= {name: Spec.of(np.asarray(array), public=True) for name, array in public.items()}
     return sampling_nodes(shape, granularity), specs, values, public

@@ -1,7 +1,7 @@
 """What a model owner shares: weights, and whatever it can compute from them in the clear beforehand."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import jax
@@ -17,11 +17,13 @@ Entry = tuple[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class WeightsLayout:
-    """The names and shapes of `PreparedWeights`, which are public. Shapes are those of one step and one class."""
+    """What is public of `PreparedWeights`: all but the arrays' contents. Shapes are those of one step and one class."""
 
     constant: tuple[str, ...]
     by_step: tuple[Entry, ...]
     by_class: tuple[Entry, ...]
+    bits: tuple[tuple[str, int], ...] = ()
+    static: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +35,15 @@ class PreparedWeights:
         by_step: [steps, ...], one row a step.
         by_class: [classes, steps, ...], one row a step and class, of which the secret label picks; one class if the model
             has none. The time terms of the residual blocks are here.
+        bits: fraction bits by name, for sets that compute on `Fixed` numbers.
+        static: public whole numbers that a layer's function gets beside its parameters, by name.
     """
 
     constant: Mapping[str, np.ndarray]
     by_step: Mapping[str, np.ndarray]
     by_class: Mapping[str, np.ndarray]
+    bits: Mapping[str, int] = field(default_factory=dict)
+    static: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def layout(self) -> WeightsLayout:
@@ -46,6 +52,8 @@ class PreparedWeights:
             tuple(self.constant),
             tuple((name, array.shape[1:]) for name, array in self.by_step.items()),
             tuple((name, array.shape[2:]) for name, array in self.by_class.items()),
+            tuple(self.bits.items()),
+            tuple(self.static.items()),
         )
 
 

@@ -7,7 +7,8 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Protocols:
-    """The functions that a model's blocks are built from. All are pure JAX functions on float32 arrays.
+    """The functions that a model's blocks are built from. All are pure JAX functions on float32 arrays,
+    or, if `value_bits` says so, on `Fixed` numbers.
 
     Layers with parameters get their local parameters as a dictionary: "weight" and "bias" under diffusers' names, and
     whatever else an owner's preparation of a set put beside them. A function takes what it needs and leaves the rest.
@@ -28,6 +29,10 @@ class Protocols:
     - `time_embedding`: "inside" if the secure program computes the time terms, "precomputed" if the model owner
       computes them in plaintext, for every step, and shares the results.
 
+    - `value_bits`: None for functions on float32 arrays, which SPU truncates as it sees fit. Otherwise the functions are on
+      `Fixed` numbers, and values between blocks have so many fraction bits.
+    - `prepare`: which preparation of the owner's the layers rely on, if any (`cipherdm.models.prepare_weights`).
+
     A set is hashable, as long as its functions are (module-level functions, not arrays or closures over them), so that
     compiled programs can be looked up by it. Change one function of a set with `dataclasses.replace`.
     """
@@ -44,3 +49,5 @@ class Protocols:
     linear: Callable
     attention: Callable
     time_embedding: Literal["inside", "precomputed"]
+    value_bits: int | None = None
+    prepare: Literal["fast"] | None = None

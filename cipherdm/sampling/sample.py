@@ -13,7 +13,8 @@ from ..engine.session import Progress
 from ..errors import CipherDMError
 from ..models import UNet, prepare_weights
 from ..protocols import DIRECT, Protocols
-from .schedules import Schedule, make_schedule
+from ..protocols.fixed import ENGINE_FRACTION_BITS, decode
+from .schedules import make_schedule
 from .steps import Loop, StepShape, setup_graph, step_graph
 from .values import Values, client_values, owner_values, public_values
 
@@ -48,7 +49,7 @@ def sample(
     protocols: Protocols = DIRECT,
     seed: int = 0,
     granularity: Granularity = "block",
-    engine: EngineConfig = EngineConfig(),  # noqa: B008 (a frozen value)
+    engine: EngineConfig | None = None,
     progress: Progress | None = None,
 ) -> SamplingResult:
     """Draw images from a diffusion model, secretly if there is a cluster.
@@ -70,23 +71,97 @@ def sample(
         protocols: how nonlinear functions and layers are computed.
         seed: of the client's noise.
         granularity: what becomes one program: each "block" (costs by block), each "step", or the whole "loop".
-        engine: how the parties compute.
+        engine: how the parties compute; what `engine_for(protocols)` says by default.
         progress: called as `progress(done, total, label)`; only with a cluster.
 
     Raises:
         CipherDMError: an unknown scheduler, a number of steps or a label out of range, or a failure of the cluster.
+    """
+    task = make_task(
+        unet,
+        labels=labels,
+        count=count,
+        steps=steps,
+        scheduler=scheduler,
+        eta=eta,
+        clip=clip,
+        protocols=protocols,
+        seed=seed,
+        ring=cluster is not None,
+    )
+    if cluster is None:
+        return SamplingResult(_run_plaintext(task))
+    session = cluster.session(engine_for(protocols) if engine is None else engine)
+    return _run_secure(session, task, granularity, progress)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """All that a run needs: the public shape, and who brings which values, as they are to be shared.
+
+    Attributes:
+        shape: what the step's functions depend on.
+        owner: the model owner's arrays, to be secret-shared.
+        client: the client's arrays, to be secret-shared.
+        public: what all parties may know.
+    """
+
+    shape: StepShape
+    owner: Values
+    client: Values
+    public: Values
+
+    @property
+    def specs(self) -> dict[str, Spec]:
+        """Shape, dtype and visibility of all values."""
+        specs = {name: Spec.of(np.asarray(array)) for name, array in (self.owner | self.client).items()}
+        return specs | {name: Spec.of(np.asarray(array), public=True) for name, array in self.public.items()}
+
+    def share(self, session: Session) -> None:
+        """Send the parties their shares."""
+        session.share(self.owner)
+        session.share(self.client)
+        session.share(self.public, public=True)
+
+    def decoded(self, images: np.ndarray) -> np.ndarray:
+        """The images from a revealed "sample"."""
+        bits = self.shape.protocols.value_bits
+        return images if bits is None else decode(images, bits, self.shape.ring)
+
+
+def engine_for(protocols: Protocols) -> EngineConfig:
+    """How parties compute with a set: SPU's defaults, or with the fraction bits that `Fixed` numbers are made for."""
+    return EngineConfig() if protocols.value_bits is None else EngineConfig(fraction_bits=ENGINE_FRACTION_BITS)
+
+
+def make_task(
+    unet: UNet,
+    *,
+    labels: Sequence[int] | None = None,
+    count: int | None = None,
+    steps: int = 20,
+    scheduler: str = "ddim",
+    eta: float = 0.0,
+    clip: bool = False,
+    protocols: Protocols = DIRECT,
+    seed: int = 0,
+    ring: bool = True,
+) -> Task:
+    """What `sample` runs, for the same arguments; with `ring` for three parties, otherwise for plaintext.
+
+    Raises:
+        CipherDMError: as `sample`, for the arguments.
     """
     if unet.scheduler_config is None:
         raise CipherDMError("this model has no scheduler: put its scheduler_config.json beside its config.json.")
     schedule = make_schedule(unet.scheduler_config, scheduler, steps, eta=eta, clip=clip)
     batch = _batch(unet, labels, count)
     weights = prepare_weights(unet, schedule.timesteps, protocols)
-    shape = StepShape(unet.config, protocols, weights.layout, schedule.steps, batch, schedule.noisy, schedule.clip)
+    shape = StepShape(
+        unet.config, protocols, weights.layout, schedule.steps, batch, schedule.noisy, schedule.clip, ring
+    )
     client = client_values(labels, schedule, shape, seed)
-    owner = owner_values(weights)
-    if cluster is None:
-        return SamplingResult(_run_plaintext(shape, schedule, owner | client))
-    return _run_secure(cluster.session(engine), shape, schedule, owner, client, granularity, progress)
+    return Task(shape, owner_values(weights, shape), client, public_values(schedule, shape))
 
 
 def _batch(unet: UNet, labels: Sequence[int] | None, count: int | None) -> int:
@@ -103,15 +178,15 @@ def _batch(unet: UNet, labels: Sequence[int] | None, count: int | None) -> int:
     return batch
 
 
-def _run_plaintext(shape: StepShape, schedule: Schedule, values: Values) -> np.ndarray:
-    values = {name: jax.numpy.asarray(array) for name, array in (values | public_values(schedule)).items()}
-    setup, step = setup_graph(shape), step_graph(shape)
+def _run_plaintext(task: Task) -> np.ndarray:
+    values = {name: jax.numpy.asarray(array) for name, array in (task.owner | task.client | task.public).items()}
+    setup, step = setup_graph(task.shape), step_graph(task.shape)
     if setup is not None:
         values.update(zip(setup.outputs, _run(setup, values), strict=True))
-    for index in range(schedule.steps):
+    for index in range(task.shape.steps):
         values["step"] = values[f"step.{index}"]
         values["sample"] = _run(step, values)[0]
-    return np.asarray(values["sample"])
+    return task.decoded(np.asarray(values["sample"]))
 
 
 def _run(graph: Graph, values: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
@@ -123,30 +198,17 @@ def _jitted(graph: Graph):
     return jax.jit(graph.__call__)
 
 
-def _run_secure(
-    session: Session,
-    shape: StepShape,
-    schedule: Schedule,
-    owner: Values,
-    client: Values,
-    granularity: Granularity,
-    progress: Progress | None,
-) -> SamplingResult:
-    public = public_values(schedule)
-    specs = {name: Spec.of(np.asarray(array)) for name, array in (owner | client).items()}
-    specs |= {name: Spec.of(np.asarray(array), public=True) for name, array in public.items()}
-    nodes = sampling_nodes(shape, granularity)
-    plan = compile_plan(nodes, specs, keep=["sample"])
+def _run_secure(session: Session, task: Task, granularity: Granularity, progress: Progress | None) -> SamplingResult:
+    nodes = sampling_nodes(task.shape, granularity)
+    plan = compile_plan(nodes, task.specs, keep=["sample"])
     try:
-        session.share(owner)
-        session.share(client)
-        session.share(public, public=True)
-        cost = session.run(plan, progress and _with_step(progress, nodes, shape.steps))
-        images = session.reveal("sample")
+        task.share(session)
+        cost = session.run(plan, progress and _with_step(progress, nodes, task.shape.steps))
+        images = task.decoded(session.reveal("sample"))
         memory = session.peak_memory()
     finally:
         if not session.closed:
-            session.delete([*specs, "sample"])
+            session.delete([*task.specs, "sample"])
     return SamplingResult(images, cost, memory)
 
 

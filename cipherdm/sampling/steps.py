@@ -12,8 +12,12 @@ from jax import lax
 from ..engine import Graph, Node
 from ..models import TIME_KINDS, Block, UNetConfig, WeightsLayout, unet_blocks
 from ..protocols import Protocols
+from ..protocols.fixed import Fixed, matmul
 
 WEIGHTS = "unet/"  # prefix of the weights' names, which are otherwise diffusers'
+TIME_TERM = ".time_term"  # how the names of the residual blocks' time terms end
+WEIGHT_BITS = 12  # fraction bits of weights in sets on `Fixed` numbers, unless the preparation says otherwise
+COEFFICIENT_BITS = 14  # of the schedule's coefficients
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class StepShape:
         batch: images at a time.
         noisy: whether the schedule adds fresh noise.
         clip: the range that the predicted image is clipped to at each step, or None.
+        ring: whether `Fixed` numbers are words of SPU's ring or, in plaintext, real numbers. Sets without `Fixed` numbers
+            do not ask.
     """
 
     config: UNetConfig
@@ -37,6 +43,7 @@ class StepShape:
     batch: int
     noisy: bool
     clip: float | None
+    ring: bool = False
 
     @property
     def image_shape(self) -> tuple[int, int, int, int]:
@@ -54,7 +61,9 @@ def setup_graph(shape: StepShape) -> Graph | None:
     """
     if not shape.weights.by_class or shape.config.num_class_embeds in (None, 1):
         return None
-    node = Node("class_rows", pick_class_rows, ("class_onehot", "class_table"), ("class_rows",))
+    on_words = shape.ring and shape.protocols.value_bits is not None
+    pick = pick_class_words if on_words else pick_class_rows
+    node = Node("class_rows", pick, ("class_onehot", "class_table"), ("class_rows",))
     return Graph("setup", (node,), ("class_rows",))
 
 
@@ -74,27 +83,40 @@ def step_graph(shape: StepShape) -> Graph:
     nodes += [_block_node(block, shape) for block in blocks]
     noise = ("noise",) if shape.noisy else ()
     inputs = ("coefficients", "prediction", "step", "sample", "eps", *noise)
-    nodes.append(Node("scheduler", SchedulerStep(shape.clip), inputs, ("sample",)))
+    nodes.append(
+        Node("scheduler", SchedulerStep(shape.clip, shape.protocols.value_bits, shape.ring), inputs, ("sample",))
+    )
     return Graph("step", tuple(nodes), ("sample",))
 
 
 @dataclass(frozen=True)
 class BlockFunction:
-    """A block as a function of arrays: first its parameters, then its inputs."""
+    """A block as a function of arrays: first its parameters, then its inputs.
+
+    Where the protocols compute on `Fixed` numbers, arrays become such at the beginning, and results are truncated at the end.
+    """
 
     block_function: Callable
     static: tuple[tuple[str, Any], ...]
     param_names: tuple[str, ...]
     protocols: Protocols
+    param_bits: tuple[int, ...] = ()
+    static_params: tuple[tuple[str, int], ...] = ()
+    ring: bool = False
 
     @property
     def __name__(self) -> str:
         return self.block_function.__name__
 
     def __call__(self, *arrays):
-        params = dict(zip(self.param_names, arrays[: len(self.param_names)], strict=True))
-        inputs = arrays[len(self.param_names) :]
-        return self.block_function(params, *inputs, protocols=self.protocols, **dict(self.static))
+        count, bits = len(self.param_names), self.protocols.value_bits
+        params, inputs = arrays[:count], arrays[count:]
+        if bits is not None:
+            params = [Fixed.load(*pair, self.ring) for pair in zip(params, self.param_bits, strict=True)]
+            inputs = [Fixed.load(array, bits, self.ring) for array in inputs]
+        params = dict(zip(self.param_names, params, strict=True)) | dict(self.static_params)
+        result = self.block_function(params, *inputs, protocols=self.protocols, **dict(self.static))
+        return result if bits is None else result.truncated(bits).store()
 
 
 @dataclass(frozen=True)
@@ -121,10 +143,14 @@ class SchedulerStep:
     """
 
     clip: float | None
+    value_bits: int | None = None
+    ring: bool = False
     __name__ = "scheduler"
 
     def __call__(self, coefficients, prediction, step, sample, eps, noise=None):
         factors = select_row(coefficients, step)
+        if self.value_bits is not None:
+            return self._on_fixed(factors, select_row(prediction, step), sample, eps, noise, step)
         estimate = eps
         if self.clip is not None:
             estimate = _combine(select_row(prediction, step), sample, eps)
@@ -132,6 +158,19 @@ class SchedulerStep:
         if noise is None:
             return _combine(factors[:2], sample, estimate)
         return _combine(factors, sample, estimate, select_row(noise, step))
+
+    def _on_fixed(self, factors, prediction, sample, eps, noise, step):
+        bits, ring = self.value_bits, self.ring
+        factors, prediction = (Fixed.load(row, COEFFICIENT_BITS, ring) for row in (factors, prediction))
+        sample, estimate = (Fixed.load(array, bits, ring) for array in (sample, eps))
+        if self.clip is not None:
+            estimate = (prediction[0] * sample + prediction[1] * estimate).truncated(bits)
+            bound = np.array(self.clip * 2**bits, np.int32) if ring else np.float32(self.clip)
+            estimate = estimate.with_array(jnp.clip(estimate.array, -bound, bound))
+        result = factors[0] * sample + factors[1] * estimate
+        if noise is not None:
+            result = result + factors[2] * Fixed.load(select_row(noise, step), bits, ring)
+        return result.truncated(bits).store()
 
 
 @dataclass(frozen=True)
@@ -163,6 +202,13 @@ def pick_class_rows(class_onehot, class_table):
     return jnp.matmul(class_onehot, class_table.reshape(classes, steps * width)).reshape(-1, steps, width)
 
 
+def pick_class_words(class_onehot, class_table):
+    """`pick_class_rows` on words: the labels are encoded with no fraction bits, so that nothing has to be truncated."""
+    onehot, table = (Fixed.load(array, 0, True) for array in (class_onehot, class_table))
+    classes, steps, width = table.shape
+    return matmul(onehot, table.reshape(classes, steps * width)).reshape(-1, steps, width).store()
+
+
 def select_row(table, step):
     """Row `step`, a public scalar, of a table [steps, ...]."""
     return lax.dynamic_index_in_dim(table, step, axis=0, keepdims=False)
@@ -180,17 +226,32 @@ def _split_node(table: str, entries: tuple, axis: int) -> Node:
 
 def _value_name(name: str) -> str:
     """Time terms are values between blocks, under their own name; all else in the owner's tables is weights."""
-    return name if name.endswith(".time_term") else WEIGHTS + name
+    return name if name.endswith(TIME_TERM) else WEIGHTS + name
 
 
 def _block_node(block: Block, shape: StepShape) -> Node:
     """A block with all that the owner prepared for its layers: diffusers' weights, or others beside them or in their place."""
     layout = shape.weights
     layers = {full.rpartition(".")[0]: local.rpartition(".")[0] for local, full in block.params}
-    weights = {}
+    weights, bits = {}, dict(layout.bits)
     for full in (*layout.constant, *(name for name, _ in (*layout.by_step, *layout.by_class))):
         layer, _, leaf = full.rpartition(".")
         if layer in layers:
             weights[WEIGHTS + full] = f"{layers[layer]}.{leaf}".removeprefix(".")
-    function = BlockFunction(block.function, block.static, tuple(weights.values()), shape.protocols)
+    widths = tuple(bits.get(full.removeprefix(WEIGHTS), WEIGHT_BITS) for full in weights)
+    static = {f"{layers[layer]}.{leaf}": value for (layer, leaf), value in _split(layout.static) if layer in layers}
+    function = BlockFunction(
+        block.function,
+        block.static,
+        tuple(weights.values()),
+        shape.protocols,
+        widths,
+        tuple(static.items()),
+        shape.ring,
+    )
     return Node(block.name, function, (*weights, *block.inputs), block.outputs)
+
+
+def _split(static: tuple[tuple[str, int], ...]) -> list[tuple[tuple[str, str], int]]:
+    """(("LAYER", "LEAF"), value) of public numbers named "LAYER.LEAF"."""
+    return [((name.rpartition(".")[0], name.rpartition(".")[2]), value) for name, value in static]

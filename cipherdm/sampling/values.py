@@ -6,23 +6,32 @@ import numpy as np
 
 from ..errors import CipherDMError
 from ..models import PreparedWeights, UNetConfig
+from ..protocols.fixed import encode
 from .schedules import Schedule
-from .steps import WEIGHTS, StepShape
+from .steps import COEFFICIENT_BITS, TIME_TERM, WEIGHT_BITS, WEIGHTS, StepShape
 
 Values = dict[str, np.ndarray]
 
 
-def owner_values(weights: PreparedWeights) -> Values:
+def owner_values(weights: PreparedWeights, shape: StepShape) -> Values:
     """What the model owner shares: the weights, and tables of what changes with the step or with the class.
 
     "step_table" is [steps, width]; "class_table" is [classes, steps, width], from which the client's secret label picks
     a row, or "class_rows" [1, steps, width] if the model has no classes.
     """
-    values = {WEIGHTS + name: array for name, array in weights.constant.items()}
+    value_bits = shape.protocols.value_bits
+
+    def encoded(arrays: Mapping[str, np.ndarray]) -> Values:
+        if value_bits is None:
+            return dict(arrays)
+        default = {name: value_bits if name.endswith(TIME_TERM) else WEIGHT_BITS for name in arrays}
+        return {n: encode(array, weights.bits.get(n, default[n]), shape.ring) for n, array in arrays.items()}
+
+    values = {WEIGHTS + name: array for name, array in encoded(weights.constant).items()}
     if weights.by_step:
-        values["step_table"] = _side_by_side(weights.by_step, axes=1)
+        values["step_table"] = _side_by_side(encoded(weights.by_step), axes=1)
     if weights.by_class:
-        table = _side_by_side(weights.by_class, axes=2)
+        table = _side_by_side(encoded(weights.by_class), axes=2)
         values["class_table" if len(table) > 1 else "class_rows"] = table
     return values
 
@@ -40,16 +49,22 @@ def client_values(labels: Sequence[int] | None, schedule: Schedule, shape: StepS
     values = {"sample": generator.standard_normal(shape.image_shape, dtype=np.float32)}
     if shape.noisy:
         values["noise"] = generator.standard_normal((schedule.steps, *shape.image_shape), dtype=np.float32)
+    bits = shape.protocols.value_bits
+    if bits is not None:
+        values = {name: encode(array, bits, shape.ring) for name, array in values.items()}
     if labels is not None:
-        values["class_onehot"] = one_hot(labels, shape.config)
+        rows = one_hot(labels, shape.config)
+        values["class_onehot"] = rows if bits is None else encode(rows, 0, shape.ring)
     return values
 
 
-def public_values(schedule: Schedule) -> Values:
+def public_values(schedule: Schedule, shape: StepShape) -> Values:
     """The schedule, which all parties may know: coefficients, timesteps, and the number of each step as "step.i"."""
+    tables = {"coefficients": schedule.coefficients, "prediction": schedule.prediction}
+    if shape.protocols.value_bits is not None:
+        tables = {name: encode(table, COEFFICIENT_BITS, shape.ring) for name, table in tables.items()}
     values = {
-        "coefficients": schedule.coefficients,
-        "prediction": schedule.prediction,
+        **tables,
         "timesteps": schedule.timesteps.astype(np.float32)[:, None],
     }
     return values | {f"step.{i}": np.int32(i) for i in range(schedule.steps)}

@@ -15,6 +15,7 @@ from ..errors import CipherDMError
 from ..files import replacing
 from .initial import start_at_identity
 from .recipes import TrainingConfig
+from .scores import ScoreRecorder
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Run:
     model: UNet2DModel
     averaged: UNet2DModel
     optimizer: torch.optim.Adam
+    scores: ScoreRecorder | None = None
     step: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
@@ -46,7 +48,8 @@ class Run:
         # channels_last: oneDNN's convolutions are faster on it, and torch would convert back and forth otherwise.
         model = model.to(device, memory_format=torch.channels_last).train()
         averaged = copy.deepcopy(model).requires_grad_(False).eval()
-        return cls(config, device, model, averaged, torch.optim.Adam(model.parameters(), lr=config.learning_rate))
+        optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+        return cls(config, device, model, averaged, optimizer, ScoreRecorder(model) if config.score_weight else None)
 
     @torch.no_grad()
     def average(self) -> None:

@@ -119,7 +119,10 @@ def train_step(
     # on the input alone has the same minimiser, the expected noise; the fourth power leaves out the low timesteps, where
     # the mean of the noise cannot be told from that of the image.
     mean = (levels[1][timesteps].flatten() ** 8 * error[0].numel() * error.mean((1, 2, 3)).square()).mean()
-    (loss + config.mean_weight * mean).backward()
+    objective = loss + config.mean_weight * mean
+    if run.scores is not None:
+        objective = objective + config.score_weight * run.scores.mean_square()
+    objective.backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm)
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(config, run.step)

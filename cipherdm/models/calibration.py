@@ -1,0 +1,134 @@
+"""What a model's layers carry: measured by its owner, in plaintext, on public noise, and stored beside the checkpoint."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from ..errors import CipherDMError
+from ..files import replacing
+from ..protocols import DIRECT, direct
+from .layout import unet_blocks
+from .unet import UNet
+
+FILE = "calibration.safetensors"
+_NORMS = ("norm1", "norm2", "group_norm", "conv_norm_out")
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What one call of the U-Net showed, by layer (diffusers' names).
+
+    Attributes:
+        timestep: of the call.
+        variances: [B, groups] of each normalisation's input, without eps.
+        normalised: [B, C, ...], each normalisation's output.
+        scores: [B, heads, N, N] of each attention block, before softmax.
+        keys: [B, heads, d, N] of each attention block.
+    """
+
+    timestep: int
+    variances: Mapping[str, np.ndarray]
+    normalised: Mapping[str, np.ndarray]
+    scores: Mapping[str, np.ndarray]
+    keys: Mapping[str, np.ndarray]
+
+
+def observe(
+    unet: UNet,
+    timesteps: np.ndarray,
+    coefficients: np.ndarray,
+    *,
+    images_per_class: int,
+    seed: int,
+    visit: Callable[[int, Observation], None],
+) -> np.ndarray:
+    """Sample in plaintext with the exact model, and call `visit(step, observation)` at each step.
+
+    Args:
+        timesteps: [steps], as `Schedule.timesteps`.
+        coefficients: [steps, 3], as `Schedule.coefficients`; of a schedule without fresh noise.
+        images_per_class: how many images of each class are drawn together.
+        seed: of the initial noise, which needs no secrecy.
+
+    Returns:
+        The labels of the images, int64 [B].
+    """
+    classes = unet.config.num_class_embeds or 1
+    labels = np.arange(classes * images_per_class) % classes
+    size = unet.config.sample_size
+    shape = (len(labels), unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
+    sample = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+    call = jax.jit(_recorded_call(unet))
+    for step, timestep in enumerate(timesteps):
+        eps, records = call(unet.params, sample, np.float32([timestep]), np.eye(classes, dtype=np.float32)[labels])
+        visit(step, Observation(int(timestep), *(jax.tree_util.tree_map(np.asarray, record) for record in records)))
+        sample = np.asarray(coefficients[step, 0] * sample + coefficients[step, 1] * np.asarray(eps))
+    return labels
+
+
+def norm_layers(unet: UNet) -> dict[str, int]:
+    """The names of all normalisations with their numbers of groups, in the order of execution."""
+    layers = {}
+    for block in unet_blocks(unet.config):
+        for local, full in block.params:
+            if local.rpartition(".")[0] in _NORMS and local.endswith(".weight"):
+                layers[full.removesuffix(".weight")] = dict(block.static)["groups"]
+    return layers
+
+
+def attention_blocks(unet: UNet) -> tuple[str, ...]:
+    """The names of all attention blocks, in the order of execution."""
+    return tuple(block.name for block in unet_blocks(unet.config) if block.kind == "attention")
+
+
+def save_calibration(arrays: Mapping[str, np.ndarray], folder: Path) -> Path:
+    """Write fitted arrays to `calibration.safetensors` in a model's folder; returns the path."""
+    path = folder / FILE
+    with replacing(path) as temporary:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
+    return path
+
+
+def load_calibration(unet: UNet) -> dict[str, np.ndarray]:
+    """Read what `save_calibration` wrote. Raises CipherDMError, saying how to make it, if there is none."""
+    if unet.folder is None or not (unet.folder / FILE).is_file():
+        where = unet.folder or "a model that was not read from a folder"
+        raise CipherDMError(f"{where} has no {FILE}, which these protocols need: run `cipherdm calibrate MODEL` first.")
+    return load_file(unet.folder / FILE)
+
+
+def _recorded_call(unet: UNet):
+    """A function of (params, sample, timestep, onehot) to eps and the four records of an `Observation`."""
+    norms, attentions = list(norm_layers(unet)), list(attention_blocks(unet))
+
+    def call(params, sample, timestep, onehot):
+        variances, normalised, scores, keys = {}, {}, {}, {}
+        # Layers are met in the order of execution, so each call takes the next name.
+        norm_names, attention_names = iter(norms), iter(attentions)
+
+        def group_norm(local, x, *, groups, eps):
+            name = next(norm_names)
+            variances[name] = jnp.var(x.reshape(x.shape[0], groups, -1), axis=-1)
+            normalised[name] = direct.group_norm(local, x, groups=groups, eps=eps)
+            return normalised[name]
+
+        def attention(local, q, k, v, *, scale, softmax):
+            name = next(attention_names)
+            scores[name] = jnp.einsum("bhdn,bhdm->bhnm", q * jnp.float32(scale), k)
+            keys[name] = k
+            return direct.attention(local, q, k, v, scale=scale, softmax=softmax)
+
+        recording = replace(DIRECT, group_norm=group_norm, attention=attention)
+        values = {"sample": sample, "timestep": timestep, "class_onehot": onehot}
+        for block in unet_blocks(unet.config):
+            local = {name: params[full] for name, full in block.params}
+            result = block(local, *(values[name] for name in block.inputs), protocols=recording)
+            values[block.outputs[0]] = result
+        return values["eps"], (variances, normalised, scores, keys)
+
+    return call

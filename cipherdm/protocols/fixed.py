@@ -1,0 +1,144 @@
+"""Fixed-point numbers whose truncations are written out, where SPU's own truncate after every product.
+
+A product of shares is one message of 8 bytes a party and number; the truncation that SPU appends to it is 5 messages of
+28 bytes (all parties). The ring has 64 bits, so that several products fit before a truncation is due, and one truncation
+can serve a sum of products. `Fixed` holds an array with its number of fraction bits, multiplies without truncating, and
+truncates when told to.
+
+The same functions are read in two ways. On shares (`ring=True`) the array is ring words, which SPU takes for integers: a
+float's share and an integer's differ in their type alone, and a bitcast changes it. In plaintext (`ring=False`) the array is
+the real numbers, rounded where the ring would be truncated, and not a number where it would overflow.
+"""
+
+from dataclasses import dataclass, replace
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+# SPU multiplies by a public factor c as by round(c 2^44) followed by a truncation by 44 bits, so truncations by up to 42 bits
+# are one multiplication by a power of two; the result must stay below 2^(62 - 44) in ring words.
+ENGINE_FRACTION_BITS = 44
+_LONGEST_SHIFT = ENGINE_FRACTION_BITS - 2
+_WORD_BITS = 62
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """An array of numbers value = word / 2^bits.
+
+    Attributes:
+        array: int32 by name and 64 bits in SPU's ring, if `ring`; else float32 values.
+        bits: fraction bits.
+        ring: which of the two readings.
+    """
+
+    array: jnp.ndarray
+    bits: int
+    ring: bool
+
+    @classmethod
+    def load(cls, array, bits: int, ring: bool) -> "Fixed":
+        """From a float32 array as `encode` makes it and programs exchange it."""
+        return cls(lax.bitcast_convert_type(array, jnp.int32) if ring else array, bits, ring)
+
+    def store(self):
+        """The inverse of `load`."""
+        return lax.bitcast_convert_type(self.array, jnp.float32) if self.ring else self.array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As the array's."""
+        return self.array.shape
+
+    @property
+    def ndim(self) -> int:
+        """As the array's."""
+        return self.array.ndim
+
+    def with_array(self, array) -> "Fixed":
+        """Another arrangement of the same numbers."""
+        return replace(self, array=array)
+
+    def reshape(self, *shape) -> "Fixed":
+        """As an array's."""
+        return self.with_array(self.array.reshape(*shape))
+
+    def __getitem__(self, index) -> "Fixed":
+        return self.with_array(self.array[index])
+
+    def raised(self, bits: int) -> "Fixed":
+        """The same numbers with more fraction bits. Free. Raises ValueError for fewer, which takes a truncation."""
+        if bits < self.bits:
+            raise ValueError(f"{self.bits} fraction bits do not become {bits} without truncation")
+        array, left = self.array, bits - self.bits if self.ring else 0
+        while left:  # in pieces, because JAX takes the words for 32 bits wide
+            array, left = array << np.int32(min(left, 30)), left - min(left, 30)
+        return Fixed(array, bits, self.ring)
+
+    def times_power_of_two(self, exponent: int) -> "Fixed":
+        """The numbers times 2^exponent, by moving the point. Free."""
+        array = self.array if self.ring else self.array * np.float32(2.0**exponent)
+        return Fixed(array, self.bits - exponent, self.ring)
+
+    def truncated(self, bits: int) -> "Fixed":
+        """The same numbers to fewer fraction bits. 5 messages. In the ring the last bit is up or down at random."""
+        shift = self.bits - bits
+        if shift <= 0:
+            return self.raised(bits)
+        if not self.ring:
+            fits = jnp.abs(self.array) < np.float32(2.0 ** (_WORD_BITS - ENGINE_FRACTION_BITS - bits))
+            rounded = jnp.round(self.array * np.float32(2.0**bits)) * np.float32(2.0**-bits)
+            return Fixed(jnp.where(fits, rounded, jnp.float32(np.nan)), bits, False)
+        step = min(shift, _LONGEST_SHIFT)
+        scaled = self.store() * np.float32(2.0**-step)
+        return Fixed.load(scaled, self.bits - step, True).truncated(bits)
+
+    def __add__(self, other: "Fixed") -> "Fixed":
+        bits = max(self.bits, other.bits)
+        return Fixed(self.raised(bits).array + other.raised(bits).array, bits, self.ring)
+
+    def __sub__(self, other: "Fixed") -> "Fixed":
+        return self + -other
+
+    def __neg__(self) -> "Fixed":
+        return self.with_array(-self.array)
+
+    def __mul__(self, other: "Fixed") -> "Fixed":
+        """The product, not truncated. 3 messages, or none if one factor is public."""
+        return Fixed(self.array * other.array, self.bits + other.bits, self.ring)
+
+
+def encode(values: np.ndarray, bits: int, ring: bool) -> np.ndarray:
+    """float32 values as `Fixed.load` takes them, rounded to `bits` fraction bits. To be done before sharing."""
+    words = np.round(np.asarray(values, np.float64) * 2.0**bits)
+    return (words * 2.0 ** -(ENGINE_FRACTION_BITS if ring else bits)).astype(np.float32)
+
+
+def decode(array: np.ndarray, bits: int, ring: bool) -> np.ndarray:
+    """float32 values from a revealed array that `Fixed.store` made."""
+    return array * np.float32(2.0 ** (ENGINE_FRACTION_BITS - bits)) if ring else array
+
+
+def concatenate(parts: list[Fixed], axis: int = 0) -> Fixed:
+    """As jnp.concatenate, at the most fraction bits of the parts. Free."""
+    bits = max(part.bits for part in parts)
+    return Fixed(jnp.concatenate([part.raised(bits).array for part in parts], axis), bits, parts[0].ring)
+
+
+def dot_general(first: Fixed, second: Fixed, dimension_numbers) -> Fixed:
+    """As lax.dot_general, not truncated. 3 messages, times the product of the batch dimensions."""
+    kind = jnp.int32 if first.ring else jnp.float32
+    array = lax.dot_general(first.array, second.array, dimension_numbers, preferred_element_type=kind)
+    return Fixed(array, first.bits + second.bits, first.ring)
+
+
+def matmul(first: Fixed, second: Fixed) -> Fixed:
+    """The product of two matrices, not truncated. 3 messages."""
+    return dot_general(first, second, (((1,), (0,)), ((), ())))
+
+
+def row_sums(x: Fixed) -> Fixed:
+    """The sum over the last axis. Free: jnp.sum would have its initial zero shared first."""
+    ones = jnp.ones((x.shape[-1],), x.array.dtype)
+    return x.with_array(lax.dot_general(x.array, ones, (((x.ndim - 1,), (0,)), ((), ()))))
