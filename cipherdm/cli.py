@@ -10,6 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from tqdm import tqdm
 
 from . import protocols as protocol_sets
+from .bench.cli import app as bench_app
 from .documents import DOCUMENTS, rewrite, root
 from .engine import LocalCluster
 from .errors import CipherDMError
@@ -21,6 +22,7 @@ from .sampling import sample as draw
 app = typer.Typer(
     help="Secure three-party sampling of diffusion models.", no_args_is_help=True, pretty_exceptions_enable=False
 )
+app.add_typer(bench_app, name="bench", help="Measure what protocols cost on three parties of this machine.")
 
 ModelOption = Annotated[str, typer.Option(help="A name in data/models, or the path of a diffusers folder.")]
 ModelArgument = Annotated[str, typer.Argument(help="A name in data/models, or the path of a diffusers folder.")]

@@ -4,16 +4,23 @@ A document holds `<!-- table: NAME -->` and `<!-- end -->`; `cipherdm tables` re
 fails when it is out of date, so that no number in a document can differ from its record.
 """
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from .errors import CipherDMError
 from .files import replacing
 from .records import read_record
 
 DOCUMENTS = ("README.md",)
+_ELEMENTS = 100_000  # of the rows of activations.json that the table shows
+_EVALUATE_COMMAND = "cipherdm evaluate MODEL --protocols SET --record data/measurements/quality_MODEL_SET.json"
+_STEP_COMMAND = "cipherdm bench step"
+_SCORES = ["sampler", "accuracy", "F1", "LeNet-FID", "samples"]
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -46,21 +53,47 @@ def rewrite(document: Path, measurements: Path) -> bool:
 
 def models_table(measurements: Path) -> str:
     """The quality of the committed models, in plaintext."""
-    rows = []
-    for path in sorted(measurements.glob("quality_*_direct.json")):
-        record = read_record(path)
-        rows.append(
-            [
-                record["model"],
-                f"{record['parameters']:,}",
-                f"{record['scheduler'].upper()}-{record['steps']}",
-                f"{record['accuracy']:.1%}",
-                f"{record['f1']:.3f}",
-                f"{record['lenet_fid']:.2f}",
-                f"{record['count']:,}",
-            ]
-        )
-    return _markdown(["model", "parameters", "sampler", "accuracy", "F1", "LeNet-FID", "samples"], rows)
+    records = _records(measurements, "quality_*_direct.json", _EVALUATE_COMMAND)
+    rows = [[record["model"], f"{record['parameters']:,}", *_scores(record)] for record in records]
+    return _markdown(["model", "parameters", *_SCORES], rows)
+
+
+def quality_table(measurements: Path) -> str:
+    """The quality of pictures drawn in plaintext with each set of protocols; a model's exact functions first."""
+    records = _records(measurements, "quality_*.json", _EVALUATE_COMMAND)
+    records.sort(key=lambda record: (record["model"], record["protocols"] != "direct", record["protocols"]))
+    rows = [[record["model"], record["protocols"], *_scores(record)] for record in records]
+    return _markdown(["model", "protocols", *_SCORES], rows)
+
+
+def step_table(measurements: Path) -> str:
+    """One denoising step of one picture under each set of protocols, against the faster exact baseline."""
+    return _step_table(measurements, only_batch=1)
+
+
+def step_batches_table(measurements: Path) -> str:
+    """`step_table` for every batch size that was measured."""
+    return _step_table(measurements, only_batch=None)
+
+
+def activations_table(measurements: Path) -> str:
+    """Error and cost of every function on 100,000 elements."""
+    command = "cipherdm bench activations"
+    (record,) = _records(measurements, "activations.json", command)
+    rows = [
+        [
+            _function_name(row),
+            f"{row['max_error']:.2g}" + (" of the value" if row["relative"] else ""),
+            f"{row['ms']:,.0f}",
+            f"{row['bytes'] / row['elements']:,.0f}",
+            f"{row['sends']:,}",
+        ]
+        for row in record["rows"]
+        if row["elements"] == _ELEMENTS
+    ]
+    if not rows:
+        raise CipherDMError(f"activations.json has no rows of {_ELEMENTS:,} elements: measure them with `{command}`.")
+    return _markdown(["function", "max error", "ms", "bytes/element", "sends"], rows)
 
 
 def classifier_sentence(measurements: Path) -> str:
@@ -69,7 +102,97 @@ def classifier_sentence(measurements: Path) -> str:
     return f"The LeNet that reads the digits is right on {record['test_accuracy']:.2%} of MNIST's test images."
 
 
-TABLES: dict[str, Callable[[Path], str]] = {"models": models_table, "classifier": classifier_sentence}
+TABLES: dict[str, Callable[[Path], str]] = {
+    "models": models_table,
+    "classifier": classifier_sentence,
+    "quality": quality_table,
+    "step": step_table,
+    "step_batches": step_batches_table,
+    "activations": activations_table,
+}
+
+
+def _records(measurements: Path, pattern: str, command: str) -> list[dict[str, Any]]:
+    """The records whose file names match. Raises CipherDMError, naming the command that makes one, if there is none."""
+    paths = sorted(measurements.glob(pattern))
+    if not paths:
+        raise CipherDMError(f"there is no record {measurements / pattern}: make it with `{command}`.")
+    return [read_record(path) for path in paths]
+
+
+def _scores(record: dict[str, Any]) -> list[str]:
+    return [
+        f"{record['scheduler'].upper()}-{record['steps']}",
+        f"{record['accuracy']:.1%}",
+        f"{record['f1']:.3f}",
+        f"{record['lenet_fid']:.2f}",
+        f"{record['count']:,}",
+    ]
+
+
+def _step_table(measurements: Path, only_batch: int | None) -> str:
+    # Only these two tables need the benchmark's module, which brings the whole library along.
+    from .bench.step import ratios
+
+    frames = [
+        pd.DataFrame(record["rows"]) for record in _records(measurements, "step_*.json", f"{_STEP_COMMAND} MODEL")
+    ]
+    rows = ratios(pd.concat(frames, ignore_index=True)).to_dict("records")
+    shown = [row for row in rows if only_batch in (None, row["batch"])]
+    if not shown:
+        raise CipherDMError(
+            f"no record step_*.json has batch {only_batch}: `{_STEP_COMMAND} MODEL --batch {only_batch}`."
+        )
+    header = [
+        "model",
+        "batch",
+        "protocols",
+        "time",
+        "MB",
+        "sends",
+        "faster",
+        "fewer bytes",
+        "fewer sends",
+        "setup MB",
+        "peak MiB",
+    ]
+    return _markdown(
+        header,
+        [
+            [
+                row["model"],
+                str(row["batch"]),
+                row["variant"],
+                _duration(row["seconds"]),
+                _megabytes(row["bytes"]),
+                f"{row['sends']:,}",
+                *(_times(row[ratio]) for ratio in ("time_ratio", "bytes_ratio", "sends_ratio")),
+                _megabytes(row["setup_bytes"]),
+                f"{row['peak_memory'] / 2**20:,.0f}",
+            ]
+            for row in shown
+        ],
+    )
+
+
+def _function_name(row: dict[str, Any]) -> str:
+    """ "silu, direct", perhaps with ", pade", or the approximation's own name, which begins with the kind."""
+    if row["function"] != "direct":
+        return row["function"]
+    return f"{row['kind']}, direct" + (", pade" if row["exp"] == "pade" else "")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f}"
+
+
+def _times(ratio: float) -> str:
+    """ "5.1x", or "-" where there is no baseline."""
+    return "-" if math.isnan(ratio) else f"{ratio:.1f}x"
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:

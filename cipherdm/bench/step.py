@@ -1,0 +1,300 @@
+"""One denoising step under several sets of protocols that take turns on the same parties: time, bytes, sends, memory."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from .. import protocols as protocol_sets
+from ..engine import CostReport, EngineConfig, LocalCluster, Node, Plan, Spec, compile_plan
+from ..errors import CipherDMError
+from ..models import UNet
+from ..protocols import DIRECT, Protocols
+from ..records import read_record, write_record
+from ..sampling import Task, engine_for, make_task, sampling_nodes
+from ..sampling.steps import setup_graph
+
+BASELINES = ("direct", "direct-pade")
+DEFAULT_NAMES = (
+    *BASELINES,
+    "cipherdm",
+    "cipherdm-corrected",
+    "puma",
+    *(name for name in ("fast", "fast-guarded") if name in protocol_sets.NAMES),
+)
+_RATIOS = {"time_ratio": "seconds", "bytes_ratio": "bytes", "sends_ratio": "sends"}
+
+Progress = Callable[[int, int, str], None]
+"""Called before each piece of work as `progress(done, total, name)`."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute a step.
+
+    Attributes:
+        name: its name in the table.
+        protocols: the functions of the model.
+        engine: how the parties compute.
+        granularity: what becomes one program, the whole "step" or each "block".
+    """
+
+    name: str
+    protocols: Protocols
+    engine: EngineConfig
+    granularity: Literal["step", "block"] = "step"
+
+
+def variants(names: Sequence[str] = DEFAULT_NAMES) -> tuple[Variant, ...]:
+    """The variants with these names: sets of protocols, and "direct-pade".
+
+    "direct-pade" is `DIRECT` with the engine's more exact exponential, which is the setting of the CipherDM release.
+
+    Raises:
+        CipherDMError: a name is neither "direct-pade" nor that of a set.
+    """
+    return tuple(_variant(name) for name in names)
+
+
+def _variant(name: str) -> Variant:
+    if name == "direct-pade":
+        return Variant(name, DIRECT, EngineConfig(exp="pade"))
+    chosen = protocol_sets.named(name)
+    return Variant(chosen.name, chosen, engine_for(chosen))
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedStep:
+    """The first step of a sampling run, compiled, with the values that it reads.
+
+    Attributes:
+        variant: how it is computed.
+        task: what the owner and the client share, and what is public.
+        setup: what runs once before the first step, or None.
+        plan: the step. It leaves its inputs as they are, so that it can be run again.
+        prefix: of its variables on the parties, so that steps can share a session.
+    """
+
+    variant: Variant
+    task: Task
+    setup: Plan | None
+    plan: Plan
+    prefix: str
+
+    def start(self, cluster: LocalCluster) -> CostReport | None:
+        """Share the values and run what comes before the first step; returns what that cost, if there is any."""
+        session = cluster.session(self.variant.engine)
+        session.share(_prefixed(self.task.owner | self.task.client, self.prefix))
+        session.share(_prefixed(self.task.public, self.prefix), public=True)
+        return None if self.setup is None else session.run(self.setup)
+
+    def run(self, cluster: LocalCluster) -> CostReport:
+        """Run the step on the values that `start` shared."""
+        return cluster.session(self.variant.engine).run(self.plan)
+
+    def result(self, cluster: LocalCluster) -> np.ndarray:
+        """The sample after the step, revealed: float32 [B, C, H, W]."""
+        return self.task.decoded(cluster.session(self.variant.engine).reveal(f"{self.prefix}next_sample"))
+
+
+def prepare(unet: UNet, variant: Variant, *, batch: int, steps: int = 20, prefix: str = "") -> PreparedStep:
+    """Compile the first of `steps` DDIM steps for a batch. Labels go through the model's classes, 0, 1, ..., again and again.
+
+    Raises:
+        CipherDMError: as `make_task`, for a number of steps out of range or a model without a scheduler.
+    """
+    classes = unet.config.num_class_embeds
+    pictures = {"count": batch} if classes is None else {"labels": [i % classes for i in range(batch)]}
+    task = make_task(unet, steps=steps, protocols=variant.protocols, **pictures)
+    before, nodes = _first_step(task, variant.granularity)
+    before, nodes = ([_renamed(node, prefix) for node in part] for part in (before, nodes))
+    specs = _prefixed(task.specs, prefix)
+    setup = None
+    if before:
+        kept = [name for node in before for name in node.outputs]
+        setup = compile_plan(before, specs, keep=kept)
+        specs |= _written(setup)
+    return PreparedStep(variant, task, setup, compile_plan(nodes, specs, keep=[f"{prefix}next_sample"]), prefix)
+
+
+def run(
+    unet: UNet,
+    *,
+    variants: Sequence[Variant],
+    batches: Sequence[int] = (1, 4, 16),
+    repetitions: int = 5,
+    steps: int = 20,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Measure the first denoising step under every variant, for every batch size, and return a row for each.
+
+    Within a batch size all variants run on the same parties and take turns, so that a busy moment of the machine does not
+    fall on one of them alone. The first turn of each warms up and is not counted. Memory is measured afterwards, on new
+    parties for each variant, because the peak of a process never falls.
+
+    Columns of the result:
+        model, batch, variant, repetitions: what was measured; the model by the name of its folder, if it has one.
+        seconds, seconds_low, seconds_high: median, lowest and highest wall time of a step, as the client sees it, without
+            compiling, sharing and revealing.
+        bytes, sends: what all parties together sent in a step; medians.
+        setup_seconds, setup_bytes, setup_sends: of what runs once before the first step, measured once; 0 if there is nothing.
+        peak_memory: bytes that a party's process held at most, the largest of the three: Python, SPU, the shares, and one
+            step after the setup.
+
+    Args:
+        unet: the model, with its scheduler's configuration.
+        variants: what to compare.
+        batches: images at a time.
+        repetitions: counted runs of each variant.
+        steps: length of the DDIM schedule whose first step is run. It sets the sizes of the owner's tables.
+        progress: told of each piece of work.
+
+    Raises:
+        CipherDMError: there is nothing to run, a setting is out of range, or the parties fail.
+    """
+    if not variants or repetitions < 1 or not batches or min(batches) < 1:
+        raise CipherDMError(
+            f"there must be at least one variant, repetition and picture: got {len(variants)} variants, "
+            f"{repetitions} repetitions, batches {list(batches)}."
+        )
+    model = "" if unet.folder is None else unet.folder.resolve().name
+    report = _Counter(progress, len(batches) * len(variants) * (repetitions + 3))
+    rows = []
+    for batch in batches:
+        prepared = []
+        for index, variant in enumerate(variants):
+            report(f"batch {batch} {variant.name}: compile")
+            prepared.append(prepare(unet, variant, batch=batch, steps=steps, prefix=f"{index}/"))
+        setups, costs = _measure_costs(prepared, repetitions, report)
+        memory = [_measure_memory(step, report) for step in prepared]
+        rows += [
+            {"model": model, "batch": batch, **_row(*measured)}
+            for measured in zip(prepared, setups, costs, memory, strict=True)
+        ]
+    return pd.DataFrame(rows)
+
+
+def ratios(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `run` with time_ratio, bytes_ratio and sends_ratio: baseline divided by variant, more is better.
+
+    The baseline of a model and batch is "direct" or "direct-pade", whichever took less time. Without either of them the
+    ratios are NaN.
+    """
+    groups = [_with_ratios(group) for _, group in frame.groupby(["model", "batch"], sort=False)]
+    return pd.concat(groups).sort_index()
+
+
+def as_record(frame: pd.DataFrame, *, steps: int) -> dict[str, Any]:
+    """The JSON-ready contents of a record: the rows of `run`, and the length of its schedule."""
+    return {"benchmark": "step", "scheduler": "ddim", "steps": steps, "rows": frame.to_dict("records")}
+
+
+def write(path: str | Path, frame: pd.DataFrame, *, steps: int) -> None:
+    """Write the rows of `run` as a record, with the machine and the versions."""
+    write_record(path, as_record(frame, steps=steps))
+
+
+def read(path: str | Path) -> pd.DataFrame:
+    """The rows that `write` wrote. Raises CipherDMError, naming the command that makes it, if there is no such record."""
+    path = Path(path)
+    if not path.exists():
+        model = path.stem.removeprefix("step_")
+        raise CipherDMError(f"there is no record {path}: make it with `cipherdm bench step {model}`.")
+    return pd.DataFrame(read_record(path)["rows"])
+
+
+class _Counter:
+    """Numbers the pieces of work for a progress function."""
+
+    def __init__(self, progress: Progress | None, total: int):
+        self._progress, self._done, self._total = progress, 0, total
+
+    def __call__(self, name: str) -> None:
+        if self._progress is not None:
+            self._progress(self._done, self._total, name)
+        self._done += 1
+
+
+def _first_step(task: Task, granularity: str) -> tuple[list[Node], list[Node]]:
+    """The nodes before the first step, and those of the first step."""
+    if granularity not in ("step", "block"):
+        raise CipherDMError(f"a step cannot be measured with granularity {granularity!r}: choose step or block.")
+    nodes = sampling_nodes(task.shape, granularity)
+    setup = setup_graph(task.shape)
+    first = 0 if setup is None else len(setup.nodes)
+    return nodes[:first], nodes[first : first + (len(nodes) - first) // task.shape.steps]
+
+
+def _renamed(node: Node, prefix: str) -> Node:
+    """The node on prefixed variables. The next sample gets its own name, so that the step can be run again."""
+    outputs = ("next_sample" if name == "sample" else name for name in node.outputs)
+    inputs = tuple(prefix + name for name in node.inputs)
+    return replace(node, inputs=inputs, outputs=tuple(prefix + name for name in outputs))
+
+
+def _prefixed(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {prefix + name: value for name, value in values.items()}
+
+
+def _written(plan: Plan) -> dict[str, Spec]:
+    """The specs of all that a plan writes."""
+    return {name: spec for call in plan.calls for name, spec in zip(call.outputs, call.program.outputs, strict=True)}
+
+
+def _measure_costs(
+    prepared: Sequence[PreparedStep], repetitions: int, report: _Counter
+) -> tuple[list[CostReport | None], list[list[CostReport]]]:
+    """What each setup and each counted run of each step cost."""
+    costs: list[list[CostReport]] = [[] for _ in prepared]
+    with LocalCluster() as cluster:
+        setups = [step.start(cluster) for step in prepared]
+        for turn in range(repetitions + 1):
+            for step, counted in zip(prepared, costs, strict=True):
+                report(f"{_name(step)}: {f'run {turn} of {repetitions}' if turn else 'warm-up'}")
+                cost = step.run(cluster)
+                if turn:
+                    counted.append(cost)
+    return setups, costs
+
+
+def _measure_memory(step: PreparedStep, report: _Counter) -> int:
+    """Bytes that a party holds at most, on parties that do nothing else."""
+    report(f"{_name(step)}: memory")
+    with LocalCluster() as cluster:
+        step.start(cluster)
+        step.run(cluster)
+        return max(cluster.session(step.variant.engine).peak_memory())
+
+
+def _name(step: PreparedStep) -> str:
+    return f"batch {step.task.shape.batch} {step.variant.name}"
+
+
+def _row(step: PreparedStep, setup: CostReport | None, costs: list[CostReport], memory: int) -> dict[str, Any]:
+    times = [cost.seconds for cost in costs]
+    return {
+        "variant": step.variant.name,
+        "seconds": statistics.median(times),
+        "seconds_low": min(times),
+        "seconds_high": max(times),
+        "bytes": round(statistics.median(cost.bytes for cost in costs)),
+        "sends": round(statistics.median(cost.sends for cost in costs)),
+        "peak_memory": memory,
+        "repetitions": len(costs),
+        "setup_seconds": setup.seconds if setup else 0.0,
+        "setup_bytes": setup.bytes if setup else 0,
+        "setup_sends": setup.sends if setup else 0,
+    }
+
+
+def _with_ratios(group: pd.DataFrame) -> pd.DataFrame:
+    """One model and batch."""
+    candidates = group[group["variant"].isin(BASELINES)]
+    if candidates.empty:
+        return group.assign(**dict.fromkeys(_RATIOS, float("nan")))
+    baseline = candidates.loc[candidates["seconds"].idxmin()]
+    return group.assign(**{ratio: baseline[column] / group[column] for ratio, column in _RATIOS.items()})

@@ -1,0 +1,247 @@
+"""The benchmark of one step: what it counts is what sampling costs, and what it runs is right. And the tables made of it."""
+
+import json
+import re
+from dataclasses import replace
+from itertools import groupby
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from cipherdm import DIRECT, CipherDMError, EngineConfig, sample
+from cipherdm.bench import activations, step
+from cipherdm.cli import app
+from cipherdm.documents import TABLES
+from cipherdm.models import UNetConfig, init_unet, save_unet
+from cipherdm.sampling import make_task
+from cipherdm.sampling.steps import setup_graph, step_graph
+
+SCHEDULER = {
+    "_class_name": "DDPMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "clip_sample": False,
+    "prediction_type": "epsilon",
+}
+SMALL = UNetConfig(
+    sample_size=8,
+    in_channels=1,
+    out_channels=1,
+    down_block_types=("DownBlock2D",),
+    up_block_types=("UpBlock2D",),
+    block_out_channels=(4,),
+    layers_per_block=1,
+    norm_num_groups=2,
+    num_class_embeds=3,
+    add_attention=False,
+)
+STEPS = 2
+BATCH = 2
+
+
+@pytest.fixture(scope="module")
+def unet():
+    """A very small conditional model with random weights."""
+    return replace(init_unet(SMALL), scheduler_config=SCHEDULER)
+
+
+@pytest.fixture(scope="module")
+def folder(unet, tmp_path_factory):
+    """The same as a diffusers folder."""
+    path = tmp_path_factory.mktemp("models") / "small"
+    save_unet(unet, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def command(folder, tmp_path_factory):
+    """What `cipherdm bench step` printed, and the record that it wrote."""
+    path = tmp_path_factory.mktemp("measurements") / "step_small.json"
+    arguments = ["--protocols", "direct, cipherdm", "--batch", "2", "--repetitions", "2", "--steps", "2"]
+    result = CliRunner().invoke(app, ["bench", "step", str(folder), *arguments, "--record", str(path)])
+    assert result.exit_code == 0, result.output
+    return result.output, path
+
+
+@pytest.fixture(scope="module")
+def measured(command):
+    """Its rows, by variant."""
+    return step.read(command[1]).set_index("variant", drop=False)
+
+
+def rows_of(**columns) -> pd.DataFrame:
+    """Rows of a run with these columns, the others filled in."""
+    count = len(columns["variant"])
+    others = {"model": "m", "batch": 1, "bytes": 10, "sends": 10, "peak_memory": 2**28, "setup_bytes": 0}
+    return pd.DataFrame({name: [value] * count for name, value in others.items()} | columns)
+
+
+def plaintext_step(unet, variant) -> np.ndarray:
+    """The sample after the first step, in plaintext with the same functions."""
+    task = make_task(unet, labels=[0, 1], steps=STEPS, protocols=variant.protocols, ring=False)
+    values = task.owner | task.client | task.public
+    values["step"] = values["step.0"]
+    before = setup_graph(task.shape)
+    if before is not None:
+        values.update(zip(before.outputs, before(*(values[name] for name in before.inputs)), strict=True))
+    graph = step_graph(task.shape)
+    return task.decoded(np.asarray(graph(*(values[name] for name in graph.inputs))[0]))
+
+
+def test_the_command_writes_a_record(command):
+    output, path = command
+    record = json.loads(path.read_text())
+    assert record["steps"] == STEPS and record["environment"]["versions"]["spu"]
+    assert [(row["model"], row["variant"]) for row in record["rows"]] == [("small", "direct"), ("small", "cipherdm")]
+    assert "time_ratio" in output and f"Wrote {path}" in output
+    assert TABLES["step_batches"](path.parent).count("| small | 2 |") == 2
+
+
+def test_variants_take_turns_after_a_warm_up(command):
+    """By the descriptions of the progress bar."""
+    seen = re.findall(r"batch 2 (\S+): (warm-up|run \d of 2|memory)", command[0])
+    work = ["warm-up", "run 1 of 2", "run 2 of 2", "memory"]
+    expected = [(name, what) for what in work for name in ("direct", "cipherdm")]
+    assert [key for key, _ in groupby(seen)] == expected
+
+
+def test_every_variant_has_its_row(measured):
+    assert set(measured["batch"]) == {BATCH} and set(measured["repetitions"]) == {2}
+    assert (measured["seconds_low"] <= measured["seconds"]).all()
+    assert (measured["seconds"] <= measured["seconds_high"]).all()
+    assert (measured[["seconds", "bytes", "sends"]] > 0).all(axis=None)
+    assert measured["peak_memory"].between(50 * 2**20, 4 * 2**30).all()
+    # Only with precomputed time terms is there something to pick once for the secret labels.
+    setup = measured[["setup_seconds", "setup_bytes", "setup_sends"]]
+    assert (setup.loc["cipherdm"] > 0).all() and (setup.loc["direct"] == 0).all()
+
+
+def test_a_step_costs_what_it_costs_in_sampling(unet, cluster, measured):
+    run = sample(unet, cluster, labels=[0, 1], steps=STEPS, protocols=DIRECT, granularity="step")
+    program = run.cost.by_program().loc["step"]
+    assert program["calls"] == STEPS
+    assert measured.loc["direct", "bytes"] == pytest.approx(program["bytes"] / STEPS, rel=0.01)
+    assert measured.loc["direct", "sends"] == pytest.approx(program["sends"] / STEPS, rel=0.01)
+
+
+@pytest.mark.parametrize(("name", "granularity"), [("direct-pade", "step"), ("cipherdm", "block")])
+def test_the_result_is_that_of_plaintext_however_often_it_runs(unet, cluster, measured, name, granularity):
+    (variant,) = step.variants([name])
+    prepared = step.prepare(unet, replace(variant, granularity=granularity), batch=BATCH, steps=STEPS, prefix="7/")
+    setup = prepared.start(cluster)
+    first, second = (prepared.run(cluster) for _ in range(2))
+    expected = plaintext_step(unet, variant)
+    assert np.sqrt(np.mean((prepared.result(cluster) - expected) ** 2)) < 0.02 * np.sqrt(np.mean(expected**2))
+    assert (first.bytes, first.sends) == (second.bytes, second.sends)
+    assert (len(first.by_program()) == 1) == (granularity == "step")
+    if name == "direct-pade":
+        assert setup is None and first.bytes > measured.loc["direct", "bytes"]  # a more expensive exponential
+    else:
+        assert setup.bytes == measured.loc["cipherdm", "setup_bytes"]
+
+
+def test_variants_are_named():
+    by_name = {variant.name: variant for variant in step.variants()}
+    assert list(by_name) == list(step.DEFAULT_NAMES)
+    assert by_name["direct"].engine == by_name["puma"].engine == EngineConfig()
+    assert by_name["direct-pade"].protocols == DIRECT and by_name["direct-pade"].engine.exp == "pade"
+    with pytest.raises(CipherDMError, match="magic"):
+        step.variants(["direct", "magic"])
+
+
+def test_a_model_without_classes_gets_a_count():
+    plain = replace(init_unet(replace(SMALL, num_class_embeds=None)), scheduler_config=SCHEDULER)
+    (variant,) = step.variants(["direct"])
+    assert step.prepare(plain, variant, batch=3, steps=STEPS).task.shape.batch == 3
+
+
+@pytest.mark.parametrize("change", [{"batches": [0]}, {"batches": []}, {"repetitions": 0}, {"variants": []}])
+def test_nothing_to_measure_is_refused(unet, change):
+    with pytest.raises(CipherDMError, match="at least one variant, repetition and picture"):
+        step.run(unet, **({"variants": step.variants(["direct"])} | change))
+
+
+def test_a_loop_is_no_step(unet):
+    (variant,) = step.variants(["direct"])
+    with pytest.raises(CipherDMError, match="'loop'.*step or block"):
+        step.prepare(unet, replace(variant, granularity="loop"), batch=1, steps=STEPS)
+
+
+def test_ratios_are_against_the_faster_baseline_of_each_batch():
+    frame = rows_of(
+        batch=[1, 1, 1, 4, 4, 4],
+        variant=2 * ["direct", "direct-pade", "fast"],
+        seconds=[8.0, 6.0, 2.0, 10.0, 12.0, 2.0],
+        bytes=[100, 200, 10, 400, 800, 50],
+        sends=[50, 40, 20, 50, 40, 20],
+    )
+    found = step.ratios(frame)
+    assert list(found["time_ratio"]) == pytest.approx([6 / 8, 1, 3, 1, 10 / 12, 5])
+    assert list(found["bytes_ratio"]) == pytest.approx([2, 1, 20, 1, 0.5, 8])
+    assert list(found["sends_ratio"]) == pytest.approx([0.8, 1, 2, 1, 1.25, 2.5])
+    assert step.ratios(frame[frame["variant"] == "fast"])["time_ratio"].isna().all()
+
+
+def test_a_record_can_be_written_and_read(tmp_path):
+    frame = rows_of(variant=["direct", "cipherdm"], seconds=[5.1, 1.0])
+    step.write(tmp_path / "step_m.json", frame, steps=STEPS)
+    pd.testing.assert_frame_equal(step.read(tmp_path / "step_m.json"), frame)
+    with pytest.raises(CipherDMError, match="cipherdm bench step other"):
+        step.read(tmp_path / "step_other.json")
+
+
+def test_the_command_of_the_activations(tmp_path, monkeypatch):
+    cases = [case for case in activations.cases() if case.name == "silu_cipherdm"]
+    monkeypatch.setattr(activations, "cases", lambda: cases)
+    path = tmp_path / "activations.json"
+    arguments = ["--sizes", "100000", "--repetitions", "1", "--record", str(path)]
+    result = CliRunner().invoke(app, ["bench", "activations", *arguments])
+    assert result.exit_code == 0, result.output
+    assert len(json.loads(path.read_text())["rows"]) == 1
+    assert "| silu_cipherdm | 0.06" in TABLES["activations"](tmp_path)
+
+
+@pytest.mark.parametrize("numbers", ["", "one", "1,0", "1,,4", "-3"])
+def test_a_batch_that_is_no_number_is_answered_before_anything_runs(folder, numbers):
+    result = CliRunner().invoke(app, ["bench", "step", str(folder), f"--batch={numbers}"])
+    assert isinstance(result.exception, CipherDMError) and "--batch" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("step", "cipherdm bench step"),
+        ("step_batches", "cipherdm bench step"),
+        ("activations", "cipherdm bench activations"),
+        ("quality", "cipherdm evaluate"),
+    ],
+)
+def test_a_table_without_its_record_names_the_command(tmp_path, name, command):
+    with pytest.raises(CipherDMError, match=command):
+        TABLES[name](tmp_path)
+
+
+def test_the_table_of_steps(tmp_path):
+    frame = rows_of(batch=[1, 1, 4], variant=["direct", "cipherdm", "cipherdm"], seconds=[5.1, 1.0, 0.25])
+    step.write(tmp_path / "step_m.json", frame.assign(bytes=[51_000_000, 10_000_000, 10]), steps=20)
+    headline, batches = TABLES["step"](tmp_path), TABLES["step_batches"](tmp_path)
+    assert "| m | 1 | cipherdm | 1.00 s | 10.0 | 10 | 5.1x | 5.1x | 1.0x | 0.0 | 256 |" in headline
+    assert "| m | 4 |" not in headline
+    assert "| m | 4 | cipherdm | 250 ms | 0.0 | 10 | - | - | - | 0.0 | 256 |" in batches
+    step.write(tmp_path / "step_m.json", frame[frame["batch"] == 4], steps=20)
+    with pytest.raises(CipherDMError, match="--batch 1"):
+        TABLES["step"](tmp_path)
+
+
+def test_the_table_of_quality_has_all_sets_and_that_of_models_the_exact_one(tmp_path):
+    record = {"model": "m", "parameters": 1234, "scheduler": "ddim", "steps": 50}
+    record |= {"accuracy": 0.98765, "f1": 0.9, "lenet_fid": 1.234, "count": 2000}
+    for name in ("cipherdm", "direct"):
+        (tmp_path / f"quality_m_{name}.json").write_text(json.dumps(record | {"protocols": name}))
+    scores = "DDIM-50 | 98.8% | 0.900 | 1.23 | 2,000 |"
+    assert TABLES["quality"](tmp_path).splitlines()[2:] == [f"| m | direct | {scores}", f"| m | cipherdm | {scores}"]
+    assert TABLES["models"](tmp_path).splitlines()[2:] == [f"| m | 1,234 | {scores}"]
