@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 from dataclasses import replace
 from itertools import groupby
 
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from cipherdm import DIRECT, CipherDMError, EngineConfig, sample
+from cipherdm import DIRECT, CipherDMError, CostReport, EngineConfig, sample
 from cipherdm.bench import activations, step
 from cipherdm.cli import app
 from cipherdm.documents import TABLES
@@ -61,7 +62,7 @@ def folder(unet, tmp_path_factory):
 def command(folder, tmp_path_factory):
     """What `cipherdm bench step` printed, and the record that it wrote."""
     path = tmp_path_factory.mktemp("measurements") / "step_small.json"
-    arguments = ["--protocols", "direct, cipherdm", "--batch", "2", "--repetitions", "2", "--steps", "2"]
+    arguments = ["--protocols", "direct, cipherdm", "--batch", "2", "--repetitions", "1", "--steps", "2"]
     result = CliRunner().invoke(app, ["bench", "step", str(folder), *arguments, "--record", str(path)])
     assert result.exit_code == 0, result.output
     return result.output, path
@@ -103,21 +104,32 @@ def test_the_command_writes_a_record(command):
 
 def test_variants_take_turns_after_a_warm_up(command):
     """By the descriptions of the progress bar."""
-    seen = re.findall(r"batch 2 (\S+): (warm-up|run \d of 2|memory)", command[0])
-    work = ["warm-up", "run 1 of 2", "run 2 of 2", "memory"]
+    seen = re.findall(r"batch 2 (\S+): (warm-up|run \d of 1|memory)", command[0])
+    work = ["warm-up", "run 1 of 1", "memory"]
     expected = [(name, what) for what in work for name in ("direct", "cipherdm")]
     assert [key for key, _ in groupby(seen)] == expected
 
 
 def test_every_variant_has_its_row(measured):
-    assert set(measured["batch"]) == {BATCH} and set(measured["repetitions"]) == {2}
+    assert set(measured["batch"]) == {BATCH} and set(measured["repetitions"]) == {1}
     assert (measured["seconds_low"] <= measured["seconds"]).all()
     assert (measured["seconds"] <= measured["seconds_high"]).all()
     assert (measured[["seconds", "bytes", "sends"]] > 0).all(axis=None)
-    assert measured["peak_memory"].between(50 * 2**20, 4 * 2**30).all()
+    # A party of so small a model holds less than this process, which has compiled it and imported PyTorch.
+    client = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert measured["peak_memory"].between(50 * 2**20, 0.9 * client).all()
     # Only with precomputed time terms is there something to pick once for the secret labels.
     setup = measured[["setup_seconds", "setup_bytes", "setup_sends"]]
     assert (setup.loc["cipherdm"] > 0).all() and (setup.loc["direct"] == 0).all()
+
+
+def test_a_row_has_the_median_of_its_runs():
+    (variant,) = step.variants(["direct"])
+    prepared = step.PreparedStep(variant, task=None, setup=None, plan=None, prefix="")
+    sent = pd.DataFrame({"party": [0, 1, 2], "sent_bytes": [5, 6, 7], "sends": [1, 1, 2]})
+    row = step._row(prepared, None, [CostReport(seconds, sent, sent) for seconds in (9.0, 1.0, 2.0)], 77)
+    assert (row["seconds_low"], row["seconds"], row["seconds_high"]) == (1, 2, 9)
+    assert (row["bytes"], row["sends"], row["peak_memory"], row["repetitions"]) == (18, 4, 77, 3)
 
 
 def test_a_step_costs_what_it_costs_in_sampling(unet, cluster, measured):
@@ -153,7 +165,8 @@ def test_variants_are_named():
         step.variants(["direct", "magic"])
 
 
-def test_a_model_without_classes_gets_a_count():
+def test_a_model_without_classes_gets_a_count(monkeypatch):
+    monkeypatch.setattr(step, "compile_plan", lambda *_, **__: None)  # takes seconds
     plain = replace(init_unet(replace(SMALL, num_class_embeds=None)), scheduler_config=SCHEDULER)
     (variant,) = step.variants(["direct"])
     assert step.prepare(plain, variant, batch=3, steps=STEPS).task.shape.batch == 3
@@ -198,11 +211,12 @@ def test_the_command_of_the_activations(tmp_path, monkeypatch):
     cases = [case for case in activations.cases() if case.name == "silu_cipherdm"]
     monkeypatch.setattr(activations, "cases", lambda: cases)
     path = tmp_path / "activations.json"
-    arguments = ["--sizes", "100000", "--repetitions", "1", "--record", str(path)]
+    arguments = ["--sizes", "100, 200", "--repetitions", "1", "--record", str(path)]
     result = CliRunner().invoke(app, ["bench", "activations", *arguments])
     assert result.exit_code == 0, result.output
-    assert len(json.loads(path.read_text())["rows"]) == 1
-    assert "| silu_cipherdm | 0.06" in TABLES["activations"](tmp_path)
+    assert [row["elements"] for row in json.loads(path.read_text())["rows"]] == [100, 200]
+    with pytest.raises(CipherDMError, match="no rows of 100,000 elements.*cipherdm bench activations"):
+        TABLES["activations"](tmp_path)
 
 
 @pytest.mark.parametrize("numbers", ["", "one", "1,0", "1,,4", "-3"])
@@ -235,6 +249,19 @@ def test_the_table_of_steps(tmp_path):
     step.write(tmp_path / "step_m.json", frame[frame["batch"] == 4], steps=20)
     with pytest.raises(CipherDMError, match="--batch 1"):
         TABLES["step"](tmp_path)
+
+
+def test_the_table_of_activations(tmp_path):
+    row = {"elements": 100_000, "max_error": 0.01234, "ms": 1234.5, "bytes": 72_800_000, "sends": 61, "exp": "pade"}
+    functions = [("silu", "direct", False), ("silu", "silu_cipherdm", False), ("exp", "exp_bounded4", True)]
+    rows = [row | dict(zip(("kind", "function", "relative"), names, strict=True)) for names in functions]
+    rows.append(rows[0] | {"elements": 1000})
+    (tmp_path / "activations.json").write_text(json.dumps({"rows": rows}))
+    assert TABLES["activations"](tmp_path).splitlines()[2:] == [
+        "| silu, direct, pade | 0.012 | 1,234 | 728 | 61 |",
+        "| silu_cipherdm | 0.012 | 1,234 | 728 | 61 |",
+        "| exp_bounded4 | 0.012 of the value | 1,234 | 728 | 61 |",
+    ]
 
 
 def test_the_table_of_quality_has_all_sets_and_that_of_models_the_exact_one(tmp_path):
