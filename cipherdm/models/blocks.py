@@ -12,6 +12,8 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 
+from ..protocols.fixed import broadcast_to, concatenate
+
 SAME = ((1, 1), (1, 1))  # the padding with which a 3 x 3 convolution keeps height and width
 
 
@@ -64,7 +66,7 @@ def resnet(params, hidden, *rest, protocols, groups, eps, act_fn, scale_shift, o
     [b, 2 O], scale and shift after the second normalisation; b is 1 or B. ResnetBlock2D in diffusers.
     """
     *skip, time_term = rest
-    hidden = jnp.concatenate([hidden, *skip], axis=1) if skip else hidden
+    hidden = concatenate([hidden, *skip], axis=1) if skip else hidden
     activated = partial(protocols.norm_activation, groups=groups, eps=eps, act_fn=act_fn, protocols=protocols)
 
     y = protocols.conv2d(layer(params, "conv1"), activated(layer(params, "norm1"), hidden), padding=SAME)
@@ -88,10 +90,9 @@ def attention(params, hidden, *, protocols, groups, eps, heads, head_channels, o
     tokens = hidden.reshape(batch, channels, -1)
     if groups is not None:
         tokens = protocols.group_norm(layer(params, "group_norm"), tokens, groups=groups, eps=eps)
-    q, k, v = (
-        protocols.linear(layer(params, name), tokens).reshape(batch, heads, head_channels, -1)
-        for name in ("to_q", "to_k", "to_v")
-    )
+    layers = [layer(params, name) for name in ("to_q", "to_k", "to_v")]
+    projected = protocols.projections(layers, tokens, protocols=protocols)
+    q, k, v = (x.reshape(batch, heads, head_channels, -1) for x in projected)
     y = protocols.attention(params, q, k, v, scale=head_channels**-0.5, softmax=protocols.softmax)
     y = protocols.linear(layer(params, "to_out.0"), y.reshape(batch, heads * head_channels, -1))
     return _rescaled(hidden + y.reshape(hidden.shape), output_scale)
@@ -109,7 +110,7 @@ def downsample(params, hidden, *, protocols, padding):
 def upsample(params, hidden, *, protocols):
     """Double the height and width of hidden [B, C, H, W] by repeating pixels, and convolve."""
     batch, channels, height, width = hidden.shape
-    repeated = jnp.broadcast_to(hidden[:, :, :, None, :, None], (batch, channels, height, 2, width, 2))
+    repeated = broadcast_to(hidden[:, :, :, None, :, None], (batch, channels, height, 2, width, 2))
     return protocols.conv2d(
         layer(params, "conv"), repeated.reshape(batch, channels, 2 * height, 2 * width), padding=SAME
     )

@@ -25,13 +25,15 @@ class Observation:
 
     Attributes:
         timestep: of the call.
-        variances: [B, groups] of each normalisation's input, without eps.
+        means: [B, groups] of each normalisation's input.
+        variances: [B, groups] of the same, without eps.
         normalised: [B, C, ...], each normalisation's output.
         scores: [B, heads, N, N] of each attention block, before softmax.
         keys: [B, heads, d, N] of each attention block.
     """
 
     timestep: int
+    means: Mapping[str, np.ndarray]
     variances: Mapping[str, np.ndarray]
     normalised: Mapping[str, np.ndarray]
     scores: Mapping[str, np.ndarray]
@@ -103,17 +105,18 @@ def load_calibration(unet: UNet) -> dict[str, np.ndarray]:
 
 
 def _recorded_call(unet: UNet):
-    """A function of (params, sample, timestep, onehot) to eps and the four records of an `Observation`."""
+    """A function of (params, sample, timestep, onehot) to eps and the five records of an `Observation`."""
     norms, attentions = list(norm_layers(unet)), list(attention_blocks(unet))
 
     def call(params, sample, timestep, onehot):
-        variances, normalised, scores, keys = {}, {}, {}, {}
+        means, variances, normalised, scores, keys = {}, {}, {}, {}, {}
         # Layers are met in the order of execution, so each call takes the next name.
         norm_names, attention_names = iter(norms), iter(attentions)
 
         def group_norm(local, x, *, groups, eps):
             name = next(norm_names)
-            variances[name] = jnp.var(x.reshape(x.shape[0], groups, -1), axis=-1)
+            rows = x.reshape(x.shape[0], groups, -1)
+            means[name], variances[name] = jnp.mean(rows, axis=-1), jnp.var(rows, axis=-1)
             normalised[name] = direct.group_norm(local, x, groups=groups, eps=eps)
             return normalised[name]
 
@@ -129,6 +132,6 @@ def _recorded_call(unet: UNet):
             local = {name: params[full] for name, full in block.params}
             result = block(local, *(values[name] for name in block.inputs), protocols=recording)
             values[block.outputs[0]] = result
-        return values["eps"], (variances, normalised, scores, keys)
+        return values["eps"], (means, variances, normalised, scores, keys)
 
     return call

@@ -58,7 +58,15 @@ class PreparedWeights:
 
 
 def prepare_weights(unet: UNet, timesteps: np.ndarray, protocols: Protocols) -> PreparedWeights:
-    """What the owner shares for a schedule's timesteps [steps]: all weights, or time terms in place of the time blocks."""
+    """What the owner shares for a schedule's timesteps [steps]: all weights, or time terms in place of the time blocks.
+
+    Raises:
+        CipherDMError: the protocols need a calibration that the model's folder lacks, or do not compute the model's layers.
+    """
+    if protocols.prepare == "fast":
+        from .fast_weights import prepare_fast  # which imports this module
+
+        return prepare_fast(unet, timesteps)
     if protocols.time_embedding == "inside":
         return PreparedWeights(dict(unet.params), {}, {})
     return PreparedWeights(without_time_blocks(unet), {}, time_terms(unet, timesteps))

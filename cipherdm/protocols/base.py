@@ -24,6 +24,7 @@ class Protocols:
       if there, is [O]; padding is ((top, bottom), (left, right)).
     - `linear(params, x)`: x is [B, C] or [B, C, N], "weight" is [O, C], "bias", if there, is [O]; the result is [B, O]
       or [B, O, N].
+    - `projections(layers, x, *, protocols)`: the results of several linear layers on the same x, a tuple.
     - `attention(params, q, k, v, *, scale, softmax)`: q is [B, heads, d, N], k and v are [B, heads, d, M]; the result is
       [B, heads, d, N]. `params` are those of the whole block.
     - `time_embedding`: "inside" if the secure program computes the time terms, "precomputed" if the model owner
@@ -47,6 +48,7 @@ class Protocols:
     layer_norm: Callable
     conv2d: Callable
     linear: Callable
+    projections: Callable
     attention: Callable
     time_embedding: Literal["inside", "precomputed"]
     value_bits: int | None = None

@@ -55,6 +55,11 @@ def linear(params, x):
     return y + by_channel(params["bias"], x.ndim) if "bias" in params else y
 
 
+def projections(layers, x, *, protocols):
+    """Several linear layers on the same x [B, C, N]: one result for each."""
+    return tuple(protocols.linear(layer, x) for layer in layers)
+
+
 def attention(params, q, k, v, *, scale, softmax):
     """Scaled dot-product attention of q [B, heads, d, N] to k and v [B, heads, d, M], giving [B, heads, d, N]."""
     heads = ((0, 1), (0, 1))

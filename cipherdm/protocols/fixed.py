@@ -120,10 +120,17 @@ def decode(array: np.ndarray, bits: int, ring: bool) -> np.ndarray:
     return array * np.float32(2.0 ** (ENGINE_FRACTION_BITS - bits)) if ring else array
 
 
-def concatenate(parts: list[Fixed], axis: int = 0) -> Fixed:
-    """As jnp.concatenate, at the most fraction bits of the parts. Free."""
+def concatenate(parts, axis: int = 0):
+    """As jnp.concatenate, of arrays or of `Fixed` numbers, at the most fraction bits of the parts. Free."""
+    if not isinstance(parts[0], Fixed):
+        return jnp.concatenate(parts, axis)
     bits = max(part.bits for part in parts)
     return Fixed(jnp.concatenate([part.raised(bits).array for part in parts], axis), bits, parts[0].ring)
+
+
+def broadcast_to(x, shape):
+    """As jnp.broadcast_to, of an array or of `Fixed` numbers. Free."""
+    return x.with_array(jnp.broadcast_to(x.array, shape)) if isinstance(x, Fixed) else jnp.broadcast_to(x, shape)
 
 
 def dot_general(first: Fixed, second: Fixed, dimension_numbers) -> Fixed:

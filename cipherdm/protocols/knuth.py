@@ -77,8 +77,8 @@ class KnuthPolynomial(Approximation):
         scaled = np.array(self.coefficients) / self.input_scale ** np.arange(self.degree + 1)
         monic = scaled * self.output_scale * self._sign
         if self.degree == 8:
-            return _adapt_quartic(monic[::2])
-        return _adapt_quartic(monic) if self.degree == 4 else adapt_sextic(monic)
+            return adapt_quartic(monic[::2])
+        return adapt_quartic(monic) if self.degree == 4 else adapt_sextic(monic)
 
 
 def _quartic(z, constants):
@@ -94,8 +94,8 @@ def _sextic(x, constants):
     return (w + z + a4) * w + a5
 
 
-def _adapt_quartic(p) -> tuple[float, ...]:
-    """a, b, c, d from p[0] + p[1] z + ... + z^4."""
+def adapt_quartic(p) -> tuple[float, ...]:
+    """Constants a to d of the form in this module's docstring, from p[0] + p[1] z + ... + z^4."""
     a = (p[3] - 1) / 2
     total = p[2] - a * a - a  # b + c
     b = p[1] - total * a

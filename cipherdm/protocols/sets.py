@@ -5,7 +5,7 @@ from dataclasses import replace
 import jax
 
 from ..errors import CipherDMError
-from . import direct
+from . import direct, fast
 from .base import Protocols
 from .gelu_puma import gelu_puma
 from .mish_cipherdm import mish_published
@@ -29,6 +29,7 @@ DIRECT = Protocols(
     layer_norm=direct.layer_norm,
     conv2d=direct.conv2d,
     linear=direct.linear,
+    projections=direct.projections,
     attention=direct.attention,
     time_embedding="inside",
 )
@@ -63,7 +64,27 @@ PUMA = replace(
     time_embedding="precomputed",
 )
 
-_SETS = {protocols.name: protocols for protocols in (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA)}
+# Ours, on `Fixed` numbers and weights that the owner has calibrated and folded. Activations and softmax exist in it only
+# within the layers that use them.
+FAST = Protocols(
+    name="fast",
+    silu=fast.unsupported,
+    mish=fast.unsupported,
+    gelu=fast.unsupported,
+    softmax=fast.unsupported,
+    group_norm=fast.group_norm,
+    norm_activation=fast.norm_activation,
+    layer_norm=fast.unsupported,
+    conv2d=fast.conv2d,
+    linear=fast.linear,
+    projections=fast.projections,
+    attention=fast.attention,
+    time_embedding="precomputed",
+    value_bits=fast.VALUE_BITS,
+    prepare="fast",
+)
+
+_SETS = {protocols.name: protocols for protocols in (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST)}
 NAMES = tuple(_SETS)
 
 

@@ -1,0 +1,248 @@
+"""The owner's preparation for FAST: what calibration fitted, folded into weights that are ready to be shared."""
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from ..errors import CipherDMError
+from ..protocols.fast import GAIN_BITS, POWER_BITS, SLOPE_BITS, VALUE_BITS
+from ..protocols.knuth import adapt_quartic
+from .calibration import Observation, attention_blocks, load_calibration, norm_layers, observe
+from .fits import EvenFits, even_scales, fit_exponential, fit_inverse_root, fit_quartics, fit_reciprocal, mish, silu
+from .layout import unet_blocks
+from .prepared import PreparedWeights, time_terms, without_time_blocks
+from .unet import UNet
+
+SAMPLES = 3000  # of a channel, to fit an activation
+_SQUARINGS = (0, 1, 2, 3, 4)
+_EXP_ERROR = 0.01  # relative, of the exponential; the fewest squarings that stay below are taken
+_INVERSE_ERROR = 0.003
+_SLOPE_UNIT = 2.0**-SLOPE_BITS
+
+
+def calibrate(
+    unet: UNet, schedule, *, images_per_class: int = 24, seed: int = 0, progress: bool = True
+) -> dict[str, np.ndarray]:
+    """Fit every layer at each timestep of a schedule; the arrays that `save_calibration` stores.
+
+    - "timesteps" [steps].
+    - "NORM.center" and "NORM.typical" [classes, steps, groups]: the mean, and the geometric mean of the mean square about it.
+    - "NORM.rstd" [classes, steps, groups, 2]: (p, q) with 1/sqrt(variance + eps) ~ p - q x, x the mean square about the centre.
+    - "NORM.quartic" [steps, C, 5]: the activation as a polynomial, for what each channel carries after the normalisation. Or,
+      for SiLU, "NORM.even" [steps, C, 4] and "NORM.scale" [C]: c0, c2, c4, c6 and s of `EvenFits`.
+    - "NORM.range" [steps, C, 2]: the smallest and the largest value that it was fitted to.
+    - "NORM.pixels" [1]: values of one channel.
+    - "ATTENTION.exp" [steps, 3]: (alpha, beta, gamma) of `fit_exponential`, scaled so that a typical row sums to 1.
+    - "ATTENTION.key" [steps, heads * d]: the mean key.
+    - "ATTENTION.sum" [steps, 2]: (p, q) of `fit_reciprocal` for the sums of the rows.
+    - "ATTENTION.counts" [2]: squarings, and Newton iterations for the inverse.
+    """
+    recorder = _Recorder(unet, images_per_class, seed)
+    with tqdm(total=schedule.steps, desc="calibrate", unit="step", disable=not progress) as bar, threadpool_limits(1):
+
+        def visit(step: int, seen: Observation) -> None:
+            recorder.visit(seen)
+            bar.update()
+
+        observe(
+            unet, schedule.timesteps, schedule.coefficients, images_per_class=images_per_class, seed=seed, visit=visit
+        )
+    return recorder.arrays() | {"timesteps": np.asarray(schedule.timesteps, np.float32)}
+
+
+class _Recorder:
+    """Collects the fits of one step after the other."""
+
+    def __init__(self, unet: UNet, images_per_class: int, seed: int):
+        named = {"silu": silu, "swish": silu, "mish": mish}[unet.config.act_fn]
+        self.activations = dict.fromkeys(norm_layers(unet), named) | {"conv_norm_out": silu}
+        self.eps = unet.config.norm_eps
+        self.attentions = attention_blocks(unet)
+        self.labels = np.tile(np.arange(unet.config.num_class_embeds or 1), images_per_class)
+        self.generator = np.random.default_rng(seed)
+        self.even: dict[str, list[EvenFits]] = {}
+        self.rows: dict[str, list[np.ndarray]] = {}
+        self.scores: dict[str, list[np.ndarray]] = {name: [] for name in self.attentions}
+        self.constants: dict[str, np.ndarray] = {}
+
+    def visit(self, seen: Observation) -> None:
+        for name, function in self.activations.items():
+            for leaf, values in self._norm(seen.means[name], seen.variances[name] + self.eps).items():
+                self.rows.setdefault(f"{name}.{leaf}", []).append(values)
+            carried = seen.normalised[name]
+            self.constants[f"{name}.pixels"] = np.asarray([carried[0, 0].size], np.int32)
+            if not name.endswith("group_norm"):
+                channels = np.moveaxis(carried, 1, 0).reshape(carried.shape[1], -1)
+                chosen = self.generator.choice(channels.shape[1], min(SAMPLES, channels.shape[1]), replace=False)
+                if function is silu:
+                    self.even.setdefault(name, []).append(EvenFits.of(channels[:, chosen]))
+                else:
+                    self.rows.setdefault(f"{name}.quartic", []).append(fit_quartics(function, channels[:, chosen]))
+                ends = np.stack([channels.min(1), channels.max(1)], axis=1)
+                self.rows.setdefault(f"{name}.range", []).append(ends)
+        for name in self.attentions:
+            scores = seen.scores[name].reshape(-1, seen.scores[name].shape[-1]).astype(np.float64)
+            scores = scores[self.generator.choice(len(scores), min(600, len(scores)), replace=False)]
+            self.scores[name].append(scores - scores.mean(1, keepdims=True))
+            self.rows.setdefault(f"{name}.key", []).append(seen.keys[name].mean(axis=(0, 3)).reshape(-1))
+
+    def _norm(self, means: np.ndarray, variances: np.ndarray) -> dict[str, np.ndarray]:
+        """center, typical and rstd of one normalisation at one step, [classes, groups, ...]."""
+        classes, groups = self.labels.max() + 1, means.shape[1]
+        center, typical, rstd = np.empty((classes, groups)), np.empty((classes, groups)), np.empty((classes, groups, 2))
+        for label in range(classes):
+            for group in range(groups):
+                mean, variance = (x[self.labels == label, group].astype(np.float64) for x in (means, variances))
+                center[label, group] = mean.mean()
+                squares = variance + np.square(mean - mean.mean())
+                typical[label, group] = np.exp(np.log(squares).mean())
+                rstd[label, group] = fit_inverse_root(squares, variance)
+        return {"center": center, "typical": typical, "rstd": rstd}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        arrays = {name: np.stack(values) for name, values in self.rows.items()}
+        for name in arrays:
+            if name.endswith((".center", ".typical", ".rstd")):
+                arrays[name] = np.moveaxis(arrays[name], 0, 1)
+        for name, fits in self.even.items():
+            arrays[f"{name}.scale"] = scale = even_scales(fits)
+            arrays[f"{name}.even"] = np.stack([fit.coefficients(-(scale**7) / 2) for fit in fits])
+        for name, scores in self.scores.items():
+            arrays |= {f"{name}.{leaf}": values for leaf, values in _fit_attention(scores).items()}
+        return {name: array.astype(np.float32) for name, array in arrays.items()} | self.constants
+
+
+def _fit_attention(scores: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """exp, sum and counts of an attention block from its centred scores [rows, N] of each step."""
+    for squarings in _SQUARINGS:
+        fits, errors = zip(*(fit_exponential(rows, squarings) for rows in scores), strict=True)
+        if max(errors) < _EXP_ERROR:
+            break
+    powers = [np.polyval(fit, rows) ** 2**squarings for fit, rows in zip(fits, scores, strict=True)]
+    sums = [power.sum(1) for power in powers]
+    factors = np.array([1 / np.exp(np.log(total).mean()) for total in sums])
+    inverses = [fit_reciprocal(total * factor) for total, factor in zip(sums, factors, strict=True)]
+    newton, worst = 0, max(error for _, error in inverses)
+    while worst ** 2**newton > _INVERSE_ERROR:
+        newton += 1
+    return {
+        "exp": np.stack(fits) * factors[:, None] ** (0.5**squarings),
+        "sum": np.stack([line for line, _ in inverses]),
+        "counts": np.array([squarings, newton]),
+    }
+
+
+def prepare_fast(unet: UNet, timesteps: np.ndarray) -> PreparedWeights:
+    """Weights for `protocols.fast`: time terms in the clear, the fits nearest to `timesteps` folded into gains and constants.
+
+    Raises:
+        CipherDMError: the model is not calibrated, or has layers that FAST does not compute.
+    """
+    _check_supported(unet)
+    stored = load_calibration(unet)
+    nearest = np.abs(stored["timesteps"][None, :] - np.asarray(timesteps)[:, None]).argmin(1)
+    weights = PreparedWeights(without_time_blocks(unet), {}, time_terms(unet, timesteps), {}, {})
+    for name, groups in norm_layers(unet).items():
+        _prepare_norm(weights, stored, nearest, name, groups)
+    for name in attention_blocks(unet):
+        size = next(dict(block.static)["head_channels"] for block in unet_blocks(unet.config) if block.name == name)
+        _prepare_attention(weights, stored, nearest, name, size)
+    return weights
+
+
+def _check_supported(unet: UNet) -> None:
+    config = unet.config
+    problems = {
+        "resnet_time_scale_shift='scale_shift'": config.resnet_time_scale_shift == "scale_shift",
+        f"mid_block_scale_factor={config.mid_block_scale_factor}": config.mid_block_scale_factor != 1,
+        "attention without normalisation": any(
+            block.kind == "attention" and dict(block.static)["groups"] is None for block in unet_blocks(config)
+        ),
+    }
+    found = [problem for problem, present in problems.items() if present]
+    if found:
+        raise CipherDMError(f"FAST does not compute {', '.join(found)}, which this model has; choose another set.")
+
+
+def _prepare_norm(weights: PreparedWeights, stored: dict, nearest: np.ndarray, name: str, groups: int) -> None:
+    """Gains, shifts and constants of one normalisation and its activation, in units in which its input has variance about 1."""
+    weight, bias = weights.constant.pop(f"{name}.weight"), weights.constant.pop(f"{name}.bias")
+    fits = {leaf: stored[f"{name}.{leaf}"][:, nearest].astype(np.float64) for leaf in ("center", "typical", "rstd")}
+    unit = _take_unit(weights, name, np.exp(np.log(fits["typical"]).mean() / 2))
+    p, q = fits["rstd"][..., 0] * unit, fits["rstd"][..., 1] * unit**3
+    center, typical = fits["center"] / unit, fits["typical"] / unit**2
+    width = len(weight) // groups
+    p, q, typical = (np.repeat(x, width, axis=2) for x in (p, q, typical))  # [classes, steps, C]
+
+    scale = np.broadcast_to(_prepare_activation(weights, stored, nearest, name), (len(nearest), len(weight)))
+    gain = scale * weight  # [steps, C]
+    # The layer sums squares, where a variance is their mean.
+    count = int(stored[f"{name}.pixels"][0]) * width
+    slope = np.round(gain * q / count / _SLOPE_UNIT) * _SLOPE_UNIT
+    # The slope is rounded to the ring, and the intercept makes up for it at the typical square.
+    weights.by_class[f"{name}.gain0"] = gain * (p - q * typical) + slope * typical * count
+    weights.by_class[f"{name}.gain1"] = slope
+    weights.by_class[f"{name}.offset"] = gain * (p - q * typical) / count
+    weights.by_class[f"{name}.center"] = center
+    weights.by_step[f"{name}.shift"] = scale * bias
+    weights.bits.update({f"{name}.gain0": GAIN_BITS, f"{name}.gain1": SLOPE_BITS, f"{name}.offset": SLOPE_BITS})
+    weights.bits.update({f"{name}.center": VALUE_BITS, f"{name}.shift": 2 * VALUE_BITS})
+
+
+def _take_unit(weights: PreparedWeights, name: str, deviation: float) -> float:
+    """Divide the input of a residual block's second normalisation by its typical deviation, where it is made; exact.
+
+    Nothing else reads it. Other normalisations read the stream between blocks, whose unit stays.
+    """
+    block, _, leaf = name.rpartition(".")
+    if leaf != "norm2":
+        return 1.0
+    for values in (f"{block}.conv1.weight", f"{block}.conv1.bias"):
+        weights.constant[values] = weights.constant[values] / deviation
+    weights.by_class[f"{block}.time_term"] = weights.by_class[f"{block}.time_term"] / deviation
+    return deviation
+
+
+def _prepare_attention(weights: PreparedWeights, stored: dict, nearest: np.ndarray, name: str, size: int) -> None:
+    alpha, beta, gamma = stored[f"{name}.exp"][nearest].astype(np.float64).T
+    stretch = np.sqrt(alpha)
+    for leaf in ("weight", "bias"):
+        fixed = weights.constant.pop(f"{name}.to_q.{leaf}") * size**-0.5
+        weights.by_step[f"{name}.to_q.{leaf}"] = stretch.reshape(-1, *[1] * fixed.ndim) * fixed
+    weights.by_step[f"{name}.to_q.h"] = beta / (2 * stretch)
+    weights.by_step[f"{name}.to_q.c"] = gamma - (beta / (2 * stretch)) ** 2
+    weights.by_step[f"{name}.to_k.bias"] = weights.constant.pop(f"{name}.to_k.bias") - stored[f"{name}.key"][nearest]
+    for leaf, values in zip(("r0", "r1"), stored[f"{name}.sum"][nearest].T, strict=True):
+        weights.by_step[f"{name}.to_q.{leaf}"] = values
+    weights.bits.update({f"{name}.to_q.{leaf}": bits for leaf, bits in (("h", 20), ("c", 20), ("r0", 20), ("r1", 10))})
+    for leaf, count in zip(("squarings", "newton"), stored[f"{name}.counts"], strict=True):
+        weights.static[f"{name}.to_q.{leaf}"] = int(count)
+
+
+def _prepare_activation(weights: PreparedWeights, stored: dict, nearest: np.ndarray, name: str) -> np.ndarray | float:
+    """Knuth's constants for the activation after a normalisation; returns the scale of its input, [steps, C] or [C]."""
+    if f"{name}.even" in stored:
+        scale = stored[f"{name}.scale"].astype(np.float64)
+        coefficients = 2 * stored[f"{name}.even"][nearest] / scale[:, None] ** np.array([-1, 1, 3, 5])
+        degree, quartics = 8, np.concatenate([-coefficients, np.ones((*coefficients.shape[:2], 1))], axis=2)
+        _fold_into_next(weights, name, 1 / (2 * scale))
+    elif f"{name}.quartic" in stored:
+        fits = stored[f"{name}.quartic"][nearest].astype(np.float64)
+        scale = (-fits[..., -1]) ** 0.25
+        degree, quartics = 4, -fits / scale[..., None] ** np.arange(5)
+    else:
+        return 1.0
+    weights.static[f"{name}.degree"] = degree
+    constants = np.apply_along_axis(adapt_quartic, 2, quartics)
+    for index, letter in enumerate("abcd"):
+        weights.by_step[f"{name}.{letter}"] = constants[..., index]
+        narrow = {(4, "a"): VALUE_BITS, (8, "b"): POWER_BITS}  # what a product follows
+        weights.bits[f"{name}.{letter}"] = narrow.get((degree, letter), 2 * VALUE_BITS)
+    return scale
+
+
+def _fold_into_next(weights: PreparedWeights, name: str, factors: np.ndarray) -> None:
+    """Multiply the input channels of the convolution that follows a normalisation by factors [C]."""
+    block, _, leaf = name.rpartition(".")
+    following = {"norm1": f"{block}.conv1", "norm2": f"{block}.conv2", "conv_norm_out": "conv_out"}[leaf]
+    weights.constant[f"{following}.weight"] = weights.constant[f"{following}.weight"] * factors[:, None, None]

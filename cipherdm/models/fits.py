@@ -1,0 +1,156 @@
+"""Fits of cheap functions to what the layers of a model carry: least squares on samples and, lighter, on their whole range."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.polynomial import polynomial
+from scipy.special import expit, softmax
+
+MARGIN = 0.3  # by which an activation's fit reaches beyond the smallest and the largest sample
+_RANGE_WEIGHT = 0.1  # of the range, against the samples
+_SMALLEST_LEADING = 5e-4  # of a quartic, up to sign: below, scale and constants of Knuth's form lose their bits
+_SCALES = (0.06, 0.6)  # of the input of an even fit
+_POINTS = 128
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    """x / (1 + exp(-x))."""
+    return x * expit(x)
+
+
+def mish(x: np.ndarray) -> np.ndarray:
+    """x tanh(log(1 + exp(x)))."""
+    return x * np.tanh(np.logaddexp(0, x))
+
+
+def fit_quartics(function: Callable, samples: np.ndarray) -> np.ndarray:
+    """Coefficients of 1 to x^4 for each row of samples [C, n]: float64 [C, 5].
+
+    The leading one is negative, as the even part of SiLU and Mish has it: it becomes -1 by scaling x.
+    """
+    points, weights, middle, half = _weighted_points(samples)
+    # In t = (x - middle) / half, which is in [-1, 1], the normal equations are well conditioned.
+    powers = ((points - middle) / half)[:, :, None] ** np.arange(5)
+    target = function(points)
+    fits = _least_squares(powers, target, weights)
+    bound = -_SMALLEST_LEADING * half[:, 0] ** 4
+    small = fits[:, -1] > bound
+    if small.any():
+        rest = target[small] - bound[small, None] * powers[small, :, -1]
+        fits[small] = np.concatenate([_least_squares(powers[small, :, :-1], rest, weights), bound[small, None]], axis=1)
+    return np.stack([_substituted(fit, *ends) for fit, *ends in zip(fits, middle[:, 0], half[:, 0], strict=True)])
+
+
+@dataclass(frozen=True)
+class EvenFits:
+    """Fits of x/2 + c0 + c2 x^2 + ... + c8 x^8 to SiLU for the channels of one step, before c8 is settled.
+
+    Attributes:
+        moments: [C, 5, 5], of the powers of t = x / reach with even exponents.
+        targets: [C, 5].
+        reach: [C], the largest magnitude that is fitted.
+    """
+
+    moments: np.ndarray
+    targets: np.ndarray
+    reach: np.ndarray
+
+    @classmethod
+    def of(cls, samples: np.ndarray) -> "EvenFits":
+        """From samples [C, n]."""
+        points, weights, middle, half = _weighted_points(samples)
+        reach = np.abs(middle[:, 0]) + half[:, 0]
+        powers = (points / reach[:, None])[:, :, None] ** np.arange(0, 10, 2)
+        return cls(*_normal_equations(powers, silu(points) - points / 2, weights), reach)
+
+    def leading(self) -> np.ndarray:
+        """c8 [C] of the best fit."""
+        return np.linalg.solve(self.moments, self.targets[:, :, None])[:, -1, 0] / self.reach**8
+
+    def coefficients(self, leading: np.ndarray) -> np.ndarray:
+        """c0, c2, c4, c6 [C, 4] that are best beside a given c8 [C]."""
+        rest = self.targets[:, :4] - (leading * self.reach**8)[:, None] * self.moments[:, :4, 4]
+        fits = np.linalg.solve(self.moments[:, :4, :4], rest[:, :, None])[:, :, 0]
+        return fits / self.reach[:, None] ** np.arange(0, 8, 2)
+
+
+def even_scales(fits: list[EvenFits]) -> np.ndarray:
+    """The scales s [C], one for all steps, with which 2 s SiLU(x) is s x minus a monic quartic in (s x)^2: c8 = -s^7 / 2."""
+    leading = np.stack([np.maximum(-fit.leading(), 0) for fit in fits])
+    return np.clip((2 * np.median(leading, axis=0)) ** (1 / 7), *_SCALES)
+
+
+def _weighted_points(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Samples [C, n] and a grid over the range of each row, weights of both, and middle and half width of the ranges [C, 1]."""
+    samples = samples.astype(np.float64)
+    low, high = samples.min(1, keepdims=True) - MARGIN, samples.max(1, keepdims=True) + MARGIN
+    grid = low + (high - low) * np.linspace(0, 1, _POINTS)
+    count = samples.shape[1]
+    weights = np.concatenate([np.full(count, 1 / count), np.full(_POINTS, _RANGE_WEIGHT / _POINTS)])
+    return np.concatenate([samples, grid], axis=1), weights, (low + high) / 2, (high - low) / 2
+
+
+def _normal_equations(design: np.ndarray, target: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Matrices [C, k, k] and right sides [C, k] of weighted least squares for designs [C, n, k] and targets [C, n]."""
+    weighted = np.swapaxes(design * weights[:, None], 1, 2)
+    return weighted @ design, (weighted @ target[:, :, None])[:, :, 0]
+
+
+def _least_squares(design: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Their solutions [C, k]."""
+    moments, right = _normal_equations(design, target, weights)
+    return np.linalg.solve(moments, right[:, :, None])[:, :, 0]
+
+
+def _substituted(coefficients: np.ndarray, middle: float, half: float) -> np.ndarray:
+    """Coefficients in x of a polynomial in (x - middle) / half."""
+    line = np.array([-middle / half, 1 / half])
+    result = np.zeros(1)
+    for coefficient in coefficients[::-1]:
+        result = polynomial.polyadd(polynomial.polymul(result, line), [coefficient])
+    return np.pad(result, (0, len(coefficients) - len(result)))
+
+
+def fit_inverse_root(squares: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    """(p, q): the line p - q x in `squares` nearest to 1/sqrt(variances), in relative error.
+
+    Both are [n]: mean squares about a fixed centre, and variances with eps. They are fitted as they are and, at a lower
+    weight, with x and the variance equal over the range that they span and a fifth on either side.
+    """
+    span = np.geomspace(squares.min() / 1.2, squares.max() * 1.2, 50)
+    points, roots = np.concatenate([squares, span]), np.sqrt(np.concatenate([variances, span]))
+    weight = np.sqrt(np.concatenate([np.full(len(squares), 1 / len(squares)), np.full(50, 0.3 / 50)]))
+    return np.linalg.lstsq(np.stack([roots, -points * roots], axis=1) * weight[:, None], weight, rcond=None)[0]
+
+
+def fit_exponential(scores: np.ndarray, squarings: int) -> tuple[np.ndarray, float]:
+    """(alpha, beta, gamma) with exp(s / 2^squarings) ~ alpha s^2 + beta s + gamma for scores [rows, N], and its error.
+
+    The error is the root mean square of the relative error of the power 2^squarings, weighted as softmax weighs scores.
+    """
+    span = np.linspace(scores.min(), scores.max(), 200)
+    points = np.concatenate([scores.reshape(-1), span])
+    # What softmax makes small need not be exact.
+    chosen = softmax(scores, axis=1).reshape(-1)
+    weight = np.sqrt(np.concatenate([chosen / chosen.sum(), np.full(200, _RANGE_WEIGHT / 200)]))
+    target = np.exp(points / 2**squarings)
+    design = np.vander(points, 3) * (weight / target)[:, None]
+    fit = np.linalg.lstsq(design, weight, rcond=None)[0]
+    if fit[0] < 1e-4:
+        rest = np.linalg.lstsq(design[:, 1:], weight - 1e-4 * design[:, 0], rcond=None)[0]
+        fit = np.append(1e-4, rest)
+    ratio = (np.polyval(fit, scores.reshape(-1)) / np.exp(scores.reshape(-1) / 2**squarings)) ** 2**squarings
+    return fit, float(np.sqrt((chosen * np.square(ratio - 1)).sum() / chosen.sum()))
+
+
+def fit_reciprocal(sums: np.ndarray) -> tuple[np.ndarray, float]:
+    """(p, q): the line p - q x nearest to 1/x in the maximum of its relative error over the range of sums, and that error.
+
+    The range is widened by a tenth on either side. With the ends a and b the error of p - q x, 1 - p x + q x^2, is least
+    where it is equal and opposite at the ends and in the middle.
+    """
+    low, high = float(sums.min()) / 1.1, float(sums.max()) * 1.1
+    scale = 8 / ((low + high) ** 2 + 4 * low * high)
+    error = 1 - scale * low * high
+    return np.array([scale * (low + high), scale]), abs(error)

@@ -1,0 +1,155 @@
+"""Layers as FAST computes them: on `Fixed` numbers, with few messages, no comparisons and no division.
+
+What the model owner adds to a layer's parameters is made by `cipherdm.models.fast_weights` from what calibration measured;
+every value is secret-shared like a weight. Messages are counted over all parties: a product is 3, a truncation 5, additions
+of shares and everything linear with public factors none. The bits are chosen so that a product of three or four values at
+VALUE_BITS and a weight still fits into the ring.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+
+from ..errors import CipherDMError
+from .fixed import concatenate, dot_general, matmul, row_sums
+
+VALUE_BITS = 10  # fraction bits of values between blocks, and of what a product starts from
+GAIN_BITS = 42  # of a normalisation's gain, before it is multiplied with a value
+SLOPE_BITS = GAIN_BITS - 2 * VALUE_BITS  # of its slope, which is multiplied with squares of values
+POWER_BITS = 12  # of the powers from which attention computes an exponential
+SHARE_BITS = 16  # of unnormalised attention weights and their sums
+INVERSE_BITS = 14  # of the sums' inverses during Newton's iteration
+_PRODUCT_BITS = 54  # the most that a product may have
+
+
+def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
+    """As `direct.conv2d`, as one matrix product: weights on the left, shifted copies of all pixels on the right. 3 messages.
+
+    `lax.conv_general_dilated` makes SPU cut one slice for each output pixel, and padding with a public zero costs a
+    message, so the border is a secret zero: a value minus itself.
+    """
+    weight = params["weight"]
+    outputs, channels, size, _ = weight.shape
+    x = _room_for(x, weight)
+    x = x.with_array(jnp.swapaxes(_zero_padded(x.array, padding), 0, 1))  # [C, B, H, W]
+    _, batch, height, width = x.shape
+    rows, columns = ((extent - size) // stride + 1 for extent in (height, width))
+    shifts = [
+        x.array[:, :, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    patches = x.with_array(jnp.concatenate([shift.reshape(channels, -1) for shift in shifts], axis=0))
+    matrix = weight.with_array(weight.array.transpose(0, 2, 3, 1).reshape(outputs, -1))
+    y = matmul(matrix, patches) + params["bias"][:, None]
+    return y.with_array(jnp.swapaxes(y.array.reshape(outputs, batch, rows, columns), 0, 1))
+
+
+def linear(params, x):
+    """As `direct.linear`, with the batch beside the tokens, so that there is one matrix product. 3 messages."""
+    x = _room_for(x, params["weight"])
+    columns = jnp.moveaxis(x.array, 1, 0)  # [C, B] or [C, B, N]
+    y = matmul(params["weight"], x.with_array(columns.reshape(columns.shape[0], -1)))
+    y = y + params["bias"][:, None] if "bias" in params else y
+    return y.with_array(jnp.moveaxis(y.array.reshape(-1, *columns.shape[1:]), 0, 1))
+
+
+def projections(layers, x, *, protocols):
+    """Several linear layers on the same x [B, C, N] as one matrix product, truncated together. 8 messages."""
+    x = x.truncated(VALUE_BITS)
+    weights = concatenate([layer["weight"] for layer in layers])
+    stacked = {"weight": weights}
+    if "bias" in layers[0]:
+        stacked["bias"] = concatenate([layer["bias"] for layer in layers])
+    y = linear(stacked, x).truncated(VALUE_BITS)
+    width = y.shape[1] // len(layers)
+    return tuple(y[:, index * width : (index + 1) * width] for index in range(len(layers)))
+
+
+def group_norm(params, x, *, groups, eps):
+    """x [B, C, ...] to gain (x - mean) + shift, with gain = gain0 - gain1 (sum of squares), affine in it. 9 messages.
+
+    1/sqrt(variance) is replaced by a line fitted to the variances that calibration met at this step for this class, so
+    that the inverse square root costs one product of vectors. gain0 and gain1 [B, C] hold the normalisation's weight and
+    `shift` [C] its bias; `center` [B, groups] is the mean that calibration met, about which squares are taken, and what is
+    left of the mean is subtracted with the fixed gain `offset` [B, C]. `eps` is in the fit. The result is not truncated.
+    """
+    x = x.truncated(VALUE_BITS)
+    batch, channels = x.shape[:2]
+    rows = x.reshape(batch * groups, -1) - params["center"].reshape(-1, 1)
+    # The diagonal of one matrix product, where a product for each row would cost messages for each.
+    squares = dot_general(rows, rows, (((1,), (1,)), ((), ())))
+    squares = squares.with_array(jnp.diagonal(squares.array))
+    sums = concatenate([_by_channel(part, batch, channels) for part in (squares, row_sums(rows))])
+    slopes = concatenate([params["gain1"], params["offset"]]) * sums
+    gain, rest = params["gain0"] - slopes[:batch], slopes[batch:]
+    y = gain[:, :, None] * rows.reshape(batch, channels, -1) - rest[:, :, None] + params["shift"][None, :, None]
+    return y.reshape(*x.shape)
+
+
+def norm_activation(params, x, *, groups, eps, act_fn, modulation=None, protocols):
+    """group_norm, then the activation as a polynomial fitted to what each channel carries at this step.
+
+    z = s x, the scale s being in the gain and the shift, and constants a to d [C] for Knuth's form of a quartic (`knuth`):
+    additions are free. At degree 4 the result is minus the quartic in z, 9 + 11 messages. At degree 8, for SiLU, it is
+    2 s SiLU(x) as z minus the quartic in z^2, 9 + 19 messages, and 1 / (2 s) is in the weights of what follows. `act_fn`
+    and `eps` are in the fits, and `modulation` (scale and shift by time) is not supported: the preparation refuses such
+    models. The result is not truncated.
+    """
+    z = protocols.group_norm(params, x, groups=groups, eps=eps).truncated(VALUE_BITS)
+    a, b, c, d = (params[name][None, :, None, None] for name in "abcd")
+    if params["degree"] == 4:
+        w = (z + a) * z
+        return -((w + b) * (w + z + c) + d)
+    u = z * z
+    w = ((u + a) * u).truncated(POWER_BITS)
+    return z - ((w + u + c) * (w + b) + d)
+
+
+def attention(params, q, k, v, *, scale, softmax):
+    """Attention with exp(s) as ((t s + h)^2 + c)^(2^squarings), t > 0: no maximum over a row, no clip, no comparison.
+
+    The query's projection, one for each step, holds `scale` and t; h and c beside it are fitted to the scores of this step. The
+    key's bias was moved so that scores are about zero on average over a row, which softmax does not see. The sums of the
+    rows are inverted by a line, r0 - r1 x, and Newton's iteration. The result is not truncated.
+    """
+    heads = ((0, 1), (0, 1))
+    scores = dot_general(q, k, (((2,), (2,)), heads)) + params["to_q.h"]
+    powers = scores * scores + params["to_q.c"]
+    for _ in range(params["to_q.squarings"]):
+        powers = powers if powers.bits <= 2 * POWER_BITS else powers.truncated(POWER_BITS)
+        powers = powers * powers
+    powers = powers.truncated(SHARE_BITS)
+    sums = row_sums(powers)  # [B, heads, N]
+    inverse = params["to_q.r0"] - params["to_q.r1"] * sums
+    for _ in range(params["to_q.newton"]):
+        inverse = inverse.truncated(INVERSE_BITS)
+        inverse = inverse.times_power_of_two(1) - inverse * (inverse * sums)
+    if params["to_q.newton"]:
+        inverse = inverse.truncated(INVERSE_BITS)
+    weighted = dot_general(v, powers, (((3,), (3,)), heads))  # [B, heads, d, N]
+    return weighted * inverse[:, :, None, :]
+
+
+def unsupported(*args, **kwargs):
+    """Stands for a function that FAST has only within a layer. Raises CipherDMError."""
+    raise CipherDMError("FAST computes this function only within a layer that uses it; choose another set of protocols.")
+
+
+def _by_channel(x, batch, channels):
+    """A value for each group, [B * groups], repeated for the group's channels: [B, C]."""
+    groups = x.shape[0] // batch
+    array = jnp.broadcast_to(x.array.reshape(batch, groups, 1), (batch, groups, channels // groups))
+    return x.with_array(array.reshape(batch, channels))
+
+
+def _room_for(x, weight):
+    """x, truncated if a product with the weight would not fit."""
+    return x if x.bits + weight.bits <= _PRODUCT_BITS else x.truncated(VALUE_BITS)
+
+
+def _zero_padded(x, padding):
+    for axis, (before, after) in zip((2, 3), padding, strict=True):
+        edge = lax.slice_in_dim(x, 0, 1, axis=axis)
+        zero = edge - edge
+        x = jnp.concatenate([zero] * before + [x] + [zero] * after, axis=axis)
+    return x
