@@ -1,14 +1,16 @@
 """The owner's preparation for FAST: what calibration fitted, folded into weights that are ready to be shared."""
 
+from functools import partial
+
 import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ..errors import CipherDMError
-from ..protocols.fast import GAIN_BITS, POWER_BITS, SLOPE_BITS, VALUE_BITS
+from ..protocols.fast import FEATURE_BITS, GAIN_BITS, POWER_BITS, SLOPE_BITS, VALUE_BITS
 from ..protocols.knuth import adapt_quartic
 from .calibration import Observation, attention_blocks, load_calibration, norm_layers, observe
-from .fits import EvenFits, even_scales, fit_exponential, fit_inverse_root, fit_quartics, fit_reciprocal, mish, silu
+from .fits import fit_even, fit_exponential, fit_inverse_root, fit_quartics, fit_reciprocal, mish, silu
 from .layout import unet_blocks
 from .prepared import PreparedWeights, time_terms, without_time_blocks
 from .unet import UNet
@@ -17,6 +19,13 @@ SAMPLES = 3000  # of a channel, to fit an activation
 _SQUARINGS = (0, 1, 2, 3, 4)
 _EXP_ERROR = 0.01  # relative, of the exponential; the fewest squarings that stay below are taken
 _INVERSE_ERROR = 0.003
+_ATTENTION_BITS = {
+    "h": FEATURE_BITS,
+    "c": 2 * VALUE_BITS,
+    "constant": 2 * VALUE_BITS,
+    "r0": 2 * VALUE_BITS,
+    "r1": VALUE_BITS,
+}
 _SLOPE_UNIT = 2.0**-SLOPE_BITS
 
 
@@ -29,7 +38,7 @@ def calibrate(
     - "NORM.center" and "NORM.typical" [classes, steps, groups]: the mean, and the geometric mean of the mean square about it.
     - "NORM.rstd" [classes, steps, groups, 2]: (p, q) with 1/sqrt(variance + eps) ~ p - q x, x the mean square about the centre.
     - "NORM.quartic" [steps, C, 5]: the activation as a polynomial, for what each channel carries after the normalisation. Or,
-      for SiLU, "NORM.even" [steps, C, 4] and "NORM.scale" [C]: c0, c2, c4, c6 and s of `EvenFits`.
+      for SiLU, "NORM.even" [steps, C, 5]: c0, c2, ..., c8 of `fit_even`.
     - "NORM.range" [steps, C, 2]: the smallest and the largest value that it was fitted to.
     - "NORM.pixels" [1]: values of one channel.
     - "ATTENTION.exp" [steps, 3]: (alpha, beta, gamma) of `fit_exponential`, scaled so that a typical row sums to 1.
@@ -60,7 +69,6 @@ class _Recorder:
         self.attentions = attention_blocks(unet)
         self.labels = np.tile(np.arange(unet.config.num_class_embeds or 1), images_per_class)
         self.generator = np.random.default_rng(seed)
-        self.even: dict[str, list[EvenFits]] = {}
         self.rows: dict[str, list[np.ndarray]] = {}
         self.scores: dict[str, list[np.ndarray]] = {name: [] for name in self.attentions}
         self.constants: dict[str, np.ndarray] = {}
@@ -74,10 +82,8 @@ class _Recorder:
             if not name.endswith("group_norm"):
                 channels = np.moveaxis(carried, 1, 0).reshape(carried.shape[1], -1)
                 chosen = self.generator.choice(channels.shape[1], min(SAMPLES, channels.shape[1]), replace=False)
-                if function is silu:
-                    self.even.setdefault(name, []).append(EvenFits.of(channels[:, chosen]))
-                else:
-                    self.rows.setdefault(f"{name}.quartic", []).append(fit_quartics(function, channels[:, chosen]))
+                leaf, fit = ("even", fit_even) if function is silu else ("quartic", partial(fit_quartics, function))
+                self.rows.setdefault(f"{name}.{leaf}", []).append(fit(channels[:, chosen]))
                 ends = np.stack([channels.min(1), channels.max(1)], axis=1)
                 self.rows.setdefault(f"{name}.range", []).append(ends)
         for name in self.attentions:
@@ -104,9 +110,6 @@ class _Recorder:
         for name in arrays:
             if name.endswith((".center", ".typical", ".rstd")):
                 arrays[name] = np.moveaxis(arrays[name], 0, 1)
-        for name, fits in self.even.items():
-            arrays[f"{name}.scale"] = scale = even_scales(fits)
-            arrays[f"{name}.even"] = np.stack([fit.coefficients(-(scale**7) / 2) for fit in fits])
         for name, scores in self.scores.items():
             arrays |= {f"{name}.{leaf}": values for leaf, values in _fit_attention(scores).items()}
         return {name: array.astype(np.float32) for name, array in arrays.items()} | self.constants
@@ -123,7 +126,7 @@ def _fit_attention(scores: list[np.ndarray]) -> dict[str, np.ndarray]:
     factors = np.array([1 / np.exp(np.log(total).mean()) for total in sums])
     inverses = [fit_reciprocal(total * factor) for total, factor in zip(sums, factors, strict=True)]
     newton, worst = 0, max(error for _, error in inverses)
-    while worst ** 2**newton > _INVERSE_ERROR:
+    while worst**2**newton > _INVERSE_ERROR:
         newton += 1
     return {
         "exp": np.stack(fits) * factors[:, None] ** (0.5**squarings),
@@ -211,21 +214,23 @@ def _prepare_attention(weights: PreparedWeights, stored: dict, nearest: np.ndarr
         weights.by_step[f"{name}.to_q.{leaf}"] = stretch.reshape(-1, *[1] * fixed.ndim) * fixed
     weights.by_step[f"{name}.to_q.h"] = beta / (2 * stretch)
     weights.by_step[f"{name}.to_q.c"] = gamma - (beta / (2 * stretch)) ** 2
+    weights.by_step[f"{name}.to_q.constant"] = gamma
     weights.by_step[f"{name}.to_k.bias"] = weights.constant.pop(f"{name}.to_k.bias") - stored[f"{name}.key"][nearest]
     for leaf, values in zip(("r0", "r1"), stored[f"{name}.sum"][nearest].T, strict=True):
         weights.by_step[f"{name}.to_q.{leaf}"] = values
-    weights.bits.update({f"{name}.to_q.{leaf}": bits for leaf, bits in (("h", 20), ("c", 20), ("r0", 20), ("r1", 10))})
+    weights.bits.update({f"{name}.to_q.{leaf}": bits for leaf, bits in _ATTENTION_BITS.items()})
     for leaf, count in zip(("squarings", "newton"), stored[f"{name}.counts"], strict=True):
         weights.static[f"{name}.to_q.{leaf}"] = int(count)
 
 
 def _prepare_activation(weights: PreparedWeights, stored: dict, nearest: np.ndarray, name: str) -> np.ndarray | float:
-    """Knuth's constants for the activation after a normalisation; returns the scale of its input, [steps, C] or [C]."""
+    """Knuth's constants for the activation after a normalisation; returns the scale of its input, [steps, C] or 1."""
     if f"{name}.even" in stored:
-        scale = stored[f"{name}.scale"].astype(np.float64)
-        coefficients = 2 * stored[f"{name}.even"][nearest] / scale[:, None] ** np.array([-1, 1, 3, 5])
-        degree, quartics = 8, np.concatenate([-coefficients, np.ones((*coefficients.shape[:2], 1))], axis=2)
-        _fold_into_next(weights, name, 1 / (2 * scale))
+        fits = stored[f"{name}.even"][nearest].astype(np.float64)
+        scale = (-fits[..., -1]) ** (1 / 8)
+        degree, quartics = 8, -fits / scale[..., None] ** np.arange(0, 10, 2)
+        weights.by_step[f"{name}.linear"] = 1 / (2 * scale)
+        weights.bits[f"{name}.linear"] = POWER_BITS
     elif f"{name}.quartic" in stored:
         fits = stored[f"{name}.quartic"][nearest].astype(np.float64)
         scale = (-fits[..., -1]) ** 0.25
@@ -239,10 +244,3 @@ def _prepare_activation(weights: PreparedWeights, stored: dict, nearest: np.ndar
         narrow = {(4, "a"): VALUE_BITS, (8, "b"): POWER_BITS}  # what a product follows
         weights.bits[f"{name}.{letter}"] = narrow.get((degree, letter), 2 * VALUE_BITS)
     return scale
-
-
-def _fold_into_next(weights: PreparedWeights, name: str, factors: np.ndarray) -> None:
-    """Multiply the input channels of the convolution that follows a normalisation by factors [C]."""
-    block, _, leaf = name.rpartition(".")
-    following = {"norm1": f"{block}.conv1", "norm2": f"{block}.conv2", "conv_norm_out": "conv_out"}[leaf]
-    weights.constant[f"{following}.weight"] = weights.constant[f"{following}.weight"] * factors[:, None, None]

@@ -1,7 +1,6 @@
 """Fits of cheap functions to what the layers of a model carry: least squares on samples and, lighter, on their whole range."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.polynomial import polynomial
@@ -10,7 +9,7 @@ from scipy.special import expit, softmax
 MARGIN = 0.3  # by which an activation's fit reaches beyond the smallest and the largest sample
 _RANGE_WEIGHT = 0.1  # of the range, against the samples
 _SMALLEST_LEADING = 5e-4  # of a quartic, up to sign: below, scale and constants of Knuth's form lose their bits
-_SCALES = (0.06, 0.6)  # of the input of an even fit
+_SMALLEST_EVEN = 0.02  # the same for an even fit, in units in which its range is 1
 _POINTS = 128
 
 
@@ -42,43 +41,22 @@ def fit_quartics(function: Callable, samples: np.ndarray) -> np.ndarray:
     return np.stack([_substituted(fit, *ends) for fit, *ends in zip(fits, middle[:, 0], half[:, 0], strict=True)])
 
 
-@dataclass(frozen=True)
-class EvenFits:
-    """Fits of x/2 + c0 + c2 x^2 + ... + c8 x^8 to SiLU for the channels of one step, before c8 is settled.
+def fit_even(samples: np.ndarray) -> np.ndarray:
+    """Fits of x/2 + c0 + c2 x^2 + ... + c8 x^8 to SiLU for each row of samples [C, n]: c0, c2, ..., c8, float64 [C, 5].
 
-    Attributes:
-        moments: [C, 5, 5], of the powers of t = x / reach with even exponents.
-        targets: [C, 5].
-        reach: [C], the largest magnitude that is fitted.
+    SiLU(x) - x/2 is even. c8 is negative, as the best one mostly is: it becomes -1 by scaling x.
     """
-
-    moments: np.ndarray
-    targets: np.ndarray
-    reach: np.ndarray
-
-    @classmethod
-    def of(cls, samples: np.ndarray) -> "EvenFits":
-        """From samples [C, n]."""
-        points, weights, middle, half = _weighted_points(samples)
-        reach = np.abs(middle[:, 0]) + half[:, 0]
-        powers = (points / reach[:, None])[:, :, None] ** np.arange(0, 10, 2)
-        return cls(*_normal_equations(powers, silu(points) - points / 2, weights), reach)
-
-    def leading(self) -> np.ndarray:
-        """c8 [C] of the best fit."""
-        return np.linalg.solve(self.moments, self.targets[:, :, None])[:, -1, 0] / self.reach**8
-
-    def coefficients(self, leading: np.ndarray) -> np.ndarray:
-        """c0, c2, c4, c6 [C, 4] that are best beside a given c8 [C]."""
-        rest = self.targets[:, :4] - (leading * self.reach**8)[:, None] * self.moments[:, :4, 4]
-        fits = np.linalg.solve(self.moments[:, :4, :4], rest[:, :, None])[:, :, 0]
-        return fits / self.reach[:, None] ** np.arange(0, 8, 2)
-
-
-def even_scales(fits: list[EvenFits]) -> np.ndarray:
-    """The scales s [C], one for all steps, with which 2 s SiLU(x) is s x minus a monic quartic in (s x)^2: c8 = -s^7 / 2."""
-    leading = np.stack([np.maximum(-fit.leading(), 0) for fit in fits])
-    return np.clip((2 * np.median(leading, axis=0)) ** (1 / 7), *_SCALES)
+    points, weights, middle, half = _weighted_points(samples)
+    reach = np.abs(middle) + half  # the largest magnitude that is fitted
+    powers = (points / reach)[:, :, None] ** np.arange(0, 10, 2)
+    target = silu(points) - points / 2
+    fits = _least_squares(powers, target, weights)
+    small = fits[:, -1] > -_SMALLEST_EVEN
+    if small.any():
+        rest = target[small] + _SMALLEST_EVEN * powers[small, :, -1]
+        others = _least_squares(powers[small, :, :-1], rest, weights)
+        fits[small] = np.concatenate([others, np.full((len(others), 1), -_SMALLEST_EVEN)], axis=1)
+    return fits / reach ** np.arange(0, 10, 2)
 
 
 def _weighted_points(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -7,16 +7,22 @@ VALUE_BITS and a weight still fits into the ring.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ..errors import CipherDMError
-from .fixed import concatenate, dot_general, matmul, row_sums
+from .fixed import broadcast_to, concatenate, dot_general, matmul, public_like, row_sums
 
 VALUE_BITS = 10  # fraction bits of values between blocks, and of what a product starts from
 GAIN_BITS = 42  # of a normalisation's gain, before it is multiplied with a value
 SLOPE_BITS = GAIN_BITS - 2 * VALUE_BITS  # of its slope, which is multiplied with squares of values
-POWER_BITS = 12  # of the powers from which attention computes an exponential
+POWER_BITS = (
+    12  # of what squares and their squares start from, in activations of degree 8 and in attention's exponential
+)
 SHARE_BITS = 16  # of unnormalised attention weights and their sums
+FEATURE_BITS = 14  # of what features of queries and keys are products of
+SUM_BITS = 8  # of sums of features over the tokens
+MIXED_BITS = 14  # of mixed values, before the division
 INVERSE_BITS = 14  # of the sums' inverses during Newton's iteration
 _PRODUCT_BITS = 54  # the most that a product may have
 
@@ -30,7 +36,8 @@ def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
     weight = params["weight"]
     outputs, channels, size, _ = weight.shape
     x = _room_for(x, weight)
-    x = x.with_array(jnp.swapaxes(_zero_padded(x.array, padding), 0, 1))  # [C, B, H, W]
+    x = _zero_padded(x, padding)
+    x = x.with_array(jnp.swapaxes(x.array, 0, 1))  # [C, B, H, W]
     _, batch, height, width = x.shape
     rows, columns = ((extent - size) // stride + 1 for extent in (height, width))
     shifts = [
@@ -78,7 +85,7 @@ def group_norm(params, x, *, groups, eps):
     rows = x.reshape(batch * groups, -1) - params["center"].reshape(-1, 1)
     # The diagonal of one matrix product, where a product for each row would cost messages for each.
     squares = dot_general(rows, rows, (((1,), (1,)), ((), ())))
-    squares = squares.with_array(jnp.diagonal(squares.array))
+    squares = squares.reshape(-1)[:: batch * groups + 1]
     sums = concatenate([_by_channel(part, batch, channels) for part in (squares, row_sums(rows))])
     slopes = concatenate([params["gain1"], params["offset"]]) * sums
     gain, rest = params["gain0"] - slopes[:batch], slopes[batch:]
@@ -91,18 +98,23 @@ def norm_activation(params, x, *, groups, eps, act_fn, modulation=None, protocol
 
     z = s x, the scale s being in the gain and the shift, and constants a to d [C] for Knuth's form of a quartic (`knuth`):
     additions are free. At degree 4 the result is minus the quartic in z, 9 + 11 messages. At degree 8, for SiLU, it is
-    2 s SiLU(x) as z minus the quartic in z^2, 9 + 19 messages, and 1 / (2 s) is in the weights of what follows. `act_fn`
-    and `eps` are in the fits, and `modulation` (scale and shift by time) is not supported: the preparation refuses such
-    models. The result is not truncated.
+    x/2, which is `linear` times z, minus the quartic in z^2, 9 + 19 messages. `act_fn` and `eps` are in the fits, and
+    `modulation` (scale and shift by time) is not supported: the preparation refuses such models. The result is not
+    truncated.
     """
-    z = protocols.group_norm(params, x, groups=groups, eps=eps).truncated(VALUE_BITS)
+    y = protocols.group_norm(params, x, groups=groups, eps=eps)
     a, b, c, d = (params[name][None, :, None, None] for name in "abcd")
     if params["degree"] == 4:
+        z = y.truncated(VALUE_BITS)
         w = (z + a) * z
         return -((w + b) * (w + z + c) + d)
-    u = z * z
+    z = y.truncated(POWER_BITS)
+    # Two products in one call.
+    factors = concatenate([z, broadcast_to(params["linear"][None, :, None, None], z.shape)])
+    products = factors * concatenate([z, z])
+    u, half = products[: z.shape[0]], products[z.shape[0] :]
     w = ((u + a) * u).truncated(POWER_BITS)
-    return z - ((w + u + c) * (w + b) + d)
+    return half - ((w + u + c) * (w + b) + d)
 
 
 def attention(params, q, k, v, *, scale, softmax):
@@ -112,6 +124,8 @@ def attention(params, q, k, v, *, scale, softmax):
     key's bias was moved so that scores are about zero on average over a row, which softmax does not see. The sums of the
     rows are inverted by a line, r0 - r1 x, and Newton's iteration. The result is not truncated.
     """
+    if params["to_q.squarings"] == 0 and _features_pay(q, k):
+        return _attention_by_features(params, q, k, v)
     heads = ((0, 1), (0, 1))
     scores = dot_general(q, k, (((2,), (2,)), heads)) + params["to_q.h"]
     powers = scores * scores + params["to_q.c"]
@@ -119,20 +133,64 @@ def attention(params, q, k, v, *, scale, softmax):
         powers = powers if powers.bits <= 2 * POWER_BITS else powers.truncated(POWER_BITS)
         powers = powers * powers
     powers = powers.truncated(SHARE_BITS)
-    sums = row_sums(powers)  # [B, heads, N]
+    weighted = dot_general(v, powers, (((3,), (3,)), heads))  # [B, heads, d, N]
+    return weighted * _inverse(params, row_sums(powers))[:, :, None, :]
+
+
+def _attention_by_features(params, q, k, v):
+    """The same for squarings = 0, without a number for each pair of tokens.
+
+    (q k + h)^2 + c is the scalar product of features: of a query products of two entries of (q, h), of a key products of two
+    entries of (k, 1). So keys and values are multiplied first and summed over the tokens.
+    """
+    *_, size, tokens = v.shape
+    heads = ((0, 1), (0, 1))
+    q, k = q.raised(FEATURE_BITS), k.raised(FEATURE_BITS)
+    extended = concatenate([q, broadcast_to(params["to_q.h"], (*q.shape[:2], 1, tokens))], 2)
+    pairs = [(q[:, :, a : a + 1], extended[:, :, a:]) for a in range(size)]
+    pairs += [(k[:, :, a : a + 1], k[:, :, a:]) for a in range(size)]
+    repeated = [broadcast_to(one, many.shape) for one, many in pairs]
+    products = concatenate(repeated, 2) * concatenate([many for _, many in pairs], 2)
+    ends = np.cumsum([many.shape[2] for _, many in pairs])
+    blocks = [products[:, :, end - many.shape[2] : end] for end, (_, many) in zip(ends, pairs, strict=True)]
+
+    of_query, of_key = [], []
+    for a in range(size):
+        square, mixed = blocks[a][:, :, :1], blocks[a][:, :, 1:]
+        of_query += [square, mixed + mixed]  # a product of two different entries occurs twice
+        of_key += [blocks[size + a], k[:, :, a : a + 1]]
+    of_query.append(broadcast_to(params["to_q.constant"], (*q.shape[:2], 1, tokens)))
+    of_key = concatenate(of_key, 2)
+
+    summed = dot_general(v, of_key, (((3,), (3,)), heads))  # [B, heads, d, features]
+    summed = concatenate([summed, row_sums(of_key)[:, :, None, :]], 2)
+    totals = row_sums(v)
+    last = concatenate([totals, public_like(totals[:, :, :1], tokens)], 2)[:, :, :, None]
+    table = concatenate([summed, last], 3).truncated(SUM_BITS)
+    mixed = dot_general(table, concatenate(of_query, 2), (((3,), (2,)), heads)).truncated(MIXED_BITS)
+    return mixed[:, :, :size] * _inverse(params, mixed[:, :, size])[:, :, None, :]
+
+
+def _features_pay(q, k) -> bool:
+    """Whether features of the tokens are fewer than pairs of tokens."""
+    size = q.shape[2]
+    return size * (size + 1) < q.shape[3] // 2
+
+
+def _inverse(params, sums):
+    """1 / sums by a line and Newton's iteration, for sums [B, heads, N] with SHARE_BITS."""
     inverse = params["to_q.r0"] - params["to_q.r1"] * sums
     for _ in range(params["to_q.newton"]):
         inverse = inverse.truncated(INVERSE_BITS)
         inverse = inverse.times_power_of_two(1) - inverse * (inverse * sums)
-    if params["to_q.newton"]:
-        inverse = inverse.truncated(INVERSE_BITS)
-    weighted = dot_general(v, powers, (((3,), (3,)), heads))  # [B, heads, d, N]
-    return weighted * inverse[:, :, None, :]
+    return inverse.truncated(INVERSE_BITS) if params["to_q.newton"] else inverse
 
 
 def unsupported(*args, **kwargs):
     """Stands for a function that FAST has only within a layer. Raises CipherDMError."""
-    raise CipherDMError("FAST computes this function only within a layer that uses it; choose another set of protocols.")
+    raise CipherDMError(
+        "FAST computes this function only within a layer that uses it; choose another set of protocols."
+    )
 
 
 def _by_channel(x, batch, channels):
@@ -149,7 +207,6 @@ def _room_for(x, weight):
 
 def _zero_padded(x, padding):
     for axis, (before, after) in zip((2, 3), padding, strict=True):
-        edge = lax.slice_in_dim(x, 0, 1, axis=axis)
-        zero = edge - edge
-        x = jnp.concatenate([zero] * before + [x] + [zero] * after, axis=axis)
+        zero = public_like(x.with_array(lax.slice_in_dim(x.array, 0, 1, axis=axis)), 0)
+        x = concatenate([zero] * before + [x] + [zero] * after, axis)
     return x

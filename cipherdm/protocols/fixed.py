@@ -133,6 +133,15 @@ def broadcast_to(x, shape):
     return x.with_array(jnp.broadcast_to(x.array, shape)) if isinstance(x, Fixed) else jnp.broadcast_to(x, shape)
 
 
+def public_like(x: Fixed, number: int) -> Fixed:
+    """A public whole number in the shape of x, as shares of it. Free, where SPU would have it shared by a message.
+
+    It is added to x - x, as floats, for which the compiler must not replace the difference by a public zero.
+    """
+    zero = Fixed.load(x.store() - x.store(), 0, x.ring)
+    return zero.with_array(zero.array + jnp.asarray(number, zero.array.dtype))
+
+
 def dot_general(first: Fixed, second: Fixed, dimension_numbers) -> Fixed:
     """As lax.dot_general, not truncated. 3 messages, times the product of the batch dimensions."""
     kind = jnp.int32 if first.ring else jnp.float32

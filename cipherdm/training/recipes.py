@@ -106,6 +106,7 @@ _TINY = TrainingConfig(
     batch=32,
     steps=30000,
     mean_weight=0.05,
+    score_weight=1e-3,
     identity=True,
     focus=0.5,
     checkpoint_every=1000,
@@ -125,6 +126,7 @@ _TEN = TrainingConfig(
     batch=32,
     steps=25000,
     mean_weight=0.05,
+    score_weight=1e-3,
     identity=True,
     focus=0.5,
     checkpoint_every=500,
@@ -137,7 +139,7 @@ _TINY_MISH = dataclasses.replace(
     act_fn="mish",
     initial="data/models/mnist01-tiny",
     identity=False,
-    steps=2000,
+    steps=4000,
     learning_rate=1e-3,
 )
 
