@@ -1,4 +1,4 @@
-"""The command line: `cipherdm sample | train | evaluate | tables`."""
+"""The command line: `cipherdm sample | train | calibrate | evaluate | bench | tables`."""
 
 import sys
 from pathlib import Path
@@ -38,7 +38,7 @@ def sample(
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
     scheduler: SchedulerOption = "ddim",
     eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
-    protocols: ProtocolsOption = "direct",
+    protocols: ProtocolsOption = "fast",
     seed: Annotated[int, typer.Option(help="Of the client's noise.")] = 0,
     granularity: Annotated[str, typer.Option(help="What one program computes: block, step or loop.")] = "block",
     out: Annotated[Path, typer.Option(help="The picture to write; a record goes beside it as .json.")] = Path(
@@ -145,6 +145,26 @@ def evaluate(
         write_record(
             record, {"model": folder.name, "parameters": parameters, "seed": seed, **settings, **scores.as_json()}
         )
+
+
+@app.command()
+def calibrate(
+    name: ModelArgument,
+    images: Annotated[int, typer.Option(help="Pictures of each class to look at.")] = 24,
+    timesteps: Annotated[
+        int, typer.Option(help="How many timesteps, evenly spaced; schedules take the nearest.")
+    ] = 100,
+    seed: Annotated[int, typer.Option(help="Of the noise, which is public.")] = 0,
+) -> None:
+    """Measure what a model's layers carry, in plaintext, and store the fits that the set `fast` works with beside it."""
+    from .models.calibration import save_calibration
+    from .models.fast_weights import calibrate as fit
+    from .sampling import make_schedule
+
+    folder = find_model(name)
+    unet = load_unet(folder)
+    schedule = make_schedule(unet.scheduler_config, "ddim", timesteps)
+    typer.echo(f"Wrote {save_calibration(fit(unet, schedule, images_per_class=images, seed=seed), unet)}.")
 
 
 @app.command()

@@ -267,17 +267,7 @@ def _measure_memory(step: PreparedStep, report: _Counter) -> int:
     with LocalCluster() as cluster:
         step.start(cluster)
         step.run(cluster)
-        return max(_peak_memory(pid) for pid in cluster.pids)
-
-
-def _peak_memory(pid: int) -> int:
-    """Bytes that a process of this machine has held at most.
-
-    Not by getrusage, on which the session's `peak_memory` relies: Linux starts a process's ru_maxrss with that of the
-    process that started it, and the client, which has compiled the step, is larger than a party.
-    """
-    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(fields["VmHWM"].split()[0]) * 1024
+        return max(cluster.session(step.variant.engine).peak_memory())
 
 
 def _name(step: PreparedStep) -> str:

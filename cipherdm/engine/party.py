@@ -5,7 +5,6 @@ It ends when that input closes, so it cannot outlive whoever started it, however
 """
 
 import os
-import resource
 import signal
 import socket
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 
 import grpc
 from spu import api, libspu
@@ -52,7 +52,7 @@ class PartyService(PartyServicer):
             rank=self._config.rank,
             cipherdm_version=metadata.version("cipherdm"),
             spu_version=metadata.version("spu"),
-            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_memory_bytes=_peak_memory(),
         )
 
     def Open(self, request, context):
@@ -232,6 +232,12 @@ def _check_port(address: str, rank: int) -> None:
             f"party {rank} cannot use port {port} on {host}: {error.strerror}. "
             "Another process has it; stop that process or choose other ports."
         ) from error
+
+
+def _peak_memory() -> int:
+    """Bytes that this process has held at most. Not by getrusage: Linux starts its count with that of the parent process."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["VmHWM"].split()[0]) * 1024
 
 
 def _operator_message(operator: OperatorCost) -> pb.Operator:

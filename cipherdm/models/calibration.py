@@ -1,5 +1,6 @@
 """What a model's layers carry: measured by its owner, in plaintext, on public noise, and stored beside the checkpoint."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from ..errors import CipherDMError
 from ..files import replacing
@@ -88,20 +90,33 @@ def attention_blocks(unet: UNet) -> tuple[str, ...]:
     return tuple(block.name for block in unet_blocks(unet.config) if block.kind == "attention")
 
 
-def save_calibration(arrays: Mapping[str, np.ndarray], folder: Path) -> Path:
-    """Write fitted arrays to `calibration.safetensors` in a model's folder; returns the path."""
-    path = folder / FILE
+def save_calibration(arrays: Mapping[str, np.ndarray], unet: UNet) -> Path:
+    """Write fitted arrays, with a digest of the weights, to `calibration.safetensors` in the model's folder; returns the path."""
+    path = unet.folder / FILE
     with replacing(path) as temporary:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
+        stored = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        save_file(stored, temporary, metadata={"weights": _digest(unet)})
     return path
 
 
 def load_calibration(unet: UNet) -> dict[str, np.ndarray]:
-    """Read what `save_calibration` wrote. Raises CipherDMError, saying how to make it, if there is none."""
+    """Read what `save_calibration` wrote. Raises CipherDMError if there is none, or if it is of other weights."""
+    remedy = f"run `cipherdm calibrate {unet.folder or 'MODEL'}` first."
     if unet.folder is None or not (unet.folder / FILE).is_file():
         where = unet.folder or "a model that was not read from a folder"
-        raise CipherDMError(f"{where} has no {FILE}, which these protocols need: run `cipherdm calibrate MODEL` first.")
-    return load_file(unet.folder / FILE)
+        raise CipherDMError(f"{where} has no {FILE}, which these protocols need: {remedy}")
+    with safe_open(unet.folder / FILE, framework="np") as file:
+        if (file.metadata() or {}).get("weights") != _digest(unet):
+            raise CipherDMError(f"{unet.folder / FILE} belongs to other weights than those beside it: {remedy}")
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+
+
+def _digest(unet: UNet) -> str:
+    """SHA-256 of the weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(unet.params):
+        digest.update(name.encode() + np.ascontiguousarray(unet.params[name]).tobytes())
+    return digest.hexdigest()
 
 
 def _recorded_call(unet: UNet):

@@ -17,7 +17,7 @@ from .unet import UNet
 
 SAMPLES = 3000  # of a channel, to fit an activation
 _SQUARINGS = (0, 1, 2, 3, 4)
-_EXP_ERROR = 0.01  # relative, of the exponential; the fewest squarings that stay below are taken
+_EXP_ERROR = 0.05  # relative, of the exponential; the fewest squarings that stay below are taken
 _INVERSE_ERROR = 0.003
 _ATTENTION_BITS = {
     "h": FEATURE_BITS,
@@ -79,13 +79,13 @@ class _Recorder:
                 self.rows.setdefault(f"{name}.{leaf}", []).append(values)
             carried = seen.normalised[name]
             self.constants[f"{name}.pixels"] = np.asarray([carried[0, 0].size], np.int32)
+            channels = np.moveaxis(carried, 1, 0).reshape(carried.shape[1], -1)
+            ends = np.stack([channels.min(1), channels.max(1)], axis=1)
+            self.rows.setdefault(f"{name}.range", []).append(ends)
             if not name.endswith("group_norm"):
-                channels = np.moveaxis(carried, 1, 0).reshape(carried.shape[1], -1)
                 chosen = self.generator.choice(channels.shape[1], min(SAMPLES, channels.shape[1]), replace=False)
                 leaf, fit = ("even", fit_even) if function is silu else ("quartic", partial(fit_quartics, function))
                 self.rows.setdefault(f"{name}.{leaf}", []).append(fit(channels[:, chosen]))
-                ends = np.stack([channels.min(1), channels.max(1)], axis=1)
-                self.rows.setdefault(f"{name}.range", []).append(ends)
         for name in self.attentions:
             scores = seen.scores[name].reshape(-1, seen.scores[name].shape[-1]).astype(np.float64)
             scores = scores[self.generator.choice(len(scores), min(600, len(scores)), replace=False)]
@@ -135,8 +135,10 @@ def _fit_attention(scores: list[np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def prepare_fast(unet: UNet, timesteps: np.ndarray) -> PreparedWeights:
+def prepare_fast(unet: UNet, timesteps: np.ndarray, *, guarded: bool = False) -> PreparedWeights:
     """Weights for `protocols.fast`: time terms in the clear, the fits nearest to `timesteps` folded into gains and constants.
+
+    With `guarded` each normalisation also gets the ends of the range that it met, for FAST_GUARDED.
 
     Raises:
         CipherDMError: the model is not calibrated, or has layers that FAST does not compute.
@@ -146,7 +148,10 @@ def prepare_fast(unet: UNet, timesteps: np.ndarray) -> PreparedWeights:
     nearest = np.abs(stored["timesteps"][None, :] - np.asarray(timesteps)[:, None]).argmin(1)
     weights = PreparedWeights(without_time_blocks(unet), {}, time_terms(unet, timesteps), {}, {})
     for name, groups in norm_layers(unet).items():
-        _prepare_norm(weights, stored, nearest, name, groups)
+        scale = _prepare_norm(weights, stored, nearest, name, groups)
+        if guarded:
+            ends = stored[f"{name}.range"][nearest] * scale[..., None]
+            weights.by_step.update({f"{name}.low": ends[..., 0], f"{name}.high": ends[..., 1]})
     for name in attention_blocks(unet):
         size = next(dict(block.static)["head_channels"] for block in unet_blocks(unet.config) if block.name == name)
         _prepare_attention(weights, stored, nearest, name, size)
@@ -167,8 +172,11 @@ def _check_supported(unet: UNet) -> None:
         raise CipherDMError(f"FAST does not compute {', '.join(found)}, which this model has; choose another set.")
 
 
-def _prepare_norm(weights: PreparedWeights, stored: dict, nearest: np.ndarray, name: str, groups: int) -> None:
-    """Gains, shifts and constants of one normalisation and its activation, in units in which its input has variance about 1."""
+def _prepare_norm(weights: PreparedWeights, stored: dict, nearest: np.ndarray, name: str, groups: int) -> np.ndarray:
+    """Gains, shifts and constants of one normalisation and its activation, in units in which its input has variance about 1.
+
+    Returns the scales [steps, C] by which the result is larger than the normalised values.
+    """
     weight, bias = weights.constant.pop(f"{name}.weight"), weights.constant.pop(f"{name}.bias")
     fits = {leaf: stored[f"{name}.{leaf}"][:, nearest].astype(np.float64) for leaf in ("center", "typical", "rstd")}
     unit = _take_unit(weights, name, np.exp(np.log(fits["typical"]).mean() / 2))
@@ -190,6 +198,7 @@ def _prepare_norm(weights: PreparedWeights, stored: dict, nearest: np.ndarray, n
     weights.by_step[f"{name}.shift"] = scale * bias
     weights.bits.update({f"{name}.gain0": GAIN_BITS, f"{name}.gain1": SLOPE_BITS, f"{name}.offset": SLOPE_BITS})
     weights.bits.update({f"{name}.center": VALUE_BITS, f"{name}.shift": 2 * VALUE_BITS})
+    return scale
 
 
 def _take_unit(weights: PreparedWeights, name: str, deviation: float) -> float:

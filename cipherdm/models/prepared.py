@@ -63,10 +63,10 @@ def prepare_weights(unet: UNet, timesteps: np.ndarray, protocols: Protocols) -> 
     Raises:
         CipherDMError: the protocols need a calibration that the model's folder lacks, or do not compute the model's layers.
     """
-    if protocols.prepare == "fast":
+    if protocols.prepare is not None:
         from .fast_weights import prepare_fast  # which imports this module
 
-        return prepare_fast(unet, timesteps)
+        return prepare_fast(unet, timesteps, guarded=protocols.prepare == "fast-guarded")
     if protocols.time_embedding == "inside":
         return PreparedWeights(dict(unet.params), {}, {})
     return PreparedWeights(without_time_blocks(unet), {}, time_terms(unet, timesteps))

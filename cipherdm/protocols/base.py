@@ -52,4 +52,4 @@ class Protocols:
     attention: Callable
     time_embedding: Literal["inside", "precomputed"]
     value_bits: int | None = None
-    prepare: Literal["fast"] | None = None
+    prepare: Literal["fast", "fast-guarded"] | None = None
