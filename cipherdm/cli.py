@@ -1,4 +1,4 @@
-"""The command line: `cipherdm sample | train | calibrate | evaluate | bench | tables`."""
+"""The command line: `cipherdm sample | train | calibrate | check-ranges | evaluate | bench | tables`."""
 
 import sys
 from pathlib import Path
@@ -165,6 +165,27 @@ def calibrate(
     unet = load_unet(folder)
     schedule = make_schedule(unet.scheduler_config, "ddim", timesteps)
     typer.echo(f"Wrote {save_calibration(fit(unet, schedule, images_per_class=images, seed=seed), unet)}.")
+
+
+@app.command("check-ranges")
+def check_ranges(
+    model: ModelArgument,
+    protocols: ProtocolsOption = "fast",
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
+    count: Annotated[int, typer.Option(help="Pictures of each class.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of the noise, which is public.")] = 1,
+) -> None:
+    """Check in plaintext whether a model's layers stay in the ranges outside which a set's functions are wrong.
+
+    Prints what every layer carries on fresh noise, worst first. The exit code is 0 if no layer leaves its range, and 1
+    otherwise.
+    """
+    from .range_command import report
+
+    with _Bar() as bar:
+        text, code = report(model, protocols, steps=steps, count=count, seed=seed, progress=bar)
+    typer.echo(text)
+    raise typer.Exit(code)
 
 
 @app.command()
