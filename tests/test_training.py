@@ -2,6 +2,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from cipherdm.training import RECIPES, TrainingConfig, train
 from cipherdm.training.checkpoint import Run, load_checkpoint
 from cipherdm.training.loop import batch_at, learning_rate, noise_levels
 from cipherdm.training.measure import candidates, costs
+from cipherdm.training.scores import ScoreRecorder
 
 SMALL = TrainingConfig(
     name="small",
@@ -183,3 +185,55 @@ def test_initial_weights(trained, tmp_path):
 
 def test_candidates_differ_in_cost():
     assert len({costs(config)["multiply_adds"] for config in candidates()}) == len(candidates())
+
+
+class TestScoreRecorder:
+    """The mean square of scores against all scores, from the queries and keys that PyTorch's attention is called with."""
+
+    @pytest.fixture
+    def recorded(self):
+        """A model with two heads a block, what its recorder tells after a call, and the queries and keys of that call."""
+        torch.manual_seed(0)
+        model = UNet2DModel(
+            sample_size=8,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(4, 8),
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=1,
+            norm_num_groups=2,
+            attention_head_dim=4,
+        )
+        recorder, seen = ScoreRecorder(model), []
+        attend = torch.nn.functional.scaled_dot_product_attention
+
+        def watched(query, key, value, **settings):
+            seen.append((query, key))
+            return attend(query, key, value, **settings)
+
+        with mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", watched):
+            model(torch.randn(3, 1, 8, 8), 500)
+        assert len(seen) == 4
+        return model, recorder.mean_square(), seen
+
+    def test_it_is_the_mean_over_all_scores(self, recorded):
+        _, told, seen = recorded
+        expected = 0
+        for query, key in seen:
+            query, key = query.detach().double().numpy(), key.detach().double().numpy()
+            assert query.shape == (3, 2, 16, 4)
+            scores = np.einsum("bhid,bhjd->bhij", query, key) / np.sqrt(4)
+            expected += np.square(scores - scores.mean(-1, keepdims=True)).mean()
+        assert told.item() == pytest.approx(expected, rel=1e-4)
+
+    def test_its_gradient_is_that_of_the_scores(self, recorded):
+        model, told, seen = recorded
+        scores = [query @ key.mT / 2 for query, key in seen]
+        expected = sum((rows - rows.mean(-1, keepdim=True)).square().mean() for rows in scores)
+        weights = [weight for name, weight in model.named_parameters() if name.endswith(("to_q.weight", "to_k.weight"))]
+        assert len(weights) == 8
+        gradients, exact = (torch.autograd.grad(loss, weights, retain_graph=True) for loss in (told, expected))
+        for gradient, reference in zip(gradients, exact, strict=True):
+            assert reference.abs().max() > 0
+            torch.testing.assert_close(gradient, reference, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,434 @@
+"""FAST: its layers against the direct ones, its preparation, and sampling with it in plaintext and on three parties."""
+
+from dataclasses import replace
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio
+
+from cipherdm import DIRECT, CipherDMError, sample
+from cipherdm.engine import Call, Plan, Spec, compile_program
+from cipherdm.models import UNetConfig, init_unet, load_unet, prepare_weights, save_unet, unet_blocks
+from cipherdm.models.calibration import save_calibration
+from cipherdm.models.fast_weights import calibrate
+from cipherdm.models.fits import fit_exponential, fit_inverse_root, fit_reciprocal
+from cipherdm.models.unet import TIME_KINDS, run_blocks
+from cipherdm.protocols import FAST, FAST_GUARDED, direct, fast
+from cipherdm.protocols.fixed import Fixed, decode, encode
+from cipherdm.protocols.knuth import adapt_quartic
+from cipherdm.sampling import make_schedule
+from cipherdm.sampling.sample import _run_plaintext, engine_for, make_task
+from cipherdm.sampling.steps import WEIGHT_BITS, pick_class_words, setup_graph
+
+SCHEDULER = {
+    "_class_name": "DDPMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "clip_sample": False,
+    "prediction_type": "epsilon",
+}
+SMALL = UNetConfig(
+    sample_size=4,
+    in_channels=1,
+    out_channels=1,
+    down_block_types=("DownBlock2D",),
+    up_block_types=("UpBlock2D",),
+    block_out_channels=(4,),
+    layers_per_block=1,
+    norm_num_groups=2,
+    num_class_embeds=3,
+    attention_head_dim=2,
+)
+STEPS = 3
+ATTENTION = "mid_block.attentions.0"
+VALUE_BITS = fast.VALUE_BITS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """XLA optimises each small network for seconds, which running it never takes."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def unets(tmp_path_factory):
+    """Two calibrated models by activation: SiLU with small scores, and Mish with scores that take squarings."""
+    made = {}
+    for act_fn, factor in {"silu": 0.3, "mish": 1.0}.items():
+        unet = init_unet(replace(SMALL, act_fn=act_fn), seed=1)
+        params = {name: array * np.float32(factor if ".to_q." in name else 1) for name, array in unet.params.items()}
+        folder = tmp_path_factory.mktemp(act_fn)
+        save_unet(replace(unet, params=params, scheduler_config=SCHEDULER), folder)
+        made[act_fn] = load_unet(folder)
+        fits = calibrate(made[act_fn], make_schedule(SCHEDULER, "ddim", STEPS), images_per_class=24, progress=False)
+        save_calibration(fits, made[act_fn])
+    return made
+
+
+@pytest.fixture(scope="module")
+def ring(cluster):
+    """ring(layer, params, *inputs): what a layer makes of secret parameters and inputs on three parties.
+
+    `params` are pairs of an array and its fraction bits, or public numbers.
+    """
+    session = cluster.session(engine_for(FAST))
+
+    def call(layer, params, *inputs):
+        secret = {name: pair for name, pair in params.items() if isinstance(pair, tuple)}
+        widths = [bits for _, bits in secret.values()] + [VALUE_BITS] * len(inputs)
+        arrays = [np.asarray(array) for array, _ in secret.values()] + list(inputs)
+        arrays = [encode(array, bits, ring=True) for array, bits in zip(arrays, widths, strict=True)]
+
+        def entry(*shares):
+            numbers = [Fixed.load(share, bits, ring=True) for share, bits in zip(shares, widths, strict=True)]
+            local = params | dict(zip(secret, numbers[: len(secret)], strict=True))
+            return layer(local, *numbers[len(secret) :]).truncated(VALUE_BITS).store()
+
+        names = tuple(f"x{index}" for index in range(len(arrays)))
+        session.share(dict(zip(names, arrays, strict=True)))
+        program = compile_program(entry, tuple(Spec.of(array) for array in arrays))
+        session.run(Plan((Call(program, names, ("y",), "layer"),)))
+        return decode(session.reveal("y"), VALUE_BITS, ring=True)
+
+    return call
+
+
+def number(values, bits=VALUE_BITS):
+    """Real numbers as a layer gets them in plaintext."""
+    return Fixed.load(jnp.asarray(encode(values, bits, ring=False)), bits, ring=False)
+
+
+def numbers(params):
+    """Pairs of an array and its bits, and public numbers, as a layer gets them in plaintext."""
+    return {name: number(*pair) if isinstance(pair, tuple) else pair for name, pair in params.items()}
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def rms(x) -> float:
+    return float(np.sqrt(np.mean(np.square(x))))
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"),
+    [
+        (3, 1, ((1, 1), (1, 1))),
+        (3, 2, ((1, 1), (1, 1))),
+        (3, 2, ((0, 1), (0, 1))),
+        (1, 1, ((0, 0), (0, 0))),
+    ],
+)
+def test_convolution(size, stride, padding):
+    params = {"weight": (random(5, 3, size, size), WEIGHT_BITS), "bias": (random(5, seed=1), WEIGHT_BITS)}
+    x = number(random(2, 3, 6, 6, seed=2))
+    result = fast.conv2d(numbers(params), x, stride=stride, padding=padding)
+    weight, bias, image = (torch.tensor(np.asarray(part.array)) for part in (*numbers(params).values(), x))
+    (top, bottom), (left, right) = padding
+    padded = torch.nn.functional.pad(image, (left, right, top, bottom))
+    expected = torch.nn.functional.conv2d(padded, weight, bias, stride=stride)
+    np.testing.assert_allclose(result.array, expected, atol=1e-5)
+    assert result.bits == VALUE_BITS + WEIGHT_BITS
+
+
+def test_a_product_that_would_not_fit_is_truncated_before():
+    params = numbers({"weight": (random(4, 3), WEIGHT_BITS)})
+    x = random(2, 3, 7, seed=1)
+    result = fast.linear(params, Fixed.load(jnp.asarray(x), 52, ring=False))
+    assert result.bits == VALUE_BITS + WEIGHT_BITS
+    exact = np.einsum("oc,bcn->bon", params["weight"].array, number(x).array)
+    np.testing.assert_allclose(result.array, exact, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 7)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear(shape, bias):
+    params = {"weight": (random(4, 3), WEIGHT_BITS)} | ({"bias": (random(4, seed=1), WEIGHT_BITS)} if bias else {})
+    params, x = numbers(params), number(random(*shape, seed=2))
+    expected = direct.linear({name: fixed.array for name, fixed in params.items()}, x.array)
+    np.testing.assert_allclose(fast.linear(params, x).array, expected, atol=1e-5)
+
+
+def test_projections_are_the_layers_one_by_one():
+    layers = [
+        numbers({"weight": (random(4, 3, seed=i), WEIGHT_BITS), "bias": (random(4, seed=i + 9), WEIGHT_BITS)})
+        for i in range(3)
+    ]
+    x = number(random(2, 3, 7, seed=20))
+    results = fast.projections(layers, x, protocols=FAST)
+    assert len(results) == 3
+    for params, result in zip(layers, results, strict=True):
+        expected = direct.linear({name: fixed.array for name, fixed in params.items()}, x.array)
+        assert result.bits == VALUE_BITS
+        np.testing.assert_allclose(result.array, expected, atol=0.6 * 2.0**-VALUE_BITS)
+
+
+def norm_params(x, groups, weight, bias):
+    """The parameters of fast.group_norm for images like x [B, C, H, W], from the fits of their groups."""
+    rows = x.reshape(len(x), groups, -1).astype(np.float64)
+    width, count = x.shape[1] // groups, rows.shape[2]
+    center = rows.mean((0, 2))
+    squares = np.square(rows - center[:, None]).mean(2)
+    lines = [fit_inverse_root(squares[:, group], rows.var(2)[:, group] + 1e-5) for group in range(groups)]
+    p, q = np.repeat(np.array(lines).T, width, axis=1)
+    rstd = np.repeat((1 / rows.std(2)).mean(0), width)
+    of_batch = {"gain0": weight * p, "gain1": weight * q / count, "offset": weight * rstd / count, "center": center}
+    bits = {"gain0": fast.GAIN_BITS, "gain1": fast.SLOPE_BITS, "offset": fast.SLOPE_BITS, "center": VALUE_BITS}
+    params = {name: (np.tile(values, (len(x), 1)), bits[name]) for name, values in of_batch.items()}
+    return params | {"shift": (bias, 2 * VALUE_BITS)}
+
+
+@pytest.fixture(scope="module")
+def normalisation():
+    """Images of similar variances and of group means that are not zero, and a layer's parameters for them."""
+    x = random(4, 4, 8, 8) * np.float32(1.2) + np.float32([0.5, 0.3, -1, -0.8]).reshape(1, 4, 1, 1)
+    x = x + random(4, 1, 1, 1, seed=3) * np.float32(0.05)
+    weight, bias = random(4, seed=1) + np.float32(2), random(4, seed=2)
+    return x, weight, bias, norm_params(x, 2, weight, bias)
+
+
+def test_group_norm(normalisation):
+    x, weight, bias, params = normalisation
+    result = fast.group_norm(numbers(params), number(x), groups=2, eps=1e-5)
+    expected = direct.group_norm({"weight": weight, "bias": bias}, jnp.asarray(x), groups=2, eps=1e-5)
+    assert rms(result.array - expected) < 0.01 * rms(expected)
+    # Other images of the same model: the fits are lines, not constants, and means are subtracted.
+    for change in (lambda x: x * np.float32(1.05), lambda x: x + np.float32(0.05)):
+        result = fast.group_norm(numbers(params), number(change(x)), groups=2, eps=1e-5)
+        assert rms(result.array - expected) < 0.02 * rms(expected)
+
+
+def test_group_norm_on_shares(normalisation, ring):
+    x, _, _, params = normalisation
+    layer = partial_norm(fast.group_norm)
+    expected = layer(numbers(params), number(x)).truncated(VALUE_BITS).array
+    np.testing.assert_allclose(ring(layer, params, x), expected, atol=0.01)
+
+
+def partial_norm(function):
+    return lambda params, x: function(params, x, groups=2, eps=1e-5)
+
+
+@pytest.mark.parametrize("degree", [4, 8])
+def test_activations_are_the_polynomials_that_they_are_made_of(degree):
+    """Minus a quartic in z, or a line minus a quartic in z^2."""
+    quartic = np.array([[0.1, 0.6, 0.4, 0.05, 1], [0.2, -0.3, 0.5, -0.04, 1]])  # of 1 to the fourth power, by channel
+    wide = 2 * VALUE_BITS
+    constants = np.array([adapt_quartic(row) for row in quartic])
+    params = {name: (constants[:, index], wide) for index, name in enumerate("abcd")}
+    if degree == 4:
+        params["a"] = (params["a"][0], VALUE_BITS)
+    else:
+        params |= {"b": (params["b"][0], fast.POWER_BITS), "linear": (np.array([0.5, 0.7]), fast.POWER_BITS)}
+    z = np.linspace(-1.5, 1.5, 24).reshape(1, 2, 3, 4)
+    only_activation = replace(FAST, group_norm=lambda params, x, *, groups, eps: x)
+    settings = {"groups": 1, "eps": 1e-5, "act_fn": "silu", "protocols": only_activation}
+    result = fast.norm_activation(numbers(params) | {"degree": degree}, number(z, 40), **settings)
+    for channel in range(2):
+        x = z[0, channel]
+        expected = -np.polyval(quartic[channel][::-1], x if degree == 4 else x * x)
+        expected += 0 if degree == 4 else [0.5, 0.7][channel] * x
+        np.testing.assert_allclose(result.array[0, channel], expected, atol=0.02)
+
+
+def attention_params(q, k, squarings):
+    """The parameters of fast.attention for queries and keys like these, and the query with its factor."""
+    size = q.shape[2]
+    scores = np.einsum("bhdn,bhdm->bhnm", q, k).reshape(-1, k.shape[3]) / np.sqrt(size)
+    (alpha, beta, gamma), error = fit_exponential(scores.astype(np.float64), squarings)
+    sums = (np.polyval((alpha, beta, gamma), scores) ** 2**squarings).sum(1)
+    factor = 1 / sums.mean()
+    alpha, beta, gamma = np.array([alpha, beta, gamma]) * factor ** (0.5**squarings)
+    (r0, r1), inverse_error = fit_reciprocal(sums * factor)
+    stretch = np.sqrt(alpha)
+    h = beta / (2 * stretch)
+    params = {"h": (h, fast.FEATURE_BITS), "c": (gamma - h**2, 20), "constant": (gamma, 20), "r0": (r0, 20)}
+    params = params | {"r1": (r1, VALUE_BITS), "squarings": squarings, "newton": 2}
+    assert error < 0.06 and inverse_error**4 < 0.003  # what two iterations leave of it
+    return {f"to_q.{name}": values for name, values in params.items()}, q * stretch / np.sqrt(size)
+
+
+def heads(deviation, tokens=64, size=4):
+    """Queries, keys, whose mean is zero, and values of two images with two heads."""
+    q, k, v = (random(2, 2, size, tokens, seed=seed) for seed in range(3))
+    k = (k - k.mean((0, 3), keepdims=True)) * np.float32(deviation)
+    return q * np.float32(deviation), k, v
+
+
+def fast_attention(params, q, k, v):
+    return fast.attention(params, q, k, v, scale=0.5, softmax=None)
+
+
+def by_scores():
+    """Attention computed with a number for each pair of tokens, even where features pay."""
+    return mock.patch.object(fast, "_features_pay", return_value=False)
+
+
+def test_attention_by_features_is_attention_by_scores_and_both_are_near_softmax():
+    q, k, v = heads(0.35)
+    params, scaled = attention_params(q, k, squarings=0)
+    inputs = [number(x) for x in (scaled, k, v)]
+    with mock.patch.object(fast, "_attention_by_features", wraps=fast._attention_by_features) as features:
+        by_feature = fast_attention(numbers(params), *inputs)
+        assert features.called
+        with by_scores():
+            by_score = fast_attention(numbers(params), *inputs)
+        assert features.call_count == 1
+    exact = direct.attention({}, q, k, v, scale=0.5, softmax=jax.nn.softmax)
+    assert rms(by_feature.array - by_score.array) < 0.02 * rms(exact)
+    assert rms(by_feature.array - exact) < 0.04 * rms(exact)
+    assert rms(by_score.array - exact) < 0.04 * rms(exact)
+    # What the scores add to the mean over all tokens is there, too.
+    beyond_mean = exact - v.mean(3, keepdims=True)
+    assert rms(by_feature.array - exact) < 0.2 * rms(beyond_mean)
+
+
+@pytest.mark.parametrize("squarings", [2, 3])
+def test_attention_with_squarings_is_near_softmax(squarings):
+    q, k, v = heads(0.7)
+    params, scaled = attention_params(q, k, squarings)
+    result = fast_attention(numbers(params), number(scaled), number(k), number(v))
+    exact = direct.attention({}, q, k, v, scale=0.5, softmax=jax.nn.softmax)
+    assert rms(result.array - exact) < 0.05 * rms(exact)
+
+
+@pytest.mark.parametrize("squarings", [0, 2])
+def test_attention_on_shares(ring, squarings):
+    q, k, v = heads(0.35 if squarings == 0 else 0.8, tokens=16, size=2)
+    params, scaled = attention_params(q, k, squarings)
+    expected = fast_attention(numbers(params), number(scaled), number(k), number(v)).truncated(VALUE_BITS).array
+    assert fast._features_pay(number(q), number(k))  # so that squarings decide which form it is
+    np.testing.assert_allclose(ring(fast_attention, params, scaled, k, v), expected, atol=0.02)
+
+
+@pytest.mark.parametrize("act_fn", ["silu", "mish"])
+def test_emulated_sampling_is_close_to_the_exact_model(unets, act_fn):
+    settings = {"labels": [0, 1, 2], "steps": STEPS, "seed": 3}
+    exact = sample(unets[act_fn], None, protocols=DIRECT, **settings).images
+    for protocols in (FAST, FAST_GUARDED):
+        images = sample(unets[act_fn], None, protocols=protocols, **settings).images
+        assert rms(images - exact) < 0.03 * rms(exact)
+
+
+def test_the_two_models_take_both_forms_of_attention_and_of_activations(unets):
+    timesteps = make_schedule(SCHEDULER, "ddim", STEPS).timesteps
+    silu, mish = (prepare_weights(unets[name], timesteps, FAST).static for name in ("silu", "mish"))
+    assert silu[f"{ATTENTION}.to_q.squarings"] == 0 < mish[f"{ATTENTION}.to_q.squarings"]
+    assert {silu["conv_norm_out.degree"], mish["conv_norm_out.degree"]} == {8}  # SiLU in both
+    assert silu["down_blocks.0.resnets.0.norm1.degree"] == 8
+    assert mish["down_blocks.0.resnets.0.norm1.degree"] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("act_fn", "granularity"), [("silu", "step"), ("mish", "block")])
+def test_secure_sampling_follows_the_emulation(unets, cluster, act_fn, granularity):
+    settings = {"labels": [2, 0], "steps": STEPS, "seed": 5, "protocols": FAST}
+    result = sample(unets[act_fn], cluster, granularity=granularity, **settings)
+    expected = sample(unets[act_fn], None, **settings).images
+    extent = float(expected.max() - expected.min())
+    assert peak_signal_noise_ratio(expected, result.images, data_range=extent) > 45
+    assert result.cost.bytes > 0
+
+
+def test_without_calibration_the_command_is_named(tmp_path):
+    unet = replace(init_unet(SMALL), scheduler_config=SCHEDULER)
+    with pytest.raises(CipherDMError, match="cipherdm calibrate"):
+        sample(unet, None, labels=[0], steps=2, protocols=FAST)
+    save_unet(unet, tmp_path)
+    with pytest.raises(CipherDMError, match="calibration.safetensors.*cipherdm calibrate"):
+        sample(load_unet(tmp_path), None, labels=[0], steps=2, protocols=FAST)
+
+
+def test_a_calibration_of_other_weights_is_refused(unets):
+    params = dict(unets["silu"].params)
+    params["conv_in.bias"] = params["conv_in.bias"] + np.float32(0.01)
+    with pytest.raises(CipherDMError, match="other weights.*cipherdm calibrate"):
+        sample(replace(unets["silu"], params=params), None, labels=[0], steps=2, protocols=FAST)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("resnet_time_scale_shift", "scale_shift"), ("mid_block_scale_factor", 2.0)]
+)
+def test_a_model_that_fast_does_not_compute_is_refused_by_its_setting(setting, value):
+    unet = replace(init_unet(replace(SMALL, **{setting: value})), scheduler_config=SCHEDULER)
+    with pytest.raises(CipherDMError, match=f"{setting}=.*{value}"):
+        sample(unet, None, labels=[0], steps=2, protocols=FAST)
+
+
+def with_noise_times(unet, protocols, factor):
+    """The images of a run in plaintext whose initial noise is larger than calibration met."""
+    task = make_task(unet, labels=[0, 1], steps=STEPS, protocols=protocols, seed=5, ring=False)
+    return _run_plaintext(replace(task, client=task.client | {"sample": task.client["sample"] * np.float32(factor)}))
+
+
+def test_the_guard_bounds_what_leaves_the_calibrated_range_of_fast(unets):
+    """Noise of twice the size: FAST's numbers leave the ring, which its emulation shows as NaN."""
+    exact, plain, guarded = (
+        with_noise_times(unets["silu"], protocols, 2) for protocols in (DIRECT, FAST, FAST_GUARDED)
+    )
+    assert np.isnan(plain).any()
+    assert np.isfinite(guarded).all() and rms(guarded - exact) < 0.4 * rms(exact)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 30])
+def test_the_guard_of_a_normalisation_on_shares(normalisation, ring, factor):
+    """At 30 the unguarded result does not even fit into the ring; what the comparisons let pass is in the range."""
+    x, _, _, params = normalisation
+    usual = partial_norm(fast.group_norm)(numbers(params), number(x)).array
+    low, high = (np.percentile(usual, end, axis=(0, 2, 3)) for end in (1, 99))
+    guarded = params | {"low": (low, fast.POWER_BITS), "high": (high, fast.POWER_BITS)}
+    far = x * np.float32(factor)
+    result = ring(partial_norm(fast.guarded_group_norm), guarded, far)
+    unit = 2.0**-VALUE_BITS
+    assert ((result >= low[:, None, None] - unit) & (result <= high[:, None, None] + unit)).all()
+    unguarded = partial_norm(fast.group_norm)(numbers(params), number(far)).truncated(fast.POWER_BITS).array
+    assert np.isnan(unguarded).any() == (factor == 30)
+    if factor < 30:
+        expected = np.clip(unguarded, low[:, None, None], high[:, None, None])
+        np.testing.assert_allclose(result, expected, atol=0.01)
+        emulated = partial_norm(fast.guarded_group_norm)(numbers(guarded), number(far)).array
+        np.testing.assert_allclose(emulated, expected, atol=2 * unit)
+
+
+@pytest.mark.parametrize("act_fn", ["silu", "mish"])
+def test_folding_the_deviation_before_a_second_normalisation_is_exact(unets, act_fn):
+    """The exact model with the owner's folded convolution and time term: normalisation takes the factor out again."""
+    unet = unets[act_fn]
+    schedule = make_schedule(SCHEDULER, "ddim", STEPS)
+    prepared = prepare_weights(unet, schedule.timesteps, FAST)
+    plain = prepare_weights(unet, schedule.timesteps, replace(DIRECT, time_embedding="precomputed"))
+    blocks = [block for block in unet_blocks(replace(unet.config, norm_eps=1e-12)) if block.kind not in TIME_KINDS]
+    folded = dict(unet.params) | {name: array for name, array in prepared.constant.items() if ".conv1." in name}
+    changed = [name for name in folded if not np.allclose(folded[name], unet.params[name], rtol=1e-3)]
+    assert len(changed) == 2 * sum(name.endswith(".time_term") for name in plain.by_class)
+
+    def run(params, rows):
+        terms = {name: array[1:2, 2] for name, array in rows.by_class.items() if name.endswith(".time_term")}
+        return run_blocks(blocks, params, {"sample": random(1, 1, 4, 4)} | terms, protocols=DIRECT)["eps"]
+
+    np.testing.assert_allclose(run(folded, prepared), run(unet.params, plain), atol=2e-5)
+
+
+def test_class_tables_are_picked_by_the_secret_label(unets, cluster):
+    task = make_task(unets["silu"], labels=[2, 0], steps=STEPS, protocols=FAST, ring=True)
+    table, onehot = task.owner["class_table"], task.client["class_onehot"]
+    assert not np.allclose(table[0], table[2], rtol=0.01) and len(setup_graph(task.shape).nodes) == 1
+    session = cluster.session(engine_for(FAST))
+    session.share({"onehot": onehot, "table": table})
+    program = compile_program(pick_class_words, (Spec.of(onehot), Spec.of(table)))
+    session.run(Plan((Call(program, ("onehot", "table"), ("rows",), "pick"),)))
+    np.testing.assert_array_equal(session.reveal("rows"), table[[2, 0]])
+    # In plaintext the same, without words.
+    task = make_task(unets["silu"], labels=[2, 0], steps=STEPS, protocols=FAST, ring=False)
+    table, onehot = task.owner["class_table"], task.client["class_onehot"]
+    (rows,) = setup_graph(task.shape)(onehot, table)
+    np.testing.assert_allclose(rows, table[[2, 0]], rtol=1e-6)

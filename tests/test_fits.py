@@ -1,0 +1,143 @@
+"""Fits against the functions that they stand for, and against NumPy's own least squares."""
+
+import jax
+import numpy as np
+import pytest
+
+from cipherdm.models.fits import (
+    MARGIN,
+    fit_even,
+    fit_exponential,
+    fit_inverse_root,
+    fit_quartics,
+    fit_reciprocal,
+    mish,
+    silu,
+)
+
+POINTS = 128  # of the grid over the range, which together weighs a tenth of the samples
+
+
+@pytest.fixture(scope="module")
+def samples():
+    """What three channels carry: wide about zero, narrow on one side, and wide on the other."""
+    means, deviations = [[0], [0.5], [-1]], [[1.2], [0.7], [1]]
+    return np.random.default_rng(0).normal(means, deviations, (3, 2000))
+
+
+def weighted(samples):
+    """Points and square roots of weights of the fit to one channel."""
+    grid = np.linspace(samples.min() - MARGIN, samples.max() + MARGIN, POINTS)
+    weights = np.append(np.full(len(samples), 1 / len(samples)), np.full(POINTS, 0.1 / POINTS))
+    return np.append(samples, grid), np.sqrt(weights)
+
+
+@pytest.mark.parametrize(("function", "exact"), [(silu, jax.nn.silu), (mish, jax.nn.mish)], ids=["silu", "mish"])
+def test_activations_are_jaxs(function, exact):
+    x = np.linspace(-30, 30, 1001, dtype=np.float32)
+    np.testing.assert_allclose(function(x), exact(x), atol=2e-6)
+
+
+@pytest.mark.parametrize(("function", "typical"), [(silu, 0.03), (mish, 0.045)], ids=["silu", "mish"])
+def test_quartics_are_near_the_activation(samples, function, typical):
+    fits = fit_quartics(function, samples)
+    assert fits.shape == (3, 5) and (fits[:, 4] <= -5e-4).all()
+    for fit, row in zip(fits, samples, strict=True):
+        errors = np.polyval(fit[::-1], row) - function(row)
+        assert np.sqrt(np.mean(errors**2)) < typical and np.abs(errors).max() < 0.2
+
+
+@pytest.mark.parametrize("function", [silu, mish], ids=["silu", "mish"])
+def test_quartics_are_numpys_weighted_least_squares(samples, function):
+    for fit, row in zip(fit_quartics(function, samples), samples, strict=True):
+        points, weights = weighted(row)
+        expected = np.polyfit(points, function(points), 4, w=weights)
+        np.testing.assert_allclose(fit[::-1], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_a_quartic_that_would_bend_upwards_gets_the_smallest_leading_coefficient():
+    row = np.random.default_rng(1).uniform(3, 5, 2000)  # where SiLU is nearly a line
+    points, weights = weighted(row)
+    assert np.polyfit(points, silu(points), 4, w=weights)[0] > -5e-4
+    (fit,) = fit_quartics(silu, row[None])
+    assert fit[4] == pytest.approx(-5e-4)
+    # The rest is the best cubic beside it.
+    expected = np.polyfit(points, silu(points) + 5e-4 * points**4, 3, w=weights)
+    np.testing.assert_allclose(fit[3::-1], expected, rtol=1e-6)
+
+
+def test_even_fits_are_near_silu(samples):
+    fits = fit_even(samples)
+    quartics = fit_quartics(silu, samples)
+    assert fits.shape == (3, 5) and (fits[:, 4] < 0).all()
+    for fit, quartic, row in zip(fits, quartics, samples, strict=True):
+        errors = row / 2 + np.polyval(fit[::-1], row**2) - silu(row)
+        assert np.sqrt(np.mean(errors**2)) < 0.004 and np.abs(errors).max() < 0.03
+        assert np.abs(errors).max() < 0.3 * np.abs(np.polyval(quartic[::-1], row) - silu(row)).max()
+
+
+def test_an_even_fit_is_numpys_weighted_least_squares(samples):
+    points, weights = weighted(samples[0])
+    expected = np.polyfit(points**2, silu(points) - points / 2, 4, w=weights)
+    reach = np.abs(points).max()
+    assert expected[0] * reach**8 < -0.02  # not the case of the smallest leading coefficient
+    np.testing.assert_allclose(fit_even(samples[:1])[0][::-1], expected, rtol=1e-5)
+
+
+def test_an_even_fit_has_a_leading_coefficient_that_can_be_scaled_to_one():
+    row = np.random.default_rng(2).uniform(-0.2, 0.2, 500)
+    (fit,) = fit_even(row[None])
+    reach = np.abs(row).max() + MARGIN
+    assert fit[4] * reach**8 == pytest.approx(-0.02, rel=0.02)
+    assert np.abs(row / 2 + np.polyval(fit[::-1], row**2) - silu(row)).max() < 1e-4
+
+
+def test_the_line_for_an_inverse_root():
+    x = np.random.default_rng(3).uniform(0.9, 1.1, 500)
+    p, q = fit_inverse_root(x, x)
+    assert np.abs((p - q * x) * np.sqrt(x) - 1).max() < 0.005
+    # In other units it is the same line.
+    np.testing.assert_allclose(fit_inverse_root(100 * x, 100 * x), [p / 10, q / 1000], rtol=1e-6)
+
+
+def test_the_line_for_an_inverse_root_knows_a_constant_difference_of_square_and_variance():
+    squares = np.random.default_rng(4).uniform(0.9, 1.1, 500)
+    p, q = fit_inverse_root(squares, squares - 0.1)
+    errors = (p - q * squares) * np.sqrt(squares - 0.1) - 1
+    p, q = fit_inverse_root(squares, squares)
+    assert np.sqrt(np.mean(errors**2)) < 0.25 * abs(np.mean((p - q * squares) * np.sqrt(squares - 0.1) - 1))
+
+
+def test_squarings_make_the_exponential_exact():
+    scores = np.random.default_rng(5).normal(0, 1, (100, 64))
+    scores -= scores.mean(1, keepdims=True)
+    errors = []
+    for squarings in range(5):
+        fit, error = fit_exponential(scores, squarings)
+        powers = np.polyval(fit, scores) ** 2**squarings
+        shares = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+        assert error == pytest.approx(np.sqrt((shares * (powers / np.exp(scores) - 1) ** 2).sum() / shares.sum()))
+        assert fit[0] > 0
+        errors.append(error)
+    assert all(later < 0.5 * earlier for earlier, later in zip(errors, errors[1:], strict=False))
+    assert errors[0] < 0.5 and errors[-1] < 0.005
+
+
+def test_the_exponential_of_small_scores_needs_no_squaring():
+    scores = np.random.default_rng(6).normal(0, 0.2, (100, 64))
+    fit, error = fit_exponential(scores, 0)
+    assert error < 0.005
+    np.testing.assert_allclose(np.polyval(fit, scores), np.exp(scores), rtol=0.06)
+
+
+def test_the_line_for_a_reciprocal_has_the_error_it_states():
+    sums = np.random.default_rng(7).uniform(0.8, 1.3, 200)
+    (p, q), error = fit_reciprocal(sums)
+    x = np.linspace(sums.min() / 1.1, sums.max() * 1.1, 100_001)
+
+    def largest(p, q):
+        return np.abs((p - q * x) * x - 1).max()
+
+    assert error == pytest.approx(largest(p, q), abs=1e-8)
+    for worse in ((1.001 * p, q), (0.999 * p, q), (p, 1.003 * q), (p, 0.997 * q)):
+        assert largest(*worse) > error
