@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from cipherdm.models.fits import (
-    MARGIN,
     fit_even,
     fit_exponential,
     fit_inverse_root,
@@ -13,6 +12,7 @@ from cipherdm.models.fits import (
     fit_reciprocal,
     mish,
     silu,
+    widened_ends,
 )
 
 POINTS = 128  # of the grid over the range, which together weighs a tenth of the samples
@@ -25,9 +25,14 @@ def samples():
     return np.random.default_rng(0).normal(means, deviations, (3, 2000))
 
 
+def ends_of(samples):
+    """Ends 0.3 beyond the samples of each row."""
+    return np.stack([samples.min(1) - 0.3, samples.max(1) + 0.3], axis=1)
+
+
 def weighted(samples):
     """Points and square roots of weights of the fit to one channel."""
-    grid = np.linspace(samples.min() - MARGIN, samples.max() + MARGIN, POINTS)
+    grid = np.linspace(samples.min() - 0.3, samples.max() + 0.3, POINTS)
     weights = np.append(np.full(len(samples), 1 / len(samples)), np.full(POINTS, 0.1 / POINTS))
     return np.append(samples, grid), np.sqrt(weights)
 
@@ -40,7 +45,7 @@ def test_activations_are_jaxs(function, exact):
 
 @pytest.mark.parametrize(("function", "typical"), [(silu, 0.03), (mish, 0.045)], ids=["silu", "mish"])
 def test_quartics_are_near_the_activation(samples, function, typical):
-    fits = fit_quartics(function, samples)
+    fits = fit_quartics(function, samples, ends_of(samples))
     assert fits.shape == (3, 5) and (fits[:, 4] <= -5e-4).all()
     for fit, row in zip(fits, samples, strict=True):
         errors = np.polyval(fit[::-1], row) - function(row)
@@ -49,7 +54,7 @@ def test_quartics_are_near_the_activation(samples, function, typical):
 
 @pytest.mark.parametrize("function", [silu, mish], ids=["silu", "mish"])
 def test_quartics_are_numpys_weighted_least_squares(samples, function):
-    for fit, row in zip(fit_quartics(function, samples), samples, strict=True):
+    for fit, row in zip(fit_quartics(function, samples, ends_of(samples)), samples, strict=True):
         points, weights = weighted(row)
         expected = np.polyfit(points, function(points), 4, w=weights)
         np.testing.assert_allclose(fit[::-1], expected, rtol=1e-6, atol=1e-9)
@@ -59,7 +64,7 @@ def test_a_quartic_that_would_bend_upwards_gets_the_smallest_leading_coefficient
     row = np.random.default_rng(1).uniform(3, 5, 2000)  # where SiLU is nearly a line
     points, weights = weighted(row)
     assert np.polyfit(points, silu(points), 4, w=weights)[0] > -5e-4
-    (fit,) = fit_quartics(silu, row[None])
+    (fit,) = fit_quartics(silu, row[None], ends_of(row[None]))
     assert fit[4] == pytest.approx(-5e-4)
     # The rest is the best cubic beside it.
     expected = np.polyfit(points, silu(points) + 5e-4 * points**4, 3, w=weights)
@@ -67,8 +72,8 @@ def test_a_quartic_that_would_bend_upwards_gets_the_smallest_leading_coefficient
 
 
 def test_even_fits_are_near_silu(samples):
-    fits = fit_even(samples)
-    quartics = fit_quartics(silu, samples)
+    fits = fit_even(samples, ends_of(samples))
+    quartics = fit_quartics(silu, samples, ends_of(samples))
     assert fits.shape == (3, 5) and (fits[:, 4] < 0).all()
     for fit, quartic, row in zip(fits, quartics, samples, strict=True):
         errors = row / 2 + np.polyval(fit[::-1], row**2) - silu(row)
@@ -81,13 +86,19 @@ def test_an_even_fit_is_numpys_weighted_least_squares(samples):
     expected = np.polyfit(points**2, silu(points) - points / 2, 4, w=weights)
     reach = np.abs(points).max()
     assert expected[0] * reach**8 < -0.02  # not the case of the smallest leading coefficient
-    np.testing.assert_allclose(fit_even(samples[:1])[0][::-1], expected, rtol=1e-5)
+    np.testing.assert_allclose(fit_even(samples[:1], ends_of(samples[:1]))[0][::-1], expected, rtol=1e-5)
+
+
+def test_the_ends_of_a_fit_leave_room_for_new_values(samples):
+    low, high = widened_ends(samples).T
+    room = 0.3 + 0.15 * np.ptp(samples, axis=1)
+    np.testing.assert_allclose([samples.min(1) - low, high - samples.max(1)], [room, room])
 
 
 def test_an_even_fit_has_a_leading_coefficient_that_can_be_scaled_to_one():
     row = np.random.default_rng(2).uniform(-0.2, 0.2, 500)
-    (fit,) = fit_even(row[None])
-    reach = np.abs(row).max() + MARGIN
+    (fit,) = fit_even(row[None], ends_of(row[None]))
+    reach = np.abs(ends_of(row[None])).max()
     assert fit[4] * reach**8 == pytest.approx(-0.02, rel=0.02)
     assert np.abs(row / 2 + np.polyval(fit[::-1], row**2) - silu(row)).max() < 1e-4
 

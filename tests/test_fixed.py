@@ -176,7 +176,6 @@ def test_products_on_the_ring(run):
         20,
         40,
         42,
-        pytest.param(60, marks=pytest.mark.xfail(strict=True, reason="the compiler joins the two truncations in one")),
     ],
 )
 def test_truncation_on_the_ring_is_within_a_unit(run, shift):

@@ -11,7 +11,6 @@ from cipherdm.cli import app
 from cipherdm.models import UNetConfig, init_unet, load_unet, save_unet
 from cipherdm.models.calibration import observe, save_calibration
 from cipherdm.models.fast_weights import calibrate
-from cipherdm.models.fits import MARGIN
 from cipherdm.models.ranges import _inverse_root_range, check_ranges
 from cipherdm.protocols import named
 from cipherdm.protocols.silu_polynomial import silu_polynomial
@@ -90,7 +89,7 @@ def test_a_layer_that_leaves_its_range_is_named_with_its_fraction(wrong):
     assert entry.excess == pytest.approx(excess, rel=1e-6)
     assert entry.step == np.argmax(outside)
     ends = arrays[f"{LAYER}.range"]
-    assert entry.allowed == pytest.approx((ends.min() - MARGIN, ends.max() + MARGIN))
+    assert entry.allowed == pytest.approx((ends.min(), ends.max()))
     assert entry.lowest < entry.allowed[0] and entry.highest > entry.allowed[1]
     assert by_layer[LAYER, "inverse root"].outside == 0  # what comes before the weight is as it was
     shares = {layer: entry.outside for (layer, function), entry in by_layer.items() if function == "inverse root"}
@@ -108,7 +107,7 @@ def independent_counts(unet, arrays):
         values = seen.normalised[LAYER]
         for channel, (low, high) in enumerate(arrays[f"{LAYER}.range"][step]):
             for value in values[:, channel].ravel():
-                beyond = max(low - MARGIN - value, value - high - MARGIN)
+                beyond = max(low - value, value - high)
                 count += beyond > 0
                 distances.append(beyond)
         fractions.append(count / values.size)

@@ -91,7 +91,7 @@ def attention_blocks(unet: UNet) -> tuple[str, ...]:
 
 
 def save_calibration(arrays: Mapping[str, np.ndarray], unet: UNet) -> Path:
-    """Write fitted arrays, with a digest of the weights, to `calibration.safetensors` in the model's folder; returns the path."""
+    """Write fitted arrays and a digest of the weights to `calibration.safetensors` in the model's folder; returns the path."""
     path = unet.folder / FILE
     with replacing(path) as temporary:
         stored = {name: np.ascontiguousarray(array) for name, array in arrays.items()}

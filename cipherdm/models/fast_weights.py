@@ -10,7 +10,7 @@ from ..errors import CipherDMError
 from ..protocols.fast import FEATURE_BITS, GAIN_BITS, POWER_BITS, SLOPE_BITS, VALUE_BITS
 from ..protocols.knuth import adapt_quartic
 from .calibration import Observation, attention_blocks, load_calibration, norm_layers, observe
-from .fits import fit_even, fit_exponential, fit_inverse_root, fit_quartics, fit_reciprocal, mish, silu
+from .fits import fit_even, fit_exponential, fit_inverse_root, fit_quartics, fit_reciprocal, mish, silu, widened_ends
 from .layout import unet_blocks
 from .prepared import PreparedWeights, time_terms, without_time_blocks
 from .unet import UNet
@@ -39,7 +39,7 @@ def calibrate(
     - "NORM.rstd" [classes, steps, groups, 2]: (p, q) with 1/sqrt(variance + eps) ~ p - q x, x the mean square about the centre.
     - "NORM.quartic" [steps, C, 5]: the activation as a polynomial, for what each channel carries after the normalisation. Or,
       for SiLU, "NORM.even" [steps, C, 5]: c0, c2, ..., c8 of `fit_even`.
-    - "NORM.range" [steps, C, 2]: the smallest and the largest value that it was fitted to.
+    - "NORM.range" [steps, C, 2]: the ends of the range that it was fitted on.
     - "NORM.pixels" [1]: values of one channel.
     - "ATTENTION.exp" [steps, 3]: (alpha, beta, gamma) of `fit_exponential`, scaled so that a typical row sums to 1.
     - "ATTENTION.key" [steps, heads * d]: the mean key.
@@ -80,12 +80,12 @@ class _Recorder:
             carried = seen.normalised[name]
             self.constants[f"{name}.pixels"] = np.asarray([carried[0, 0].size], np.int32)
             channels = np.moveaxis(carried, 1, 0).reshape(carried.shape[1], -1)
-            ends = np.stack([channels.min(1), channels.max(1)], axis=1)
+            ends = widened_ends(channels)
             self.rows.setdefault(f"{name}.range", []).append(ends)
             if not name.endswith("group_norm"):
                 chosen = self.generator.choice(channels.shape[1], min(SAMPLES, channels.shape[1]), replace=False)
                 leaf, fit = ("even", fit_even) if function is silu else ("quartic", partial(fit_quartics, function))
-                self.rows.setdefault(f"{name}.{leaf}", []).append(fit(channels[:, chosen]))
+                self.rows.setdefault(f"{name}.{leaf}", []).append(fit(channels[:, chosen], ends))
         for name in self.attentions:
             scores = seen.scores[name].reshape(-1, seen.scores[name].shape[-1]).astype(np.float64)
             scores = scores[self.generator.choice(len(scores), min(600, len(scores)), replace=False)]
@@ -111,16 +111,25 @@ class _Recorder:
             if name.endswith((".center", ".typical", ".rstd")):
                 arrays[name] = np.moveaxis(arrays[name], 0, 1)
         for name, scores in self.scores.items():
-            arrays |= {f"{name}.{leaf}": values for leaf, values in _fit_attention(scores).items()}
+            arrays |= {f"{name}.{leaf}": values for leaf, values in _fit_attention(name, scores).items()}
         return {name: array.astype(np.float32) for name, array in arrays.items()} | self.constants
 
 
-def _fit_attention(scores: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """exp, sum and counts of an attention block from its centred scores [rows, N] of each step."""
+def _fit_attention(name: str, scores: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """exp, sum and counts of an attention block from its centred scores [rows, N] of each step.
+
+    Raises CipherDMError for scores that are too large.
+    """
     for squarings in _SQUARINGS:
         fits, errors = zip(*(fit_exponential(rows, squarings) for rows in scores), strict=True)
         if max(errors) < _EXP_ERROR:
             break
+    else:
+        largest = max(np.abs(rows).max() for rows in scores)
+        raise CipherDMError(
+            f"The attention scores of {name} reach {largest:.1f} about their row's mean, which is too much for FAST's "
+            "exponential. Train the model with a penalty on its scores (score_weight), or choose another set of protocols."
+        )
     powers = [np.polyval(fit, rows) ** 2**squarings for fit, rows in zip(fits, scores, strict=True)]
     sums = [power.sum(1) for power in powers]
     factors = np.array([1 / np.exp(np.log(total).mean()) for total in sums])
@@ -152,6 +161,7 @@ def prepare_fast(unet: UNet, timesteps: np.ndarray, *, guarded: bool = False) ->
         if guarded:
             ends = stored[f"{name}.range"][nearest] * scale[..., None]
             weights.by_step.update({f"{name}.low": ends[..., 0], f"{name}.high": ends[..., 1]})
+            weights.bits.update({f"{name}.low": 2 * VALUE_BITS, f"{name}.high": 2 * VALUE_BITS})
     for name in attention_blocks(unet):
         size = next(dict(block.static)["head_channels"] for block in unet_blocks(unet.config) if block.name == name)
         _prepare_attention(weights, stored, nearest, name, size)

@@ -6,11 +6,24 @@ import numpy as np
 from numpy.polynomial import polynomial
 from scipy.special import expit, softmax
 
-MARGIN = 0.3  # by which an activation's fit reaches beyond the smallest and the largest sample
+_MARGIN, _SHARE = (
+    0.3,
+    0.15,
+)  # how far an activation's fit reaches beyond the samples, and the share of their range beside
 _RANGE_WEIGHT = 0.1  # of the range, against the samples
 _SMALLEST_LEADING = 5e-4  # of a quartic, up to sign: below, scale and constants of Knuth's form lose their bits
 _SMALLEST_EVEN = 0.02  # the same for an even fit, in units in which its range is 1
 _POINTS = 128
+
+
+def widened_ends(values: np.ndarray) -> np.ndarray:
+    """The ends [C, 2] of the range that an activation is fitted on, a margin beyond what each row of values [C, n] spans.
+
+    Beyond it a polynomial of degree 8 leaves the activation quickly, and new images have a few values beyond any sample.
+    """
+    low, high = values.min(1), values.max(1)
+    margin = _MARGIN + _SHARE * (high - low)
+    return np.stack([low - margin, high + margin], axis=1)
 
 
 def silu(x: np.ndarray) -> np.ndarray:
@@ -23,12 +36,12 @@ def mish(x: np.ndarray) -> np.ndarray:
     return x * np.tanh(np.logaddexp(0, x))
 
 
-def fit_quartics(function: Callable, samples: np.ndarray) -> np.ndarray:
-    """Coefficients of 1 to x^4 for each row of samples [C, n]: float64 [C, 5].
+def fit_quartics(function: Callable, samples: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Coefficients of 1 to x^4 for each row of samples [C, n], to be right on ends [C, 2]: float64 [C, 5].
 
     The leading one is negative, as the even part of SiLU and Mish has it: it becomes -1 by scaling x.
     """
-    points, weights, middle, half = _weighted_points(samples)
+    points, weights, middle, half = _weighted_points(samples, ends)
     # In t = (x - middle) / half, which is in [-1, 1], the normal equations are well conditioned.
     powers = ((points - middle) / half)[:, :, None] ** np.arange(5)
     target = function(points)
@@ -41,12 +54,13 @@ def fit_quartics(function: Callable, samples: np.ndarray) -> np.ndarray:
     return np.stack([_substituted(fit, *ends) for fit, *ends in zip(fits, middle[:, 0], half[:, 0], strict=True)])
 
 
-def fit_even(samples: np.ndarray) -> np.ndarray:
+def fit_even(samples: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Fits of x/2 + c0 + c2 x^2 + ... + c8 x^8 to SiLU for each row of samples [C, n]: c0, c2, ..., c8, float64 [C, 5].
 
-    SiLU(x) - x/2 is even. c8 is negative, as the best one mostly is: it becomes -1 by scaling x.
+    They are right on ends [C, 2] and, being even, on the mirrored range: SiLU(x) - x/2 is even. c8 is negative,
+    as the best one mostly is: it becomes -1 by scaling x.
     """
-    points, weights, middle, half = _weighted_points(samples)
+    points, weights, middle, half = _weighted_points(samples, ends)
     reach = np.abs(middle) + half  # the largest magnitude that is fitted
     powers = (points / reach)[:, :, None] ** np.arange(0, 10, 2)
     target = silu(points) - points / 2
@@ -59,10 +73,10 @@ def fit_even(samples: np.ndarray) -> np.ndarray:
     return fits / reach ** np.arange(0, 10, 2)
 
 
-def _weighted_points(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Samples [C, n] and a grid over the range of each row, weights of both, and middle and half width of the ranges [C, 1]."""
+def _weighted_points(samples: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Samples [C, n] and a grid over their ends [C, 2], weights of both, middle and half width of the ranges [C, 1]."""
     samples = samples.astype(np.float64)
-    low, high = samples.min(1, keepdims=True) - MARGIN, samples.max(1, keepdims=True) + MARGIN
+    low, high = ends[:, :1].astype(np.float64), ends[:, 1:].astype(np.float64)
     grid = low + (high - low) * np.linspace(0, 1, _POINTS)
     count = samples.shape[1]
     weights = np.concatenate([np.full(count, 1 / count), np.full(_POINTS, _RANGE_WEIGHT / _POINTS)])

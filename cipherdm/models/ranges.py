@@ -11,7 +11,6 @@ from ..protocols import Protocols
 from ..protocols.rows import ShiftedSoftmax
 from ..sampling import make_schedule
 from .calibration import Observation, attention_blocks, load_calibration, norm_layers, observe
-from .fits import MARGIN
 from .unet import UNet
 
 TOLERANCE = 0.1  # relative error beyond which an inverse, an inverse root or a sum of exponentials counts as wrong
@@ -71,8 +70,8 @@ def check_ranges(
     - Softmax of such sets: the scores, less the row's maximum if the softmax subtracts it, against the exponential's `domain`.
       If the exponential has negative values on it, also the sum of each row's exponentials as a share of the right sum,
       a factor common to all exponentials aside: 1 within TOLERANCE.
-    - FAST, activations: the normalised values against "NORM.range" of the calibration, by channel and nearest timestep, widened
-      by MARGIN. In FAST_GUARDED, which limits what attention gets from its normalisation too, also these.
+    - FAST, activations: the normalised values against "NORM.range" of the calibration, by channel and nearest timestep.
+      In FAST_GUARDED, which limits what attention gets from its normalisation too, also these.
     - FAST, normalisations: the variances with eps against the range in which the line of `fit_inverse_root` gives
       1/sqrt(variance) within TOLERANCE. With d the distance of a picture's mean from the calibrated centre, the line sees
       x = variance + d^2, so that its range depends on d.
@@ -224,12 +223,12 @@ def _rules_of_calibration(unet: UNet, timesteps: np.ndarray, *, guarded: bool) -
 
 
 def _range_rule(name: str, ends: np.ndarray) -> _Measure:
-    """Normalised values by channel against calibrated ends [steps, C, 2], widened by MARGIN."""
+    """Normalised values by channel against calibrated ends [steps, C, 2]."""
 
     def measure(step: int, seen: Observation) -> _Met:
         values = seen.normalised[name]
         low, high = (end.reshape(1, -1, *[1] * (values.ndim - 2)) for end in ends[step].T)
-        return _within(values, low - MARGIN, high + MARGIN)
+        return _within(values, low, high)
 
     return measure
 

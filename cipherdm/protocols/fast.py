@@ -65,8 +65,8 @@ def guarded_group_norm(params, x, *, groups, eps):
 
     Two comparisons for each value. In FAST_GUARDED no input makes a layer leave the range that its polynomial is right on.
     """
-    y = group_norm(params, x, groups=groups, eps=eps).truncated(POWER_BITS)
-    low, high = (params[name].reshape(1, -1, *[1] * (y.ndim - 2)).array for name in ("low", "high"))
+    y = group_norm(params, x, groups=groups, eps=eps)
+    low, high = (params[name].reshape(1, -1, *[1] * (y.ndim - 2)).raised(y.bits).array for name in ("low", "high"))
     return y.with_array(jnp.minimum(jnp.maximum(y.array, low), high))
 
 

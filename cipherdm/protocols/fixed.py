@@ -1,7 +1,7 @@
 """Fixed-point numbers whose truncations are written out, where SPU's own truncate after every product.
 
 A product of shares is one message of 8 bytes a party and number; the truncation that SPU appends to it is 5 messages of
-28 bytes (all parties). The ring has 64 bits, so that several products fit before a truncation is due, and one truncation
+40 bytes (all parties). The ring has 64 bits, so that several products fit before a truncation is due, and one truncation
 can serve a sum of products. `Fixed` holds an array with its number of fraction bits, multiplies without truncating, and
 truncates when told to.
 
@@ -82,17 +82,20 @@ class Fixed:
         return Fixed(array, self.bits - exponent, self.ring)
 
     def truncated(self, bits: int) -> "Fixed":
-        """The same numbers to fewer fraction bits. 5 messages. In the ring the last bit is up or down at random."""
+        """The same numbers to fewer fraction bits. 5 messages. In the ring the last bit is up or down at random.
+
+        Right for values below 2^(18 - bits). Raises ValueError if more than 42 bits are to go.
+        """
         shift = self.bits - bits
         if shift <= 0:
             return self.raised(bits)
-        if not self.ring:
-            fits = jnp.abs(self.array) < np.float32(2.0 ** (_WORD_BITS - ENGINE_FRACTION_BITS - bits))
-            rounded = jnp.round(self.array * np.float32(2.0**bits)) * np.float32(2.0**-bits)
-            return Fixed(jnp.where(fits, rounded, jnp.float32(np.nan)), bits, False)
-        step = min(shift, _LONGEST_SHIFT)
-        scaled = self.store() * np.float32(2.0**-step)
-        return Fixed.load(scaled, self.bits - step, True).truncated(bits)
+        if shift > _LONGEST_SHIFT:
+            raise ValueError(f"{shift} bits cannot be truncated at once; {_LONGEST_SHIFT} can")
+        if self.ring:
+            return Fixed.load(self.store() * np.float32(2.0**-shift), bits, True)
+        fits = jnp.abs(self.array) < np.float32(2.0 ** (_WORD_BITS - ENGINE_FRACTION_BITS - bits))
+        rounded = jnp.round(self.array * np.float32(2.0**bits)) * np.float32(2.0**-bits)
+        return Fixed(jnp.where(fits, rounded, jnp.float32(np.nan)), bits, False)
 
     def __add__(self, other: "Fixed") -> "Fixed":
         bits = max(self.bits, other.bits)
