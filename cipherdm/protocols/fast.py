@@ -16,9 +16,7 @@ from .fixed import broadcast_to, concatenate, dot_general, matmul, public_like, 
 VALUE_BITS = 10  # fraction bits of values between blocks, and of what a product starts from
 GAIN_BITS = 42  # of a normalisation's gain, before it is multiplied with a value
 SLOPE_BITS = GAIN_BITS - 2 * VALUE_BITS  # of its slope, which is multiplied with squares of values
-POWER_BITS = (
-    12  # of what squares and their squares start from, in activations of degree 8 and in attention's exponential
-)
+POWER_BITS = 12  # of what is squared repeatedly, in activations of degree 8 and in attention's exponential
 SHARE_BITS = 16  # of unnormalised attention weights and their sums
 FEATURE_BITS = 14  # of what features of queries and keys are products of
 SUM_BITS = 8  # of sums of features over the tokens
@@ -63,7 +61,8 @@ def linear(params, x):
 def guarded_group_norm(params, x, *, groups, eps):
     """group_norm, with what it gives limited to the range that calibration met, `low` to `high` [C]. 64 messages more.
 
-    Two comparisons for each value. In FAST_GUARDED no input makes a layer leave the range that its polynomial is right on.
+    Two comparisons for each value. No input makes an activation leave the range that its polynomial is right on. The sums
+    over attention's tokens are not limited.
     """
     y = group_norm(params, x, groups=groups, eps=eps)
     low, high = (params[name].reshape(1, -1, *[1] * (y.ndim - 2)).raised(y.bits).array for name in ("low", "high"))
@@ -86,18 +85,20 @@ def group_norm(params, x, *, groups, eps):
     """x [B, C, ...] to gain (x - mean) + shift, with gain = gain0 - gain1 (sum of squares), affine in it. 9 messages.
 
     1/sqrt(variance) is replaced by a line fitted to the variances that calibration met at this step for this class, so
-    that the inverse square root costs one product of vectors. gain0 and gain1 [B, C] hold the normalisation's weight and
-    `shift` [C] its bias; `center` [B, groups] is the mean that calibration met, about which squares are taken, and what is
-    left of the mean is subtracted with the fixed gain `offset` [B, C]. `eps` is in the fit. The result is not truncated.
+    that the inverse square root costs one product of vectors. gain0 and gain1 [b, C] hold the normalisation's weight and
+    `shift` [C] its bias; `center` [b, groups] is the mean that calibration met, about which squares are taken, and what is
+    left of the mean is subtracted with the fixed gain `offset` [b, C]; b is B, or 1 for models without classes. `eps` is in
+    the fit. The result is not truncated.
     """
     x = x.truncated(VALUE_BITS)
     batch, channels = x.shape[:2]
-    rows = x.reshape(batch * groups, -1) - params["center"].reshape(-1, 1)
+    center = broadcast_to(params["center"], (batch, groups)).reshape(-1, 1)
+    rows = x.reshape(batch * groups, -1) - center
     # The diagonal of one matrix product, where a product for each row would cost messages for each.
     squares = dot_general(rows, rows, (((1,), (1,)), ((), ())))
     squares = squares.reshape(-1)[:: batch * groups + 1]
     sums = concatenate([_by_channel(part, batch, channels) for part in (squares, row_sums(rows))])
-    slopes = concatenate([params["gain1"], params["offset"]]) * sums
+    slopes = concatenate([broadcast_to(params[name], (batch, channels)) for name in ("gain1", "offset")]) * sums
     gain, rest = params["gain0"] - slopes[:batch], slopes[batch:]
     y = gain[:, :, None] * rows.reshape(batch, channels, -1) - rest[:, :, None] + params["shift"][None, :, None]
     return y.reshape(*x.shape)
