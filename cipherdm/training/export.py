@@ -78,6 +78,7 @@ stand for these digits in this order. {parameters:,} parameters; channels
 
 ```python
 from diffusers import UNet2DModel
+
 unet = UNet2DModel.from_pretrained("data/models/{config.name}")
 ```
 """
