@@ -20,7 +20,7 @@ setup: .venv/installed
 	touch $@
 
 sample: setup
-	$(BIN)/cipherdm sample --model mnist10 --labels 0-9 --steps 20 --granularity step --out figures/sample.png
+	$(BIN)/cipherdm sample --model mnist10 --labels 0-9 --steps 20 --granularity loop --out figures/sample.png
 
 test: setup lint
 	$(BIN)/python -m pytest
