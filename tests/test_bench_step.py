@@ -9,6 +9,7 @@ from itertools import groupby
 import numpy as np
 import pandas as pd
 import pytest
+from schedulers import SCHEDULER
 from typer.testing import CliRunner
 
 from cipherdm import DIRECT, CipherDMError, CostReport, EngineConfig, sample
@@ -19,15 +20,6 @@ from cipherdm.models import UNetConfig, init_unet, save_unet
 from cipherdm.sampling import make_task
 from cipherdm.sampling.steps import setup_graph, step_graph
 
-SCHEDULER = {
-    "_class_name": "DDPMScheduler",
-    "num_train_timesteps": 1000,
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "clip_sample": False,
-    "prediction_type": "epsilon",
-}
 SMALL = UNetConfig(
     sample_size=8,
     in_channels=1,

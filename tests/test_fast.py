@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from schedulers import SCHEDULER
 from skimage.metrics import peak_signal_noise_ratio
 
 from cipherdm import DIRECT, CipherDMError, sample
@@ -24,15 +25,6 @@ from cipherdm.sampling import make_schedule
 from cipherdm.sampling.sample import _run_plaintext, engine_for, make_task
 from cipherdm.sampling.steps import WEIGHT_BITS, pick_class_words, setup_graph
 
-SCHEDULER = {
-    "_class_name": "DDPMScheduler",
-    "num_train_timesteps": 1000,
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "clip_sample": False,
-    "prediction_type": "epsilon",
-}
 SMALL = UNetConfig(
     sample_size=4,
     in_channels=1,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.schedulers import scheduling_ddpm
+from schedulers import SCHEDULER
 from scipy import stats
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -28,15 +29,6 @@ from cipherdm.sampling.sample import sampling_nodes
 from cipherdm.sampling.steps import SplitRow, StepShape
 from cipherdm.sampling.values import client_values, one_hot, owner_values, public_values
 
-SCHEDULER = {
-    "_class_name": "DDPMScheduler",
-    "num_train_timesteps": 1000,
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "clip_sample": False,
-    "prediction_type": "epsilon",
-}
 SMALL = UNetConfig(
     sample_size=8,
     in_channels=1,

@@ -1,7 +1,7 @@
 """Fixed-point numbers whose truncations are written out, where SPU's own truncate after every product.
 
-A product of shares is one message of 8 bytes a party and number; the truncation that SPU appends to it is 5 messages of
-40 bytes (all parties). The ring has 64 bits, so that several products fit before a truncation is due, and one truncation
+A product of shares is one message of 8 bytes a party and number; the truncation that SPU appends to it is 5 messages more
+(all parties). The ring has 64 bits, so that several products fit before a truncation is due, and one truncation
 can serve a sum of products. `Fixed` holds an array with its number of fraction bits, multiplies without truncating, and
 truncates when told to.
 
