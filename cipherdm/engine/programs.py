@@ -15,6 +15,7 @@ from spu import libspu
 from spu.utils import frontend
 
 from ..errors import CipherDMError
+from .shorten import shorten
 
 
 @dataclass(frozen=True)
@@ -108,5 +109,5 @@ def compile_program(function: Callable, inputs: tuple[Spec, ...]) -> Program:
             f"{name} reveals a secret to the parties; return it as an output, which only the client reads."
         )
     outputs = tuple(Spec(tuple(item.shape), str(item.dtype)) for item in jax.tree_util.tree_leaves(result))
-    identity = hashlib.sha256(executable.code).hexdigest()[:24]
-    return Program(identity, name, executable.code, tuple(inputs), outputs)
+    code = shorten(executable.code)
+    return Program(hashlib.sha256(code).hexdigest()[:24], name, code, tuple(inputs), outputs)
