@@ -2,6 +2,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 from unittest import mock
 
 import numpy as np
@@ -12,6 +13,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from cipherdm.errors import CipherDMError
 from cipherdm.training import RECIPES, TrainingConfig, train
 from cipherdm.training.checkpoint import Run, load_checkpoint
+from cipherdm.training.guidance import load_guide, train_guide
 from cipherdm.training.loop import batch_at, learning_rate, noise_levels
 from cipherdm.training.measure import candidates, costs
 from cipherdm.training.scores import ScoreRecorder
@@ -237,3 +239,43 @@ class TestScoreRecorder:
         for gradient, reference in zip(gradients, exact, strict=True):
             assert reference.abs().max() > 0
             torch.testing.assert_close(gradient, reference, rtol=1e-3, atol=1e-5)
+
+
+def test_a_guide_knows_classes_and_its_gradient_is_that_of_their_likelihood(tmp_path):
+    """Classes of bright and of dark images, which are told apart even in much noise."""
+    torch.manual_seed(0)
+    labels = torch.arange(256) % 2
+    images = torch.randn(256, 1, 28, 28) * 0.1 + (2.0 * labels - 1)[:, None, None, None]
+    guide = train_guide(tmp_path / "guide.safetensors", images, labels, noise_levels(), steps=60, progress=False)
+    factor = torch.full((256, 1, 1, 1), 0.9)
+    noisy = images * 0.4 + 0.9 * torch.randn_like(images)
+    assert (guide(noisy, factor).argmax(1) == labels).float().mean() > 0.95
+
+    ends, factor = noisy[:8].double(), factor[:8].double()
+    guide = guide.double()
+    slopes = guide.gradient(ends, factor, labels[:8])
+    direction, step = torch.randn_like(ends), 1e-6
+    first, last = (
+        torch.log_softmax(guide(ends + sign * step * direction, factor), 1).gather(1, labels[:8, None])[:, 0]
+        for sign in (-1, 1)
+    )
+    torch.testing.assert_close((slopes * direction).sum((1, 2, 3)), (last - first) / (2 * step), rtol=1e-4, atol=1e-8)
+
+    loaded = load_guide(tmp_path / "guide.safetensors", 2)
+    torch.testing.assert_close(loaded.double()(ends, factor), guide(ends, factor))
+    with pytest.raises(CipherDMError, match="guide.safetensors"):
+        load_guide(tmp_path / "guide.safetensors", 3)
+
+
+def test_guidance_moves_the_target(trained, tmp_path):
+    """Resumed or not, a guided run is the same, and differs from one that is not guided."""
+    guided = replace(SMALL, guidance=0.5, steps=3)
+    arguments = {"runs": tmp_path / "runs", "progress": False}
+    with mock.patch("cipherdm.training.loop.train_guide", partial(train_guide, steps=2)):
+        with pytest.raises(KeyboardInterrupt):
+            train(guided, tmp_path / "resumed", on_step=interrupt_at(2, signal.SIGTERM), **arguments)
+        resumed = weights(train(guided, tmp_path / "resumed", **arguments))
+        straight = weights(train(guided, tmp_path / "straight", runs=tmp_path / "other", progress=False))
+    plain = weights(train(replace(SMALL, steps=3), tmp_path / "plain", runs=tmp_path / "plain_runs", progress=False))
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    assert not all(torch.equal(plain[name], straight[name]) for name in straight)

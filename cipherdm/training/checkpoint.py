@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from ..errors import CipherDMError
 from ..files import replacing
+from .guidance import Guide
 from .initial import start_at_identity
 from .recipes import TrainingConfig
 from .scores import ScoreRecorder
@@ -28,6 +29,7 @@ class Run:
     averaged: UNet2DModel
     optimizer: torch.optim.Adam
     scores: ScoreRecorder | None = None
+    guide: Guide | None = None
     step: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)

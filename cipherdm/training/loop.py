@@ -17,6 +17,7 @@ from ..datasets import Digits, load_mnist
 from ..errors import CipherDMError
 from .checkpoint import Run, load_checkpoint, save_checkpoint
 from .export import export, write_grid
+from .guidance import Guide, load_guide, train_guide
 from .recipes import TrainingConfig, recipe, scheduler
 
 
@@ -58,11 +59,22 @@ def train(
     try:
         run = load_checkpoint(folder, config, device) if resume else None
         run = Run.start(config, device) if run is None else run
+        run.guide = _guide(config, digits, folder, progress).to(device) if config.guidance else None
         with _stop_requested() as stopped, _bar(config, run.step, progress) as bar:
             _continue(run, digits, folder, out, stopped, bar, on_step)
     finally:
         torch.set_num_threads(threads_before)
     return out
+
+
+def _guide(config: TrainingConfig, digits: Digits, folder: Path, progress: bool) -> Guide:
+    """The classifier beside the run's checkpoint, trained if there is none yet."""
+    path = folder / "guide.safetensors"
+    guide = load_guide(path, len(config.digits))
+    if guide is None:
+        images, class_ids = torch.from_numpy(digits.images), torch.from_numpy(class_ids_of(digits, config))
+        guide = train_guide(path, images, class_ids, noise_levels(), seed=config.seed, progress=progress)
+    return guide
 
 
 def _continue(
@@ -113,7 +125,11 @@ def train_step(
     noisy = levels[0][timesteps] * images[rows].to(run.device) + levels[1][timesteps] * noise
     labels = torch.from_numpy(class_ids[rows]).to(run.device)
     predicted = run.model(noisy.to(memory_format=torch.channels_last), timesteps, class_labels=labels).sample
-    error = predicted - noise
+    target = noise
+    if run.guide is not None:
+        factor = levels[1][timesteps]
+        target = noise - config.guidance * factor * run.guide.gradient(noisy, factor, labels)
+    error = predicted - target
     loss = error.square().mean()
     # The error's mean over the image, in units of its deviation for white noise. Any positive quadratic form that depends
     # on the input alone has the same minimiser, the expected noise; the fourth power leaves out the low timesteps, where

@@ -37,6 +37,7 @@ class TrainingConfig:
     clip_norm: float = 1.0
     mean_weight: float = 0.0  # of the error's mean over the image, in the loss
     score_weight: float = 0.0  # of the mean square of the attention scores, in the loss
+    guidance: float = 0.0  # how far the target leans towards plain members of the class; see `guidance`
     identity: bool = False  # start from weights that predict the input; see `start_at_identity`
     focus: float = 0.0  # 0 to 1: how much more often timesteps around the middle are drawn
     seed: int = 0
