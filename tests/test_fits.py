@@ -141,14 +141,14 @@ def test_the_exponential_of_small_scores_needs_no_squaring():
     np.testing.assert_allclose(np.polyval(fit, scores), np.exp(scores), rtol=0.06)
 
 
-def test_the_line_for_a_reciprocal_has_the_error_it_states():
+def test_the_quadratic_for_a_reciprocal_has_the_error_it_states():
     sums = np.random.default_rng(7).uniform(0.8, 1.3, 200)
-    (p, q), error = fit_reciprocal(sums)
-    x = np.linspace(sums.min() / 1.1, sums.max() * 1.1, 100_001)
+    (factor, r0, r1), error = fit_reciprocal(sums)
+    x = factor * np.linspace(sums.min() / 1.1, sums.max() * 1.1, 100_001)
 
-    def largest(p, q):
-        return np.abs((p - q * x) * x - 1).max()
+    def largest(r0, r1):
+        return np.abs(((x + r0) ** 2 + r1) * x - 1).max()
 
-    assert error == pytest.approx(largest(p, q), abs=1e-8)
-    for worse in ((1.001 * p, q), (0.999 * p, q), (p, 1.003 * q), (p, 0.997 * q)):
+    assert error == pytest.approx(largest(r0, r1), abs=1e-8)
+    for worse in ((1.001 * r0, r1), (0.999 * r0, r1), (r0, 1.003 * r1), (r0, 0.997 * r1)):
         assert largest(*worse) > error

@@ -7,7 +7,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ..errors import CipherDMError
-from ..protocols.fast import FEATURE_BITS, GAIN_BITS, POWER_BITS, SLOPE_BITS, VALUE_BITS
+from ..protocols.fast import FEATURE_BITS, GAIN_BITS, MIXED_BITS, POWER_BITS, SLOPE_BITS, VALUE_BITS, WEIGHT_BITS
 from ..protocols.knuth import adapt_quartic
 from .calibration import Observation, attention_blocks, load_calibration, norm_layers, observe
 from .fits import fit_even, fit_exponential, fit_inverse_root, fit_quartics, fit_reciprocal, mish, silu, widened_ends
@@ -23,10 +23,15 @@ _ATTENTION_BITS = {
     "h": FEATURE_BITS,
     "c": 2 * VALUE_BITS,
     "constant": 2 * VALUE_BITS,
-    "r0": 2 * VALUE_BITS,
-    "r1": VALUE_BITS,
+    "r0": MIXED_BITS,
+    "r1": 2 * MIXED_BITS,
 }
 _SLOPE_UNIT = 2.0**-SLOPE_BITS
+# Of Knuth's constants a to d, by degree: as the sums that they are in have.
+_CONSTANT_BITS = {
+    4: (VALUE_BITS, 2 * VALUE_BITS, 2 * VALUE_BITS, 4 * VALUE_BITS),
+    8: (2 * POWER_BITS, POWER_BITS, 2 * POWER_BITS, 3 * POWER_BITS),
+}
 
 
 def calibrate(
@@ -41,9 +46,9 @@ def calibrate(
       for SiLU, "NORM.even" [steps, C, 5]: c0, c2, ..., c8 of `fit_even`.
     - "NORM.range" [steps, C, 2]: the ends of the range that it was fitted on.
     - "NORM.pixels" [1]: values of one channel.
-    - "ATTENTION.exp" [steps, 3]: (alpha, beta, gamma) of `fit_exponential`, scaled so that a typical row sums to 1.
+    - "ATTENTION.exp" [steps, 3]: (alpha, beta, gamma) of `fit_exponential`, scaled so that rows sum to about 1.
     - "ATTENTION.key" [steps, heads * d]: the mean key.
-    - "ATTENTION.sum" [steps, 2]: (p, q) of `fit_reciprocal` for the sums of the rows.
+    - "ATTENTION.sum" [steps, 2]: (r0, r1) with 1/x ~ (x + r0)^2 + r1 for the sums of the rows.
     - "ATTENTION.counts" [2]: squarings, and Newton iterations for the inverse.
     """
     recorder = _Recorder(unet, images_per_class, seed)
@@ -132,14 +137,14 @@ def _fit_attention(name: str, scores: list[np.ndarray]) -> dict[str, np.ndarray]
         )
     powers = [np.polyval(fit, rows) ** 2**squarings for fit, rows in zip(fits, scores, strict=True)]
     sums = [power.sum(1) for power in powers]
-    factors = np.array([1 / np.exp(np.log(total).mean()) for total in sums])
-    inverses = [fit_reciprocal(total * factor) for total, factor in zip(sums, factors, strict=True)]
-    newton, worst = 0, max(error for _, error in inverses)
-    while worst**2**newton > _INVERSE_ERROR:
+    inverses, errors = zip(*(fit_reciprocal(total) for total in sums), strict=True)
+    newton = 0
+    while max(errors) ** 2**newton > _INVERSE_ERROR:
         newton += 1
+    inverses = np.stack(inverses)
     return {
-        "exp": np.stack(fits) * factors[:, None] ** (0.5**squarings),
-        "sum": np.stack([line for line, _ in inverses]),
+        "exp": np.stack(fits) * inverses[:, :1] ** (0.5**squarings),
+        "sum": inverses[:, 1:],
         "counts": np.array([squarings, newton]),
     }
 
@@ -161,10 +166,13 @@ def prepare_fast(unet: UNet, timesteps: np.ndarray, *, guarded: bool = False) ->
         if guarded:
             ends = stored[f"{name}.range"][nearest] * scale[..., None]
             weights.by_step.update({f"{name}.low": ends[..., 0], f"{name}.high": ends[..., 1]})
-            weights.bits.update({f"{name}.low": 2 * VALUE_BITS, f"{name}.high": 2 * VALUE_BITS})
+            weights.bits.update(dict.fromkeys((f"{name}.low", f"{name}.high"), GAIN_BITS + VALUE_BITS))
     for name in attention_blocks(unet):
         size = next(dict(block.static)["head_channels"] for block in unet_blocks(unet.config) if block.name == name)
         _prepare_attention(weights, stored, nearest, name, size)
+    for name in (*weights.constant, *weights.by_step):
+        if name.endswith(".bias"):
+            weights.bits.setdefault(name, VALUE_BITS + WEIGHT_BITS)
     return weights
 
 
@@ -201,13 +209,14 @@ def _prepare_norm(weights: PreparedWeights, stored: dict, nearest: np.ndarray, n
     count = int(stored[f"{name}.pixels"][0]) * width
     slope = np.round(gain * q / count / _SLOPE_UNIT) * _SLOPE_UNIT
     # The slope is rounded to the ring, and the intercept makes up for it at the typical square.
-    weights.by_class[f"{name}.gain0"] = gain * (p - q * typical) + slope * typical * count
-    weights.by_class[f"{name}.gain1"] = slope
-    weights.by_class[f"{name}.offset"] = gain * (p - q * typical) / count
-    weights.by_class[f"{name}.center"] = center
+    fixed_gain = gain * (p - q * typical)  # [classes, steps, C]
+    weights.by_class[f"{name}.gain0"] = fixed_gain + slope * typical * count
+    weights.by_class[f"{name}.slopes"] = np.stack([-slope, -fixed_gain / count], axis=2)
     weights.by_step[f"{name}.shift"] = scale * bias
-    weights.bits.update({f"{name}.gain0": GAIN_BITS, f"{name}.gain1": SLOPE_BITS, f"{name}.offset": SLOPE_BITS})
-    weights.bits.update({f"{name}.center": VALUE_BITS, f"{name}.shift": 2 * VALUE_BITS})
+    weights.bits.update({f"{name}.gain0": GAIN_BITS, f"{name}.shift": GAIN_BITS, f"{name}.slopes": SLOPE_BITS})
+    if not _take_center(weights, name, np.repeat(center, width, axis=2)):
+        weights.by_class[f"{name}.center"] = center
+        weights.bits[f"{name}.center"] = VALUE_BITS
     return scale
 
 
@@ -225,6 +234,20 @@ def _take_unit(weights: PreparedWeights, name: str, deviation: float) -> float:
     return deviation
 
 
+def _take_center(weights: PreparedWeights, name: str, center: np.ndarray) -> bool:
+    """Subtract the center [classes, steps, C] from the input of a residual block's second normalisation, where it is made.
+
+    The time term takes it in, and the first convolution's bias too. False for other normalisations.
+    """
+    block, _, leaf = name.rpartition(".")
+    if leaf != "norm2":
+        return False
+    weights.by_class[f"{block}.time_term"] = (
+        weights.by_class[f"{block}.time_term"] + weights.constant.pop(f"{block}.conv1.bias") - center
+    )
+    return True
+
+
 def _prepare_attention(weights: PreparedWeights, stored: dict, nearest: np.ndarray, name: str, size: int) -> None:
     alpha, beta, gamma = stored[f"{name}.exp"][nearest].astype(np.float64).T
     stretch = np.sqrt(alpha)
@@ -238,6 +261,7 @@ def _prepare_attention(weights: PreparedWeights, stored: dict, nearest: np.ndarr
     for leaf, values in zip(("r0", "r1"), stored[f"{name}.sum"][nearest].T, strict=True):
         weights.by_step[f"{name}.to_q.{leaf}"] = values
     weights.bits.update({f"{name}.to_q.{leaf}": bits for leaf, bits in _ATTENTION_BITS.items()})
+    weights.bits[f"{name}.to_out.0.bias"] = 3 * MIXED_BITS + WEIGHT_BITS
     for leaf, count in zip(("squarings", "newton"), stored[f"{name}.counts"], strict=True):
         weights.static[f"{name}.to_q.{leaf}"] = int(count)
 
@@ -249,7 +273,7 @@ def _prepare_activation(weights: PreparedWeights, stored: dict, nearest: np.ndar
         scale = (-fits[..., -1]) ** (1 / 8)
         degree, quartics = 8, -fits / scale[..., None] ** np.arange(0, 10, 2)
         weights.by_step[f"{name}.linear"] = 1 / (2 * scale)
-        weights.bits[f"{name}.linear"] = POWER_BITS
+        weights.bits[f"{name}.linear"] = 2 * POWER_BITS
     elif f"{name}.quartic" in stored:
         fits = stored[f"{name}.quartic"][nearest].astype(np.float64)
         scale = (-fits[..., -1]) ** 0.25
@@ -257,9 +281,12 @@ def _prepare_activation(weights: PreparedWeights, stored: dict, nearest: np.ndar
     else:
         return 1.0
     weights.static[f"{name}.degree"] = degree
-    constants = np.apply_along_axis(adapt_quartic, 2, quartics)
+    constants = np.apply_along_axis(adapt_quartic, 2, quartics) * [1, 1, 1, -1]
     for index, letter in enumerate("abcd"):
         weights.by_step[f"{name}.{letter}"] = constants[..., index]
-        narrow = {(4, "a"): VALUE_BITS, (8, "b"): POWER_BITS}  # what a product follows
-        weights.bits[f"{name}.{letter}"] = narrow.get((degree, letter), 2 * VALUE_BITS)
+        weights.bits[f"{name}.{letter}"] = _CONSTANT_BITS[degree][index]
+    block, _, leaf = name.rpartition(".")
+    # What the convolution after it adds is at the bits of its product.
+    after = {"norm1": "time_term", "norm2": "conv2.bias", "conv_norm_out": "conv_out.bias"}[leaf]
+    weights.bits[f"{block}.{after}".removeprefix(".")] = _CONSTANT_BITS[degree][3] + WEIGHT_BITS
     return scale

@@ -137,12 +137,15 @@ def fit_exponential(scores: np.ndarray, squarings: int) -> tuple[np.ndarray, flo
 
 
 def fit_reciprocal(sums: np.ndarray) -> tuple[np.ndarray, float]:
-    """(p, q): the line p - q x nearest to 1/x in the maximum of its relative error over the range of sums, and that error.
+    """(factor, r0, r1) and an error: the inverse of x = factor * sums is about (x + r0)^2 + r1.
 
-    The range is widened by a tenth on either side. With the ends a and b the error of p - q x, 1 - p x + q x^2, is least
-    where it is equal and opposite at the ends and in the middle.
+    The maximum of the relative error is least over the range of sums, widened by a tenth on either side. The relative error
+    of a quadratic alpha x^2 + beta x + gamma is a cubic that is 1 at x = 0, and the smallest such cubic on an interval is
+    Chebyshev's, scaled. The factor, the cube root of alpha, makes the quadratic monic.
     """
     low, high = float(sums.min()) / 1.1, float(sums.max()) * 1.1
-    scale = 8 / ((low + high) ** 2 + 4 * low * high)
-    error = 1 - scale * low * high
-    return np.array([scale * (low + high), scale]), abs(error)
+    cubic = np.polynomial.Chebyshev([0, 0, 0, 1], domain=[low, high])
+    _, gamma, beta, alpha = -(cubic / cubic(0)).convert(kind=np.polynomial.Polynomial).coef
+    factor = np.cbrt(alpha)
+    root = beta / (2 * factor**2)
+    return np.array([factor, root, gamma / factor - root**2]), abs(float(1 / cubic(0)))

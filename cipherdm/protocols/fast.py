@@ -14,39 +14,49 @@ from ..errors import CipherDMError
 from .fixed import broadcast_to, concatenate, dot_general, matmul, public_like, row_sums
 
 VALUE_BITS = 10  # fraction bits of values between blocks, and of what a product starts from
+WEIGHT_BITS = 12  # of weights
 GAIN_BITS = 42  # of a normalisation's gain, before it is multiplied with a value
 SLOPE_BITS = GAIN_BITS - 2 * VALUE_BITS  # of its slope, which is multiplied with squares of values
 POWER_BITS = 12  # of what is squared repeatedly, in activations of degree 8 and in attention's exponential
 SHARE_BITS = 16  # of unnormalised attention weights and their sums
 FEATURE_BITS = 14  # of what features of queries and keys are products of
 SUM_BITS = 8  # of sums of features over the tokens
-MIXED_BITS = 14  # of mixed values, before the division
-INVERSE_BITS = 14  # of the sums' inverses during Newton's iteration
+MIXED_BITS = 13  # of mixed values and their sums, before the division
+INVERSE_BITS = 14  # of the sums' inverses, where they are truncated
 _PRODUCT_BITS = 54  # the most that a product may have
 
 
 def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
     """As `direct.conv2d`, as one matrix product: weights on the left, shifted copies of all pixels on the right. 3 messages.
 
-    `lax.conv_general_dilated` makes SPU cut one slice for each output pixel, and padding with a public zero costs a
-    message, so the border is a secret zero: a value minus itself.
+    `lax.conv_general_dilated` makes SPU cut one slice for each output pixel.
     """
     weight = params["weight"]
-    outputs, channels, size, _ = weight.shape
+    outputs, _, size, _ = weight.shape
     x = _room_for(x, weight)
-    x = _zero_padded(x, padding)
-    x = x.with_array(jnp.swapaxes(x.array, 0, 1))  # [C, B, H, W]
-    _, batch, height, width = x.shape
-    rows, columns = ((extent - size) // stride + 1 for extent in (height, width))
-    shifts = [
-        x.array[:, :, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
-        for i in range(size)
-        for j in range(size)
-    ]
-    patches = x.with_array(jnp.concatenate([shift.reshape(channels, -1) for shift in shifts], axis=0))
-    matrix = weight.with_array(weight.array.transpose(0, 2, 3, 1).reshape(outputs, -1))
-    y = matmul(matrix, patches) + params["bias"][:, None]
+    patches = _patches(x, size, stride, padding)
+    *_, batch, rows, columns = patches.shape
+    y = matmul(weight.reshape(outputs, -1), patches.reshape(-1, batch * rows * columns))
+    y = y + params["bias"][:, None] if "bias" in params else y
     return y.with_array(jnp.swapaxes(y.array.reshape(outputs, batch, rows, columns), 0, 1))
+
+
+def _patches(x, size, stride, padding):
+    """The copies of x [B, C, H, W] that a kernel's entries meet: [C, size, size, B, rows, columns].
+
+    First all shifts by columns, then all of those by rows: few operations, each of which costs SPU time whatever its size.
+    Padding with a public zero would cost a message, so the border is a secret zero: a value minus itself.
+    """
+    array = jnp.swapaxes(x.array, 0, 1)  # [C, B, H, W]
+    if any(map(any, padding)):
+        zero = public_like(x.reshape(-1)[:1], 0).array.reshape(())
+        array = lax.pad(array, zero, [(0, 0, 0), (0, 0, 0), *((*edges, 0) for edges in padding)])
+    rows, columns = ((extent - size) // stride + 1 for extent in array.shape[2:])
+    array = array[:, None, None]  # room for the kernel's rows and columns
+    for axis, count in ((5, columns), (4, rows)):
+        shifts = [lax.slice_in_dim(array, i, i + (count - 1) * stride + 1, stride, axis) for i in range(size)]
+        array = jnp.concatenate(shifts, axis - 3)
+    return x.with_array(array)
 
 
 def linear(params, x):
@@ -82,50 +92,53 @@ def projections(layers, x, *, protocols):
 
 
 def group_norm(params, x, *, groups, eps):
-    """x [B, C, ...] to gain (x - mean) + shift, with gain = gain0 - gain1 (sum of squares), affine in it. 9 messages.
+    """x [B, C, ...] to gain (x - mean) + shift, with a gain that is affine in the sum of squares. 9 messages.
 
     1/sqrt(variance) is replaced by a line fitted to the variances that calibration met at this step for this class, so
-    that the inverse square root costs one product of vectors. gain0 and gain1 [b, C] hold the normalisation's weight and
-    `shift` [C] its bias; `center` [b, groups] is the mean that calibration met, about which squares are taken, and what is
-    left of the mean is subtracted with the fixed gain `offset` [b, C]; b is B, or 1 for models without classes. `eps` is in
-    the fit. The result is not truncated.
+    that the inverse square root costs one product of vectors: gain = gain0 + slopes[0] (sum of squares). `gain0` [b, C] and
+    `slopes` [b, 2, C] hold the normalisation's weight, and `shift` [C] its bias. Squares are taken about `center` [b, groups],
+    the mean that calibration met (zero if it is missing: it was subtracted before), and what is left of the mean is
+    subtracted with a fixed gain, as slopes[1] (sum). b is B, or 1 for models without classes. `eps` is in the fit. The
+    result is not truncated.
     """
     x = x.truncated(VALUE_BITS)
     batch, channels = x.shape[:2]
-    center = broadcast_to(params["center"], (batch, groups)).reshape(-1, 1)
-    rows = x.reshape(batch * groups, -1) - center
+    rows = x.reshape(batch * groups, -1)
+    if "center" in params:
+        rows = rows - broadcast_to(params["center"], (batch, groups)).reshape(-1, 1)
     # The diagonal of one matrix product, where a product for each row would cost messages for each.
     squares = dot_general(rows, rows, (((1,), (1,)), ((), ())))
     squares = squares.reshape(-1)[:: batch * groups + 1]
-    sums = concatenate([_by_channel(part, batch, channels) for part in (squares, row_sums(rows))])
-    slopes = concatenate([broadcast_to(params[name], (batch, channels)) for name in ("gain1", "offset")]) * sums
-    gain, rest = params["gain0"] - slopes[:batch], slopes[batch:]
-    y = gain[:, :, None] * rows.reshape(batch, channels, -1) - rest[:, :, None] + params["shift"][None, :, None]
+    both = concatenate([squares[None], row_sums(rows, squares.bits)[None]])  # [2, B groups]
+    slopes = params["slopes"].with_array(jnp.swapaxes(params["slopes"].array, 0, 1))  # [2, b, C]
+    changes = broadcast_to(slopes, (2, batch, channels)) * _by_channel(both, batch, channels)
+    gain, shift = params["gain0"] + changes[0], params["shift"][None] + changes[1]
+    y = gain[:, :, None] * rows.reshape(batch, channels, -1) + shift[:, :, None]
     return y.reshape(*x.shape)
 
 
 def norm_activation(params, x, *, groups, eps, act_fn, modulation=None, protocols):
     """group_norm, then the activation as a polynomial fitted to what each channel carries at this step.
 
-    z = s x, the scale s being in the gain and the shift, and constants a to d [C] for Knuth's form of a quartic (`knuth`):
-    additions are free. At degree 4 the result is minus the quartic in z, 9 + 11 messages. At degree 8, for SiLU, it is
-    x/2, which is `linear` times z, minus the quartic in z^2, 9 + 19 messages. `act_fn` and `eps` are in the fits, and
-    `modulation` (scale and shift by time) is not supported: the preparation refuses such models. The result is not
-    truncated.
+    z = s x, the scale s being in the gain and the shift, and constants a to d [C] for Knuth's form of a quartic (`knuth`; d
+    with its sign changed): additions are free. At degree 4 the result is minus the quartic in z, 9 + 11 messages. At
+    degree 8, for SiLU, it is x/2, which is `linear` times z, minus the quartic in z^2, 9 + 19 messages. `act_fn` and `eps`
+    are in the fits, and `modulation` (scale and shift by time) is not supported: the preparation refuses such models. The
+    result is not truncated.
     """
     y = protocols.group_norm(params, x, groups=groups, eps=eps)
     a, b, c, d = (params[name][None, :, None, None] for name in "abcd")
     if params["degree"] == 4:
         z = y.truncated(VALUE_BITS)
         w = (z + a) * z
-        return -((w + b) * (w + z + c) + d)
+        return d - (w + b) * (w + z + c)
     z = y.truncated(POWER_BITS)
-    # Two products in one call.
-    factors = concatenate([z, broadcast_to(params["linear"][None, :, None, None], z.shape)])
-    products = factors * concatenate([z, z])
-    u, half = products[: z.shape[0]], products[z.shape[0] :]
+    # Two products in one call, the second one at the bits that its sum with the quartic has.
+    linear = params["linear"].times_power_of_two(POWER_BITS)
+    products = concatenate([z, broadcast_to(linear[None, :, None, None], z.shape)]) * concatenate([z, z])
+    u, half = products[: z.shape[0]], products[z.shape[0] :].times_power_of_two(-POWER_BITS)
     w = ((u + a) * u).truncated(POWER_BITS)
-    return half - ((w + u + c) * (w + b) + d)
+    return half + d - (w + u + c) * (w + b)
 
 
 def attention(params, q, k, v, *, scale, softmax):
@@ -133,7 +146,7 @@ def attention(params, q, k, v, *, scale, softmax):
 
     The query's projection, one for each step, holds `scale` and t; h and c beside it are fitted to the scores of this step. The
     key's bias was moved so that scores are about zero on average over a row, which softmax does not see. The sums of the
-    rows are inverted by a line, r0 - r1 x, and Newton's iteration. The result is not truncated.
+    rows are inverted by a polynomial (`_inverse`). The result is not truncated.
     """
     if params["to_q.squarings"] == 0 and _features_pay(q, k):
         return _attention_by_features(params, q, k, v)
@@ -189,12 +202,16 @@ def _features_pay(q, k) -> bool:
 
 
 def _inverse(params, sums):
-    """1 / sums by a line and Newton's iteration, for sums [B, heads, N] with SHARE_BITS."""
-    inverse = params["to_q.r0"] - params["to_q.r1"] * sums
+    """1 / sums for sums [B, heads, N]: (sums + r0)^2 + r1, and Newton's iteration if that is not near enough. 3 messages.
+
+    A quadratic needs no further factor, because scaling exponentials, which softmax does not see, makes it monic.
+    """
+    root = sums + params["to_q.r0"]
+    inverse = root * root + params["to_q.r1"]
     for _ in range(params["to_q.newton"]):
         inverse = inverse.truncated(INVERSE_BITS)
         inverse = inverse.times_power_of_two(1) - inverse * (inverse * sums)
-    return inverse.truncated(INVERSE_BITS) if params["to_q.newton"] else inverse
+    return inverse if inverse.bits <= 2 * MIXED_BITS else inverse.truncated(INVERSE_BITS)
 
 
 def unsupported(*args, **kwargs):
@@ -205,19 +222,12 @@ def unsupported(*args, **kwargs):
 
 
 def _by_channel(x, batch, channels):
-    """A value for each group, [B * groups], repeated for the group's channels: [B, C]."""
-    groups = x.shape[0] // batch
-    array = jnp.broadcast_to(x.array.reshape(batch, groups, 1), (batch, groups, channels // groups))
-    return x.with_array(array.reshape(batch, channels))
+    """Values for each group, [K, B groups], repeated for the group's channels: [K, B, C]."""
+    count, groups = x.shape[0], x.shape[1] // batch
+    repeated = broadcast_to(x.reshape(count, batch, groups, 1), (count, batch, groups, channels // groups))
+    return repeated.reshape(count, batch, channels)
 
 
 def _room_for(x, weight):
     """x, truncated if a product with the weight would not fit."""
     return x if x.bits + weight.bits <= _PRODUCT_BITS else x.truncated(VALUE_BITS)
-
-
-def _zero_padded(x, padding):
-    for axis, (before, after) in zip((2, 3), padding, strict=True):
-        zero = public_like(x.with_array(lax.slice_in_dim(x.array, 0, 1, axis=axis)), 0)
-        x = concatenate([zero] * before + [x] + [zero] * after, axis)
-    return x

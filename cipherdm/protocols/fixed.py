@@ -157,7 +157,11 @@ def matmul(first: Fixed, second: Fixed) -> Fixed:
     return dot_general(first, second, (((1,), (0,)), ((), ())))
 
 
-def row_sums(x: Fixed) -> Fixed:
-    """The sum over the last axis. Free: jnp.sum would have its initial zero shared first."""
-    ones = jnp.ones((x.shape[-1],), x.array.dtype)
-    return x.with_array(lax.dot_general(x.array, ones, (((x.ndim - 1,), (0,)), ((), ()))))
+def row_sums(x: Fixed, bits: int | None = None) -> Fixed:
+    """The sum over the last axis, at `bits` fraction bits, or those of x. Free.
+
+    jnp.sum would have its initial zero shared first. Raises ValueError for fewer bits than x has.
+    """
+    bits = x.bits if bits is None else bits
+    one = Fixed(jnp.ones((x.shape[-1],), x.array.dtype), x.bits, x.ring).raised(bits)
+    return Fixed(lax.dot_general(x.array, one.array, (((x.ndim - 1,), (0,)), ((), ()))), bits, x.ring)

@@ -12,11 +12,11 @@ from jax import lax
 from ..engine import Graph, Node
 from ..models import TIME_KINDS, Block, UNetConfig, WeightsLayout, unet_blocks
 from ..protocols import Protocols
+from ..protocols.fast import WEIGHT_BITS
 from ..protocols.fixed import Fixed, matmul
 
 WEIGHTS = "unet/"  # prefix of the weights' names, which are otherwise diffusers'
 TIME_TERM = ".time_term"  # how the names of the residual blocks' time terms end
-WEIGHT_BITS = 12  # fraction bits of weights in sets on `Fixed` numbers, unless the preparation says otherwise
 COEFFICIENT_BITS = 14  # of the schedule's coefficients
 
 
@@ -70,11 +70,12 @@ def setup_graph(shape: StepShape) -> Graph | None:
 def step_graph(shape: StepShape) -> Graph:
     """One denoising step: (weights, tables, sample, step, coefficients, ...) to the next sample."""
     weights = shape.weights
+    words = shape.ring and shape.protocols.value_bits is not None
     nodes = []
     if weights.by_step:
-        nodes.append(_split_node("step_table", weights.by_step, axis=0))
+        nodes.append(_split_node("step_table", weights.by_step, axis=0, words=words))
     if weights.by_class:
-        nodes.append(_split_node("class_rows", weights.by_class, axis=1))
+        nodes.append(_split_node("class_rows", weights.by_class, axis=1, words=words))
     blocks = unet_blocks(shape.config)
     if shape.protocols.time_embedding == "inside":
         nodes.append(Node("timestep", select_row, ("timesteps", "step"), ("timestep",)))
@@ -101,6 +102,7 @@ class BlockFunction:
     param_names: tuple[str, ...]
     protocols: Protocols
     param_bits: tuple[int, ...] = ()
+    input_bits: tuple[int, ...] = ()
     static_params: tuple[tuple[str, int], ...] = ()
     ring: bool = False
 
@@ -113,7 +115,7 @@ class BlockFunction:
         params, inputs = arrays[:count], arrays[count:]
         if bits is not None:
             params = [Fixed.load(*pair, self.ring) for pair in zip(params, self.param_bits, strict=True)]
-            inputs = [Fixed.load(array, bits, self.ring) for array in inputs]
+            inputs = [Fixed.load(*pair, self.ring) for pair in zip(inputs, self.input_bits, strict=True)]
         params = dict(zip(self.param_names, params, strict=True)) | dict(self.static_params)
         result = self.block_function(params, *inputs, protocols=self.protocols, **dict(self.static))
         return result if bits is None else result.truncated(bits).store()
@@ -121,18 +123,24 @@ class BlockFunction:
 
 @dataclass(frozen=True)
 class SplitRow:
-    """(table, step []) to the arrays that the table holds side by side at that step; `axis` is the table's axis of steps."""
+    """(table, step []) to the arrays that the table holds side by side at that step; `axis` is the table's axis of steps.
+
+    With `words` the row is cut as words of the ring, so that one conversion serves all pieces of a step's program.
+    """
 
     shapes: tuple[tuple[int, ...], ...]
     axis: int
+    words: bool = False
     __name__ = "split_row"
 
     def __call__(self, table, step):
         row = lax.dynamic_index_in_dim(table, step, axis=self.axis, keepdims=False)
+        row = lax.bitcast_convert_type(row, jnp.int32) if self.words else row
         widths = [math.prod(shape) for shape in self.shapes]
         ends = np.cumsum(widths)
         pieces = [row[..., end - width : end] for end, width in zip(ends, widths, strict=True)]
-        return tuple(piece.reshape(*row.shape[:-1], *shape) for piece, shape in zip(pieces, self.shapes, strict=True))
+        pieces = [piece.reshape(*row.shape[:-1], *shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+        return tuple(lax.bitcast_convert_type(piece, jnp.float32) if self.words else piece for piece in pieces)
 
 
 @dataclass(frozen=True)
@@ -219,9 +227,9 @@ def _combine(factors, *arrays):
     return jnp.matmul(factors[None, :], stacked).reshape(arrays[0].shape)
 
 
-def _split_node(table: str, entries: tuple, axis: int) -> Node:
+def _split_node(table: str, entries: tuple, axis: int, words: bool) -> Node:
     names, shapes = zip(*entries, strict=True)
-    return Node(table, SplitRow(shapes, axis), (table, "step"), tuple(_value_name(name) for name in names))
+    return Node(table, SplitRow(shapes, axis, words), (table, "step"), tuple(_value_name(name) for name in names))
 
 
 def _value_name(name: str) -> str:
@@ -239,6 +247,7 @@ def _block_node(block: Block, shape: StepShape) -> Node:
         if layer in layers:
             weights[WEIGHTS + full] = f"{layers[layer]}.{leaf}".removeprefix(".")
     widths = tuple(bits.get(full.removeprefix(WEIGHTS), WEIGHT_BITS) for full in weights)
+    values = tuple(bits.get(name, shape.protocols.value_bits or 0) for name in block.inputs)
     static = {f"{layers[layer]}.{leaf}": value for (layer, leaf), value in _split(layout.static) if layer in layers}
     function = BlockFunction(
         block.function,
@@ -246,6 +255,7 @@ def _block_node(block: Block, shape: StepShape) -> Node:
         tuple(weights.values()),
         shape.protocols,
         widths,
+        values,
         tuple(static.items()),
         shape.ring,
     )

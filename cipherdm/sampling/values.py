@@ -6,9 +6,10 @@ import numpy as np
 
 from ..errors import CipherDMError
 from ..models import PreparedWeights, UNetConfig
+from ..protocols.fast import WEIGHT_BITS
 from ..protocols.fixed import encode
 from .schedules import Schedule
-from .steps import COEFFICIENT_BITS, TIME_TERM, WEIGHT_BITS, WEIGHTS, StepShape
+from .steps import COEFFICIENT_BITS, TIME_TERM, WEIGHTS, StepShape
 
 Values = dict[str, np.ndarray]
 
