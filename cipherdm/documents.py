@@ -19,7 +19,6 @@ from .records import read_record
 DOCUMENTS = ("README.md",)
 _ELEMENTS = 100_000  # of the rows of activations.json that the table shows
 _EVALUATE_COMMAND = "cipherdm evaluate MODEL --protocols SET --record data/measurements/quality_MODEL_SET.json"
-_STEP_COMMAND = "cipherdm bench step"
 _SCORES = ["sampler", "accuracy", "F1", "LeNet-FID", "samples"]
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -68,12 +67,17 @@ def quality_table(measurements: Path) -> str:
 
 def step_table(measurements: Path) -> str:
     """One denoising step of one picture under each set of protocols, against the faster exact baseline."""
-    return _step_table(measurements, only_batch=1)
+    return _step_table(measurements, "step", only_batch=1)
 
 
 def step_batches_table(measurements: Path) -> str:
     """`step_table` for every batch size that was measured."""
-    return _step_table(measurements, only_batch=None)
+    return _step_table(measurements, "step", only_batch=None)
+
+
+def ladder_table(measurements: Path) -> str:
+    """One denoising step of one picture from the plain model to ours, each row with one change more."""
+    return _step_table(measurements, "ladder", only_batch=1)
 
 
 def activations_table(measurements: Path) -> str:
@@ -108,6 +112,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "quality": quality_table,
     "step": step_table,
     "step_batches": step_batches_table,
+    "ladder": ladder_table,
     "activations": activations_table,
 }
 
@@ -130,18 +135,17 @@ def _scores(record: dict[str, Any]) -> list[str]:
     ]
 
 
-def _step_table(measurements: Path, only_batch: int | None) -> str:
-    # Only these two tables need the benchmark's module, which brings the whole library along.
+def _step_table(measurements: Path, benchmark: str, only_batch: int | None) -> str:
+    # Only these tables need the benchmark's module, which brings the whole library along.
     from .bench.step import ratios
 
-    frames = [
-        pd.DataFrame(record["rows"]) for record in _records(measurements, "step_*.json", f"{_STEP_COMMAND} MODEL")
-    ]
+    command = f"cipherdm bench {benchmark} MODEL"
+    frames = [pd.DataFrame(record["rows"]) for record in _records(measurements, f"{benchmark}_*.json", command)]
     rows = ratios(pd.concat(frames, ignore_index=True)).to_dict("records")
     shown = [row for row in rows if only_batch in (None, row["batch"])]
     if not shown:
         raise CipherDMError(
-            f"no record step_*.json has batch {only_batch}: `{_STEP_COMMAND} MODEL --batch {only_batch}`."
+            f"no record {benchmark}_*.json has batch {only_batch}: make one with `{command} --batch {only_batch}`."
         )
     header = [
         "model",

@@ -12,11 +12,14 @@ import pytest
 from schedulers import SCHEDULER
 from typer.testing import CliRunner
 
-from cipherdm import DIRECT, CipherDMError, CostReport, EngineConfig, sample
+from cipherdm import DIRECT, FAST, CipherDMError, CostReport, EngineConfig, sample
 from cipherdm.bench import activations, step
+from cipherdm.bench.ladder import rungs
 from cipherdm.cli import app
 from cipherdm.documents import TABLES
 from cipherdm.models import UNetConfig, init_unet, save_unet
+from cipherdm.protocols import direct
+from cipherdm.protocols.patches import conv2d_by_patches
 from cipherdm.sampling import make_task
 from cipherdm.sampling.steps import setup_graph, step_graph
 
@@ -34,6 +37,7 @@ SMALL = UNetConfig(
 )
 STEPS = 2
 BATCH = 2
+W, X = (np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in ((3, 2, 3, 3), (2, 2, 6, 8)))
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +77,18 @@ def rows_of(**columns) -> pd.DataFrame:
     return pd.DataFrame({name: [value] * count for name, value in others.items()} | columns)
 
 
-def plaintext_step(unet, variant) -> np.ndarray:
-    """The sample after the first step, in plaintext with the same functions."""
+def plaintext_steps(unet, variant, count) -> np.ndarray:
+    """The sample after the first steps, in plaintext with the same functions."""
     task = make_task(unet, labels=[0, 1], steps=STEPS, protocols=variant.protocols, ring=False)
     values = task.owner | task.client | task.public
-    values["step"] = values["step.0"]
     before = setup_graph(task.shape)
     if before is not None:
         values.update(zip(before.outputs, before(*(values[name] for name in before.inputs)), strict=True))
     graph = step_graph(task.shape)
-    return task.decoded(np.asarray(graph(*(values[name] for name in graph.inputs))[0]))
+    for index in range(count):
+        values["step"] = values[f"step.{index}"]
+        values["sample"] = graph(*(values[name] for name in graph.inputs))[0]
+    return task.decoded(np.asarray(values["sample"]))
 
 
 def test_the_command_writes_a_record(command):
@@ -117,31 +123,33 @@ def test_every_variant_has_its_row(measured):
 
 def test_a_row_has_the_median_of_its_runs():
     (variant,) = step.variants(["direct"])
-    prepared = step.PreparedStep(variant, task=None, setup=None, plan=None, prefix="")
-    sent = pd.DataFrame({"party": [0, 1, 2], "sent_bytes": [5, 6, 7], "sends": [1, 1, 2]})
-    row = step._row(prepared, None, [CostReport(seconds, sent, sent) for seconds in (9.0, 1.0, 2.0)], 77)
+    prepared = step.PreparedStep(variant, task=None, setup=None, plan=None, count=2, prefix="")
+    sent = pd.DataFrame({"party": [0, 1, 2], "sent_bytes": [10, 12, 14], "sends": [2, 2, 4]})
+    row = step._row(prepared, None, [CostReport(seconds, sent, sent) for seconds in (18.0, 2.0, 4.0)], 77)
     assert (row["seconds_low"], row["seconds"], row["seconds_high"]) == (1, 2, 9)
     assert (row["bytes"], row["sends"], row["peak_memory"], row["repetitions"]) == (18, 4, 77, 3)
 
 
 def test_a_step_costs_what_it_costs_in_sampling(unet, cluster, measured):
-    run = sample(unet, cluster, labels=[0, 1], steps=STEPS, protocols=DIRECT, granularity="step")
-    program = run.cost.by_program().loc["step"]
-    assert program["calls"] == STEPS
+    run = sample(unet, cluster, labels=[0, 1], steps=STEPS, protocols=DIRECT, granularity="loop")
+    program = run.cost.by_program().loc["loop"]
     assert measured.loc["direct", "bytes"] == pytest.approx(program["bytes"] / STEPS, rel=0.01)
     assert measured.loc["direct", "sends"] == pytest.approx(program["sends"] / STEPS, rel=0.01)
 
 
-@pytest.mark.parametrize(("name", "granularity"), [("direct-pade", "step"), ("cipherdm", "block")])
+@pytest.mark.parametrize(
+    ("name", "granularity"), [("direct-pade", "loop"), ("direct-pade", "step"), ("cipherdm", "block")]
+)
 def test_the_result_is_that_of_plaintext_however_often_it_runs(unet, cluster, measured, name, granularity):
     (variant,) = step.variants([name])
     prepared = step.prepare(unet, replace(variant, granularity=granularity), batch=BATCH, steps=STEPS, prefix="7/")
     setup = prepared.start(cluster)
     first, second = (prepared.run(cluster) for _ in range(2))
-    expected = plaintext_step(unet, variant)
+    assert prepared.count == (STEPS if granularity == "loop" else 1)
+    expected = plaintext_steps(unet, variant, prepared.count)
     assert np.sqrt(np.mean((prepared.result(cluster) - expected) ** 2)) < 0.02 * np.sqrt(np.mean(expected**2))
     assert (first.bytes, first.sends) == (second.bytes, second.sends)
-    assert (len(first.by_program()) == 1) == (granularity == "step")
+    assert (len(first.by_program()) == 1) == (granularity != "block")
     if name == "direct-pade":
         assert setup is None and first.bytes > measured.loc["direct", "bytes"]  # a more expensive exponential
     else:
@@ -166,14 +174,32 @@ def test_a_model_without_classes_gets_a_count(monkeypatch):
 
 @pytest.mark.parametrize("change", [{"batches": [0]}, {"batches": []}, {"repetitions": 0}, {"variants": []}])
 def test_nothing_to_measure_is_refused(unet, change):
-    with pytest.raises(CipherDMError, match="at least one variant, repetition and picture"):
+    with pytest.raises(CipherDMError, match="at least one variant, repetition, step and picture"):
         step.run(unet, **({"variants": step.variants(["direct"])} | change))
 
 
-def test_a_loop_is_no_step(unet):
+def test_what_is_no_program_is_refused(unet):
     (variant,) = step.variants(["direct"])
-    with pytest.raises(CipherDMError, match="'loop'.*step or block"):
-        step.prepare(unet, replace(variant, granularity="loop"), batch=1, steps=STEPS)
+    with pytest.raises(CipherDMError, match="granularity 'layer'"):
+        step.prepare(unet, replace(variant, granularity="layer"), batch=1, steps=STEPS)
+
+
+@pytest.mark.parametrize("act_fn", ["silu", "mish"])
+def test_all_rungs_of_the_ladder_compute_the_model(act_fn):
+    """In plaintext, with activations and scores far inside the polynomials' ranges; the last rung has its own tests."""
+    config = replace(SMALL, act_fn=act_fn, add_attention=True, attention_head_dim=2)
+    unet = replace(init_unet(config), scheduler_config=SCHEDULER)
+    *variants, last = rungs(unet, activation_bound=3.0)
+    assert last.protocols == FAST and [variant.name for variant in variants][0] == "direct"
+    exact = plaintext_steps(unet, variants[0], 1)
+    for before, variant in zip(variants, variants[1:], strict=False):
+        assert variant.protocols != before.protocols
+        assert np.abs(plaintext_steps(unet, variant, 1) - exact).max() < 0.03 * np.abs(exact).max()
+    conv = [
+        np.asarray(function({"weight": W, "bias": W[:, 0, 0, 0]}, X, stride=2, padding=((0, 1), (1, 0))))
+        for function in (direct.conv2d, conv2d_by_patches)
+    ]
+    np.testing.assert_allclose(*conv, atol=1e-5)
 
 
 def test_ratios_are_against_the_faster_baseline_of_each_batch():

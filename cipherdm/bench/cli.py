@@ -1,13 +1,18 @@
-"""The command line of the benchmarks: `cipherdm bench activations | step`."""
+"""The command line of the benchmarks: `cipherdm bench activations | step | ladder`."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from tqdm import tqdm
 
 from ..documents import root
 from ..errors import CipherDMError
+
+if TYPE_CHECKING:
+    from ..models import UNet
+    from .step import Variant
 
 # The commands import what they measure when they run, so that `cipherdm --help` need not wait for it.
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -35,39 +40,68 @@ def activations(
     typer.echo(f"Wrote {record}.")
 
 
+ModelArgument = Annotated[str, typer.Argument(help="A name in data/models, or the path of a diffusers folder.")]
+BatchOption = Annotated[str, typer.Option(help="Images at a time, one or several numbers.")]
+RepetitionsOption = Annotated[int, typer.Option(help="Counted runs of each; one more warms up.")]
+StepsOption = Annotated[int, typer.Option(help="Length of the schedule whose first steps are run.")]
+AtOnceOption = Annotated[int, typer.Option(help="Steps in one program; costs are divided by them.")]
+
+
 @app.command()
 def step(
-    model: Annotated[str, typer.Argument(help="A name in data/models, or the path of a diffusers folder.")],
+    model: ModelArgument,
     protocols: Annotated[
         str | None,
         typer.Option(
             help="Names of sets, and direct-pade, separated by commas; the published ones and ours by default."
         ),
     ] = None,
-    batch: Annotated[str, typer.Option(help="Images at a time, one or several numbers.")] = "1,4,16",
-    repetitions: Annotated[int, typer.Option(help="Counted runs of each; one more warms up.")] = 5,
-    steps: Annotated[int, typer.Option(help="Length of the schedule whose first step is run.")] = 20,
+    batch: BatchOption = "1,4,16",
+    repetitions: RepetitionsOption = 5,
+    steps: StepsOption = 20,
+    at_once: AtOnceOption = 5,
     record: RecordOption = None,
 ) -> None:
-    """Measure one denoising step under several sets of protocols, taking turns: time, bytes, sends, memory.
+    """Measure a denoising step under several sets of protocols, taking turns: time, bytes, sends, memory.
 
     Ratios are against direct or direct-pade, whichever is faster; more is better.
     """
-    from ..models import find_model, load_unet
     from . import step as benchmark
 
     names = benchmark.DEFAULT_NAMES if protocols is None else [name.strip() for name in protocols.split(",")]
+    settings = {"batches": _numbers(batch, "--batch"), "repetitions": repetitions, "steps": steps, "at_once": at_once}
+    _measure_steps("step", model, lambda unet: benchmark.variants(names), settings, record)
+
+
+@app.command()
+def ladder(
+    model: ModelArgument,
+    batch: BatchOption = "1",
+    repetitions: RepetitionsOption = 3,
+    steps: StepsOption = 20,
+    at_once: AtOnceOption = 5,
+    record: RecordOption = None,
+) -> None:
+    """Measure a denoising step from direct to fast, with one change more at each rung."""
+    from .ladder import rungs
+
+    settings = {"batches": _numbers(batch, "--batch"), "repetitions": repetitions, "steps": steps, "at_once": at_once}
+    _measure_steps("ladder", model, rungs, settings, record)
+
+
+def _measure_steps(
+    name: str, model: str, variants_of: "Callable[[UNet], Sequence[Variant]]", settings: dict, record: Path | None
+) -> None:
+    """Run the benchmark of a step on a model's variants, write its record, and print its table."""
+    from ..models import find_model, load_unet
+    from . import step as benchmark
+
     folder = find_model(model)
-    record = record or _measurements() / f"step_{folder.resolve().name}.json"
-    settings = {
-        "variants": benchmark.variants(names),
-        "batches": _numbers(batch, "--batch"),
-        "repetitions": repetitions,
-        "steps": steps,
-    }
+    record = record or _measurements() / f"{name}_{folder.resolve().name}.json"
+    unet = load_unet(folder)
     with _Bar() as bar:
-        frame = benchmark.run(load_unet(folder), progress=bar, **settings)
-    benchmark.write(record, frame, steps=steps)
+        frame = benchmark.run(unet, variants=variants_of(unet), progress=bar, **settings)
+    benchmark.write(record, frame, steps=settings["steps"])
     typer.echo(benchmark.ratios(frame).to_string(index=False, float_format="{:.4g}".format))
     typer.echo(f"Wrote {record}.")
 

@@ -1,4 +1,4 @@
-"""One denoising step under several sets of protocols that take turns on the same parties: time, bytes, sends, memory."""
+"""A denoising step under several sets of protocols that take turns on the same parties: time, bytes, sends, memory."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from ..models import UNet
 from ..protocols import DIRECT, Protocols
 from ..records import read_record, write_record
 from ..sampling import Task, engine_for, make_task, sampling_nodes
-from ..sampling.steps import setup_graph
+from ..sampling.steps import Loop, setup_graph, step_graph
 
 BASELINES = ("direct", "direct-pade")
 DEFAULT_NAMES = (
@@ -26,6 +26,7 @@ DEFAULT_NAMES = (
     "puma",
     *(name for name in ("fast", "fast-guarded") if name in protocol_sets.NAMES),
 )
+AT_ONCE = 5
 _RATIOS = {"time_ratio": "seconds", "bytes_ratio": "bytes", "sends_ratio": "sends"}
 
 Progress = Callable[[int, int, str], None]
@@ -40,13 +41,13 @@ class Variant:
         name: its name in the table.
         protocols: the functions of the model.
         engine: how the parties compute.
-        granularity: what becomes one program, the whole "step" or each "block".
+        granularity: what becomes one program: several steps in a "loop", the whole "step" or each "block".
     """
 
     name: str
     protocols: Protocols
     engine: EngineConfig
-    granularity: Literal["step", "block"] = "step"
+    granularity: Literal["loop", "step", "block"] = "loop"
 
 
 def variants(names: Sequence[str] = DEFAULT_NAMES) -> tuple[Variant, ...]:
@@ -69,13 +70,14 @@ def _variant(name: str) -> Variant:
 
 @dataclass(frozen=True, eq=False)
 class PreparedStep:
-    """The first step of a sampling run, compiled, with the values that it reads.
+    """The first step of a sampling run, or the first steps, compiled, with the values that they read.
 
     Attributes:
         variant: how it is computed.
         task: what the owner and the client share, and what is public.
         setup: what runs once before the first step, or None.
-        plan: the step. It leaves its inputs as they are, so that it can be run again.
+        plan: the steps. It leaves its inputs as they are, so that it can be run again.
+        count: how many steps the plan takes.
         prefix: of its variables on the parties, so that steps can share a session.
     """
 
@@ -83,6 +85,7 @@ class PreparedStep:
     task: Task
     setup: Plan | None
     plan: Plan
+    count: int
     prefix: str
 
     def start(self, cluster: LocalCluster) -> CostReport | None:
@@ -93,16 +96,20 @@ class PreparedStep:
         return None if self.setup is None else session.run(self.setup)
 
     def run(self, cluster: LocalCluster) -> CostReport:
-        """Run the step on the values that `start` shared."""
+        """Run the steps on the values that `start` shared; what all of them cost."""
         return cluster.session(self.variant.engine).run(self.plan)
 
     def result(self, cluster: LocalCluster) -> np.ndarray:
-        """The sample after the step, revealed: float32 [B, C, H, W]."""
+        """The sample after the steps, revealed: float32 [B, C, H, W]."""
         return self.task.decoded(cluster.session(self.variant.engine).reveal(f"{self.prefix}next_sample"))
 
 
-def prepare(unet: UNet, variant: Variant, *, batch: int, steps: int = 20, prefix: str = "") -> PreparedStep:
-    """Compile the first of `steps` DDIM steps for a batch. Labels go through the model's classes, 0, 1, ..., again and again.
+def prepare(
+    unet: UNet, variant: Variant, *, batch: int, steps: int = 20, at_once: int = AT_ONCE, prefix: str = ""
+) -> PreparedStep:
+    """Compile the first of `steps` DDIM steps for a batch, or the first `at_once` of them as a loop, if the variant says so.
+
+    Labels go through the model's classes, 0, 1, ..., again and again.
 
     Raises:
         CipherDMError: as `make_task`, for a number of steps out of range or a model without a scheduler.
@@ -110,7 +117,8 @@ def prepare(unet: UNet, variant: Variant, *, batch: int, steps: int = 20, prefix
     classes = unet.config.num_class_embeds
     pictures = {"count": batch} if classes is None else {"labels": [i % classes for i in range(batch)]}
     task = make_task(unet, steps=steps, protocols=variant.protocols, **pictures)
-    before, nodes = _first_step(task, variant.granularity)
+    count = min(at_once, steps) if variant.granularity == "loop" else 1
+    before, nodes = _first_steps(task, variant.granularity, count)
     before, nodes = ([_renamed(node, prefix) for node in part] for part in (before, nodes))
     specs = _prefixed(task.specs, prefix)
     setup = None
@@ -118,7 +126,7 @@ def prepare(unet: UNet, variant: Variant, *, batch: int, steps: int = 20, prefix
         kept = [name for node in before for name in node.outputs]
         setup = compile_plan(before, specs, keep=kept)
         specs |= _written(setup)
-    return PreparedStep(variant, task, setup, compile_plan(nodes, specs, keep=[f"{prefix}next_sample"]), prefix)
+    return PreparedStep(variant, task, setup, compile_plan(nodes, specs, keep=[f"{prefix}next_sample"]), count, prefix)
 
 
 def run(
@@ -128,9 +136,13 @@ def run(
     batches: Sequence[int] = (1, 4, 16),
     repetitions: int = 5,
     steps: int = 20,
+    at_once: int = AT_ONCE,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Measure the first denoising step under every variant, for every batch size, and return a row for each.
+    """Measure a denoising step under every variant, for every batch size, and return a row for each.
+
+    SPU reads a program's text at every run, whatever the program does, so the first steps run in one program, as in sampling
+    with granularity "loop", and a step is charged with its part of the whole.
 
     Within a batch size all variants run on the same parties and take turns, so that a busy moment of the machine does not
     fall on one of them alone. The first turn of each warms up and is not counted. Memory is measured afterwards, on new
@@ -138,28 +150,30 @@ def run(
 
     Columns of the result:
         model, batch, variant, repetitions: what was measured; the model by the name of its folder, if it has one.
+        at_once: steps that one program took. What follows is for one of them.
         seconds, seconds_low, seconds_high: median, lowest and highest wall time of a step, as the client sees it, without
             compiling, sharing and revealing.
         bytes, sends: what all parties together sent in a step; medians.
         setup_seconds, setup_bytes, setup_sends: of what runs once before the first step, measured once; 0 if there is nothing.
         peak_memory: bytes that a party's process held at most, the largest of the three: Python, SPU, the shares, and one
-            step after the setup.
+            run of the steps after the setup.
 
     Args:
         unet: the model, with its scheduler's configuration.
         variants: what to compare.
         batches: images at a time.
         repetitions: counted runs of each variant.
-        steps: length of the DDIM schedule whose first step is run. It sets the sizes of the owner's tables.
+        steps: length of the DDIM schedule whose first steps are run. It sets the sizes of the owner's tables.
+        at_once: steps in one program.
         progress: told of each piece of work.
 
     Raises:
         CipherDMError: there is nothing to run, a setting is out of range, or the parties fail.
     """
-    if not variants or repetitions < 1 or not batches or min(batches) < 1:
+    if not variants or min(repetitions, at_once) < 1 or not batches or min(batches) < 1:
         raise CipherDMError(
-            f"there must be at least one variant, repetition and picture: got {len(variants)} variants, "
-            f"{repetitions} repetitions, batches {list(batches)}."
+            f"there must be at least one variant, repetition, step and picture: got {len(variants)} variants, "
+            f"{repetitions} repetitions, {at_once} steps at once, batches {list(batches)}."
         )
     model = "" if unet.folder is None else unet.folder.resolve().name
     report = _Counter(progress, len(batches) * len(variants) * (repetitions + 3))
@@ -168,7 +182,7 @@ def run(
         prepared = []
         for index, variant in enumerate(variants):
             report(f"batch {batch} {variant.name}: compile")
-            prepared.append(prepare(unet, variant, batch=batch, steps=steps, prefix=f"{index}/"))
+            prepared.append(prepare(unet, variant, batch=batch, steps=steps, at_once=at_once, prefix=f"{index}/"))
         setups, costs = _measure_costs(prepared, repetitions, report)
         memory = [_measure_memory(step, report) for step in prepared]
         rows += [
@@ -219,14 +233,15 @@ class _Counter:
         self._done += 1
 
 
-def _first_step(task: Task, granularity: str) -> tuple[list[Node], list[Node]]:
-    """The nodes before the first step, and those of the first step."""
-    if granularity not in ("step", "block"):
-        raise CipherDMError(f"a step cannot be measured with granularity {granularity!r}: choose step or block.")
+def _first_steps(task: Task, granularity: str, count: int) -> tuple[list[Node], list[Node]]:
+    """The nodes before the first step, and those of the first `count` steps."""
+    if granularity == "loop":
+        first = Loop(step_graph(task.shape), count)
+        return sampling_nodes(task.shape, "loop")[:-1], [Node("loop", first, first.inputs, ("sample",))]
     nodes = sampling_nodes(task.shape, granularity)
     setup = setup_graph(task.shape)
-    first = 0 if setup is None else len(setup.nodes)
-    return nodes[:first], nodes[first : first + (len(nodes) - first) // task.shape.steps]
+    before = 0 if setup is None else len(setup.nodes)
+    return nodes[:before], nodes[before : before + count * (len(nodes) - before) // task.shape.steps]
 
 
 def _renamed(node: Node, prefix: str) -> Node:
@@ -275,14 +290,15 @@ def _name(step: PreparedStep) -> str:
 
 
 def _row(step: PreparedStep, setup: CostReport | None, costs: list[CostReport], memory: int) -> dict[str, Any]:
-    times = [cost.seconds for cost in costs]
+    times = [cost.seconds / step.count for cost in costs]
     return {
         "variant": step.variant.name,
+        "at_once": step.count,
         "seconds": statistics.median(times),
         "seconds_low": min(times),
         "seconds_high": max(times),
-        "bytes": round(statistics.median(cost.bytes for cost in costs)),
-        "sends": round(statistics.median(cost.sends for cost in costs)),
+        "bytes": round(statistics.median(cost.bytes for cost in costs) / step.count),
+        "sends": round(statistics.median(cost.sends for cost in costs) / step.count),
         "peak_memory": memory,
         "repetitions": len(costs),
         "setup_seconds": setup.seconds if setup else 0.0,

@@ -8,10 +8,10 @@ VALUE_BITS and a weight still fits into the ring.
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ..errors import CipherDMError
 from .fixed import broadcast_to, concatenate, dot_general, matmul, public_like, row_sums
+from .patches import patches
 
 VALUE_BITS = 10  # fraction bits of values between blocks, and of what a product starts from
 WEIGHT_BITS = 12  # of weights
@@ -27,36 +27,16 @@ _PRODUCT_BITS = 54  # the most that a product may have
 
 
 def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
-    """As `direct.conv2d`, as one matrix product: weights on the left, shifted copies of all pixels on the right. 3 messages.
-
-    `lax.conv_general_dilated` makes SPU cut one slice for each output pixel.
-    """
+    """As `direct.conv2d`, as one matrix product. 3 messages."""
     weight = params["weight"]
     outputs, _, size, _ = weight.shape
     x = _room_for(x, weight)
-    patches = _patches(x, size, stride, padding)
-    *_, batch, rows, columns = patches.shape
-    y = matmul(weight.reshape(outputs, -1), patches.reshape(-1, batch * rows * columns))
+    zero = public_like(x.reshape(-1)[:1], 0).array.reshape(())
+    shifted = patches(x.array, size, stride, padding, zero)
+    *_, batch, rows, columns = shifted.shape
+    y = matmul(weight.reshape(outputs, -1), x.with_array(shifted.reshape(-1, batch * rows * columns)))
     y = y + params["bias"][:, None] if "bias" in params else y
     return y.with_array(jnp.swapaxes(y.array.reshape(outputs, batch, rows, columns), 0, 1))
-
-
-def _patches(x, size, stride, padding):
-    """The copies of x [B, C, H, W] that a kernel's entries meet: [C, size, size, B, rows, columns].
-
-    First all shifts by columns, then all of those by rows: few operations, each of which costs SPU time whatever its size.
-    Padding with a public zero would cost a message, so the border is a secret zero: a value minus itself.
-    """
-    array = jnp.swapaxes(x.array, 0, 1)  # [C, B, H, W]
-    if any(map(any, padding)):
-        zero = public_like(x.reshape(-1)[:1], 0).array.reshape(())
-        array = lax.pad(array, zero, [(0, 0, 0), (0, 0, 0), *((*edges, 0) for edges in padding)])
-    rows, columns = ((extent - size) // stride + 1 for extent in array.shape[2:])
-    array = array[:, None, None]  # room for the kernel's rows and columns
-    for axis, count in ((5, columns), (4, rows)):
-        shifts = [lax.slice_in_dim(array, i, i + (count - 1) * stride + 1, stride, axis) for i in range(size)]
-        array = jnp.concatenate(shifts, axis - 3)
-    return x.with_array(array)
 
 
 def linear(params, x):
