@@ -60,9 +60,17 @@ def models_table(measurements: Path) -> str:
 def quality_table(measurements: Path) -> str:
     """The quality of pictures drawn in plaintext with each set of protocols; a model's exact functions first."""
     records = _records(measurements, "quality_*.json", _EVALUATE_COMMAND)
-    records.sort(key=lambda record: (record["model"], record["protocols"] != "direct", record["protocols"]))
-    rows = [[record["model"], record["protocols"], *_scores(record)] for record in records]
-    return _markdown(["model", "protocols", *_SCORES], rows)
+    records.sort(key=lambda r: (r["model"], r["scheduler"], r["protocols"] != "direct", r["protocols"]))
+    rows = [
+        [
+            record["model"],
+            record["protocols"],
+            *_scores(record),
+            *(_likeness(record.get(way)) for way in ("emulated", "secure")),
+        ]
+        for record in records
+    ]
+    return _markdown(["model", "protocols", *_SCORES, "PSNR, SSIM to exact", "on shares"], rows)
 
 
 def step_table(measurements: Path) -> str:
@@ -133,6 +141,10 @@ def _scores(record: dict[str, Any]) -> list[str]:
         f"{record['lenet_fid']:.2f}",
         f"{record['count']:,}",
     ]
+
+
+def _likeness(found: dict[str, Any] | None) -> str:
+    return "-" if found is None else f"{found['psnr']:.1f} dB, {found['ssim']:.3f}"
 
 
 def _step_table(measurements: Path, benchmark: str, only_batch: int | None) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg import eigh
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from .classifier import LeNet, classify, load_classifier
 from .datasets import load_mnist
@@ -33,6 +34,33 @@ class Scores:
     f1: float
     lenet_fid: float
     count: int
+
+    def as_json(self) -> dict[str, float | int]:
+        """The fields as a JSON-ready dictionary."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How near images are to others from the same noise, pixels clipped to [-1, 1] as when they are shown.
+
+    `psnr` is the mean over the images of the peak signal-to-noise ratio in dB, `psnr_lowest` that of the worst image,
+    `ssim` the mean structural similarity (Wang et al. 2004, as scikit-image computes it), 1 for equal images.
+    """
+
+    psnr: float
+    psnr_lowest: float
+    ssim: float
+    count: int
+
+    @classmethod
+    def of(cls, images: np.ndarray, references: np.ndarray) -> "Likeness":
+        """Of images [N, 1, H, W] to references of the same shape."""
+        pairs = list(zip(*(np.clip(np.asarray(x)[:, 0], -1, 1) for x in (images, references)), strict=True))
+        with np.errstate(divide="ignore"):  # equal images: infinite
+            ratios = [peak_signal_noise_ratio(reference, image, data_range=2) for image, reference in pairs]
+        similarity = [structural_similarity(reference, image, data_range=2) for image, reference in pairs]
+        return cls(float(np.mean(ratios)), float(min(ratios)), float(np.mean(similarity)), len(pairs))
 
     def as_json(self) -> dict[str, float | int]:
         """The fields as a JSON-ready dictionary."""

@@ -248,6 +248,7 @@ def test_a_batch_that_is_no_number_is_answered_before_anything_runs(folder, numb
     [
         ("step", "cipherdm bench step"),
         ("step_batches", "cipherdm bench step"),
+        ("ladder", "cipherdm bench ladder"),
         ("activations", "cipherdm bench activations"),
         ("quality", "cipherdm evaluate"),
     ],
@@ -286,7 +287,11 @@ def test_the_table_of_quality_has_all_sets_and_that_of_models_the_exact_one(tmp_
     record = {"model": "m", "parameters": 1234, "scheduler": "ddim", "steps": 50}
     record |= {"accuracy": 0.98765, "f1": 0.9, "lenet_fid": 1.234, "count": 2000}
     for name in ("cipherdm", "direct"):
-        (tmp_path / f"quality_m_{name}.json").write_text(json.dumps(record | {"protocols": name}))
+        likeness = {} if name == "direct" else {"emulated": {"psnr": 34.56, "ssim": 0.9876}}
+        (tmp_path / f"quality_m_{name}.json").write_text(json.dumps(record | {"protocols": name} | likeness))
     scores = "DDIM-50 | 98.8% | 0.900 | 1.23 | 2,000 |"
-    assert TABLES["quality"](tmp_path).splitlines()[2:] == [f"| m | direct | {scores}", f"| m | cipherdm | {scores}"]
+    assert TABLES["quality"](tmp_path).splitlines()[2:] == [
+        f"| m | direct | {scores} - | - |",
+        f"| m | cipherdm | {scores} 34.6 dB, 0.988 | - |",
+    ]
     assert TABLES["models"](tmp_path).splitlines()[2:] == [f"| m | 1,234 | {scores}"]

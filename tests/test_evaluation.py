@@ -6,6 +6,7 @@ from cipherdm.classifier import classify, default_folder, load_classifier, train
 from cipherdm.datasets import load_mnist
 from cipherdm.errors import CipherDMError
 from cipherdm.evaluation import (
+    Likeness,
     balanced_labels,
     diffusers_sampler,
     evaluate,
@@ -105,6 +106,21 @@ def test_evaluate_draws_balanced_batches(real):
     )
     assert calls == [(10, 5), (10, 6), (5, 7)] and progress == [(10, 25), (20, 25), (25, 25)]
     assert scores.count == 25 and scores.accuracy > 0.9
+
+
+def test_likeness_by_hand():
+    """A constant error of a tenth is 20 log10(2 / 0.1) dB; what lies beyond the range is shown as its end."""
+    reference = np.random.default_rng(0).uniform(-0.8, 0.8, (3, 1, 28, 28)).astype(np.float32)
+    found = Likeness.of(reference + np.float32([0.1, 0.1, 0.01]).reshape(3, 1, 1, 1), reference)
+    assert found.count == 3
+    assert found.psnr_lowest == pytest.approx(20 * np.log10(20), abs=1e-3)
+    assert found.psnr == pytest.approx(20 * np.log10(20) + 20 / 3, abs=1e-3)
+    near, far = (Likeness.of(reference + np.float32(shift), reference).ssim for shift in (0.001, 0.1))
+    assert 0 < far < 0.9 < near < 1
+    same = Likeness.of(reference, reference)
+    assert np.isinf(same.psnr) and same.ssim == pytest.approx(1)
+    beyond = np.full((1, 1, 28, 28), 3.0)
+    assert np.isinf(Likeness.of(beyond, np.ones_like(beyond)).psnr)
 
 
 def test_bad_images_are_refused(real):
