@@ -196,8 +196,8 @@ def check_ranges(
 ) -> None:
     """Check in plaintext whether a model's layers stay in the ranges outside which a set's functions are wrong.
 
-    Prints what every layer carries on fresh noise, worst first. The exit code is 0 if no layer leaves its range, and 1
-    otherwise.
+    Prints what every layer carries on fresh noise, worst first. The exit code is 0 if no layer leaves its range, 3 if
+    one does, and 1 for errors.
     """
     from .range_command import report
 

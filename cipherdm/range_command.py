@@ -6,6 +6,8 @@ from .models import find_model, load_unet
 from .models.ranges import LayerRange, check_ranges
 from .protocols import named
 
+LEFT = 3  # the exit code that says that a layer left its range; errors have 1, and wrong usage 2
+
 
 def report(
     model: str,
@@ -16,7 +18,7 @@ def report(
     seed: int,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> tuple[str, int]:
-    """What to print, and the exit code: 0 if every layer stays in its range, 1 if one leaves it.
+    """What to print, and the exit code: 0 if every layer stays in its range, LEFT if one leaves it.
 
     Args:
         model: a name in data/models, or the path of a diffusers folder.
@@ -32,7 +34,7 @@ def report(
     )
     if not found:
         return f"No function of {chosen.name} is restricted to a range, so nothing can leave one.", 0
-    return f"{table(found)}\n{verdict(found)}", int(any(entry.outside for entry in found))
+    return f"{table(found)}\n{verdict(found)}", LEFT if any(entry.outside for entry in found) else 0
 
 
 def table(found: Sequence[LayerRange]) -> str:

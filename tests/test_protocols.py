@@ -114,6 +114,12 @@ def test_a_polynomial_leaves_its_function_outside_of_its_domain():
     np.testing.assert_allclose(guarded, [0, 6], atol=0.03)
 
 
+@pytest.mark.parametrize("bound", [0, 19, 50, np.nan])
+def test_an_exponential_that_fixed_point_cannot_hold_is_refused(bound):
+    with pytest.raises(CipherDMError, match="does not fit into fixed-point"):
+        exp_bounded(bound)
+
+
 def test_bounded_exponentials_have_their_stated_errors():
     rows = stated_rows("exp_bounded")
     assert len(rows) == 6

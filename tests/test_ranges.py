@@ -143,7 +143,7 @@ def test_the_range_of_a_line_is_where_it_is_right_to_a_tenth():
 
 def test_the_command_fails_if_a_layer_leaves_its_range(wrong):
     code, printed = command(wrong[0], "fast")
-    assert code == 1
+    assert code == 3
     assert "layers leave their range" in printed and LAYER in printed.splitlines()[-1]
 
 

@@ -23,11 +23,13 @@ from functools import lru_cache
 import jax.numpy as jnp
 import numpy as np
 
+from ..errors import CipherDMError
 from .approximation import Approximation
 from .fitting import fit_minimax
 from .knuth import KnuthPolynomial
 
 DEGREE = 4
+_LARGEST = 27 * np.log(2)  # products are right up to 2^27
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,14 @@ class ExpBounded(Approximation):
 
 @lru_cache
 def exp_bounded(bound: float, tolerance: float = 0.01) -> ExpBounded:
-    """exp for |x| <= bound with the fewest squarings that keep the relative error below `tolerance`."""
+    """exp for |x| <= bound with the fewest squarings that keep the relative error below `tolerance`.
+
+    Raises CipherDMError for a bound whose exponential does not fit into SPU's fixed-point numbers, above 18.7.
+    """
+    if not 0 < bound <= _LARGEST:
+        raise CipherDMError(
+            f"exp up to {bound:g} does not fit into fixed-point numbers; give a bound of 0 to {_LARGEST:.1f}."
+        )
     name = f"exp_bounded{bound:g}".replace(".", "_")
     squarings = 0
     while True:

@@ -60,6 +60,8 @@ def _card(run: Run, images: int) -> str:
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
     digits = ", ".join(map(str, config.digits))
     start = f"It started from the weights of `{config.initial}`." if config.initial else ""
+    if config.guidance:
+        start += f"\n  The target leans towards plain members of the class (classifier guidance of {config.guidance}, learnt)."
     blocks = ", ".join(config.down_block_types)
     return f"""# {config.name}
 
@@ -72,7 +74,7 @@ stand for these digits in this order. {parameters:,} parameters; channels
   {images:,} images (MNIST's training set, pixels in [-1, 1]), Adam, learning rate {config.learning_rate}
   with {config.warmup} steps of warm-up and a cosine, seed {config.seed}. {start}
   These are the averaged weights (decay {config.ema_decay}).
-  `training.json` has the loss, the time, the machine and the versions; `evaluation.json`, where present, the quality.
+  `training.json` has the loss, the time, the machine and the versions.
 - **Data licence**: MNIST, Y. LeCun, C. Cortes, C. Burges, CC BY-SA 3.0.
 - **Use**: a teaching and measuring object. It knows nothing but MNIST digits.
 

@@ -128,6 +128,7 @@ _TEN = TrainingConfig(
     steps=25000,
     mean_weight=0.05,
     score_weight=1e-3,
+    guidance=0.5,
     identity=True,
     focus=0.5,
     checkpoint_every=500,
