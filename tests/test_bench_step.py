@@ -9,7 +9,7 @@ from itertools import groupby
 import numpy as np
 import pandas as pd
 import pytest
-from schedulers import SCHEDULER
+from small import ONE_LEVEL, SCHEDULER
 from typer.testing import CliRunner
 
 from cipherdm import DIRECT, FAST, CipherDMError, CostReport, EngineConfig, sample
@@ -17,24 +17,13 @@ from cipherdm.bench import activations, step
 from cipherdm.bench.ladder import rungs
 from cipherdm.cli import app
 from cipherdm.documents import TABLES
-from cipherdm.models import UNetConfig, init_unet, save_unet
+from cipherdm.models import init_unet, save_unet
 from cipherdm.protocols import direct
 from cipherdm.protocols.patches import conv2d_by_patches
 from cipherdm.sampling import make_task
 from cipherdm.sampling.steps import setup_graph, step_graph
 
-SMALL = UNetConfig(
-    sample_size=8,
-    in_channels=1,
-    out_channels=1,
-    down_block_types=("DownBlock2D",),
-    up_block_types=("UpBlock2D",),
-    block_out_channels=(4,),
-    layers_per_block=1,
-    norm_num_groups=2,
-    num_class_embeds=3,
-    add_attention=False,
-)
+SMALL = replace(ONE_LEVEL, add_attention=False)
 STEPS = 2
 BATCH = 2
 W, X = (np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in ((3, 2, 3, 3), (2, 2, 6, 8)))

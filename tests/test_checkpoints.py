@@ -11,20 +11,11 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors.numpy import load_file, save_file
+from small import TWO_LEVELS
 
 from cipherdm.errors import CipherDMError
-from cipherdm.models import MAX_WEIGHT, UNetConfig, apply_unet, init_unet, load_unet, save_unet
+from cipherdm.models import MAX_WEIGHT, apply_unet, init_unet, load_unet, save_unet
 
-CONFIG = UNetConfig(
-    sample_size=8,
-    in_channels=1,
-    out_channels=1,
-    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    block_out_channels=(4, 8),
-    layers_per_block=1,
-    norm_num_groups=2,
-)
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 FORMER = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
@@ -36,10 +27,10 @@ def sample():
 @pytest.fixture(scope="module")
 def ours(compiled):
     """ours(unet): what the JAX functions make of `sample()`, compiled once, since all have one configuration."""
-    program = compiled(partial(apply_unet, CONFIG), init_unet(CONFIG).params, sample(), np.float32(300))
+    program = compiled(partial(apply_unet, TWO_LEVELS), init_unet(TWO_LEVELS).params, sample(), np.float32(300))
 
     def compute(unet):
-        assert unet.config == CONFIG
+        assert unet.config == TWO_LEVELS
         return program(unet.params, sample(), np.float32(300))
 
     return compute
@@ -56,7 +47,7 @@ def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
     scheduler = dict(DDPMScheduler(num_train_timesteps=50, beta_schedule="squaredcos_cap_v2").config)
     save_unet(
-        replace(init_unet(CONFIG, seed=1), scheduler_config={"_class_name": "DDPMScheduler", **scheduler}), folder
+        replace(init_unet(TWO_LEVELS, seed=1), scheduler_config={"_class_name": "DDPMScheduler", **scheduler}), folder
     )
     return folder
 
@@ -70,7 +61,7 @@ def folder(saved, tmp_path):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return UNet2DModel(**{name: value for name, value in CONFIG.to_diffusers().items() if name[0] != "_"})
+    return UNet2DModel(**{name: value for name, value in TWO_LEVELS.to_diffusers().items() if name[0] != "_"})
 
 
 def refusal(folder) -> str:
@@ -92,7 +83,7 @@ def change_config(folder, **changes):
 
 def test_ours_loads_in_diffusers(saved, ours):
     unet = load_unet(saved)
-    assert unet.folder == saved and unet.config == CONFIG
+    assert unet.folder == saved and unet.config == TWO_LEVELS
     model, report = UNet2DModel.from_pretrained(saved, output_loading_info=True, low_cpu_mem_usage=False)
     assert not any(report.values())
     np.testing.assert_allclose(ours(unet), theirs(model), rtol=0, atol=1e-4)
@@ -192,7 +183,7 @@ def test_weights_beyond_fixed_point_are_named(folder):
 
 
 def test_nothing_bad_is_saved(tmp_path):
-    unet = init_unet(CONFIG)
+    unet = init_unet(TWO_LEVELS)
     broken = dict(unet.params) | {"conv_in.bias": np.full(4, np.nan, np.float32)}
     with pytest.raises(CipherDMError, match="conv_in.bias"):
         save_unet(replace(unet, params=broken), tmp_path / "model")

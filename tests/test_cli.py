@@ -6,24 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from small import ONE_LEVEL
 
 from cipherdm import CipherDMError
 from cipherdm.cli import _parse_labels, main
 from cipherdm.documents import render
-from cipherdm.models import UNetConfig, find_model, init_unet, save_unet
+from cipherdm.models import find_model, init_unet, save_unet
 
-CONFIG = UNetConfig(
-    sample_size=8,
-    in_channels=1,
-    out_channels=1,
-    down_block_types=("DownBlock2D",),
-    up_block_types=("UpBlock2D",),
-    block_out_channels=(4,),
-    layers_per_block=1,
-    norm_num_groups=2,
-    num_class_embeds=2,
-    add_attention=False,
-)
+CONFIG = replace(ONE_LEVEL, num_class_embeds=2, add_attention=False)
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from schedulers import SCHEDULER
 from skimage.metrics import peak_signal_noise_ratio
+from small import ONE_LEVEL, SCHEDULER
 
 from cipherdm import DIRECT, CipherDMError, sample
 from cipherdm.engine import Call, Plan, Spec, compile_program
-from cipherdm.models import UNetConfig, init_unet, load_unet, prepare_weights, save_unet, unet_blocks
+from cipherdm.models import init_unet, load_unet, prepare_weights, save_unet, unet_blocks
 from cipherdm.models.calibration import save_calibration
 from cipherdm.models.fast_weights import calibrate
 from cipherdm.models.unet import TIME_KINDS, run_blocks
@@ -19,18 +19,7 @@ from cipherdm.sampling import make_schedule
 from cipherdm.sampling.sample import _run_plaintext, engine_for, make_task
 from cipherdm.sampling.steps import pick_class_words, setup_graph
 
-SMALL = UNetConfig(
-    sample_size=4,
-    in_channels=1,
-    out_channels=1,
-    down_block_types=("DownBlock2D",),
-    up_block_types=("UpBlock2D",),
-    block_out_channels=(4,),
-    layers_per_block=1,
-    norm_num_groups=2,
-    num_class_embeds=3,
-    attention_head_dim=2,
-)
+SMALL = replace(ONE_LEVEL, sample_size=4)
 STEPS = 3
 
 

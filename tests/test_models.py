@@ -10,58 +10,49 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DModel
+from small import TWO_LEVELS
 
 from cipherdm.errors import CipherDMError
 from cipherdm.models import TIME_KINDS, UNetConfig, apply_unet, init_unet, run_blocks, unet_blocks, unet_shapes
 from cipherdm.protocols import CIPHERDM, DIRECT
 
-SMALL = UNetConfig(
-    sample_size=8,
-    in_channels=1,
-    out_channels=1,
-    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    block_out_channels=(4, 8),
-    layers_per_block=1,
-    norm_num_groups=2,
-)
 EVERYWHERE = {
     "down_block_types": ("AttnDownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D"),
 }
 CONFIGS = {
-    "silu": SMALL,
+    "silu": TWO_LEVELS,
     "swish, two layers, one head per level": replace(
-        SMALL, act_fn="swish", layers_per_block=2, attention_head_dim=None
+        TWO_LEVELS, act_fn="swish", layers_per_block=2, attention_head_dim=None
     ),
-    "mish": replace(SMALL, act_fn="mish"),
-    "gelu": replace(SMALL, act_fn="gelu"),
-    "scale and shift, no norm in the middle": replace(SMALL, resnet_time_scale_shift="scale_shift"),
+    "mish": replace(TWO_LEVELS, act_fn="mish"),
+    "gelu": replace(TWO_LEVELS, act_fn="gelu"),
+    "scale and shift, no norm in the middle": replace(TWO_LEVELS, resnet_time_scale_shift="scale_shift"),
     "scale and shift, norm in the middle": replace(
-        SMALL, resnet_time_scale_shift="scale_shift", attn_norm_num_groups=4, mid_block_scale_factor=2**0.5
+        TWO_LEVELS, resnet_time_scale_shift="scale_shift", attn_norm_num_groups=4, mid_block_scale_factor=2**0.5
     ),
-    "odd channels per group": replace(SMALL, block_out_channels=(9, 15), norm_num_groups=3, attention_head_dim=5),
+    "odd channels per group": replace(TWO_LEVELS, block_out_channels=(9, 15), norm_num_groups=3, attention_head_dim=5),
     "attention everywhere, several heads": replace(
-        SMALL, **EVERYWHERE, attention_head_dim=2, in_channels=3, out_channels=2
+        TWO_LEVELS, **EVERYWHERE, attention_head_dim=2, in_channels=3, out_channels=2
     ),
     "heads that do not fill the channels": replace(
-        SMALL, block_out_channels=(6, 14), attention_head_dim=4, **EVERYWHERE
+        TWO_LEVELS, block_out_channels=(6, 14), attention_head_dim=4, **EVERYWHERE
     ),
-    "classes": replace(SMALL, num_class_embeds=3),
+    "classes": replace(TWO_LEVELS, num_class_embeds=3),
     "three levels": replace(
-        SMALL,
+        TWO_LEVELS,
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         block_out_channels=(4, 8, 8),
         sample_size=(8, 12),
     ),
-    "other sinusoid": replace(SMALL, freq_shift=1, flip_sin_to_cos=False, time_embedding_dim=10, norm_eps=1e-3),
-    "odd sinusoid": replace(SMALL, block_out_channels=(5, 10), norm_num_groups=5, sample_size=None),
-    "padding on one side": replace(SMALL, downsample_padding=0),
-    "no attention in the middle": replace(SMALL, add_attention=False),
-    "no middle": replace(SMALL, mid_block_type=None),
+    "other sinusoid": replace(TWO_LEVELS, freq_shift=1, flip_sin_to_cos=False, time_embedding_dim=10, norm_eps=1e-3),
+    "odd sinusoid": replace(TWO_LEVELS, block_out_channels=(5, 10), norm_num_groups=5, sample_size=None),
+    "padding on one side": replace(TWO_LEVELS, downsample_padding=0),
+    "no attention in the middle": replace(TWO_LEVELS, add_attention=False),
+    "no middle": replace(TWO_LEVELS, mid_block_type=None),
     "one level": replace(
-        SMALL, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), block_out_channels=(8,)
+        TWO_LEVELS, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), block_out_channels=(8,)
     ),
 }
 
@@ -172,7 +163,7 @@ def test_owner_computes_time_terms_exactly(compiled):
 
 
 def test_random_weights_are_distributed_as_in_torch():
-    config = replace(SMALL, block_out_channels=(16, 32), num_class_embeds=50)
+    config = replace(TWO_LEVELS, block_out_channels=(16, 32), num_class_embeds=50)
     ours = init_unet(config, seed=3).params
     torch.manual_seed(0)
     theirs = torch_params(UNet2DModel(**{k: v for k, v in config.to_diffusers().items() if k[0] != "_"}))
@@ -187,7 +178,7 @@ def test_random_weights_are_distributed_as_in_torch():
 
 def test_published_size():
     """The audit's counts for CipherDM's network: every softmax element, and every SiLU outside of the time blocks."""
-    config = replace(SMALL, sample_size=28, layers_per_block=2)
+    config = replace(TWO_LEVELS, sample_size=28, layers_per_block=2)
     counts = Counter()
 
     def counting(name, function):
@@ -229,7 +220,7 @@ def test_published_size():
 )
 def test_unsupported_configurations_are_named(changes, words):
     with pytest.raises(CipherDMError) as error:
-        UNetConfig.from_diffusers({**SMALL.to_diffusers(), **changes})
+        UNetConfig.from_diffusers({**TWO_LEVELS.to_diffusers(), **changes})
     assert all(word in str(error.value) for word in words), error.value
 
 
@@ -241,13 +232,13 @@ def test_configuration_round_trip(config):
 
 
 def test_wrong_inputs_are_named():
-    params = init_unet(SMALL).params
+    params = init_unet(TWO_LEVELS).params
     for shape in ((1, 8, 8), (1, 3, 8, 8), (1, 1, 7, 8)):
         with pytest.raises(CipherDMError, match="sample has shape"):
-            apply_unet(SMALL, params, np.zeros(shape, np.float32), 0)
+            apply_unet(TWO_LEVELS, params, np.zeros(shape, np.float32), 0)
     sample = np.zeros((2, 1, 8, 8), np.float32)
     with pytest.raises(CipherDMError, match="no class embedding"):
-        apply_unet(SMALL, params, sample, 0, np.zeros((2, 3), np.float32))
+        apply_unet(TWO_LEVELS, params, sample, 0, np.zeros((2, 3), np.float32))
     config = CONFIGS["classes"]
     for onehot in (None, np.zeros((1, 3), np.float32)):
         with pytest.raises(CipherDMError, match=r"shape \(2, 3\)"):

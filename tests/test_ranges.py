@@ -4,32 +4,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from small import ONE_LEVEL, SCHEDULER
 from typer.testing import CliRunner
 
 from cipherdm import CipherDMError
 from cipherdm.cli import app
-from cipherdm.models import UNetConfig, init_unet, load_unet, save_unet
+from cipherdm.models import init_unet, load_unet, save_unet
 from cipherdm.models.calibration import observe, save_calibration
 from cipherdm.models.fast_weights import calibrate
-from cipherdm.models.ranges import _inverse_root_range, check_ranges
+from cipherdm.models.ranges import TOLERANCE, _inverse_root_range, check_ranges
 from cipherdm.protocols import named
 from cipherdm.protocols.silu_polynomial import silu_polynomial
 from cipherdm.protocols.softmax_bounded import softmax_bounded
 from cipherdm.sampling import make_schedule
 
-CONFIG = UNetConfig(
-    sample_size=8,
-    in_channels=1,
-    out_channels=1,
-    down_block_types=("DownBlock2D",),
-    up_block_types=("UpBlock2D",),
-    block_out_channels=(4,),
-    layers_per_block=1,
-    norm_num_groups=2,
-    attention_head_dim=4,
-    num_class_embeds=2,
-)
-SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
+CONFIG = replace(ONE_LEVEL, attention_head_dim=4, num_class_embeds=2)
 NOISE = {"steps": 3, "per_class": 8, "seed": 3}
 LAYER = "mid_block.resnets.0.norm1"
 
@@ -95,6 +84,17 @@ def test_a_layer_that_leaves_its_range_is_named_with_its_fraction(wrong):
     shares = {layer: entry.outside for (layer, function), entry in by_layer.items() if function == "inverse root"}
     assert shares == pytest.approx({layer: np.mean(wrong) for layer, wrong in roots.items()}, abs=1e-12)
     assert max(shares.values()) > 0.1
+
+
+def test_the_range_of_an_inverse_sum_is_where_the_inverse_is_right(model):
+    unet, arrays = model
+    name = "mid_block.attentions.0"
+    found = {(entry.layer, entry.function): entry for entry in check_ranges(unet, named("fast"), **NOISE)}
+    x = np.linspace(0.2, 3, 1_000_001)
+    error = TOLERANCE ** (0.5 ** arrays[f"{name}.counts"][1])
+    near = [x[np.abs(((x + r0) ** 2 + r1) * x - 1) < error] for r0, r1 in arrays[f"{name}.sum"]]
+    expected = (min(part.min() for part in near), max(part.max() for part in near))
+    assert found[name, "inverse sum"].allowed == pytest.approx(expected, abs=1e-5)
 
 
 def independent_counts(unet, arrays):

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers.schedulers import scheduling_ddpm
-from schedulers import SCHEDULER
 from scipy import stats
 from skimage.metrics import peak_signal_noise_ratio
+from small import SCHEDULER, TWO_LEVELS
 
 from cipherdm import CIPHERDM, DIRECT, CipherDMError, sample
 from cipherdm.engine import Spec, compile_plan
 from cipherdm.models import (
     PreparedWeights,
-    UNetConfig,
     WeightsLayout,
     find_model,
     init_unet,
@@ -29,17 +28,7 @@ from cipherdm.sampling.sample import sampling_nodes
 from cipherdm.sampling.steps import SplitRow, StepShape
 from cipherdm.sampling.values import client_values, one_hot, owner_values, public_values
 
-SMALL = UNetConfig(
-    sample_size=8,
-    in_channels=1,
-    out_channels=1,
-    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    block_out_channels=(4, 8),
-    layers_per_block=1,
-    norm_num_groups=2,
-    num_class_embeds=3,
-)
+SMALL = replace(TWO_LEVELS, num_class_embeds=3)
 CLASSES = {"ddpm": diffusers.DDPMScheduler, "ddim": diffusers.DDIMScheduler}
 NO_WEIGHTS = WeightsLayout((), (), ())
 

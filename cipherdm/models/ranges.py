@@ -267,8 +267,8 @@ def _inverse_root_range(variances: np.ndarray, p: np.ndarray, q: np.ndarray) -> 
     return _Met(variances, low, high, np.where(np.isnan(inside_gap), distance, np.maximum(distance, inside_gap)))
 
 
-def _sum_rule(name: str, exp: np.ndarray, key: np.ndarray, lines: np.ndarray, counts: np.ndarray) -> _Measure:
-    """Sums of rows against the ranges of the lines p - q x to 1/x, [steps, 2], after Newton's iteration.
+def _sum_rule(name: str, exp: np.ndarray, key: np.ndarray, inverses: np.ndarray, counts: np.ndarray) -> _Measure:
+    """Sums of rows against the ranges on which (x + r0)^2 + r1 is near 1/x, [steps, 2], after Newton's iteration.
 
     `exp` is [steps, 3] and `key` [steps, heads * d], as the calibration has them. A step of Newton's squares the error.
     """
@@ -281,9 +281,10 @@ def _sum_rule(name: str, exp: np.ndarray, key: np.ndarray, lines: np.ndarray, co
         mean = key[step].reshape(1, keys.shape[1], -1, 1)
         scores = scores - scores @ np.linalg.pinv(keys) @ mean
         sums = (np.polyval(exp[step], scores) ** 2**squarings).sum(-1)
-        p, q = lines[step]
-        # The line's error 1 - p x + q x^2 is `error` at the ends; in the middle calibration made it smaller.
-        root = np.sqrt(p * p - 4 * q * (1 - error))
-        return _within(sums, (p - root) / (2 * q), (p + root) / (2 * q))
+        r0, r1 = inverses[step]
+        # x times the inverse is a cubic that rises below and above the range that calibration fitted it on.
+        ends = [np.roots([1, 2 * r0, r0 * r0 + r1, -product]) for product in (1 - error, 1 + error)]
+        low, high = (choose(roots[abs(roots.imag) < 1e-9].real) for choose, roots in zip((min, max), ends, strict=True))
+        return _within(sums, low, high)
 
     return measure
