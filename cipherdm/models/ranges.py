@@ -75,8 +75,8 @@ def check_ranges(
     - FAST, normalisations: the variances with eps against the range in which the line of `fit_inverse_root` gives
       1/sqrt(variance) within TOLERANCE. With d the distance of a picture's mean from the calibrated centre, the line sees
       x = variance + d^2, so that its range depends on d.
-    - FAST, attention: the sums of the rows against the range in which the line of `fit_reciprocal` and Newton's iteration give
-      1/sum within TOLERANCE. The fit of the exponential itself has no range, and is not checked.
+    - FAST, attention: the sums of the rows against the range in which the quadratic of `fit_reciprocal` and Newton's
+      iteration give 1/sum within TOLERANCE. The fit of the exponential itself has no range, and is not checked.
 
     Args:
         steps: denoising steps.
