@@ -174,25 +174,25 @@ def partial_norm(function):
     return lambda params, x: function(params, x, groups=2, eps=1e-5)
 
 
-@pytest.mark.parametrize("degree", [4, 8])
-def test_activations_are_the_polynomials_that_they_are_made_of(degree):
-    """Minus a quartic in z, or a line minus a quartic in z^2."""
+@pytest.mark.parametrize("third", [None, [0.3, -0.2]], ids=["silu", "mish"])
+def test_activations_are_the_polynomials_that_they_are_made_of(third):
+    """A line, or a cubic without a square, minus a quartic in z^2."""
     quartic = np.array([[0.1, 0.6, 0.4, 0.05, 1], [0.2, -0.3, 0.5, -0.04, 1]])  # of 1 to the fourth power, by channel
-    wide = 2 * VALUE_BITS
     constants = np.array([adapt_quartic(row) for row in quartic]) * [1, 1, 1, -1]
-    params = {name: (constants[:, index], wide) for index, name in enumerate("abcd")}
-    if degree == 4:
-        params["a"] = (params["a"][0], VALUE_BITS)
-    else:
-        params |= {"b": (params["b"][0], fast.POWER_BITS), "linear": (np.array([0.5, 0.7]), fast.POWER_BITS)}
+    bits = fast.POWER_BITS
+    params = {name: (constants[:, index], 2 * bits) for index, name in enumerate("abcd")}
+    params["b"] = (params["b"][0], bits)
+    params["linear"] = (np.array([0.5, 0.7]), 2 * bits if third is None else bits)
+    if third is not None:
+        params["third"] = (np.array(third), 2 * bits)
     z = np.linspace(-1.5, 1.5, 24).reshape(1, 2, 3, 4)
     only_activation = replace(FAST, group_norm=lambda params, x, *, groups, eps: x)
     settings = {"groups": 1, "eps": 1e-5, "act_fn": "silu", "protocols": only_activation}
-    result = fast.norm_activation(numbers(params) | {"degree": degree}, number(z, 40), **settings)
+    result = fast.norm_activation(numbers(params) | {"cubic": int(third is not None)}, number(z, 40), **settings)
     for channel in range(2):
         x = z[0, channel]
-        expected = -np.polyval(quartic[channel][::-1], x if degree == 4 else x * x)
-        expected += 0 if degree == 4 else [0.5, 0.7][channel] * x
+        expected = [0.5, 0.7][channel] * x - np.polyval(quartic[channel][::-1], x * x)
+        expected += 0 if third is None else third[channel] * x**3
         np.testing.assert_allclose(result.array[0, channel], expected, atol=0.02)
 
 

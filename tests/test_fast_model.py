@@ -75,9 +75,9 @@ def test_the_two_models_take_both_forms_of_attention_and_of_activations(unets):
     timesteps = make_schedule(SCHEDULER, "ddim", STEPS).timesteps
     silu, mish = (prepare_weights(unets[name], timesteps, FAST).static for name in ("silu", "mish"))
     assert silu[f"{ATTENTION}.to_q.squarings"] == 0 < mish[f"{ATTENTION}.to_q.squarings"]
-    assert {silu["conv_norm_out.degree"], mish["conv_norm_out.degree"]} == {8}  # SiLU in both
-    assert silu["down_blocks.0.resnets.0.norm1.degree"] == 8
-    assert mish["down_blocks.0.resnets.0.norm1.degree"] == 4
+    assert {silu["conv_norm_out.cubic"], mish["conv_norm_out.cubic"]} == {0}  # SiLU in both
+    assert silu["down_blocks.0.resnets.0.norm1.cubic"] == 0
+    assert mish["down_blocks.0.resnets.0.norm1.cubic"] == 1
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ from cipherdm.models.fits import (
     fit_even,
     fit_exponential,
     fit_inverse_root,
-    fit_quartics,
     fit_reciprocal,
+    fit_with_cubic,
     mish,
     silu,
     widened_ends,
@@ -43,42 +43,27 @@ def test_activations_are_jaxs(function, exact):
     np.testing.assert_allclose(function(x), exact(x), atol=2e-6)
 
 
-@pytest.mark.parametrize(("function", "typical"), [(silu, 0.03), (mish, 0.045)], ids=["silu", "mish"])
-def test_quartics_are_near_the_activation(samples, function, typical):
-    fits = fit_quartics(function, samples, ends_of(samples))
-    assert fits.shape == (3, 5) and (fits[:, 4] <= -5e-4).all()
-    for fit, row in zip(fits, samples, strict=True):
-        errors = np.polyval(fit[::-1], row) - function(row)
-        assert np.sqrt(np.mean(errors**2)) < typical and np.abs(errors).max() < 0.2
-
-
-@pytest.mark.parametrize("function", [silu, mish], ids=["silu", "mish"])
-def test_quartics_are_numpys_weighted_least_squares(samples, function):
-    for fit, row in zip(fit_quartics(function, samples, ends_of(samples)), samples, strict=True):
-        points, weights = weighted(row)
-        expected = np.polyfit(points, function(points), 4, w=weights)
-        np.testing.assert_allclose(fit[::-1], expected, rtol=1e-6, atol=1e-9)
-
-
-def test_a_quartic_that_would_bend_upwards_gets_the_smallest_leading_coefficient():
-    row = np.random.default_rng(1).uniform(3, 5, 2000)  # where SiLU is nearly a line
-    points, weights = weighted(row)
-    assert np.polyfit(points, silu(points), 4, w=weights)[0] > -5e-4
-    (fit,) = fit_quartics(silu, row[None], ends_of(row[None]))
-    assert fit[4] == pytest.approx(-5e-4)
-    # The rest is the best cubic beside it.
-    expected = np.polyfit(points, silu(points) + 5e-4 * points**4, 3, w=weights)
-    np.testing.assert_allclose(fit[3::-1], expected, rtol=1e-6)
-
-
 def test_even_fits_are_near_silu(samples):
     fits = fit_even(samples, ends_of(samples))
-    quartics = fit_quartics(silu, samples, ends_of(samples))
     assert fits.shape == (3, 5) and (fits[:, 4] < 0).all()
-    for fit, quartic, row in zip(fits, quartics, samples, strict=True):
+    for fit, row in zip(fits, samples, strict=True):
         errors = row / 2 + np.polyval(fit[::-1], row**2) - silu(row)
         assert np.sqrt(np.mean(errors**2)) < 0.004 and np.abs(errors).max() < 0.03
-        assert np.abs(errors).max() < 0.3 * np.abs(np.polyval(quartic[::-1], row) - silu(row)).max()
+
+
+def test_fits_with_a_cubic_are_near_mish(samples):
+    fits = fit_with_cubic(mish, samples, ends_of(samples))
+    assert fits.shape == (3, 7) and (fits[:, 6] < 0).all()
+    for (c1, c3, *even), row in zip(fits, samples, strict=True):
+        errors = c1 * row + c3 * row**3 + np.polyval(even[::-1], row**2) - mish(row)
+        assert np.sqrt(np.mean(errors**2)) < 0.02 and np.abs(errors).max() < 0.15
+
+
+def test_a_fit_with_a_cubic_finds_the_polynomial_that_it_is_given(samples):
+    coefficients = np.array([0.4, -0.02, 0.1, 0.3, -0.01, 0.002, -0.0005])
+    function = np.polynomial.Polynomial([0.1, 0.4, 0.3, -0.02, -0.01, 0, 0.002, 0, -0.0005])
+    for fit in fit_with_cubic(function, samples, ends_of(samples)):
+        np.testing.assert_allclose(fit, coefficients, rtol=1e-6, atol=1e-10)
 
 
 def test_an_even_fit_is_numpys_weighted_least_squares(samples):

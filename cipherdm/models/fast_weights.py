@@ -10,7 +10,7 @@ from ..errors import CipherDMError
 from ..protocols.fast import FEATURE_BITS, GAIN_BITS, MIXED_BITS, POWER_BITS, SLOPE_BITS, VALUE_BITS, WEIGHT_BITS
 from ..protocols.knuth import adapt_quartic
 from .calibration import Observation, attention_blocks, load_calibration, norm_layers, observe
-from .fits import fit_even, fit_exponential, fit_inverse_root, fit_quartics, fit_reciprocal, mish, silu, widened_ends
+from .fits import fit_even, fit_exponential, fit_inverse_root, fit_reciprocal, fit_with_cubic, mish, silu, widened_ends
 from .layout import unet_blocks
 from .prepared import PreparedWeights, time_terms, without_time_blocks
 from .unet import UNet
@@ -27,11 +27,8 @@ _ATTENTION_BITS = {
     "r1": 2 * MIXED_BITS,
 }
 _SLOPE_UNIT = 2.0**-SLOPE_BITS
-# Of Knuth's constants a to d, by degree: as the sums that they are in have.
-_CONSTANT_BITS = {
-    4: (VALUE_BITS, 2 * VALUE_BITS, 2 * VALUE_BITS, 4 * VALUE_BITS),
-    8: (2 * POWER_BITS, POWER_BITS, 2 * POWER_BITS, 3 * POWER_BITS),
-}
+# Of Knuth's constants a to d: as the sums that they are in have.
+_CONSTANT_BITS = (2 * POWER_BITS, POWER_BITS, 2 * POWER_BITS, 3 * POWER_BITS)
 
 
 def calibrate(
@@ -42,8 +39,8 @@ def calibrate(
     - "timesteps" [steps].
     - "NORM.center" and "NORM.typical" [classes, steps, groups]: the mean, and the geometric mean of the mean square about it.
     - "NORM.rstd" [classes, steps, groups, 2]: (p, q) with 1/sqrt(variance + eps) ~ p - q x, x the mean square about the centre.
-    - "NORM.quartic" [steps, C, 5]: the activation as a polynomial, for what each channel carries after the normalisation. Or,
-      for SiLU, "NORM.even" [steps, C, 5]: c0, c2, ..., c8 of `fit_even`.
+    - "NORM.even" [steps, C, 5]: SiLU for what each channel carries after the normalisation, as `fit_even` has it. Or, for
+      Mish, "NORM.cubic" [steps, C, 7], as `fit_with_cubic`.
     - "NORM.range" [steps, C, 2]: the ends of the range that it was fitted on.
     - "NORM.pixels" [1]: values of one channel.
     - "ATTENTION.exp" [steps, 3]: (alpha, beta, gamma) of `fit_exponential`, scaled so that rows sum to about 1.
@@ -89,7 +86,7 @@ class _Recorder:
             self.rows.setdefault(f"{name}.range", []).append(ends)
             if not name.endswith("group_norm"):
                 chosen = self.generator.choice(channels.shape[1], min(SAMPLES, channels.shape[1]), replace=False)
-                leaf, fit = ("even", fit_even) if function is silu else ("quartic", partial(fit_quartics, function))
+                leaf, fit = ("even", fit_even) if function is silu else ("cubic", partial(fit_with_cubic, function))
                 self.rows.setdefault(f"{name}.{leaf}", []).append(fit(channels[:, chosen], ends))
         for name in self.attentions:
             scores = seen.scores[name].reshape(-1, seen.scores[name].shape[-1]).astype(np.float64)
@@ -268,25 +265,29 @@ def _prepare_attention(weights: PreparedWeights, stored: dict, nearest: np.ndarr
 
 def _prepare_activation(weights: PreparedWeights, stored: dict, nearest: np.ndarray, name: str) -> np.ndarray | float:
     """Knuth's constants for the activation after a normalisation; returns the scale of its input, [steps, C] or 1."""
-    if f"{name}.even" in stored:
-        fits = stored[f"{name}.even"][nearest].astype(np.float64)
-        scale = (-fits[..., -1]) ** (1 / 8)
-        degree, quartics = 8, -fits / scale[..., None] ** np.arange(0, 10, 2)
+    found = [leaf for leaf in ("even", "cubic") if f"{name}.{leaf}" in stored]
+    if not found:
+        return 1.0
+    fits = stored[f"{name}.{found[0]}"][nearest].astype(np.float64)
+    odd, even = fits[..., :-5], fits[..., -5:]
+    scale = (-even[..., -1]) ** (1 / 8)
+    weights.static[f"{name}.cubic"] = int(odd.shape[-1] > 0)
+    if odd.shape[-1]:
+        weights.by_step[f"{name}.linear"], weights.by_step[f"{name}.third"] = (
+            odd[..., 0] / scale,
+            odd[..., 1] / scale**3,
+        )
+        weights.bits.update({f"{name}.linear": POWER_BITS, f"{name}.third": 2 * POWER_BITS})
+    else:
         weights.by_step[f"{name}.linear"] = 1 / (2 * scale)
         weights.bits[f"{name}.linear"] = 2 * POWER_BITS
-    elif f"{name}.quartic" in stored:
-        fits = stored[f"{name}.quartic"][nearest].astype(np.float64)
-        scale = (-fits[..., -1]) ** 0.25
-        degree, quartics = 4, -fits / scale[..., None] ** np.arange(5)
-    else:
-        return 1.0
-    weights.static[f"{name}.degree"] = degree
+    quartics = -even / scale[..., None] ** np.arange(0, 10, 2)
     constants = np.apply_along_axis(adapt_quartic, 2, quartics) * [1, 1, 1, -1]
     for index, letter in enumerate("abcd"):
         weights.by_step[f"{name}.{letter}"] = constants[..., index]
-        weights.bits[f"{name}.{letter}"] = _CONSTANT_BITS[degree][index]
+        weights.bits[f"{name}.{letter}"] = _CONSTANT_BITS[index]
     block, _, leaf = name.rpartition(".")
     # What the convolution after it adds is at the bits of its product.
     after = {"norm1": "time_term", "norm2": "conv2.bias", "conv_norm_out": "conv_out.bias"}[leaf]
-    weights.bits[f"{block}.{after}".removeprefix(".")] = _CONSTANT_BITS[degree][3] + WEIGHT_BITS
+    weights.bits[f"{block}.{after}".removeprefix(".")] = _CONSTANT_BITS[3] + WEIGHT_BITS
     return scale

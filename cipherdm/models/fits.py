@@ -3,16 +3,14 @@
 from collections.abc import Callable
 
 import numpy as np
-from numpy.polynomial import polynomial
 from scipy.special import expit, softmax
 
-_MARGIN, _SHARE = (
-    0.3,
-    0.15,
-)  # how far an activation's fit reaches beyond the samples, and the share of their range beside
+# How far an activation's fit reaches beyond the samples, and the share of their range beside.
+_MARGIN, _SHARE = 0.3, 0.15
 _RANGE_WEIGHT = 0.1  # of the range, against the samples
-_SMALLEST_LEADING = 5e-4  # of a quartic, up to sign: below, scale and constants of Knuth's form lose their bits
-_SMALLEST_EVEN = 0.02  # the same for an even fit, in units in which its range is 1
+# Of the eighth power, up to sign, in units in which the range is 1: below, scale and constants of Knuth's form lose their bits.
+_SMALLEST_LEADING = 0.02
+_EVEN = np.arange(0, 10, 2)
 _POINTS = 128
 
 
@@ -36,51 +34,47 @@ def mish(x: np.ndarray) -> np.ndarray:
     return x * np.tanh(np.logaddexp(0, x))
 
 
-def fit_quartics(function: Callable, samples: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Coefficients of 1 to x^4 for each row of samples [C, n], to be right on ends [C, 2]: float64 [C, 5].
-
-    The leading one is negative, as the even part of SiLU and Mish has it: it becomes -1 by scaling x.
-    """
-    points, weights, middle, half = _weighted_points(samples, ends)
-    # In t = (x - middle) / half, which is in [-1, 1], the normal equations are well conditioned.
-    powers = ((points - middle) / half)[:, :, None] ** np.arange(5)
-    target = function(points)
-    fits = _least_squares(powers, target, weights)
-    bound = -_SMALLEST_LEADING * half[:, 0] ** 4
-    small = fits[:, -1] > bound
-    if small.any():
-        rest = target[small] - bound[small, None] * powers[small, :, -1]
-        fits[small] = np.concatenate([_least_squares(powers[small, :, :-1], rest, weights), bound[small, None]], axis=1)
-    return np.stack([_substituted(fit, *ends) for fit, *ends in zip(fits, middle[:, 0], half[:, 0], strict=True)])
-
-
 def fit_even(samples: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Fits of x/2 + c0 + c2 x^2 + ... + c8 x^8 to SiLU for each row of samples [C, n]: c0, c2, ..., c8, float64 [C, 5].
 
     They are right on ends [C, 2] and, being even, on the mirrored range: SiLU(x) - x/2 is even. c8 is negative,
     as the best one mostly is: it becomes -1 by scaling x.
     """
-    points, weights, middle, half = _weighted_points(samples, ends)
-    reach = np.abs(middle) + half  # the largest magnitude that is fitted
-    powers = (points / reach)[:, :, None] ** np.arange(0, 10, 2)
-    target = silu(points) - points / 2
+    points, weights, reach = _weighted_points(samples, ends)
+    powers = (points / reach)[:, :, None] ** _EVEN
+    return _fits_with_negative_last(powers, silu(points) - points / 2, weights) / reach**_EVEN
+
+
+def fit_with_cubic(function: Callable, samples: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Fits of c1 x + c3 x^3 + c0 + c2 x^2 + ... + c8 x^8 to a function: c1, c3, c0, c2, ..., c8, float64 [C, 7].
+
+    For Mish, which has no line that leaves an even function. Otherwise as `fit_even`.
+    """
+    points, weights, reach = _weighted_points(samples, ends)
+    exponents = np.concatenate([[1, 3], _EVEN])
+    powers = (points / reach)[:, :, None] ** exponents
+    return _fits_with_negative_last(powers, function(points), weights) / reach**exponents
+
+
+def _fits_with_negative_last(powers: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Least squares for powers [C, n, k] of points in [-1, 1], the last coefficient at most -_SMALLEST_LEADING."""
     fits = _least_squares(powers, target, weights)
-    small = fits[:, -1] > -_SMALLEST_EVEN
+    small = fits[:, -1] > -_SMALLEST_LEADING
     if small.any():
-        rest = target[small] + _SMALLEST_EVEN * powers[small, :, -1]
+        rest = target[small] + _SMALLEST_LEADING * powers[small, :, -1]
         others = _least_squares(powers[small, :, :-1], rest, weights)
-        fits[small] = np.concatenate([others, np.full((len(others), 1), -_SMALLEST_EVEN)], axis=1)
-    return fits / reach ** np.arange(0, 10, 2)
+        fits[small] = np.concatenate([others, np.full((len(others), 1), -_SMALLEST_LEADING)], axis=1)
+    return fits
 
 
-def _weighted_points(samples: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Samples [C, n] and a grid over their ends [C, 2], weights of both, middle and half width of the ranges [C, 1]."""
+def _weighted_points(samples: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Samples [C, n] and a grid over their ends [C, 2], weights of both, and the largest magnitude of each row [C, 1]."""
     samples = samples.astype(np.float64)
     low, high = ends[:, :1].astype(np.float64), ends[:, 1:].astype(np.float64)
     grid = low + (high - low) * np.linspace(0, 1, _POINTS)
     count = samples.shape[1]
     weights = np.concatenate([np.full(count, 1 / count), np.full(_POINTS, _RANGE_WEIGHT / _POINTS)])
-    return np.concatenate([samples, grid], axis=1), weights, (low + high) / 2, (high - low) / 2
+    return np.concatenate([samples, grid], axis=1), weights, np.abs(ends).max(1, keepdims=True).astype(np.float64)
 
 
 def _normal_equations(design: np.ndarray, target: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -93,15 +87,6 @@ def _least_squares(design: np.ndarray, target: np.ndarray, weights: np.ndarray) 
     """Their solutions [C, k]."""
     moments, right = _normal_equations(design, target, weights)
     return np.linalg.solve(moments, right[:, :, None])[:, :, 0]
-
-
-def _substituted(coefficients: np.ndarray, middle: float, half: float) -> np.ndarray:
-    """Coefficients in x of a polynomial in (x - middle) / half."""
-    line = np.array([-middle / half, 1 / half])
-    result = np.zeros(1)
-    for coefficient in coefficients[::-1]:
-        result = polynomial.polyadd(polynomial.polymul(result, line), [coefficient])
-    return np.pad(result, (0, len(coefficients) - len(result)))
 
 
 def fit_inverse_root(squares: np.ndarray, variances: np.ndarray) -> np.ndarray:
