@@ -59,6 +59,14 @@ def test_fits_with_a_cubic_are_near_mish(samples):
         assert np.sqrt(np.mean(errors**2)) < 0.02 and np.abs(errors).max() < 0.15
 
 
+def test_a_fit_with_a_cubic_stays_small_on_values_of_one_sign():
+    row = np.random.default_rng(1).uniform(2, 6, 2000)
+    ((c1, c3, *even),) = fit_with_cubic(mish, row[None], ends_of(row[None]))
+    errors = c1 * row + c3 * row**3 + np.polyval(even[::-1], row**2) - mish(row)
+    assert np.sqrt(np.mean(errors**2)) < 0.02
+    assert np.abs([c1, *even[:2]]).max() < 2
+
+
 def test_a_fit_with_a_cubic_finds_the_polynomial_that_it_is_given(samples):
     coefficients = np.array([0.4, -0.02, 0.1, 0.3, -0.01, 0.002, -0.0005])
     function = np.polynomial.Polynomial([0.1, 0.4, 0.3, -0.02, -0.01, 0, 0.002, 0, -0.0005])

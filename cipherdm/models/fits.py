@@ -8,6 +8,7 @@ from scipy.special import expit, softmax
 # How far an activation's fit reaches beyond the samples, and the share of their range beside.
 _MARGIN, _SHARE = 0.3, 0.15
 _RANGE_WEIGHT = 0.1  # of the range, against the samples
+_MIRROR_WEIGHT = 0.1  # of the mirrored range, against the range
 # Of the eighth power, up to sign, in units in which the range is 1: below, scale and constants of Knuth's form lose their bits.
 _SMALLEST_LEADING = 0.02
 _EVEN = np.arange(0, 10, 2)
@@ -51,6 +52,10 @@ def fit_with_cubic(function: Callable, samples: np.ndarray, ends: np.ndarray) ->
     For Mish, which has no line that leaves an even function. Otherwise as `fit_even`.
     """
     points, weights, reach = _weighted_points(samples, ends)
+    # On values of one sign odd and even powers are nearly alike, and would get huge coefficients that cancel. So the fit is
+    # also, lightly, to the mirrored range.
+    points = np.concatenate([points, -points[:, -_POINTS:]], axis=1)
+    weights = np.concatenate([weights, _MIRROR_WEIGHT * weights[-_POINTS:]])
     exponents = np.concatenate([[1, 3], _EVEN])
     powers = (points / reach)[:, :, None] ** exponents
     return _fits_with_negative_last(powers, function(points), weights) / reach**exponents
