@@ -209,7 +209,7 @@ def check_ranges(
 
 @app.command()
 def tables() -> None:
-    """Rewrite the tables in README.md from the records in data/measurements."""
+    """Rewrite the tables in README.md and FUNCTIONS.md from the records in data/measurements."""
     for document in DOCUMENTS:
         changed = rewrite(root() / document, root() / "data" / "measurements")
         typer.echo(f"{document}: {'rewritten' if changed else 'up to date'}")

@@ -16,7 +16,7 @@ from .errors import CipherDMError
 from .files import replacing
 from .records import read_record
 
-DOCUMENTS = ("README.md",)
+DOCUMENTS = ("README.md", "FUNCTIONS.md")
 _ELEMENTS = 100_000  # of the rows of activations.json that the table shows
 _EVALUATE_COMMAND = "cipherdm evaluate MODEL --protocols SET --record data/measurements/quality_MODEL_SET.json"
 _SCORES = ["sampler", "accuracy", "F1", "LeNet-FID", "samples"]
