@@ -146,6 +146,7 @@ def evaluate(
     typer.echo(
         f"{name}, {scheduler}-{steps}, {protocols}, {scores.count} pictures: accuracy {scores.accuracy:.4f}, "
         f"F1 {scores.f1:.4f}, LeNet-FID {scores.lenet_fid:.2f}"
+        + (f"; {scores.overflowed} overflowed" if scores.overflowed else "")
     )
     likeness = {}
     clusters = {"emulated": (compare if chosen != DIRECT else 0, nullcontext), "secure": (secure, LocalCluster)}

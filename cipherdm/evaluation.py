@@ -27,13 +27,15 @@ class Scores:
     `accuracy` is the fraction of images that LeNet reads as the digit that was asked for, `f1` the mean over the digits
     of the F1 score of the same predictions, `lenet_fid` the Frechet distance to MNIST's test images of these digits in
     LeNet's features. LeNet-FID is not the FID on Inception's features: compare it only with LeNet-FIDs of the same
-    classifier and count.
+    classifier and count. `overflowed` counts the images with values that are not finite, which an emulation has where
+    the ring overflows: they are judged as plain grey.
     """
 
     accuracy: float
     f1: float
     lenet_fid: float
     count: int
+    overflowed: int = 0
 
     def as_json(self) -> dict[str, float | int]:
         """The fields as a JSON-ready dictionary."""
@@ -108,8 +110,7 @@ def score_images(
     """Score images [N, 1, 28, 28] drawn for class ids [N], positions in `digits`.
 
     Pixels are clipped to [-1, 1], as when they are shown. `classifier` is the one in `data/models/lenet` by default,
-    `data` the folder of MNIST. Raises `CipherDMError` for shapes or labels that do not fit, values that are not finite,
-    and fewer than two images.
+    `data` the folder of MNIST. Raises `CipherDMError` for shapes or labels that do not fit, and fewer than two images.
     """
     images, labels, digits = np.asarray(images), np.asarray(labels), np.asarray(digits)
     if images.shape != (len(labels), 1, 28, 28) or len(images) < 2:
@@ -122,11 +123,8 @@ def score_images(
             f"Labels from {labels.min()} to {labels.max()} do not fit {len(digits)} digits. Labels are class ids, "
             f"positions in digits={digits.tolist()}: use 0 to {len(digits) - 1}."
         )
-    if not np.isfinite(images).all():
-        raise CipherDMError(
-            f"{int((~np.isfinite(images)).any(axis=(1, 2, 3)).sum())} of {len(images)} images have values that are not "
-            "finite. The sampling that made them overflowed: look at its protocols and fixed-point range."
-        )
+    overflowed = ~np.isfinite(images).all(axis=(1, 2, 3))
+    images = np.where(overflowed[:, None, None, None], 0, images)
     classifier = load_classifier() if classifier is None else classifier
     predicted, features = classify(classifier, np.clip(images, -1, 1))
     _, real = classify(classifier, load_mnist("test", digits=digits.tolist(), folder=data).images)
@@ -136,6 +134,7 @@ def score_images(
         f1=float(np.mean([_f1(predicted == digit, asked == digit) for digit in digits])),
         lenet_fid=frechet_distance(features, real),
         count=len(images),
+        overflowed=int(overflowed.sum()),
     )
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from diffusers import UNet2DModel
@@ -85,7 +87,13 @@ def test_real_images_score_well_and_noise_badly(real):
     assert bad.lenet_fid > 10 * good.lenet_fid
     same = score_images(real.images, real.labels, range(10))
     assert same.lenet_fid == pytest.approx(0, abs=1e-6)
-    assert same.as_json() == {"accuracy": same.accuracy, "f1": same.f1, "lenet_fid": same.lenet_fid, "count": 10_000}
+    assert same.as_json() == {
+        "accuracy": same.accuracy,
+        "f1": same.f1,
+        "lenet_fid": same.lenet_fid,
+        "count": 10_000,
+        "overflowed": 0,
+    }
 
 
 def test_labels_are_positions_in_digits(real):
@@ -131,10 +139,16 @@ def test_bad_images_are_refused(real):
         score_images(images[:9], labels, range(10))
     with pytest.raises(CipherDMError, match="class ids"):
         score_images(images, labels + 5, range(10))
-    broken = images.copy()
-    broken[2:4, 0, 0, 0] = np.nan
-    with pytest.raises(CipherDMError, match="2 of 10 images"):
-        score_images(broken, labels, range(10))
+
+
+def test_images_that_overflowed_are_counted_and_judged_as_grey(real):
+    images, labels = real.images[:200].copy(), real.labels[:200]
+    images[:20, 0, 3, 4] = np.nan
+    images[20] = np.inf
+    grey = np.where(np.arange(200)[:, None, None, None] < 21, 0, real.images[:200])
+    scores = score_images(images, labels, range(10))
+    assert scores.overflowed == 21
+    assert scores == replace(score_images(grey, labels, range(10)), overflowed=21)
 
 
 def test_digits_of_a_folder_without_record(tmp_path):
