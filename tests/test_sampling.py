@@ -1,5 +1,6 @@
 """Schedules against diffusers' own loops, plaintext sampling against diffusers, secure sampling against plaintext."""
 
+import re
 from dataclasses import replace
 from unittest import mock
 
@@ -196,6 +197,8 @@ def test_no_program_contains_a_secret_or_a_reveal(unet, protocols):
     for call in compile_plan(nodes, specs, keep=["sample"]).calls:
         code = call.program.code.decode()
         assert "reveal" not in code
+        types = dict(re.findall(r"^(!t\d+) = (.*)$", code, re.MULTILINE))
+        code = re.sub(r"!t\d+", lambda name: types[name[0]], code)
         arguments, _, results = code.partition("@main(")[2].partition("{")[0].partition("->")
         secret = [name in values or not specs.get(name, Spec(())).public for name in call.inputs]
         assert [("secret" in argument) for argument in arguments.split("%arg")[1:]] == secret
