@@ -198,7 +198,7 @@ def test_no_program_contains_a_secret_or_a_reveal(unet, protocols):
         code = call.program.code.decode()
         assert "reveal" not in code
         types = dict(re.findall(r"^(!t\d+) = (.*)$", code, re.MULTILINE))
-        code = re.sub(r"!t\d+", lambda name: types[name[0]], code)
+        code = re.sub(r"!t\d+", lambda name, types=types: types[name[0]], code)
         arguments, _, results = code.partition("@main(")[2].partition("{")[0].partition("->")
         secret = [name in values or not specs.get(name, Spec(())).public for name in call.inputs]
         assert [("secret" in argument) for argument in arguments.split("%arg")[1:]] == secret
