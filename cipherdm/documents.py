@@ -139,7 +139,7 @@ def _scores(record: dict[str, Any]) -> list[str]:
         f"{record['accuracy']:.1%}",
         f"{record['f1']:.3f}",
         f"{record['lenet_fid']:.2f}",
-        f"{record['count']:,}",
+        f"{record['count']:,}" + (f", {record['overflowed']} overflowed" if record.get("overflowed") else ""),
     ]
 
 

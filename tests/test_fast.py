@@ -1,4 +1,4 @@
-"""FAST: its layers against the direct ones, its preparation, and sampling with it in plaintext and on three parties."""
+"""The layers of FAST against the direct ones, in plaintext and on three parties."""
 
 from dataclasses import replace
 from unittest import mock

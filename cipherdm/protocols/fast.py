@@ -102,8 +102,8 @@ def norm_activation(params, x, *, groups, eps, act_fn, modulation=None, protocol
 
     z = s x, the scale s being in the gain and the shift, and constants a to d [C] for Knuth's form of a quartic (`knuth`; d
     with its sign changed): additions are free. The result is an odd polynomial minus the quartic in z^2: for SiLU x/2, which
-    is `linear` times z, 9 + 19 messages; for Mish `third` z^3 + `linear` z, as many messages and 64 bytes more for each
-    value. `act_fn` and `eps` are in the fits, and `modulation` (scale and shift by time) is not supported: the preparation
+    is `linear` times z, 9 + 19 messages; for Mish `third` z^3 + `linear` z, in as many messages with more bytes.
+    `act_fn` and `eps` are in the fits, and `modulation` (scale and shift by time) is not supported: the preparation
     refuses such models. The result is not truncated.
     """
     z = protocols.group_norm(params, x, groups=groups, eps=eps).truncated(POWER_BITS)
