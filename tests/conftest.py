@@ -36,3 +36,11 @@ def cluster():
 def session(cluster):
     """The cluster's session with SPU's default configuration."""
     return cluster.session()
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """XLA optimises each small network for seconds, which running it never takes."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

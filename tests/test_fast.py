@@ -18,14 +18,7 @@ from cipherdm.sampling.sample import engine_for
 from cipherdm.sampling.steps import WEIGHT_BITS
 
 VALUE_BITS = fast.VALUE_BITS
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """XLA optimises each small network for seconds, which running it never takes."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
@@ -29,14 +28,7 @@ def _config(name):
 
 ATTENTION = "mid_block.attentions.0"
 VALUE_BITS = fast.VALUE_BITS
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """XLA optimises each small network for seconds, which running it never takes."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
