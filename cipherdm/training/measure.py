@@ -87,10 +87,11 @@ def costs(config: TrainingConfig) -> dict[str, int]:
     return count
 
 
-def compare_candidates(out: str | Path, *, steps: int = 120, say: Callable[[str], None] = print) -> None:
+def compare_candidates(out: str | Path, *, steps: int = 2000, say: Callable[[str], None] = print) -> None:
     """Train every candidate for `steps` steps on the same batches, and record losses beside costs in `out`.
 
-    The learning rate stays at the recipe's after warm-up, since the cosine is as long as the recipe's full training.
+    The recipe's loss without its guidance, which would add a classifier's noise to the comparison, and with the learning
+    rate's cosine as long as the trial.
     """
     torch.set_num_threads(1)
     images = torch.from_numpy(load_mnist("train").images)
@@ -98,19 +99,19 @@ def compare_candidates(out: str | Path, *, steps: int = 120, say: Callable[[str]
     levels = noise_levels()
     rows = []
     for config in candidates():
-        run = Run.start(config, "cpu")
+        run = Run.start(dataclasses.replace(config, steps=steps, guidance=0.0), "cpu")
         seconds = time.process_time()
         while run.step < steps:
             train_step(run, images, class_ids, levels)
         seconds = (time.process_time() - seconds) / steps
-        last = float(np.mean(run.losses[-steps // 3 :]))
+        last = float(np.mean(run.losses[-steps // 5 :]))
         rows.append({"name": config.name, **costs(config), "loss": last, "cpu_seconds_per_step": seconds})
         say(str(rows[-1]))
         _write_candidates(out, rows, steps)
 
 
 def _write_candidates(out: str | Path, rows: Sequence[dict[str, object]], steps: int) -> None:
-    what = f"mean loss of the last third of {steps} steps on the same batches; costs are of one call on one image"
+    what = f"mean loss of the last fifth of {steps} steps on the same batches; costs are of one call on one image"
     write_record(out, {"what": what, "rows": list(rows)})
 
 
