@@ -30,6 +30,7 @@ class Run:
     optimizer: torch.optim.Adam
     scores: ScoreRecorder | None = None
     guide: Guide | None = None
+    teacher: UNet2DModel | None = None
     step: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
@@ -51,7 +52,8 @@ class Run:
         model = model.to(device, memory_format=torch.channels_last).train()
         averaged = copy.deepcopy(model).requires_grad_(False).eval()
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-        return cls(config, device, model, averaged, optimizer, ScoreRecorder(model) if config.score_weight else None)
+        scores = ScoreRecorder(model) if config.score_weight else None
+        return cls(config, device, model, averaged, optimizer, scores, teacher=_teacher(config, device))
 
     @torch.no_grad()
     def average(self) -> None:
@@ -69,6 +71,19 @@ def _load_initial(model: UNet2DModel, config: TrainingConfig) -> None:
             f"{config.name!r} starts from the weights in {path}, which cannot be used ({error}). Train that model "
             "first, or give another folder as initial."
         ) from error
+
+
+def _teacher(config: TrainingConfig, device: str) -> UNet2DModel | None:
+    if config.teacher is None:
+        return None
+    try:
+        teacher = UNet2DModel.from_pretrained(config.teacher, low_cpu_mem_usage=False, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CipherDMError(
+            f"{config.name!r} learns from the model in {config.teacher}, which cannot be used ({error}). Train that model "
+            "first, or give another folder as teacher."
+        ) from error
+    return teacher.to(device, memory_format=torch.channels_last).requires_grad_(False).eval()
 
 
 def save_checkpoint(folder: Path, run: Run) -> None:

@@ -126,9 +126,12 @@ def train_step(
     labels = torch.from_numpy(class_ids[rows]).to(run.device)
     predicted = run.model(noisy.to(memory_format=torch.channels_last), timesteps, class_labels=labels).sample
     target = noise
+    if run.teacher is not None:
+        with torch.no_grad():
+            target = run.teacher(noisy.to(memory_format=torch.channels_last), timesteps, class_labels=labels).sample
     if run.guide is not None:
         factor = levels[1][timesteps]
-        target = noise - config.guidance * factor * run.guide.gradient(noisy, factor, labels)
+        target = target - config.guidance * factor * run.guide.gradient(noisy, factor, labels)
     error = predicted - target
     loss = error.square().mean()
     # The error's mean over the image, in units of its deviation for white noise. Any positive quadratic form that depends

@@ -27,7 +27,7 @@ class TrainingConfig:
     layers_per_block: int
     norm_num_groups: int
     attention_head_dim: int
-    act_fn: str = "silu"
+    act_fn: str = "silu"  # "quad" is ours, and brings attention without softmax; see `cheap`
     add_attention: bool = True
     batch: int = 64
     steps: int = 4000
@@ -43,6 +43,7 @@ class TrainingConfig:
     seed: int = 0
     checkpoint_every: int = 250
     initial: str | None = None  # a diffusers folder of the same shapes, to start from its weights
+    teacher: str | None = None  # a diffusers folder whose prediction is the target, instead of the noise
     images: int | None = None  # the first so many training images, for tests and quick trials
 
     def __post_init__(self) -> None:
@@ -56,7 +57,10 @@ class TrainingConfig:
         """A fresh `UNet2DModel`, initialised from torch's current random state."""
         from diffusers import UNet2DModel
 
-        return UNet2DModel(
+        from .cheap import use_cheap_functions
+
+        cheap = self.act_fn == "quad"
+        unet = UNet2DModel(
             sample_size=28,
             in_channels=1,
             out_channels=1,
@@ -66,10 +70,11 @@ class TrainingConfig:
             layers_per_block=self.layers_per_block,
             norm_num_groups=self.norm_num_groups,
             attention_head_dim=self.attention_head_dim,
-            act_fn=self.act_fn,
+            act_fn="silu" if cheap else self.act_fn,
             add_attention=self.add_attention,
             num_class_embeds=len(self.digits),
         )
+        return use_cheap_functions(unet) if cheap else unet
 
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON has them: lists for tuples."""
@@ -145,7 +150,20 @@ _TINY_MISH = dataclasses.replace(
     learning_rate=1e-3,
 )
 
-RECIPES: dict[str, TrainingConfig] = {config.name: config for config in (_TINY, _TINY_MISH, _TEN)}
+
+def _distilled(base: TrainingConfig, **changes: Any) -> TrainingConfig:
+    """The same network with a quadratic activation and attention without softmax, taught by the trained one."""
+    teacher = f"data/models/{base.name}"
+    fixed = {"name": f"{base.name}-quad", "act_fn": "quad", "initial": teacher, "teacher": teacher}
+    return dataclasses.replace(base, **fixed, guidance=0.0, score_weight=0.0, identity=False, **changes)
+
+
+_TINY_QUAD = _distilled(_TINY, steps=8000)
+_TEN_QUAD = _distilled(_TEN, steps=6000)
+
+RECIPES: dict[str, TrainingConfig] = {
+    config.name: config for config in (_TINY, _TINY_MISH, _TINY_QUAD, _TEN, _TEN_QUAD)
+}
 
 
 def recipe(name_or_config: str | TrainingConfig) -> TrainingConfig:
