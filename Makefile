@@ -2,11 +2,12 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help setup sample test lint clean
+.PHONY: help setup sample lab test notebooks run-notebooks lint clean
 
 help:
 	@echo "make sample   sample digits securely on three parties, and write figures/sample.png"
-	@echo "make test     run all tests"
+	@echo "make lab      open the notebooks in JupyterLab"
+	@echo "make test     run all tests, and all notebooks"
 	@echo "make setup    only make .venv"
 
 setup: .venv/installed
@@ -22,8 +23,28 @@ setup: .venv/installed
 sample: setup
 	$(BIN)/cipherdm sample --model mnist10 --labels 0-9 --steps 20 --granularity loop --out figures/sample.png
 
+# LAB takes options of JupyterLab, such as --no-browser.
+lab: setup
+	$(BIN)/jupyter lab --ServerApp.root_dir=notebooks $(LAB)
+
 test: setup lint
 	$(BIN)/python -m pytest
+	$(MAKE) notebooks
+
+# One thread for each process: the three parties, the kernel and the test share the machine's cores.
+notebooks run-notebooks: export OMP_NUM_THREADS = 1
+
+# Every cell of every notebook, in a fresh kernel; the outputs of marked cells are compared with the committed ones.
+NOTEBOOKS ?= $(sort $(wildcard notebooks/*.ipynb))
+notebooks: setup
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=120 $(NOTEBOOKS)
+
+# For authors: execute notebooks and save them as they are committed, without times and other traces of this run.
+run-notebooks: setup
+	$(BIN)/jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.record_timing=False \
+		--ExecutePreprocessor.timeout=120 --ClearMetadataPreprocessor.enabled=True \
+		--ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
+		--ClearMetadataPreprocessor.clear_notebook_metadata=False $(NOTEBOOKS)
 
 lint: setup
 	$(BIN)/ruff check .
