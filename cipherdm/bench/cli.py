@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: `cipherdm bench activations | step | ladder`."""
+"""The command line of the benchmarks: `cipherdm bench activations | piecewise | step | ladder`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,6 +37,21 @@ def activations(
         found = benchmark.run(cluster, chosen, repetitions, bar)
     write_record(record, found)
     typer.echo(benchmark.table(found).to_string(index=False, float_format="{:.4g}".format))
+    typer.echo(f"Wrote {record}.")
+
+
+@app.command()
+def piecewise(record: RecordOption = None) -> None:
+    """Measure piecewise polynomials over a grid of segments and degrees on three parties: bytes and sends of each."""
+    from ..engine import LocalCluster
+    from ..records import write_record
+    from . import piecewise as benchmark
+
+    record = record or _measurements() / "piecewise.json"
+    with LocalCluster() as cluster, _Bar() as bar:
+        found = benchmark.run(cluster, progress=bar)
+    write_record(record, found)
+    typer.echo(benchmark.table(found).to_string(index=False))
     typer.echo(f"Wrote {record}.")
 
 

@@ -1,0 +1,148 @@
+"""Piecewise polynomials over a grid of segments and degrees: bytes and sends of each on three parties.
+
+Both are the same at every run and do not depend on how busy the machine is, so no time is recorded. Nor do they depend on
+the coefficients, except on which of them are 0, so each point of the grid is measured once, with coefficients made up here.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from math import inf
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from ..engine import EngineConfig, LocalCluster, Node, Spec, compile_plan
+from ..errors import CipherDMError
+from ..protocols.piecewise import PiecewisePolynomial
+from ..protocols.piecewise_costs import Counts
+
+SEGMENTS = range(1, 7)
+DEGREES = range(1, 9)
+ELEMENTS = 1_000
+_END, _WIDEST = 1.5, 2.0  # the outer breakpoints and the outermost values: near enough to 0 for powers to stay small
+
+Ends = Literal["none", "zero", "zero and x"]
+"""What lies outside the segments: nothing (the range is known), 0 on the left (exp), or 0 and x (SiLU, Mish, GeLU)."""
+
+Progress = Callable[[int, int, str], None]
+"""Called before each measurement as `progress(done, total, name)`."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one evaluation on three parties came to.
+
+    Attributes:
+        values: the function's results, as the client reveals them.
+        bytes: of all parties together.
+        sends: messages of all parties together.
+        seconds: the parties' own wall time.
+    """
+
+    values: np.ndarray
+    bytes: int
+    sends: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of the grid.
+
+    Attributes:
+        segments: polynomials side by side, not counting the ends.
+        degree: of each.
+        ends: see `Ends`.
+        even: only x and the even powers, as in x/2 plus an even polynomial.
+    """
+
+    segments: int
+    degree: int
+    ends: Ends
+    even: bool = False
+
+    def function(self) -> PiecewisePolynomial:
+        """A piecewise polynomial of this form."""
+        powers = [k for k in range(self.degree + 1) if not self.even or k == 1 or k % 2 == 0]
+        inner = tuple(
+            tuple((0.3 + 0.1 * i) / 2**k if k in powers else 0.0 for k in range(self.degree + 1))
+            for i in range(self.segments)
+        )
+        edges = tuple(float(edge) for edge in np.linspace(-_END, _END, self.segments + 1))
+        name = f"piecewise_{self.segments}x{self.degree}"
+        if self.ends == "none":
+            return PiecewisePolynomial(name, (-_END, _END), edges[1:-1], inner)
+        if self.ends == "zero":
+            return PiecewisePolynomial(name, (-inf, _END), edges[:-1], ((0.0,), *inner))
+        return PiecewisePolynomial(name, (-inf, inf), edges, ((0.0,), *inner, (0.0, 1.0)))
+
+
+def grid(segments: Sequence[int] = SEGMENTS, degrees: Sequence[int] = DEGREES) -> tuple[Point, ...]:
+    """Every point: all ends, and for degrees 4, 6, 8 also the even form."""
+    return tuple(
+        Point(count, degree, ends, even)
+        for ends in ("none", "zero", "zero and x")
+        for count in segments
+        for degree in degrees
+        for even in ((False, True) if degree in (4, 6, 8) else (False,))
+    )
+
+
+def measure(cluster: LocalCluster, function: PiecewisePolynomial, x: np.ndarray) -> Measured:
+    """Evaluate a function at x [N] on the cluster's parties."""
+    session = cluster.session(EngineConfig())
+    values = np.asarray(x, np.float32)
+    plan = compile_plan(
+        [Node("run", function, ("piecewise.x",), ("piecewise.y",))], {"piecewise.x": Spec.of(values)}, ("piecewise.y",)
+    )
+    session.share({"piecewise.x": values})
+    cost = session.run(plan)
+    result = session.reveal("piecewise.y")
+    session.delete(["piecewise.x", "piecewise.y"])
+    return Measured(result, cost.bytes, cost.sends, float(cost.by_program()["seconds"].iloc[0]))
+
+
+def run(
+    cluster: LocalCluster,
+    points: Sequence[Point] | None = None,
+    elements: int = ELEMENTS,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure every point once and return the record.
+
+    Raises CipherDMError if a result is not the function's, in which case its cost would mean nothing.
+    """
+    points = grid() if points is None else points
+    x = np.linspace(-_WIDEST, _WIDEST, elements, dtype=np.float32)
+    rows = []
+    for done, point in enumerate(points):
+        function = point.function()
+        if progress is not None:
+            progress(done, len(points), f"{function.name} ends={point.ends}")
+        found = measure(cluster, function, x)
+        _check(function, x, found)
+        rows.append(
+            asdict(point)
+            | {"elements": elements, "bytes": found.bytes, "sends": found.sends, "counts": asdict(Counts.of(function))}
+        )
+    return {"benchmark": "piecewise", "rows": rows}
+
+
+def table(record: dict[str, Any]) -> pd.DataFrame:
+    """The record's rows as a table, with bytes by element."""
+    frame = pd.DataFrame(record["rows"]).drop(columns="counts")
+    frame.insert(frame.columns.get_loc("sends"), "bytes_per_element", frame["bytes"] / frame["elements"])
+    return frame
+
+
+def _check(function: PiecewisePolynomial, x: np.ndarray, found: Measured) -> None:
+    expected = np.asarray(function(x))
+    # Beside a breakpoint the rounding of x to fixed point may choose the other segment.
+    clear = np.abs(x[:, None] - np.array([*function.breakpoints, inf])).min(axis=1) > 1e-4
+    error = float(np.abs(found.values - expected)[clear].max())
+    if error > 1e-2:
+        raise CipherDMError(
+            f"{function.name} came back from the parties with an error of {error:.3g}: compare `PiecewisePolynomial` "
+            "with its plaintext values before measuring what it costs."
+        )
