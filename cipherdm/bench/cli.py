@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: `cipherdm bench activations | piecewise | step | ladder`."""
+"""The command line of the benchmarks: `cipherdm bench operations | activations | piecewise | step | ladder`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +18,25 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 RecordOption = Annotated[Path | None, typer.Option(help="The JSON file to write; in data/measurements by default.")]
+
+
+@app.command()
+def operations(
+    elements: Annotated[int, typer.Option(help="Numbers that an operation works on at once.", min=100)] = 10_000,
+    repetitions: Annotated[int, typer.Option(help="Counted runs of each; one more warms up.", min=1)] = 9,
+    record: RecordOption = None,
+) -> None:
+    """Measure elementary operations on three parties, from an addition to a softmax: time, bytes, messages."""
+    from ..engine import LocalCluster
+    from ..records import write_record
+    from . import operations as benchmark
+
+    record = record or _measurements() / "operations.json"
+    with LocalCluster() as cluster, _Bar() as bar:
+        found = benchmark.run(cluster.session(), elements, repetitions, bar)
+    write_record(record, found)
+    typer.echo(benchmark.table(found).to_string(float_format="{:.4g}".format))
+    typer.echo(f"Wrote {record}.")
 
 
 @app.command()

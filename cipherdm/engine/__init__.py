@@ -13,3 +13,5 @@ from .programs import Program as Program
 from .programs import Spec as Spec
 from .programs import compile_program as compile_program
 from .session import Session as Session
+from .trial import run_once as run_once
+from .trial import words_of as words_of

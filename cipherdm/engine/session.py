@@ -67,19 +67,20 @@ class Session:
 
     def reveal(self, name: str) -> np.ndarray:
         """Fetch the three parties' shares of a variable and add them up here. The parties learn nothing by it."""
+        return self._io.reconstruct([self.share_of(name, rank) for rank in range(PARTIES)])
+
+    def share_of(self, name: str, rank: int) -> libspu.Share:
+        """Fetch what one party holds of a variable: all that this party can see of it."""
         self._check_open()
         request = pb.FetchRequest(session=self.name, names=[name])
-        shares = []
-        for rank, stub in enumerate(self._stubs):
-            share = libspu.Share()
-            try:
-                received = list(stub.Fetch(request))
-            except grpc.RpcError as error:
-                raise self._on_failure(rank, error) from None
-            share.meta = received[0].meta
-            share.share_chunks = [piece.chunk for piece in received][: received[0].chunk_count]
-            shares.append(share)
-        return self._io.reconstruct(shares)
+        try:
+            received = list(self._stubs[rank].Fetch(request))
+        except grpc.RpcError as error:
+            raise self._on_failure(rank, error) from None
+        share = libspu.Share()
+        share.meta = received[0].meta
+        share.share_chunks = [piece.chunk for piece in received][: received[0].chunk_count]
+        return share
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete variables on the parties; unknown names are passed over."""
