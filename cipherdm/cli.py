@@ -178,7 +178,7 @@ def calibrate(
 ) -> None:
     """Measure what a model's layers carry, in plaintext, and store the fits that the set `fast` works with beside it."""
     from .models.calibration import save_calibration
-    from .models.fast_weights import calibrate as fit
+    from .models.fast_calibration import calibrate as fit
     from .sampling import make_schedule
 
     folder = find_model(name)

@@ -11,7 +11,7 @@ from cipherdm import DIRECT, CipherDMError, sample
 from cipherdm.engine import Call, Plan, Spec, compile_program
 from cipherdm.models import init_unet, load_unet, prepare_weights, save_unet, unet_blocks
 from cipherdm.models.calibration import save_calibration
-from cipherdm.models.fast_weights import calibrate
+from cipherdm.models.fast_calibration import calibrate
 from cipherdm.models.unet import TIME_KINDS, run_blocks
 from cipherdm.protocols import FAST, FAST_GUARDED, fast
 from cipherdm.sampling import make_schedule
@@ -23,7 +23,9 @@ STEPS = 3
 
 
 def _config(name):
-    return replace(SMALL, add_attention=False) if name == "no attention" else replace(SMALL, act_fn=name)
+    if name == "no attention":
+        return replace(SMALL, add_attention=False)
+    return replace(SMALL, act_fn=name, attention_kernel="linear" if name == "quad" else "softmax")
 
 
 ATTENTION = "mid_block.attentions.0"
@@ -33,9 +35,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @pytest.fixture(scope="module")
 def unets(tmp_path_factory):
-    """Calibrated models by name: SiLU with small scores, Mish with scores that take squarings, SiLU without attention."""
+    """Calibrated models: SiLU with small scores, Mish with scores that take squarings, SiLU without attention, cheap functions."""
     made = {}
-    for act_fn, factor in {"silu": 0.3, "mish": 1.0, "no attention": 1.0}.items():
+    for act_fn, factor in {"silu": 0.3, "mish": 1.0, "no attention": 1.0, "quad": 1.0}.items():
         unet = init_unet(_config(act_fn), seed=1)
         params = {name: array * np.float32(factor if ".to_q." in name else 1) for name, array in unet.params.items()}
         folder = tmp_path_factory.mktemp(act_fn.replace(" ", "-"))
@@ -54,7 +56,7 @@ def rms(x) -> float:
     return float(np.sqrt(np.mean(np.square(x))))
 
 
-@pytest.mark.parametrize("act_fn", ["silu", "mish"])
+@pytest.mark.parametrize("act_fn", ["silu", "mish", "quad"])
 def test_emulated_sampling_is_close_to_the_exact_model(unets, act_fn):
     settings = {"labels": [0, 1, 2], "steps": STEPS, "seed": 3}
     exact = sample(unets[act_fn], None, protocols=DIRECT, **settings).images
@@ -73,7 +75,7 @@ def test_the_two_models_take_both_forms_of_attention_and_of_activations(unets):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("act_fn", "granularity"), [("silu", "step"), ("mish", "block")])
+@pytest.mark.parametrize(("act_fn", "granularity"), [("silu", "step"), ("mish", "block"), ("quad", "loop")])
 def test_secure_sampling_follows_the_emulation(unets, cluster, act_fn, granularity):
     settings = {"labels": [2, 0], "steps": STEPS, "seed": 5, "protocols": FAST}
     result = sample(unets[act_fn], cluster, granularity=granularity, **settings)
@@ -128,7 +130,7 @@ def test_the_guard_bounds_what_leaves_the_calibrated_range_of_fast(unets):
     assert np.isfinite(guarded).all() and rms(guarded - exact) < rms(exact)
 
 
-@pytest.mark.parametrize("act_fn", ["silu", "mish"])
+@pytest.mark.parametrize("act_fn", ["silu", "mish", "quad"])
 def test_folding_deviation_and_mean_before_a_second_normalisation_is_exact(unets, act_fn):
     """The exact model with the owner's folded convolution and time term: normalisation takes both out again."""
     unet = unets[act_fn]

@@ -15,6 +15,7 @@ from small import TWO_LEVELS
 from cipherdm.errors import CipherDMError
 from cipherdm.models import TIME_KINDS, UNetConfig, apply_unet, init_unet, run_blocks, unet_blocks, unet_shapes
 from cipherdm.protocols import CIPHERDM, DIRECT
+from cipherdm.training.cheap import use_cheap_functions
 
 EVERYWHERE = {
     "down_block_types": ("AttnDownBlock2D", "AttnDownBlock2D"),
@@ -27,6 +28,7 @@ CONFIGS = {
     ),
     "mish": replace(TWO_LEVELS, act_fn="mish"),
     "gelu": replace(TWO_LEVELS, act_fn="gelu"),
+    "cheap functions": replace(TWO_LEVELS, act_fn="quad", attention_kernel="linear", attention_head_dim=2),
     "scale and shift, no norm in the middle": replace(TWO_LEVELS, resnet_time_scale_shift="scale_shift"),
     "scale and shift, norm in the middle": replace(
         TWO_LEVELS, resnet_time_scale_shift="scale_shift", attn_norm_num_groups=4, mid_block_scale_factor=2**0.5
@@ -60,7 +62,10 @@ CONFIGS = {
 def torch_model(config: UNetConfig) -> UNet2DModel:
     """diffusers' model with random weights, normalisations and biases included, so that no term can go missing."""
     torch.manual_seed(0)
-    model = UNet2DModel(**{name: value for name, value in config.to_diffusers().items() if name[0] != "_"}).eval()
+    cheap = config.act_fn == "quad"  # which diffusers does not have
+    built = replace(config, act_fn="silu", attention_kernel="softmax") if cheap else config
+    model = UNet2DModel(**{name: value for name, value in built.to_diffusers().items() if name[0] != "_"}).eval()
+    model = use_cheap_functions(model) if cheap else model
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:

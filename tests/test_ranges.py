@@ -11,7 +11,7 @@ from cipherdm import CipherDMError
 from cipherdm.cli import app
 from cipherdm.models import init_unet, load_unet, save_unet
 from cipherdm.models.calibration import observe, save_calibration
-from cipherdm.models.fast_weights import calibrate
+from cipherdm.models.fast_calibration import calibrate
 from cipherdm.models.ranges import TOLERANCE, _inverse_root_range, check_ranges
 from cipherdm.protocols import named
 from cipherdm.protocols.silu_polynomial import silu_polynomial

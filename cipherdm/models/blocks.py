@@ -81,10 +81,10 @@ def resnet(params, hidden, *rest, protocols, groups, eps, act_fn, scale_shift, o
     return _rescaled(hidden + y, output_scale)
 
 
-def attention(params, hidden, *, protocols, groups, eps, heads, head_channels, output_scale):
+def attention(params, hidden, *, protocols, groups, eps, heads, head_channels, output_scale, kernel):
     """Self-attention over the pixels of hidden [B, C, H, W], with a residual; groups None means no normalisation.
 
-    Attention in diffusers, as its U-Nets for images configure it.
+    Attention in diffusers, as its U-Nets for images configure it, or, with kernel "linear", without softmax.
     """
     batch, channels = hidden.shape[:2]
     tokens = hidden.reshape(batch, channels, -1)
@@ -93,7 +93,11 @@ def attention(params, hidden, *, protocols, groups, eps, heads, head_channels, o
     layers = [layer(params, name) for name in ("to_q", "to_k", "to_v")]
     projected = protocols.projections(layers, tokens, protocols=protocols)
     q, k, v = (x.reshape(batch, heads, head_channels, -1) for x in projected)
-    y = protocols.attention(params, q, k, v, scale=head_channels**-0.5, softmax=protocols.softmax)
+    scale = head_channels**-0.5
+    if kernel == "linear":
+        y = protocols.linear_attention(params, q, k, v, scale=scale)
+    else:
+        y = protocols.attention(params, q, k, v, scale=scale, softmax=protocols.softmax)
     y = protocols.linear(layer(params, "to_out.0"), y.reshape(batch, heads * head_channels, -1))
     return _rescaled(hidden + y.reshape(hidden.shape), output_scale)
 
@@ -116,10 +120,10 @@ def upsample(params, hidden, *, protocols):
     )
 
 
-def conv_out(params, hidden, *, protocols, groups, eps):
-    """Normalise, activate by SiLU whatever act_fn says, as in diffusers, and convolve to the predicted noise."""
+def conv_out(params, hidden, *, protocols, groups, eps, act_fn):
+    """Normalise, activate, and convolve to the predicted noise."""
     norm = layer(params, "conv_norm_out")
-    y = protocols.norm_activation(norm, hidden, groups=groups, eps=eps, act_fn="silu", protocols=protocols)
+    y = protocols.norm_activation(norm, hidden, groups=groups, eps=eps, act_fn=act_fn, protocols=protocols)
     return protocols.conv2d(layer(params, "conv_out"), y, padding=SAME)
 
 

@@ -30,8 +30,8 @@ class Observation:
         means: [B, groups] of each normalisation's input.
         variances: [B, groups] of the same, without eps.
         normalised: [B, C, ...], each normalisation's output.
-        scores: [B, heads, N, N] of each attention block, before softmax.
-        keys: [B, heads, d, N] of each attention block.
+        scores: [B, heads, N, N] of each attention block with softmax, before it.
+        keys: [B, heads, d, N] of the same.
     """
 
     timestep: int
@@ -85,8 +85,10 @@ def norm_layers(unet: UNet) -> dict[str, int]:
     return layers
 
 
-def attention_blocks(unet: UNet) -> tuple[str, ...]:
-    """The names of all attention blocks, in the order of execution."""
+def softmax_blocks(unet: UNet) -> tuple[str, ...]:
+    """The names of all attention blocks with softmax, in the order of execution."""
+    if unet.config.attention_kernel != "softmax":
+        return ()
     return tuple(block.name for block in unet_blocks(unet.config) if block.kind == "attention")
 
 
@@ -121,7 +123,7 @@ def _digest(unet: UNet) -> str:
 
 def _recorded_call(unet: UNet):
     """A function of (params, sample, timestep, onehot) to eps and the five records of an `Observation`."""
-    norms, attentions = list(norm_layers(unet)), list(attention_blocks(unet))
+    norms, attentions = list(norm_layers(unet)), list(softmax_blocks(unet))
 
     def call(params, sample, timestep, onehot):
         means, variances, normalised, scores, keys = {}, {}, {}, {}, {}

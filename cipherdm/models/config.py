@@ -16,7 +16,8 @@ _CHOICES = {
     "downsample_padding": (0, 1),
     "downsample_type": ("conv",),
     "upsample_type": ("conv",),
-    "act_fn": ("silu", "swish", "mish", "gelu"),
+    "act_fn": ("silu", "swish", "mish", "gelu", "quad"),
+    "attention_kernel": ("softmax", "linear"),
     "resnet_time_scale_shift": ("default", "scale_shift"),
     "class_embed_type": (None,),
     "flip_sin_to_cos": (True, False),
@@ -32,6 +33,8 @@ class UNetConfig:
     """diffusers' UNet2DModel configuration: its field names and defaults, with tuples for lists, hashable.
 
     `dropout` is kept for those who train with diffusers; the functions of this package do not drop anything.
+    Two things are ours, for models distilled into cheaper functions, which diffusers refuses to load: the activation "quad",
+    which also stands in the place of the SiLU before the last convolution, and `attention_kernel="linear"`.
     Raises CipherDMError, naming the field, its value and what is supported, for what this package does not compute.
     """
 
@@ -62,6 +65,7 @@ class UNetConfig:
     add_attention: bool = True
     class_embed_type: str | None = None
     num_class_embeds: int | None = None
+    attention_kernel: str = "softmax"
 
     def __post_init__(self):
         _check(self)
@@ -86,8 +90,10 @@ class UNetConfig:
         return cls(**known)
 
     def to_diffusers(self) -> dict[str, Any]:
-        """The contents of a `config.json` that diffusers loads."""
+        """The contents of a `config.json`, which diffusers loads if the functions are its own."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        if self.attention_kernel == "softmax":
+            del values["attention_kernel"]  # which diffusers does not know
         return {"_class_name": "UNet2DModel", "_diffusers_version": metadata.version("diffusers"), **values}
 
     @property

@@ -101,7 +101,8 @@ class _Builder:
                 self.chain(f"{path}.upsamplers.0", "upsample", blocks.upsample, shapes)
 
         shapes = _norm("conv_norm_out", channels) | _conv("conv_out", channels, config.out_channels, 3)
-        static = {"groups": config.norm_num_groups, "eps": config.norm_eps}
+        act_fn = "quad" if config.act_fn == "quad" else "silu"  # SiLU whatever act_fn says, as in diffusers
+        static = {"groups": config.norm_num_groups, "eps": config.norm_eps, "act_fn": act_fn}
         self.chain("conv_out", "conv_out", blocks.conv_out, shapes, prefix="", output="eps", **static)
 
     def middle(self, channels: int) -> None:
@@ -172,6 +173,7 @@ class _Builder:
             "heads": heads,
             "head_channels": size,
             "output_scale": output_scale,
+            "kernel": self.config.attention_kernel,
         }
         self.chain(name, "attention", blocks.attention, shapes, **static)
 

@@ -10,7 +10,7 @@ from ..errors import CipherDMError
 from ..protocols import Protocols
 from ..protocols.rows import ShiftedSoftmax
 from ..sampling import make_schedule
-from .calibration import Observation, attention_blocks, load_calibration, norm_layers, observe
+from .calibration import Observation, load_calibration, norm_layers, observe, softmax_blocks
 from .unet import UNet
 
 TOLERANCE = 0.1  # relative error beyond which an inverse, an inverse root or a sum of exponentials counts as wrong
@@ -160,7 +160,7 @@ def _rules_of_functions(unet: UNet, protocols: Protocols) -> _Rules:
     for name in norm_layers(unet):
         if name.endswith("group_norm"):
             continue
-        function = getattr(protocols, "silu" if name == "conv_norm_out" else named)
+        function = getattr(protocols, "silu" if name == "conv_norm_out" and named != "quad" else named)
         domain = getattr(function, "domain", (-inf, inf))
         if domain != (-inf, inf):
             _require_observed(unet, protocols, function)
@@ -168,7 +168,7 @@ def _rules_of_functions(unet: UNet, protocols: Protocols) -> _Rules:
     softmax = protocols.softmax
     shifted = isinstance(softmax, ShiftedSoftmax)
     domain = softmax.exponential.domain if shifted else getattr(softmax, "domain", (-inf, inf))
-    for name in attention_blocks(unet):
+    for name in softmax_blocks(unet):
         if domain != (-inf, inf):
             rules[name, softmax.exponential.name] = lambda _, seen, name=name: _within(
                 _less_maximum(seen.scores[name]) if shifted else seen.scores[name], *domain
@@ -205,18 +205,19 @@ def _rules_of_calibration(unet: UNet, timesteps: np.ndarray, *, guarded: bool) -
     nearest = np.abs(stored["timesteps"][None, :] - timesteps[:, None]).argmin(1)
     rules: _Rules = {}
     for name in norm_layers(unet):
-        if guarded or not name.endswith("group_norm"):
+        restricted = unet.config.act_fn != "quad" and not name.endswith("group_norm")
+        if guarded or restricted:
             if f"{name}.range" not in stored:
                 raise CipherDMError(
                     f"the calibration lacks {name}.range: run `cipherdm calibrate {unet.folder}` again."
                 )
-            function = "limit" if name.endswith("group_norm") else "activation"
+            function = "activation" if restricted else "limit"
             rules[name, function] = _range_rule(name, stored[f"{name}.range"][nearest])
         lines = np.moveaxis(stored[f"{name}.rstd"][:, nearest].astype(np.float64), -1, 0)
         rules[name, "inverse root"] = _root_rule(
             name, *lines, stored[f"{name}.center"][:, nearest], unet.config.norm_eps
         )
-    for name in attention_blocks(unet):
+    for name in softmax_blocks(unet):
         fits = (stored[f"{name}.{leaf}"][nearest].astype(np.float64) for leaf in ("exp", "key", "sum"))
         rules[name, "inverse sum"] = _sum_rule(name, *fits, stored[f"{name}.counts"])
     return rules

@@ -13,7 +13,7 @@ class Protocols:
     Layers with parameters get their local parameters as a dictionary: "weight" and "bias" under diffusers' names, and
     whatever else an owner's preparation of a set put beside them. A function takes what it needs and leaves the rest.
 
-    - `silu(x)`, `mish(x)`, `gelu(x)`: elementwise.
+    - `silu(x)`, `mish(x)`, `gelu(x)`, `quad(x)`: elementwise.
     - `softmax(scores)`: over the last axis.
     - `group_norm(params, x, *, groups, eps)`: x is [B, C, ...], "weight" and "bias" are [C].
     - `norm_activation(params, x, *, groups, eps, act_fn, modulation, protocols)`: group_norm, then, if `modulation` is a pair
@@ -27,6 +27,7 @@ class Protocols:
     - `projections(layers, x, *, protocols)`: the results of several linear layers on the same x, a tuple.
     - `attention(params, q, k, v, *, scale, softmax)`: q is [B, heads, d, N], k and v are [B, heads, d, M]; the result is
       [B, heads, d, N]. `params` are those of the whole block.
+    - `linear_attention(params, q, k, v, *, scale)`: the same without softmax, for models made for it.
     - `time_embedding`: "inside" if the secure program computes the time terms, "precomputed" if the model owner
       computes them in plaintext, for every step, and shares the results.
 
@@ -42,6 +43,7 @@ class Protocols:
     silu: Callable
     mish: Callable
     gelu: Callable
+    quad: Callable
     softmax: Callable
     group_norm: Callable
     norm_activation: Callable
@@ -50,6 +52,7 @@ class Protocols:
     linear: Callable
     projections: Callable
     attention: Callable
+    linear_attention: Callable
     time_embedding: Literal["inside", "precomputed"]
     value_bits: int | None = None
     prepare: Literal["fast", "fast-guarded"] | None = None

@@ -103,10 +103,14 @@ def norm_activation(params, x, *, groups, eps, act_fn, modulation=None, protocol
     z = s x, the scale s being in the gain and the shift, and constants a to d [C] for Knuth's form of a quartic (`knuth`; d
     with its sign changed): additions are free. The result is an odd polynomial minus the quartic in z^2: for SiLU x/2, which
     is `linear` times z, 9 + 19 messages; for Mish `third` z^3 + `linear` z, in as many messages with more bytes.
+    "quad" is exact, as the square of (x + 1)/2, whose scale and shift are folded: 9 + 8 messages.
     `act_fn` and `eps` are in the fits, and `modulation` (scale and shift by time) is not supported: the preparation
     refuses such models. The result is not truncated.
     """
     z = protocols.group_norm(params, x, groups=groups, eps=eps).truncated(POWER_BITS)
+    if act_fn == "quad":
+        square = z * z
+        return square.with_array(square.array - jnp.asarray(2.0 ** (square.bits if z.ring else 0) / 4, z.array.dtype))
     a, b, c, d, linear = (params[name][None, :, None, None] for name in ("a", "b", "c", "d", "linear"))
     if params["cubic"]:
         u = z * z
@@ -183,6 +187,24 @@ def _attention_by_features(params, q, k, v):
     table = concatenate([summed, last], 3).truncated(SUM_BITS)
     mixed = dot_general(table, concatenate(of_query, 2), (((3,), (2,)), heads)).truncated(MIXED_BITS)
     return mixed[:, :, :size] * _inverse(params, mixed[:, :, size])[:, :, None, :]
+
+
+def linear_attention(params, q, k, v, *, scale):
+    """As `linear_attention` in the module of that name, times M / 2^ceil(log2 M) for M tokens. 11 messages.
+
+    The owner folds `scale` into the query's projection and the remaining factor into the projection of the result,
+    which is not truncated here.
+    """
+    heads = ((0, 1), (0, 1))
+    shift = token_shift(k.shape[3])
+    summed = dot_general(v, k, (((3,), (3,)), heads)).times_power_of_two(-shift).truncated(POWER_BITS)
+    total = row_sums(v).times_power_of_two(-shift)
+    return dot_general(summed, q, (((3,), (2,)), heads)) + total[..., None]
+
+
+def token_shift(tokens: int) -> int:
+    """The exponent of the power of two that sums over so many tokens are divided by."""
+    return (tokens - 1).bit_length()
 
 
 def _features_pay(q, k) -> bool:

@@ -8,8 +8,10 @@ from ..errors import CipherDMError
 from . import direct, fast
 from .base import Protocols
 from .gelu_puma import gelu_puma
+from .linear_attention import linear_attention
 from .mish_cipherdm import mish_published
 from .mish_corrected import mish_corrected
+from .quad import quad
 from .silu_cipherdm import silu_published
 from .silu_corrected import silu_corrected
 from .silu_llama import silu_llama
@@ -23,6 +25,7 @@ DIRECT = Protocols(
     silu=jax.nn.silu,
     mish=jax.nn.mish,
     gelu=direct.gelu,
+    quad=quad,
     softmax=jax.nn.softmax,
     group_norm=direct.group_norm,
     norm_activation=direct.norm_activation,
@@ -31,6 +34,7 @@ DIRECT = Protocols(
     linear=direct.linear,
     projections=direct.projections,
     attention=direct.attention,
+    linear_attention=linear_attention,
     time_embedding="inside",
 )
 
@@ -71,6 +75,7 @@ FAST = Protocols(
     silu=fast.unsupported,
     mish=fast.unsupported,
     gelu=fast.unsupported,
+    quad=fast.unsupported,
     softmax=fast.unsupported,
     group_norm=fast.group_norm,
     norm_activation=fast.norm_activation,
@@ -79,6 +84,7 @@ FAST = Protocols(
     linear=fast.linear,
     projections=fast.projections,
     attention=fast.attention,
+    linear_attention=fast.linear_attention,
     time_embedding="precomputed",
     value_bits=fast.VALUE_BITS,
     prepare="fast",

@@ -1,0 +1,132 @@
+"""Calibration for FAST: fits of every layer at each timestep, from what the model carries on public noise."""
+
+from functools import partial
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from ..errors import CipherDMError
+from .calibration import Observation, norm_layers, observe, softmax_blocks
+from .fits import fit_even, fit_exponential, fit_inverse_root, fit_reciprocal, fit_with_cubic, mish, silu, widened_ends
+from .unet import UNet
+
+SAMPLES = 3000  # of a channel, to fit an activation
+_SQUARINGS = (0, 1, 2, 3, 4)
+_EXP_ERROR = 0.05  # relative, of the exponential; the fewest squarings that stay below are taken
+_INVERSE_ERROR = 0.003
+
+
+def calibrate(
+    unet: UNet, schedule, *, images_per_class: int = 24, seed: int = 0, progress: bool = True
+) -> dict[str, np.ndarray]:
+    """Fit every layer at each timestep of a schedule; the arrays that `save_calibration` stores.
+
+    - "timesteps" [steps].
+    - "NORM.center" and "NORM.typical" [classes, steps, groups]: the mean, and the geometric mean of the mean square about it.
+    - "NORM.rstd" [classes, steps, groups, 2]: (p, q) with 1/sqrt(variance + eps) ~ p - q x, x the mean square about the centre.
+    - "NORM.even" [steps, C, 5]: SiLU for what each channel carries after the normalisation, as `fit_even` has it. Or, for
+      Mish, "NORM.cubic" [steps, C, 7], as `fit_with_cubic`. Nothing for "quad", which is exact.
+    - "NORM.range" [steps, C, 2]: the ends of the range that it was fitted on.
+    - "NORM.pixels" [1]: values of one channel.
+    - "ATTENTION.exp" [steps, 3]: (alpha, beta, gamma) of `fit_exponential`, scaled so that rows sum to about 1.
+    - "ATTENTION.key" [steps, heads * d]: the mean key.
+    - "ATTENTION.sum" [steps, 2]: (r0, r1) with 1/x ~ (x + r0)^2 + r1 for the sums of the rows.
+    - "ATTENTION.counts" [2]: squarings, and Newton iterations for the inverse.
+    """
+    recorder = _Recorder(unet, images_per_class, seed)
+    with tqdm(total=schedule.steps, desc="calibrate", unit="step", disable=not progress) as bar, threadpool_limits(1):
+
+        def visit(step: int, seen: Observation) -> None:
+            recorder.visit(seen)
+            bar.update()
+
+        observe(
+            unet, schedule.timesteps, schedule.coefficients, images_per_class=images_per_class, seed=seed, visit=visit
+        )
+    return recorder.arrays() | {"timesteps": np.asarray(schedule.timesteps, np.float32)}
+
+
+class _Recorder:
+    """Collects the fits of one step after the other."""
+
+    def __init__(self, unet: UNet, images_per_class: int, seed: int):
+        named = {"silu": silu, "swish": silu, "mish": mish, "quad": None}[unet.config.act_fn]
+        self.activations = dict.fromkeys(norm_layers(unet), named) | {"conv_norm_out": named and silu}
+        self.eps = unet.config.norm_eps
+        self.attentions = softmax_blocks(unet)
+        self.labels = np.tile(np.arange(unet.config.num_class_embeds or 1), images_per_class)
+        self.generator = np.random.default_rng(seed)
+        self.rows: dict[str, list[np.ndarray]] = {}
+        self.scores: dict[str, list[np.ndarray]] = {name: [] for name in self.attentions}
+        self.constants: dict[str, np.ndarray] = {}
+
+    def visit(self, seen: Observation) -> None:
+        for name, function in self.activations.items():
+            for leaf, values in self._norm(seen.means[name], seen.variances[name] + self.eps).items():
+                self.rows.setdefault(f"{name}.{leaf}", []).append(values)
+            carried = seen.normalised[name]
+            self.constants[f"{name}.pixels"] = np.asarray([carried[0, 0].size], np.int32)
+            channels = np.moveaxis(carried, 1, 0).reshape(carried.shape[1], -1)
+            ends = widened_ends(channels)
+            self.rows.setdefault(f"{name}.range", []).append(ends)
+            if function is not None and not name.endswith("group_norm"):
+                chosen = self.generator.choice(channels.shape[1], min(SAMPLES, channels.shape[1]), replace=False)
+                leaf, fit = ("even", fit_even) if function is silu else ("cubic", partial(fit_with_cubic, function))
+                self.rows.setdefault(f"{name}.{leaf}", []).append(fit(channels[:, chosen], ends))
+        for name in self.attentions:
+            scores = seen.scores[name].reshape(-1, seen.scores[name].shape[-1]).astype(np.float64)
+            scores = scores[self.generator.choice(len(scores), min(600, len(scores)), replace=False)]
+            self.scores[name].append(scores - scores.mean(1, keepdims=True))
+            self.rows.setdefault(f"{name}.key", []).append(seen.keys[name].mean(axis=(0, 3)).reshape(-1))
+
+    def _norm(self, means: np.ndarray, variances: np.ndarray) -> dict[str, np.ndarray]:
+        """center, typical and rstd of one normalisation at one step, [classes, groups, ...]."""
+        classes, groups = self.labels.max() + 1, means.shape[1]
+        center, typical, rstd = np.empty((classes, groups)), np.empty((classes, groups)), np.empty((classes, groups, 2))
+        for label in range(classes):
+            for group in range(groups):
+                mean, variance = (x[self.labels == label, group].astype(np.float64) for x in (means, variances))
+                center[label, group] = mean.mean()
+                squares = variance + np.square(mean - mean.mean())
+                typical[label, group] = np.exp(np.log(squares).mean())
+                rstd[label, group] = fit_inverse_root(squares, variance)
+        return {"center": center, "typical": typical, "rstd": rstd}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        arrays = {name: np.stack(values) for name, values in self.rows.items()}
+        for name in arrays:
+            if name.endswith((".center", ".typical", ".rstd")):
+                arrays[name] = np.moveaxis(arrays[name], 0, 1)
+        for name, scores in self.scores.items():
+            arrays |= {f"{name}.{leaf}": values for leaf, values in _fit_attention(name, scores).items()}
+        return {name: array.astype(np.float32) for name, array in arrays.items()} | self.constants
+
+
+def _fit_attention(name: str, scores: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """exp, sum and counts of an attention block from its centred scores [rows, N] of each step.
+
+    Raises CipherDMError for scores that are too large.
+    """
+    for squarings in _SQUARINGS:
+        fits, errors = zip(*(fit_exponential(rows, squarings) for rows in scores), strict=True)
+        if max(errors) < _EXP_ERROR:
+            break
+    else:
+        largest = max(np.abs(rows).max() for rows in scores)
+        raise CipherDMError(
+            f"The attention scores of {name} reach {largest:.1f} about their row's mean, which is too much for FAST's "
+            "exponential. Train the model with a penalty on its scores (score_weight), or choose another set of protocols."
+        )
+    powers = [np.polyval(fit, rows) ** 2**squarings for fit, rows in zip(fits, scores, strict=True)]
+    sums = [power.sum(1) for power in powers]
+    inverses, errors = zip(*(fit_reciprocal(total) for total in sums), strict=True)
+    newton = 0
+    while max(errors) ** 2**newton > _INVERSE_ERROR:
+        newton += 1
+    inverses = np.stack(inverses)
+    return {
+        "exp": np.stack(fits) * inverses[:, :1] ** (0.5**squarings),
+        "sum": inverses[:, 1:],
+        "counts": np.array([squarings, newton]),
+    }
