@@ -65,7 +65,8 @@ def bit_to_number(parties: ThreeParties, bit: Shared, ring: Ring) -> Shared:
         known, same = ring.reduce(bit.of(1)[1]), ring.reduce(bit.of(2)[0])
         nothing = np.zeros_like(known)
         v = Shared(np.array([[nothing, nothing], [nothing, known], [same, nothing]], ring.dtype), ring, 0)
-        return u + v - parties.multiply(u, v) * 2
+        both = parties.multiply(u, v)
+        return u + v - both - both
 
 
 def _moved_up(bits: Shared, places: int) -> Shared:

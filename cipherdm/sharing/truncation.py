@@ -60,11 +60,13 @@ def truncate(parties: ThreeParties, x: Shared, bits: int | None = None) -> Share
         bits: how many to drop; as many as the parties' numbers have, if not given.
 
     Raises:
-        CipherDMError: for more bits than there are fraction bits.
+        CipherDMError: for more bits than there are fraction bits, or than the offset has zeros at its end, which is l - 2.
     """
     bits, ring = _checked(parties, x, bits)
-    if ring.bits < 3:
-        raise CipherDMError("numbers of fewer than 3 bits have no room for the offset; use a larger ring")
+    if bits > ring.bits - 2:
+        raise CipherDMError(
+            f"at most {ring.bits - 2} bits can be dropped from {ring.bits}-bit words; use a larger ring"
+        )
     transcript, top = parties.transcript, ring.bits - 1
     offset, carry = ring.dtype(1 << (top - 1)), ring.dtype(1 << (top - bits))
     r, own, fresh = (parties.random(ring, (n, *x.shape)).held for n in (1, 2, 1))
