@@ -1,0 +1,138 @@
+"""How long operations would take over a network: a plain figure, and sliders for the network."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from .style import DPI, GREY, PALETTE, describe, new_figure
+
+Network = tuple[float, float]
+"""A round trip in milliseconds, and a bandwidth in Mbit/s."""
+
+PARTS = ("computing", "messages on their way", "bytes on their way")
+
+
+def parts(table: pd.DataFrame, network: Network) -> pd.DataFrame:
+    """Milliseconds of each operation over a network, a column for each of `PARTS`.
+
+    Computing is as measured on one machine. Each message of the busiest party counts half a round trip, as if none could
+    travel beside another, and its bytes pass at the network's bandwidth. It is a simple model, and a little pessimistic.
+
+    Args:
+        table: of `bench.operations`.
+        network: what connects the parties.
+    """
+    round_trip, bandwidth = network
+    columns = (table["ms"], table["busiest_messages"] * round_trip / 2, table["busiest_bytes"] * 8 / bandwidth / 1000)
+    return pd.concat(columns, axis=1, keys=PARTS)
+
+
+def network_times(table: pd.DataFrame, networks: Mapping[str, Network]) -> Figure:
+    """The time of each operation as a stacked bar (see `parts`), a panel for each network."""
+    figure = new_figure(max(6.5, 4.2 * len(networks)), 1.1 + 0.28 * len(table))
+    axes = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
+    rows, texts = np.arange(len(table)), []
+    for axis, (title, network) in zip(axes, networks.items(), strict=True):
+        times = parts(table, network)
+        totals = times.sum(axis=1).to_numpy(float)
+        left = np.zeros(len(table))
+        for part, colour in zip(PARTS, PALETTE, strict=False):
+            axis.barh(rows, times[part], left=left, color=colour, label=part)
+            left = left + times[part].to_numpy(float)
+        axis.set_xlim(0, 1.18 * totals.max())
+        for row, total in zip(rows, totals, strict=True):
+            axis.text(total + 0.01 * totals.max(), row, f"{total:,.0f}", va="center", fontsize=8, color=GREY)
+        axis.set(title=f"{title}: {network[0]:g} ms round trip, {network[1]:,.0f} Mbit/s", xlabel="time in ms")
+        axis.title.set_fontsize(10)
+        texts.append(f"over {title} {table.index[int(totals.argmax())]} takes longest, {totals.max():,.0f} ms")
+    axes[0].set_yticks(rows, table.index)
+    axes[0].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(PARTS), frameon=False)
+    return describe(figure, "Stacked bars, the time of each operation by network: " + "; ".join(texts) + ".")
+
+
+class SharesPicture:
+    """What an operation's time goes into over one network, in percent; `show` another network without building it anew.
+
+    The axes stand at fixed places, since a constrained layout takes longer than a slider should wait, and `png` draws
+    anew only what moves.
+    """
+
+    def __init__(self, table: pd.DataFrame, network: Network):
+        self._table = table
+        height = 1.0 + 0.26 * len(table)
+        self.figure = Figure(figsize=(7.4, height), dpi=DPI)
+        FigureCanvasAgg(self.figure)
+        axis = self.figure.add_axes((0.17, 0.55 / height, 0.68, 1 - 0.95 / height))
+        rows = np.arange(len(table))
+        self._bars = [
+            axis.barh(rows, np.ones(len(table)), color=colour, label=part)
+            for part, colour in zip(PARTS, PALETTE, strict=False)
+        ]
+        self._totals = [axis.text(102, row, "", va="center", fontsize=9) for row in rows]
+        axis.set(xlim=(0, 100), xlabel="share of the time in %; total at the right")
+        axis.set_yticks(rows, table.index)
+        axis.invert_yaxis()
+        self.figure.legend(*axis.get_legend_handles_labels(), loc="upper center", ncols=len(PARTS), frameon=False)
+        self._moving = [*(bar for bars in self._bars for bar in bars), *self._totals]
+        for artist in self._moving:
+            artist.set_animated(True)  # left out by the canvas, and so of the background
+        self.figure.canvas.draw()
+        self._background = self.figure.canvas.copy_from_bbox(self.figure.bbox)
+        self.show(network)
+
+    def show(self, network: Network) -> Figure:
+        """Show another network; returns the figure, with its description."""
+        times = parts(self._table, network)
+        totals = times.sum(axis=1)
+        shares = 100 * times.div(totals.where(totals > 0, 1), axis=0)
+        left = np.zeros(len(times))
+        for part, bars in zip(PARTS, self._bars, strict=True):
+            for bar, start, width in zip(bars, left, shares[part], strict=True):
+                bar.set(x=start, width=width)
+            left = left + shares[part].to_numpy(float)
+        for text, total in zip(self._totals, totals, strict=True):
+            text.set_text(f"{total:,.0f} ms")
+        texts = [f"{name} {row[PARTS[1]]:.0f}%" for name, row in shares.iterrows()]
+        return describe(
+            self.figure,
+            f"Bars in percent of each operation's time over {network[0]:.3g} ms round trip and {network[1]:.3g} Mbit/s. "
+            f"Messages on their way take of {', of '.join(texts)}.",
+        )
+
+    def pixels(self) -> np.ndarray:
+        """The picture as it is, uint8 [height, width, 3]."""
+        canvas = self.figure.canvas
+        canvas.restore_region(self._background)
+        for artist in self._moving:
+            artist.draw(canvas.get_renderer())
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def network_explorer(table: pd.DataFrame, network: Network = (40.0, 400.0)):
+    """What operations' time goes into, under sliders for the network's round trip and bandwidth."""
+    import io
+
+    import ipywidgets as widgets  # which only notebooks need
+
+    picture = SharesPicture(table, network)
+    settings = {"base": 10, "readout_format": ".3g", "step": 0.05}
+    settings |= {"style": {"description_width": "11em"}, "layout": {"width": "34em"}}
+    delay = widgets.FloatLogSlider(value=network[0], min=-1, max=2.5, description="round trip in ms", **settings)
+    width = widgets.FloatLogSlider(value=network[1], min=1, max=4, description="bandwidth in Mbit/s", **settings)
+    image = widgets.Image(format="png")
+
+    def draw(_=None) -> None:
+        picture.show((delay.value, width.value))
+        buffer = io.BytesIO()
+        Image.fromarray(picture.pixels()).save(buffer, "png", compress_level=1)
+        image.value = buffer.getvalue()
+
+    for slider in (delay, width):
+        slider.observe(draw, "value")
+    draw()
+    return widgets.VBox([delay, width, image])
