@@ -1,0 +1,214 @@
+"""Sliders around a reader's own piecewise polynomial, and a button that runs it on three parties."""
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ..documents import root
+from ..errors import CipherDMError
+from ..protocols.piecewise_costs import Prices
+from ..records import read_record
+from .pareto import pareto_points
+from .piecewise_fit import DEGREES, REACHES, SEGMENTS, TARGETS, Choice, Outcome, outcome
+from .piecewise_picture import FitPicture, fit_figure
+from .style import GREY, PALETTE
+
+MEASURED_ELEMENTS = 10_000
+_BAR = 220  # pixels of the longest bar
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line below the picture: a function's name, largest error, bytes an element and sends."""
+
+    name: str
+    error: float
+    bytes_per_element: float
+    sends: int
+
+
+Run = Callable[[Outcome, np.ndarray], Row]
+"""Evaluates an outcome's function at x on three parties."""
+
+
+def run_on_parties(found: Outcome, x: np.ndarray) -> Row:
+    """Start three parties on this machine, evaluate the function at x [N] on them, and stop them."""
+    from ..bench.piecewise import measure  # the engine is slow to import, and sliders do without it
+    from ..engine import LocalCluster
+
+    with LocalCluster() as cluster:
+        measured = measure(cluster, found.function, x)
+    error = float(np.abs(measured.values - found.choice.target.exact(x)).max())
+    return Row("measured on three parties", error, measured.bytes / len(x), measured.sends)
+
+
+class PiecewiseFitter:
+    """A function, a range, segments and a degree to choose; curve, error, bytes and sends that follow; a button to measure.
+
+    Display it as the last line of a cell. Without a kernel the cell shows the picture.
+
+    Args:
+        prices: of a piecewise polynomial's operations.
+        rivals: for each function what to compare with.
+        run: what the button does; nothing that runs on parties happens anywhere else.
+    """
+
+    def __init__(self, prices: Prices, rivals: Mapping[str, Sequence[Row]], run: Run = run_on_parties):
+        self._prices, self._rivals, self._run = prices, rivals, run
+        names = [(target.title, name) for name, target in TARGETS.items()]
+        wide = {"layout": widgets.Layout(width="330px"), "style": {"description_width": "85px"}}
+        self.function = widgets.Dropdown(options=names, value="silu", description="function", **wide)
+        self.reach = widgets.FloatSlider(
+            value=6, min=REACHES[0], max=REACHES[1], step=0.5, description="range to", readout_format=".1f", **wide
+        )
+        self.segments = widgets.IntSlider(value=2, min=SEGMENTS[0], max=SEGMENTS[1], description="segments", **wide)
+        self.degree = widgets.IntSlider(value=4, min=DEGREES[0], max=DEGREES[1], description="degree", **wide)
+        self.ends = widgets.Checkbox(value=True, description="segments for what lies outside the range", indent=False)
+        self.button = widgets.Button(description="Run on three parties", icon="play")
+        self.status = widgets.HTML()
+        self.measured: Row | None = None
+        self.outcome = outcome(self.choice, prices)
+        self._picture = FitPicture(self.outcome)
+        self._image, self._rows = widgets.HTML(), widgets.HTML()
+        self._show()
+        for control in self._controls:
+            control.observe(self._changed, names="value")
+        self.button.on_click(self._pressed)
+        left = widgets.VBox([self.function, self.reach, self.segments])
+        right = widgets.VBox([self.degree, self.ends, widgets.HBox([self.button, self.status])])
+        self.widget = widgets.VBox([widgets.HBox([left, right]), self._image, self._rows])
+
+    @property
+    def choice(self) -> Choice:
+        """Where the sliders stand."""
+        return Choice(*(control.value for control in self._controls))
+
+    @property
+    def html(self) -> tuple[str, str]:
+        """What the page shows now: the picture, and the lines below it."""
+        return self._image.value, self._rows.value
+
+    def figure(self) -> Figure:
+        """The picture as it is now, for readers without a kernel."""
+        return fit_figure(self.outcome)
+
+    def run(self) -> pd.DataFrame:
+        """What the button does: measure the function on three parties. Returns it beside the prediction.
+
+        The values are spread evenly over the part of the picture where the function is meant to be right.
+        """
+        x = np.linspace(*self.outcome.choice.covered, MEASURED_ELEMENTS, dtype=np.float32)
+        self.measured = self._run(self.outcome, x)
+        self._show_rows()
+        rows = [self._predicted, self.measured]
+        return pd.DataFrame(
+            {
+                "largest error": [row.error for row in rows],
+                "bytes an element": [row.bytes_per_element for row in rows],
+                "sends": [row.sends for row in rows],
+            },
+            index=[row.name for row in rows],
+        )
+
+    @property
+    def _controls(self) -> tuple[widgets.Widget, ...]:
+        return self.function, self.reach, self.segments, self.degree, self.ends
+
+    @property
+    def _predicted(self) -> Row:
+        found = self.outcome
+        return Row("yours, predicted", found.max_error, found.bytes_per_element, found.sends)
+
+    def _changed(self, _) -> None:
+        self.outcome, self.measured = outcome(self.choice, self._prices), None
+        self.status.value = ""
+        self._show()
+
+    def _pressed(self, _) -> None:
+        self.button.disabled = True
+        self.status.value = "Three parties start and compute ..."
+        try:
+            self.run()
+            self.status.value = "Done, see the table."
+        except CipherDMError as error:
+            self.status.value = escape(str(error))
+        finally:
+            self.button.disabled = False
+
+    def _show(self) -> None:
+        alt = escape(self._picture.show(self.outcome).get_label(), quote=True)
+        data = base64.b64encode(self._picture.png()).decode()
+        self._image.value = f'<img style="max-width:100%" alt="{alt}" src="data:image/png;base64,{data}">'
+        self._show_rows()
+
+    def _show_rows(self) -> None:
+        mine = [self._predicted] + ([self.measured] if self.measured else [])
+        self._rows.value = rows_html([*mine, *self._rivals.get(self.outcome.choice.function, ())], len(mine))
+
+    def _repr_mimebundle_(self, **_) -> tuple[dict[str, Any], dict[str, Any]]:
+        shown = self.widget._repr_mimebundle_()
+        shown = dict(shown[0] if isinstance(shown, tuple) else shown)
+        shown["text/plain"] = self.outcome.summary
+        shown["image/png"] = base64.b64encode(self._picture.png()).decode()
+        return shown, {"image/png": {"alt": self._picture.figure.get_label()}}
+
+
+def piecewise_fitter(measurements: Path | None = None, run: Run = run_on_parties) -> PiecewiseFitter:
+    """The sliders with what data/measurements has: prices from piecewise.json, rivals from activations.json.
+
+    Raises CipherDMError if a record is missing.
+    """
+    folder = measurements or root() / "data" / "measurements"
+    records = {}
+    for name in ("piecewise", "activations"):
+        path = folder / f"{name}.json"
+        if not path.exists():
+            raise CipherDMError(f"there is no record {path}: make it with `cipherdm bench {name}`.")
+        records[name] = read_record(path)
+    rivals = {kind: rivals_of(records["activations"], kind) for kind in TARGETS}
+    return PiecewiseFitter(Prices.from_record(records["piecewise"]), rivals, run)
+
+
+def rivals_of(record: Mapping[str, Any], kind: str) -> tuple[Row, ...]:
+    """The direct and published functions of a kind and our last one, the most exact, from activations.json."""
+    costs = [pareto_points(record, kind, cost) for cost in ("bytes", "sends")]
+    rows = []
+    for by_bytes, by_sends in zip(*costs, strict=True):
+        if by_bytes.family in ("direct", "published"):
+            rows.append(Row(by_bytes.label, by_bytes.error, by_bytes.cost, int(by_sends.cost)))
+        elif by_bytes.family == "ours, scales folded":
+            name = f"ours: {by_bytes.label}, scales folded, |x| ≤ {by_bytes.bound:g}"
+            name += " (error as a share of the value)" if by_bytes.relative else ""
+            ours = Row(name, by_bytes.error, by_bytes.cost, int(by_sends.cost))
+    return (*rows, ours)
+
+
+def rows_html(rows: Sequence[Row], mine: int) -> str:
+    """A table with a bar for each row's bytes and sends, the first `mine` rows in the reader's own colour."""
+    most_bytes, most_sends = max(r.bytes_per_element for r in rows) or 1, max(r.sends for r in rows) or 1
+    lines = []
+    for index, row in enumerate(rows):
+        colour = PALETTE[0] if index < mine else GREY
+        cells = [
+            escape(row.name),
+            f"{row.error:.2g}",
+            _bar(row.bytes_per_element / most_bytes, f"{row.bytes_per_element:,.0f}", colour),
+            _bar(row.sends / most_sends, f"{row.sends:,}", colour),
+        ]
+        weight = "bold" if index < mine else "normal"
+        lines.append(f'<tr style="font-weight:{weight}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    head = "".join(f'<th style="text-align:left">{t}</th>' for t in ("", "largest error", "bytes an element", "sends"))
+    return f'<table style="line-height:1.5;border-spacing:12px 0"><tr>{head}</tr>{"".join(lines)}</table>'
+
+
+def _bar(share: float, text: str, colour: str) -> str:
+    width = max(round(_BAR * share), 1)
+    return f'<div style="display:inline-block;height:10px;width:{width}px;background:{colour};margin-right:6px"></div>{text}'
