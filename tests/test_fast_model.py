@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @pytest.fixture(scope="module")
 def unets(tmp_path_factory):
-    """Calibrated models: SiLU with small scores, Mish with scores that take squarings, SiLU without attention, cheap functions."""
+    """Calibrated models: SiLU with small scores, Mish with scores that take squarings, no attention, cheap functions."""
     made = {}
     for act_fn, factor in {"silu": 0.3, "mish": 1.0, "no attention": 1.0, "quad": 1.0}.items():
         unet = init_unet(_config(act_fn), seed=1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax import lax
@@ -25,6 +26,8 @@ from ..protocols.knuth import KnuthPolynomial
 from ..protocols.mish_cipherdm import mish_published
 from ..protocols.mish_corrected import mish_corrected
 from ..protocols.mish_polynomial import mish_polynomial
+from ..protocols.norms import GroupNorm, LayerNorm
+from ..protocols.quad import quad
 from ..protocols.reciprocal import Reciprocal
 from ..protocols.silu_bumblebee import silu_bumblebee
 from ..protocols.silu_cipherdm import silu_published
@@ -39,6 +42,8 @@ from ..protocols.softmax_puma import softmax_puma
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 ROW = 100  # scores in a softmax row
+_NORM_ROWS = {"group_norm": 1000, "layer_norm": 50}  # elements that are normalised together
+_VARIANCES = (0.5, 2.0)  # of rows, and the domain of their inverse root
 _ONCE = 1_000_000  # from this size on, one repetition: the exact functions take many seconds
 _SCORE_SPREAD = 1.5
 
@@ -93,6 +98,11 @@ class Case:
         if self.kind == "softmax":
             scores = np.random.default_rng(0).normal(0, _SCORE_SPREAD, (-(-size // ROW), ROW))
             return np.clip(scores, self.low, self.high).astype(np.float32)
+        if self.kind in _NORM_ROWS:
+            width = _NORM_ROWS[self.kind]
+            rows = np.random.default_rng(0).standard_normal((max(1, size // width), width))
+            variances = np.geomspace(*_VARIANCES, len(rows))[:, None]
+            return (exact.normalised_rows(rows) * np.sqrt(variances)).astype(np.float32)
         return np.linspace(self.low, self.high, size, dtype=np.float32)
 
     def inputs(self, values: np.ndarray) -> np.ndarray:
@@ -109,13 +119,31 @@ class Case:
         return float((error / np.abs(expected) if self.relative else error).max())
 
 
+@dataclass(frozen=True)
+class OnRows:
+    """A normalisation of the rows of a matrix [N, width], without weight and bias; width is at most the matrix's."""
+
+    norm: Callable
+    kind: str
+
+    @property
+    def __name__(self) -> str:
+        return self.norm.__name__
+
+    def __call__(self, rows):
+        if self.kind == "group_norm":
+            return self.norm({}, rows, groups=1, eps=0.0)
+        # Tokens are the last axis and channels the one before.
+        return jnp.swapaxes(self.norm({}, jnp.swapaxes(rows, 0, 1)[None], eps=0.0)[0], 0, 1)
+
+
 _BOTH = {"direct": True, "exps": ("taylor", "pade")}
 
 
 def cases() -> tuple[Case, ...]:
     """All functions of `cipherdm.protocols`, by kind, each kind's exact function first."""
     activations = {
-        "silu": (jax.nn.silu, [silu_published, silu_corrected, silu_llama, silu_bumblebee]),
+        "silu": (jax.nn.silu, [silu_published, silu_corrected, silu_llama, silu_bumblebee, quad]),
         "mish": (jax.nn.mish, [mish_published, mish_corrected]),
         "gelu": (direct.gelu, [gelu_puma, gelu_quad]),
     }
@@ -128,8 +156,8 @@ def cases() -> tuple[Case, ...]:
     for kind, (plain, piecewise) in activations.items():
         reference = getattr(exact, kind)
         found.append(Case(kind, plain, reference, -10, 10, **_BOTH))
-        # Quad is a poor GeLU; on a wider range its error would only say how fast a square grows.
-        found += [Case(kind, f, reference, *((-4, 4) if f is gelu_quad else (-10, 10))) for f in piecewise]
+        # Quadratics are other functions; on a wider range their error would only say how fast a square grows.
+        found += [Case(kind, f, reference, *((-4, 4) if f in (gelu_quad, quad) else (-10, 10))) for f in piecewise]
         for polynomial in polynomials[kind]:
             found += [Case(kind, f, reference, *polynomial.domain) for f in (polynomial, Folded(polynomial))]
     found.append(Case("exp", jax.numpy.exp, np.exp, -14, 0, **_BOTH))
@@ -149,8 +177,19 @@ def cases() -> tuple[Case, ...]:
         found.append(Case(kind, plain, reference, 0.5, 2, relative=True, direct=True))
         steps = [newton(f"{kind}_steps{k}", (0.5, 2.0), k) for k in (0, 1, 2)]
         found += [Case(kind, f, reference, 0.5, 2, relative=True) for f in steps]
+    found += _norm_cases()
     found.append(Case("clamp", clamp(6), lambda x: np.clip(x, -6, 6), -10, 10))
     return tuple(found)
+
+
+def _norm_cases() -> list[Case]:
+    plain = {"group_norm": (direct.group_norm, GroupNorm), "layer_norm": (direct.layer_norm, LayerNorm)}
+    found = []
+    for kind, (function, form) in plain.items():
+        line = form(f"{kind}_line", InverseSqrt("line", _VARIANCES, 0))
+        found.append(Case(kind, OnRows(function, kind), exact.normalised_rows, -4, 4, direct=True))
+        found.append(Case(kind, OnRows(line, kind), exact.normalised_rows, -4, 4))
+    return found
 
 
 def run(

@@ -19,8 +19,7 @@ def group_norm(params, x, *, groups, eps):
     grouped = x.reshape(x.shape[0], groups, -1)
     centred = grouped - jnp.mean(grouped, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    normalised = (centred * lax.rsqrt(variance + jnp.float32(eps))).reshape(x.shape)
-    return normalised * by_channel(params["weight"], x.ndim) + by_channel(params["bias"], x.ndim)
+    return with_affine(params, (centred * lax.rsqrt(variance + jnp.float32(eps))).reshape(x.shape))
 
 
 def norm_activation(params, x, *, groups, eps, act_fn, modulation=None, protocols):
@@ -36,8 +35,7 @@ def layer_norm(params, x, *, eps):
     """Normalise x [B, C, ...] over its channels, axis 1, then scale and shift by channel."""
     centred = x - jnp.mean(x, axis=1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=1, keepdims=True)
-    normalised = centred * lax.rsqrt(variance + jnp.float32(eps))
-    return normalised * by_channel(params["weight"], x.ndim) + by_channel(params["bias"], x.ndim)
+    return with_affine(params, centred * lax.rsqrt(variance + jnp.float32(eps)))
 
 
 def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
@@ -66,6 +64,13 @@ def attention(params, q, k, v, *, scale, softmax):
     # The scale goes to the queries, d N numbers, and not to the scores, N M.
     scores = lax.dot_general(q * jnp.float32(scale), k, (((2,), (2,)), heads))
     return lax.dot_general(v, softmax(scores), (((3,), (3,)), heads))
+
+
+def with_affine(params, y):
+    """y [B, C, ...] scaled and shifted by channel, if there is a "weight" and a "bias"."""
+    if "weight" not in params:
+        return y
+    return y * by_channel(params["weight"], y.ndim) + by_channel(params["bias"], y.ndim)
 
 
 def by_channel(values, ndim):

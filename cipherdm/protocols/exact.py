@@ -29,6 +29,11 @@ def inverse_sqrt(x):
     return 1 / np.sqrt(x)
 
 
+def normalised_rows(x):
+    """x [N, width] with mean 0 and variance 1 over the last axis."""
+    return (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+
+
 def reciprocal(x):
     """1 / x."""
     return 1 / x

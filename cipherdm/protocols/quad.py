@@ -3,7 +3,9 @@
 Formula:  x^2 / 4 + x / 2 = ((x + 1) / 2)^2 - 1/4, SiLU's Taylor polynomial of degree 2 at 0.
 Domain:   all x, as a function of its own. It grows on both sides, where SiLU vanishes on the left.
 Source:   the idea is MPCFormer's (Li et al., ICLR 2023), which distils models into quadratics.
-Cost:     one square. Its scale and shift are folded into the normalisation before it.
+Error:    as a SiLU at most 2.072 (at 4) on [-4, 4]; rms 0.414 for x ~ N(0, 1.5^2).
+Cost:     all parties together, measured (`cipherdm bench activations`): quad: 80 B an element, 13 sends.
+          In FAST scale and shift are folded into the normalisation before it, which leaves one square.
 """
 
 import jax.numpy as jnp
