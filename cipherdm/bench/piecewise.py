@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from ..engine import EngineConfig, LocalCluster, Node, Spec, compile_plan
+from ..engine import LocalCluster, run_once
 from ..errors import CipherDMError
 from ..protocols.piecewise import PiecewisePolynomial
 from ..protocols.piecewise_costs import Counts
@@ -91,16 +91,8 @@ def grid(segments: Sequence[int] = SEGMENTS, degrees: Sequence[int] = DEGREES) -
 
 def measure(cluster: LocalCluster, function: PiecewisePolynomial, x: np.ndarray) -> Measured:
     """Evaluate a function at x [N] on the cluster's parties."""
-    session = cluster.session(EngineConfig())
-    values = np.asarray(x, np.float32)
-    plan = compile_plan(
-        [Node("run", function, ("piecewise.x",), ("piecewise.y",))], {"piecewise.x": Spec.of(values)}, ("piecewise.y",)
-    )
-    session.share({"piecewise.x": values})
-    cost = session.run(plan)
-    result = session.reveal("piecewise.y")
-    session.delete(["piecewise.x", "piecewise.y"])
-    return Measured(result, cost.bytes, cost.sends, float(cost.by_program()["seconds"].iloc[0]))
+    values, cost = run_once(cluster.session(), function, np.asarray(x, np.float32))
+    return Measured(values, cost.bytes, cost.sends, float(cost.by_program()["seconds"].iloc[0]))
 
 
 def run(

@@ -127,7 +127,7 @@ class Outcome:
         where = "everywhere" if c.ends else "there"
         return (
             f"{c.target.title} by {count}{' and open ends' if c.ends else ''}: largest error {self.max_error:.2g} {where}, "
-            f"{self.bytes_per_element:,.0f} bytes an element, {self.sends} sends"
+            f"{self.bytes_per_element:,.0f} bytes an element, {self.sends} messages"
         )
 
 

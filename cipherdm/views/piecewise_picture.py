@@ -109,7 +109,7 @@ def _title(outcome: Outcome) -> str:
     c = outcome.choice
     return (
         f"{c.segments} x degree {c.degree}{' and open ends' if c.ends else ', incorrect where hatched'}: "
-        f"largest error {outcome.max_error:.2g}, {outcome.bytes_per_element:,.0f} B an element, {outcome.sends} sends"
+        f"largest error {outcome.max_error:.2g}, {outcome.bytes_per_element:,.0f} B an element, {outcome.sends} messages"
     )
 
 

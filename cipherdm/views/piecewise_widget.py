@@ -113,7 +113,7 @@ class PiecewiseFitter:
             {
                 "largest error": [row.error for row in rows],
                 "bytes an element": [row.bytes_per_element for row in rows],
-                "sends": [row.sends for row in rows],
+                "messages": [row.sends for row in rows],
             },
             index=[row.name for row in rows],
         )
@@ -205,7 +205,9 @@ def rows_html(rows: Sequence[Row], mine: int) -> str:
         ]
         weight = "bold" if index < mine else "normal"
         lines.append(f'<tr style="font-weight:{weight}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    head = "".join(f'<th style="text-align:left">{t}</th>' for t in ("", "largest error", "bytes an element", "sends"))
+    head = "".join(
+        f'<th style="text-align:left">{t}</th>' for t in ("", "largest error", "bytes an element", "messages")
+    )
     return f'<table style="line-height:1.5;border-spacing:12px 0"><tr>{head}</tr>{"".join(lines)}</table>'
 
 
