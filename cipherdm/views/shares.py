@@ -1,0 +1,193 @@
+"""Pictures of secret sharing: components on a clock, what one party sees and what two see, and what is sent to whom."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, Rectangle
+
+from ..sharing import Ring, additive_shares
+from .explorer import explorer, slider
+from .style import GREY, PALETTE, describe, new_figure
+
+_COMPONENTS = PALETTE[:3]
+_NAMES = ("x\u2080", "x\u2081", "x\u2082")  # subscripts as characters, which are drawn ten times faster than formulas
+_PEOPLE = {"client": "black", "party 0": PALETTE[0], "party 1": PALETTE[1], "party 2": PALETTE[2]}
+
+
+def clocks(components: Sequence[int], bits: int) -> Figure:
+    """Three components of a secret as turns around a clock of 2^bits hours: all of them, and what each party has.
+
+    Args:
+        components: three words of the ring.
+        bits: at most 6, so that hours can be told apart.
+    """
+    hours = 2**bits
+    words = [int(word) % hours for word in components]
+    secret = sum(words) % hours
+    figure = new_figure(9.2, 2.5)
+    figure.set_layout_engine("none")
+    axis = figure.add_axes((0, 0, 1, 1))  # one for all clocks, because a slider waits for each
+    axis.set(xlim=(-1.4, 9.65), ylim=(-1.3, 1.7), aspect="equal", xticks=[], yticks=[])
+    axis.set_axis_off()
+    _clock(axis, 0, words, (0, 1, 2), hours)
+    axis.text(0, 1.5, f"all three: the secret is {secret}", ha="center", fontsize=10)
+    axis.plot(*_place(secret, hours), "o", color="black", markersize=9)
+    for party in range(3):
+        middle = 2.75 * (party + 1)
+        _clock(axis, middle, words, (party, (party + 1) % 3), hours)
+        axis.text(middle, 1.5, f"party {party}: any of {hours}", ha="center", fontsize=10)
+    return describe(
+        figure,
+        f"Four clocks of {hours} hours. The first adds {words[0]}, {words[1]} and {words[2]} and ends at the secret {secret}. "
+        "The other three show the two of these numbers that a party has; the third could lead to any hour.",
+    )
+
+
+def _clock(axis: Axes, middle: float, words: Sequence[int], held: Sequence[int], hours: int) -> None:
+    x, y = np.array([_place(hour, hours) for hour in range(hours)]).T
+    axis.plot(middle + x, y, "o", color=GREY, markersize=3)
+    for hour in range(0, hours, hours // 4):
+        across, up = _place(hour, hours, 1.17)
+        axis.text(middle + across, up, str(hour), ha="center", va="center", fontsize=8)
+    start = 0
+    for ring, index in enumerate(held):
+        turn = np.linspace(start, start + words[index], 60)
+        across, up = np.array([_place(hour, hours, 0.87 - 0.14 * ring) for hour in turn]).T
+        axis.plot(middle + across, up, color=_COMPONENTS[index], linewidth=2.5, marker="o", markevery=[-1])
+        start += words[index]
+    for index in range(3):
+        known = index in held
+        line, colour = f"{_NAMES[index]} = {words[index] if known else '?'}", _COMPONENTS[index] if known else GREY
+        axis.text(middle, 0.24 - 0.24 * index, line, color=colour, ha="center", va="center", fontsize=9)
+
+
+def _place(hour: float, hours: int, radius: float = 1.0) -> tuple[float, float]:
+    angle = np.pi / 2 - 2 * np.pi * hour / hours  # from the top, as clocks go
+    return radius * np.cos(angle), radius * np.sin(angle)
+
+
+def clock_explorer(bits: int = 4):
+    """The clocks under sliders for the secret and for the draw of its components."""
+
+    def draw(secret: int, seed: int) -> Figure:
+        return clocks(additive_shares(np.array(secret), Ring(bits), np.random.default_rng(seed)), bits)
+
+    hours = 2**bits
+    return explorer(draw, secret=slider("secret", 5, 0, hours - 1), seed=slider("another draw", 0, 0, 20))
+
+
+def sightings(one_party: np.ndarray, two_parties: np.ndarray, secret: int, bits: int) -> Figure:
+    """How often each word came up in many sharings of one secret: as one party's component, and as two parties' sum.
+
+    Args:
+        one_party: words of the ring, a component that one party holds, one for each sharing.
+        two_parties: as many words, the sum of all three components, which two parties have between them.
+        secret: what was shared.
+        bits: of the ring, at most 8.
+    """
+    hours, count = 2**bits, len(one_party)
+    figure = new_figure(8, 2.7)
+    figure.set_layout_engine("none")
+    axes = figure.subplots(1, 2, gridspec_kw={"left": 0.08, "right": 0.99, "top": 0.89, "bottom": 0.18, "wspace": 0.14})
+    titles = (f"One party, secret {secret}: a component", f"Two parties, secret {secret}: the sum")
+    for axis, words, title, colour in zip(axes, (one_party, two_parties), titles, PALETTE, strict=False):
+        shares = 100 * np.bincount(np.asarray(words, np.int64), minlength=hours) / count
+        axis.stairs(shares, np.arange(hours + 1) - 0.5, fill=True, color=colour, edgecolor="white")
+        axis.axhline(100 / hours, color="black", linestyle="--", linewidth=1)
+        axis.set_title(title, fontsize=10)
+        axis.set(xlabel="word", xlim=(-0.7, hours - 0.3), ylim=(0, max(200 / hours, 1.05 * shares.max())))
+        axis.set_xticks(range(0, hours, max(hours // 4, 1)))
+    axes[0].set_ylabel(f"% of {count:,} sharings")
+    counts = np.bincount(np.asarray(one_party, np.int64), minlength=hours)
+    return describe(
+        figure,
+        f"Two histograms of words over {count:,} sharings of {secret}; a dashed line at 1/{hours}. Left, one party's "
+        f"component: each word came up {counts.min()} to {counts.max()} times. Right, two parties' sum: always {secret}.",
+    )
+
+
+def sighting_explorer(one_party: np.ndarray, two_parties: np.ndarray, bits: int):
+    """`sightings` under a slider for the secret.
+
+    Args:
+        one_party: [secrets, sharings] words, precomputed.
+        two_parties: likewise.
+        bits: of the ring.
+    """
+
+    def draw(secret: int) -> Figure:
+        return sightings(one_party[secret], two_parties[secret], secret, bits)
+
+    return explorer(draw, secret=slider("secret", 0, 0, len(one_party) - 1))
+
+
+def product_grid() -> Figure:
+    """The nine products of components of x and y, each in the colour of the party that computes it."""
+    figure = new_figure(4.4, 3.6)
+    axis = figure.subplots()
+    for party in range(3):
+        after = (party + 1) % 3
+        for row, column in ((party, party), (party, after), (after, party)):
+            axis.add_patch(Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, color=_COMPONENTS[party]))
+            axis.text(
+                column, row - 0.12, f"$x_{row}\\,y_{column}$", ha="center", va="center", fontsize=13, color="white"
+            )
+            axis.text(column, row + 0.24, f"party {party}", ha="center", va="center", fontsize=9, color="white")
+    axis.set(xlim=(-0.5, 2.5), ylim=(2.5, -0.5), aspect="equal")
+    axis.set_xticks(range(3), [f"$y_{index}$" for index in range(3)], fontsize=12)
+    axis.set_yticks(range(3), [f"$x_{index}$" for index in range(3)], fontsize=12)
+    axis.tick_params(length=0, labeltop=True, labelbottom=False)
+    axis.spines[:].set_visible(False)
+    return describe(
+        figure,
+        "A grid of the nine products of x's and y's components. Party 0 computes x0 y0, x0 y1 and x1 y0; party 1 computes "
+        "x1 y1, x1 y2 and x2 y1; party 2 computes x2 y2, x2 y0 and x0 y2.",
+    )
+
+
+def message_diagram(table: pd.DataFrame) -> Figure:
+    """Who sends what to whom, from top to bottom: a line for each party, an arrow for each message, a band for each round.
+
+    Args:
+        table: rows of `Transcript.table()`; at most some twenty, to be readable.
+    """
+    people = [
+        name for name in ("client", "party 0", "party 1", "party 2") if name in {*table["sender"], *table["receiver"]}
+    ]
+    figure = new_figure(7.6, 0.7 + 0.34 * len(table))
+    axis = figure.subplots()
+    rounds = table["round"].to_numpy()
+    heights = np.arange(len(table)) + 0.5
+    for index, number in enumerate(dict.fromkeys(rounds)):
+        rows = heights[rounds == number]
+        shade = "#f2f2f2" if index % 2 == 0 else "white"
+        axis.axhspan(rows.min() - 0.5, rows.max() + 0.5, color=shade, zorder=0)
+        first = table[table["round"] == number].iloc[0]
+        names = dict.fromkeys((first["operation"], first["step"]))
+        axis.text(-0.62, rows.mean(), f"round {number}\n" + ": ".join(names), ha="center", va="center", fontsize=8.5)
+    for place, name in enumerate(people):
+        axis.plot([place, place], [0, len(table)], color=GREY, linewidth=1, zorder=1)
+        axis.text(place, -0.35, name, ha="center", va="bottom", fontsize=10)
+    for height, (_, row) in zip(heights, table.iterrows(), strict=True):
+        start, end = people.index(row["sender"]), people.index(row["receiver"])
+        style = {
+            "arrowstyle": "-|>",
+            "mutation_scale": 12,
+            "color": _PEOPLE[row["sender"]],
+            "linewidth": 1.6,
+            "zorder": 2,
+        }
+        axis.add_patch(FancyArrowPatch((start, height), (end, height), shrinkA=0, shrinkB=0, **style))
+        # Halfway between two neighbours, so that no line of a party runs through the number.
+        beside = start + 0.5 * np.sign(end - start)
+        axis.text(beside, height - 0.08, f"{row['bytes']:,} B", ha="center", va="bottom", fontsize=8)
+    axis.set(xlim=(-1.05, len(people) - 0.7), ylim=(len(table), -0.4))
+    axis.set_axis_off()
+    sentences = [
+        f"round {row['round']}: {row['sender']} to {row['receiver']}, {row['bytes']} bytes"
+        for _, row in table.iterrows()
+    ]
+    return describe(figure, "Messages in order. " + "; ".join(sentences) + ".")
