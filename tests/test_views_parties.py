@@ -3,14 +3,23 @@
 import io
 import time
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from cipherdm.engine import Spec, compile_program
 from cipherdm.engine.certificates import ROLES, make_certificates
 from cipherdm.views.networks import PARTS, SharesPicture, network_explorer, network_times, parts
-from cipherdm.views.parties import byte_histograms, certificate_table, operation_costs, random_numbers, squares
+from cipherdm.views.parties import (
+    byte_histograms,
+    certificate_table,
+    instructions,
+    operation_costs,
+    random_numbers,
+    squares,
+)
 from cipherdm.views.style import png
 
 
@@ -122,3 +131,12 @@ def test_the_certificates_table_names_roles_and_their_authority(tmp_path):
     assert rows.loc["party1", "subject"] == "CN=party1"
     assert rows.loc["client", "valid for"] == "client, example.org, 10.0.0.1"
     assert rows["signed by"].nunique() == 1 and set(rows["days"]) == {3}
+
+
+def test_instructions_are_a_line_each():
+    def shifted_product(a, b):
+        return a @ b + jnp.float32(2.5)
+
+    lines = instructions(compile_program(shifted_product, (Spec((3, 4)), Spec((4, 2))))).splitlines()
+    assert [line.split()[2] for line in lines] == ["constant", "dot", "add"]
+    assert "2.5" in lines[0]

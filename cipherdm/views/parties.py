@@ -7,7 +7,7 @@ import pandas as pd
 from cryptography import x509
 from matplotlib.figure import Figure
 
-from ..engine import Certificates
+from ..engine import Certificates, Program
 from .style import GREY, PALETTE, describe, new_figure
 
 _COSTS = {
@@ -112,7 +112,7 @@ def squares(x: np.ndarray, computed: np.ndarray, remedied: np.ndarray, limit: fl
         axis.axvline(limit, color="black", linestyle="--", linewidth=1)
         axis.scatter(true[right], (values / true)[right], s=16, color=PALETTE[0], label="right")
         axis.scatter(true[~right], (values / true)[~right], s=22, color=PALETTE[1], marker="x", label="wrong")
-        axis.set(xscale="log", title=title, xlabel="true square", ylim=(-1.3, 1.3))
+        axis.set(xscale="log", title=title, xlabel="true square", ylim=(-3.3, 1.5))
         axis.legend(loc="lower left", frameon=False, fontsize=8)
     figure.axes[0].set_ylabel("computed / true")
     wrong = true[np.abs(computed / true - 1) >= 0.01]
@@ -120,8 +120,14 @@ def squares(x: np.ndarray, computed: np.ndarray, remedied: np.ndarray, limit: fl
     return describe(
         figure,
         f"Computed square divided by true square. Left, titled Incorrect: 1 for small squares, wrong from {first} on, "
-        f"just beyond the dashed line at {limit:.3g}. Right: 1 everywhere.",
+        f"beyond the dashed line at {limit:.3g}. Right: 1 everywhere.",
     )
+
+
+def instructions(program: Program) -> str:
+    """What a program tells the parties to do, a line for each operation of SPU, without shapes' names and attributes."""
+    lines = (line.strip() for line in program.code.decode().splitlines())
+    return "\n".join(line.partition(" : ")[0].replace("pphlo.", "") for line in lines if " = pphlo." in line)
 
 
 def certificate_table(certificates: Mapping[str, Certificates]) -> pd.DataFrame:
