@@ -14,6 +14,7 @@ from cipherdm.engine.certificates import ROLES, make_certificates
 from cipherdm.views.networks import PARTS, SharesPicture, network_explorer, network_times, parts
 from cipherdm.views.parties import (
     byte_histograms,
+    byte_uniformity,
     certificate_table,
     instructions,
     operation_costs,
@@ -50,6 +51,13 @@ def test_byte_histograms_count_bytes():
     np.testing.assert_allclose(even, 100 / 256)
     assert single[7] == 100 and sum(single) == 100
     assert "one value: the most frequent byte makes up 100%" in figure.get_label()
+
+
+def test_uniform_bytes_pass_and_others_do_not():
+    generator = np.random.default_rng(1)
+    assert byte_uniformity(generator.integers(0, 2**64, 20_000, np.uint64)) > 1e-6
+    assert byte_uniformity(generator.normal(size=20_000)) < 1e-6
+    assert byte_uniformity(generator.integers(0, 2**62, 20_000, np.uint64)) < 1e-6  # two bits are missing
 
 
 def test_operation_costs_draw_bars_and_the_record_beside_them(table):

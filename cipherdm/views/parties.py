@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from cryptography import x509
 from matplotlib.figure import Figure
+from scipy import stats
 
 from ..engine import Certificates, Program
 from .style import GREY, PALETTE, describe, new_figure
@@ -37,6 +38,12 @@ def byte_histograms(contents: Mapping[str, bytes | np.ndarray]) -> Figure:
         figure,
         "Histograms of byte values, with a line at 1/256, where all would be if they were uniform. " + _list(largest),
     )
+
+
+def byte_uniformity(content: np.ndarray) -> float:
+    """The p-value of a chi-squared test that an array's bytes are uniform: how often chance is at least as uneven."""
+    counts = np.bincount(np.frombuffer(content.tobytes(), np.uint8), minlength=256)
+    return float(stats.chisquare(counts).pvalue)
 
 
 def operation_costs(tables: Mapping[str, pd.DataFrame]) -> Figure:
