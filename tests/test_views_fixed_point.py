@@ -122,3 +122,10 @@ def test_a_carry_tree_shows_all_blocks_and_the_outcome(first, second, leaves):
     assert shown[-1] == levels[-1][0]
     outcome = "a carry leaves" if leaves else "no carry leaves"
     assert outcome in axis.get_title() and f"So {outcome}" in figure.get_label()
+
+
+def test_overflow_in_rows_of_two():
+    x = np.arange(4.0)
+    figure = overflow(x, x**2, {name: x**2 for name in "abc"}, tolerance=0.5)
+    assert [axis.get_title() for axis in figure.axes] == ["a", "b", "c", ""]
+    assert [axis.axison for axis in figure.axes] == [True, True, True, False]

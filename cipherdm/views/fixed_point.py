@@ -133,21 +133,26 @@ def overflow(x: np.ndarray, true: np.ndarray, results: Mapping[str, np.ndarray],
         results: by title, [N] computed values. A title says "Incorrect" where that is the point, or what a remedy costs.
         tolerance: results farther from the truth count as wrong.
     """
-    figure = new_figure(3.6 * len(results), 3.2)
-    axes, texts = figure.subplots(1, len(results), sharey=True, squeeze=False)[0], []
-    for axis, (title, values) in zip(axes, results.items(), strict=True):
+    rows = -(-len(results) // 2)
+    figure = new_figure(8, 0.3 + 2.6 * rows)
+    axes, texts = figure.subplots(rows, min(len(results), 2), sharex=True, sharey=True, squeeze=False), []
+    for axis in axes.flat[len(results) :]:
+        axis.set_axis_off()
+    for axis, (title, values) in zip(axes.flat, results.items(), strict=False):
         wrong = np.abs(values - true) > tolerance
         axis.plot(x, true, color=GREY, linewidth=1, label="true")
         axis.plot(x[~wrong], values[~wrong], ".", color=PALETTE[0], markersize=5, label="right")
         if wrong.any():
             axis.plot(x[wrong], values[wrong], "x", color=PALETTE[1], markersize=5, label="wrong")
-        axis.set(xlabel="x")
         axis.set_title(title, fontsize=10)
         axis.legend(loc="upper center", frameon=False, fontsize=8.5)
         first = np.abs(x[wrong]).min(initial=np.inf)
         texts.append(f"{title}: " + (f"wrong from |x| = {first:.3g} on" if wrong.any() else "right everywhere"))
-    axes[0].set_ylabel("$x^2$")
-    return describe(figure, "Computed values over the true curve. " + "; ".join(texts).replace("\n", " ") + ".")
+    for axis in axes[-1]:
+        axis.set_xlabel("x")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("$x^2$")
+    return describe(figure, "Computed values over the true curve. " + "; ".join(texts) + ".")
 
 
 def costs(table: pd.DataFrame, elements: int) -> Figure:
