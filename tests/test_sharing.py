@@ -1,14 +1,16 @@
 """Rings, fixed point, shares and products in `cipherdm.sharing`, against Python's integers; and what the transcript says."""
 
+import ast
 import warnings
 from fractions import Fraction
+from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from cipherdm import CipherDMError
+from cipherdm import CipherDMError, sharing
 from cipherdm.sharing import BIT, FixedPoint, Ring, Shared, ThreeParties, additive_shares, concatenate, replicate, stack
 
 SIZES = (1, 2, 5, 8, 13, 16, 31, 32, 33, 63, 64)
@@ -291,3 +293,11 @@ def test_zero_shares_add_up_to_zero_and_keys_are_shared_in_pairs(ring):
         consistent(of_party_zero)
         and ring.reduce(of_party_zero.components.sum(0, ring.dtype)).tolist() == words.tolist()
     )
+
+
+def test_sharing_needs_nothing_of_the_package_but_its_errors():
+    for path in Path(sharing.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level < 2 or (node.level, node.module) == (2, "errors"), path.name
+                assert not (node.module or "").startswith("cipherdm"), path.name

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import CipherDMError
 from .fixed_point import FixedPoint
 from .randomness import KEY_BYTES, PairwiseRandomness
-from .ring import Ring
+from .ring import WORD, Ring
 from .shares import PARTIES, Shared, additive_shares, check_same_ring, replicate
 from .transcript import CLIENT, Transcript, View
 
@@ -35,7 +35,7 @@ class ThreeParties:
         transcript: every message so far.
     """
 
-    def __init__(self, fraction_bits: int = 18, ring: Ring = Ring(64), seed: int = 0, zero_shares: bool = True):  # noqa: B008
+    def __init__(self, fraction_bits: int = 18, ring: Ring = WORD, seed: int = 0, zero_shares: bool = True):
         self.encoding = FixedPoint(ring, fraction_bits)
         self.zero_shares = zero_shares
         self.transcript = Transcript()

@@ -54,7 +54,7 @@ def truncate(parties: ThreeParties, x: Shared, bits: int | None = None) -> Share
 
     Party 2 knows a random r, parties 0 and 1 see c = x + r. The offset 2^(l-2) makes x positive and its top bit zero, so that
     the top bits of c and r tell whether the sum of what is below carried into the top bit.
-    Source: Dalskov, Escudero, Keller, "Secure Evaluation of Quantized Neural Networks", PoPETs 2020, section 3.
+    Source: Dalskov, Escudero, Keller, "Secure Evaluation of Quantized Neural Networks", PoPETs 2020.
 
     Args:
         bits: how many to drop; as many as the parties' numbers have, if not given.

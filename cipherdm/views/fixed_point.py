@@ -34,7 +34,7 @@ def staircase(encoding: FixedPoint, reach: float = 10.0) -> Figure:
         encoding: at most 53 bits, so that float64 shows each number exactly.
         reach: more than zero.
     """
-    x = np.linspace(-reach, reach, 1601)
+    x = np.linspace(-reach, reach, 801)
     y = wrapped(x, encoding)
     inside = (x >= encoding.lowest - encoding.unit / 2) & (x < encoding.highest + encoding.unit / 2)
     right, wrong = np.where(inside, y, np.nan), np.where(inside, np.nan, y)
@@ -46,6 +46,8 @@ def staircase(encoding: FixedPoint, reach: float = 10.0) -> Figure:
     if not inside.all():
         axis.plot(x, wrong, color=PALETTE[1], linewidth=1.2, linestyle="--", label="out of range, wrapped around")
     axis.set(xlim=(-reach, reach), ylim=(-1.1 * reach, 1.1 * reach), xlabel="value", ylabel="as fixed point")
+    for scale in (axis.xaxis, axis.yaxis):
+        scale.set_ticks([-reach, -reach / 2, 0, reach / 2, reach])  # drawn sooner than ticks that have to be found
     axis.set_title(
         f"{encoding.ring.bits} bits, {encoding.fraction_bits} of them fraction: unit {encoding.unit:g}, "
         f"from {encoding.lowest:g} to {encoding.highest:g}",

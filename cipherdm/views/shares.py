@@ -99,7 +99,9 @@ def sightings(one_party: np.ndarray, two_parties: np.ndarray, secret: int, bits:
         axis.axhline(100 / hours, color="black", linestyle="--", linewidth=1)
         axis.set_title(title, fontsize=10)
         axis.set(xlabel="word", xlim=(-0.7, hours - 0.3), ylim=(0, max(200 / hours, 1.05 * shares.max())))
+        # Ticks that are given are drawn sooner than those that have to be found.
         axis.set_xticks(range(0, hours, max(hours // 4, 1)))
+        axis.set_yticks([0, 5, 10] if shares.max() < 15 else [0, 50, 100])
     axes[0].set_ylabel(f"% of {count:,} sharings")
     counts = np.bincount(np.asarray(one_party, np.int64), minlength=hours)
     return describe(
