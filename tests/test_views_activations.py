@@ -328,4 +328,4 @@ def test_missing_records_are_named_with_the_command_that_makes_them(tmp_path):
 
 def test_bars_are_as_long_as_their_numbers():
     html = rows_html([Row("a", 0.1, 100.0, 4), Row("b<", 0.2, 50.0, 8)], 1)
-    assert html.count("width:220px") == 2 and html.count("width:110px") == 2 and "b&lt;" in html
+    assert html.count("width:170px") == 2 and html.count("width:85px") == 2 and "b&lt;" in html

@@ -134,11 +134,11 @@ def pareto_figure(record: Mapping[str, Any], kind: str, cost: Cost = "bytes", el
     axis.set_title(f"{_KINDS.get(kind, kind)} on {elements:,} elements: error against cost")
     axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     _label(figure, axis, points, steps)
-    names = ", ".join(f"{p.label} ({p.cost:,.3g}, {p.error:.2g})" for p in sorted(points, key=lambda p: p.cost))
+    names = ", ".join(f"{_told(p)} ({p.cost:,.0f}, {p.error:.2g})" for p in sorted(points, key=lambda p: p.cost))
     return describe(
         figure,
         f"Scatter plot of {kind} functions, {AXES[cost]} against largest error, both logarithmic: {names}. "
-        f"Nothing is better than {', '.join(p.label for p in best)}.",
+        f"Nothing is better than {', '.join(map(_told, best))}.",
     )
 
 
@@ -165,6 +165,10 @@ def _name(name: str, exp: str) -> tuple[str, str]:
     degree = re.match(r"degree(\d+)", name)
     label = f"degree {degree[1]}" if degree else plain.replace("limit_bound", "limit").replace("_", " ")
     return label, family
+
+
+def _told(point: Point) -> str:
+    return point.label + (" folded" if point.family == "ours, scales folded" else "")
 
 
 def _legend(family: str, members: Sequence[Point]) -> str:

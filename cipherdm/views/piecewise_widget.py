@@ -22,7 +22,7 @@ from .piecewise_picture import FitPicture, fit_figure
 from .style import GREY, PALETTE
 
 MEASURED_ELEMENTS = 10_000
-_BAR = 220  # pixels of the longest bar
+_BAR = 170  # pixels of the longest bar
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ class PiecewiseFitter:
         self.segments = widgets.IntSlider(value=2, min=SEGMENTS[0], max=SEGMENTS[1], description="segments", **wide)
         self.degree = widgets.IntSlider(value=4, min=DEGREES[0], max=DEGREES[1], description="degree", **wide)
         self.ends = widgets.Checkbox(value=True, description="segments for what lies outside the range", indent=False)
-        self.button = widgets.Button(description="Run on three parties", icon="play")
+        self.button = widgets.Button(
+            description="Run on three parties", icon="play", layout=widgets.Layout(width="190px")
+        )
         self.status = widgets.HTML()
         self.measured: Row | None = None
         self.outcome = outcome(self.choice, prices)
@@ -208,7 +210,7 @@ def rows_html(rows: Sequence[Row], mine: int) -> str:
     head = "".join(
         f'<th style="text-align:left">{t}</th>' for t in ("", "largest error", "bytes an element", "messages")
     )
-    return f'<table style="line-height:1.5;border-spacing:12px 0"><tr>{head}</tr>{"".join(lines)}</table>'
+    return f'<table style="line-height:1.5;border-spacing:12px 0;white-space:nowrap"><tr>{head}</tr>{"".join(lines)}</table>'
 
 
 def _bar(share: float, text: str, colour: str) -> str:

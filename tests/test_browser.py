@@ -1,0 +1,186 @@
+"""A reader's view of notebook 04: JupyterLab in a headless Chromium, where moving a slider changes the picture.
+
+`CIPHERDM_SCREENSHOT=figures/sliders.png pytest tests/test_browser.py` also saves what the browser shows; a plain run changes
+no file of the project.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+NAME = "04_secure_activations.ipynb"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+MARK = "CIPHERDM_TEST_BROWSER"  # set for JupyterLab, and inherited by all that it starts
+SETTINGS = {  # no questions on the first start, and every cell on the page, not only those in sight
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+}
+SECONDS = 1000  # Playwright counts in milliseconds
+RUN_TIMEOUT = 240 * SECONDS  # half a minute on an idle machine
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine (Debian: apt install chromium)"),
+]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """The address of a JupyterLab with a copy of the notebook, without outputs, so that what appears is this run's."""
+    folder = tmp_path_factory.mktemp("lab")
+    notebook = nbformat.read(NOTEBOOKS / NAME, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    notebook.metadata.pop("widgets", None)
+    (folder / "root").mkdir()
+    nbformat.write(notebook, folder / "root" / NAME)
+    for plugin, settings in SETTINGS.items():
+        extension, _, name = plugin.partition(":")
+        path = folder / "settings" / extension / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings))
+    token, mark, port = uuid.uuid4().hex, uuid.uuid4().hex, _free_port()
+    process = _start_lab(folder, port, token, mark)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(f"{address}/api/status", token, process, folder / "lab.log")
+        yield f"{address}/lab/tree/{NAME}?token={token}"
+    finally:
+        _stop(process)
+    deadline = time.monotonic() + 15
+    while (left := _marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left, f"processes are left: {left}"
+
+
+@pytest.fixture(scope="module")
+def page(lab):
+    """The notebook in a browser, run from the first cell to the last."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        shown = browser.new_page(viewport={"width": 1080, "height": 970})
+        shown.goto(lab)
+        shown.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60 * SECONDS)
+        # Connecting the page to a kernel takes a moment, and cells that are run before it are lost.
+        shown.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=60 * SECONDS)
+        shown.get_by_role("menuitem", name="Run", exact=True).click()
+        shown.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        yield shown
+        browser.close()
+
+
+def test_a_slider_moves_the_picture_and_the_button_runs_three_parties(page):
+    picture = page.locator(".jupyter-widgets img[alt^='Two plots over x']")
+    picture.wait_for(timeout=RUN_TIMEOUT)
+    _wait_until_all_cells_ran(page)
+    assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+
+    degree = page.locator(".widget-slider", has_text="degree")
+    assert degree.locator(".widget-readout").inner_text() == "4"
+    degree.scroll_into_view_if_needed()
+    before, text = picture.screenshot(), picture.get_attribute("alt")
+    assert "degree 4" in text
+    degree.locator(".noUi-handle").press("ArrowRight")
+    page.locator(".jupyter-widgets img[alt*='of degree 5']").wait_for(timeout=10 * SECONDS)
+    assert degree.locator(".widget-readout").inner_text() == "5"
+    assert picture.screenshot() != before
+    table = page.locator(".jupyter-widgets table", has_text="yours, predicted")
+    assert "780" in table.inner_text()  # 52 bytes more than degree 4
+
+    page.get_by_role("button", name="Run on three parties").click()
+    table.get_by_text("measured on three parties").wait_for(timeout=60 * SECONDS)
+    rows = [row.split("\t")[1:] for row in table.inner_text().splitlines() if "yours" in row or "measured" in row]
+    assert len(rows) == 2 and rows[0][1:] == rows[1][1:]  # bytes and messages as predicted
+
+    target = os.environ.get("CIPHERDM_SCREENSHOT")
+    if target:
+        page.keyboard.press("Control+b")  # without the list of files
+        degree.evaluate("element => element.scrollIntoView()")
+        page.wait_for_timeout(SECONDS)
+        page.screenshot(path=target)
+
+
+def _wait_until_all_cells_ran(page) -> None:
+    """The last code cell has its number, and the kernel rests."""
+    code = "() => { const p = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]; "
+    code += "return p.length > 20 && p.every(e => /\\[\\d+\\]/.test(e.textContent)); }"
+    page.wait_for_function(code, timeout=RUN_TIMEOUT)
+
+
+def _start_lab(folder: Path, port: int, token: str, mark: str) -> subprocess.Popen:
+    settings = [f"--ServerApp.root_dir={folder / 'root'}", "--ServerApp.port_retries=0", f"--ServerApp.port={port}"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ServerApp.ip=127.0.0.1",
+        *settings,
+    ]
+    environment = os.environ | {
+        MARK: mark,
+        "JUPYTER_TOKEN": token,
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "OMP_NUM_THREADS": "1",
+    }
+    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR"):
+        environment[name] = str(folder / name)
+    with (folder / "lab.log").open("wb") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
+
+
+def _wait_for(address: str, token: str, process: subprocess.Popen, log: Path) -> None:
+    """Until the server answers. Fails with the end of its log if it ends, or does not within a minute."""
+    request = urllib.request.Request(address, headers={"Authorization": f"token {token}"})
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(request, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    pytest.fail(f"JupyterLab did not start:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """End JupyterLab, which ends its kernels, which end their parties."""
+    process.terminate()
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _marked(mark: str) -> list[str]:
+    """The command lines of processes that JupyterLab, or one of its children, has started and not ended."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue  # it ended meanwhile, or belongs to somebody else
+    return found
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
