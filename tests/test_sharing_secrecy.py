@@ -36,6 +36,11 @@ OPERATIONS = {
 # A truncation's helper is told nothing, and of the local one party 0 alone is told something.
 SENT_NOTHING = {("truncate", 2), ("truncate locally", 1), ("truncate locally", 2)}
 
+RING = Ring(64)
+SIGNS = np.array([0, 1, -1]).astype(np.uint64)
+# Bits of numbers go to party 1; all else in a comparison has other sizes than words.
+NO_WORDS = {("less than zero", 0), ("less than zero", 2)}
+
 
 def received(operation, secret, party, seed):
     """uint8: the bytes that a party is sent for an operation on a secret."""
@@ -69,17 +74,30 @@ def test_without_zero_shares_the_same_test_finds_messages_that_are_not_uniform()
     assert stats.chisquare(histogram(payload)).pvalue < 1e-10
 
 
+def words_sent(parties, party, operation):
+    """The messages to a party that have 64 bits for each of COUNT numbers, as words."""
+    for message in parties.view(party).of(operation):
+        if message.word_bits == 64:
+            yield from message.words.reshape(-1, COUNT)
+        elif message.words.size % (64 * COUNT) == 0:
+            yield from RING.from_bits(message.words.reshape(-1, COUNT, 64))
+
+
 @pytest.mark.parametrize("party", range(3))
-@pytest.mark.parametrize("secret", SECRETS)
-def test_words_of_a_view_are_independent_in_pairs(secret, party):
-    """Sums and differences of any two words that a party holds or is sent are uniform too."""
-    parties, ring = ThreeParties(seed=party), Ring(64)
-    x, y = parties.share(SECRETS[secret]), parties.share(SECRETS[secret][::-1])
-    parties.multiply(x, y)
-    words = [*x.of(party), *y.of(party), parties.view(party).of("multiply")[0].words]
-    for one, other in combinations(words, 2):
-        for mixed in (one + other, one - other):
-            assert stats.chisquare(histogram(np.frombuffer(ring.reduce(mixed).tobytes(), np.uint8))).pvalue > 1e-4
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_messages_are_uniform_beside_what_the_party_holds_and_beside_each_other(operation, party):
+    """A component that the party lacks would pass for uniform by itself, but not when its own two are added to it."""
+    parties = ThreeParties(seed=party)
+    x = parties.share(SECRETS["one number"])
+    OPERATIONS[operation](parties, x)
+    first, second = x.of(party)
+    sent = list(words_sent(parties, party, operation)) if operation != "share" else []
+    mixed = [first + second, first - second]
+    mixed += [word + sign * first + other * second for word in sent for sign in SIGNS for other in SIGNS]
+    mixed += [one + sign * other for one, other in combinations(sent, 2) for sign in SIGNS[1:]]
+    assert len(mixed) >= 2 + 9 * ((operation, party) not in SENT_NOTHING | {("share", party)} | NO_WORDS)
+    for words in mixed:
+        assert stats.chisquare(histogram(np.frombuffer(words.tobytes(), np.uint8))).pvalue > 1e-5
 
 
 @pytest.mark.parametrize("pair", [(0, 1), (1, 2), (2, 0)])

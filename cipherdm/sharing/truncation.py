@@ -33,9 +33,8 @@ def truncate_local(parties: ThreeParties, x: Shared, bits: int | None = None) ->
     shift = ring.dtype(bits)
     (first, _), (b1, b2) = x.of(0), x.of(1)
     a = first >> shift
-    b = _negative(
-        _negative(b1 + b2, ring) >> shift, ring
-    )  # as a negative number, so that a + b comes out near x / 2^bits
+    # Read as a negative number, so that a + b comes out near x / 2^bits, and not a turn above it.
+    b = _negative(_negative(b1 + b2, ring) >> shift, ring)
     # Component 2 comes from the key of parties 1 and 2, and party 1 tells party 0 what is left for component 1.
     mask = parties.random(ring, x.shape)
     with parties.transcript.operation("truncate locally"), parties.transcript.round():
