@@ -284,3 +284,13 @@ def test_the_table_of_quality_has_all_sets_and_that_of_models_the_exact_one(tmp_
         f"| m | cipherdm | {scores} 34.6 dB, 0.988 | - |",
     ]
     assert TABLES["models"](tmp_path).splitlines()[2:] == [f"| m | 1,234 | {scores}"]
+
+
+def test_a_distilled_model_is_a_variant_of_its_own(unet, tmp_path):
+    """Named by its folder, and against the baselines of the model that it comes from."""
+    cheap = replace(init_unet(replace(SMALL, act_fn="quad")), scheduler_config=SCHEDULER, folder=tmp_path / "small-quad")
+    chosen = (*step.variants(["direct"]), step.of_distilled(cheap, DIRECT))
+    frame = step.ratios(step.run(unet, variants=chosen, batches=[1], repetitions=1, steps=2, at_once=1))
+    frame = frame.set_index("variant")
+    assert list(frame.index) == ["direct", "direct on small-quad"]
+    assert frame.loc["direct on small-quad", "bytes_ratio"] > 1.5  # a square in the place of a sigmoid

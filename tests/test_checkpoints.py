@@ -179,7 +179,7 @@ def test_weights_beyond_fixed_point_are_named(folder):
     load_unet(folder)
     change_weights(folder, lambda params: params["conv_out.bias"].__setitem__(0, -1.5 * MAX_WEIGHT))
     message = refusal(folder)
-    assert "conv_out.bias (up to 12288)" in message and "2^27" in message
+    assert "conv_out.bias (up to 12288)" in message and "2^26" in message
 
 
 def test_nothing_bad_is_saved(tmp_path):

@@ -24,7 +24,7 @@ from cipherdm.engine.cluster import _free_ports
 from cipherdm.engine.config import PartyConfig
 from cipherdm.engine.profile import parse_profile
 
-LARGEST = 2.0**27
+LARGEST = 2.0**26
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,15 @@ def test_a_value_split_into_several_chunks_comes_back(session):
     session.share({"large": value})
     np.testing.assert_allclose(session.reveal("large"), value, atol=2.0**-18, rtol=0)
     session.delete(["large"])
+
+
+def test_products_are_right_up_to_the_limit(session):
+    """Truncation goes wrong at random beyond it, so one product would prove little."""
+    values = np.linspace(-LARGEST + 1, LARGEST - 1, 20_000, dtype=np.float32)
+    session.share({"values": values, "one": np.float32(1)})
+    program = compile_program(jnp.multiply, (Spec.of(values), Spec(())))
+    session.run(Plan((Call(program, ("values", "one"), ("same",), "product"),)))
+    np.testing.assert_allclose(session.reveal("same"), values, atol=2.0**-17, rtol=1e-6)
 
 
 def test_a_plan_computes_what_its_functions_compute(session):

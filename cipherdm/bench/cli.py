@@ -90,6 +90,12 @@ def step(
             help="Names of sets, and direct-pade, separated by commas; the published ones and ours by default."
         ),
     ] = None,
+    distilled: Annotated[
+        str | None,
+        typer.Option(
+            help="A model distilled from this one, to measure beside it with fast; MODEL-quad if there is one."
+        ),
+    ] = None,
     batch: BatchOption = "1,4,16",
     repetitions: RepetitionsOption = 5,
     steps: StepsOption = 20,
@@ -103,8 +109,9 @@ def step(
     from . import step as benchmark
 
     names = benchmark.DEFAULT_NAMES if protocols is None else [name.strip() for name in protocols.split(",")]
+    beside = _distilled(model, distilled)
     settings = {"batches": _numbers(batch, "--batch"), "repetitions": repetitions, "steps": steps, "at_once": at_once}
-    _measure_steps("step", model, lambda unet: benchmark.variants(names), settings, record)
+    _measure_steps("step", model, lambda unet: (*benchmark.variants(names), *beside), settings, record)
 
 
 @app.command()
@@ -121,6 +128,18 @@ def ladder(
 
     settings = {"batches": _numbers(batch, "--batch"), "repetitions": repetitions, "steps": steps, "at_once": at_once}
     _measure_steps("ladder", model, rungs, settings, record)
+
+
+def _distilled(model: str, name: str | None) -> "list[Variant]":
+    """The variant of the distilled model: that of the given name, or `model`-quad if there is one."""
+    from ..models import find_model, load_unet
+    from .step import of_distilled
+
+    if name is None:
+        folder = find_model(model)
+        beside = folder.with_name(f"{folder.resolve().name}-quad")
+        return [of_distilled(load_unet(beside))] if beside.is_dir() else []
+    return [of_distilled(load_unet(find_model(name)))]
 
 
 def _measure_steps(

@@ -13,7 +13,7 @@ from .. import protocols as protocol_sets
 from ..engine import CostReport, EngineConfig, LocalCluster, Node, Plan, Spec, compile_plan
 from ..errors import CipherDMError
 from ..models import UNet
-from ..protocols import DIRECT, Protocols
+from ..protocols import DIRECT, FAST, Protocols
 from ..records import read_record, write_record
 from ..sampling import Task, engine_for, make_task, sampling_nodes
 from ..sampling.steps import Loop, setup_graph, step_graph
@@ -42,12 +42,14 @@ class Variant:
         protocols: the functions of the model.
         engine: how the parties compute.
         granularity: what becomes one program: several steps in a "loop", the whole "step" or each "block".
+        unet: what is measured instead of the benchmark's model: one that was distilled from it.
     """
 
     name: str
     protocols: Protocols
     engine: EngineConfig
     granularity: Literal["loop", "step", "block"] = "loop"
+    unet: UNet | None = None
 
 
 def variants(names: Sequence[str] = DEFAULT_NAMES) -> tuple[Variant, ...]:
@@ -59,6 +61,12 @@ def variants(names: Sequence[str] = DEFAULT_NAMES) -> tuple[Variant, ...]:
         CipherDMError: a name is neither "direct-pade" nor that of a set.
     """
     return tuple(_variant(name) for name in names)
+
+
+def of_distilled(unet: UNet, protocols: Protocols = FAST) -> Variant:
+    """A model that was distilled from the benchmark's, as a variant that is named by its folder."""
+    name = f"{protocols.name} on {unet.folder.resolve().name}"
+    return Variant(name, protocols, engine_for(protocols), unet=unet)
 
 
 def _variant(name: str) -> Variant:
@@ -182,7 +190,8 @@ def run(
         prepared = []
         for index, variant in enumerate(variants):
             report(f"batch {batch} {variant.name}: compile")
-            prepared.append(prepare(unet, variant, batch=batch, steps=steps, at_once=at_once, prefix=f"{index}/"))
+            settings = {"batch": batch, "steps": steps, "at_once": at_once, "prefix": f"{index}/"}
+            prepared.append(prepare(variant.unet or unet, variant, **settings))
         setups, costs = _measure_costs(prepared, repetitions, report)
         memory = [_measure_memory(step, report) for step in prepared]
         rows += [

@@ -41,13 +41,14 @@ class EngineConfig:
 
     @property
     def limit(self) -> float:
-        """The magnitude above which a value is refused, 2^(63 - 2 fraction_bits).
+        """The magnitude above which a value is refused, 2^(62 - 2 fraction_bits).
 
-        SPU can represent more, but a product, which carries twice the fraction bits until it is truncated, is silently
-        wrong beyond this: even x * 1 is. With more than 31 fraction bits SPU's own products are of no use, and the limit
-        is that of the representation.
+        SPU can represent more, but a product carries twice the fraction bits until it is truncated, and SPU's truncation
+        asks for words below 2^62. Beyond that results are wrong now and then, and from twice the limit on always, without a
+        word: even x * 1 is. With more than 31 fraction bits SPU's own products are of no use, and the limit is that
+        of the representation.
         """
-        return 2.0 ** (63 - (2 if self.fraction_bits < 32 else 1) * self.fraction_bits)
+        return 2.0 ** (62 - 2 * self.fraction_bits if self.fraction_bits < 32 else 63 - self.fraction_bits)
 
     def runtime_config(self) -> libspu.RuntimeConfig:
         """The same, as SPU takes it."""

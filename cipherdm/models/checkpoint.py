@@ -20,7 +20,7 @@ CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER = "scheduler_config.json"
 
-# In FM64 with 18 fraction bits a product is right below 2^27 and silently wrong above. A weight of 2^13 leaves 2^14
+# In FM64 with 18 fraction bits a product is right below 2^26 and can be silently wrong above. A weight of 2^13 leaves 2^13
 # to what it is multiplied with; a network whose weights are larger is broken, or needs rescaling before it is shared.
 MAX_WEIGHT = 2.0**13
 
@@ -113,7 +113,7 @@ def check_params(config: UNetConfig, params: Mapping[str, np.ndarray], where: st
     if large:
         raise CipherDMError(
             f"{where}: weights beyond {MAX_WEIGHT:g}, in {_first(large)}. In 64-bit fixed point with 18 fraction bits "
-            "products are wrong from 2^27 on, so such weights cannot be used. Rescale the layers or retrain."
+            "products can be wrong from 2^26 on, so such weights cannot be used. Rescale the layers or retrain."
         )
 
 

@@ -29,7 +29,7 @@ from .fitting import fit_minimax
 from .knuth import KnuthPolynomial
 
 DEGREE = 4
-_LARGEST = 27 * np.log(2)  # products are right up to 2^27
+_LARGEST = 26 * np.log(2)  # products are right up to 2^26
 
 
 @dataclass(frozen=True)

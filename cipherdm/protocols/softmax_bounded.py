@@ -2,7 +2,7 @@
 
 Formula:  e_i = exp(s_i), softmax_i = e_i / sum of e, with exp = `exp_bounded(bound)`, or `exp_limit(bound)` in
           `softmax_limit`. exp is positive on its domain, and no shift is needed for values that fixed point can hold.
-Domain:   |s| <= bound, and N exp(bound) below 2^27 for rows of N scores. Subtracting any one public or secret number from a
+Domain:   |s| <= bound, and N exp(bound) below 2^26 for rows of N scores. Subtracting any one public or secret number from a
           row changes nothing, so a bound on half of each row's spread is enough if that number is known. A calibrated
           `Reciprocal` needs the mean of each row's exponentials inside its domain.
 Error:    at most 2% of each probability: 1% from each exponential, of the numerator and in the sum.
