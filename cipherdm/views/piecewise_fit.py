@@ -18,7 +18,7 @@ from ..protocols.piecewise_costs import Prices
 from ..protocols.sums import _half
 
 FRACTION_BITS = 18  # SPU's default
-REACHES = (2.0, 10.0)  # products are right up to 2^27, and 10^8 is below that
+REACHES = (2.0, 9.0)  # products are right up to 2^26, and 9^8 is below that
 SEGMENTS = (1, 6)
 DEGREES = (1, 8)
 WINDOW = 12.0  # how far pictures reach
