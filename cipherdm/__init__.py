@@ -8,6 +8,12 @@ from importlib import import_module
 
 _HOMES = {
     "CipherDMError": "errors",
+    "CHEETAH_LAN": "costs",
+    "LAN": "costs",
+    "NETWORKS": "costs",
+    "Network": "costs",
+    "SPU_WAN": "costs",
+    "WAN": "costs",
     "CostReport": "engine",
     "EngineConfig": "engine",
     "LocalCluster": "engine",

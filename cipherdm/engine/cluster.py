@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 
+from ..costs import LinkShaper, Network
 from ..errors import CipherDMError
 from . import party_pb2 as pb
 from .certificates import make_certificates
@@ -37,16 +38,26 @@ class LocalCluster:
     Args:
         ports: six ports, three for the clients' connections and three for the parties' links; free ones by default.
         certificates: certificates by role ("party0", "party1", "party2", "client"); made for this run by default.
+        network: what to put between the parties, by delaying and pacing what they send to each other (`LinkShaper`). The
+            client's own connections to them stay as they are.
 
     Raises:
         CipherDMError: (on entering) a port is in use, or the parties do not accept each other's or our certificate.
     """
 
-    def __init__(self, *, ports: Sequence[int] | None = None, certificates: Mapping[str, Certificates] | None = None):
+    def __init__(
+        self,
+        *,
+        ports: Sequence[int] | None = None,
+        certificates: Mapping[str, Certificates] | None = None,
+        network: Network | None = None,
+    ):
         if ports is not None and len(set(ports)) != 2 * PARTIES:
             raise CipherDMError(f"ports must be {2 * PARTIES} different numbers, got {list(ports)}")
         self._ports = ports
         self._certificates = certificates
+        self._network = network
+        self._shaper: LinkShaper | None = None
         self._processes: list[subprocess.Popen] = []
         self._channels: list[grpc.Channel] = []
         self._stubs: tuple[PartyStub, ...] = ()
@@ -97,6 +108,8 @@ class LocalCluster:
                 process.kill()
                 process.wait()
             process.stdout.close()
+        if self._shaper is not None:
+            self._shaper.stop()
         self._processes, self._channels, self._stubs, self._sessions = [], [], (), {}
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -112,11 +125,14 @@ class LocalCluster:
         ports = self._ports or _free_ports(2 * PARTIES)
         controls = [f"127.0.0.1:{port}" for port in ports[:PARTIES]]
         links = tuple(f"127.0.0.1:{port}" for port in ports[PARTIES:])
+        if self._network is not None:
+            self._shaper = LinkShaper(self._network, links)
+            self._shaper.start()
         for rank in range(PARTIES):
             config = PartyConfig(
                 rank,
                 controls[rank],
-                links,
+                links if self._shaper is None else self._shaper.seen_by(rank),
                 certificates[f"party{rank}"],
                 self._folder,
                 connect_timeout=_CONNECT_TIMEOUT,

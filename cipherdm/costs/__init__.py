@@ -1,0 +1,10 @@
+"""Networks between the parties: what a run would take over one, and links that are slowed down to one."""
+
+from .networks import CHEETAH_LAN as CHEETAH_LAN
+from .networks import LAN as LAN
+from .networks import NETWORKS as NETWORKS
+from .networks import SPU_WAN as SPU_WAN
+from .networks import WAN as WAN
+from .networks import Network as Network
+from .networks import network_named as network_named
+from .shaping import LinkShaper as LinkShaper

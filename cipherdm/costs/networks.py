@@ -1,0 +1,61 @@
+"""Networks between the parties, as values: a round-trip time and a bandwidth, and where each was used before."""
+
+import math
+from dataclasses import dataclass
+
+from ..errors import CipherDMError
+
+
+@dataclass(frozen=True)
+class Network:
+    """What lies between any two of the three parties.
+
+    Attributes:
+        name: how tables and figures call it.
+        round_trip: seconds from sending a short message to receiving its answer; half of it is one message's delay.
+        bandwidth: bit/s that a party can send, to both others together, as its one network card would.
+        source: who used it, or where the numbers come from.
+
+    Raises:
+        CipherDMError: the round trip is not from 0 to 2 seconds, or the bandwidth not a positive number.
+    """
+
+    name: str
+    round_trip: float
+    bandwidth: float
+    source: str = ""
+
+    def __post_init__(self):
+        if not 0 <= self.round_trip <= 2:
+            raise CipherDMError(
+                f"network {self.name!r} has a round trip of {self.round_trip} s; give it in seconds, at most 2."
+            )
+        if not (math.isfinite(self.bandwidth) and self.bandwidth > 0):
+            raise CipherDMError(
+                f"network {self.name!r} has a bandwidth of {self.bandwidth} bit/s; it must be a positive number."
+            )
+
+    def __str__(self) -> str:
+        return f"{self.name}: {1000 * self.round_trip:g} ms round trip, {self.bandwidth / 1e6:,.0f} Mbit/s"
+
+    @property
+    def delay(self) -> float:
+        """Seconds that a message is on its way, apart from the time that its bytes take to leave."""
+        return self.round_trip / 2
+
+
+# PUMA's and Ditto's, since both compute with three parties on SPU, as we do.
+LAN = Network("LAN", 0.4e-3, 5e9, "PUMA (arXiv 2307.12533), Ditto (ICML 2024)")
+WAN = Network("WAN", 40e-3, 400e6, "Cheetah (USENIX Security 2022), PUMA (arXiv 2307.12533), Ditto (ICML 2024)")
+CHEETAH_LAN = Network("Cheetah's LAN", 0.3e-3, 3e9, "Cheetah (USENIX Security 2022)")
+SPU_WAN = Network("SPU's WAN", 40e-3, 300e6, "the recipe for a slow network in SPU's own benchmarks")
+
+NETWORKS = {"lan": LAN, "cheetah-lan": CHEETAH_LAN, "wan": WAN, "spu-wan": SPU_WAN}
+"""All of them, by the names that the command line takes."""
+
+
+def network_named(name: str) -> Network:
+    """The network of that name in `NETWORKS`. Raises CipherDMError, listing the names, if there is none."""
+    if name not in NETWORKS:
+        raise CipherDMError(f"there is no network {name!r}: choose from {', '.join(NETWORKS)}.")
+    return NETWORKS[name]

@@ -1,0 +1,147 @@
+"""Slows down the links among parties on one machine to those of a network, for runs in earnest and not by a model.
+
+Linux can do so by itself (`tc netem`), but needs a kernel module and root's rights for it. A process that forwards the
+parties' connections needs neither. It shapes delay and bandwidth of established connections; it has no packet loss, no
+jitter and no slow start of TCP, so a real network of the same figures can be slower.
+"""
+
+import json
+import select
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from ..errors import CipherDMError
+from .networks import Network
+
+_START_TIMEOUT = 20.0
+_CALIBRATED = 5e-3  # seconds of round trip above which what forwarding takes by itself does not matter
+_PINGS, _TURNS = 100, 3
+_PROBE = -1  # the rank of whoever measures; it has a wire of its own
+
+
+class LinkShaper:
+    """A process between parties, through which they reach each other as if over a network.
+
+    Use it as a context manager, or call `start` and `stop`. The process also ends when this one does, however it ends.
+
+    Args:
+        network: what to put between the parties.
+        addresses: `host:port` at which each party listens, by rank.
+    """
+
+    def __init__(self, network: Network, addresses: Sequence[str]):
+        self.network = network
+        self._addresses = tuple(addresses)
+        self._server: socket.socket | None = None
+        self._process: subprocess.Popen | None = None
+        self._forwarded: dict[tuple[int, int], tuple[str, int]] = {}
+
+    def __enter__(self) -> "LinkShaper":
+        self.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the process; returns when it listens. The parties themselves may start later.
+
+        Raises:
+            CipherDMError: it did not start.
+        """
+        self._server = socket.create_server(("127.0.0.1", 0))
+        targets = {
+            (sender, receiver): _split(address)
+            for receiver, address in enumerate(self._addresses)
+            for sender in range(len(self._addresses))
+            if sender != receiver
+        } | {(_PROBE, _PROBE): self._server.getsockname()}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "cipherdm.costs.forwarding"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for this process, which then ends the other
+        )
+        links = [(*pair, target) for pair, target in targets.items()]
+        settings = {"links": links, "bandwidth": self.network.bandwidth, "delay": self.network.delay}
+        self._tell(json.dumps(settings))
+        readable, _, _ = select.select([self._process.stdout], [], [], _START_TIMEOUT)
+        line = self._process.stdout.readline() if readable else b""
+        if not line:
+            self._process.kill()
+            words = self._process.stderr.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+            self.stop()
+            raise CipherDMError(f"the process that shapes the parties' links did not start: {words[-1]}")
+        self._forwarded = dict(zip(targets, map(tuple, json.loads(line)), strict=True))
+        if self.network.round_trip < _CALIBRATED:
+            self._calibrate()
+
+    def stop(self) -> None:
+        """End the process. Safe to call twice."""
+        if self._process is None:
+            return
+        self._process.stdin.close()  # it ends when its input does
+        try:
+            self._process.wait(timeout=3)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for file in (self._process.stdout, self._process.stderr, self._server):
+            file.close()
+        self._process = None
+
+    @property
+    def pid(self) -> int:
+        """The process's id, while it runs."""
+        return self._process.pid
+
+    def seen_by(self, rank: int) -> tuple[str, ...]:
+        """The addresses of all parties for the party of that rank: its own to listen at, the others' to connect to."""
+        through = {
+            other: f"{host}:{port}" for (sender, other), (host, port) in self._forwarded.items() if sender == rank
+        }
+        return tuple(through.get(other, address) for other, address in enumerate(self._addresses))
+
+    @contextmanager
+    def probe(self) -> Iterator[tuple[socket.socket, socket.socket]]:
+        """Both ends of a connection over the network, to measure it; it uses up no party's bandwidth."""
+        with socket.create_connection(self._forwarded[_PROBE, _PROBE]) as near:
+            far, _ = self._server.accept()
+            with far:
+                for end in (near, far):
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                yield near, far
+
+    def _calibrate(self) -> None:
+        """Count what sockets and waking up take as part of the delay: measure, and ask for as much less."""
+        delay = self.network.delay
+        with self.probe() as (near, far):
+            for _ in range(_TURNS):
+                measured = statistics.median(ping(near, far) for _ in range(_PINGS)) / 2
+                delay = max(0.0, delay + self.network.delay - measured)
+                self._tell(f"{delay:.9f}")
+                ping(near, far)  # may still have the delay before
+
+    def _tell(self, line: str) -> None:
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
+
+
+def ping(near: socket.socket, far: socket.socket) -> float:
+    """Seconds that one byte takes from one end of a connection to the other and back."""
+    start = time.perf_counter()
+    near.send(b".")
+    far.send(far.recv(1))
+    near.recv(1)
+    return time.perf_counter() - start
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
