@@ -29,7 +29,7 @@ app.add_typer(bench_app, name="bench", help="Measure what protocols cost on thre
 ModelOption = Annotated[str, typer.Option(help="A name in data/models, or the path of a diffusers folder.")]
 ModelArgument = Annotated[str, typer.Argument(help="A name in data/models, or the path of a diffusers folder.")]
 ProtocolsOption = Annotated[str, typer.Option(help="A named set: " + ", ".join(protocol_sets.NAMES) + ".")]
-SchedulerOption = Annotated[str, typer.Option(help="ddim or ddpm.")]
+SchedulerOption = Annotated[str, typer.Option(help="ddim, ddpm or dpmsolver++.")]
 
 
 @app.command()

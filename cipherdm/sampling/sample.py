@@ -65,7 +65,7 @@ def sample(
         labels: one class a picture, for conditional models.
         count: how many pictures, for models without classes.
         steps: denoising steps.
-        scheduler: "ddim" or "ddpm".
+        scheduler: "ddim", "ddpm" or "dpmsolver++".
         eta: DDIM's share of fresh noise, 0 to 1.
         clip: clip the predicted image to the data's range at every step, at the price of two comparisons a pixel.
         protocols: how nonlinear functions and layers are computed.
@@ -158,7 +158,15 @@ def make_task(
     batch = _batch(unet, labels, count)
     weights = prepare_weights(unet, schedule.timesteps, protocols)
     shape = StepShape(
-        unet.config, protocols, weights.layout, schedule.steps, batch, schedule.noisy, schedule.clip, ring
+        unet.config,
+        protocols,
+        weights.layout,
+        schedule.steps,
+        batch,
+        schedule.noisy,
+        schedule.clip,
+        ring,
+        schedule.multistep,
     )
     client = client_values(labels, schedule, shape, seed)
     return Task(shape, owner_values(weights, shape), client, public_values(schedule, shape))
@@ -185,7 +193,7 @@ def _run_plaintext(task: Task) -> np.ndarray:
         values.update(zip(setup.outputs, _run(setup, values), strict=True))
     for index in range(task.shape.steps):
         values["step"] = values[f"step.{index}"]
-        values["sample"] = _run(step, values)[0]
+        values.update(zip(step.outputs, _run(step, values), strict=True))
     return task.decoded(np.asarray(values["sample"]))
 
 
@@ -222,7 +230,7 @@ def sampling_nodes(shape: StepShape, granularity: Granularity) -> list[Node]:
     nodes = [] if setup is None else list(setup.nodes)
     if granularity == "loop":
         loop = Loop(step, shape.steps)
-        return [*nodes, Node("loop", loop, loop.inputs, ("sample",))]
+        return [*nodes, Node("loop", loop, loop.inputs, shape.state)]
     if granularity not in ("block", "step"):
         raise CipherDMError(f"unknown granularity {granularity!r}: choose block, step or loop.")
     of_one_step = step.nodes if granularity == "block" else (step.as_node(),)

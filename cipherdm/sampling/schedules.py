@@ -1,8 +1,9 @@
 """Schedules as rows of coefficients.
 
 A step of DDPM (Ho et al., arXiv 2006.11239, eq. 7) or DDIM (Song et al., arXiv 2010.02502, eq. 12) is linear in the sample,
-the model's output and fresh noise. The coefficients depend on nothing secret, so a schedule is a public table, computed
-here from the betas of a diffusers scheduler; the same table drives plaintext and secure sampling.
+the model's output and fresh noise, and one of DPM-Solver++ (`dpmsolver`) also in those of the step before. The coefficients
+depend on nothing secret, so a schedule is a public table, computed here from the betas of a diffusers scheduler; the same
+table drives plaintext and secure sampling.
 """
 
 from collections.abc import Mapping
@@ -13,8 +14,9 @@ import diffusers
 import numpy as np
 
 from ..errors import CipherDMError
+from .dpmsolver import dpmsolver_rows
 
-SCHEDULERS = ("ddpm", "ddim")
+SCHEDULERS = ("ddpm", "ddim", "dpmsolver++")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +32,12 @@ class Schedule:
         x0 = clip(prediction[i] @ [sample, output], -r, r)
         sample <- coefficients[i] @ [sample, x0, noise]
 
+    A multistep schedule has two factors more, of the sample and the output of the step before.
+
     Attributes:
-        name: "ddpm" or "ddim".
+        name: one of SCHEDULERS.
         timesteps: [steps] int64, descending: what the model is told.
-        coefficients: [steps, 3] float32.
+        coefficients: [steps, 3] float32, or [steps, 5] of a multistep schedule.
         prediction: [steps, 2] float32: the predicted image as a combination of sample and model output.
         clip: the range of the predicted image, or None for no clipping, which costs no comparison.
     """
@@ -54,6 +58,11 @@ class Schedule:
         """Whether any step adds fresh noise."""
         return bool(self.coefficients[:, 2].any())
 
+    @property
+    def multistep(self) -> bool:
+        """Whether a step needs the one before."""
+        return self.coefficients.shape[1] == 5
+
 
 def make_schedule(
     config: Mapping[str, Any], name: str, steps: int, *, eta: float = 0.0, clip: bool = False
@@ -62,7 +71,7 @@ def make_schedule(
 
     Args:
         config: a diffusers scheduler's configuration (`scheduler_config.json`): betas, spacing, prediction type.
-        name: "ddpm" (ancestral, with the configured variance_type) or "ddim".
+        name: "ddpm" (ancestral, with the configured variance_type), "ddim", or "dpmsolver++" (2M, midpoint).
         steps: denoising steps, 1 to num_train_timesteps.
         eta: DDIM's share of fresh noise, 0 to 1; DDPM has its own and ignores this.
         clip: clip the predicted image to the configured clip_sample_range at every step, and derive the noise again from
@@ -74,7 +83,11 @@ def make_schedule(
     """
     if name not in SCHEDULERS:
         raise CipherDMError(f"unknown scheduler {name!r}: choose one of {', '.join(SCHEDULERS)}.")
-    scheduler_class = {"ddpm": diffusers.DDPMScheduler, "ddim": diffusers.DDIMScheduler}[name]
+    if name == "dpmsolver++" and clip:
+        raise CipherDMError("dpmsolver++ remembers unclipped predictions; leave clip out, or choose ddim.")
+    scheduler_class = {"ddpm": diffusers.DDPMScheduler, "ddim": diffusers.DDIMScheduler}.get(
+        name, diffusers.DPMSolverMultistepScheduler
+    )
     scheduler = scheduler_class.from_config(dict(config))
     longest = scheduler.config.num_train_timesteps
     if not 1 <= steps <= longest:
@@ -85,6 +98,9 @@ def make_schedule(
         raise CipherDMError(f"eta must be between 0 (no fresh noise) and 1; got {eta}.")
     if scheduler.config.thresholding:
         raise CipherDMError("dynamic thresholding needs a quantile of secret values; set thresholding to false.")
+    if name == "dpmsolver++":
+        timesteps, rows, prediction = dpmsolver_rows(config, steps)
+        return Schedule(name, timesteps, rows.astype(np.float32), prediction.astype(np.float32), None)
     scheduler.set_timesteps(steps)
     timesteps = scheduler.timesteps.numpy().astype(np.int64)
     now, before = _signal_levels(scheduler, name, timesteps)

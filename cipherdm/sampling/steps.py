@@ -18,6 +18,7 @@ from ..protocols.fixed import Fixed, matmul
 WEIGHTS = "unet/"  # prefix of the weights' names, which are otherwise diffusers'
 TIME_TERM = ".time_term"  # how the names of the residual blocks' time terms end
 COEFFICIENT_BITS = 14  # of the schedule's coefficients
+MEMORY = ("last_sample", "last_eps")  # what a multistep schedule keeps of the step before
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class StepShape:
         clip: the range that the predicted image is clipped to at each step, or None.
         ring: whether `Fixed` numbers are words of SPU's ring or, in plaintext, real numbers. Sets without `Fixed` numbers
             do not ask.
+        multistep: whether a step needs the sample and the output of the one before.
     """
 
     config: UNetConfig
@@ -44,6 +46,12 @@ class StepShape:
     noisy: bool
     clip: float | None
     ring: bool = False
+    multistep: bool = False
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """The names of what one step hands to the next, the sample first."""
+        return ("sample", *MEMORY) if self.multistep else ("sample",)
 
     @property
     def image_shape(self) -> tuple[int, int, int, int]:
@@ -68,7 +76,7 @@ def setup_graph(shape: StepShape) -> Graph | None:
 
 
 def step_graph(shape: StepShape) -> Graph:
-    """One denoising step: (weights, tables, sample, step, coefficients, ...) to the next sample."""
+    """One denoising step: (weights, tables, sample, step, coefficients, ...) to the next sample, and what it remembers."""
     weights = shape.weights
     words = shape.ring and shape.protocols.value_bits is not None
     nodes = []
@@ -82,12 +90,11 @@ def step_graph(shape: StepShape) -> Graph:
     else:
         blocks = tuple(block for block in blocks if block.kind not in TIME_KINDS)
     nodes += [_block_node(block, shape) for block in blocks]
-    noise = ("noise",) if shape.noisy else ()
-    inputs = ("coefficients", "prediction", "step", "sample", "eps", *noise)
-    nodes.append(
-        Node("scheduler", SchedulerStep(shape.clip, shape.protocols.value_bits, shape.ring), inputs, ("sample",))
-    )
-    return Graph("step", tuple(nodes), ("sample",))
+    rest = (("noise",) if shape.noisy else ()) + (MEMORY if shape.multistep else ())
+    inputs = ("coefficients", "prediction", "step", "sample", "eps", *rest)
+    update = SchedulerStep(shape.clip, shape.protocols.value_bits, shape.ring, shape.multistep)
+    nodes.append(Node("scheduler", update, inputs, shape.state))
+    return Graph("step", tuple(nodes), shape.state)
 
 
 @dataclass(frozen=True)
@@ -145,45 +152,53 @@ class SplitRow:
 
 @dataclass(frozen=True)
 class SchedulerStep:
-    """(coefficients, prediction, step, sample, eps[, noise]) to the next sample; `Schedule` has the formula.
+    """(coefficients, prediction, step, sample, eps[, noise][, last_sample, last_eps]) to the next sample.
 
-    One dot product, so that on shares it is truncated once and not once a term.
+    `Schedule` has the formula. One dot product, so that on shares it is truncated once and not once a term. A multistep
+    schedule also returns sample and eps, for the next step to remember.
     """
 
     clip: float | None
     value_bits: int | None = None
     ring: bool = False
+    multistep: bool = False
     __name__ = "scheduler"
 
-    def __call__(self, coefficients, prediction, step, sample, eps, noise=None):
+    def __call__(self, coefficients, prediction, step, sample, eps, *rest):
         factors = select_row(coefficients, step)
+        noise = select_row(rest[0], step) if len(rest) % 2 else None
+        # The factors of what is there, beside the arrays: [sample, eps, noise, last_sample, last_eps].
+        chosen = [0, 1] + [2] * (noise is not None) + [3, 4] * self.multistep
+        others = ([] if noise is None else [noise]) + list(rest[-2:] if self.multistep else ())
+        factors = [factors[index] for index in chosen]
         if self.value_bits is not None:
-            return self._on_fixed(factors, select_row(prediction, step), sample, eps, noise, step)
-        estimate = eps
-        if self.clip is not None:
-            estimate = _combine(select_row(prediction, step), sample, eps)
-            estimate = jnp.clip(estimate, -jnp.float32(self.clip), jnp.float32(self.clip))
-        if noise is None:
-            return _combine(factors[:2], sample, estimate)
-        return _combine(factors, sample, estimate, select_row(noise, step))
+            result = self._on_fixed(factors, select_row(prediction, step), sample, eps, others)
+        else:
+            estimate = eps
+            if self.clip is not None:
+                estimate = _combine(select_row(prediction, step), sample, eps)
+                estimate = jnp.clip(estimate, -jnp.float32(self.clip), jnp.float32(self.clip))
+            result = _combine(jnp.stack(factors), sample, estimate, *others)
+        return (result, sample, eps) if self.multistep else result
 
-    def _on_fixed(self, factors, prediction, sample, eps, noise, step):
+    def _on_fixed(self, factors, prediction, sample, eps, others):
         bits, ring = self.value_bits, self.ring
-        factors, prediction = (Fixed.load(row, COEFFICIENT_BITS, ring) for row in (factors, prediction))
-        sample, estimate = (Fixed.load(array, bits, ring) for array in (sample, eps))
+        factors = [Fixed.load(factor, COEFFICIENT_BITS, ring) for factor in factors]
+        prediction = Fixed.load(prediction, COEFFICIENT_BITS, ring)
+        sample, estimate, *others = (Fixed.load(array, bits, ring) for array in (sample, eps, *others))
         if self.clip is not None:
             estimate = (prediction[0] * sample + prediction[1] * estimate).truncated(bits)
             bound = np.array(self.clip * 2**bits, np.int32) if ring else np.float32(self.clip)
             estimate = estimate.with_array(jnp.clip(estimate.array, -bound, bound))
         result = factors[0] * sample + factors[1] * estimate
-        if noise is not None:
-            result = result + factors[2] * Fixed.load(select_row(noise, step), bits, ring)
+        for factor, array in zip(factors[2:], others, strict=True):
+            result = result + factor * array
         return result.truncated(bits).store()
 
 
 @dataclass(frozen=True)
 class Loop:
-    """A step graph repeated in one program; its index is public. Inputs are the step's, without "step"."""
+    """A step graph repeated in one program; its index is public. Inputs are the step's without "step"; so are outputs."""
 
     step: Graph
     steps: int
@@ -197,11 +212,12 @@ class Loop:
     def __call__(self, *arrays):
         values = dict(zip(self.inputs, arrays, strict=True))
 
-        def body(index, sample):
-            now = values | {"sample": sample, "step": index}
-            return self.step(*(now[name] for name in self.step.inputs))[0]
+        def body(index, state):
+            now = values | dict(zip(self.step.outputs, state, strict=True)) | {"step": index}
+            return self.step(*(now[name] for name in self.step.inputs))
 
-        return lax.fori_loop(0, self.steps, body, values["sample"])
+        state = lax.fori_loop(0, self.steps, body, tuple(values[name] for name in self.step.outputs))
+        return state if len(state) > 1 else state[0]
 
 
 def pick_class_rows(class_onehot, class_table):

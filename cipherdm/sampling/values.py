@@ -9,7 +9,7 @@ from ..models import PreparedWeights, UNetConfig
 from ..protocols.fast import WEIGHT_BITS
 from ..protocols.fixed import encode
 from .schedules import Schedule
-from .steps import COEFFICIENT_BITS, TIME_TERM, WEIGHTS, StepShape
+from .steps import COEFFICIENT_BITS, MEMORY, TIME_TERM, WEIGHTS, StepShape
 
 Values = dict[str, np.ndarray]
 
@@ -53,6 +53,8 @@ def client_values(labels: Sequence[int] | None, schedule: Schedule, shape: StepS
     bits = shape.protocols.value_bits
     if bits is not None:
         values = {name: encode(array, bits, shape.ring) for name, array in values.items()}
+    if shape.multistep:
+        values |= dict.fromkeys(MEMORY, values["sample"])  # nothing before the first step, whose factors of it are 0
     if labels is not None:
         rows = one_hot(labels, shape.config)
         values["class_onehot"] = rows if bits is None else encode(rows, 0, shape.ring)

@@ -87,7 +87,7 @@ def costs(config: TrainingConfig) -> dict[str, int]:
     return count
 
 
-def compare_candidates(out: str | Path, *, steps: int = 2000, say: Callable[[str], None] = print) -> None:
+def compare_candidates(out: str | Path, *, steps: int = 800, say: Callable[[str], None] = print) -> None:
     """Train every candidate for `steps` steps on the same batches, and record losses beside costs in `out`.
 
     The recipe's loss without its guidance, which would add a classifier's noise to the comparison, and with the learning
