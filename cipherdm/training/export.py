@@ -12,6 +12,15 @@ from ..records import write_record
 from .checkpoint import Run
 from .recipes import scheduler
 
+_DIFFUSERS_USAGE = """from diffusers import UNet2DModel
+
+unet = UNet2DModel.from_pretrained("data/models/{name}")"""
+
+# The weights are for a quadratic activation and attention without softmax, which diffusers refuses to load by their names.
+_OWN_USAGE = """import cipherdm as cdm
+
+unet = cdm.load_unet("data/models/{name}")"""
+
 
 def export(run: Run, images: int, out: Path) -> None:
     """Write the averaged weights as a diffusers folder `out`, with a model card and the training record.
@@ -62,10 +71,15 @@ def _card(run: Run, images: int) -> str:
     start = f"It started from the weights of `{config.initial}`." if config.initial else ""
     if config.guidance:
         start += f"\n  The target leans towards plain members of the class (classifier guidance of {config.guidance}, learnt)."
+    if config.teacher:
+        start += f"\n  The target is the prediction of `{config.teacher}` (distillation)."
     blocks = ", ".join(config.down_block_types)
+    kind, usage = "A diffusers `UNet2DModel`", _DIFFUSERS_USAGE
+    if config.act_fn == "quad":
+        kind, usage = "A `UNet2DModel` with functions that diffusers does not have", _OWN_USAGE
     return f"""# {config.name}
 
-A diffusers `UNet2DModel` that draws MNIST digits ({digits}) by request: class ids 0 to {len(config.digits) - 1}
+{kind} that draws MNIST digits ({digits}) by request: class ids 0 to {len(config.digits) - 1}
 stand for these digits in this order. {parameters:,} parameters; channels
 {config.block_out_channels}, {config.layers_per_block} residual block(s) a level, {blocks}, activation {config.act_fn}.
 
@@ -79,8 +93,6 @@ stand for these digits in this order. {parameters:,} parameters; channels
 - **Use**: a teaching and measuring object. It knows nothing but MNIST digits.
 
 ```python
-from diffusers import UNet2DModel
-
-unet = UNet2DModel.from_pretrained("data/models/{config.name}")
+{usage.format(name=config.name)}
 ```
 """
