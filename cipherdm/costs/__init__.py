@@ -1,5 +1,10 @@
 """Networks between the parties: what a run would take over one, and links that are slowed down to one."""
 
+from .latency import Latency as Latency
+from .latency import count_path_bytes as count_path_bytes
+from .latency import count_rounds as count_rounds
+from .latency import latency as latency
+from .latency import predict as predict
 from .networks import CHEETAH_LAN as CHEETAH_LAN
 from .networks import LAN as LAN
 from .networks import NETWORKS as NETWORKS

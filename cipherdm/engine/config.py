@@ -30,7 +30,7 @@ class EngineConfig:
         fraction_bits: fraction bits of the fixed-point encoding.
         exp: how SPU evaluates an exponential: "taylor" is its default, (1 + x/2^8)^(2^8); "pade" is the more exact and
             more expensive setting of the CipherDM release.
-        profile: record seconds, bytes and sends of every operator. It costs little.
+        profile: record seconds, bytes and sends of every operator and of every kernel. It costs little.
         receive_timeout: seconds after which a party stops waiting for a message of another.
     """
 
@@ -56,6 +56,7 @@ class EngineConfig:
         modes = libspu.RuntimeConfig.ExpMode
         config.fxp_exp_mode = {"taylor": modes.EXP_TAYLOR, "pade": modes.EXP_PADE}[self.exp]
         config.enable_pphlo_profile = self.profile
+        config.enable_hal_profile = self.profile
         return config
 
 

@@ -1,14 +1,18 @@
 """What a run cost: per party, program and operator; the record behind every table and figure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
+from ..costs import Network, count_rounds, predict
+from .profile import KERNEL
+
 _COUNTS = ["calls", "seconds", "sent_bytes", "received_bytes", "sends", "receives"]
 _PROGRAM_KEYS = ["party", "program"]
 _OPERATOR_KEYS = ["party", "program", "operator"]
+_KERNEL_KEYS = ["party", "program", "kernel"]
 
 
 @dataclass(frozen=True)
@@ -19,11 +23,13 @@ class CostReport:
         seconds: wall time as the client saw it, from sending the plan to the last party's last call.
         programs: one row for each party and program label: calls, seconds, sent_bytes, received_bytes, sends, receives.
         operators: the same for each party, program label and SPU operator.
+        kernels: the same for each party, program label and kernel of SPU's protocol that sends; operators are made of them.
     """
 
     seconds: float
     programs: pd.DataFrame
     operators: pd.DataFrame
+    kernels: pd.DataFrame = field(default_factory=lambda: _frame({}, _KERNEL_KEYS))
 
     @property
     def bytes(self) -> int:
@@ -34,6 +40,18 @@ class CostReport:
     def sends(self) -> int:
         """Messages sent, all parties together."""
         return int(self.programs["sends"].sum())
+
+    @property
+    def rounds(self) -> int:
+        """Messages that had to wait for one another, see `cipherdm.costs.latency`."""
+        return count_rounds(self)
+
+    def latency(self, network: Network) -> float:
+        """Seconds that the run would take over a network, by the model of `cipherdm.costs.latency`.
+
+        The report is to be of a `LocalCluster` without a network; `cipherdm.costs.predict` tells what the seconds go into.
+        """
+        return predict(self, network).seconds
 
     def by_program(self) -> pd.DataFrame:
         """A row for each program label: calls (of one party), seconds (mean of the parties), bytes and sends (all parties)."""
@@ -51,12 +69,14 @@ class CostReport:
             "sends": self.sends,
             "programs": self.programs.to_dict("split", index=False),
             "operators": self.operators.to_dict("split", index=False),
+            "kernels": self.kernels.to_dict("split", index=False),
         }
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "CostReport":
-        """The inverse of `to_dict`."""
-        return cls(fields["seconds"], pd.DataFrame(**fields["programs"]), pd.DataFrame(**fields["operators"]))
+        """The inverse of `to_dict`; older records have no kernels."""
+        names = [name for name in ("programs", "operators", "kernels") if name in fields]
+        return cls(fields["seconds"], *(pd.DataFrame(**fields[name]) for name in names))
 
     def __add__(self, other: "CostReport") -> "CostReport":
         """The costs of two runs, one after the other."""
@@ -64,6 +84,7 @@ class CostReport:
             self.seconds + other.seconds,
             _merge([self.programs, other.programs], _PROGRAM_KEYS),
             _merge([self.operators, other.operators], _OPERATOR_KEYS),
+            _merge([self.kernels, other.kernels], _KERNEL_KEYS),
         )
 
 
@@ -73,18 +94,23 @@ class CostBook:
     def __init__(self):
         self._programs: dict[tuple, list[float]] = {}
         self._operators: dict[tuple, list[float]] = {}
+        self._kernels: dict[tuple, list[float]] = {}
 
     def add_program(self, party: int, program: str, counts: Iterable[float]) -> None:
         """Book one call: (calls, seconds, sent_bytes, received_bytes, sends, receives)."""
         _book(self._programs, (party, program), counts)
 
     def add_operator(self, party: int, program: str, operator: str, counts: Iterable[float]) -> None:
-        """Book what one operator took within a call, as `add_program`."""
-        _book(self._operators, (party, program, operator), counts)
+        """Book what one operator took within a call, or one kernel (named with `KERNEL` before), as `add_program`."""
+        if operator.startswith(KERNEL):
+            _book(self._kernels, (party, program, operator.removeprefix(KERNEL)), counts)
+        else:
+            _book(self._operators, (party, program, operator), counts)
 
     def report(self, seconds: float) -> CostReport:
         """All that was booked, with the run's wall time."""
-        return CostReport(seconds, _frame(self._programs, _PROGRAM_KEYS), _frame(self._operators, _OPERATOR_KEYS))
+        tables = ((self._programs, _PROGRAM_KEYS), (self._operators, _OPERATOR_KEYS), (self._kernels, _KERNEL_KEYS))
+        return CostReport(seconds, *(_frame(rows, keys) for rows, keys in tables))
 
 
 def _book(rows: dict[tuple, list[float]], key: tuple, counts: Iterable[float]) -> None:

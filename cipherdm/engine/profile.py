@@ -7,11 +7,16 @@ from pathlib import Path
 
 from .config import direct_spu_log
 
-_OPERATOR = re.compile(
-    r"- (?:pphlo\.)?(\S+), executed (\d+) times, duration ([\d.e+-]+)s, "
-    r"send bytes (\d+) recv bytes (\d+), send actions (\d+), recv actions (\d+)"
+_LEVEL = r"(?P<level>HLO|HAL|MPC) profiling: total time"
+_OPERATOR = (
+    r"- (?:pphlo\.)?(?P<name>\S+), executed (?P<calls>\d+) times, duration (?P<seconds>[\d.e+-]+)s, "
+    r"send bytes (?P<sent>\d+) recv bytes (?P<received>\d+), send actions (?P<sends>\d+), recv actions (?P<receives>\d+)"
 )
+_LINE = re.compile(f"{_LEVEL}|{_OPERATOR}")
 _LINK = re.compile(r"Link details: total send bytes (\d+), recv bytes (\d+), send actions (\d+), recv actions (\d+)")
+KERNEL = "kernel."
+"""Begins the names of kernels, to tell them from operators."""
+
 # Bookkeeping of the interpreter, which sends nothing and takes no time worth a row.
 _SILENT = {"free", "constant"}
 
@@ -59,14 +64,26 @@ class ProfileLog:
 
 
 def parse_profile(text: str) -> tuple[Traffic, tuple[OperatorCost, ...]]:
-    """Read the operator tables (SPU's HLO level) and the link totals from SPU's log."""
+    """Read the link totals and the tables of operators and of kernels from SPU's log.
+
+    SPU counts at three levels, each of which covers all that runs: the operators of a program (HLO), the functions on
+    fixed-point numbers that they are made of (HAL, left out here), and the kernels of the secret-sharing protocol that those
+    are made of (MPC, named here with `KERNEL` before).
+    """
     totals = [Traffic(*map(int, match.groups())) for match in _LINK.finditer(text)]
-    operators = tuple(
-        OperatorCost(name, int(calls), float(seconds), Traffic(*map(int, counts)))
-        for name, calls, seconds, *counts in _OPERATOR.findall(text)
-        if name not in _SILENT
-    )
-    return add_traffic(totals), operators
+    found, level = [], "HLO"
+    for line in _LINE.finditer(text):
+        level = line["level"] or level
+        if line["level"] or level == "HAL" or line["name"] in _SILENT:
+            continue
+        traffic = Traffic(*(int(line[count]) for count in ("sent", "received", "sends", "receives")))
+        if level == "HLO":
+            found.append(OperatorCost(line["name"], int(line["calls"]), float(line["seconds"]), traffic))
+        elif (
+            traffic.sends or traffic.receives
+        ):  # the others are as many as there are lines of code, and cost next to nothing
+            found.append(OperatorCost(KERNEL + line["name"], int(line["calls"]), float(line["seconds"]), traffic))
+    return add_traffic(totals), tuple(found)
 
 
 def add_traffic(items: list[Traffic]) -> Traffic:

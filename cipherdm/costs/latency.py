@@ -1,0 +1,104 @@
+"""The latency model: how long a run that was measured on one machine would take over a network.
+
+    seconds = computing + rounds * round trip / 2 + bytes on the path * 8 / bandwidth
+
+*Computing* is what the run took where the parties are next to each other, messages' own handling included. A *round* is a
+message that has to arrive before anyone can go on. In ABY3 it goes one way, since the party that a message is for answers
+nobody: it works on, and sends its own to the third. So a round costs half a round trip. The *bytes on the path* are those
+that leave one after the other, while the other parties' bytes leave at the same time from their own network cards.
+
+Rounds are not messages, which SPU also counts: in one round all three parties may send, or one party twice. They follow
+from which of SPU's protocols ran how often, which its profile tells (`CostReport.kernels`):
+
+| kernel | messages | rounds | share of its bytes on the path |
+|---|---|---|---|
+| products, and bits of comparisons: each party sends one to its neighbour in each round | 3 a round | | 1/3 |
+| trunc_a: two parties exchange twice, the third helps and waits for nobody | 5 | 2 | 12 of 28 |
+| mul_a1b, a number times a bit: two transfers at once, whose results are passed on | 8 | 2 | 1/2 |
+| b2a of at most 8 bits: one such transfer | 4 | 2 | 1/3 |
+| b2a of more bits: an adder of 8 rounds, two parties reveal, each sends one | 28 | 10 | 1/3 |
+
+The rounds of each were read in SPU's source, and confirmed by running operations over links with two delays: the difference
+in time, divided by that of the delays, is the number of rounds. What the model leaves out: a party that waits for nobody
+runs ahead, which saves some rounds; acknowledgements take a few percent of the bandwidth; parties here share the machine's
+cores, so on three hosts computing is faster; connections of the client are not part of it.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .networks import Network
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..engine import CostReport
+
+_ROUNDS_A_CALL = {"trunc_a": 2, "mul_a1b": 2}
+_SHARE_OF_BYTES = {"trunc_a": 12 / 28, "mul_a1b": 1 / 2}
+# A product and its truncation, the most frequent pair: 3 rounds of 8 messages.
+_ROUNDS_A_MESSAGE = 3 / 8
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds of a run over a network, by what they go into.
+
+    Attributes:
+        computing: as measured with the parties side by side.
+        delays: messages on their way.
+        sending: bytes that wait to leave.
+    """
+
+    computing: float
+    delays: float
+    sending: float
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.computing + self.delays + self.sending
+
+
+def latency(seconds: float, rounds: float, path_bytes: float, network: Network) -> Latency:
+    """The model for a run of so many seconds with the parties side by side, so many rounds, and bytes on the path."""
+    return Latency(seconds, rounds * network.round_trip / 2, 8 * path_bytes / network.bandwidth)
+
+
+def predict(report: "CostReport", network: Network) -> Latency:
+    """What a run would take over a network, from its report on one machine without `network`."""
+    return latency(report.seconds, count_rounds(report), count_path_bytes(report), network)
+
+
+def count_rounds(report: "CostReport") -> int:
+    """Rounds of a run: messages that cannot be sent before another has arrived.
+
+    A report without kernels, of a run without profile or from an old record, is taken for products with truncation alone:
+    3 rounds for 8 messages of the three parties. For diffusion models that is right within a tenth.
+    """
+    if report.kernels.empty:
+        return round(report.sends * _ROUNDS_A_MESSAGE)
+    return round(sum(_rounds(row.Index, row.calls, row.sends) for row in _by_kernel(report).itertuples()))
+
+
+def count_path_bytes(report: "CostReport") -> int:
+    """Bytes of a run that leave one after the other; without kernels in the report, all that the busiest party sends."""
+    if report.kernels.empty:
+        return int(report.programs.groupby("party")["sent_bytes"].sum().max()) if len(report.programs) else 0
+    rows = _by_kernel(report).itertuples()
+    return round(sum(row.sent_bytes * _SHARE_OF_BYTES.get(row.Index, 1 / 3) for row in rows))
+
+
+def _by_kernel(report: "CostReport") -> "pd.DataFrame":
+    """Calls of one party, messages and bytes of all, by kernel."""
+    table = report.kernels.groupby("kernel")[["calls", "sends", "sent_bytes"]].sum()
+    return table.assign(calls=table["calls"] / report.kernels["party"].nunique())
+
+
+def _rounds(kernel: str, calls: float, messages: int) -> float:
+    if kernel in _ROUNDS_A_CALL:
+        return calls * _ROUNDS_A_CALL[kernel]
+    if kernel == "b2a":
+        # Of n calls, some take 4 messages and 2 rounds, the others 28 and 10, so that 3 rounds are 2 n and the messages.
+        return (messages + 2 * calls) / 3
+    return messages / 3
