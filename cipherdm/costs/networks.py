@@ -17,7 +17,7 @@ class Network:
         source: who used it, or where the numbers come from.
 
     Raises:
-        CipherDMError: the round trip is not from 0 to 2 seconds, or the bandwidth not a positive number.
+        CipherDMError: the round trip is not from 0 to 1 second, or the bandwidth not a positive number.
     """
 
     name: str
@@ -26,9 +26,9 @@ class Network:
     source: str = ""
 
     def __post_init__(self):
-        if not 0 <= self.round_trip <= 2:
+        if not 0 <= self.round_trip <= 1:
             raise CipherDMError(
-                f"network {self.name!r} has a round trip of {self.round_trip} s; give it in seconds, at most 2."
+                f"network {self.name!r} has a round trip of {self.round_trip} s; give it in seconds, at most 1."
             )
         if not (math.isfinite(self.bandwidth) and self.bandwidth > 0):
             raise CipherDMError(

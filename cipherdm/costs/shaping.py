@@ -101,6 +101,11 @@ class LinkShaper:
         """The process's id, while it runs."""
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
     def seen_by(self, rank: int) -> tuple[str, ...]:
         """The addresses of all parties for the party of that rank: its own to listen at, the others' to connect to."""
         through = {

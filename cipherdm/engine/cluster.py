@@ -57,6 +57,8 @@ class LocalCluster:
         self._ports = ports
         self._certificates = certificates
         self._network = network
+        # Connecting takes several round trips.
+        self._connect_timeout = _CONNECT_TIMEOUT + (10 * network.round_trip if network else 0)
         self._shaper: LinkShaper | None = None
         self._processes: list[subprocess.Popen] = []
         self._channels: list[grpc.Channel] = []
@@ -86,7 +88,7 @@ class LocalCluster:
             name = uuid.uuid4().hex
             request = pb.OpenRequest(session=name, runtime_config=config.runtime_config().SerializeToString())
             try:
-                gather([stub.Open.future(request, timeout=_CONNECT_TIMEOUT + 2) for stub in self._stubs])
+                gather([stub.Open.future(request, timeout=self._connect_timeout + 2) for stub in self._stubs])
             except PartyError as failure:
                 raise self._fail(failure.rank, failure.error) from None
             self._sessions[config] = Session(name, config, self._stubs, self._fail)
@@ -135,7 +137,7 @@ class LocalCluster:
                 links if self._shaper is None else self._shaper.seen_by(rank),
                 certificates[f"party{rank}"],
                 self._folder,
-                connect_timeout=_CONNECT_TIMEOUT,
+                connect_timeout=self._connect_timeout,
             )
             self._processes.append(_start_party(config))
         for rank, process in enumerate(self._processes):
@@ -157,6 +159,7 @@ class LocalCluster:
         """Stop everything after a party's error, and say what happened."""
         if error.code() == grpc.StatusCode.NOT_FOUND:  # a mistake of the caller, which harms nobody
             return CipherDMError(f"party {rank}: {error.details()}")
+        shaper = "" if self._shaper is None or self._shaper.alive else " The process that shapes the links had ended."
         for other, process in enumerate(self._processes):
             try:
                 # The process at fault may need a moment to be gone; one that is well will not be.
@@ -170,6 +173,7 @@ class LocalCluster:
             message = f"party {rank}: {error.details()}"
             if "cannot connect" in message:
                 message += f". {_SAME_AUTHORITY}"
+        message += shaper
         self._ended = f"it was stopped after an error ({message})"
         self.stop()
         return CipherDMError(f"{message} The other parties have been stopped; start a new LocalCluster.")
