@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: `cipherdm bench operations | activations | piecewise | step | ladder`."""
+"""The command line of the benchmarks: `cipherdm bench`, with a command for each module here and one for the ladder."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -128,6 +128,55 @@ def ladder(
 
     settings = {"batches": _numbers(batch, "--batch"), "repetitions": repetitions, "steps": steps, "at_once": at_once}
     _measure_steps("ladder", model, rungs, settings, record)
+
+
+@app.command()
+def network(
+    repetitions: Annotated[int, typer.Option(help="Times that each network's links are set up.", min=1)] = 5,
+    record: RecordOption = None,
+) -> None:
+    """Measure how exactly links are shaped: round trip and throughput, asked for and measured. Takes about a minute."""
+    from ..records import write_record
+    from . import network as benchmark
+
+    record = record or _measurements() / "network.json"
+    with _Bar() as bar:
+        found = benchmark.run(repetitions=repetitions, progress=bar)
+    write_record(record, found)
+    typer.echo(benchmark.table(found).to_string(float_format="{:.4g}".format))
+    typer.echo(f"Wrote {record}.")
+
+
+@app.command()
+def latency(
+    model: Annotated[
+        str, typer.Argument(help="A name in data/models, or the path of a diffusers folder.")
+    ] = "mnist01-tiny",
+    protocols: Annotated[str, typer.Option(help="Names of sets, separated by commas.")] = "fast,direct",
+    networks: Annotated[str, typer.Option(help="Names of networks, separated by commas.")] = "lan,wan,narrow",
+    repetitions: Annotated[int, typer.Option(help="Counted runs over each network.", min=1)] = 3,
+    record: RecordOption = None,
+) -> None:
+    """Compare the latency model with a denoising step over shaped links, in turns with runs without. Takes about 6 minutes.
+
+    Where a run would take more than 20 seconds, as with direct over a WAN, there is one.
+    """
+    from ..costs import network_named
+    from ..models import find_model, load_unet
+    from ..records import write_record
+    from . import latency as benchmark
+    from .step import variants
+
+    record = record or _measurements() / "latency.json"
+    chosen = variants([name.strip() for name in protocols.split(",")])
+    between = [network_named(name.strip()) for name in networks.split(",")]
+    with _Bar() as bar:
+        found = benchmark.run(
+            load_unet(find_model(model)), variants=chosen, networks=between, repetitions=repetitions, progress=bar
+        )
+    write_record(record, found)
+    typer.echo(benchmark.table(found).to_string(index=False, float_format="{:.4g}".format))
+    typer.echo(f"Wrote {record}.")
 
 
 def _distilled(model: str, name: str | None) -> "list[Variant]":

@@ -7,6 +7,7 @@ from .latency import latency as latency
 from .latency import predict as predict
 from .networks import CHEETAH_LAN as CHEETAH_LAN
 from .networks import LAN as LAN
+from .networks import NARROW as NARROW
 from .networks import NETWORKS as NETWORKS
 from .networks import SPU_WAN as SPU_WAN
 from .networks import WAN as WAN
