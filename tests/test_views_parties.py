@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cipherdm import LAN, WAN, Network
 from cipherdm.engine import Spec, compile_program
 from cipherdm.engine.certificates import ROLES, make_certificates
 from cipherdm.views.networks import PARTS, SharesPicture, network_explorer, network_times, parts
@@ -74,30 +75,31 @@ def test_operation_costs_draw_bars_and_the_record_beside_them(table):
 
 
 def test_a_networks_parts_are_delay_and_bandwidth(table):
-    times = parts(table, (40.0, 100.0))
+    times = parts(table, Network("mine", 40e-3, 100e6))
     assert list(times.columns) == list(PARTS)
     assert list(times.loc["product"]) == pytest.approx([20, 3 * 20, 200_000 * 8 / 100e6 * 1000])
     assert list(times.loc["addition"]) == [5, 0, 0]
 
 
 def test_network_times_stack_the_parts(table):
-    figure = network_times(table, {"LAN": (0.4, 5000), "WAN": (40, 400)})
+    figure = network_times(table, [LAN, WAN])
     assert_readable(figure)
-    for axis, network in zip(figure.axes, ((0.4, 5000), (40, 400)), strict=True):
+    for axis, network in zip(figure.axes, (LAN, WAN), strict=True):
         ends = [bar.get_x() + bar.get_width() for bar in axis.patches[-3:]]
         np.testing.assert_allclose(ends, parts(table, network).sum(axis=1))
     assert "over WAN softmax takes longest, 4,048 ms" in figure.get_label()
 
 
 def test_the_shares_picture_follows_the_network(table):
-    picture = SharesPicture(table, (0.1, 10_000))
+    fast, slow = Network("fast", 0.1e-3, 10e9), Network("slow", 300e-3, 10e6)
+    picture = SharesPicture(table, fast)
     assert_readable(picture.figure)
     near = picture.pixels()
-    far_label = picture.show((300, 10)).get_label()
+    far_label = picture.show(slow).get_label()
     far = picture.pixels()
     assert near.shape == far.shape and (near != far).any()
     assert "softmax 92%" in far_label
-    picture.show((0.1, 10_000))
+    picture.show(fast)
     np.testing.assert_array_equal(picture.pixels(), near)  # nothing of the other network is left
 
 

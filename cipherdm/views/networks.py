@@ -1,6 +1,6 @@
 """How long operations would take over a network: a plain figure, and sliders for the network."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -8,10 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..costs import WAN, Network, latency
 from .style import DPI, GREY, PALETTE, describe, new_figure
-
-Network = tuple[float, float]
-"""A round trip in milliseconds, and a bandwidth in Mbit/s."""
 
 PARTS = ("computing", "messages on their way", "bytes on their way")
 
@@ -19,24 +17,23 @@ PARTS = ("computing", "messages on their way", "bytes on their way")
 def parts(table: pd.DataFrame, network: Network) -> pd.DataFrame:
     """Milliseconds of each operation over a network, a column for each of `PARTS`.
 
-    Computing is as measured on one machine. Each message of the busiest party counts half a round trip, as if none could
-    travel beside another, and its bytes pass at the network's bandwidth. It is a simple model, and a little pessimistic.
+    By the latency model, with each message of the busiest party as a round, as if none could travel beside another, and all
+    its bytes on the path. That is near the number of rounds, which these records do not have.
 
     Args:
         table: of `bench.operations`.
         network: what connects the parties.
     """
-    round_trip, bandwidth = network
-    columns = (table["ms"], table["busiest_messages"] * round_trip / 2, table["busiest_bytes"] * 8 / bandwidth / 1000)
-    return pd.concat(columns, axis=1, keys=PARTS)
+    found = latency(table["ms"] / 1000, table["busiest_messages"], table["busiest_bytes"], network)
+    return 1000 * pd.concat((found.computing, found.delays, found.sending), axis=1, keys=PARTS)
 
 
-def network_times(table: pd.DataFrame, networks: Mapping[str, Network]) -> Figure:
+def network_times(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
     """The time of each operation as a stacked bar (see `parts`), a panel for each network."""
     figure = new_figure(max(6.5, 4.2 * len(networks)), 1.1 + 0.28 * len(table))
     axes = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
     rows, texts = np.arange(len(table)), []
-    for axis, (title, network) in zip(axes, networks.items(), strict=True):
+    for axis, network in zip(axes, networks, strict=True):
         times = parts(table, network)
         totals = times.sum(axis=1).to_numpy(float)
         left = np.zeros(len(table))
@@ -46,9 +43,9 @@ def network_times(table: pd.DataFrame, networks: Mapping[str, Network]) -> Figur
         axis.set_xlim(0, 1.18 * totals.max())
         for row, total in zip(rows, totals, strict=True):
             axis.text(total + 0.01 * totals.max(), row, f"{total:,.0f}", va="center", fontsize=8, color=GREY)
-        axis.set(title=f"{title}: {network[0]:g} ms round trip, {network[1]:,.0f} Mbit/s", xlabel="time in ms")
+        axis.set(title=str(network), xlabel="time in ms")
         axis.title.set_fontsize(10)
-        texts.append(f"over {title} {table.index[int(totals.argmax())]} takes longest, {totals.max():,.0f} ms")
+        texts.append(f"over {network.name} {table.index[int(totals.argmax())]} takes longest, {totals.max():,.0f} ms")
     axes[0].set_yticks(rows, table.index)
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(PARTS), frameon=False)
@@ -100,7 +97,8 @@ class SharesPicture:
         texts = [f"{name} {row[PARTS[1]]:.0f}%" for name, row in shares.iterrows()]
         return describe(
             self.figure,
-            f"Bars in percent of each operation's time over {network[0]:.3g} ms round trip and {network[1]:.3g} Mbit/s. "
+            f"Bars in percent of each operation's time over {1000 * network.round_trip:.3g} ms round trip and "
+            f"{network.bandwidth / 1e6:.3g} Mbit/s. "
             f"Messages on their way take of {', of '.join(texts)}.",
         )
 
@@ -113,7 +111,7 @@ class SharesPicture:
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def network_explorer(table: pd.DataFrame, network: Network = (40.0, 400.0)):
+def network_explorer(table: pd.DataFrame, network: Network = WAN):
     """What operations' time goes into, under sliders for the network's round trip and bandwidth."""
     import io
 
@@ -122,12 +120,16 @@ def network_explorer(table: pd.DataFrame, network: Network = (40.0, 400.0)):
     picture = SharesPicture(table, network)
     settings = {"base": 10, "readout_format": ".3g", "step": 0.05}
     settings |= {"style": {"description_width": "11em"}, "layout": {"width": "34em"}}
-    delay = widgets.FloatLogSlider(value=network[0], min=-1, max=2.5, description="round trip in ms", **settings)
-    width = widgets.FloatLogSlider(value=network[1], min=1, max=4, description="bandwidth in Mbit/s", **settings)
+    delay = widgets.FloatLogSlider(
+        value=1000 * network.round_trip, min=-1, max=2.5, description="round trip in ms", **settings
+    )
+    width = widgets.FloatLogSlider(
+        value=network.bandwidth / 1e6, min=1, max=4, description="bandwidth in Mbit/s", **settings
+    )
     image = widgets.Image(format="png")
 
     def draw(_=None) -> None:
-        picture.show((delay.value, width.value))
+        picture.show(Network("chosen", delay.value / 1000, width.value * 1e6))
         buffer = io.BytesIO()
         Image.fromarray(picture.pixels()).save(buffer, "png", compress_level=1)
         image.value = buffer.getvalue()
