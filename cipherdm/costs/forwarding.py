@@ -9,6 +9,7 @@ line is a delay in seconds, to be kept from then on. It ends when that input clo
 """
 
 import ctypes
+import heapq
 import json
 import os
 import select
@@ -17,6 +18,7 @@ import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 _SMALLEST_PIECE, _LARGEST_PIECE = 1 << 14, 1 << 18  # bytes read at a time
@@ -70,17 +72,14 @@ class Lane:
         """Whether to look at the source: not after its end, and not while too much waits here."""
         return not self.ended and self._held < self._limit
 
-    @property
-    def due(self) -> float | None:
-        """When the next piece is to be written; None if there is none, or the target takes none."""
-        return self._waiting[0][0] if self._waiting and not self.stuck else None
-
-    def read(self) -> None:
-        """Take what the source has. Raises OSError if the connection broke."""
+    def read(self) -> float:
+        """Take what the source has; when it is to be written. Raises OSError if the connection broke."""
         piece = self.source.recv(self._piece)
+        due = self._wire.arrival(time.monotonic(), len(piece))
         self.ended = not piece
         self._held += len(piece)
-        self._waiting.append((self._wire.arrival(time.monotonic(), len(piece)), memoryview(piece)))
+        self._waiting.append((due, memoryview(piece)))
+        return due
 
     def write(self, now: float) -> None:
         """Write all that is due. Raises OSError if the target is gone."""
@@ -122,33 +121,56 @@ class Forwarder:
     def __init__(self, links: list[Link], bandwidth: float, delay: float):
         parties = {rank for link in links for rank in (link.sender, link.receiver)}
         self._wires = {rank: Wire(bandwidth, delay) for rank in parties}
-        self._listeners = {socket.create_server(("127.0.0.1", 0)): link for link in links}
-        self._connections: list[tuple[Lane, Lane]] = []
-        self.addresses = [listener.getsockname() for listener in self._listeners]
+        listeners = [(socket.create_server(("127.0.0.1", 0)), link) for link in links]
+        self.addresses = [listener.getsockname() for listener, _ in listeners]
+        self._listeners = {listener.fileno(): (listener, link) for listener, link in listeners}
+        self._lanes: dict[int, tuple[Lane, Lane]] = {}  # by what is read: this lane, and the one in the other direction
+        self._due: list[tuple[float, int]] = []  # a heap of times, and what had been read then
 
     def run(self, control: int) -> None:
         """Forward until the file with the descriptor `control` ends; lines that it has before are new delays in seconds."""
         while True:
-            lanes = [lane for connection in self._connections for lane in connection]
-            readers = {lane.source: lane for lane in lanes if lane.reads}
-            writers = [lane.target for lane in lanes if lane.stuck]
-            dues = [due for lane in lanes if (due := lane.due) is not None]
-            timeout = max(0.0, min(dues) - time.monotonic()) if dues else None
-            readable, _, _ = select.select([control, *self._listeners, *readers], writers, [], timeout)
+            # Descriptors rather than sockets, which `select` would have to ask for theirs.
+            readers = [source for source, (lane, _) in self._lanes.items() if lane.reads]
+            stuck = {lane.target.fileno(): source for source, (lane, _) in self._lanes.items() if lane.stuck}
+            timeout = max(0.0, self._due[0][0] - time.monotonic()) if self._due else None
+            readable, writable, _ = select.select([control, *self._listeners, *readers], [*stuck], [], timeout)
             for ready in readable:
-                if ready is control:
+                if ready in self._lanes:
+                    self._try(ready, self._read)
+                elif ready in self._listeners:
+                    self._accept(*self._listeners[ready])
+                elif ready == control:
                     lines = os.read(control, 4096).split()
                     if not lines:
-                        return self._close()
+                        return
                     for wire in self._wires.values():
                         wire.delay = float(lines[-1])
-                elif ready in self._listeners:
-                    self._accept(ready)
-            self._connections = [pair for pair in self._connections if _advance(pair, readable)]
+            for ready in writable:
+                self._try(stuck[ready], self._write)
+            while self._due and self._due[0][0] <= time.monotonic():
+                self._try(heapq.heappop(self._due)[1], self._write)
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _read(self, source: int) -> None:
+        heapq.heappush(self._due, (self._lanes[source][0].read(), source))
+
+    def _write(self, source: int) -> None:
+        lane, opposite = self._lanes[source]
+        lane.write(time.monotonic())
+        if lane.done and opposite.done:
+            self._close(source)
+
+    def _try(self, source: int, action: Callable[[int], None]) -> None:
+        if source in self._lanes:  # it may have been closed meanwhile
+            try:
+                action(source)
+            except BlockingIOError:
+                pass
+            except OSError:  # it broke, and both ends are to notice
+                self._close(source)
+
+    def _accept(self, listener: socket.socket, link: Link) -> None:
         near, _ = listener.accept()
-        link = self._listeners[listener]
         try:
             far = socket.create_connection(link.target, timeout=1)
         except OSError:
@@ -158,28 +180,13 @@ class Forwarder:
             end.setblocking(False)
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         there = Lane(near, far, self._wires[link.sender])
-        self._connections.append((there, Lane(far, near, self._wires[link.receiver])))
+        back = Lane(far, near, self._wires[link.receiver])
+        self._lanes |= {near.fileno(): (there, back), far.fileno(): (back, there)}
 
-    def _close(self) -> None:
-        for end in (*self._listeners, *(lane.source for pair in self._connections for lane in pair)):
-            end.close()
-
-
-def _advance(connection: tuple[Lane, Lane], readable: list) -> bool:
-    """Read what can be read and write what is due; false if the connection is over, whose ends have then been closed."""
-    try:
-        for lane in connection:
-            if lane.source in readable:
-                lane.read()
-            lane.write(time.monotonic())
-    except OSError:
-        over = True  # it broke, and both ends are to notice
-    else:
-        over = all(lane.done for lane in connection)
-    if over:
-        for lane in connection:
+    def _close(self, source: int) -> None:
+        for lane in self._lanes[source]:
+            del self._lanes[lane.source.fileno()]
             lane.source.close()
-    return not over
 
 
 def main() -> None:

@@ -1,0 +1,54 @@
+"""The benchmarks of shaped links and of the latency model write what they measured, and the committed records hold."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import ONE_LEVEL, SCHEDULER
+from typer.testing import CliRunner
+
+from cipherdm import CipherDMError, Network
+from cipherdm.bench import latency, network
+from cipherdm.cli import app
+from cipherdm.models import init_unet, save_unet
+from cipherdm.records import read_record
+
+MEASUREMENTS = Path(__file__).parent.parent / "data" / "measurements"
+
+
+def assert_is_the_model(row):
+    """A row's parts follow from what else it holds."""
+    between = Network(row["network"], row["round_trip"], row["bandwidth"])
+    assert row["delays"] == pytest.approx(row["rounds"] * between.delay)
+    assert row["predicted"] == pytest.approx(row["computing"] + row["delays"] + row["sending"])
+    assert row["computing"] == pytest.approx(np.median(row["alone_runs"]))
+    assert row["measured"] == pytest.approx(np.median(row["measured_runs"]))
+    assert row["error"] == pytest.approx(row["predicted"] / row["measured"] - 1)
+
+
+@pytest.mark.slow
+def test_the_model_is_compared_with_a_run(tmp_path):
+    unet = replace(init_unet(replace(ONE_LEVEL, add_attention=False)), scheduler_config=SCHEDULER)
+    save_unet(unet, tmp_path / "small")
+    arguments = [str(tmp_path / "small"), "--protocols", "direct", "--networks", "lan", "--repetitions", "1"]
+    result = CliRunner().invoke(app, ["bench", "latency", *arguments, "--record", str(tmp_path / "latency.json")])
+    assert result.exit_code == 0, result.output
+    record = read_record(tmp_path / "latency.json")
+    (row,) = record["rows"]
+    assert (record["model"], row["variant"], row["network"]) == ("small", "direct", "LAN")
+    assert len(row["measured_runs"]) == 1 and len(row["alone_runs"]) == 2 and row["rounds"] > 100
+    assert_is_the_model(row)
+    assert "error %" in result.output
+
+
+def test_nothing_to_compare_is_refused():
+    with pytest.raises(CipherDMError, match="at least one variant"):
+        latency.run(init_unet(ONE_LEVEL), variants=[])
+
+
+def test_links_are_measured(tmp_path):
+    found = network.run([Network("one", 2e-3, 100e6), Network("other", 1e-3, 50e6)], repetitions=1)
+    assert [row["network"] for row in found["rows"]] == ["one", "other"]
+    assert all(row["measured_round_trip"] > 0.5 * row["round_trip"] for row in found["rows"])
+    assert network.table(found).loc["one", "asked ms"] == 2
