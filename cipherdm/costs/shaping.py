@@ -66,21 +66,23 @@ class LinkShaper:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            bufsize=0,
             start_new_session=True,  # Ctrl-C is for this process, which then ends the other
         )
         links = [(*pair, target) for pair, target in targets.items()]
         settings = {"links": links, "bandwidth": self.network.bandwidth, "delay": self.network.delay}
-        self._tell(json.dumps(settings))
-        readable, _, _ = select.select([self._process.stdout], [], [], _START_TIMEOUT)
-        line = self._process.stdout.readline() if readable else b""
-        if not line:
+        try:
+            self._tell(json.dumps(settings))
+            readable, _, _ = select.select([self._process.stdout], [], [], _START_TIMEOUT)
+            line = self._process.stdout.readline() if readable else b""
+            self._forwarded = dict(zip(targets, map(tuple, json.loads(line)), strict=True))
+            if self.network.round_trip < _CALIBRATED:
+                self._calibrate()
+        except (OSError, ValueError):  # it ended, or said nothing
             self._process.kill()
             words = self._process.stderr.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
             self.stop()
-            raise CipherDMError(f"the process that shapes the parties' links did not start: {words[-1]}")
-        self._forwarded = dict(zip(targets, map(tuple, json.loads(line)), strict=True))
-        if self.network.round_trip < _CALIBRATED:
-            self._calibrate()
+            raise CipherDMError(f"the process that shapes the parties' links did not start: {words[-1]}") from None
 
     def stop(self) -> None:
         """End the process. Safe to call twice."""
