@@ -88,6 +88,12 @@ def ladder_table(measurements: Path) -> str:
     return _step_table(measurements, "ladder", only_batch=1)
 
 
+def distilled_table(measurements: Path) -> str:
+    """One denoising step on given weights, and on weights that were distilled into cheaper functions."""
+    command = "cipherdm bench step MODEL --protocols direct,fast --record data/measurements/distilled_MODEL.json"
+    return _step_table(measurements, "distilled", only_batch=1, command=command)
+
+
 def activations_table(measurements: Path) -> str:
     """Error and cost of every function on 100,000 elements."""
     command = "cipherdm bench activations"
@@ -121,6 +127,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "step": step_table,
     "step_batches": step_batches_table,
     "ladder": ladder_table,
+    "distilled": distilled_table,
     "activations": activations_table,
 }
 
@@ -147,11 +154,11 @@ def _likeness(found: dict[str, Any] | None) -> str:
     return "-" if found is None else f"{found['psnr']:.1f} dB, {found['ssim']:.3f}"
 
 
-def _step_table(measurements: Path, benchmark: str, only_batch: int | None) -> str:
+def _step_table(measurements: Path, benchmark: str, only_batch: int | None, command: str | None = None) -> str:
     # Only these tables need the benchmark's module, which brings the whole library along.
     from .bench.step import ratios
 
-    command = f"cipherdm bench {benchmark} MODEL"
+    command = command or f"cipherdm bench {benchmark} MODEL"
     frames = [pd.DataFrame(record["rows"]) for record in _records(measurements, f"{benchmark}_*.json", command)]
     rows = ratios(pd.concat(frames, ignore_index=True)).to_dict("records")
     shown = [row for row in rows if only_batch in (None, row["batch"])]
