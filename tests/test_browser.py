@@ -30,6 +30,7 @@ SETTINGS = {  # no questions on the first start, and every cell on the page, not
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
 }
+KERNEL = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(prompt => prompt.textContent)"
 SECONDS = 1000  # Playwright counts in milliseconds
 RUN_TIMEOUT = 240 * SECONDS  # half a minute on an idle machine
@@ -61,7 +62,6 @@ def lab(tmp_path_factory):
     address = f"http://127.0.0.1:{port}"
     try:
         _wait_for(f"{address}/api/status", token, process, folder / "lab.log")
-        _start_kernel(f"{address}/api/sessions", token)
         yield f"{address}/lab/tree/{NAME}?token={token}"
     finally:
         _stop(process)
@@ -79,7 +79,6 @@ def page(lab):
         shown = browser.new_page(viewport={"width": 1080, "height": 970})
         shown.goto(lab)
         shown.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60 * SECONDS)
-        shown.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=60 * SECONDS)
         _run_all(shown)
         yield shown
         browser.close()
@@ -117,17 +116,10 @@ def test_a_slider_moves_the_picture_and_the_button_runs_three_parties(page):
 
 
 def _run_all(page) -> None:
-    """What Run All Cells does, and again if none begins: what is run before the page has its kernel is lost."""
-    for _ in range(6):
-        for accept in page.locator(".jp-Dialog button.jp-mod-accept").all():
-            accept.click()
-        page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-        try:
-            page.wait_for_function(f"() => {PROMPTS}.some(text => /\\[(\\*|\\d+)\\]/.test(text))", timeout=10 * SECONDS)
-            return
-        except NotInTime:
-            continue
-    pytest.fail("no cell began to run within a minute")
+    """What Run All Cells does, once the page is connected to its kernel: before, it would ask for one, or start another."""
+    page.wait_for_function(f"() => {KERNEL}?.connectionStatus === 'connected'", timeout=60 * SECONDS)
+    page.wait_for_function(f"() => {KERNEL}?.status === 'idle'", timeout=60 * SECONDS)
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
 
 
 def _drag_to(page, slider, value: int, *, lowest: int, highest: int) -> None:
@@ -185,14 +177,6 @@ def _wait_for(address: str, token: str, process: subprocess.Popen, log: Path) ->
         except (urllib.error.URLError, OSError):
             time.sleep(0.3)
     pytest.fail(f"JupyterLab did not start:\n{log.read_text(errors='replace')[-2000:]}")
-
-
-def _start_kernel(address: str, token: str) -> None:
-    """The notebook's kernel. A page that opens before JupyterLab knows its kernels asks for one in a dialog otherwise."""
-    session = {"path": NAME, "name": NAME, "type": "notebook", "kernel": {"name": "python3"}}
-    headers = {"Authorization": f"token {token}", "Content-Type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(address, json.dumps(session).encode(), headers), timeout=60):
-        pass
 
 
 def _stop(process: subprocess.Popen) -> None:
