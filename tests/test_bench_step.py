@@ -288,7 +288,9 @@ def test_the_table_of_quality_has_all_sets_and_that_of_models_the_exact_one(tmp_
 
 def test_a_distilled_model_is_a_variant_of_its_own(unet, tmp_path):
     """Named by its folder, and against the baselines of the model that it comes from."""
-    cheap = replace(init_unet(replace(SMALL, act_fn="quad")), scheduler_config=SCHEDULER, folder=tmp_path / "small-quad")
+    cheap = replace(
+        init_unet(replace(SMALL, act_fn="quad")), scheduler_config=SCHEDULER, folder=tmp_path / "small-quad"
+    )
     chosen = (*step.variants(["direct"]), step.of_distilled(cheap, DIRECT))
     frame = step.ratios(step.run(unet, variants=chosen, batches=[1], repetitions=1, steps=2, at_once=1))
     frame = frame.set_index("variant")

@@ -1,6 +1,5 @@
 """Protocol functions against the exact functions, on dense grids, with the errors that their docstrings state."""
 
-import importlib
 import re
 from dataclasses import replace
 
@@ -8,16 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.special
-import torch
+from stated import activations, random, stated, stated_rows
 
 from cipherdm.engine import Node, Spec, compile_plan
 from cipherdm.errors import CipherDMError
 from cipherdm.protocols import CIPHERDM, CIPHERDM_CORRECTED, DIRECT, PUMA, exact, named
 from cipherdm.protocols.clamp import clamp
 from cipherdm.protocols.exp_bounded import exp_bounded
-from cipherdm.protocols.exp_chebyshev import LOWEST, PUBLISHED, ChebyshevExp, exp_published
-from cipherdm.protocols.exp_corrected import SERIES, exp_corrected
+from cipherdm.protocols.exp_chebyshev import exp_published
+from cipherdm.protocols.exp_corrected import exp_corrected
 from cipherdm.protocols.exp_limit import exp_limit, exp_puma
 from cipherdm.protocols.gelu_polynomial import gelu_polynomial
 from cipherdm.protocols.gelu_puma import gelu_puma
@@ -35,30 +33,6 @@ from cipherdm.protocols.silu_polynomial import silu_polynomial
 from cipherdm.protocols.softmax_2quad import softmax_2quad
 from cipherdm.protocols.softmax_bounded import softmax_bounded, softmax_limit
 from cipherdm.protocols.sums import weighted_sum
-
-
-def grid(low, high):
-    return np.linspace(low, high, 400_001, dtype=np.float32)
-
-
-def random(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def activations():
-    """x ~ N(0, 1.5^2), as the quantiles in the middle of 20,000 equal shares."""
-    return 1.5 * scipy.special.ndtri((np.arange(20_000) + 0.5) / 20_000)
-
-
-def stated(module):
-    """The docstring of a module of `cipherdm.protocols`."""
-    return importlib.import_module(f"cipherdm.protocols.{module}").__doc__
-
-
-def stated_rows(module):
-    """The numbers of the table in a docstring, by row."""
-    lines = re.findall(r"^ {10}([\d.]+(?: +[\d.]+)+)$", stated(module), re.MULTILINE)
-    return [list(map(float, line.split())) for line in lines]
 
 
 @pytest.mark.parametrize(
@@ -114,30 +88,6 @@ def test_a_polynomial_leaves_its_function_outside_of_its_domain():
     np.testing.assert_allclose(guarded, [0, 6], atol=0.03)
 
 
-@pytest.mark.parametrize("bound", [0, 19, 50, np.nan])
-def test_an_exponential_that_fixed_point_cannot_hold_is_refused(bound):
-    with pytest.raises(CipherDMError, match="does not fit into fixed-point"):
-        exp_bounded(bound)
-
-
-def test_bounded_exponentials_have_their_stated_errors():
-    rows = stated_rows("exp_bounded")
-    assert len(rows) == 6
-    for bound, squarings, largest in rows:
-        bounded, limit = exp_bounded(bound), exp_limit(bound)
-        assert bounded.squarings == squarings
-        assert bounded.max_error(np.exp, -bound, bound, relative=True) == pytest.approx(largest, abs=1.5e-4)
-        assert limit.max_error(np.exp, -bound, bound, relative=True) < 0.01
-        assert bounded.squarings + 2 < limit.squarings
-        fewer = replace(limit, squarings=limit.squarings - 1)
-        assert fewer.max_error(np.exp, -bound, bound, relative=True) > 0.01
-
-
-def test_pumas_exp_has_its_stated_error():
-    assert exp_puma.max_error(np.exp, -14, 0) == pytest.approx(0.0085, abs=1e-4)
-    np.testing.assert_array_equal(exp_puma(np.float32([-14.01, -100])), [0, 0])
-
-
 @pytest.mark.parametrize(
     ("module", "kind", "iteration", "reference"),
     [
@@ -161,28 +111,6 @@ def test_newtons_first_step_is_affine():
     expected = 1.5 * start - start**3 / 2 * variance
     np.testing.assert_allclose(rsqrt_newton(variance, jnp.full((3,), start)), expected, rtol=1e-6)
     np.testing.assert_allclose(rsqrt_newton(variance, jnp.full((3,), start), 4), variance**-0.5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("make", [softmax_bounded, softmax_limit])
-def test_bounded_softmaxes_are_within_two_percent(make):
-    scores = np.clip(random(50, 100) * 1.5, -4, 4)
-    softmax = make(4)
-    expected = exact.softmax(scores.astype(np.float64))
-    assert softmax.domain == (-4, 4)
-    np.testing.assert_allclose(softmax(scores), expected, rtol=0.02)
-    np.testing.assert_allclose(softmax.of_scaled(scores * np.float32(softmax.input_scale)), expected, rtol=0.02)
-    if make is softmax_bounded:
-        calibrated = make(4, reciprocal=Reciprocal("row_mean", (1.25, 6), 2))
-        np.testing.assert_allclose(calibrated(scores), expected, rtol=0.03)
-
-
-def test_published_softmaxes_have_their_stated_errors():
-    scores = np.random.default_rng(0).normal(0, 1.5, (1000, 100)).astype(np.float32)
-    expected = exact.softmax(scores.astype(np.float64))
-    for function, bound in ((PUMA.softmax, 0.08), (softmax_2quad, 0.8)):
-        assert 0.9 * bound < np.abs(function(scores) - expected).max() < bound
-    shifted = (scores + 5.0) ** 2
-    np.testing.assert_allclose(softmax_2quad(scores), shifted / shifted.sum(-1, keepdims=True), rtol=1e-4)
 
 
 def test_corrected_functions_beat_the_published_ones():
@@ -245,35 +173,6 @@ def on_shares(session, function, x, tolerance):
     np.testing.assert_allclose(session.reveal("y"), function(x), rtol=0, atol=tolerance)
 
 
-def test_published_exp_has_its_stated_error():
-    x = grid(-30, 0)
-    y = np.asarray(exp_published(x))
-    assert np.abs(y - np.exp(x)).max() == pytest.approx(0.0485, abs=1e-4)
-    assert y[-1] == pytest.approx(0.9515, abs=1e-4)
-    inside = x > LOWEST
-    assert np.mean(y[inside] < 0) == pytest.approx(0.68, abs=0.01)
-    assert not y[~inside].any()
-
-
-def test_true_chebyshev_coefficients_are_better():
-    x = grid(-14, 0)[1:]
-    interpolant = np.polynomial.chebyshev.chebinterpolate(lambda t: np.exp(7 * (t - 1)), 7)
-    series = [scipy.special.ive(k, 7) * (1 if k == 0 else 2) for k in range(8)]
-    np.testing.assert_allclose(
-        interpolant, listed := [0.15374, 0.28458, 0.22617, 0.15533, 0.09299, 0.04891, 0.02257, 0.00838], atol=1e-5
-    )
-    for coefficients, bound in ((interpolant, 0.0073), (series, 0.0055), (SERIES, 0.0055)):
-        function = ChebyshevExp("exp", (-14, 0), tuple(coefficients))
-        assert np.abs(function(x) - np.exp(x)).max() == pytest.approx(bound, abs=1e-4)
-    assert all(f"{value:g}" in stated("exp_corrected") for value in listed)
-
-
-def test_exp_is_the_chebyshev_series():
-    x = grid(-14, 0)[1:]
-    series = np.polynomial.chebyshev.chebval(2 * (x.astype(np.float64) + 14) / 14 - 1, PUBLISHED)
-    np.testing.assert_allclose(exp_published(x), series, rtol=0, atol=2e-6)
-
-
 @pytest.mark.parametrize(
     ("name", "formulas"),
     [
@@ -299,66 +198,6 @@ def test_segments_meet_where_published(name, formulas):
     x = np.float32([below[0], -6, below[1], -2, np.nextafter(np.float32(6), np.float32(0)), 6, 1000, -1000])
     expected = [0, low(-6), low(-2), middle(-2), middle(6), 6, 1000, 0]
     np.testing.assert_allclose(getattr(CIPHERDM, name)(x), expected, rtol=0, atol=1e-4)
-
-
-def test_published_softmax_is_its_formula():
-    scores = random(2, 3, 5, 6)
-    series = np.polynomial.chebyshev.chebval(2 * (scores - scores.max(-1, keepdims=True) + 14) / 14 - 1, PUBLISHED)
-    expected = series / series.sum(-1, keepdims=True)
-    np.testing.assert_allclose(CIPHERDM.softmax(scores), expected, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(CIPHERDM.softmax(np.full((2, 4), 3, np.float32)), np.full((2, 4), 0.25), atol=1e-6)
-
-
-def test_published_softmax_has_no_bound():
-    """One score at the maximum and 27 where the polynomial is most negative: the sum all but vanishes."""
-    x = grid(-14, 0)[1:]
-    lowest = x[np.argmin(exp_published(x))]
-    row = np.concatenate([np.zeros(1), np.full(27, lowest)]).astype(np.float32)
-    assert np.abs(CIPHERDM.softmax(row[None])).max() > 1.1
-
-
-@pytest.mark.parametrize("name", ["silu", "mish", "gelu"])
-def test_direct_activations_equal_torch(name):
-    x = grid(-20, 20)
-    expected = getattr(torch.nn.functional, name)(torch.tensor(x)).numpy()
-    np.testing.assert_allclose(getattr(DIRECT, name)(x), expected, rtol=0, atol=2e-6)
-
-
-@pytest.mark.parametrize("shape", [(2, 6, 4, 5), (2, 6, 7), (3, 6)])
-def test_direct_norms_equal_torch(shape):
-    x, params = random(*shape), {"weight": random(6, seed=1), "bias": random(6, seed=2)}
-    weight, bias = (torch.tensor(params[name]) for name in ("weight", "bias"))
-    group = torch.nn.functional.group_norm(torch.tensor(x), 2, weight, bias, 1e-3)
-    np.testing.assert_allclose(DIRECT.group_norm(params, x, groups=2, eps=1e-3), group, atol=1e-5)
-    last = torch.nn.functional.layer_norm(torch.tensor(x).movedim(1, -1), (6,), weight, bias, 1e-3)
-    np.testing.assert_allclose(DIRECT.layer_norm(params, x, eps=1e-3), last.movedim(-1, 1), atol=1e-5)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_direct_linear_layers_equal_torch(bias):
-    params = {"weight": random(5, 3, seed=1)} | ({"bias": random(5, seed=2)} if bias else {})
-    arguments = [torch.tensor(value) for value in params.values()]
-    for shape in ((2, 3), (2, 3, 7)):
-        x = random(*shape)
-        expected = torch.nn.functional.linear(torch.tensor(x).movedim(1, -1), *arguments).movedim(-1, 1)
-        np.testing.assert_allclose(DIRECT.linear(params, x), expected, atol=1e-5)
-
-    kernel = params | {"weight": random(5, 3, 3, 3, seed=3)}
-    x = random(2, 3, 6, 8)
-    padded = torch.nn.functional.pad(torch.tensor(x), (0, 1, 1, 2))
-    expected = torch.nn.functional.conv2d(padded, *(torch.tensor(value) for value in kernel.values()), stride=2)
-    np.testing.assert_allclose(DIRECT.conv2d(kernel, x, stride=2, padding=((1, 2), (0, 1))), expected, atol=1e-4)
-
-
-def test_direct_attention_equals_torch():
-    q, k, v = random(2, 3, 4, 5), random(2, 3, 4, 7, seed=1), random(2, 3, 4, 7, seed=2)
-    expected = torch.nn.functional.scaled_dot_product_attention(*(torch.tensor(x).mT for x in (q, k, v)), scale=0.3).mT
-    np.testing.assert_allclose(DIRECT.attention({}, q, k, v, scale=0.3, softmax=DIRECT.softmax), expected, atol=1e-5)
-
-
-def test_layers_leave_parameters_that_are_not_theirs():
-    params = {"weight": random(5, 3), "bias": random(5), "prepared": np.zeros(1, np.float32)}
-    assert DIRECT.linear(params, random(2, 3)).shape == (2, 5)
 
 
 def test_weighted_sum_stays_one_product():
