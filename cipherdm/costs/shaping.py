@@ -19,8 +19,9 @@ from ..errors import CipherDMError
 from .networks import Network
 
 _START_TIMEOUT = 20.0
-_CALIBRATED = 5e-3  # seconds of round trip above which what forwarding takes by itself does not matter
-_PINGS, _TURNS = 100, 3
+_CALIBRATED = 20e-3  # seconds of round trip above which what forwarding takes by itself does not matter
+_TURNS, _TURN = 4, 0.2  # how often to measure, and seconds to measure for
+_PINGS = 400  # but not more than so many; fewer would be over before the processor is awake
 _PROBE = -1  # the rank of whoever measures; it has a wire of its own
 
 
@@ -126,11 +127,15 @@ class LinkShaper:
                 yield near, far
 
     def _calibrate(self) -> None:
-        """Count what sockets and waking up take as part of the delay: measure, and ask for as much less."""
+        """Count what sockets and waking up take as part of the delay: measure, and ask for as much less.
+
+        By the lower quartile, since a busy moment of the machine makes many messages late that later ones will not be.
+        """
         delay = self.network.delay
+        pings = min(_PINGS, round(_TURN / max(self.network.round_trip, 1e-3)))
         with self.probe() as (near, far):
             for _ in range(_TURNS):
-                measured = statistics.median(ping(near, far) for _ in range(_PINGS)) / 2
+                measured = statistics.quantiles(ping(near, far) for _ in range(pings))[0] / 2
                 delay = max(0.0, delay + self.network.delay - measured)
                 self._tell(f"{delay:.9f}")
                 ping(near, far)  # may still have the delay before
