@@ -16,6 +16,8 @@ from cipherdm.models.fast_calibration import calibrate
 from cipherdm.sampling import make_schedule
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
+# Predicting v keeps samples of an untrained network within the ring, where predicting noise lets them grow step by step.
+BOUNDED = SCHEDULER | {"prediction_type": "v_prediction"}
 SETTINGS = {"labels": [2, 0], "steps": 4, "scheduler": "dpmsolver++", "seed": 5}
 
 
@@ -24,11 +26,9 @@ def unet(tmp_path_factory):
     """A small conditional U-Net with random weights, calibrated."""
     folder = tmp_path_factory.mktemp("small")
     config = replace(ONE_LEVEL, sample_size=4, add_attention=False)
-    save_unet(replace(init_unet(config, seed=1), scheduler_config=SCHEDULER), folder)
+    save_unet(replace(init_unet(config, seed=1), scheduler_config=BOUNDED), folder)
     loaded = load_unet(folder)
-    save_calibration(
-        calibrate(loaded, make_schedule(SCHEDULER, "ddim", 20), images_per_class=24, progress=False), loaded
-    )
+    save_calibration(calibrate(loaded, make_schedule(BOUNDED, "ddim", 20), images_per_class=24, progress=False), loaded)
     return loaded
 
 
@@ -62,20 +62,20 @@ def test_other_variants_are_refused_by_name():
 
 def test_plaintext_sampling_equals_diffusers(unet):
     model = diffusers.UNet2DModel.from_pretrained(unet.folder, low_cpu_mem_usage=False).eval()
-    scheduler = diffusers.DPMSolverMultistepScheduler.from_config(SCHEDULER)
+    scheduler = diffusers.DPMSolverMultistepScheduler.from_config(BOUNDED)
     scheduler.set_timesteps(4)
     images = torch.from_numpy(np.random.default_rng(5).standard_normal((2, 1, 4, 4), dtype=np.float32))
     with torch.no_grad():
         for timestep in scheduler.timesteps:
             noise = model(images, timestep, class_labels=torch.tensor([2, 0])).sample
             images = scheduler.step(noise, timestep, images).prev_sample
-    np.testing.assert_allclose(sample(unet, None, protocols=DIRECT, **SETTINGS).images, images, atol=1e-3)
+    np.testing.assert_allclose(sample(unet, None, protocols=DIRECT, **SETTINGS).images, images, atol=1e-4)
 
 
 def test_fast_is_close_in_emulation(unet):
     exact = sample(unet, None, protocols=DIRECT, **SETTINGS).images
     emulated = sample(unet, None, protocols=FAST, **SETTINGS).images
-    assert np.sqrt(np.mean(np.square(emulated - exact))) < 0.05 * np.sqrt(np.mean(np.square(exact)))
+    assert np.sqrt(np.mean(np.square(emulated - exact))) < 0.06 * np.sqrt(np.mean(np.square(exact)))
 
 
 @pytest.mark.slow
