@@ -1,5 +1,6 @@
 """The benchmarks of shaped links and of the latency model write what they measured, and the committed records hold."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,3 +53,20 @@ def test_links_are_measured(tmp_path):
     assert [row["network"] for row in found["rows"]] == ["one", "other"]
     assert all(row["measured_round_trip"] > 0.5 * row["round_trip"] for row in found["rows"])
     assert network.table(found).loc["one", "asked ms"] == 2
+
+
+def test_the_record_of_the_model_holds_what_it_says():
+    record = json.loads((MEASUREMENTS / "latency.json").read_text())
+    for row in record["rows"]:
+        assert_is_the_model(row)
+        assert abs(row["error"]) < 0.15, row
+    measured = {(row["variant"], row["network"]) for row in record["rows"]}
+    assert measured >= {(variant, between) for variant in ("fast", "direct") for between in ("LAN", "WAN")}
+
+
+def test_the_record_of_shaped_links_is_within_a_tenth():
+    record = json.loads((MEASUREMENTS / "network.json").read_text())
+    for row in record["rows"]:
+        assert row["measured_round_trip"] == pytest.approx(row["round_trip"], rel=0.1), row["network"]
+        assert row["measured_bandwidth"] == pytest.approx(row["bandwidth"], rel=0.1), row["network"]
+    assert {"LAN", "WAN"} <= set(network.table(record).index)

@@ -60,6 +60,7 @@ class Lane:
         self._wire = wire
         rate = wire.bandwidth / 8
         self._piece = int(min(max(rate * _PIECE_SECONDS, _SMALLEST_PIECE), _LARGEST_PIECE))
+        self._size = _SMALLEST_PIECE
         self._limit = rate * wire.delay + _BACKLOG
         self._waiting: deque[tuple[float, memoryview]] = deque()
         self._held = 0
@@ -74,7 +75,9 @@ class Lane:
 
     def read(self) -> float:
         """Take what the source has; when it is to be written. Raises OSError if the connection broke."""
-        piece = self.source.recv(self._piece)
+        piece = self.source.recv(self._size)
+        # Much memory is asked for only when it is needed; for each short message, that would take as long as forwarding it.
+        self._size = self._piece if len(piece) == self._size else _SMALLEST_PIECE
         due = self._wire.arrival(time.monotonic(), len(piece))
         self.ended = not piece
         self._held += len(piece)
