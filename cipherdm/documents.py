@@ -151,7 +151,9 @@ def _scores(record: dict[str, Any]) -> list[str]:
 
 
 def _likeness(found: dict[str, Any] | None) -> str:
-    return "-" if found is None else f"{found['psnr']:.1f} dB, {found['ssim']:.3f}"
+    if found is None:
+        return "-"
+    return "some overflowed" if math.isnan(found["psnr"]) else f"{found['psnr']:.1f} dB, {found['ssim']:.3f}"
 
 
 def _step_table(measurements: Path, benchmark: str, only_batch: int | None, command: str | None = None) -> str:

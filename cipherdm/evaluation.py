@@ -46,6 +46,8 @@ class Scores:
 class Likeness:
     """How near images are to others from the same noise, pixels clipped to [-1, 1] as when they are shown.
 
+    Images with values that are not finite are taken for plain grey, as in `score_images`.
+
     `psnr` is the mean over the images of the peak signal-to-noise ratio in dB, `psnr_lowest` that of the worst image,
     `ssim` the mean structural similarity (Wang et al. 2004, as scikit-image computes it), 1 for equal images.
     """
@@ -58,7 +60,7 @@ class Likeness:
     @classmethod
     def of(cls, images: np.ndarray, references: np.ndarray) -> "Likeness":
         """Of images [N, 1, H, W] to references of the same shape."""
-        pairs = list(zip(*(np.clip(np.asarray(x)[:, 0], -1, 1) for x in (images, references)), strict=True))
+        pairs = list(zip(*(np.clip(_without_overflows(x)[0][:, 0], -1, 1) for x in (images, references)), strict=True))
         with np.errstate(divide="ignore"):  # equal images: infinite
             ratios = [peak_signal_noise_ratio(reference, image, data_range=2) for image, reference in pairs]
         similarity = [structural_similarity(reference, image, data_range=2) for image, reference in pairs]
@@ -123,8 +125,7 @@ def score_images(
             f"Labels from {labels.min()} to {labels.max()} do not fit {len(digits)} digits. Labels are class ids, "
             f"positions in digits={digits.tolist()}: use 0 to {len(digits) - 1}."
         )
-    overflowed = ~np.isfinite(images).all(axis=(1, 2, 3))
-    images = np.where(overflowed[:, None, None, None], 0, images)
+    images, overflowed = _without_overflows(images)
     classifier = load_classifier() if classifier is None else classifier
     predicted, features = classify(classifier, np.clip(images, -1, 1))
     _, real = classify(classifier, load_mnist("test", digits=digits.tolist(), folder=data).images)
@@ -136,6 +137,13 @@ def score_images(
         count=len(images),
         overflowed=int(overflowed.sum()),
     )
+
+
+def _without_overflows(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images [N, C, H, W] with grey in the place of those that are not finite, and which those are, bool [N]."""
+    images = np.asarray(images)
+    overflowed = ~np.isfinite(images).all(axis=(1, 2, 3))
+    return np.where(overflowed[:, None, None, None], 0, images), overflowed
 
 
 def _f1(predicted: np.ndarray, asked: np.ndarray) -> float:

@@ -129,6 +129,8 @@ def test_likeness_by_hand():
     assert np.isinf(same.psnr) and same.ssim == pytest.approx(1)
     beyond = np.full((1, 1, 28, 28), 3.0)
     assert np.isinf(Likeness.of(beyond, np.ones_like(beyond)).psnr)
+    overflowed = np.full((1, 1, 28, 28), np.nan)  # taken for grey, a pixel of 0
+    assert Likeness.of(overflowed, np.full_like(overflowed, 0.2)).psnr == pytest.approx(20, abs=1e-3)
 
 
 def test_bad_images_are_refused(real):
