@@ -95,7 +95,7 @@ def sample(
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(help="A recipe: mnist10, mnist01-tiny, mnist01-tiny-mish, mnist10-quad, mnist01-tiny-quad.")],
+    name: Annotated[str, typer.Argument(help="A recipe: mnist10, mnist01-tiny, mnist01-tiny-mish, mnist10-quad, ...")],
     steps: Annotated[int | None, typer.Option(help="Optimisation steps; the recipe's own by default.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in runs/NAME, if there is one.")] = True,
     out: Annotated[Path | None, typer.Option(help="Where the model goes; data/models/NAME by default.")] = None,
