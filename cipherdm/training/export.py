@@ -76,7 +76,7 @@ def _card(run: Run, images: int) -> str:
     blocks = ", ".join(config.down_block_types)
     kind, usage = "A diffusers `UNet2DModel`", _DIFFUSERS_USAGE
     if config.act_fn == "quad":
-        kind, usage = "A `UNet2DModel` with functions that diffusers does not have", _OWN_USAGE
+        kind, usage = "A `UNet2DModel`, but for its activation and its attention,", _OWN_USAGE
     return f"""# {config.name}
 
 {kind} that draws MNIST digits ({digits}) by request: class ids 0 to {len(config.digits) - 1}
