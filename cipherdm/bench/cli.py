@@ -179,6 +179,37 @@ def latency(
     typer.echo(f"Wrote {record}.")
 
 
+@app.command()
+def trajectory(
+    model: ModelArgument,
+    scheduler: Annotated[str, typer.Option(help="ddim, ddpm or dpmsolver++.")] = "ddim",
+    steps: Annotated[int, typer.Option(help="Denoising steps.", min=1)] = 20,
+    batch: Annotated[int, typer.Option(help="Pictures; labels go through the model's classes.", min=1)] = 10,
+    eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
+    protocols: Annotated[str, typer.Option(help="The name of a set.")] = "fast",
+    seed: Annotated[int, typer.Option(help="Of the client's noise.")] = 0,
+    record: RecordOption = None,
+) -> None:
+    """Record sampling step by step, on three parties and in plaintext from the same noise: pictures, PSNR, costs.
+
+    The client fetches the sample after every step, which it does for the recording alone. The pictures go into .npz
+    files beside the record.
+    """
+    from .. import protocols as protocol_sets
+    from ..models import find_model, load_unet
+    from . import recording
+    from . import trajectory as benchmark
+
+    folder = find_model(model)
+    record = record or _measurements() / f"trajectory_{folder.resolve().name}_{scheduler}.json"
+    settings = {"scheduler": scheduler, "steps": steps, "batch": batch, "eta": eta, "seed": seed}
+    with _Bar() as bar:
+        found = benchmark.run(load_unet(folder), protocols=protocol_sets.named(protocols), progress=bar, **settings)
+    pictures = recording.write(record, *found)
+    typer.echo(recording.table(recording.read(record)).to_string(float_format="{:.4g}".format))
+    typer.echo(f"Wrote {record} and {', '.join(map(str, pictures))}.")
+
+
 def _distilled(model: str, name: str | None) -> "list[Variant]":
     """The variant of the distilled model: that of the given name, or `model`-quad if there is one."""
     from ..models import find_model, load_unet

@@ -1,0 +1,195 @@
+"""Sampling recorded step by step, on three parties and in plaintext from the same noise: pictures, likeness, costs.
+
+For the recording one person plays all roles, and the client fetches the sample and the predicted noise after every step. The
+parties learn nothing by that, since they send shares that they hold anyway. The client learns more than it should: every
+sample with its predicted noise is an answer of the model to a chosen question, and many of them tell about the weights. In
+earnest, parties that serve a model owner hand out the last sample alone, which is what `cipherdm.sample` fetches.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..costs import count_path_bytes
+from ..engine import CostReport, Graph, LocalCluster, Node, Session, compile_plan
+from ..models import UNet
+from ..protocols import DIRECT, FAST, Protocols
+from ..protocols.fixed import decode
+from ..sampling import Task, engine_for, make_task
+from ..sampling.steps import COEFFICIENT_BITS, StepShape, setup_graph, step_graph
+from .recording import grey_levels
+
+BEST_PSNR = 120.0  # dB, in the place of infinity where two pictures are equal
+
+Progress = Callable[[int, int, str], None]
+"""Called before each step as `progress(done, total, name)`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """A run, step by step, as somebody sees it who fetches everything.
+
+    Attributes:
+        samples: float32 [steps + 1, B, C, H, W]: the initial noise, then the sample after each step.
+        predicted: float32 [steps, B, C, H, W]: the picture that each step believes its sample to come from.
+        setup: what came before the first step cost the parties; None in plaintext, or if there was nothing.
+        costs: what each step cost the parties, without fetching; empty in plaintext.
+    """
+
+    samples: np.ndarray
+    predicted: np.ndarray
+    setup: CostReport | None = None
+    costs: tuple[CostReport, ...] = ()
+
+
+def follow_plaintext(task: Task) -> Trajectory:
+    """Sample in plaintext, with the functions of the task's protocols. The task must be made with `ring=False`."""
+    values = task.owner | task.client | task.public
+    setup, step = setup_graph(task.shape), recorded_step(task.shape)
+    if setup is not None:
+        values.update(zip(setup.outputs, setup(*(values[name] for name in setup.inputs)), strict=True))
+    call = jax.jit(step.__call__)
+    found = []
+    for index in range(task.shape.steps):
+        values["step"] = values[f"step.{index}"]
+        values.update(zip(step.outputs, call(*(values[name] for name in step.inputs)), strict=True))
+        found.append((np.asarray(values["sample"]), np.asarray(values["eps"])))
+    return Trajectory(*_samples_and_predictions(task, found))
+
+
+def follow_secure(task: Task, session: Session, progress: Progress | None = None) -> Trajectory:
+    """Sample on three parties, one program a step, and fetch the sample and the predicted noise after each.
+
+    Args:
+        task: made with `ring=True`.
+        session: with the task's engine, see `cipherdm.sampling.engine_for`. No variables are left on it.
+        progress: told of each step.
+    """
+    specs, kept = dict(task.specs), set(task.specs)
+    setup, step = setup_graph(task.shape), recorded_step(task.shape)
+    setup_cost, costs, found = None, [], []
+    try:
+        task.share(session)
+        if setup is not None:
+            plan = compile_plan(setup.nodes, specs, keep=setup.outputs)
+            kept.update(setup.outputs)
+            specs |= {
+                n: spec for call in plan.calls for n, spec in zip(call.outputs, call.program.outputs, strict=True)
+            }
+            setup_cost = session.run(plan)
+        for index in range(task.shape.steps):
+            if progress is not None:
+                progress(index, task.shape.steps, f"step {index + 1} of {task.shape.steps}")
+            plan = compile_plan([_node_at(step, index)], specs, keep=step.outputs)
+            kept.update(step.outputs)
+            costs.append(session.run(plan))
+            found.append((session.reveal("sample"), session.reveal("eps")))
+    finally:
+        if not session.closed:
+            session.delete(kept)
+    return Trajectory(*_samples_and_predictions(task, found), setup_cost, tuple(costs))
+
+
+def recorded_step(shape: StepShape) -> Graph:
+    """One denoising step that also keeps "eps", the model's output. It costs the parties no message more."""
+    graph = step_graph(shape)
+    return replace(graph, outputs=(*graph.outputs, "eps"))
+
+
+def _node_at(step: Graph, index: int) -> Node:
+    node = step.as_node()
+    return replace(node, inputs=tuple(f"step.{index}" if name == "step" else name for name in node.inputs))
+
+
+def _samples_and_predictions(task: Task, found: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """[steps + 1, B, C, H, W] and [steps, B, C, H, W] from each step's sample and predicted noise."""
+    samples, eps = (np.stack([task.decoded(array) for array in arrays]) for arrays in zip(*found, strict=True))
+    samples = np.concatenate([task.decoded(np.asarray(task.client["sample"]))[None], samples])
+    factors = task.public["prediction"]
+    if task.shape.protocols.value_bits is not None:
+        factors = decode(factors, COEFFICIENT_BITS, task.shape.ring)
+    factors = factors.reshape(-1, 2, *[1] * (samples.ndim - 1))
+    return samples, factors[:, 0] * samples[:-1] + factors[:, 1] * eps
+
+
+def run(
+    unet: UNet,
+    *,
+    protocols: Protocols = FAST,
+    scheduler: str = "ddim",
+    steps: int = 20,
+    batch: int = 10,
+    eta: float = 0.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Sample on three parties and in plaintext from the same noise; the record, and its pictures, for `recording.write`.
+
+    Labels go through the model's classes, 0, 1, ..., again and again.
+
+    Raises:
+        CipherDMError: as `cipherdm.sample`.
+    """
+    classes = unet.config.num_class_embeds
+    pictures = {"count": batch} if classes is None else {"labels": [index % classes for index in range(batch)]}
+    settings = {**pictures, "scheduler": scheduler, "steps": steps, "eta": eta, "seed": seed}
+    load = os.getloadavg()[0]
+    task = make_task(unet, protocols=protocols, **settings)
+    with LocalCluster() as cluster:
+        session = cluster.session(engine_for(protocols))
+        secure = follow_secure(task, session, progress)
+        memory = session.peak_memory()
+    exact, emulated = (
+        follow_plaintext(make_task(unet, protocols=chosen, ring=False, **settings)) for chosen in (DIRECT, protocols)
+    )
+    record = {
+        "benchmark": "trajectory",
+        "model": "" if unet.folder is None else unet.folder.resolve().name,
+        "protocols": protocols.name,
+        "granularity": "step",
+        **settings,
+        "load_before": load,
+        "peak_memory": memory,
+        "setup": _costs(secure.setup),
+        "rows": list(_rows(task, exact, emulated, secure)),
+    }
+    return record, {
+        "samples": np.stack([grey_levels(exact.samples), grey_levels(secure.samples)]),
+        "predicted": np.stack([grey_levels(exact.predicted), grey_levels(secure.predicted)]),
+    }
+
+
+def psnr(images: np.ndarray, references: np.ndarray) -> list[float]:
+    """Of each image [B, C, H, W], in dB, clipped to [-1, 1] as it is shown; at most `BEST_PSNR`."""
+    squares = np.square(np.clip(images, -1, 1).astype(np.float64) - np.clip(references, -1, 1)).mean(axis=(1, 2, 3))
+    return [float(value) for value in 10 * np.log10(4 / np.maximum(squares, 4 * 10 ** (-BEST_PSNR / 10)))]
+
+
+def _rows(task: Task, exact: Trajectory, emulated: Trajectory, secure: Trajectory) -> Iterator[dict[str, Any]]:
+    timesteps = np.ravel(task.public["timesteps"])
+    for index, cost in enumerate(secure.costs):
+        yield {
+            "step": index + 1,
+            "timestep": int(timesteps[index]),
+            **_costs(cost),
+            "secure_to_exact": psnr(secure.samples[index + 1], exact.samples[index + 1]),
+            "emulated_to_exact": psnr(emulated.samples[index + 1], exact.samples[index + 1]),
+            "secure_to_emulated": psnr(secure.samples[index + 1], emulated.samples[index + 1]),
+            "predicted_to_exact": psnr(secure.predicted[index], exact.predicted[index]),
+        }
+
+
+def _costs(report: CostReport | None) -> dict[str, float]:
+    if report is None:
+        return {"seconds": 0.0, "bytes": 0, "sends": 0, "rounds": 0, "path_bytes": 0}
+    return {
+        "seconds": report.seconds,
+        "bytes": report.bytes,
+        "sends": report.sends,
+        "rounds": report.rounds,
+        "path_bytes": count_path_bytes(report),
+    }
