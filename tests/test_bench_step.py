@@ -102,6 +102,10 @@ def test_every_variant_has_its_row(measured):
     assert (measured["seconds_low"] <= measured["seconds"]).all()
     assert (measured["seconds"] <= measured["seconds_high"]).all()
     assert (measured[["seconds", "bytes", "sends"]] > 0).all(axis=None)
+    # In a round at most two messages of each party are on their way; at least one of the three sends something.
+    assert (measured["sends"] / 6 < measured["rounds"]).all() and (measured["rounds"] < measured["sends"]).all()
+    assert (measured["bytes"] / 3 <= measured["path_bytes"] + 1).all()
+    assert (measured["path_bytes"] < measured["bytes"]).all()
     # A party of so small a model holds less than this process, which has compiled it and imported PyTorch.
     client = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert measured["peak_memory"].between(50 * 2**20, 0.9 * client).all()
@@ -117,6 +121,7 @@ def test_a_row_has_the_median_of_its_runs():
     row = step._row(prepared, None, [CostReport(seconds, sent, sent) for seconds in (18.0, 2.0, 4.0)], 77)
     assert (row["seconds_low"], row["seconds"], row["seconds_high"]) == (1, 2, 9)
     assert (row["bytes"], row["sends"], row["peak_memory"], row["repetitions"]) == (18, 4, 77, 3)
+    assert (row["rounds"], row["path_bytes"]) == (8 * 3 / 8 / 2, 14 / 2)  # without kernels: what the model then assumes
 
 
 def test_a_step_costs_what_it_costs_in_sampling(unet, cluster, measured):

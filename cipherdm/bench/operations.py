@@ -132,6 +132,7 @@ def _summary(costs: Sequence[CostReport]) -> dict[str, Any]:
         "ms_high": max(times),
         "bytes": round(statistics.median(cost.bytes for cost in costs)),
         "messages": round(statistics.median(cost.sends for cost in costs)),
+        "rounds": round(statistics.median(cost.rounds for cost in costs)),
         "busiest_bytes": int(statistics.median(party["sent_bytes"] for party in parties)),
         "busiest_messages": int(statistics.median(party["sends"] for party in parties)),
     }

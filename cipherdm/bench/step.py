@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .. import protocols as protocol_sets
+from ..costs import count_path_bytes
 from ..engine import CostReport, EngineConfig, LocalCluster, Node, Plan, Spec, compile_plan
 from ..errors import CipherDMError
 from ..models import UNet
@@ -162,6 +163,8 @@ def run(
         seconds, seconds_low, seconds_high: median, lowest and highest wall time of a step, as the client sees it, without
             compiling, sharing and revealing.
         bytes, sends: what all parties together sent in a step; medians.
+        rounds, path_bytes: messages of a step that had to wait for one another, and bytes that leave one after the other: what
+            `cipherdm.costs.latency` wants for a network; medians.
         setup_seconds, setup_bytes, setup_sends: of what runs once before the first step, measured once; 0 if there is nothing.
         peak_memory: bytes that a party's process held at most, the largest of the three: Python, SPU, the shares, and one
             run of the steps after the setup.
@@ -308,6 +311,8 @@ def _row(step: PreparedStep, setup: CostReport | None, costs: list[CostReport], 
         "seconds_high": max(times),
         "bytes": round(statistics.median(cost.bytes for cost in costs) / step.count),
         "sends": round(statistics.median(cost.sends for cost in costs) / step.count),
+        "rounds": round(statistics.median(cost.rounds for cost in costs) / step.count),
+        "path_bytes": round(statistics.median(count_path_bytes(cost) for cost in costs) / step.count),
         "peak_memory": memory,
         "repetitions": len(costs),
         "setup_seconds": setup.seconds if setup else 0.0,
