@@ -131,6 +131,34 @@ def ladder(
 
 
 @app.command()
+def breakdown(
+    model: ModelArgument,
+    protocols: Annotated[
+        str, typer.Option(help="Names of sets, and direct-pade, separated by commas.")
+    ] = "direct,cipherdm,fast",
+    batch: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 1,
+    repetitions: Annotated[int, typer.Option(help="Counted runs of each; one more warms up.", min=1)] = 3,
+    steps: StepsOption = 20,
+    record: RecordOption = None,
+) -> None:
+    """Measure a denoising step by part of the U-Net and kind of layer: seconds, bytes, messages, rounds. Takes some minutes."""
+    from ..models import find_model, load_unet
+    from ..records import write_record
+    from . import breakdown as benchmark
+    from .step import variants
+
+    folder = find_model(model)
+    record = record or _measurements() / f"breakdown_{folder.resolve().name}.json"
+    chosen = variants([name.strip() for name in protocols.split(",")])
+    settings = {"batch": batch, "repetitions": repetitions, "steps": steps}
+    with _Bar() as bar:
+        found = benchmark.run(load_unet(folder), variants=chosen, progress=bar, **settings)
+    write_record(record, found)
+    typer.echo(benchmark.table(found).to_string(float_format="{:.4g}".format))
+    typer.echo(f"Wrote {record}.")
+
+
+@app.command()
 def network(
     repetitions: Annotated[int, typer.Option(help="Times that each network's links are set up.", min=1)] = 5,
     record: RecordOption = None,
