@@ -19,12 +19,14 @@ from .files import replacing
 from .models import find_model, load_unet
 from .protocols import DIRECT
 from .records import write_record
+from .reproduce.cli import segments
 from .sampling import sample as draw
 
 app = typer.Typer(
     help="Secure three-party sampling of diffusion models.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.add_typer(bench_app, name="bench", help="Measure what protocols cost on three parties of this machine.")
+bench_app.command()(segments)
 
 ModelOption = Annotated[str, typer.Option(help="A name in data/models, or the path of a diffusers folder.")]
 ModelArgument = Annotated[str, typer.Argument(help="A name in data/models, or the path of a diffusers folder.")]

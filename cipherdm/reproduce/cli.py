@@ -1,0 +1,48 @@
+"""The commands `cipherdm reproduce` and `cipherdm bench segments`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..documents import root
+
+
+def segments(
+    model: Annotated[str, typer.Argument(help="A name in data/models, or the path of a diffusers folder.")],
+    scheduler: Annotated[str, typer.Option(help="ddim or ddpm.")] = "ddpm",
+    steps: Annotated[int, typer.Option(help="Denoising steps.", min=1)] = 1000,
+    segment: Annotated[int, typer.Option(help="Steps in one program.", min=1)] = 50,
+    batch: Annotated[int, typer.Option(help="Pictures; labels go through the model's classes.", min=1)] = 2,
+    protocols: Annotated[str, typer.Option(help="The name of a set.")] = "fast",
+    seed: Annotated[int, typer.Option(help="Of the client's noise.")] = 0,
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder of finished segments; runs/segments/RECORD by default.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="The JSON file to write; in data/measurements by default.")
+    ] = None,
+) -> None:
+    """Sample a long schedule on three parties in segments, beside plaintext from the same noise; can be resumed.
+
+    After each segment the client fetches the sample and stores it, which it does for resuming alone. The pictures go into
+    an .npz file beside the record.
+    """
+    from .. import protocols as protocol_sets
+    from ..bench import recording
+    from ..bench.cli import _Bar
+    from ..models import find_model, load_unet
+    from . import segments as benchmark
+
+    folder = find_model(model)
+    record = record or root() / "data" / "measurements" / f"{scheduler}{steps}_{folder.resolve().name}.json"
+    keep = keep or root() / "runs" / "segments" / record.stem
+    unet = load_unet(folder)
+    classes = unet.config.num_class_embeds
+    pictures = {"count": batch} if classes is None else {"labels": [index % classes for index in range(batch)]}
+    settings = {"scheduler": scheduler, "steps": steps, "length": segment, "seed": seed, **pictures}
+    with _Bar() as bar:
+        found, samples = benchmark.run(unet, keep, protocols=protocol_sets.named(protocols), progress=bar, **settings)
+    beside = recording.write(record, found, {"samples": samples})
+    typer.echo(benchmark.summary(found))
+    typer.echo(f"Wrote {record} and {', '.join(map(str, beside))}.")
