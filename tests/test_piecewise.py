@@ -232,3 +232,14 @@ def test_the_number_of_segments_does_not_change_the_messages(session):
         sends.append(session.run(plan).sends)
         np.testing.assert_allclose(session.reveal("y"), function(x), atol=1e-3)
     assert sends[0] == sends[1]
+
+
+@settings(max_examples=25, deadline=None)
+@given(functions())
+def test_one_selection_on_shares_is_one_for_each_segment_in_plaintext(function):
+    """Both readings, in plaintext, on the breakpoints too."""
+    breakpoints, coefficients = function
+    drawn = piecewise(breakpoints or (0.0,), coefficients if breakpoints else coefficients * 2)
+    x = np.array([-5, *drawn.breakpoints, 5, 0.3], np.float32)
+    values = [np.float32(np.polynomial.polynomial.polyval(x, drawn.coefficients[i])) for i in drawn._selected]
+    np.testing.assert_array_equal(drawn._select_in_one(x, *values), drawn._select(x, *values))

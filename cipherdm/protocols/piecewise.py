@@ -7,7 +7,7 @@ import numpy as np
 
 from ..errors import CipherDMError
 from .approximation import Approximation
-from .sums import powers, weighted_sums
+from .sums import on_shares_or_cpu, powers, weighted_sums
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,32 @@ class PiecewisePolynomial(Approximation):
         segments = self._segments(flat)
         if not self.breakpoints:
             return segments[0].reshape(x.shape)
-        below = flat[None, :] < jnp.float32(np.array(self.breakpoints)[:, None])
+        selected = [segments[i] for i in self._selected]
+        chosen = on_shares_or_cpu(self._select_in_one, self._select, flat, *selected)
+        return chosen.reshape(x.shape)
+
+    def _select_in_one(self, x, *values):
+        """The value, of those at x [N], of the segment that x is in: one comparison and one selection for all of them."""
+        below = x[None, :] < jnp.float32(np.array(self.breakpoints)[:, None])
         # In a segment is what is below its right end but not below its left one; on shared bits xor is free.
         inside = jnp.concatenate([below[:1], jnp.logical_xor(below[1:], below[:-1]), jnp.logical_not(below[-1:])])
-        # Zero segments are left out: nothing selected is 0.
-        rows = [i for i, segment in enumerate(self.coefficients) if any(segment)] or [0]
-        bits = jnp.concatenate([inside[i : i + 1] for i in rows])
-        values = jnp.concatenate([segments[i] for i in rows]).reshape(len(rows), -1)
+        bits = jnp.concatenate([inside[i : i + 1] for i in self._selected])
+        values = jnp.concatenate(values).reshape(len(values), -1)
         chosen = jnp.where(bits, values, jnp.zeros_like(values))
         total = chosen[0]
-        for row in range(1, len(rows)):  # added one by one: jnp.sum starts from a public zero, which costs a conversion
+        for row in range(
+            1, len(values)
+        ):  # added one by one: jnp.sum starts from a public zero, which costs a conversion
             total = total + chosen[row]
-        return total.reshape(x.shape)
+        return total
+
+    def _select(self, x, *values):
+        """The same, a segment at a time, from the right."""
+        of_segment = dict(zip(self._selected, values, strict=True))
+        total = of_segment.get(len(self.breakpoints), jnp.zeros_like(x))
+        for i, end in reversed(list(enumerate(self.breakpoints))):
+            total = jnp.where(x < jnp.float32(end), of_segment.get(i, jnp.zeros_like(x)), total)
+        return total
 
     def _segments(self, x) -> list:
         """The polynomial of each segment at all of x [N]."""
@@ -66,6 +80,11 @@ class PiecewisePolynomial(Approximation):
             for row, i in enumerate(curved):
                 values[i] = sums[row] + jnp.float32(self.coefficients[i][0])
         return values
+
+    @property
+    def _selected(self) -> list[int]:
+        """The segments that are not zero, or the first: nothing selected is 0."""
+        return [i for i, segment in enumerate(self.coefficients) if any(segment)] or [0]
 
     @property
     def degree(self) -> int:

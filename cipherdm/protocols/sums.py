@@ -19,10 +19,19 @@ def weighted_sums(arrays, coefficients):
     Written as one dot product, because in fixed point that is truncated once, where a sum of products is truncated once
     for each term. The coefficients stand on the left: few rows times many columns is the fast orientation on SPU.
     """
+    table = np.asarray(coefficients, np.float32)
+    flat = [array.reshape(-1) for array in arrays]
+    return on_shares_or_cpu(lambda *terms: _sums_as_product(table, terms), lambda *terms: _sums(table, terms), *flat)
+
+
+def _sums_as_product(table, terms):
     # Concatenated flat and reshaped, not stacked: XLA splits the product of a constant with a concatenation along the
     # contracted axis into one product for each part, and every one of them would be truncated.
-    terms = jnp.concatenate([array.reshape(-1) for array in arrays]).reshape(len(arrays), -1)
-    return lax.dot_general(np.asarray(coefficients, np.float32), terms, (((1,), (0,)), ((), ())))
+    return lax.dot_general(table, jnp.concatenate(terms).reshape(len(terms), -1), (((1,), (0,)), ((), ())))
+
+
+def _sums(table, terms):
+    return jnp.stack([sum(c * term for c, term in zip(row, terms, strict=True)) for row in table])
 
 
 def powers(x, exponents: Iterable[int]) -> dict:
@@ -47,8 +56,26 @@ def products_of(pairs) -> list:
     """The elementwise product of each pair of flat arrays [N], in one call: as many rounds as one product."""
     if len(pairs) == 1:
         return [pairs[0][0] * pairs[0][1]]
-    left, right = (jnp.concatenate(side).reshape(len(pairs), -1) for side in zip(*pairs, strict=True))
-    return list(left * right)
+    flat = [side for pair in pairs for side in pair]
+    return list(on_shares_or_cpu(_products_in_one, _products, *flat))
+
+
+def _products_in_one(*sides):
+    left, right = (jnp.concatenate(sides[start::2]).reshape(len(sides) // 2, -1) for start in (0, 1))
+    return tuple(left * right)
+
+
+def _products(*sides):
+    return tuple(left * right for left, right in zip(sides[::2], sides[1::2], strict=True))
+
+
+def on_shares_or_cpu(on_shares, on_cpu, *arrays):
+    """`on_shares(*arrays)`, or in plaintext `on_cpu(*arrays)`, which computes the same.
+
+    XLA's CPU backend computes a concatenation of products anew for each element that it puts out, ten times as slowly as
+    the products apart, which on shares would be a call each.
+    """
+    return lax.platform_dependent(*arrays, cpu=on_cpu, default=on_shares)
 
 
 def _half(k: int) -> int:
