@@ -1,0 +1,168 @@
+"""Ring words as signed digits, laid out so that a product modulo 2^64 is a few products of narrow numbers.
+
+A word a of 64 bits is a_0 + a_1 B + a_2 B^2 + ... modulo 2^64 with digits between -B/2 and B/2 - 1, B = 2^base. The product
+of two words is then the sum over s of B^s (a_0 b_s + a_1 b_(s-1) + ... + a_s b_0), and every s with B^s >= 2^64 drops out.
+For matrices each bracket is one ordinary product: rows of a hold their digits side by side, [a_0 a_1 ...], and rows of b
+(the columns of the second matrix) hold them in falling order, [... b_1 b_0], so that the first s + 1 digits of the one meet
+the last s + 1 of the other, without a copy.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import CipherDMError
+
+BLOCK = 1 << 14  # words that are split at a time, so that the intermediate results stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class Format:
+    """How words of one ring are cut into digits.
+
+    Attributes:
+        word: the ring's words, np.uint64 or np.uint32.
+        digit: the type that holds a digit, and that products are computed in.
+        base: bits of a digit. The last digit may have fewer.
+        limit: the longest inner dimension for which no accumulator can overflow or round; None if there is no limit.
+    """
+
+    word: type[np.unsignedinteger]
+    digit: type[np.number]
+    base: int
+    limit: int | None
+
+    @property
+    def bits(self) -> int:
+        """Bits of a word."""
+        return 8 * np.dtype(self.word).itemsize
+
+    @property
+    def count(self) -> int:
+        """Digits of a word."""
+        return -(-self.bits // self.base)
+
+    def sizes(self, inner: int) -> tuple[int, ...]:
+        """Cut an inner dimension into parts of nearly equal length, none above `limit`."""
+        parts = 1 if self.limit is None else max(1, -(-inner // self.limit))
+        bounds = [inner * part // parts for part in range(parts + 1)]
+        return tuple(stop - start for start, stop in zip(bounds, bounds[1:], strict=False))
+
+    def split(self, words: np.ndarray) -> np.ndarray:
+        """The digits of words of any shape: [count, *shape], the lowest first.
+
+        Raises:
+            CipherDMError: for words of another type.
+        """
+        if words.dtype != self.word:
+            raise CipherDMError(
+                f"these digits are of {np.dtype(self.word)} words, not of {words.dtype}; convert the array"
+            )
+        flat = np.ascontiguousarray(words).reshape(-1)
+        if self.count == 1:
+            return flat.reshape(1, *words.shape)
+        planes = np.empty((self.count, flat.size), self.digit)
+        cut = _bytes if self.digit is np.int8 else _fields
+        for start in range(0, flat.size, BLOCK):
+            cut(self, flat[start : start + BLOCK], planes[:, start : start + BLOCK])
+        return planes.reshape(self.count, *words.shape)
+
+    def _halves(self) -> np.unsignedinteger:
+        """B/2 in the place of every digit. Adding it makes each digit of a word the unsigned one, B/2 above the signed one."""
+        places = range(0, self.bits, self.base)
+        return self.word(sum(1 << min(place + self.base, self.bits) - 1 for place in places))
+
+
+def _bytes(form: Format, words: np.ndarray, digits: np.ndarray) -> None:
+    """Digits of eight bits: after one sum and one XOR they are the word's bytes."""
+    halves = form._halves()
+    quads = ((words + halves) ^ halves).view(np.uint32).reshape(words.size, -1)  # the lower four bytes come first
+    for quad in range(quads.shape[1]):
+        column = quads[:, quad].copy()
+        for byte in range(4):
+            # Shift and narrow: NumPy moves single bytes with a stride much more slowly.
+            digits[4 * quad + byte] = (column >> np.uint32(8 * byte)).astype(np.uint8).view(np.int8)
+
+
+def _fields(form: Format, words: np.ndarray, digits: np.ndarray) -> None:
+    """Digits of any width."""
+    raised = words + form._halves()
+    for index in range(form.count):
+        width = min(form.base, form.bits - index * form.base)
+        field = (raised >> form.word(index * form.base)) & form.word((1 << width) - 1)
+        digits[index] = field.astype(np.int64) - (1 << width - 1)
+
+
+@dataclass(frozen=True)
+class Digits:
+    """One operand of a product, in digits, ready for use and reuse.
+
+    Attributes:
+        form: the format.
+        side: "left" or "right". A right operand has the columns of the second matrix as its rows, and falling digits.
+        parts: for each part of the inner dimension an array [rows, count * size].
+    """
+
+    form: Format
+    side: str
+    parts: tuple[np.ndarray, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the left matrix, or columns of the right one."""
+        return self.parts[0].shape[0]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The length of each part of the inner dimension."""
+        return tuple(part.shape[1] // self.form.count for part in self.parts)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return sum(part.nbytes for part in self.parts)
+
+    @classmethod
+    def left(cls, form: Format, words: np.ndarray) -> "Digits":
+        """Digits of a left matrix [M, K]."""
+        return cls._of(form, "left", words)
+
+    @classmethod
+    def right(cls, form: Format, words: np.ndarray) -> "Digits":
+        """Digits of a right matrix, given transposed: [N, K]."""
+        return cls._of(form, "right", words)
+
+    @classmethod
+    def _of(cls, form: Format, side: str, words: np.ndarray) -> "Digits":
+        if words.ndim != 2:
+            raise CipherDMError(f"a matrix has two axes, not {words.ndim}; reshape the array of shape {words.shape}")
+        digits = cls.empty(form, side, *words.shape)
+        digits.fill(0, form.split(words))
+        return digits
+
+    @classmethod
+    def empty(cls, form: Format, side: str, rows: int, inner: int) -> "Digits":
+        """Room for the digits of `rows` rows of `inner` words, to be filled with `fill`."""
+        parts = (np.empty((rows, form.count * size), form.digit) for size in form.sizes(inner))
+        return cls(form, side, tuple(parts))
+
+    def fill(self, start: int, planes: np.ndarray) -> None:
+        """Write words' digits to positions `start`, ... of the inner dimension.
+
+        Args:
+            planes: [count, ..., words]; the axes between are the rows, in their order. A view with any strides will do.
+        """
+        count, *rows, words = planes.shape
+        ordered = np.moveaxis(planes if self.side == "left" else planes[::-1], 0, -2)  # [..., count, words]
+        for first, part in zip(_firsts(self.sizes), self.parts, strict=True):
+            size = part.shape[1] // count
+            low, high = max(first, start), min(first + size, start + words)
+            if low < high:
+                target = part.reshape(*rows, count, size)
+                target[..., low - first : high - first] = ordered[..., low - start : high - start]
+
+
+def _firsts(sizes: Sequence[int]) -> list[int]:
+    """Where each part begins."""
+    return [sum(sizes[:index]) for index in range(len(sizes))]
