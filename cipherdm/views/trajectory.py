@@ -56,7 +56,7 @@ def psnr_by_step(recordings: Sequence[Recording]) -> Figure:
     Three comparisons: secure sampling with exact plaintext, and its two parts, the replaced functions (in plaintext) and
     computing on shares. The band goes from the lowest to the highest secure picture.
     """
-    figure = new_figure(max(6.5, 3.9 * len(recordings)), 3.5)
+    figure = new_figure(max(6.5, 3.4 * len(recordings)), 3.5)
     panels = figure.subplots(1, len(recordings), sharey=True, squeeze=False)[0]
     told = []
     for axis, recording in zip(panels, recordings, strict=True):
