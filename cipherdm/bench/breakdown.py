@@ -83,8 +83,9 @@ class _Pieces:
     Attributes:
         step: the step.
         calls: what each part calls.
-        labels: of the programs in `plan`, by call.
-        plan: runs each call once.
+        labels: of the calls' programs in `plan`.
+        plan: the step, and behind the first part that makes a call that call by itself, so that a busy moment of the
+            machine falls on both.
         zeros: the variables that it reads; what a call costs does not depend on values.
         public: those that the parties know.
     """
@@ -138,7 +139,7 @@ def run(
             for index, piece in enumerate(pieces):
                 _tell(progress, len(variants) * (turn + 1) + index, total, f"{piece.step.variant.name}: run {turn}")
                 session = cluster.session(piece.step.variant.engine)
-                found = program_costs(piece.step.run(cluster)) | program_costs(session.run(piece.plan))
+                found = program_costs(session.run(piece.plan))
                 if turn:
                     costs[index].append(found)
     return {
@@ -219,21 +220,23 @@ def _prepare(unet: UNet, variant: Variant, *, batch: int, steps: int, prefix: st
     step = prepare(unet, replace(variant, granularity="block"), batch=batch, steps=steps, prefix=prefix)
     graph = step_graph(step.task.shape)
     calls = calls_of(graph, _specs(step.task, graph))
-    labels: dict[ProtocolCall, str] = {}
-    for call in _all_calls(calls):
-        labels.setdefault(call, f"call {len(labels)}")
-    nodes, specs = [], {}
+    labels = {call: f"call {index}" for index, call in enumerate(dict.fromkeys(_all_calls(calls)))}
+    alone, specs = {}, {}
     for call, label in labels.items():
         names = tuple(f"{prefix}zeros {spec}" for spec in call.inputs)
         specs.update(zip(names, call.inputs, strict=True))
         results = jax.eval_shape(call.function, *(jax.ShapeDtypeStruct(s.shape, s.dtype) for s in call.inputs))
         outputs = tuple(f"{prefix}result {index}" for index in range(len(jax.tree_util.tree_leaves(results))))
-        nodes.append(Node(label, call.function, names, outputs))
+        (alone[call],) = compile_plan([Node(label, call.function, names, outputs)], specs, keep=()).calls
+    plan = []
+    for part in step.plan.calls:
+        plan.append(part)
+        plan += [alone.pop(call) for call in _all_calls({"": calls[part.label]}) if call in alone]
     zeros = {
         public: {name: np.zeros(spec.shape, spec.dtype) for name, spec in specs.items() if spec.public is public}
         for public in (False, True)
     }
-    return _Pieces(step, calls, labels, compile_plan(nodes, specs, keep=()), zeros[False], zeros[True])
+    return _Pieces(step, calls, labels, Plan(tuple(plan)), zeros[False], zeros[True])
 
 
 def _specs(task: Task, graph: Graph) -> dict[str, Spec]:
