@@ -1,0 +1,94 @@
+"""What sampling takes over a network, from records of a denoising step: steps times a step, by the latency model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..errors import CipherDMError
+from ..records import read_record
+from .latency import Latency, latency
+from .networks import Network
+
+PARTS = ("computing", "delays", "sending")
+"""What sampling's time goes into; the fields of `Latency`."""
+
+_COLUMNS = ("model", "variant", "batch", "seconds", "bytes", "rounds", "path_bytes")
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """One denoising step with the parties side by side.
+
+    Attributes:
+        model: the model's name.
+        variant: how the step is computed: the name of a set of protocols, mostly.
+        batch: images at a time.
+        seconds: of computing.
+        bytes: that all parties send.
+        rounds: messages that have to wait for one another.
+        path_bytes: bytes that leave one after the other.
+    """
+
+    model: str
+    variant: str
+    batch: int
+    seconds: float
+    bytes: int
+    rounds: int
+    path_bytes: int
+
+    def over(self, network: Network, steps: int = 1) -> Latency:
+        """The latency model for so many steps."""
+        return latency(steps * self.seconds, steps * self.rounds, steps * self.path_bytes, network)
+
+
+def step_costs(path: str | Path) -> tuple[StepCost, ...]:
+    """The rows of a record of `cipherdm bench step` or `breakdown`; of the latter the sums over a step.
+
+    Raises:
+        CipherDMError: there is no such record, or it is from before records had rounds.
+    """
+    path = Path(path)
+    benchmark, _, model = path.stem.partition("_")
+    remedy = f"make it with `cipherdm bench {benchmark} {model}`."
+    if not path.exists():
+        raise CipherDMError(f"there is no record {path}: {remedy}")
+    record = read_record(path)
+    frame = pd.DataFrame(record["rows"])
+    missing = [name for name in ("rounds", "path_bytes") if name not in frame]
+    if missing:
+        raise CipherDMError(f"the rows of {path.name} have no {' and '.join(missing)}: {remedy}")
+    if record["benchmark"] == "breakdown":
+        frame = frame.groupby("variant", sort=False)[["seconds", "bytes", "rounds", "path_bytes"]].sum().reset_index()
+        frame = frame.assign(model=record["model"], batch=record["batch"])
+    numbers = {"batch": int, "bytes": int, "rounds": int, "path_bytes": int}
+    return tuple(StepCost(**row) for row in frame[list(_COLUMNS)].astype(numbers).to_dict("records"))
+
+
+def cost_of(costs: Sequence[StepCost], variant: str, batch: int = 1) -> StepCost:
+    """The one of this variant and batch. Raises CipherDMError, naming those that there are, if there is none."""
+    for cost in costs:
+        if (cost.variant, cost.batch) == (variant, batch):
+            return cost
+    there = ", ".join(f"{cost.variant} for {cost.batch}" for cost in costs)
+    raise CipherDMError(f"there is no step of {variant!r} for {batch} images: there are {there}.")
+
+
+def shares(cost: StepCost, round_trips: np.ndarray, bandwidths: np.ndarray) -> np.ndarray:
+    """What part of a step's time goes into each of `PARTS`, over a grid of networks.
+
+    Args:
+        cost: the step.
+        round_trips: [R] in seconds.
+        bandwidths: [B] in bit/s.
+
+    Returns:
+        float64 [3, R, B]: shares of 0 to 1, which add up to 1 over the first axis.
+    """
+    delays = cost.rounds * round_trips[:, None] / 2 + np.zeros_like(bandwidths)
+    sending = 8 * cost.path_bytes / bandwidths + np.zeros_like(round_trips)[:, None]
+    parts = np.stack([np.full_like(delays, cost.seconds), delays, sending])
+    return parts / parts.sum(axis=0)
