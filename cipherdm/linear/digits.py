@@ -9,12 +9,13 @@ the last s + 1 of the other, without a copy.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from ..errors import CipherDMError
 
-BLOCK = 1 << 14  # words that are split at a time, so that the intermediate results stay in the processor's cache
+BLOCK = 1 << 15  # words that are split at a time, so that the intermediate results stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -23,22 +24,24 @@ class Format:
 
     Attributes:
         word: the ring's words, np.uint64 or np.uint32.
-        digit: the type that holds a digit, and that products are computed in.
+        digit: the type that holds a digit.
+        total: the type that sums of products of digits are exact in.
         base: bits of a digit. The last digit may have fewer.
         limit: the longest inner dimension for which no accumulator can overflow or round; None if there is no limit.
     """
 
     word: type[np.unsignedinteger]
     digit: type[np.number]
+    total: type[np.number]
     base: int
     limit: int | None
 
-    @property
+    @cached_property
     def bits(self) -> int:
         """Bits of a word."""
         return 8 * np.dtype(self.word).itemsize
 
-    @property
+    @cached_property
     def count(self) -> int:
         """Digits of a word."""
         return -(-self.bits // self.base)
@@ -68,7 +71,8 @@ class Format:
             cut(self, flat[start : start + BLOCK], planes[:, start : start + BLOCK])
         return planes.reshape(self.count, *words.shape)
 
-    def _halves(self) -> np.unsignedinteger:
+    @cached_property
+    def halves(self) -> np.unsignedinteger:
         """B/2 in the place of every digit. Adding it makes each digit of a word the unsigned one, B/2 above the signed one."""
         places = range(0, self.bits, self.base)
         return self.word(sum(1 << min(place + self.base, self.bits) - 1 for place in places))
@@ -76,7 +80,7 @@ class Format:
 
 def _bytes(form: Format, words: np.ndarray, digits: np.ndarray) -> None:
     """Digits of eight bits: after one sum and one XOR they are the word's bytes."""
-    halves = form._halves()
+    halves = form.halves
     quads = ((words + halves) ^ halves).view(np.uint32).reshape(words.size, -1)  # the lower four bytes come first
     for quad in range(quads.shape[1]):
         column = quads[:, quad].copy()
@@ -87,7 +91,7 @@ def _bytes(form: Format, words: np.ndarray, digits: np.ndarray) -> None:
 
 def _fields(form: Format, words: np.ndarray, digits: np.ndarray) -> None:
     """Digits of any width."""
-    raised = words + form._halves()
+    raised = words + form.halves
     for index in range(form.count):
         width = min(form.base, form.bits - index * form.base)
         field = (raised >> form.word(index * form.base)) & form.word((1 << width) - 1)
@@ -137,8 +141,13 @@ class Digits:
     def _of(cls, form: Format, side: str, words: np.ndarray) -> "Digits":
         if words.ndim != 2:
             raise CipherDMError(f"a matrix has two axes, not {words.ndim}; reshape the array of shape {words.shape}")
-        digits = cls.empty(form, side, *words.shape)
-        digits.fill(0, form.split(words))
+        rows, inner = words.shape
+        digits = cls.empty(form, side, rows, inner)
+        step = max(1, BLOCK // max(1, inner))
+        for first in range(
+            0, rows, step
+        ):  # so that the split words are still in the cache when they get to their places
+            digits.rows_from(first, first + step).fill(0, form.split(words[first : first + step]))
         return digits
 
     @classmethod
@@ -146,6 +155,10 @@ class Digits:
         """Room for the digits of `rows` rows of `inner` words, to be filled with `fill`."""
         parts = (np.empty((rows, form.count * size), form.digit) for size in form.sizes(inner))
         return cls(form, side, tuple(parts))
+
+    def rows_from(self, start: int, stop: int) -> "Digits":
+        """Some of the rows, without a copy."""
+        return Digits(self.form, self.side, tuple(part[start:stop] for part in self.parts))
 
     def fill(self, start: int, planes: np.ndarray) -> None:
         """Write words' digits to positions `start`, ... of the inner dimension.

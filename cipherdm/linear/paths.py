@@ -25,12 +25,12 @@ class Path:
     Attributes:
         name: how reports call it.
         forms: the digits of each ring, Z_2^64 and Z_2^32.
-        multiply: left [M, K] and right [N, K] digits to an array [M, N] of exact sums, as int32, float64 or ring words.
+        multiply: multiply(left, right, out) sets out [M, N] to the exact product of digits left [M, K] and right [N, K].
     """
 
     name: str
     forms: tuple[Format, Format]
-    multiply: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    multiply: Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
     def form(self, word: type[np.unsignedinteger]) -> Format:
         """The digits of a ring's words, np.uint64 or np.uint32.
@@ -44,21 +44,29 @@ class Path:
         raise CipherDMError(f"no ring has words of {np.dtype(word)} here; use uint64 or uint32")
 
 
-def _int8(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    return torch._int_mm(torch.from_numpy(left), torch.from_numpy(right).t()).numpy()
+def _int8(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+    torch._int_mm(torch.from_numpy(left), torch.from_numpy(right).t(), out=torch.from_numpy(out))
 
 
-def _float64(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    return torch.mm(torch.from_numpy(left), torch.from_numpy(right).t()).numpy()
+def _float64(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+    torch.mm(torch.from_numpy(left), torch.from_numpy(right).t(), out=torch.from_numpy(out))
 
 
-def _integers(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    return left @ right.T
+def _integers(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+    np.matmul(left, right.T, out=out)
 
 
-INT8 = Path("int8", (Format(np.uint64, np.int8, 8, 16383), Format(np.uint32, np.int8, 8, 32767)), _int8)
-FLOAT64 = Path(
-    "float64", (Format(np.uint64, np.float64, 22, 1 << 10), Format(np.uint32, np.float64, 16, 1 << 22)), _float64
+INT8 = Path(
+    "int8", (Format(np.uint64, np.int8, np.int32, 8, 16383), Format(np.uint32, np.int8, np.int32, 8, 32767)), _int8
 )
-INTEGERS = Path("integers", (Format(np.uint64, np.uint64, 64, None), Format(np.uint32, np.uint32, 32, None)), _integers)
+FLOAT64 = Path(
+    "float64",
+    (Format(np.uint64, np.float64, np.float64, 22, 1 << 10), Format(np.uint32, np.float64, np.float64, 16, 1 << 22)),
+    _float64,
+)
+INTEGERS = Path(
+    "integers",
+    (Format(np.uint64, np.uint64, np.uint64, 64, None), Format(np.uint32, np.uint32, np.uint32, 32, None)),
+    _integers,
+)
 PATHS = (INT8, FLOAT64, INTEGERS)

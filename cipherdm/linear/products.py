@@ -6,8 +6,9 @@ from ..errors import CipherDMError
 from .digits import Digits, Format
 from .paths import Path
 
-ROWS = 512  # of the results that are summed at a time
-BLOCK = 1 << 18  # results that are summed at a time. More make better use of the products, fewer of the cache.
+ROWS = 512  # of the results that are computed at a time
+BLOCK = 1 << 18  # results that are computed at a time; large, for the matrix units
+STRIP = 1 << 15  # results that are summed at a time; small, for the processor's cache
 
 
 def product(path: Path, left: Digits, right: Digits, out: np.ndarray | None = None) -> np.ndarray:
@@ -20,15 +21,20 @@ def product(path: Path, left: Digits, right: Digits, out: np.ndarray | None = No
         CipherDMError: if the operands are not a left and a right one of the same digits and inner dimension.
     """
     _check(path, left, right)
+    form = left.form
     if out is None:
-        out = np.empty((left.rows, right.rows), left.form.word)
-    width = BLOCK // max(1, min(left.rows, ROWS))
-    for row in range(0, left.rows, ROWS):
+        out = np.empty((left.rows, right.rows), form.word)
+    height = max(1, min(left.rows, ROWS))
+    width = min(right.rows, BLOCK // height)
+    room = np.empty(form.count * height * width, form.total)
+    for row in range(0, left.rows, height):
         for column in range(0, right.rows, width):
-            rows, columns = slice(row, row + ROWS), slice(column, column + width)
-            pairs = zip(left.parts, right.parts, strict=True)
-            terms = [_words(path, left.form, a[rows], b[columns]) for a, b in pairs]
-            out[rows, columns] = terms[0] if len(terms) == 1 else np.add.reduce(terms, dtype=left.form.word)
+            rows, columns = slice(row, row + height), slice(column, column + width)
+            target = out[rows, columns]
+            terms = room[: form.count * target.size].reshape(form.count, *target.shape)
+            for index, (a, b) in enumerate(zip(left.parts, right.parts, strict=True)):
+                _multiply(path, form, a[rows], b[columns], terms)
+                _sum(form, terms, target, add=index > 0)
     return out
 
 
@@ -42,27 +48,39 @@ def matrix_product(path: Path, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return product(path, Digits.left(form, a), Digits.right(form, b.T))
 
 
-def _words(path: Path, form: Format, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The product of one part: sum over s of B^s times the sum of the products of s + 1 digits, by Horner's rule."""
-    count = form.count
-    size = left.shape[1] // count
-    total = None
-    for s in reversed(range(count)):
-        exact = path.multiply(left[:, : (s + 1) * size], right[:, (count - 1 - s) * size :])
-        if total is None:
-            total = exact.astype(_accumulator(form, s), copy=False)
+def _multiply(path: Path, form: Format, left: np.ndarray, right: np.ndarray, terms: np.ndarray) -> None:
+    """Fill terms [count, M, N]: for each s, the sum of the products of s + 1 digits of each side."""
+    size = left.shape[1] // form.count
+    for s in range(form.count):
+        path.multiply(left[:, : (s + 1) * size], right[:, (form.count - 1 - s) * size :], terms[s])
+
+
+def _sum(form: Format, terms: np.ndarray, target: np.ndarray, add: bool) -> None:
+    """Set target [M, N], or add to it, the sum over s of B^s terms[s], by Horner's rule."""
+    step = max(1, STRIP // target.shape[1]) if target.size else 1
+    for first in range(0, target.shape[0], step):
+        strip = slice(first, first + step)
+        total = None
+        for s in reversed(range(form.count)):
+            term = terms[s, strip]
+            if total is None:
+                total = term.astype(_width(form, s))  # a copy, of words that wrap around
+            else:
+                total = total.astype(_width(form, s), copy=False)
+                total <<= form.base
+                total += term if term.dtype.kind == "i" else term.astype(np.int64)
+        words = total.astype(form.word, copy=False)
+        if add:
+            target[strip] += words
         else:
-            total = total.astype(_accumulator(form, s), copy=False)
-            total <<= form.base
-            total += exact if exact.dtype.kind == "i" else exact.astype(np.int64)
-    return total.astype(form.word, copy=False)
+            target[strip] = words
 
 
-def _accumulator(form: Format, s: int) -> type[np.integer]:
-    """Terms that reach only the highest 32 bits of a result are summed in words of 32 bits, which are twice as fast."""
+def _width(form: Format, s: int) -> type[np.integer]:
+    """Of the words for the sum of terms s, s + 1, ... Where they reach only the upper 32 bits of a result, 32 bits do."""
     if form.count == 1:
         return form.word
-    return np.int32 if form.bits - s * form.base <= 32 and form.digit is np.int8 else np.int64
+    return np.int32 if form.total is np.int32 and form.bits - s * form.base <= 32 else np.int64
 
 
 def _check(path: Path, left: Digits, right: Digits) -> None:
