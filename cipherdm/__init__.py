@@ -24,6 +24,7 @@ _HOMES = {
     "DIRECT": "protocols",
     "FAST": "protocols",
     "FAST_GUARDED": "protocols",
+    "FAST_SHARES": "protocols",
     "PUMA": "protocols",
     "Protocols": "protocols",
     "SamplingResult": "sampling",

@@ -1,6 +1,7 @@
 """FAST as a whole: the owner's preparation, emulated and secure sampling, and what it refuses."""
 
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from cipherdm.models import init_unet, load_unet, prepare_weights, save_unet, un
 from cipherdm.models.calibration import save_calibration
 from cipherdm.models.fast_calibration import calibrate
 from cipherdm.models.unet import TIME_KINDS, run_blocks
-from cipherdm.protocols import FAST, FAST_GUARDED, fast
+from cipherdm.protocols import FAST, FAST_GUARDED, FAST_SHARES, fast
 from cipherdm.sampling import make_schedule
 from cipherdm.sampling.sample import _run_plaintext, engine_for, make_task
 from cipherdm.sampling.steps import pick_class_words, setup_graph
@@ -166,3 +167,16 @@ def test_class_tables_are_picked_by_the_secret_label(unets, cluster):
     table, onehot = task.owner["class_table"], task.client["class_onehot"]
     (rows,) = setup_graph(task.shape)(onehot, table)
     np.testing.assert_allclose(rows, table[[2, 0]], rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("act_fn", "granularity"), [("silu", "step"), ("mish", "block")])
+def test_with_kernels_it_is_the_same(unets, cluster, act_fn, granularity):
+    """All products as kernels, however small: FAST's emulation is theirs too."""
+    settings = {"labels": [2, 0], "steps": STEPS, "seed": 5}
+    with mock.patch("cipherdm.protocols.shares.LEAST_MULTIPLY_ADDS", 0):
+        result = sample(unets[act_fn], cluster, granularity=granularity, protocols=FAST_SHARES, **settings)
+    expected = sample(unets[act_fn], None, protocols=FAST, **settings).images
+    extent = float(expected.max() - expected.min())
+    assert peak_signal_noise_ratio(expected, result.images, data_range=extent) > 45
+    assert {"kernel_conv2d", "kernel_matmul"} <= set(result.cost.by_operator().index)

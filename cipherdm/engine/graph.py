@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from .programs import Call, Plan, Spec, compile_program
+from ..errors import CipherDMError
+from .programs import Call, KernelProgram, Plan, Program, Spec, compile_program
+from .split import split
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Graph:
 
 
 def compile_plan(nodes: Iterable[Node], specs: Mapping[str, Spec], keep: Iterable[str]) -> Plan:
-    """Compile each node's function and list the calls, in order.
+    """Compile each node's function and list the calls, in order. A function with kernels becomes several calls.
 
     Values that nodes write are freed after their last use, unless they are in `keep`. Programs of equal functions on
     equal shapes are compiled once.
@@ -73,10 +75,46 @@ def compile_plan(nodes: Iterable[Node], specs: Mapping[str, Spec], keep: Iterabl
     specs = dict(specs)
     calls = []
     for node in nodes:
-        program = compile_program(node.function, tuple(specs[name] for name in node.inputs))
-        specs.update(zip(node.outputs, program.outputs, strict=True))
-        calls.append(Call(program, node.inputs, node.outputs, node.label))
+        for function, inputs, outputs in _stages(node, specs):
+            program = _compiled(function, tuple(specs[name] for name in inputs))
+            specs.update(zip(outputs, program.outputs, strict=True))
+            calls.append(Call(program, inputs, outputs, node.label))
     return Plan(_with_frees(calls, frozenset(keep)))
+
+
+def _stages(
+    node: Node, specs: Mapping[str, Spec]
+) -> list[tuple[Callable | KernelProgram, tuple[str, ...], tuple[str, ...]]]:
+    """What a node's function is made of: functions and kernels, with the names of what they read and write."""
+    stages = split(node.function, tuple((specs[name].shape, specs[name].dtype) for name in node.inputs))
+    if stages is None:
+        return [(node.function, node.inputs, node.outputs)]
+    # Results get their names when the last of the arguments has been read, which may have the same names.
+    names = {f"in{index}": name for index, name in enumerate(node.inputs)}
+    last = {name: place for place, stage in enumerate(stages) for name in stage.inputs}
+    results = {f"out{index}": name for index, name in enumerate(node.outputs)}
+    for place, stage in enumerate(stages):
+        for output in stage.outputs:
+            name = results.get(output)
+            argument = next((key for key, given in names.items() if given == name), None)
+            if argument is not None and last.get(argument, -1) > place:
+                raise CipherDMError(f"{node.label} writes {name}, which it still reads; give its result another name.")
+    names |= results
+
+    def named(variables: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(names.get(variable, f"{node.label}/{variable}") for variable in variables)
+
+    return [(stage.function, named(stage.inputs), named(stage.outputs)) for stage in stages]
+
+
+def _compiled(function: Callable | KernelProgram, inputs: tuple[Spec, ...]) -> Program | KernelProgram:
+    if not isinstance(function, KernelProgram):
+        return compile_program(function, inputs)
+    if any(spec.public for spec in inputs):
+        raise CipherDMError(
+            f"a kernel ({function.kernel.kind}) multiplies secrets, and one operand is public; share it."
+        )
+    return function
 
 
 def _with_frees(calls: list[Call], keep: frozenset[str]) -> tuple[Call, ...]:

@@ -10,11 +10,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 from spu import api, libspu
@@ -23,18 +24,51 @@ from ..errors import CipherDMError
 from . import party_pb2 as pb
 from .config import PartyConfig
 from .party_pb2_grpc import PartyServicer, add_PartyServicer_to_server
-from .profile import OperatorCost, ProfileLog
+from .profile import KERNEL, OperatorCost, ProfileLog, Traffic
 from .wire import GRPC_OPTIONS, pieces
+
+if TYPE_CHECKING:
+    from .kernels import Kernels
 
 
 class _Session:
-    """One SPU runtime with its variables and programs; one run at a time."""
+    """One SPU runtime with its variables, programs and kernels; one run at a time."""
 
     def __init__(self, link: libspu.link.Context, config: libspu.RuntimeConfig):
-        self.runtime = api.Runtime(link, config)
+        self.runtime = api.Runtime(link.spawn(), config)
         self.executables: dict[str, libspu.Executable] = {}
         self.names: set[str] = set()
+        self.stored: set[str] = set()  # of the names, those that no run has written since
         self.lock = threading.Lock()
+        self._kernel_link = link.spawn()
+        self._kernels: Kernels | None = None
+
+    @property
+    def kernels(self) -> "Kernels":
+        """Made when the first kernel is run, because it takes PyTorch and its memory."""
+        if self._kernels is None:
+            from .kernels import Kernels
+
+            self._kernels = Kernels(self._kernel_link)
+        return self._kernels
+
+    def write(self, names: Iterable[str], *, stored: bool) -> None:
+        """Note that variables have new values, from the client (`stored`) or from a run."""
+        self.names.update(names)
+        (self.stored.update if stored else self.stored.difference_update)(names)
+        self._forget(names)
+
+    def delete(self, name: str) -> None:
+        """Delete a variable, if there is one of this name."""
+        if name in self.names:
+            self.runtime.del_var(name)
+            self.names.discard(name)
+            self.stored.discard(name)
+            self._forget([name])
+
+    def _forget(self, names: Iterable[str]) -> None:
+        if self._kernels is not None:
+            self._kernels.forget(names)
 
 
 class PartyService(PartyServicer):
@@ -62,7 +96,7 @@ class PartyService(PartyServicer):
         with self._lock, _reported(context, "cannot connect to the other parties"):
             if self._link is None:
                 self._link = connect(self._config)
-            self._sessions[request.session] = _Session(self._link.spawn(), runtime_config)
+            self._sessions[request.session] = _Session(self._link, runtime_config)
         return pb.Empty()
 
     def Close(self, request, context):
@@ -84,7 +118,7 @@ class PartyService(PartyServicer):
             share.meta, share.share_chunks = piece.meta, chunks[: piece.chunk_count]
             with session.lock, _reported(context, f"cannot store {piece.name!r}"):
                 session.runtime.set_var(piece.name, share)
-                session.names.add(piece.name)
+                session.write([piece.name], stored=True)
             chunks = []
         return pb.Empty()
 
@@ -101,7 +135,7 @@ class PartyService(PartyServicer):
         session = self._session(request.session, context)
         with session.lock:
             for name in request.names:
-                self._delete(session, name)
+                session.delete(name)
         return pb.Empty()
 
     def AddProgram(self, request, context):
@@ -127,23 +161,28 @@ class PartyService(PartyServicer):
         return session
 
     def _call(self, session: _Session, index: int, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
-        stored = session.executables.get(call.program)
-        if stored is None:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"there is no program {call.program!r}: add it first")
         missing = [name for name in call.inputs if name not in session.names]
         if missing:
             context.abort(grpc.StatusCode.NOT_FOUND, f"{call.label} needs {missing[0]!r}, which was never shared")
+        run = self._run_kernel if call.HasField("kernel") else self._run_program
+        done = run(session, call, context)
+        done.index = index
+        session.write(call.outputs, stored=False)
+        for name in call.frees:
+            session.delete(name)
+        return done
+
+    def _run_program(self, session: _Session, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
+        stored = session.executables.get(call.program)
+        if stored is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"there is no program {call.program!r}: add it first")
         executable = libspu.Executable(stored.name, list(call.inputs), list(call.outputs), stored.code)
         start = time.perf_counter()
         with _reported(context, f"{call.label} failed"):
             session.runtime.run(executable)
         seconds = time.perf_counter() - start
-        session.names.update(call.outputs)
-        for name in call.frees:
-            self._delete(session, name)
         traffic, operators = self._log.read()
         return pb.CallDone(
-            index=index,
             seconds=seconds,
             sent_bytes=traffic.sent_bytes,
             received_bytes=traffic.received_bytes,
@@ -152,11 +191,20 @@ class PartyService(PartyServicer):
             operators=[_operator_message(operator) for operator in operators],
         )
 
-    @staticmethod
-    def _delete(session: _Session, name: str) -> None:
-        if name in session.names:
-            session.runtime.del_var(name)
-            session.names.discard(name)
+    def _run_kernel(self, session: _Session, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
+        with _reported(context, f"{call.label} failed"):
+            keep = call.inputs[0] in session.stored
+            cost = session.kernels.run(call.kernel, session.runtime, call.inputs, call.outputs[0], keep)
+        traffic = Traffic(cost.sent_bytes, cost.received_bytes, 1, 1)
+        names = (f"kernel_{call.kernel.kind}", f"{KERNEL}linear")  # an operator, and what it consists of
+        return pb.CallDone(
+            seconds=cost.seconds,
+            sent_bytes=cost.sent_bytes,
+            received_bytes=cost.received_bytes,
+            sends=1,
+            receives=1,
+            operators=[_operator_message(OperatorCost(name, 1, cost.seconds, traffic)) for name in names],
+        )
 
 
 def connect(config: PartyConfig) -> libspu.link.Context:

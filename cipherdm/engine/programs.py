@@ -15,6 +15,7 @@ from spu import libspu
 from spu.utils import frontend
 
 from ..errors import CipherDMError
+from ..linear.operation import Kernel
 from .shorten import shorten
 
 
@@ -44,8 +45,16 @@ class Program:
 
 
 @dataclass(frozen=True)
+class KernelProgram:
+    """A linear layer that the parties compute on their shares by themselves, in the place of a program."""
+
+    kernel: Kernel
+    outputs: tuple[Spec, ...]
+
+
+@dataclass(frozen=True)
 class Call:
-    """One call of a program: which variables it reads and writes, and which nobody reads after it.
+    """One call of a program or kernel: which variables it reads and writes, and which nobody reads after it.
 
     Attributes:
         program: what to run.
@@ -55,7 +64,7 @@ class Call:
         frees: variables that the parties delete after the call.
     """
 
-    program: Program
+    program: Program | KernelProgram
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     label: str

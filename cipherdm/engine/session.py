@@ -15,7 +15,7 @@ from . import party_pb2 as pb
 from .config import PARTIES, EngineConfig
 from .costs import CostBook, CostReport
 from .party_pb2_grpc import PartyStub
-from .programs import Plan
+from .programs import Call, Plan, Program
 from .wire import PartyError, gather, pieces
 
 _UPLOAD_BATCH = 64 << 20  # bytes of plaintext that are shared and sent at a time
@@ -98,10 +98,7 @@ class Session:
         """
         self._check_open()
         self._add_programs(plan)
-        calls = [
-            pb.Call(program=c.program.id, label=c.label, inputs=c.inputs, outputs=c.outputs, frees=c.frees)
-            for c in plan.calls
-        ]
+        calls = [_message(call) for call in plan.calls]
         request = pb.Plan(session=self.name, calls=calls)
         start = time.perf_counter()
         streams = [stub.Run(request) for stub in self._stubs]
@@ -140,7 +137,8 @@ class Session:
             raise CipherDMError("this session is closed, or its cluster has ended; open one on a running cluster.")
 
     def _add_programs(self, plan: Plan) -> None:
-        for program in {call.program.id: call.program for call in plan.calls}.values():
+        programs = [call.program for call in plan.calls if isinstance(call.program, Program)]
+        for program in {program.id: program for program in programs}.values():
             if program.id in self._programs:
                 continue
             executable = libspu.Executable(program.name, [], [], program.code).SerializeToString()
@@ -171,6 +169,16 @@ class Session:
             return gather(calls)
         except PartyError as failure:
             raise self._on_failure(failure.rank, failure.error) from None
+
+
+def _message(call: Call) -> pb.Call:
+    names = {"label": call.label, "inputs": call.inputs, "outputs": call.outputs, "frees": call.frees}
+    if isinstance(call.program, Program):
+        return pb.Call(program=call.program.id, **names)
+    kernel, (result,) = call.program.kernel, call.program.outputs
+    padding = [extent for side in kernel.padding for extent in side]
+    message = pb.Kernel(kind=kernel.kind, stride=kernel.stride, padding=padding, dtype=result.dtype)
+    return pb.Call(kernel=message, **names)
 
 
 def _batches(items: Iterable[tuple[str, np.ndarray]]) -> Iterable[list[tuple[str, np.ndarray]]]:

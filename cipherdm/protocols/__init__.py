@@ -1,6 +1,17 @@
 """The functions that models are computed with: exact ones, published approximations, and the named sets of them."""
 
 from .base import Protocols
-from .sets import CIPHERDM, CIPHERDM_CORRECTED, DIRECT, FAST, FAST_GUARDED, NAMES, PUMA, named
+from .sets import CIPHERDM, CIPHERDM_CORRECTED, DIRECT, FAST, FAST_GUARDED, FAST_SHARES, NAMES, PUMA, named
 
-__all__ = ["CIPHERDM", "CIPHERDM_CORRECTED", "DIRECT", "FAST", "FAST_GUARDED", "NAMES", "PUMA", "Protocols", "named"]
+__all__ = [
+    "CIPHERDM",
+    "CIPHERDM_CORRECTED",
+    "DIRECT",
+    "FAST",
+    "FAST_GUARDED",
+    "FAST_SHARES",
+    "NAMES",
+    "PUMA",
+    "Protocols",
+    "named",
+]

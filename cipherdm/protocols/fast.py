@@ -30,7 +30,7 @@ def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
     """As `direct.conv2d`, as one matrix product. 3 messages."""
     weight = params["weight"]
     outputs, _, size, _ = weight.shape
-    x = _room_for(x, weight)
+    x = room_for(x, weight)
     zero = public_like(x.reshape(-1)[:1], 0).array.reshape(())
     shifted = patches(x.array, size, stride, padding, zero)
     *_, batch, rows, columns = shifted.shape
@@ -39,9 +39,9 @@ def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
     return y.with_array(jnp.swapaxes(y.array.reshape(outputs, batch, rows, columns), 0, 1))
 
 
-def linear(params, x):
+def linear(params, x, *, matmul=matmul):
     """As `direct.linear`, with the batch beside the tokens, so that there is one matrix product. 3 messages."""
-    x = _room_for(x, params["weight"])
+    x = room_for(x, params["weight"])
     columns = jnp.moveaxis(x.array, 1, 0)  # [C, B] or [C, B, N]
     y = matmul(params["weight"], x.with_array(columns.reshape(columns.shape[0], -1)))
     y = y + params["bias"][:, None] if "bias" in params else y
@@ -66,7 +66,7 @@ def projections(layers, x, *, protocols):
     stacked = {"weight": weights}
     if "bias" in layers[0]:
         stacked["bias"] = concatenate([layer["bias"] for layer in layers])
-    y = linear(stacked, x).truncated(VALUE_BITS)
+    y = protocols.linear(stacked, x).truncated(VALUE_BITS)
     width = y.shape[1] // len(layers)
     return tuple(y[:, index * width : (index + 1) * width] for index in range(len(layers)))
 
@@ -135,7 +135,7 @@ def _halves(x):
     return x[:middle], x[middle:]
 
 
-def attention(params, q, k, v, *, scale, softmax):
+def attention(params, q, k, v, *, scale, softmax, dot_general=dot_general):
     """Attention with exp(s) as ((t s + h)^2 + c)^(2^squarings), t > 0: no maximum over a row, no clip, no comparison.
 
     The query's projection, one for each step, holds `scale` and t; h and c beside it are fitted to the scores of this step. The
@@ -143,7 +143,7 @@ def attention(params, q, k, v, *, scale, softmax):
     rows are inverted by a polynomial (`_inverse`). The result is not truncated.
     """
     if params["to_q.squarings"] == 0 and _features_pay(q, k):
-        return _attention_by_features(params, q, k, v)
+        return _attention_by_features(params, q, k, v, dot_general)
     heads = ((0, 1), (0, 1))
     scores = dot_general(q, k, (((2,), (2,)), heads)) + params["to_q.h"]
     powers = scores * scores + params["to_q.c"]
@@ -155,7 +155,7 @@ def attention(params, q, k, v, *, scale, softmax):
     return weighted * _inverse(params, row_sums(powers))[:, :, None, :]
 
 
-def _attention_by_features(params, q, k, v):
+def _attention_by_features(params, q, k, v, dot_general):
     """The same for squarings = 0, without a number for each pair of tokens.
 
     (q k + h)^2 + c is the scalar product of features: of a query products of two entries of (q, h), of a key products of two
@@ -189,7 +189,7 @@ def _attention_by_features(params, q, k, v):
     return mixed[:, :, :size] * _inverse(params, mixed[:, :, size])[:, :, None, :]
 
 
-def linear_attention(params, q, k, v, *, scale):
+def linear_attention(params, q, k, v, *, scale, dot_general=dot_general):
     """As `linear_attention` in the module of that name, times M / 2^ceil(log2 M) for M tokens. 11 messages.
 
     The owner folds `scale` into the query's projection and the remaining factor into the projection of the result,
@@ -240,6 +240,6 @@ def _by_channel(x, batch, channels):
     return repeated.reshape(count, batch, channels)
 
 
-def _room_for(x, weight):
+def room_for(x, weight):
     """x, truncated if a product with the weight would not fit."""
     return x if x.bits + weight.bits <= _PRODUCT_BITS else x.truncated(VALUE_BITS)

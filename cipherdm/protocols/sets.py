@@ -5,7 +5,7 @@ from dataclasses import replace
 import jax
 
 from ..errors import CipherDMError
-from . import direct, fast
+from . import direct, fast, shares
 from .base import Protocols
 from .gelu_puma import gelu_puma
 from .linear_attention import linear_attention
@@ -90,10 +90,23 @@ FAST = Protocols(
     prepare="fast",
 )
 
-# The same with activations kept within the range that they are right on, for inputs that calibration did not meet.
+# The same with large matrix products computed by the parties on their shares, between programs.
+FAST_SHARES = replace(
+    FAST,
+    name="fast-shares",
+    conv2d=shares.conv2d,
+    linear=shares.linear,
+    attention=shares.attention,
+    linear_attention=shares.linear_attention,
+)
+
+# FAST with activations kept within the range that they are right on, for inputs that calibration did not meet.
 FAST_GUARDED = replace(FAST, name="fast-guarded", group_norm=fast.guarded_group_norm, prepare="fast-guarded")
 
-_SETS = {protocols.name: protocols for protocols in (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST, FAST_GUARDED)}
+_SETS = {
+    protocols.name: protocols
+    for protocols in (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST, FAST_SHARES, FAST_GUARDED)
+}
 NAMES = tuple(_SETS)
 
 

@@ -1,0 +1,122 @@
+"""Linear layers that a party computes on its shares by itself, between programs of SPU.
+
+The arithmetic is `cipherdm.linear`'s. Here are its surroundings: shares as SPU stores them, a link of its own to the other
+parties, the agreement on keys for zero shares, and the digits of weights that are kept from one call to the next.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from spu import api, libspu
+
+from ..errors import CipherDMError
+from ..linear import kernels
+from ..linear.choice import choose_path
+from ..linear.shares import bytes_from_pair, finish, pair_from_bytes
+from ..linear.zero import ZeroShares, agree
+from . import party_pb2 as pb
+from .config import PARTIES
+
+KEPT_BYTES = 2 << 30  # of weights' digits, 16 bytes a weight, that a session keeps at most
+_STORAGE = "aby3.AShr<FM64>"
+_TYPES = {"float32": libspu.DataType.DT_F32, "int32": libspu.DataType.DT_I32}
+
+
+@dataclass(frozen=True)
+class KernelCost:
+    """What a kernel cost one party: seconds, and the bytes of its one message in each direction."""
+
+    seconds: float
+    sent_bytes: int
+    received_bytes: int
+
+
+class Kernels:
+    """The kernels of one session at one party.
+
+    Args:
+        link: to the other parties, used by nothing else. All parties have to call the same kernels in the same order.
+    """
+
+    def __init__(self, link: libspu.link.Context):
+        self._link = link
+        self._zeros: ZeroShares | None = None
+        self._weights: dict[str, kernels.Weights] = {}
+
+    def run(
+        self, kernel: pb.Kernel, runtime: api.Runtime, inputs: Iterable[str], output: str, keep_weights: bool
+    ) -> KernelCost:
+        """Compute a kernel on two variables of a runtime and write its result there, at the sum of their fraction bits.
+
+        Args:
+            kernel: what to compute.
+            runtime: where the variables are.
+            inputs: names of the two operands.
+            output: name of the result.
+            keep_weights: whether the first operand will be the same at the next call, until `forget` is told otherwise.
+
+        Raises:
+            CipherDMError: an operand is not shared arithmetically, shapes do not fit, or the next party sent something else.
+        """
+        start = time.perf_counter()
+        if self._zeros is None:
+            self._zeros = agree(self._exchange).zero_shares(self._link.id().encode())
+        first, second = inputs
+        z = self._local(kernel, runtime, first, second, keep_weights)
+        _write(runtime, output, finish(z, self._exchange), kernel.dtype)
+        return KernelCost(time.perf_counter() - start, z.nbytes, z.nbytes)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Drop what was kept of these variables, because they are written or deleted."""
+        for name in names:
+            self._weights.pop(name, None)
+
+    def _local(self, kernel: pb.Kernel, runtime: api.Runtime, first: str, second: str, keep: bool) -> np.ndarray:
+        path = choose_path(np.uint64)
+        x = _read(runtime, second)
+        if kernel.kind == "products":
+            return kernels.batched_product(path, _read(runtime, first), x, self._zeros)
+        weights = self._weights.get(first)
+        if weights is None:
+            weights = kernels.prepare(path, _read(runtime, first))
+            if keep and weights.nbytes + sum(kept.nbytes for kept in self._weights.values()) <= KEPT_BYTES:
+                self._weights[first] = weights
+        if kernel.kind == "matmul":
+            return kernels.matmul(weights, x, self._zeros)
+        above, below, left, right = kernel.padding
+        padding = ((above, below), (left, right))
+        return kernels.conv2d(weights, x, self._zeros, stride=kernel.stride, padding=padding)
+
+    def _exchange(self, message: bytes) -> bytes:
+        """Send to the previous party what the next one's message corresponds to."""
+        rank = self._link.rank
+        self._link.send_async((rank - 1) % PARTIES, message)
+        return self._link.recv((rank + 1) % PARTIES)
+
+
+def _read(runtime: api.Runtime, name: str) -> np.ndarray:
+    """The pair [2, ...] that this party holds of a variable."""
+    share, meta = runtime.get_var(name), libspu.ValueMeta()
+    meta.ParseFromString(share.meta)
+    if meta.storage_type != _STORAGE:
+        raise CipherDMError(f"{name} is stored as {meta.storage_type}; kernels compute on {_STORAGE}")
+    return pair_from_bytes(b"".join(_content(chunk) for chunk in share.share_chunks), tuple(meta.shape.dims))
+
+
+def _content(chunk: bytes) -> bytes:
+    parsed = libspu.ValueChunk()
+    parsed.ParseFromString(chunk)
+    return parsed.content
+
+
+def _write(runtime: api.Runtime, name: str, pair: np.ndarray, dtype: str) -> None:
+    meta, chunk = libspu.ValueMeta(), libspu.ValueChunk()
+    meta.data_type, meta.visibility = _TYPES[dtype], libspu.Visibility.VIS_SECRET
+    meta.shape, meta.storage_type = list(pair.shape[1:]), _STORAGE
+    chunk.content = bytes_from_pair(pair)
+    chunk.total_bytes, chunk.chunk_offset = len(chunk.content), 0
+    share = libspu.Share()
+    share.meta, share.share_chunks = meta.SerializeToString(), [chunk.SerializeToString()]
+    runtime.set_var(name, share)

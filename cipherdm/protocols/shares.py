@@ -1,0 +1,65 @@
+"""FAST with its large matrix products as kernels: computed by the parties on their shares, between programs of SPU.
+
+SPU multiplies matrices modulo 2^64 with general integer arithmetic; `cipherdm.linear` does it on the processor's integer
+matrix units, exactly, and sends one message where SPU sends one as well. Each kernel ends a program and begins another,
+which costs milliseconds, so that small products stay with SPU. Results are the same as FAST's, to the random last bit of
+truncations.
+"""
+
+import math
+
+import jax.numpy as jnp
+
+from ..linear.operation import Kernel, apply
+from . import fast
+from .fixed import Fixed, dot_general
+
+LEAST_MULTIPLY_ADDS = 1 << 20  # of a product that is worth a kernel
+
+
+def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
+    """As `fast.conv2d`. 3 messages."""
+    weight = params["weight"]
+    outputs, channels, size, _ = weight.shape
+    batch, _, *extents = x.shape
+    pixels = math.prod((length + sum(edge) - size) // stride + 1 for length, edge in zip(extents, padding, strict=True))
+    if batch * pixels * math.prod(weight.shape) < LEAST_MULTIPLY_ADDS:
+        return fast.conv2d(params, x, stride=stride, padding=padding)
+    y = _product(Kernel("conv2d", stride, padding), weight, fast.room_for(x, weight))
+    return y + params["bias"][None, :, None, None] if "bias" in params else y
+
+
+def linear(params, x):
+    """As `fast.linear`. 3 messages."""
+    return fast.linear(params, x, matmul=_matmul)
+
+
+def attention(params, q, k, v, *, scale, softmax):
+    """As `fast.attention`, the products of all heads and pictures in one message."""
+    return fast.attention(params, q, k, v, scale=scale, softmax=softmax, dot_general=_dot_general)
+
+
+def linear_attention(params, q, k, v, *, scale):
+    """As `fast.linear_attention`, likewise."""
+    return fast.linear_attention(params, q, k, v, scale=scale, dot_general=_dot_general)
+
+
+def _matmul(first: Fixed, second: Fixed) -> Fixed:
+    if first.shape[0] * math.prod(second.shape) < LEAST_MULTIPLY_ADDS:
+        return dot_general(first, second, (((1,), (0,)), ((), ())))
+    return _product(Kernel("matmul"), first, second)
+
+
+def _dot_general(first: Fixed, second: Fixed, dimension_numbers) -> Fixed:
+    """As `fixed.dot_general`, for operands that begin with the batch and have two more axes."""
+    ((one,), (other,)), (batch, _) = dimension_numbers
+    size = math.prod(first.shape) * second.shape[-1 if other == second.ndim - 2 else -2]
+    if size < LEAST_MULTIPLY_ADDS:
+        return dot_general(first, second, dimension_numbers)
+    left = first if one == first.ndim - 1 else first.with_array(jnp.swapaxes(first.array, -1, -2))
+    right = second if other == second.ndim - 2 else second.with_array(jnp.swapaxes(second.array, -1, -2))
+    return _product(Kernel("products"), left, right)
+
+
+def _product(kernel: Kernel, first: Fixed, second: Fixed) -> Fixed:
+    return Fixed(apply(kernel, first.array, second.array), first.bits + second.bits, first.ring)

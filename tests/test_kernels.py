@@ -1,0 +1,169 @@
+"""Functions with kernels in them: how they are cut into programs and kernels, and that parties compute them."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from jax import lax
+
+from cipherdm import CipherDMError
+from cipherdm.engine import EngineConfig, Node, Spec, compile_plan
+from cipherdm.engine.programs import KernelProgram
+from cipherdm.engine.split import split
+from cipherdm.linear.operation import Kernel, apply
+from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, encode
+
+RANDOM = np.random.default_rng(0)
+CONVOLUTION = Kernel("conv2d", stride=2, padding=((0, 1), (1, 1)))
+
+
+@dataclass(frozen=True)
+class TwoLayers:
+    """Weights, a bias and x to two layers with a square between them, and what is between them."""
+
+    __name__ = "two_layers"
+
+    def __call__(self, w1, bias, w2, x):
+        hidden = apply(Kernel("matmul"), w1, x) + bias[:, None]
+        hidden = hidden * hidden
+        return apply(Kernel("matmul"), w2, hidden) + x[:3], hidden
+
+
+SHAPES = tuple((shape, "float32") for shape in ((4, 5), (4,), (3, 4), (5, 6)))
+
+
+def random_integers(*shape):
+    return RANDOM.integers(-9, 10, shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def words(cluster):
+    """A session whose values are words of the ring, and words(node, values) to the node's outputs and the cost."""
+    session = cluster.session(EngineConfig(fraction_bits=ENGINE_FRACTION_BITS))
+
+    def run(node: Node, values: dict):
+        encoded = {name: encode(value, 0, ring=True) for name, value in values.items()}
+        plan = compile_plan([node], {name: Spec.of(value) for name, value in encoded.items()}, keep=node.outputs)
+        session.share(encoded)
+        cost = session.run(plan)
+        return [decode(session.reveal(name), 0, ring=True) for name in node.outputs], cost
+
+    return run
+
+
+def on_words(kernel: Kernel):
+    """A kernel as a function of stored words."""
+
+    def layer(first, second):
+        first, second = (Fixed.load(array, 0, ring=True).array for array in (first, second))
+        return Fixed(apply(kernel, first, second), 0, ring=True).store()
+
+    return layer
+
+
+def test_a_function_is_cut_at_its_kernels():
+    """Weights and x reach kernels under their own names; what no kernel needs is left for the last program."""
+    kernel, square, second, last = split(TwoLayers(), SHAPES)
+    assert [type(stage.function) is KernelProgram for stage in (kernel, square, second, last)] == [1, 0, 1, 0]
+    assert kernel.inputs == ("in0", "in3") and second.inputs[0] == "in2"
+    assert "out1" in square.outputs and last.outputs == ("out0",)
+    assert set(square.inputs) == {"in1", *kernel.outputs} and "in3" in last.inputs
+
+
+def test_the_parts_together_are_the_function():
+    arrays = [jnp.asarray(random_integers(*shape)) for shape, _ in SHAPES]
+    values = {f"in{index}": array for index, array in enumerate(arrays)}
+    for stage in split(TwoLayers(), SHAPES):
+        inputs = [values[name] for name in stage.inputs]
+        function = stage.function.kernel if isinstance(stage.function, KernelProgram) else stage.function
+        results = function(*inputs)
+        values.update(zip(stage.outputs, results if isinstance(results, tuple) else (results,), strict=True))
+    w1, bias, w2, x = (np.asarray(array) for array in arrays)
+    hidden = (w1 @ x + bias[:, None]) ** 2
+    np.testing.assert_array_equal(values["out1"], hidden)
+    np.testing.assert_array_equal(values["out0"], w2 @ hidden + x[:3])
+
+
+def test_an_argument_that_is_returned_becomes_a_result():
+    def layer(w, x):
+        return apply(Kernel("matmul"), w, x), x
+
+    stages = split(layer, (((2, 2), "float32"), ((2, 2), "float32")))
+    assert {name for stage in stages for name in stage.outputs} >= {"out0", "out1"}
+
+
+def test_a_function_without_kernels_is_one_program():
+    assert split(lambda x: x + x, (((2,), "float32"),)) is None
+
+
+def test_a_kernel_in_a_loop_is_refused():
+    def loop(w, x):
+        return lax.fori_loop(0, 3, lambda _, state: apply(Kernel("matmul"), w, state), x)
+
+    with pytest.raises(CipherDMError, match="kernel is inside a .*granularity"):
+        split(loop, (((2, 2), "float32"), ((2, 2), "float32")))
+
+
+def test_a_result_may_not_take_the_name_of_what_is_still_read():
+    node = Node("layers", TwoLayers(), ("w1", "bias", "w2", "x"), ("y", "x"))
+    with pytest.raises(CipherDMError, match="layers writes x, which it still reads"):
+        compile_plan([node], {name: Spec(shape) for name, (shape, _) in zip(node.inputs, SHAPES, strict=True)}, ["y"])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "first", "second"),
+    [
+        (Kernel("matmul"), (3, 5), (2, 5, 4)),
+        (CONVOLUTION, (3, 2, 3, 3), (2, 2, 6, 8)),
+        (Kernel("products"), (2, 3, 4), (2, 4, 5)),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_parties_compute_a_kernel(words, kernel, first, second):
+    """Exactly, on whole numbers, against PyTorch; one message of 8 bytes a number from each party."""
+    a, b = random_integers(*first), random_integers(*second)
+    (result,), cost = words(Node("layer", on_words(kernel), ("a", "b"), ("y",)), {"a": a, "b": b})
+    if kernel.kind == "conv2d":
+        (above, below), (left, right) = kernel.padding
+        padded = torch.nn.functional.pad(torch.from_numpy(b), (left, right, above, below))
+        expected = torch.nn.functional.conv2d(padded, torch.from_numpy(a), stride=kernel.stride).numpy()
+    else:
+        expected = np.matmul(a, b)
+    np.testing.assert_array_equal(result, expected)
+    assert cost.by_operator().loc[f"kernel_{kernel.kind}", ["bytes", "sends"]].tolist() == [24 * expected.size, 3]
+    assert cost.rounds == 1
+
+
+def test_weights_that_were_kept_are_forgotten_with_a_new_value(words):
+    x = random_integers(5, 4)
+    node = Node("layer", on_words(Kernel("matmul")), ("w", "x"), ("y",))
+    for _ in range(3):
+        w = random_integers(3, 5)
+        np.testing.assert_array_equal(words(node, {"w": w, "x": x})[0][0], w @ x)
+
+
+def test_the_result_of_a_program_is_not_kept(words):
+    """The first operand is computed anew by each run, under the same name."""
+
+    def layer(a, b):
+        a, b = (Fixed.load(array, 0, ring=True).array for array in (a, b))
+        return Fixed(apply(Kernel("matmul"), a + a, b), 0, ring=True).store()
+
+    for _ in range(2):
+        a, b = random_integers(2, 3), random_integers(3, 2)
+        (result,), _ = words(Node("layer", layer, ("a", "b"), ("y",)), {"a": a, "b": b})
+        np.testing.assert_array_equal(result, 2 * a @ b)
+
+
+def test_a_public_operand_is_refused():
+    node = Node("layer", on_words(Kernel("matmul")), ("a", "b"), ("y",))
+    with pytest.raises(CipherDMError, match="one operand is public"):
+        compile_plan([node], {"a": Spec((2, 2)), "b": Spec((2, 2), public=True)}, ["y"])
+
+
+def test_the_operation_is_the_layer_in_plaintext():
+    w, x = random_integers(3, 2, 3, 3), random_integers(2, 2, 6, 8)
+    expected = lax.conv_general_dilated(x, w, (2, 2), CONVOLUTION.padding)
+    np.testing.assert_array_equal(apply(CONVOLUTION, w, x), expected)
