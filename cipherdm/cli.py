@@ -211,6 +211,17 @@ def check_ranges(
 
 
 @app.command()
+def explorer(
+    port: Annotated[int, typer.Option(help="Where the page is served.", min=1, max=65535)] = 8866,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+) -> None:
+    """Serve sliders as a page on this machine: how long sampling takes, by network, protocols, batch and steps."""
+    from .explorer_command import serve
+
+    serve(port, browser=browser, announce=typer.echo)
+
+
+@app.command()
 def tables() -> None:
     """Rewrite the tables in README.md and FUNCTIONS.md from the records in data/measurements."""
     for document in DOCUMENTS:

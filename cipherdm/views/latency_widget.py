@@ -57,7 +57,7 @@ class LatencyPicture:
         self._names = [bars.text(-2, row, "", va="center", ha="right", fontsize=9) for row in range(_ROWS)]
         self._totals = [bars.text(0, row, "", va="center", fontsize=9) for row in range(_ROWS)]
         self._title = bars.text(0, 1.03, "", fontsize=10, transform=bars.transAxes)
-        bars.set(xlim=(0, 148), ylim=(_ROWS - 0.5, -0.5), xticks=[0, 25, 50, 75, 100], yticks=[])
+        bars.set(xlim=(0, 156), ylim=(_ROWS - 0.5, -0.5), xticks=[0, 25, 50, 75, 100], yticks=[])
         bars.set_xlabel("share of the slowest one's time in %")
         bars.spines[["top", "right"]].set_visible(False)
         self.figure.legend(
@@ -113,18 +113,22 @@ class LatencyPicture:
 
 
 def load_costs(measurements: Path | None = None, models: Sequence[str] = MODELS) -> dict[str, tuple[StepCost, ...]]:
-    """What a step of each model costs: from `cipherdm bench step`, or its breakdown if that has no rounds.
+    """What a step costs, for those of the models that were measured: from `cipherdm bench step`, or its breakdown if that
+    has no rounds.
 
     Raises:
-        CipherDMError: neither record is there for a model.
+        CipherDMError: no model was measured.
     """
     folder = root() / "data" / "measurements" if measurements is None else measurements
-    found = {}
+    found, problem = {}, None
     for model in models:
-        try:
-            found[model] = step_costs(folder / f"step_{model}.json")
-        except CipherDMError:
-            found[model] = step_costs(folder / f"breakdown_{model}.json")
+        for benchmark in ("step", "breakdown"):
+            try:
+                found.setdefault(model, step_costs(folder / f"{benchmark}_{model}.json"))
+            except CipherDMError as error:
+                problem = problem or error
+    if not found:
+        raise problem or CipherDMError("name at least one model whose costs are to be shown.")
     return found
 
 
