@@ -10,6 +10,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from ..bench.breakdown import GROUPS, REST
+from ..costs import Network, latency
 from ..errors import CipherDMError
 from .style import PALETTE, describe, new_figure
 
@@ -48,6 +49,18 @@ def breakdown_frame(record: Mapping[str, Any]) -> pd.DataFrame:
     return frame[frame["group"].isin(used[used > 0].index)]
 
 
+def over_network(record: Mapping[str, Any], network: Network) -> dict[str, Any]:
+    """The record with each row's seconds as they would be over a network, by the latency model.
+
+    Exact where the model is, since it is linear: a part's messages wait one after the other, whoever sends them.
+    """
+    rows = [
+        row | {"seconds": latency(row["seconds"], row["rounds"], row["path_bytes"], network).seconds}
+        for row in record["rows"]
+    ]
+    return {**record, "rows": rows, "network": network.name}
+
+
 def breakdown_bars(record: Mapping[str, Any], quantities: Sequence[str] = ("seconds", "bytes", "rounds")) -> Figure:
     """A stacked bar for each part of the U-Net, by kind of layer; a row of panels a quantity, and a panel a variant.
 
@@ -58,7 +71,7 @@ def breakdown_bars(record: Mapping[str, Any], quantities: Sequence[str] = ("seco
     height = 0.45 + (0.62 + 0.27 * len(groups)) * len(quantities)
     figure = new_figure(2.0 + 2.75 * len(variants), height)
     panels = figure.subplots(len(quantities), len(variants), sharey=True, sharex="row", squeeze=False)
-    told = []
+    told, over = [], f" over {record['network']}" if "network" in record else ""
     for row, quantity in zip(panels, quantities, strict=True):
         label, unit = _unit(quantity)
         longest = frame.groupby(["variant", "group"])[quantity].sum().max() / unit
@@ -75,7 +88,7 @@ def breakdown_bars(record: Mapping[str, Any], quantities: Sequence[str] = ("seco
             kinds = sums.sum().sort_values(ascending=False)
             told.append(f"{variant} {_short(total)} {label}, of which {kinds.index[0]} {kinds.iloc[0] / total:.0%}")
         row[0].set_yticks(range(len(groups)), [_TWO_LINES.get(group, group) for group in groups], fontsize=_SMALL)
-        row[1 if len(row) > 1 else 0].set_xlabel(label, fontsize=9)
+        row[1 if len(row) > 1 else 0].set_xlabel(label + over * (quantity == "seconds"), fontsize=9)
     panels[0, 0].invert_yaxis()
     figure.legend(
         handles=[Patch(color=colour, label=kind) for kind, colour in COLOURS.items()],
@@ -87,7 +100,7 @@ def breakdown_bars(record: Mapping[str, Any], quantities: Sequence[str] = ("seco
         handlelength=1.2,
     )
     return describe(
-        figure, f"Stacked bars for a denoising step of {record['model']}, by part: " + "; ".join(told) + "."
+        figure, f"Stacked bars for a denoising step of {record['model']}{over}, by part: " + "; ".join(told) + "."
     )
 
 
