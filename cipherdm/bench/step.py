@@ -25,7 +25,9 @@ DEFAULT_NAMES = (
     "cipherdm",
     "cipherdm-corrected",
     "puma",
-    *(name for name in ("fast", "fast-guarded") if name in protocol_sets.NAMES),
+    "fast",
+    "fast-shares",
+    "fast-guarded",
 )
 AT_ONCE = 5
 _RATIOS = {"time_ratio": "seconds", "bytes_ratio": "bytes", "sends_ratio": "sends"}
@@ -74,7 +76,7 @@ def _variant(name: str) -> Variant:
     if name == "direct-pade":
         return Variant(name, DIRECT, EngineConfig(exp="pade"))
     chosen = protocol_sets.named(name)
-    return Variant(chosen.name, chosen, engine_for(chosen))
+    return Variant(chosen.name, chosen, engine_for(chosen), granularity="step" if chosen.kernels else "loop")
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +153,7 @@ def run(
     """Measure a denoising step under every variant, for every batch size, and return a row for each.
 
     SPU reads a program's text at every run, whatever the program does, so the first steps run in one program, as in sampling
-    with granularity "loop", and a step is charged with its part of the whole.
+    with granularity "loop", and a step is charged with its part of the whole. A set with kernels runs one step.
 
     Within a batch size all variants run on the same parties and take turns, so that a busy moment of the machine does not
     fall on one of them alone. The first turn of each warms up and is not counted. Memory is measured afterwards, on new

@@ -33,6 +33,8 @@ class Protocols:
 
     - `value_bits`: None for functions on float32 arrays, which SPU truncates as it sees fit. Otherwise the functions are on
       `Fixed` numbers, and values between blocks have so many fraction bits.
+    - `kernels`: whether large products are kernels (`cipherdm.linear.operation`), which stand between programs, and so not in
+      a loop of steps that is one program.
     - `prepare`: which preparation of the owner's the layers rely on, if any (`cipherdm.models.prepare_weights`).
 
     A set is hashable, as long as its functions are (module-level functions, not arrays or closures over them), so that
@@ -55,4 +57,5 @@ class Protocols:
     linear_attention: Callable
     time_embedding: Literal["inside", "precomputed"]
     value_bits: int | None = None
+    kernels: bool = False
     prepare: Literal["fast", "fast-guarded"] | None = None

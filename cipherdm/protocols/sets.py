@@ -98,6 +98,7 @@ FAST_SHARES = replace(
     linear=shares.linear,
     attention=shares.attention,
     linear_attention=shares.linear_attention,
+    kernels=True,
 )
 
 # FAST with activations kept within the range that they are right on, for inputs that calibration did not meet.
