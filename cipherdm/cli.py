@@ -19,7 +19,7 @@ from .files import replacing
 from .models import find_model, load_unet
 from .protocols import DIRECT
 from .records import write_record
-from .reproduce.cli import segments
+from .reproduce.cli import reproduce, segments
 from .sampling import sample as draw
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench", help="Measure what protocols cost on three parties of this machine.")
 bench_app.command()(segments)
+app.command()(reproduce)
 
 ModelOption = Annotated[str, typer.Option(help="A name in data/models, or the path of a diffusers folder.")]
 ModelArgument = Annotated[str, typer.Argument(help="A name in data/models, or the path of a diffusers folder.")]

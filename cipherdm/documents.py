@@ -16,7 +16,7 @@ from .errors import CipherDMError
 from .files import replacing
 from .records import read_record
 
-DOCUMENTS = ("README.md", "FUNCTIONS.md")
+DOCUMENTS = ("README.md", "FUNCTIONS.md", "REPRODUCING.md")
 _ELEMENTS = 100_000  # of the rows of activations.json that the table shows
 _EVALUATE_COMMAND = "cipherdm evaluate MODEL --protocols SET --record data/measurements/quality_MODEL_SET.json"
 _SCORES = ["sampler", "accuracy", "F1", "LeNet-FID", "samples"]
@@ -120,6 +120,17 @@ def classifier_sentence(measurements: Path) -> str:
     return f"The LeNet that reads the digits is right on {record['test_accuracy']:.2%} of MNIST's test images."
 
 
+def _of_targets(name: str) -> Callable[[Path], str]:
+    """A table of `reproduce.tables`, which brings the targets along."""
+
+    def table(measurements: Path) -> str:
+        from .reproduce import tables
+
+        return getattr(tables, name)(measurements)
+
+    return table
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "models": models_table,
     "classifier": classifier_sentence,
@@ -129,6 +140,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "ladder": ladder_table,
     "distilled": distilled_table,
     "activations": activations_table,
+    "targets": _of_targets("targets_table"),
+    "pieces": _of_targets("pieces_table"),
+    "expected": _of_targets("expected_table"),
 }
 
 

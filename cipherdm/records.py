@@ -4,10 +4,13 @@ import json
 import os
 import platform
 import subprocess
+import time
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from .files import replacing
 
@@ -15,10 +18,14 @@ _PACKAGES = ("cipherdm", "spu", "jax", "numpy", "torch", "diffusers", "optax", "
 
 
 def environment() -> dict[str, Any]:
-    """The machine, the package versions, the commit and the time, as a JSON-ready dictionary."""
+    """The machine, the package versions, the commit and the time, as a JSON-ready dictionary.
+
+    "process_seconds" is the age of this process: where a command writes its record at its end, how long the command took.
+    """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
+        "process_seconds": round(time.time() - psutil.Process().create_time(), 1),
         "machine": {
             "processor": _processor(),
             "cores": os.cpu_count(),

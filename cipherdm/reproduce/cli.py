@@ -46,3 +46,37 @@ def segments(
     beside = recording.write(record, found, {"samples": samples})
     typer.echo(benchmark.summary(found))
     typer.echo(f"Wrote {record} and {', '.join(map(str, beside))}.")
+
+
+def reproduce(
+    names: Annotated[
+        list[str] | None, typer.Option("--only", help="A target's name, or several with commas between.")
+    ] = None,
+    reduced: Annotated[
+        bool, typer.Option("--reduced", help="Measure little, in minutes, into runs/reproduce/reduced.")
+    ] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Only say what there is, and what is finished.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Forget what is finished, and measure anew.")] = False,
+    costs: Annotated[Path | None, typer.Option(help="Only write what finished pieces took to this JSON file.")] = None,
+) -> None:
+    """Measure tables and figures again, and compare them with what is expected.
+
+    Each target is one or several commands of the project. Finished pieces are kept and skipped, so that a run can be
+    interrupted and started again. A full run takes hours and puts its records into data/measurements and its figures into
+    figures; a reduced one takes minutes and touches neither. The exit code is 3 if a number is not as expected.
+    """
+    from ..records import write_record
+    from . import driver
+    from .pieces import Place
+    from .targets import TARGETS
+
+    chosen = driver.choose(TARGETS, [name.strip() for text in names or [] for name in text.split(",") if name.strip()])
+    place = Place.of(reduced)
+    if list_:
+        typer.echo(driver.listing(chosen, place))
+    elif costs is not None:
+        rows = driver.costs(chosen, (Place.of(True), Place.of(False)))
+        write_record(costs, {"what": "what pieces of cipherdm reproduce took", "rows": rows})
+        typer.echo(f"Wrote {costs}.")
+    elif not driver.reproduce(chosen, place, typer.echo, again=again):
+        raise typer.Exit(3)

@@ -1,0 +1,5 @@
+"""`python -m cipherdm` is the command `cipherdm`."""
+
+from .cli import main
+
+main()

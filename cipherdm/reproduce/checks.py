@@ -1,0 +1,117 @@
+"""Numbers of records that targets are checked with, as values: called with `Records`, each gives one float."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .claims import gains
+from .target import Records
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How many times less a set takes than a baseline, in "time", "bytes" or "sends" of a step of one picture."""
+
+    model: str
+    protocols: str
+    quantity: str
+    baseline: str = "direct"
+    benchmark: str = "step"
+
+    def __call__(self, records: Records) -> float:
+        table = gains(records[f"{self.benchmark}_{self.model}"]["rows"])
+        found = table[(table["protocols"] == self.protocols) & (table["baseline"] == self.baseline)]
+        return float(found[self.quantity].iloc[0])
+
+
+@dataclass(frozen=True)
+class Field:
+    """A number at the top of a record, or in one of its dictionaries: Field("quality_mnist10_direct", "accuracy")."""
+
+    stem: str
+    name: str
+    within: str = ""
+    factor: float = 1.0
+
+    def __call__(self, records: Records) -> float:
+        record = records[self.stem]
+        return self.factor * float((record[self.within] if self.within else record)[self.name])
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of a list of numbers at the top of a record."""
+
+    stem: str
+    name: str
+
+    def __call__(self, records: Records) -> float:
+        return float(np.mean(records[self.stem][self.name]))
+
+
+@dataclass(frozen=True)
+class LastMedian:
+    """The median over the pictures of a PSNR in dB after the last step of a recorded trajectory."""
+
+    stem: str
+    pair: str = "secure_to_exact"
+
+    def __call__(self, records: Records) -> float:
+        return float(np.median(records[self.stem]["rows"][-1][self.pair]))
+
+
+@dataclass(frozen=True)
+class FunctionRow:
+    """A number of one function on its own from the record of `bench activations`, at its smallest number of elements."""
+
+    kind: str
+    function: str
+    name: str = "max_error"
+    exp: str = "taylor"
+    each: bool = False  # for each element
+
+    def __call__(self, records: Records) -> float:
+        rows = [
+            row
+            for row in records["activations"]["rows"]
+            if (row["kind"], row["function"], row["exp"]) == (self.kind, self.function, self.exp)
+        ]
+        row = min(rows, key=lambda row: row["elements"])
+        return float(row[self.name]) / (row["elements"] if self.each else 1)
+
+
+@dataclass(frozen=True)
+class OperationRow:
+    """Bytes an element of one operation, from the record of `bench operations`."""
+
+    operation: str
+
+    def __call__(self, records: Records) -> float:
+        (row,) = (row for row in records["operations"]["rows"] if row["operation"] == self.operation)
+        return row["bytes"] / row["elements"]
+
+
+@dataclass(frozen=True)
+class PiecewiseBytes:
+    """Bytes an element of CipherDM's SiLU by counting its operations, from the record of `bench piecewise`."""
+
+    def __call__(self, records: Records) -> float:
+        from ..protocols.piecewise_costs import Prices
+        from ..protocols.silu_cipherdm import silu_published
+
+        return float(Prices.from_record(records["piecewise"]).bytes_per_element(silu_published))
+
+
+@dataclass(frozen=True)
+class LargestError:
+    """The largest error, in percent, of the latency model ("latency") or of the shaped links ("network") of some networks."""
+
+    stem: str
+    networks: tuple[str, ...] = ()  # all of them
+
+    def __call__(self, records: Records) -> float:
+        rows = [row for row in records[self.stem]["rows"] if not self.networks or row["network"] in self.networks]
+        if self.stem == "latency":
+            return 100 * max(abs(row["error"]) for row in rows)
+        pairs = (("round_trip", "measured_round_trip"), ("bandwidth", "measured_bandwidth"))
+        return 100 * max(abs(row[measured] / row[asked] - 1) for row in rows for asked, measured in pairs)

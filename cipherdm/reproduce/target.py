@@ -1,0 +1,167 @@
+"""What there is to reproduce: targets, the commands that measure their pieces, and what should come out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from matplotlib.figure import Figure
+
+from ..errors import CipherDMError
+from ..records import read_record
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One command of the project, which writes one record. A run that was interrupted goes on with the next piece.
+
+    Attributes:
+        name: of the piece, and of its folder while it is not published.
+        command: the arguments of `cipherdm`, without those below and the path of the record.
+        full: further arguments of the full run.
+        reduced: further arguments of the reduced run.
+        record: the stem of the record's file. Pieces of the same record are merged: their rows follow one another.
+        option: what takes the record's path; with "--out" the command writes a picture, and the record beside it.
+        resumes: the command keeps parts of its own in the folder that `--keep` names.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    full: tuple[str, ...] = ()
+    reduced: tuple[str, ...] = ()
+    record: str = ""
+    option: Literal["--record", "--out"] = "--record"
+    resumes: bool = False
+
+    @property
+    def stem(self) -> str:
+        """The stem of the record's file: `record`, or the piece's name."""
+        return self.record or self.name
+
+    def arguments(self, reduced: bool) -> tuple[str, ...]:
+        """The arguments of `cipherdm`, without the path of the record."""
+        return (*self.command, *(self.reduced if reduced else self.full))
+
+    def command_line(self, reduced: bool) -> str:
+        """What a reader would type."""
+        return " ".join(("cipherdm", *self.arguments(reduced)))
+
+
+class Records:
+    """The records in a folder, by the stem of their file names, each read once."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self._read: dict[str, dict[str, Any]] = {}
+
+    def __contains__(self, stem: str) -> bool:
+        return self.path(stem).exists()
+
+    def path(self, stem: str) -> Path:
+        """Where the record is, or would be."""
+        return self.folder / f"{stem}.json"
+
+    def __getitem__(self, stem: str) -> dict[str, Any]:
+        """The record. Raises CipherDMError if it is not there."""
+        if stem not in self:
+            raise CipherDMError(
+                f"there is no record {self.path(stem)}: `cipherdm reproduce --list` names what makes it."
+            )
+        if stem not in self._read:
+            self._read[stem] = read_record(self.path(stem))
+        return self._read[stem]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A number that a target should give.
+
+    Attributes:
+        what: the number in words.
+        expected: its value in the committed records, rounded.
+        tolerance: how far it may be off in a full run on another machine.
+        value: the number from the records.
+        reduced: how far it may be off in a reduced run; None if a reduced run does not tell.
+        digits: after the point, when it is printed.
+        unit: printed after the number.
+    """
+
+    what: str
+    expected: float
+    tolerance: float
+    value: Callable[[Records], float]
+    reduced: float | None = None
+    digits: int = 1
+    unit: str = ""
+
+    def holds(self, records: Records, reduced: bool = False) -> bool:
+        """Whether the number is within its tolerance. A value that is not a number is not."""
+        allowed = self.reduced if reduced else self.tolerance
+        return allowed is not None and abs(self.value(records) - self.expected) <= allowed
+
+    def shown(self, value: float) -> str:
+        """A value as it is printed: digits and unit."""
+        return f"{value:,.{self.digits}f}{self.unit}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A table or figure that one command measures again.
+
+    Attributes:
+        name: for `--only`.
+        title: what it shows.
+        claim: what is claimed, and by whom.
+        source: whose claim it is: the paper's, that of other publications, or ours.
+        pieces: the commands, each of which can be run by itself.
+        checks: what should come out.
+        figure: draws the target's figure from the records in a folder; None if a table says it all.
+        place: the folder of the records.
+    """
+
+    name: str
+    title: str
+    claim: str
+    source: Literal["paper", "published", "ours"]
+    pieces: tuple[Piece, ...]
+    checks: tuple[Check, ...] = ()
+    figure: Callable[[Path], Figure] | None = None
+    place: Literal["data/measurements", "figures"] = "data/measurements"
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """The stems of the records' file names, in order."""
+        return tuple(dict.fromkeys(piece.stem for piece in self.pieces))
+
+    def pieces_of(self, stem: str) -> tuple[Piece, ...]:
+        """The pieces of one record."""
+        return tuple(piece for piece in self.pieces if piece.stem == stem)
+
+
+def merge(records: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """One record of several pieces: what the first says, with the rows of all and the sums of what the runs took.
+
+    Raises:
+        CipherDMError: the pieces were measured with different versions of the code or of the packages.
+    """
+    first, *rest = records
+    for other in rest:
+        if (other["environment"]["commit"], other["environment"]["versions"]) != (
+            first["environment"]["commit"],
+            first["environment"]["versions"],
+        ):
+            raise CipherDMError(
+                f"pieces of one record were measured at {first['environment']['commit']} and at "
+                f"{other['environment']['commit']}, or with different packages: measure them anew with --again."
+            )
+    runs = [record["run"] for record in records]
+    return {
+        **first,
+        "rows": [row for record in records for row in record["rows"]],
+        "run": {
+            "commands": [command for run in runs for command in run["commands"]],
+            "seconds": sum(run["seconds"] for run in runs),
+            "memory": max(run["memory"] for run in runs),
+            "load_before": first["run"]["load_before"],
+        },
+    }

@@ -1,0 +1,228 @@
+"""Targets: what they run can be typed, is documented, resumes, and comes out as expected."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import typer
+
+from cipherdm.cli import app
+from cipherdm.errors import CipherDMError
+from cipherdm.records import read_record, write_record
+from cipherdm.reproduce import driver
+from cipherdm.reproduce.claims import CLAIMED, gains, verdict, verdicts
+from cipherdm.reproduce.pieces import PieceFolder, Place
+from cipherdm.reproduce.target import Check, Piece, Records, Target, merge
+from cipherdm.reproduce.targets import QUALITY, TARGETS, quality_piece
+
+ROOT = Path(__file__).parents[1]
+MEASUREMENTS = ROOT / "data" / "measurements"
+PIECES = [piece for target in TARGETS for piece in target.pieces]
+CHECKS = [(target, check) for target in TARGETS for check in target.checks]
+
+
+def parse(arguments) -> dict:
+    """The parameters of the command that these arguments call, without calling it."""
+    command, rest = typer.main.get_command(app), list(arguments)
+    while hasattr(command, "commands"):
+        command, rest = command.commands[rest[0]], rest[1:]
+    return command.make_context("cipherdm", rest).params
+
+
+# The targets as they are written down.
+
+
+@pytest.mark.parametrize("piece", PIECES, ids=lambda piece: piece.name)
+def test_the_commands_of_a_piece_can_be_typed(piece):
+    extra = [piece.option, "x.png" if piece.option == "--out" else "x.json"] + ["--keep", "x"] * piece.resumes
+    full, reduced = (parse([*piece.arguments(way), *extra]) for way in (False, True))
+    assert str(full[piece.option[2:]]).startswith("x.") and str(reduced[piece.option[2:]]).startswith("x.")
+    assert (full != reduced) == bool(piece.reduced)
+
+
+def test_names_are_unique():
+    for names in ([target.name for target in TARGETS], [piece.name for piece in PIECES]):
+        assert len(set(names)) == len(names)
+
+
+def test_the_document_and_the_targets_agree():
+    text = (ROOT / "REPRODUCING.md").read_text()
+    table = re.search(r"<!-- table: targets -->\n(.*?)<!-- end -->", text, re.DOTALL)[1]
+    assert re.findall(r"^\| `([\w-]+)` ", table, re.MULTILINE) == [target.name for target in TARGETS]
+    commands = re.search(r"<!-- table: pieces -->\n(.*?)<!-- end -->", text, re.DOTALL)[1]
+    assert re.findall(r"\| `(cipherdm [^`]+)` \|", commands) == [piece.command_line(False) for piece in PIECES]
+    mentioned = set(re.findall(r"--only ([\w,-]+)", text)) | set(re.findall(r"targets? `([\w-]+)`", text))
+    assert {name for names in mentioned for name in names.split(",")} <= {target.name for target in TARGETS}
+
+
+@pytest.mark.parametrize(("target", "check"), CHECKS, ids=lambda value: getattr(value, "what", None))
+def test_committed_records_are_as_expected(target, check):
+    records = Records(MEASUREMENTS if target.place != "figures" else ROOT / "figures")
+    if not all(stem in records for stem in target.stems) and target is not QUALITY:
+        pytest.skip("not measured yet")
+    value = check.value(records)
+    assert check.holds(records), f"{value} instead of {check.expected}"
+    assert not replace(check, expected=value + 2 * check.tolerance + 1).holds(records)
+
+
+def test_a_quality_piece_has_the_name_of_its_record():
+    assert quality_piece("m", "fast").name == "quality_m_fast"
+    piece = quality_piece("m", "direct", "dpmsolver++", 10)
+    assert piece.name == "quality_m_direct_dpmsolver-10"
+    assert piece.command[-4:] == (
+        "--scheduler",
+        "dpmsolver++",
+        "--steps",
+        "10",
+    )
+    for stem in (piece.stem for piece in QUALITY.pieces if (MEASUREMENTS / f"{piece.stem}.json").exists()):
+        record = read_record(MEASUREMENTS / f"{stem}.json")
+        same = quality_piece(record["model"], record["protocols"], record["scheduler"], record["steps"])
+        assert same.stem == stem
+
+
+# Running them.
+
+OPERATIONS = ("bench", "operations", "--repetitions", "1")
+SMALL = Target(
+    "small",
+    "two pieces",
+    "",
+    "ours",
+    (
+        Piece("first", OPERATIONS, ("--elements", "5000"), ("--elements", "100")),
+        Piece("second", OPERATIONS, ("--elements", "5000"), ("--elements", "200")),
+    ),
+    (
+        Check("rows", 12, 0, lambda records: len(records["first"]["rows"]), 0, 0),
+        Check("elements", 300, 0, lambda records: records["second"]["rows"][0]["elements"], 0, 0),
+        Check("only in full", 0, 0, lambda records: 1 / 0),
+    ),
+)
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_and_a_reduced_one_stays_in_its_folder(tmp_path):
+    place, told = Place.of(True, tmp_path), []
+
+    def interrupt(text: str) -> None:
+        told.append(text)
+        if "second" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        driver.reproduce([SMALL], place, interrupt)
+    first, second = (PieceFolder(piece, place) for piece in SMALL.pieces)
+    assert first.finished and first.published and not second.finished
+    before = first.record.stat().st_mtime_ns, first.finished
+    assert driver.reproduce([SMALL], place, told.append) is False  # 200 elements, where 300 are expected
+    assert (first.record.stat().st_mtime_ns, first.finished) == before and second.finished
+    assert any(text.startswith("[1/2] first: kept") for text in told)
+    assert "rows" in told[-1] and "False" in told[-1] and "only in full" not in told[-1]
+    record = read_record(place.measurements / "first.json")
+    assert record["rows"][0]["elements"] == 100 and record["environment"]["process_seconds"] > 1
+    run = record["run"]
+    assert run["commands"] == ["cipherdm bench operations --repetitions 1 --elements 100"]
+    assert (
+        run["seconds"] > 1 and run["memory"] > 4 * 100 * 2**20
+    )  # a client and three parties, each with Python and SPU
+    assert not (tmp_path / "data").exists() and not (tmp_path / "figures").exists()
+    assert {path.parts[len(tmp_path.parts)] for path in tmp_path.rglob("*")} == {"runs"}
+    rows = driver.costs([SMALL], [place])
+    assert [(row["piece"], row["reduced"]) for row in rows] == [("first", True), ("second", True)]
+
+
+def test_reduced_runs_never_write_where_committed_records_are():
+    reduced, full = Place.of(True), Place.of(False)
+    assert full.measurements == MEASUREMENTS and full.figures == ROOT / "figures"
+    for path in (reduced.state, reduced.measurements, reduced.figures):
+        assert path.is_relative_to(ROOT / "runs" / "reproduce" / "reduced")
+
+
+def finish(piece: Piece, place: Place, record: dict, **files: str) -> PieceFolder:
+    """A piece as if its command had been run."""
+    folder = PieceFolder(piece, place)
+    write_record(folder.record, {**record, "run": {"commands": ["c"], "seconds": 2.0, "memory": 5, "load_before": 0.1}})
+    for name, text in files.items():
+        folder.output.joinpath(name.replace("_", ".")).write_text(text)
+    mark = {"command": piece.command_line(place.reduced), "date": "today"}
+    folder.record.parent.parent.joinpath("finished.json").write_text(json.dumps(mark))
+    return folder
+
+
+def test_a_record_is_published_once_with_its_pictures(tmp_path):
+    place, piece = Place.of(False, tmp_path), Piece("one", ("tables",))
+    target = Target("t", "", "", "ours", (piece,))
+    folder = finish(piece, place, {"rows": [1]}, picture_npz="pixels")
+    assert driver.publish(target, [folder], place) == (place.measurements / "one.json",)
+    assert (place.measurements / "picture.npz").read_text() == "pixels"
+    (place.measurements / "one.json").write_text("newer")
+    assert driver.publish(target, [folder], place) == ()
+    assert (place.measurements / "one.json").read_text() == "newer"
+    other = PieceFolder(replace(piece, full=("--changed",)), place)  # another command has not been finished
+    assert folder.finished and other.finished is None
+    folder.forget()
+    assert folder.finished is None
+
+
+def test_pieces_of_one_record_are_merged_when_all_are_there(tmp_path):
+    place = Place.of(False, tmp_path)
+    pieces = tuple(Piece(f"s{batch}", ("tables", str(batch)), record="s") for batch in (1, 4))
+    target = Target("t", "", "", "ours", pieces)
+    folders = [finish(pieces[0], place, {"steps": 20, "rows": [1]}), PieceFolder(pieces[1], place)]
+    assert driver.publish(target, folders, place) == ()
+    finish(pieces[1], place, {"steps": 20, "rows": [2, 3]})
+    assert driver.publish(target, folders, place) == (place.measurements / "s.json",)
+    merged = read_record(place.measurements / "s.json")
+    assert merged["rows"] == [1, 2, 3] and merged["steps"] == 20
+    assert merged["run"] == {"commands": ["c", "c"], "seconds": 4.0, "memory": 5, "load_before": 0.1}
+    one, two = (read_record(folder.record) for folder in folders)
+    two["environment"]["commit"] = "another"
+    with pytest.raises(CipherDMError, match="another.*--again"):
+        merge([one, two])
+
+
+def test_a_command_that_fails_is_named_and_nothing_is_published(tmp_path):
+    place, piece = Place.of(False, tmp_path), Piece("wrong", ("bench", "step", "no-such-model"))
+    with pytest.raises(CipherDMError, match="`cipherdm bench step no-such-model` ended with exit code 1"):
+        driver.reproduce([Target("t", "", "", "ours", (piece,))], place, lambda text: None)
+    assert PieceFolder(piece, place).finished is None and not (tmp_path / "data").exists()
+
+
+def test_unknown_targets_are_answered_with_the_known_ones():
+    assert driver.choose(TARGETS, []) == TARGETS
+    assert [target.name for target in driver.choose(TARGETS, ["quality", "step", "quality"])] == ["quality", "step"]
+    with pytest.raises(CipherDMError, match="'stpe'.*step"):
+        driver.choose(TARGETS, ["stpe"])
+    listing = driver.listing(TARGETS, Place.of(True))
+    assert all(f"{target.name}: {target.title}" in listing for target in TARGETS)
+
+
+# The paper's claim.
+
+
+def test_gains_are_baseline_divided_by_set():
+    rows = [
+        {"variant": name, "seconds": s, "seconds_low": s - 1, "seconds_high": s + 1, "bytes": b, "sends": n}
+        for name, s, b, n in (("direct", 6, 120, 90), ("direct-pade", 9, 300, 100), ("cipherdm", 3, 100, 60))
+    ]
+    rows = [{"model": "m", "batch": 1, **row} for row in rows]
+    table = gains([*rows, {**rows[2], "batch": 4}])
+    assert list(table["baseline"]) == ["direct", "direct-pade"] and list(table["time"]) == [2, 3]
+    assert list(table["time_low"]) == [5 / 4, 2] and list(table["time_high"]) == [7 / 2, 5]
+    assert list(table["bytes"]) == [1.2, 3] and list(table["sends"]) == [90 / 60, 100 / 60]
+    told = verdicts(table)
+    assert list(told["time, claimed"]) == ["within", "above"] and list(told["bytes, claimed"]) == ["below", "above"]
+
+
+@pytest.mark.parametrize("quantity", CLAIMED)
+def test_the_ends_of_a_claimed_range_are_within_it(quantity):
+    low, high = CLAIMED[quantity]
+    assert [verdict(value, quantity) for value in (low - 0.01, low, high, high + 0.01)] == [
+        "below",
+        "within",
+        "within",
+        "above",
+    ]
