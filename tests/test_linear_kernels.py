@@ -78,7 +78,6 @@ def convolutions(draw):
     stride = draw(st.integers(1, 3))
     padding = tuple((draw(st.integers(0, 2)), draw(st.integers(0, 2))) for _ in range(2))
     height, width = (draw(st.integers(max(1, size - sum(around)), 7)) for around in padding)
-    # 1 to 5 channels are gathered as words, 20 and 50 as digits
     shape = (draw(st.integers(1, 3)), draw(st.sampled_from((1, 2, 5, 20, 50))), height, width)
     return draw(st.sampled_from(WORDS)), draw(st.integers(1, 4)), shape, size, stride, padding, draw(st.integers(0, 99))
 

@@ -143,10 +143,8 @@ class Digits:
             raise CipherDMError(f"a matrix has two axes, not {words.ndim}; reshape the array of shape {words.shape}")
         rows, inner = words.shape
         digits = cls.empty(form, side, rows, inner)
-        step = max(1, BLOCK // max(1, inner))
-        for first in range(
-            0, rows, step
-        ):  # so that the split words are still in the cache when they get to their places
+        step = max(1, BLOCK // max(1, inner))  # split words are still in the cache when they get to their places
+        for first in range(0, rows, step):
             digits.rows_from(first, first + step).fill(0, form.split(words[first : first + step]))
         return digits
 

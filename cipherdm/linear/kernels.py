@@ -71,9 +71,8 @@ def prepare(path: Path, pair: np.ndarray, *, upsampled: bool = False) -> Weights
         )
     form = path.form(pair.dtype.type)
     kernels = _of_doubled_images(pair) if upsampled else [pair]
-    rows = (
-        kernel.transpose(1, 0, 3, 4, 2).reshape(outputs, -1) for kernel in kernels
-    )  # inner: component, row, column, channel
+    # A row's order is that of patches: component, row, column, channel.
+    rows = (kernel.transpose(1, 0, 3, 4, 2).reshape(outputs, -1) for kernel in kernels)
     return Weights(path, outputs, channels, size, upsampled, tuple(Digits.left(form, words) for words in rows))
 
 
@@ -109,8 +108,8 @@ def conv2d(
     """z [B, O, rows, columns] of the convolution, as PyTorch defines it, of x with the pair [2, B, C, H, W].
 
     Args:
-        padding: zeros ((above, below), (left, right)). Upsampled weights take images before they are doubled, stride 1,
-        padding 1.
+        padding: zeros ((above, below), (left, right)). Upsampled weights take images before they are doubled, with stride 1
+            and padding 1.
 
     Raises:
         CipherDMError: for shapes or types that do not fit.
@@ -122,7 +121,7 @@ def conv2d(
     images = np.ascontiguousarray(np.pad(images, ((0, 0), (0, 0), *padding, (0, 0))))
     _, batch, height, width, _ = images.shape
     size = 2 if weights.upsampled else weights.size
-    patches = Patches(form, images, size)
+    patches = Patches(form, images)
     if weights.upsampled:
         outputs = (height - 2, width - 2)
         z = np.empty((batch, weights.outputs, 2 * outputs[0], 2 * outputs[1]), form.word)

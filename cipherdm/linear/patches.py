@@ -1,9 +1,9 @@
-"""Patches of images as the right operand of a product, gathered from digits or from words.
+"""Patches of images as the right operand of a product, gathered from digits.
 
 Each output pixel meets a patch of size x size pixels and all channels. With the channels innermost, a row of a patch is one
-contiguous stretch of memory, whatever the stride, so patches are copied stretch by stretch. Usually it is digits that are
-copied: a pixel is split once, though it is in up to size^2 patches. With few channels a stretch of digits has only a few
-bytes, and whole words are copied first and split afterwards.
+contiguous stretch of memory, whatever the stride, so patches are copied stretch by stretch. It is digits that are copied: a
+pixel is split once, though it is in up to size^2 patches. Copying words first and splitting them afterwards gains nothing,
+even with one channel.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,6 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .digits import Digits, Format
-
-SHORT = 48  # digits; shorter stretches are gathered as words
 
 
 @dataclass(frozen=True)
@@ -38,15 +36,14 @@ class Patches:
     """Images from which blocks of patches are taken.
 
     Args:
-        form: the digits. images: padded ring words [parts, B, H, W, C]; a patch's inner dimension runs over parts, its
-        rows, its columns, channels.
+        form: the digits.
+        images: padded ring words [parts, B, H, W, C]. A patch's inner dimension runs over parts, its rows, columns, channels.
     """
 
-    def __init__(self, form: Format, images: np.ndarray, size: int):
+    def __init__(self, form: Format, images: np.ndarray):
         self._form = form
-        self._as_words = size * images.shape[-1] < SHORT
-        planes = images[None] if self._as_words else form.split(images)
-        self._planes = planes.reshape(*planes.shape[:-2], -1)  # [count or 1, parts, B, H, W C]
+        planes = form.split(images)
+        self._planes = planes.reshape(*planes.shape[:-2], -1)  # [count, parts, B, H, W C]
         self._parts, self._channels = images.shape[0], images.shape[-1]
 
     def block(self, window: Window, images: slice, rows: slice) -> Digits:
@@ -54,17 +51,13 @@ class Patches:
         stretches = list(self._stretches(window, images, rows))
         count = int(np.prod(stretches[0].shape[1:-1]))
         inner = len(stretches) * stretches[0].shape[-1]
-        if self._as_words:
-            return Digits.right(
-                self._form, np.concatenate([stretch[0] for stretch in stretches], axis=-1).reshape(count, inner)
-            )
         digits = Digits.empty(self._form, "right", count, inner)
         for index, stretch in enumerate(stretches):
             digits.fill(index * stretch.shape[-1], stretch)
         return digits
 
     def _stretches(self, window: Window, images: slice, rows: slice) -> Iterator[np.ndarray]:
-        """Views [count or 1, B, rows, columns, size * C], for each part and each row of a patch."""
+        """Views [count, B, rows, columns, size * C], for each part and each row of a patch."""
         width = window.size * self._channels
         top, left = window.corner
         step = window.stride * self._channels
