@@ -59,11 +59,12 @@ def party_pictures(image: np.ndarray, words: Sequence[np.ndarray], fraction_bits
             axis.set_xlabel(f"component {(rank + row) % 3}", fontsize=9)
     total = (held[0][:, 0] + held[0][:, 1] + held[1][:, 1]).view(np.int64) / 2.0**fraction_bits
     _draw(figure.add_subplot(grid[:, 4]), grey_levels(total.reshape(shape)), "parties 0 and 1\ntogether")
+    off = np.abs(total - image.ravel()).max()
     return describe(
         figure,
         "Left, the client's image. In the middle, the two components that each of the three parties holds of it, drawn by "
         "their topmost byte: six pictures of noise without any trace of the image. Right, what parties 0 and 1 get by adding "
-        f"up their three different components: the image again, within {np.abs(total - image.ravel()).max():.1g} a pixel.",
+        f"up their three different components: the image again, {f'within {off:.1g} a pixel' if off else 'to the last bit'}.",
     )
 
 
