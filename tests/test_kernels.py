@@ -1,6 +1,6 @@
 """Functions with kernels in them: how they are cut into programs and kernels, and that parties compute them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +12,7 @@ from cipherdm import CipherDMError
 from cipherdm.engine import EngineConfig, Node, Spec, compile_plan
 from cipherdm.engine.programs import KernelProgram
 from cipherdm.engine.split import split
+from cipherdm.engine.trial import words_of
 from cipherdm.linear.operation import Kernel, apply
 from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, encode
 
@@ -112,6 +113,7 @@ def test_a_result_may_not_take_the_name_of_what_is_still_read():
         compile_plan([node], {name: Spec(shape) for name, (shape, _) in zip(node.inputs, SHAPES, strict=True)}, ["y"])
 
 
+@pytest.mark.parametrize("ring", [64, 32])
 @pytest.mark.parametrize(
     ("kernel", "first", "second"),
     [
@@ -121,8 +123,9 @@ def test_a_result_may_not_take_the_name_of_what_is_still_read():
     ],
     ids=lambda value: getattr(value, "kind", ""),
 )
-def test_parties_compute_a_kernel(words, kernel, first, second):
-    """Exactly, on whole numbers, against PyTorch; one message of 8 bytes a number from each party."""
+def test_parties_compute_a_kernel(words, kernel, first, second, ring):
+    """Exactly, on whole numbers, against PyTorch; one message of 8 or 4 bytes a number from each party."""
+    kernel = replace(kernel, ring=ring)
     a, b = random_integers(*first), random_integers(*second)
     (result,), cost = words(Node("layer", on_words(kernel), ("a", "b"), ("y",)), {"a": a, "b": b})
     if kernel.kind == "conv2d":
@@ -131,9 +134,22 @@ def test_parties_compute_a_kernel(words, kernel, first, second):
         expected = torch.nn.functional.conv2d(padded, torch.from_numpy(a), stride=kernel.stride).numpy()
     else:
         expected = np.matmul(a, b)
-    np.testing.assert_array_equal(result, expected)
-    assert cost.by_operator().loc[f"kernel_{kernel.kind}", ["bytes", "sends"]].tolist() == [24 * expected.size, 3]
+    np.testing.assert_array_equal(result, expected * 2.0 ** (64 - ring))
+    sent = cost.by_operator().loc[f"kernel_{kernel.kind}", ["bytes", "sends"]].tolist()
+    assert sent == [3 * ring // 8 * expected.size, 3]
     assert cost.rounds == 1
+
+
+def test_in_the_small_ring_products_are_right_to_the_last_bit_up_to_its_edges(cluster, words):
+    """2^31 - 1 and -2^31 are; 2^31 wraps around. Read as words, because a float32 has too few bits."""
+    first = np.array([[2**16 - 1, 2**15 - 1], [-(2**16), 0], [2**16, 0]], np.float32)
+    second = np.array([[2**15], [1]], np.float32)
+    expected = np.array([2**31 - 1, -(2**31), -(2**31)])
+    kernel = Kernel("matmul", ring=32)
+    words(Node("layer", on_words(kernel), ("a", "b"), ("y",)), {"a": first, "b": second})
+    session = cluster.session(EngineConfig(fraction_bits=ENGINE_FRACTION_BITS))
+    total = sum(words_of(session, "y", rank)[:, 0] for rank in range(3))
+    np.testing.assert_array_equal(total, expected.astype(np.uint64) << np.uint64(32))
 
 
 def test_weights_that_were_kept_are_forgotten_with_a_new_value(words):

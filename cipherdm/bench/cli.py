@@ -159,6 +159,28 @@ def breakdown(
 
 
 @app.command()
+def linear(
+    shapes: Annotated[
+        str | None, typer.Option(help='Of matrices, such as "128x1152x196,320x2880x4096"; all layers by default.')
+    ] = None,
+    repetitions: Annotated[int, typer.Option(help="Counted runs of each; one more warms up.", min=1)] = 3,
+    record: RecordOption = None,
+) -> None:
+    """Measure matrix products on three parties: SPU's against kernels on shares in both rings."""
+    from ..engine import LocalCluster
+    from ..records import write_record
+    from . import linear as benchmark
+
+    record = record or _measurements() / "linear.json"
+    chosen = benchmark.SHAPES if shapes is None else [benchmark.shape_named(name) for name in shapes.split(",")]
+    with LocalCluster() as cluster, _Bar() as bar:
+        found = benchmark.run(cluster.session(benchmark.ENGINE), chosen, repetitions, bar)
+    write_record(record, found)
+    typer.echo(benchmark.table(found).to_string(index=False, float_format="{:.4g}".format))
+    typer.echo(f"Wrote {record}.")
+
+
+@app.command()
 def network(
     repetitions: Annotated[int, typer.Option(help="Times that each network's links are set up.", min=1)] = 5,
     record: RecordOption = None,

@@ -43,7 +43,7 @@ class Kernels:
     def __init__(self, link: libspu.link.Context):
         self._link = link
         self._zeros: ZeroShares | None = None
-        self._weights: dict[str, kernels.Weights] = {}
+        self._weights: dict[tuple[str, int], kernels.Weights] = {}  # by name and ring
 
     def run(
         self, kernel: pb.Kernel, runtime: api.Runtime, inputs: Iterable[str], output: str, keep_weights: bool
@@ -65,24 +65,29 @@ class Kernels:
             self._zeros = agree(self._exchange).zero_shares(self._link.id().encode())
         first, second = inputs
         z = self._local(kernel, runtime, first, second, keep_weights)
-        _write(runtime, output, finish(z, self._exchange), kernel.dtype)
+        pair = finish(z, self._exchange)
+        # Modulo 2^32 a number is known; 2^32 times it is then known modulo 2^64.
+        pair = pair if kernel.ring == 64 else pair.astype(np.uint64) << np.uint64(32)
+        _write(runtime, output, pair, kernel.dtype)
         return KernelCost(time.perf_counter() - start, z.nbytes, z.nbytes)
 
     def forget(self, names: Iterable[str]) -> None:
         """Drop what was kept of these variables, because they are written or deleted."""
         for name in names:
-            self._weights.pop(name, None)
+            for ring in (64, 32):
+                self._weights.pop((name, ring), None)
 
     def _local(self, kernel: pb.Kernel, runtime: api.Runtime, first: str, second: str, keep: bool) -> np.ndarray:
-        path = choose_path(np.uint64)
-        x = _read(runtime, second)
+        word = np.uint64 if kernel.ring == 64 else np.uint32
+        path = choose_path(word)
+        x = _read(runtime, second, word)
         if kernel.kind == "products":
-            return kernels.batched_product(path, _read(runtime, first), x, self._zeros)
-        weights = self._weights.get(first)
+            return kernels.batched_product(path, _read(runtime, first, word), x, self._zeros)
+        weights = self._weights.get((first, kernel.ring))
         if weights is None:
-            weights = kernels.prepare(path, _read(runtime, first))
+            weights = kernels.prepare(path, _read(runtime, first, word))
             if keep and weights.nbytes + sum(kept.nbytes for kept in self._weights.values()) <= KEPT_BYTES:
-                self._weights[first] = weights
+                self._weights[first, kernel.ring] = weights
         if kernel.kind == "matmul":
             return kernels.matmul(weights, x, self._zeros)
         above, below, left, right = kernel.padding
@@ -96,13 +101,14 @@ class Kernels:
         return self._link.recv((rank + 1) % PARTIES)
 
 
-def _read(runtime: api.Runtime, name: str) -> np.ndarray:
-    """The pair [2, ...] that this party holds of a variable."""
+def _read(runtime: api.Runtime, name: str, word: type[np.unsignedinteger]) -> np.ndarray:
+    """The pair [2, ...] that this party holds of a variable; the lower half of each word, if words are of 32 bits."""
     share, meta = runtime.get_var(name), libspu.ValueMeta()
     meta.ParseFromString(share.meta)
     if meta.storage_type != _STORAGE:
         raise CipherDMError(f"{name} is stored as {meta.storage_type}; kernels compute on {_STORAGE}")
-    return pair_from_bytes(b"".join(_content(chunk) for chunk in share.share_chunks), tuple(meta.shape.dims))
+    content = b"".join(_content(chunk) for chunk in share.share_chunks)
+    return pair_from_bytes(content, tuple(meta.shape.dims)).astype(word, copy=False)
 
 
 def _content(chunk: bytes) -> bytes:

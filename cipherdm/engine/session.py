@@ -177,7 +177,7 @@ def _message(call: Call) -> pb.Call:
         return pb.Call(program=call.program.id, **names)
     kernel, (result,) = call.program.kernel, call.program.outputs
     padding = [extent for side in kernel.padding for extent in side]
-    message = pb.Kernel(kind=kernel.kind, stride=kernel.stride, padding=padding, dtype=result.dtype)
+    message = pb.Kernel(kind=kernel.kind, stride=kernel.stride, padding=padding, dtype=result.dtype, ring=kernel.ring)
     return pb.Call(kernel=message, **names)
 
 

@@ -6,7 +6,6 @@ message.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import jax
@@ -27,16 +26,14 @@ class Kernel:
             [..., C, N], to [..., O, N]; "products" of x [..., M, K] and y [..., K, N], to [..., M, N].
         stride: of a convolution.
         padding: of a convolution: zeros ((above, below), (left, right)).
+        ring: bits of the ring that is computed in. With 32, operands are taken modulo 2^32, which costs nothing, and the
+            result is 2^32 times the product, a number modulo 2^64 again: right where the product is below 2^31 in size.
     """
 
     kind: Literal["conv2d", "matmul", "products"]
     stride: int = 1
     padding: Padding = ((0, 0), (0, 0))
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether the first operand is a layer's weights, of which preparations may be kept."""
-        return self.kind != "products"
+    ring: Literal[64, 32] = 64
 
     def __call__(self, first, second):
         """The layer on float32 arrays, in plaintext."""
@@ -72,6 +69,3 @@ mlir.register_lowering(
 def kernel_of(equation: jax.core.JaxprEqn) -> Kernel | None:
     """The kernel that an equation of a traced function stands for, or None."""
     return equation.params["kernel"] if equation.primitive is _kernel else None
-
-
-conv2d, matmul, products = (partial(Kernel, kind) for kind in ("conv2d", "matmul", "products"))

@@ -1,0 +1,181 @@
+"""Linear layers on three parties: SPU's matrix products against kernels in both rings, in turns in one run."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..engine import CostReport, EngineConfig, Node, Session, Spec, compile_plan
+from ..errors import CipherDMError
+from ..linear.choice import trial
+from ..linear.operation import Kernel, apply
+from ..protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, dot_general, encode
+
+ENGINE = EngineConfig(fraction_bits=ENGINE_FRACTION_BITS)
+WAYS = ("spu", "kernel, 64 bits", "kernel, 32 bits")
+BITS = 8  # fraction bits of both operands, so that products of up to some thousand terms fit into 32 bits
+
+Progress = Callable[[int, int, str], None]
+"""Called before each measurement as `progress(done, total, name)`."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """`batch` products of [rows, inner] and [inner, columns].
+
+    Attributes:
+        name: of a layer that has it.
+        rows, inner, columns, batch: the extents. With a batch both operands are activations; without, the first is weights.
+    """
+
+    name: str
+    rows: int
+    inner: int
+    columns: int
+    batch: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.inner}x{self.columns}" + (f" x {self.batch}" if self.batch else "")
+
+    @property
+    def operands(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The extents of both operands."""
+        batch = (self.batch,) if self.batch else ()
+        return (*batch, self.rows, self.inner), (*batch, self.inner, self.columns)
+
+
+SHAPES = (
+    Shape("a convolution of mnist10, 16 pictures", 32, 288, 3136),
+    Shape("a convolution of 128 channels", 128, 1152, 196),
+    Shape("Stable Diffusion 1.5, feed-forward", 1280, 5120, 256),
+    Shape("Stable Diffusion 1.5, convolution", 320, 2880, 4096),
+    Shape("Stable Diffusion 1.5, attention scores", 4096, 40, 4096, 8),
+)
+
+
+def shape_named(text: str) -> Shape:
+    """The shape written as "128x1152x196". Raises CipherDMError for other texts."""
+    for known in SHAPES:
+        if str(known) == text.strip():
+            return known
+    extents = text.strip().split("x")
+    if len(extents) != 3 or not all(extent.isdecimal() and int(extent) for extent in extents):
+        raise CipherDMError(f"cannot read the shape {text!r}: write rows x inner x columns, such as 128x1152x196.")
+    return Shape("", *map(int, extents))
+
+
+@dataclass(frozen=True)
+class Product:
+    """One way to multiply two arrays of stored words."""
+
+    way: str
+    batched: bool
+    __name__ = "product"
+
+    def __call__(self, first, second):
+        first, second = (Fixed.load(array, BITS, ring=True) for array in (first, second))
+        if self.way == "spu":
+            batch = ((0,), (0,)) if self.batched else ((), ())
+            contracted = ((2,), (1,)) if self.batched else ((1,), (0,))
+            return dot_general(first, second, (contracted, batch)).store()
+        ring = 32 if self.way == "kernel, 32 bits" else 64
+        kernel = Kernel("products" if self.batched else "matmul", ring=ring)
+        return Fixed(apply(kernel, first.array, second.array), 0, ring=True).store()
+
+
+def run(
+    session: Session,
+    shapes: Sequence[Shape] = SHAPES,
+    repetitions: int = 3,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Multiply at each shape in all ways in turns, and return the record; the first turn warms up and is not counted.
+
+    The products are not truncated. Times are the parties' own, without sharing and revealing. Kernels keep weights' digits.
+
+    Args:
+        session: with the configuration `ENGINE`.
+        shapes: what to multiply.
+        repetitions: counted turns.
+        progress: told of each run.
+
+    Raises:
+        CipherDMError: there is nothing to measure, or the session has another configuration.
+    """
+    if not shapes or repetitions < 1 or session.config != ENGINE:
+        raise CipherDMError("give at least one shape and repetition, and a session with cipherdm.bench.linear.ENGINE.")
+    rows, total = [], len(shapes) * len(WAYS) * (repetitions + 1)
+    for place, shape in enumerate(shapes):
+        values = _operands(shape)
+        session.share({name: encode(value, BITS, ring=True) for name, value in values.items()})
+        costs: dict[str, list[CostReport]] = {way: [] for way in WAYS}
+        errors = {}
+        for turn in range(repetitions + 1):
+            for index, way in enumerate(WAYS):
+                if progress is not None:
+                    progress((place * (repetitions + 1) + turn) * len(WAYS) + index, total, f"{shape}, {way}")
+                cost = session.run(_plan(shape, way))
+                if turn:
+                    costs[way].append(cost)
+                else:
+                    errors[way] = _error(session, values, way)
+        session.delete([*values, "z"])
+        rows += [_row(shape, way, costs[way], errors[way]) for way in WAYS]
+    return {
+        "benchmark": "linear",
+        "repetitions": repetitions,
+        "paths": {f"{8 * np.dtype(word).itemsize} bits": str(trial(word)) for word in (np.uint64, np.uint32)},
+        "rows": rows,
+    }
+
+
+def table(record: Mapping[str, Any]) -> pd.DataFrame:
+    """A row for each shape and way: ms, G multiply-adds a second of each party, MB, rounds, error, and ratios to SPU's."""
+    frame = pd.DataFrame(record["rows"])
+    spu = frame[frame["way"] == "spu"].set_index("shape")
+    frame["faster"] = frame["shape"].map(spu["ms"]) / frame["ms"]
+    frame["fewer bytes"] = frame["shape"].map(spu["bytes"]) / frame["bytes"]
+    frame["MB"] = frame["bytes"] / 1e6
+    # Of a product of secrets, each party computes two products of ring words.
+    frame["G/s"] = 2 * frame["multiply_adds"] / frame["ms"] / 1e6
+    return frame[["shape", "way", "ms", "G/s", "MB", "rounds", "max_error", "faster", "fewer bytes"]]
+
+
+def _operands(shape: Shape) -> dict[str, np.ndarray]:
+    """Multiples of 2^-8 between -1/8 and 1/8, so that sums are exact, in float64 and in 32 bits."""
+    generator = np.random.default_rng(0)
+    first, second = (generator.integers(-32, 33, extents) / 256 for extents in shape.operands)
+    return {"first": first, "second": second}
+
+
+def _plan(shape: Shape, way: str):
+    specs = {name: Spec(extents) for name, extents in zip(("first", "second"), shape.operands, strict=True)}
+    node = Node("product", Product(way, shape.batch is not None), ("first", "second"), ("z",))
+    return compile_plan([node], specs, keep=["z"])
+
+
+def _error(session: Session, values: Mapping[str, np.ndarray], way: str) -> float:
+    """The largest difference of the last result from the product in float64."""
+    bits = 2 * BITS + (32 if way == "kernel, 32 bits" else 0)
+    found = decode(session.reveal("z"), bits, ring=True)
+    return float(np.abs(found - np.matmul(values["first"], values["second"])).max())
+
+
+def _row(shape: Shape, way: str, costs: Sequence[CostReport], error: float) -> dict[str, Any]:
+    times = [1000 * float(cost.by_program()["seconds"].iloc[0]) for cost in costs]
+    return {
+        "name": shape.name,
+        "shape": str(shape),
+        "multiply_adds": int(np.prod(shape.operands[0])) * shape.columns,
+        "way": way,
+        "ms": statistics.median(times),
+        "ms_low": min(times),
+        "ms_high": max(times),
+        "bytes": round(statistics.median(cost.bytes for cost in costs)),
+        "sends": round(statistics.median(cost.sends for cost in costs)),
+        "rounds": round(statistics.median(cost.rounds for cost in costs)),
+        "max_error": error,
+    }
