@@ -114,6 +114,14 @@ def activations_table(measurements: Path) -> str:
     return _markdown(["function", "max error", "ms", "bytes/element", "sends"], rows)
 
 
+def candidates_table(measurements: Path) -> str:
+    """Sizes that mnist10 could have had: what their cost depends on, and the loss after a short training."""
+    (record,) = _records(measurements, "mnist10_candidates.json", "python -m cipherdm.training candidates")
+    columns = ("parameters", "multiply_adds", "activation_elements", "softmax_elements")
+    rows = [[row["name"], *(f"{row[column]:,}" for column in columns), f"{row['loss']:.4f}"] for row in record["rows"]]
+    return _markdown(["channels", *(column.replace("_", " ") for column in columns), "loss"], rows)
+
+
 def classifier_sentence(measurements: Path) -> str:
     """One sentence about the classifier that judges."""
     record: dict[str, Any] = read_record(measurements.parent / "models" / "lenet" / "training.json")
@@ -133,6 +141,7 @@ def _of_targets(name: str) -> Callable[[Path], str]:
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "models": models_table,
+    "candidates": candidates_table,
     "classifier": classifier_sentence,
     "quality": quality_table,
     "step": step_table,
