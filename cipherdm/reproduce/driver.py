@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -94,7 +95,7 @@ def draw(target: Target, place: Place) -> Path | None:
     """Draw the target's figure from its records; returns its path, or None if it has no figure."""
     if target.figure is None:
         return None
-    path = place.figures / f"{target.name}.png"
+    path = place.figures / f"{target.name.replace('-', '')}.png"
     from ..views.style import png
 
     picture = png(target.figure(_destination(target, place)))
@@ -152,3 +153,20 @@ def _destination(target: Target, place: Place) -> Path:
 def _copy(source: Path, destination: Path) -> None:
     with replacing(destination) as temporary:
         temporary.write_bytes(source.read_bytes())
+
+
+def compare_committed(targets: Sequence[Target]) -> pd.DataFrame:
+    """`compare` for the committed records of targets, a row for each number, with the target's name in front.
+
+    Numbers whose records are not there are left out.
+    """
+    place, tables = Place.of(False), []
+    for target in targets:
+        for check in target.checks:
+            try:
+                found = compare(replace(target, checks=(check,)), place)
+            except CipherDMError:
+                continue
+            tables.append(found.assign(target=target.name))
+    columns = ["target", "what", "expected", "found", "holds"]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)

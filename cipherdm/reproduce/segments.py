@@ -27,7 +27,7 @@ from ..errors import CipherDMError
 from ..files import replacing
 from ..models import UNet
 from ..protocols import DIRECT, FAST, Protocols
-from ..records import read_record
+from ..records import environment, read_record
 from ..sampling import Task, engine_for, make_task, sampling_nodes
 from ..sampling.steps import setup_graph, step_graph
 
@@ -47,7 +47,8 @@ class Finished:
 
     Attributes:
         sample: float32 [B, C, H, W], the sample after it, as the parties hold it (`Task.decoded` gives its values).
-        row: what it cost: steps, seconds, bytes, sends, rounds, path_bytes, peak_memory, load_before.
+        row: what it cost: steps, seconds, bytes, sends, rounds, path_bytes, peak_memory, load_before; and the commit of the
+            code that ran it.
     """
 
     sample: np.ndarray
@@ -163,6 +164,7 @@ def _run_secure(
     finished = finished[:missing]
     if missing == len(parts):
         return finished
+    commit = environment()["commit"]  # now, since a long run's record is written when the checkout may have moved on
     with LocalCluster() as cluster:
         session = cluster.session(engine_for(task.shape.protocols))
         start = finished[-1].sample if finished else np.asarray(task.client["sample"])
@@ -172,6 +174,7 @@ def _run_secure(
             if progress is not None:
                 progress(index, len(parts), f"steps {first + 1} to {first + steps}")
             part = _run_segment(session, segment(task, first, steps), first, index == missing)
+            part.row["commit"] = commit
             files[index].write(part)
             finished.append(part)
     return finished
