@@ -13,7 +13,7 @@ from PIL import Image
 from cipherdm import LAN, WAN, CipherDMError, Network
 from cipherdm.costs import latency
 from cipherdm.costs.sampling import StepCost, cost_of, shares, step_costs
-from cipherdm.records import write_record
+from cipherdm.records import read_record, write_record
 from cipherdm.views.breakdown import (
     COLOURS,
     breakdown_bars,
@@ -242,7 +242,12 @@ def test_the_records_of_breakdowns_hold_what_notebook_05_says(model):
     record = json.loads((MEASUREMENTS / f"breakdown_{model}.json").read_text())
     assert {row["variant"] for row in record["rows"]} >= {"direct", "cipherdm", "fast"}
     assert {row["kind"] for row in record["rows"]} == set(COLOURS)
+    steps = {
+        row["variant"]: row for row in read_record(MEASUREMENTS / f"step_{model}.json")["rows"] if row["batch"] == 1
+    }
     kinds = breakdown_table(record, "kind")
+    for variant in ("direct", "cipherdm", "fast"):  # measured block by block, and in one program
+        assert 1e6 * kinds.loc["all", (variant, "MB")] == pytest.approx(steps[variant]["bytes"], rel=0.01)
     nonlinear = ["softmax", "activation"]
     assert kinds.loc[nonlinear, ("direct", "MB")].sum() > 0.8 * kinds.loc["all", ("direct", "MB")]
     for quantity in ("s", "MB", "rounds"):

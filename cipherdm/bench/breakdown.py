@@ -68,7 +68,8 @@ _GROUPS = {
     "class_rows": "owner's tables",
     "scheduler": "scheduler update",
 }
-GROUPS = tuple(dict.fromkeys(_GROUPS.values()))
+_OTHERS = "other parts"
+GROUPS = (*dict.fromkeys(_GROUPS.values()), _OTHERS)
 """What parts are put together to, in the order of the U-Net."""
 
 Costs = dict[str, float]
@@ -126,8 +127,7 @@ def run(
     if not variants or repetitions < 1:
         raise CipherDMError("there must be at least one variant and one repetition for a breakdown.")
     total = len(variants) * (repetitions + 2)
-    load, start = os.getloadavg()[0], time.monotonic()
-    pieces = []
+    load, start, pieces = os.getloadavg()[0], time.monotonic(), []
     for index, variant in enumerate(variants):
         _tell(progress, index, total, f"{variant.name}: compile")
         pieces.append(_prepare(unet, variant, batch=batch, steps=steps, prefix=f"{index}/"))
@@ -227,11 +227,12 @@ def _prepare(unet: UNet, variant: Variant, *, batch: int, steps: int, prefix: st
         specs.update(zip(names, call.inputs, strict=True))
         results = jax.eval_shape(call.function, *(jax.ShapeDtypeStruct(s.shape, s.dtype) for s in call.inputs))
         outputs = tuple(f"{prefix}result {index}" for index in range(len(jax.tree_util.tree_leaves(results))))
-        (alone[call],) = compile_plan([Node(label, call.function, names, outputs)], specs, keep=()).calls
+        alone[call] = compile_plan([Node(label, call.function, names, outputs)], specs, keep=()).calls
     plan = []
     for part in step.plan.calls:
         plan.append(part)
-        plan += [alone.pop(call) for call in _all_calls({"": calls[part.label]}) if call in alone]
+        for call in _all_calls({"": calls[part.label]}):
+            plan += alone.pop(call, ())
     zeros = {
         public: {name: np.zeros(spec.shape, spec.dtype) for name, spec in specs.items() if spec.public is public}
         for public in (False, True)
@@ -284,7 +285,11 @@ def _rows(pieces: _Pieces, costs: Mapping[str, Costs]) -> list[dict[str, Any]]:
     rows = []
     for part, calls in pieces.calls.items():
         own = [_own(call, pieces.labels, costs) for call in _all_calls({"": calls})]
-        about = {"variant": pieces.step.variant.name, "part": part, "group": _GROUPS[kinds_of_block.get(part, part)]}
+        about = {
+            "variant": pieces.step.variant.name,
+            "part": part,
+            "group": _GROUPS.get(kinds_of_block.get(part, part), _OTHERS),
+        }
         rows += [about | {"kind": kind} | found for kind, found in split(costs[part], own).items()]
     return rows
 

@@ -205,8 +205,8 @@ def _label_contour(axis: Axes, cost: StepCost, seconds: float) -> None:
     """Write on the line of so many seconds: where it is level, at the right, or if it does not get there, at the bottom."""
     band = 0.75 * BANDWIDTHS[1]
     trip = 2 * (seconds - cost.seconds - 8 * cost.path_bytes / band) / cost.rounds
-    place = {"ha": "right", "va": "bottom"}
-    if not ROUND_TRIPS[0] < trip < 0.7 * ROUND_TRIPS[1]:
+    place = {"ha": "right", "va": "bottom" if trip < 0.7 * ROUND_TRIPS[1] else "top"}
+    if not ROUND_TRIPS[0] < trip < ROUND_TRIPS[1]:
         trip = 1.15 * ROUND_TRIPS[0]
         waiting = seconds - cost.seconds - cost.rounds * trip / 2
         band = 1.08 * 8 * cost.path_bytes / waiting if waiting > 0 else 0
