@@ -1,4 +1,4 @@
-"""The functions that a U-Net is made of, channels first, after diffusers' UNet2DModel.
+"""The functions that a UNet2DModel is made of, channels first; a UNet2DConditionModel shares all but the attention.
 
 Each takes its parameters under names local to the block ("conv1.weight"), its inputs by position, and by keyword the
 set of protocols and static values. Linear and nonlinear layers are computed by the protocols, and by nothing else, so
@@ -22,13 +22,13 @@ def layer(params: Mapping, name: str) -> dict:
     return {key[len(name) + 1 :]: value for key, value in params.items() if key.startswith(name + ".")}
 
 
-def time_embedding(params, timestep, class_onehot=None, *, protocols, channels, flip_sin_to_cos, freq_shift):
+def time_embedding(params, timestep, class_onehot=None, *, protocols, channels, flip_sin_to_cos, freq_shift, act_fn):
     """timestep [1], and class_onehot [B, classes] if the model is conditional, to the embedding [1, D] or [B, D].
 
-    The activation is SiLU whatever act_fn says, as in diffusers.
+    TimestepEmbedding in diffusers, which a UNet2DModel gives SiLU whatever its own act_fn says.
     """
     wave = sinusoid(timestep, channels, flip_sin_to_cos=flip_sin_to_cos, freq_shift=freq_shift)
-    hidden = protocols.silu(protocols.linear(layer(params, "linear_1"), wave))
+    hidden = getattr(protocols, act_fn)(protocols.linear(layer(params, "linear_1"), wave))
     embedding = protocols.linear(layer(params, "linear_2"), hidden)
     if class_onehot is None:
         return embedding

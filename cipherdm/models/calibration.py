@@ -15,7 +15,7 @@ from ..errors import CipherDMError
 from ..files import replacing
 from ..protocols import DIRECT, direct
 from .layout import unet_blocks
-from .unet import UNet
+from .unet import UNet, check_takes_no_prompt
 
 FILE = "calibration.safetensors"
 _NORMS = ("norm1", "norm2", "group_norm", "conv_norm_out")
@@ -62,6 +62,7 @@ def observe(
     Returns:
         The labels of the images, int64 [B].
     """
+    check_takes_no_prompt(unet)
     classes = unet.config.num_class_embeds or 1
     labels = np.arange(classes * images_per_class) % classes
     size = unet.config.sample_size

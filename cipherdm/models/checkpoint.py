@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from ..errors import CipherDMError
 from ..files import replacing
+from .condition_config import UNetConditionConfig
 from .config import UNetConfig
 from .layout import unet_shapes
 from .unet import UNet
@@ -19,6 +20,8 @@ from .unet import UNet
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER = "scheduler_config.json"
+
+_CONFIGS = {"UNet2DModel": UNetConfig, "UNet2DConditionModel": UNetConditionConfig}
 
 # In FM64 with 18 fraction bits a product is right below 2^26 and can be silently wrong above. A weight of 2^13 leaves 2^13
 # to what it is multiplied with; a network whose weights are larger is broken, or needs rescaling before it is shared.
@@ -46,6 +49,8 @@ def find_model(name: str | Path) -> Path:
 def load_unet(folder: str | Path) -> UNet:
     """Read a U-Net that diffusers saved: a model's folder, or a pipeline's with `unet/` and `scheduler/` in it.
 
+    It is a UNet2DModel or, with a UNetConditionConfig, a UNet2DConditionModel.
+
     Tensors of any floating-point type become float32. Raises CipherDMError, naming the file or tensor, if something is
     missing, unreadable, of another architecture, not finite, or beyond MAX_WEIGHT.
     """
@@ -58,7 +63,7 @@ def load_unet(folder: str | Path) -> UNet:
 
     values = _read_json(home / CONFIG)
     try:
-        config = UNetConfig.from_diffusers(values)
+        config = _read_config(values)
     except CipherDMError as error:
         raise CipherDMError(f"{home / CONFIG}: {error}") from error
     params = _read_weights(home / WEIGHTS)
@@ -67,7 +72,7 @@ def load_unet(folder: str | Path) -> UNet:
 
 
 def save_unet(unet: UNet, folder: str | Path) -> None:
-    """Write `unet` so that diffusers' UNet2DModel.from_pretrained loads it, and its scheduler if it has one.
+    """Write `unet` so that its class in diffusers loads it with from_pretrained, and its scheduler if it has one.
 
     Each file appears whole or not at all. Raises CipherDMError if the weights do not fit the configuration, are not
     finite or beyond MAX_WEIGHT, and if the folder cannot be written.
@@ -85,7 +90,7 @@ def save_unet(unet: UNet, folder: str | Path) -> None:
         raise CipherDMError(f"Cannot write a U-Net to {folder}: {error.strerror or error}.") from error
 
 
-def check_params(config: UNetConfig, params: Mapping[str, np.ndarray], where: str) -> None:
+def check_params(config: UNetConfig | UNetConditionConfig, params: Mapping[str, np.ndarray], where: str) -> None:
     """Raise CipherDMError unless `params` are what `config` asks for, finite, and within MAX_WEIGHT.
 
     `where` says in messages where the parameters come from.
@@ -115,6 +120,13 @@ def check_params(config: UNetConfig, params: Mapping[str, np.ndarray], where: st
             f"{where}: weights beyond {MAX_WEIGHT:g}, in {_first(large)}. In 64-bit fixed point with 18 fraction bits "
             "products can be wrong from 2^26 on, so such weights cannot be used. Rescale the layers or retrain."
         )
+
+
+def _read_config(values: Mapping[str, Any]) -> UNetConfig | UNetConditionConfig:
+    kind = values.get("_class_name", "UNet2DModel")
+    if kind not in _CONFIGS:
+        raise CipherDMError(f"The configuration is of a {kind}; supported are {' and '.join(_CONFIGS)}.")
+    return _CONFIGS[kind].from_diffusers(values)
 
 
 def _read_weights(path: Path) -> dict[str, np.ndarray]:

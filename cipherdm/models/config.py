@@ -1,12 +1,21 @@
 """The configuration of a U-Net: the part of diffusers' UNet2DModel that this package computes."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
 from ..errors import CipherDMError
+from .checks import (
+    check_block_types,
+    check_choices,
+    check_count,
+    check_levels,
+    check_number,
+    check_tuple,
+    known_fields,
+    unsupported,
+)
 
 # Field: the values of it that are supported. diffusers has more; nobody should get another network than they asked for.
 _CHOICES = {
@@ -25,7 +34,6 @@ _CHOICES = {
 }
 _DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D")
 _UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D")
-_TUPLES = ("sample_size", "down_block_types", "up_block_types", "block_out_channels")
 
 
 @dataclass(frozen=True)
@@ -79,15 +87,8 @@ class UNetConfig:
         """
         kind = values.get("_class_name", "UNet2DModel")
         if kind != "UNet2DModel":
-            raise CipherDMError(f"The configuration is of a {kind}; only UNet2DModel is supported.")
-        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        for name in _TUPLES:
-            if isinstance(known.get(name), list):
-                known[name] = tuple(known[name])
-        for name in ("down_block_types", "up_block_types"):
-            if isinstance(known.get(name), tuple):  # an older spelling, which diffusers reads in the same way
-                known[name] = tuple(str(kind).removeprefix("UNetRes") for kind in known[name])
-        return cls(**known)
+            raise CipherDMError(f"The configuration is of a {kind}, and not of a UNet2DModel.")
+        return cls(**known_fields(cls, values))
 
     def to_diffusers(self) -> dict[str, Any]:
         """The contents of a `config.json`, which diffusers loads if the functions are its own."""
@@ -108,41 +109,24 @@ class UNetConfig:
 
 
 def _check(config: UNetConfig) -> None:
-    for name, supported in _CHOICES.items():
-        value = getattr(config, name)
-        if not any(value is choice or (choice is not None and value == choice) for choice in supported):
-            raise _unsupported(name, value, "one of " + ", ".join(repr(choice) for choice in supported))
-    for name, supported in (("down_block_types", _DOWN_BLOCKS), ("up_block_types", _UP_BLOCKS)):
-        _check_tuple(name, getattr(config, name), str, "block types")
-        for kind in getattr(config, name):
-            if kind not in supported:
-                raise _unsupported(name, kind, "made of " + ", ".join(supported))
-    _check_tuple("block_out_channels", config.block_out_channels, int, "numbers of channels")
+    check_choices({name: getattr(config, name) for name in _CHOICES}, _CHOICES)
+    check_block_types("down_block_types", config.down_block_types, _DOWN_BLOCKS)
+    check_block_types("up_block_types", config.up_block_types, _UP_BLOCKS)
+    check_tuple("block_out_channels", config.block_out_channels, int, "numbers of channels")
     for name in ("in_channels", "out_channels", "layers_per_block", "norm_num_groups"):
-        _check_count(name, getattr(config, name))
+        check_count(name, getattr(config, name))
     for name in ("attention_head_dim", "attn_norm_num_groups", "num_class_embeds", "time_embedding_dim"):
         if getattr(config, name) is not None:
-            _check_count(name, getattr(config, name))
+            check_count(name, getattr(config, name))
     for channels in config.block_out_channels:
-        _check_count("block_out_channels", channels)
+        check_count("block_out_channels", channels)
     for name, zero in (("norm_eps", True), ("mid_block_scale_factor", False), ("dropout", True)):
-        value = getattr(config, name)
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value < 0 or (value == 0 and not zero):
-            raise _unsupported(name, value, "a number from 0 on" if zero else "a positive number")
-    _check_sizes(config)
+        check_number(name, getattr(config, name), zero=zero)
+    check_levels(config)
+    _check_attention(config)
 
 
-def _check_sizes(config: UNetConfig) -> None:
-    levels = len(config.block_out_channels)
-    for name in ("down_block_types", "up_block_types"):
-        if len(getattr(config, name)) != levels:
-            raise _unsupported(name, getattr(config, name), f"as long as block_out_channels, that is {levels} entries")
-    for channels in config.block_out_channels:
-        if channels % config.norm_num_groups:
-            raise _unsupported(
-                "norm_num_groups", config.norm_num_groups, f"a divisor of {channels}, a level's channels"
-            )
+def _check_attention(config: UNetConfig) -> None:
     attending = [
         channels
         for down, up, channels in zip(
@@ -154,32 +138,11 @@ def _check_sizes(config: UNetConfig) -> None:
         last = config.block_out_channels[-1]
         attending.append(last)
         if config.attn_norm_num_groups is not None and last % config.attn_norm_num_groups:
-            raise _unsupported("attn_norm_num_groups", config.attn_norm_num_groups, f"a divisor of {last}")
+            raise unsupported("attn_norm_num_groups", config.attn_norm_num_groups, f"a divisor of {last}")
     for channels in attending:
         if config.heads(channels)[0] == 0:
-            raise _unsupported(
+            raise unsupported(
                 "attention_head_dim",
                 config.attention_head_dim,
                 f"at most {channels}, the channels of a level that attends",
             )
-    if not isinstance(config.freq_shift, int | float) or config.freq_shift >= config.block_out_channels[0] // 2:
-        raise _unsupported("freq_shift", config.freq_shift, "a number below half of block_out_channels[0]")
-    if config.sample_size is not None:
-        size = config.sample_size if isinstance(config.sample_size, tuple) else (config.sample_size,) * 2
-        factor = 2 ** (levels - 1)
-        if len(size) != 2 or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 or n % factor for n in size):
-            raise _unsupported("sample_size", config.sample_size, f"multiples of {factor}, for {levels} levels")
-
-
-def _check_tuple(name: str, value: Any, kind: type, what: str) -> None:
-    if not isinstance(value, tuple) or not value or not all(isinstance(entry, kind) for entry in value):
-        raise _unsupported(name, value, f"a sequence of {what}")
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise _unsupported(name, value, "a positive whole number")
-
-
-def _unsupported(name: str, value: Any, supported: str) -> CipherDMError:
-    return CipherDMError(f"The U-Net's {name} is {value!r}, which is not supported. It must be {supported}.")

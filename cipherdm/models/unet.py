@@ -11,10 +11,13 @@ import numpy as np
 
 from ..errors import CipherDMError
 from ..protocols import DIRECT, Protocols
+from .builder import Block
+from .condition_config import UNetConditionConfig
 from .config import UNetConfig
-from .layout import Block, unet_blocks, unet_shapes
+from .layout import unet_blocks, unet_shapes
 
 TIME_KINDS = ("time_embedding", "time_projection")  # the kinds of block that depend on nothing but weights, step, class
+CONTEXT_KINDS = ("context",)  # that depend on nothing but weights and prompt: once for a picture, not at every step
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,13 +28,13 @@ class UNet:
     None. Two are compared by identity, since arrays have no single truth value.
     """
 
-    config: UNetConfig
+    config: UNetConfig | UNetConditionConfig
     params: Mapping[str, np.ndarray]
     scheduler_config: Mapping[str, Any] | None = None
     folder: Path | None = None
 
 
-def init_unet(config: UNetConfig, seed: int = 0) -> UNet:
+def init_unet(config: UNetConfig | UNetConditionConfig, seed: int = 0) -> UNet:
     """A U-Net with random weights, distributed as PyTorch initialises the layers (not the same numbers).
 
     Weights and biases of convolutions and linear layers are uniform up to 1 / sqrt(inputs of one output), class
@@ -53,19 +56,32 @@ def init_unet(config: UNetConfig, seed: int = 0) -> UNet:
     return UNet(config, params)
 
 
-def apply_unet(config: UNetConfig, params, sample, timestep, class_onehot=None, *, protocols: Protocols = DIRECT):
+def apply_unet(
+    config: UNetConfig | UNetConditionConfig,
+    params,
+    sample,
+    timestep,
+    class_onehot=None,
+    encoder_hidden_states=None,
+    *,
+    protocols: Protocols = DIRECT,
+):
     """The predicted noise [B, out_channels, H, W] for float32 sample [B, in_channels, H, W].
 
     `timestep` is a number or an array of shape [1], the same for the whole batch; `class_onehot` is [B, classes] for
-    conditional models. With DIRECT this is the plaintext reference; with another set, the emulation of a secure run:
+    models with classes; `encoder_hidden_states` [B, tokens, cross_attention_dim] is the prompts' embedding for a
+    UNet2DConditionModel. With DIRECT this is the plaintext reference; with another set, the emulation of a secure run:
     the time blocks are then exact if the owner computes them, as `protocols.time_embedding` says.
     Raises CipherDMError if shapes do not fit the configuration.
     """
     sample = jnp.asarray(sample, jnp.float32)
     _check_inputs(config, sample, class_onehot)
+    _check_prompt(config, sample, encoder_hidden_states)
     values = {"sample": sample, "timestep": jnp.asarray(timestep, jnp.float32).reshape(1)}
     if class_onehot is not None:
         values["class_onehot"] = jnp.asarray(class_onehot, jnp.float32)
+    if encoder_hidden_states is not None:
+        values["encoder_hidden_states"] = jnp.asarray(encoder_hidden_states, jnp.float32)
     time = [block for block in unet_blocks(config) if block.kind in TIME_KINDS]
     rest = [block for block in unet_blocks(config) if block.kind not in TIME_KINDS]
     outside = protocols.time_embedding == "precomputed"
@@ -83,7 +99,16 @@ def run_blocks(blocks: Iterable[Block], params, values: Mapping, *, protocols: P
     return values
 
 
-def _check_inputs(config: UNetConfig, sample, class_onehot) -> None:
+def check_takes_no_prompt(unet: UNet) -> None:
+    """Raise CipherDMError if `unet` is a UNet2DConditionModel, for what works with a UNet2DModel alone."""
+    if isinstance(unet.config, UNetConditionConfig):
+        raise CipherDMError(
+            "The model is a UNet2DConditionModel, which draws what a prompt says, and there is no prompt here. Give a "
+            "folder of a UNet2DModel, or compute single calls with cipherdm.models.apply_unet."
+        )
+
+
+def _check_inputs(config: UNetConfig | UNetConditionConfig, sample, class_onehot) -> None:
     factor = 2 ** (len(config.block_out_channels) - 1)
     shape = sample.shape
     if len(shape) != 4 or shape[1] != config.in_channels or shape[2] % factor or shape[3] % factor:
@@ -98,3 +123,18 @@ def _check_inputs(config: UNetConfig, sample, class_onehot) -> None:
         if class_onehot is None or jnp.shape(class_onehot) != expected:
             got = "None" if class_onehot is None else f"of shape {jnp.shape(class_onehot)}"
             raise CipherDMError(f"The U-Net is conditional: class_onehot must have shape {expected}, and is {got}.")
+
+
+def _check_prompt(config: UNetConfig | UNetConditionConfig, sample, encoder_hidden_states) -> None:
+    if not isinstance(config, UNetConditionConfig):
+        if encoder_hidden_states is not None:
+            raise CipherDMError("A UNet2DModel attends to no prompt; leave encoder_hidden_states out.")
+        return
+    batch, width = sample.shape[0], config.cross_attention_dim
+    shape = None if encoder_hidden_states is None else jnp.shape(encoder_hidden_states)
+    if shape is None or len(shape) != 3 or shape[0] != batch or shape[1] == 0 or shape[2] != width:
+        got = "missing" if shape is None else f"of shape {shape}"
+        raise CipherDMError(
+            f"The U-Net attends to a prompt: encoder_hidden_states must be [{batch}, tokens, {width}], one row of tokens a "
+            f"sample, as wide as cross_attention_dim, and is {got}."
+        )

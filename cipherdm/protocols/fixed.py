@@ -136,6 +136,13 @@ def broadcast_to(x, shape):
     return x.with_array(jnp.broadcast_to(x.array, shape)) if isinstance(x, Fixed) else jnp.broadcast_to(x, shape)
 
 
+def swapaxes(x, first: int, second: int):
+    """As jnp.swapaxes, of an array or of `Fixed` numbers. Free."""
+    return (
+        x.with_array(jnp.swapaxes(x.array, first, second)) if isinstance(x, Fixed) else jnp.swapaxes(x, first, second)
+    )
+
+
 def public_like(x: Fixed, number: int) -> Fixed:
     """A public whole number in the shape of x, as shares of it. Free, where SPU would have it shared by a message.
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node, Session, Spec, compile_plan
 from ..engine.session import Progress
 from ..errors import CipherDMError
-from ..models import UNet, prepare_weights
+from ..models import UNet, check_takes_no_prompt, prepare_weights
 from ..protocols import DIRECT, Protocols
 from ..protocols.fixed import ENGINE_FRACTION_BITS, decode
 from .schedules import make_schedule
@@ -152,6 +152,7 @@ def make_task(
     Raises:
         CipherDMError: as `sample`, for the arguments.
     """
+    check_takes_no_prompt(unet)
     if unet.scheduler_config is None:
         raise CipherDMError("this model has no scheduler: put its scheduler_config.json beside its config.json.")
     schedule = make_schedule(unet.scheduler_config, scheduler, steps, eta=eta, clip=clip)
