@@ -193,7 +193,11 @@ QUALITY = Target(
     (
         *(quality_piece(model, protocols) for model, protocols in _ROWS),
         *(quality_piece(model, protocols, "ddpm") for model, protocols in _ROWS if not model.endswith("-quad")),
-        *(quality_piece(TEN, "direct", scheduler, 10) for scheduler in ("ddim", "dpmsolver++")),
+        *(
+            quality_piece(TEN, "direct", scheduler, steps)
+            for steps in (10, 20)
+            for scheduler in ("ddim", "dpmsolver++")
+        ),
     ),
     (
         Check(
