@@ -160,7 +160,16 @@ def full_size(config: UNetConditionConfig, latents: tuple[int, int], tokens: int
 
     The JAX functions are compiled one by one, and once for blocks that are alike, so that no program holds all weights.
     """
-    params = init_unet(config).params
+    generator, params = np.random.default_rng(0), {}
+    for name, shape in unet_shapes(config).items():
+        values = generator.random(shape, np.float32)
+        values -= np.float32(0.5)
+        # Weights and biases as large as PyTorch makes them, normalisations from 0.5 to 1.5.
+        if "norm" in name:
+            values += np.float32(name.endswith("weight"))
+        else:
+            values *= np.float32(2 / np.sqrt(np.prod(shape[1:]))) if len(shape) > 1 else np.float32(0.1)
+        params[name] = values
     with torch.device("meta"):
         model = UNet2DConditionModel.from_config(config.to_diffusers()).eval()
     model.load_state_dict({name: torch.from_numpy(value) for name, value in params.items()}, assign=True)
