@@ -8,9 +8,10 @@ VALUE_BITS and a weight still fits into the ring.
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from ..errors import CipherDMError
-from .fixed import broadcast_to, concatenate, dot_general, matmul, public_like, row_sums
+from .fixed import Fixed, broadcast_to, concatenate, dot_general, matmul, public_like, row_sums, sums_of_squares
 from .patches import patches
 
 VALUE_BITS = 10  # fraction bits of values between blocks, and of what a product starts from
@@ -29,14 +30,25 @@ _PRODUCT_BITS = 54  # the most that a product may have
 def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
     """As `direct.conv2d`, as one matrix product. 3 messages."""
     weight = params["weight"]
-    outputs, _, size, _ = weight.shape
     x = room_for(x, weight)
+    y = (_convolution_by_patches if x.ring else _convolution)(weight, x, stride, padding)
+    return y + params["bias"][None, :, None, None] if "bias" in params else y
+
+
+def _convolution_by_patches(weight, x, stride, padding):
+    """One matrix product: SPU would take out the pixels of each result one by one."""
+    outputs, _, size, _ = weight.shape
     zero = public_like(x.reshape(-1)[:1], 0).array.reshape(())
     shifted = patches(x.array, size, stride, padding, zero)
     *_, batch, rows, columns = shifted.shape
     y = matmul(weight.reshape(outputs, -1), x.with_array(shifted.reshape(-1, batch * rows * columns)))
-    y = y + params["bias"][:, None] if "bias" in params else y
     return y.with_array(jnp.swapaxes(y.array.reshape(outputs, batch, rows, columns), 0, 1))
+
+
+def _convolution(weight, x, stride, padding):
+    """The same in plaintext, where gathering patches takes longer than the products."""
+    y = lax.conv_general_dilated(x.array, weight.array, (stride, stride), padding)
+    return Fixed(y, weight.bits + x.bits, ring=False)
 
 
 def linear(params, x, *, matmul=matmul):
@@ -86,9 +98,7 @@ def group_norm(params, x, *, groups, eps):
     rows = x.reshape(batch * groups, -1)
     if "center" in params:
         rows = rows - broadcast_to(params["center"], (batch, groups)).reshape(-1, 1)
-    # The diagonal of one matrix product, where a product for each row would cost messages for each.
-    squares = dot_general(rows, rows, (((1,), (1,)), ((), ())))
-    squares = squares.reshape(-1)[:: batch * groups + 1]
+    squares = sums_of_squares(rows)
     both = concatenate([squares[None], row_sums(rows, squares.bits)[None]])  # [2, B groups]
     slopes = params["slopes"].with_array(jnp.swapaxes(params["slopes"].array, 0, 1))  # [2, b, C]
     changes = broadcast_to(slopes, (2, batch, channels)) * _by_channel(both, batch, channels)
