@@ -103,6 +103,25 @@ def distilled_table(measurements: Path) -> str:
     return _step_table(measurements, "distilled", only_batch=1, command=command)
 
 
+def linear_table(measurements: Path) -> str:
+    """Matrix products by SPU and by kernels on shares."""
+    from .bench.linear import table  # brings the whole library along
+
+    (record,) = _records(measurements, "linear.json", "cipherdm bench linear")
+    rows = [
+        [
+            row["shape"],
+            row["way"],
+            f"{row['ms']:,.0f}",
+            f"{row['G/s']:.1f}",
+            _megabytes(row["MB"] * 1e6),
+            *(_times(row[ratio]) for ratio in ("faster", "fewer bytes")),
+        ]
+        for row in table(record).to_dict("records")
+    ]
+    return _markdown(["product", "by", "ms", "G multiply-adds/s", "MB", "faster", "fewer bytes"], rows)
+
+
 def activations_table(measurements: Path) -> str:
     """Error and cost of every function on 100,000 elements."""
     command = "cipherdm bench activations"
@@ -157,6 +176,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "step_batches": step_batches_table,
     "ladder": ladder_table,
     "distilled": distilled_table,
+    "linear": linear_table,
     "activations": activations_table,
     "targets": _of_targets("targets_table"),
     "pieces": _of_targets("pieces_table"),
