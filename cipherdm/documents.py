@@ -114,7 +114,7 @@ def linear_table(measurements: Path) -> str:
             row["way"],
             f"{row['ms']:,.0f}",
             f"{row['G/s']:.1f}",
-            _megabytes(row["MB"] * 1e6),
+            f"{row['MB']:,.1f}",
             *(_times(row[ratio]) for ratio in ("faster", "fewer bytes")),
         ]
         for row in table(record).to_dict("records")

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import nbformat
 import pytest
 from playwright.sync_api import TimeoutError as NotInTime
 from playwright.sync_api import sync_playwright
+from processes import free_port, running_with
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAME = "04_secure_activations.ipynb"
@@ -57,7 +57,7 @@ def lab(tmp_path_factory):
         path = folder / "settings" / extension / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(settings))
-    token, mark, port = uuid.uuid4().hex, uuid.uuid4().hex, _free_port()
+    token, mark, port = uuid.uuid4().hex, uuid.uuid4().hex, free_port()
     process = _start_lab(folder, port, token, mark)
     address = f"http://127.0.0.1:{port}"
     try:
@@ -66,7 +66,7 @@ def lab(tmp_path_factory):
     finally:
         _stop(process)
     deadline = time.monotonic() + 15
-    while (left := _marked(mark)) and time.monotonic() < deadline:
+    while (left := running_with(MARK, mark)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not left, f"processes are left: {left}"
 
@@ -187,20 +187,3 @@ def _stop(process: subprocess.Popen) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _marked(mark: str) -> list[str]:
-    """The command lines of processes that JupyterLab, or one of its children, has started and not ended."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue  # it ended meanwhile, or belongs to somebody else
-    return found
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]

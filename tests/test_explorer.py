@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from processes import free_port, running_with
 from typer.testing import CliRunner
 
 from cipherdm import CipherDMError
@@ -28,7 +29,7 @@ SECONDS = 1000  # Playwright counts in milliseconds
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """The address of a running explorer. Afterwards it is terminated, and all that it started must be gone."""
-    mark, port, tmp_path = uuid.uuid4().hex, _free_port(), tmp_path_factory.mktemp("explorer")
+    mark, port, tmp_path = uuid.uuid4().hex, free_port(), tmp_path_factory.mktemp("explorer")
     environment = os.environ | {MARK: mark, "OMP_NUM_THREADS": "1"}
     for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "TMPDIR"):
         (tmp_path / name).mkdir()
@@ -56,7 +57,7 @@ def page(tmp_path_factory):
             process.kill()
             process.wait()
     deadline = time.monotonic() + 15
-    while (left := _marked(mark)) and time.monotonic() < deadline:
+    while (left := running_with(MARK, mark)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not left, f"processes are left: {left}"
     assert not list((tmp_path / "TMPDIR").glob("cipherdm-explorer-*"))
@@ -119,20 +120,3 @@ def _wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
         except OSError:
             time.sleep(0.2)
     pytest.fail(f"the explorer did not start:\n{log.read_text(errors='replace')[-2000:]}")
-
-
-def _marked(mark: str) -> list[str]:
-    """The command lines of processes that the command, or one of its children, has started and not ended."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue  # it ended meanwhile, or belongs to somebody else
-    return found
-
-
-def _free_port() -> int:
-    with socket.create_server((ADDRESS, 0)) as server:
-        return server.getsockname()[1]

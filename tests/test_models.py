@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DModel
+from layouts import check_order, check_parameters
 from small import TWO_LEVELS
 
 from cipherdm.errors import CipherDMError
-from cipherdm.models import TIME_KINDS, UNetConfig, apply_unet, init_unet, run_blocks, unet_blocks, unet_shapes
+from cipherdm.models import TIME_KINDS, UNetConfig, apply_unet, init_unet, run_blocks, unet_blocks
 from cipherdm.protocols import CIPHERDM, DIRECT
 from cipherdm.training.cheap import use_cheap_functions
 
@@ -111,23 +112,13 @@ def test_equals_diffusers(config, compiled):
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 def test_blocks_use_every_parameter_once(config):
-    used = Counter(full for block in unet_blocks(config) for _, full in block.params)
-    assert set(used.values()) == {1}
-    assert unet_shapes(config) == {name: value.shape for name, value in torch_params(torch_model(config)).items()}
-    assert set(used) == set(unet_shapes(config))
+    check_parameters(config, torch_params(torch_model(config)))
 
 
 def test_blocks_are_hashable_programs_in_order():
     config = CONFIGS["classes"]
     blocks = unet_blocks(config)
-    known = {"sample", "timestep", "class_onehot"}
-    for block in blocks:
-        assert set(block.inputs) <= known, block.name
-        assert not set(block.outputs) & known, block.name
-        known |= set(block.outputs)
-        hash((block.function, block.static))
-        assert getattr(__import__(block.function.__module__, fromlist=["_"]), block.function.__name__) is block.function
-    assert blocks[-1].outputs == ("eps",)
+    check_order(config, ("sample", "timestep", "class_onehot"))
     assert len({block.name for block in blocks}) == len(blocks)
     seen = {block.kind for block in blocks}
     assert seen == {*TIME_KINDS, "conv_in", "resnet", "attention", "downsample", "upsample", "conv_out"}

@@ -1,22 +1,20 @@
 """Sliders for network, batch, steps and protocols: how long sampling takes by the latency model, and what dominates."""
 
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from ..costs import NETWORKS, WAN, Latency, Network
 from ..costs.sampling import StepCost, cost_of, shares, step_costs
 from ..documents import root
 from ..errors import CipherDMError
 from .latency import BANDWIDTHS, ROUND_TRIPS, mixed_colours
+from .moving import MovingPicture
 from .networks import PARTS
-from .style import DPI, PALETTE, describe
+from .style import PALETTE, describe
 
 MODELS = ("mnist01-tiny", "mnist10")
 SHOWN = ("direct", "cipherdm", "fast")  # at first
@@ -29,17 +27,15 @@ Costs = Mapping[str, Sequence[StepCost]]
 """Of each model, by its name."""
 
 
-class LatencyPicture:
+class LatencyPicture(MovingPicture):
     """Bars of what sampling takes, and where on the map the network lies; `show` other settings without building it anew.
 
-    The map is that of the first protocols shown. As in `networks.SharesPicture`, axes stand at fixed places, and `pixels`
-    draws anew only what moves.
+    The map is that of the first protocols shown.
     """
 
     def __init__(self, costs: Costs):
         self._costs = costs
-        self.figure = Figure(figsize=(9.6, 3.4), dpi=DPI)
-        FigureCanvasAgg(self.figure)
+        super().__init__(9.6, 3.4)
         where = self.figure.add_axes((0.065, 0.16, _BETWEEN - 0.08, 0.66))
         bars = self.figure.add_axes((_BETWEEN + 0.13, 0.16, 0.97 - _BETWEEN - 0.13, 0.66))
         low, high = np.log10(BANDWIDTHS), np.log10(ROUND_TRIPS)
@@ -63,12 +59,8 @@ class LatencyPicture:
         self.figure.legend(
             self._bars, PARTS, loc="upper right", bbox_to_anchor=(0.97, 1.0), ncols=len(PARTS), frameon=False
         )
-        self._moving = [self._map, *self._networks, self._here, self._about, self._title]
-        self._moving += [*(bar for found in self._bars for bar in found), *self._names, *self._totals]
-        for artist in self._moving:
-            artist.set_animated(True)  # left out by the canvas, and so of the background
-        self.figure.canvas.draw()
-        self._background = self.figure.canvas.copy_from_bbox(self.figure.bbox)
+        bars_and_texts = [*(bar for found in self._bars for bar in found), *self._names, *self._totals]
+        self._moves([self._map, *self._networks, self._here, self._about, self._title, *bars_and_texts])
 
     def show(self, model: str, batch: int, steps: int, network: Network, variants: Sequence[str] = SHOWN) -> Figure:
         """Show other settings; returns the figure, with its description. Raises CipherDMError for what is not recorded."""
@@ -102,14 +94,6 @@ class LatencyPicture:
             self._totals[row].set_text(f"{duration(found[row].seconds)}, {_main_part(found[row])}" if shown else "")
             self._totals[row].set_x(left + 1)
             self._names[row].set_text(costs[row].variant if shown else "")
-
-    def pixels(self) -> np.ndarray:
-        """The picture as it is, uint8 [height, width, 3]."""
-        canvas = self.figure.canvas
-        canvas.restore_region(self._background)
-        for artist in self._moving:
-            artist.draw(canvas.get_renderer())
-        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def load_costs(measurements: Path | None = None, models: Sequence[str] = MODELS) -> dict[str, tuple[StepCost, ...]]:
@@ -180,9 +164,7 @@ def latency_explorer(costs: Costs | None = None, network: Network = WAN):
 
     def redraw(_=None) -> None:
         figure = draw(**{name: control.value for name, control in (controls | boxes).items()})
-        buffer = io.BytesIO()
-        Image.fromarray(picture.pixels()).save(buffer, "png", compress_level=1)
-        image.value, text.value = buffer.getvalue(), f"<small>{escape(figure.get_label())}</small>"
+        image.value, text.value = picture.png(), f"<small>{escape(figure.get_label())}</small>"
 
     named.observe(choose, "value")
     for control in (controls | boxes).values():

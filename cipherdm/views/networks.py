@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from ..costs import WAN, Network, latency
-from .style import DPI, GREY, PALETTE, describe, new_figure
+from .moving import MovingPicture
+from .style import GREY, PALETTE, describe, new_figure
 
 PARTS = ("computing", "messages on their way", "bytes on their way")
 
@@ -52,18 +51,13 @@ def network_times(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
     return describe(figure, "Stacked bars, the time of each operation by network: " + "; ".join(texts) + ".")
 
 
-class SharesPicture:
-    """What an operation's time goes into over one network, in percent; `show` another network without building it anew.
-
-    The axes stand at fixed places, since a constrained layout takes longer than a slider should wait, and `png` draws
-    anew only what moves.
-    """
+class SharesPicture(MovingPicture):
+    """What an operation's time goes into over one network, in percent; `show` another network without building it anew."""
 
     def __init__(self, table: pd.DataFrame, network: Network):
         self._table = table
         height = 1.0 + 0.26 * len(table)
-        self.figure = Figure(figsize=(7.4, height), dpi=DPI)
-        FigureCanvasAgg(self.figure)
+        super().__init__(7.4, height)
         axis = self.figure.add_axes((0.17, 0.55 / height, 0.68, 1 - 0.95 / height))
         rows = np.arange(len(table))
         self._bars = [
@@ -75,11 +69,7 @@ class SharesPicture:
         axis.set_yticks(rows, table.index)
         axis.invert_yaxis()
         self.figure.legend(*axis.get_legend_handles_labels(), loc="upper center", ncols=len(PARTS), frameon=False)
-        self._moving = [*(bar for bars in self._bars for bar in bars), *self._totals]
-        for artist in self._moving:
-            artist.set_animated(True)  # left out by the canvas, and so of the background
-        self.figure.canvas.draw()
-        self._background = self.figure.canvas.copy_from_bbox(self.figure.bbox)
+        self._moves([*(bar for bars in self._bars for bar in bars), *self._totals])
         self.show(network)
 
     def show(self, network: Network) -> Figure:
@@ -102,19 +92,9 @@ class SharesPicture:
             f"Messages on their way take of {', of '.join(texts)}.",
         )
 
-    def pixels(self) -> np.ndarray:
-        """The picture as it is, uint8 [height, width, 3]."""
-        canvas = self.figure.canvas
-        canvas.restore_region(self._background)
-        for artist in self._moving:
-            artist.draw(canvas.get_renderer())
-        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
 
 def network_explorer(table: pd.DataFrame, network: Network = WAN):
     """What operations' time goes into, under sliders for the network's round trip and bandwidth."""
-    import io
-
     import ipywidgets as widgets  # which only notebooks need
 
     picture = SharesPicture(table, network)
@@ -130,9 +110,7 @@ def network_explorer(table: pd.DataFrame, network: Network = WAN):
 
     def draw(_=None) -> None:
         picture.show(Network("chosen", delay.value / 1000, width.value * 1e6))
-        buffer = io.BytesIO()
-        Image.fromarray(picture.pixels()).save(buffer, "png", compress_level=1)
-        image.value = buffer.getvalue()
+        image.value = picture.png()
 
     for slider in (delay, width):
         slider.observe(draw, "value")

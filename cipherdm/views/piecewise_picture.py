@@ -1,30 +1,22 @@
 """The picture beside the sliders: curve, segments and error, redrawn in place so that it follows a moving slider."""
 
-import io
-
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image, PngImagePlugin
 
+from .moving import MovingPicture
 from .piecewise_fit import Outcome
-from .style import DPI, GREY, PALETTE, describe
+from .style import GREY, PALETTE, describe
 
 _ERRORS = (1e-6, 1e1)  # the range of the error axis
 _BLUE, _ORANGE = PALETTE[0], PALETTE[1]
 
 
-class FitPicture:
-    """A figure of an outcome, that can show another one without being built anew.
-
-    Building axes and drawing their ticks takes longer than a slider should wait, and a constrained layout more than both.
-    So the axes stand at fixed places, `show` moves what is there, and `png` draws anew only what moves.
-    """
+class FitPicture(MovingPicture):
+    """A figure of an outcome, that can show another one without being built anew."""
 
     def __init__(self, outcome: Outcome):
-        self.figure = Figure(figsize=(7.4, 4.6), dpi=DPI)
-        FigureCanvasAgg(self.figure)
+        super().__init__(7.4, 4.6)
         self._curve = self.figure.add_axes((0.115, 0.42, 0.87, 0.5))
         self._below = self.figure.add_axes((0.115, 0.115, 0.87, 0.27))
         self._title = self.figure.text(0.55, 0.945, "", ha="center", fontsize=10)
@@ -42,8 +34,8 @@ class FitPicture:
         powers = range(-6, 2, 2)
         self._below.set_yticks(list(powers), ["0.000001", "0.0001", "0.01", "1"], fontsize=8)
         moving = [*self._wrong[0], *self._wrong[1], *self._edges, self._exact, self._values, self._error, self._largest]
-        self._moving = [*moving, legend, self._title]
-        self._function, self._background = None, None
+        self._moves([*moving, legend, self._title])
+        self._function = None
         self.show(outcome)
 
     def show(self, outcome: Outcome) -> Figure:
@@ -71,27 +63,6 @@ class FitPicture:
                 patch.set_visible(not choice.ends and right > left)
         self._title.set_text(_title(outcome))
         return describe(self.figure, _description(outcome))
-
-    def png(self) -> bytes:
-        """The figure as it is, as `style.png` but without looking for the ink's bounds; its description is inside."""
-        canvas = self.figure.canvas
-        if self._background is None:
-            visible = [artist.get_visible() for artist in self._moving]
-            for artist in self._moving:
-                artist.set_visible(False)
-            canvas.draw()
-            self._background = canvas.copy_from_bbox(self.figure.bbox)
-            for artist, was in zip(self._moving, visible, strict=True):
-                artist.set_visible(was)
-        canvas.restore_region(self._background)
-        for artist in self._moving:
-            artist.draw(canvas.get_renderer())
-        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-        note = PngImagePlugin.PngInfo()
-        note.add_itxt("Description", self.figure.get_label())
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "png", compress_level=1, pnginfo=note)
-        return buffer.getvalue()
 
     @staticmethod
     def _hatched(axis) -> Rectangle:

@@ -1,18 +1,16 @@
 """All pictures of a recorded run at one step, secure beside plaintext, with its cost so far; and a slider for the step."""
 
-import io
 from html import escape
 from typing import Literal
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 
 from ..bench.recording import Recording
 from ..costs import LAN, WAN
-from .style import DPI, GREY, PALETTE, describe
+from .moving import MovingPicture
+from .style import GREY, PALETTE, describe
 from .trajectory import shown_pixels
 
 Kind = Literal["samples", "predicted"]
@@ -28,14 +26,13 @@ _WIDTH, _LEFT, _RIGHT, _TOP, _LINE = 8.4, 1.3, 0.15, 0.62, 0.27
 _BAR = 5.2
 
 
-class StepPicture:
+class StepPicture(MovingPicture):
     """A recorded run at one step; `show` another step without building the figure anew.
 
     Rows of pictures: plaintext, secure, and secure minus plaintext, `MAGNIFIED` times. Below, bars of the seconds so far, on
     the recording's machine (measured) and over LAN and WAN by the latency model, in an outline of the whole run's.
 
-    Everything stands at fixed places in one system of axes, in inches, and `pixels` draws anew only what moves, so that a
-    slider need not wait.
+    Everything stands in one system of axes, in inches.
     """
 
     def __init__(self, recording: Recording, step: int | None = None, kind: Kind = "samples"):
@@ -49,8 +46,7 @@ class StepPicture:
         size = min(1.1, (_WIDTH - _LEFT - _RIGHT) / count)
         bars = _LINE * (len(self._seconds) + 1) + 0.3
         height = _TOP + 3 * (size + 0.05) + bars
-        self.figure = Figure(figsize=(_WIDTH, height), dpi=DPI)
-        FigureCanvasAgg(self.figure)
+        super().__init__(_WIDTH, height)
         self._axis = self.figure.add_axes((0, 0, 1, 1))
         self._axis.set(xlim=(0, _WIDTH), ylim=(0, height))
         self._axis.set_axis_off()
@@ -63,12 +59,7 @@ class StepPicture:
             self._text(_LEFT - 0.1, top - size / 2, 10, label, align="right")
             self._images.append(self._picture((_LEFT, _LEFT + count * size, top - size, top), signed=place == 2))
         self._draw_bars(bars)
-        moving = [self._title, *self._ratios, *self._images, *self._bars, *self._amounts, self._traffic]
-        for artist in moving:
-            artist.set_animated(True)  # left out by the canvas, and so of the background
-        self._moving = moving
-        self.figure.canvas.draw()
-        self._background = self.figure.canvas.copy_from_bbox(self.figure.bbox)
+        self._moves([self._title, *self._ratios, *self._images, *self._bars, *self._amounts, self._traffic])
         self.show(recording.steps if step is None else step, kind)
 
     def show(self, step: int, kind: Kind = "samples") -> Figure:
@@ -94,20 +85,6 @@ class StepPicture:
         )
         self._traffic.set_text(traffic)
         return describe(self.figure, self._description(step, kind, ratios, traffic))
-
-    def pixels(self) -> np.ndarray:
-        """The picture as it is, uint8 [height, width, 3]."""
-        canvas = self.figure.canvas
-        canvas.restore_region(self._background)
-        for artist in self._moving:
-            artist.draw(canvas.get_renderer())
-        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-    def png(self) -> bytes:
-        """The same as a PNG file, compressed in little time."""
-        buffer = io.BytesIO()
-        Image.fromarray(self.pixels()).save(buffer, "png", compress_level=1)
-        return buffer.getvalue()
 
     def _levels(self, step: int, kind: Kind) -> np.ndarray:
         """uint8 [2, B, C, H, W]. Before the first step nothing is predicted, and all is grey."""

@@ -1,0 +1,112 @@
+"""U-Nets with cross-attention for tests: configurations, and diffusers' own model with its inputs and output."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+
+from cipherdm.models import UNetConditionConfig
+
+# What the published folders of Stable Diffusion 1.5 and 2.1 hold in unet/config.json, in their words.
+SD_1 = {
+    "_class_name": "UNet2DConditionModel",
+    "_diffusers_version": "0.6.0",
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "center_input_sample": False,
+    "cross_attention_dim": 768,
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-05,
+    "norm_num_groups": 32,
+    "out_channels": 4,
+    "sample_size": 64,
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+}
+SD_2 = SD_1 | {
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+    "dual_cross_attention": False,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "sample_size": 96,
+    "upcast_attention": True,
+    "use_linear_projection": True,
+}
+SMALLER = {
+    "block_out_channels": [8, 16, 16, 16],
+    "cross_attention_dim": 12,
+    "norm_num_groups": 2,
+    "attention_head_dim": 2,
+    "sample_size": 16,
+}
+SD_1_SMALL = UNetConditionConfig.from_diffusers(SD_1 | SMALLER)
+SD_2_SMALL = UNetConditionConfig.from_diffusers(SD_2 | SMALLER | {"attention_head_dim": [1, 2, 4, 4]})
+TINY = replace(
+    SD_1_SMALL,
+    block_out_channels=(4, 8),
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    layers_per_block=1,
+    sample_size=8,
+)
+CONFIGS = {
+    "Stable Diffusion 1": SD_1_SMALL,
+    "Stable Diffusion 2": SD_2_SMALL,
+    "mish": replace(TINY, act_fn="mish"),
+    "swish, scale and shift": replace(TINY, act_fn="swish", resnet_time_scale_shift="scale_shift"),
+    "two transformer blocks, linear": replace(TINY, transformer_layers_per_block=2, use_linear_projection=True),
+    "heads that do not fill the channels": replace(TINY, attention_head_dim=(3, 5)),
+    "classes": replace(TINY, num_class_embeds=3, mid_block_scale_factor=2),
+    "no middle, padding on one side": replace(TINY, mid_block_type=None, downsample_padding=0),
+    "cross-attention at the bottom": replace(
+        TINY,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=5,  # more than the channels of the level that does not attend
+        sample_size=(4, 6),
+    ),
+}
+
+
+def torch_model(config: UNetConditionConfig) -> UNet2DConditionModel:
+    """diffusers' model with random weights, normalisations and biases included, so that no term can go missing."""
+    torch.manual_seed(0)
+    model = UNet2DConditionModel.from_config(config.to_diffusers()).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.copy_(0.3 * torch.randn(parameter.shape) + (1.0 if name.endswith("weight") else 0.0))
+    return model
+
+
+def torch_params(model: UNet2DConditionModel) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in model.state_dict().items()}
+
+
+def inputs(config: UNetConditionConfig, batch: int = 2, tokens: int = 7) -> dict[str, np.ndarray]:
+    """Latents and prompts, different ones for each sample of the batch, and labels if there are classes."""
+    height, width = config.sample_size if isinstance(config.sample_size, tuple) else (config.sample_size,) * 2
+    generator = np.random.default_rng(1)
+    values = {
+        "sample": generator.standard_normal((batch, config.in_channels, height, width), np.float32),
+        "encoder_hidden_states": generator.standard_normal((batch, tokens, config.cross_attention_dim), np.float32),
+    }
+    if config.num_class_embeds is not None:
+        values["class_onehot"] = np.eye(config.num_class_embeds, dtype=np.float32)[np.arange(batch)[::-1]]
+    return values
+
+
+def torch_eps(model: UNet2DConditionModel, timestep: float, values: dict) -> np.ndarray:
+    labels = values.get("class_onehot")
+    labels = None if labels is None else torch.tensor(labels.argmax(1))
+    sample, prompt = torch.tensor(values["sample"]), torch.tensor(values["encoder_hidden_states"])
+    with torch.no_grad():
+        return model(sample, torch.tensor(timestep), prompt, class_labels=labels).sample.numpy()
