@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from .costs.sampling import SAMPLERS
 from .errors import CipherDMError
 from .files import replacing
 from .records import read_record
@@ -60,7 +61,7 @@ def models_table(measurements: Path) -> str:
 def quality_table(measurements: Path) -> str:
     """The quality of pictures drawn in plaintext with each set of protocols; a model's exact functions first."""
     records = _records(measurements, "quality_*.json", _EVALUATE_COMMAND)
-    records.sort(key=lambda r: (r["model"], r["scheduler"], r["protocols"] != "direct", r["protocols"]))
+    records.sort(key=lambda r: (r["model"], r["scheduler"], r["steps"], r["protocols"] != "direct", r["protocols"]))
     rows = [
         [
             record["model"],
@@ -194,7 +195,7 @@ def _records(measurements: Path, pattern: str, command: str) -> list[dict[str, A
 
 def _scores(record: dict[str, Any]) -> list[str]:
     return [
-        f"{record['scheduler'].upper()}-{record['steps']}",
+        f"{SAMPLERS[record['scheduler']]}-{record['steps']}",
         f"{record['accuracy']:.1%}",
         f"{record['f1']:.3f}",
         f"{record['lenet_fid']:.2f}",

@@ -15,6 +15,9 @@ from .networks import Network
 PARTS = ("computing", "delays", "sending")
 """What sampling's time goes into; the fields of `Latency`."""
 
+SAMPLERS = {"ddpm": "DDPM", "ddim": "DDIM", "dpmsolver++": "DPM-Solver++"}
+"""How schedulers are called in tables and figures."""
+
 _COLUMNS = ("model", "variant", "batch", "seconds", "bytes", "rounds", "path_bytes")
 
 

@@ -80,8 +80,8 @@ STEP = Target(
             reduced,
             f"step_{model}",
         )
-        for model in MODELS
         for batch, full, reduced in _STEPS
+        for model in MODELS
     ),
     tuple(
         check

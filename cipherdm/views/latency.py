@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from ..costs import LAN, NETWORKS, WAN, Network
-from ..costs.sampling import StepCost, shares
+from ..costs.sampling import SAMPLERS, StepCost, shares
 from ..errors import CipherDMError
 from ..records import read_record
 from .networks import PARTS
@@ -29,7 +29,6 @@ _LABELS = {  # of each network, where its name stands: points from the mark, and
     "spu-wan": ((-8, -13), "right"),
     "narrow": ((8, 0), "left"),
 }
-_SAMPLERS = {"ddpm": "DDPM", "ddim": "DDIM", "dpmsolver++": "DPM-Solver++"}
 _MARKERS = ("o", "s", "^")
 
 
@@ -140,13 +139,13 @@ def quality_frame(model: str, measurements: Path) -> pd.DataFrame:
             f"`cipherdm evaluate {model} --record data/measurements/quality_{model}_direct.json`."
         )
     rows = [
-        {"sampler": _SAMPLERS[record["scheduler"]]}
+        {"sampler": SAMPLERS[record["scheduler"]]}
         | {name: record[name] for name in ("steps", "accuracy", "f1", "lenet_fid", "count")}
         for record in records
         if not record["eta"]
     ]
     frame = pd.DataFrame(rows).drop_duplicates(["sampler", "steps"])
-    order = {name: index for index, name in enumerate(_SAMPLERS.values())}
+    order = {name: index for index, name in enumerate(SAMPLERS.values())}
     return frame.sort_values(
         ["sampler", "steps"],
         key=lambda column: column.map(order) if column.name == "sampler" else column,
