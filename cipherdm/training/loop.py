@@ -1,11 +1,9 @@
 """The training loop: noise prediction with a moving average of the weights, checkpoints and exact resuming."""
 
 import math
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from .checkpoint import Run, load_checkpoint, save_checkpoint
 from .export import export, write_grid
 from .guidance import Guide, load_guide, train_guide
 from .recipes import TrainingConfig, recipe, scheduler
+from .stopping import stop_requested
 
 
 def train(
@@ -60,7 +59,7 @@ def train(
         run = load_checkpoint(folder, config, device) if resume else None
         run = Run.start(config, device) if run is None else run
         run.guide = _guide(config, digits, folder, progress).to(device) if config.guidance else None
-        with _stop_requested() as stopped, _bar(config, run.step, progress) as bar:
+        with stop_requested() as stopped, _bar(config, run.step, progress) as bar:
             _continue(run, digits, folder, out, stopped, bar, on_step)
     finally:
         torch.set_num_threads(threads_before)
@@ -185,23 +184,6 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     """The learning rate of a step counted from 0: linear rise over `warmup` steps, then a cosine to zero at `steps`."""
     rise = min(1.0, (step + 1) / max(1, config.warmup))
     return config.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-
-
-@contextmanager
-def _stop_requested() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set while the block runs, so that no step is cut in the middle."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # only the main thread may handle signals; there, an interrupt falls back to the last checkpoint
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for number in before:
-            signal.signal(number, lambda *_: event.set())
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _bar(config: TrainingConfig, done: int, progress: bool) -> tqdm:

@@ -1,0 +1,55 @@
+"""The model card of sd-mini."""
+
+from diffusers import StableDiffusionPipeline
+
+from .recipe import SDMiniConfig
+from .stage import Stage
+
+_USAGE = """from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained("data/models/{name}")
+pipeline("a small red seven on a blue background", num_inference_steps=20, guidance_scale=4.0).images[0]"""
+
+
+def card(pipeline: StableDiffusionPipeline, config: SDMiniConfig, stages: list[Stage]) -> str:
+    """README.md of the folder, in Markdown: what it draws, its parts, how they were trained."""
+    size = {name: _size(getattr(pipeline, name)) for name in ("vae", "text_encoder", "unet")}
+    steps = {stage.name: f"{stage.step:,} steps of {stage.optimisation.batch}" for stage in stages}
+    vae, unet, text = pipeline.vae.config, pipeline.unet.config, pipeline.text_encoder.config
+    latent, pixels = unet.sample_size, vae.sample_size
+    return f"""# {config.name}
+
+A diffusers `StableDiffusionPipeline` that draws pictures of {pixels} x {pixels} pixels by caption:
+
+> a (small | large) COLOUR DIGIT [PLACE] on a COLOUR background
+
+with the colours black, white, red, green, blue and yellow (two different ones), the digits zero to nine, and the places "in the
+middle" and "at the (top | bottom) (left | right)", or none, which leaves the place open. Other words fall into letters that the
+model was never taught.
+
+- **Autoencoder**: `AutoencoderKL`, {size["vae"]} parameters, channels {tuple(vae.block_out_channels)}, latents of
+  {vae.latent_channels} x {latent} x {latent}. {steps["autoencoder"]} pictures.
+- **Text**: `CLIPTextModel`, {size["text_encoder"]} parameters, {text.num_hidden_layers} layers of width {text.hidden_size},
+  prompts of {text.max_position_embeddings} tokens, beginning and end included; a `CLIPTokenizer` in which each of the captions'
+  words is one token. It was taught to tell at each token what the caption has said so far. {steps["text"]} captions; frozen
+  afterwards, as in Stable Diffusion.
+- **Denoiser**: `UNet2DConditionModel`, {size["unet"]} parameters, channels {tuple(unet.block_out_channels)}, convolutions at
+  {latent} x {latent}, attention at {latent // 2} x {latent // 2}. {steps["denoiser"]} latents;
+  {100 * config.denoiser.no_caption:.0f} % of them with the empty caption, for classifier-free guidance. These are averaged
+  weights (decay {config.denoiser.optimisation.ema_decay}), stored in half precision.
+- **Schedule**: 1000 steps, linear betas 1e-4 to 0.02, the model predicts the noise; nothing is clipped.
+- **Training**: `cipherdm train {config.name}`, on pictures composed anew for each batch from MNIST's training images: a digit,
+  scaled, moved and coloured. `training.json` has losses, times, the machine and the versions.
+- **Score**: `cipherdm read-back {config.name}`: background, colour and digit of drawn pictures, read back by the palette and by the
+  LeNet in `reader/`, which was taught MNIST's digits at both sizes.
+- **Data licence**: MNIST, Y. LeCun, C. Cortes, C. Burges, CC BY-SA 3.0.
+- **Use**: a teaching and measuring object. It knows nothing but these captions, and there is no safety checker.
+
+```python
+{_USAGE.format(name=config.name)}
+```
+"""
+
+
+def _size(model) -> str:
+    return f"{sum(parameter.numel() for parameter in model.parameters()):,}"
