@@ -18,6 +18,7 @@ from .errors import CipherDMError
 from .files import replacing
 from .models import find_model, load_unet
 from .protocols import DIRECT
+from .read_back_command import read_back
 from .records import write_record
 from .reproduce.cli import reproduce, segments
 from .sampling import sample as draw
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.add_typer(bench_app, name="bench", help="Measure what protocols cost on three parties of this machine.")
 bench_app.command()(segments)
 app.command()(reproduce)
+app.command("read-back")(read_back)
 
 ModelOption = Annotated[str, typer.Option(help="A name in data/models, or the path of a diffusers folder.")]
 ModelArgument = Annotated[str, typer.Argument(help="A name in data/models, or the path of a diffusers folder.")]
@@ -98,15 +100,17 @@ def sample(
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(help="A recipe: mnist10, mnist01-tiny, mnist01-tiny-mish, mnist10-quad, ...")],
+    name: Annotated[str, typer.Argument(help="A recipe: mnist10, mnist01-tiny, mnist10-quad, sd-mini, ...")],
     steps: Annotated[int | None, typer.Option(help="Optimisation steps; the recipe's own by default.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in runs/NAME, if there is one.")] = True,
     out: Annotated[Path | None, typer.Option(help="Where the model goes; data/models/NAME by default.")] = None,
 ) -> None:
     """Train a model on MNIST, and export it as a diffusers folder."""
     from .training import train as run_training
+    from .training.sd_mini import train_sd_mini
 
-    folder = run_training(name, out=out, steps=steps, resume=resume)
+    settings = {"out": out, "steps": steps, "resume": resume}
+    folder = train_sd_mini(**settings) if name == "sd-mini" else run_training(name, **settings)
     typer.echo(f"Wrote {folder}.")
 
 

@@ -171,5 +171,5 @@ def recipe(name_or_config: str | TrainingConfig) -> TrainingConfig:
     if isinstance(name_or_config, TrainingConfig):
         return name_or_config
     if name_or_config not in RECIPES:
-        raise CipherDMError(f"No training recipe {name_or_config!r}. There are: {', '.join(RECIPES)}.")
+        raise CipherDMError(f"No training recipe {name_or_config!r}. There are: {', '.join(RECIPES)}, sd-mini.")
     return RECIPES[name_or_config]

@@ -40,8 +40,8 @@ model was never taught.
 - **Schedule**: 1000 steps, linear betas 1e-4 to 0.02, the model predicts the noise; nothing is clipped.
 - **Training**: `cipherdm train {config.name}`, on pictures composed anew for each batch from MNIST's training images: a digit,
   scaled, moved and coloured. `training.json` has losses, times, the machine and the versions.
-- **Score**: `cipherdm read-back {config.name}`: background, colour and digit of drawn pictures, read back by the palette and by the
-  LeNet in `reader/`, which was taught MNIST's digits at both sizes.
+- **Score**: `cipherdm read-back {config.name}`: background, colour and digit of drawn pictures, read back by the palette and by
+  the LeNet in `reader/`, which was taught MNIST's digits at both sizes.
 - **Data licence**: MNIST, Y. LeCun, C. Cortes, C. Burges, CC BY-SA 3.0.
 - **Use**: a teaching and measuring object. It knows nothing but these captions, and there is no safety checker.
 
