@@ -17,6 +17,7 @@ _HOMES = {
     "CostReport": "engine",
     "EngineConfig": "engine",
     "LocalCluster": "engine",
+    "load_pipeline": "sampling.pipeline",
     "load_unet": "models",
     "save_unet": "models",
     "CIPHERDM": "protocols",
@@ -28,7 +29,9 @@ _HOMES = {
     "PUMA": "protocols",
     "Protocols": "protocols",
     "SamplingResult": "sampling",
+    "TextToImageResult": "sampling.text_to_image",
     "sample": "sampling",
+    "text_to_image": "sampling.text_to_image",
 }
 __all__ = list(_HOMES)
 

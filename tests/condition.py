@@ -1,10 +1,12 @@
 """U-Nets with cross-attention for tests: configurations, and diffusers' own model with its inputs and output."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cipherdm.models import UNetConditionConfig
 
@@ -110,3 +112,72 @@ def torch_eps(model: UNet2DConditionModel, timestep: float, values: dict) -> np.
     sample, prompt = torch.tensor(values["sample"]), torch.tensor(values["encoder_hidden_states"])
     with torch.no_grad():
         return model(sample, torch.tensor(timestep), prompt, class_labels=labels).sample.numpy()
+
+
+ONE_LEVEL = replace(
+    TINY, block_out_channels=(8,), down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",)
+)
+# The noise levels of Stable Diffusion. Predicting v keeps samples of an untrained network bounded.
+BETAS = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "prediction_type": "v_prediction",
+}
+TOKENS = 10
+WORDS = ("a", "red", "blue", "seven", "two", "small")
+
+
+def tokenizer() -> CLIPTokenizer:
+    """CLIP's kind, with letters and a few words."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    merges = [
+        (word[:end] if end > 1 else word[0], word[end] + "</w>" * (end == len(word) - 1))
+        for word in WORDS
+        for end in range(1, len(word))
+    ]
+    merges = list(dict.fromkeys(merges))
+    entries = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    entries += [first + second for first, second in merges]
+    vocab = {entry: index for index, entry in enumerate(dict.fromkeys(entries))}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TOKENS)
+
+
+def save_pipeline(folder: Path, config: UNetConditionConfig = ONE_LEVEL) -> None:
+    """diffusers' pipeline with random weights, each picture 16 x 16 for latents of 8 x 8, saved to a folder."""
+    words = tokenizer()
+    torch.manual_seed(1)
+    text = CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=config.cross_attention_dim,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=TOKENS,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=config.in_channels,
+        norm_num_groups=2,
+        layers_per_block=1,
+        scaling_factor=0.7,
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=vae.eval(),
+        text_encoder=CLIPTextModel(text).eval(),
+        tokenizer=words,
+        unet=torch_model(config),
+        scheduler=DDIMScheduler(**BETAS),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)

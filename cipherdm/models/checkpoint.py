@@ -20,6 +20,7 @@ from .unet import UNet
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER = "scheduler_config.json"
+PIPELINE = "model_index.json"  # of a pipeline's folder, which holds the U-Net's and others
 
 _CONFIGS = {"UNet2DModel": UNetConfig, "UNet2DConditionModel": UNetConditionConfig}
 
@@ -40,9 +41,10 @@ def find_model(name: str | Path) -> Path:
     if Path(name).is_dir():
         return Path(name)
     models = Path(__file__).resolve().parents[2] / "data" / "models"
-    if (models / name / CONFIG).is_file():
+    known = {path.parent.name for file in (CONFIG, PIPELINE) for path in models.glob(f"*/{file}")}
+    if str(name) in known:
         return models / name
-    names = ", ".join(sorted(path.parent.name for path in models.glob(f"*/{CONFIG}")))
+    names = ", ".join(sorted(known))
     raise CipherDMError(f"There is no model {str(name)!r}: give a diffusers folder, or one of data/models: {names}.")
 
 
@@ -61,14 +63,14 @@ def load_unet(folder: str | Path) -> UNet:
     home = folder / "unet" if nested else folder
     scheduler = folder / "scheduler" / SCHEDULER if nested else folder / SCHEDULER
 
-    values = _read_json(home / CONFIG)
+    values = read_json(home / CONFIG)
     try:
         config = _read_config(values)
     except CipherDMError as error:
         raise CipherDMError(f"{home / CONFIG}: {error}") from error
     params = _read_weights(home / WEIGHTS)
     check_params(config, params, str(home / WEIGHTS))
-    return UNet(config, params, _read_json(scheduler) if scheduler.is_file() else None, folder)
+    return UNet(config, params, read_json(scheduler) if scheduler.is_file() else None, folder)
 
 
 def save_unet(unet: UNet, folder: str | Path) -> None:
@@ -156,7 +158,8 @@ def _current_name(name: str) -> str:
     return f"{match[1]}.{_FORMER_NAMES[match[2]]}.{match[3]}"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model's folder. Raises CipherDMError if it is missing, or holds something else."""
     try:
         contents = json.loads(path.read_text())
     except FileNotFoundError:

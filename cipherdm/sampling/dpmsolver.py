@@ -20,12 +20,12 @@ import numpy as np
 from ..errors import CipherDMError
 
 
-def dpmsolver_rows(config: Mapping[str, Any], steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The rows of a schedule, float64, for a diffusers scheduler's configuration.
+def dpmsolver_rows(config: Mapping[str, Any], steps: int, start: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rows of a schedule, float64, for a diffusers scheduler's configuration, from the step numbered `start` on.
 
     Returns:
-        timesteps [steps] int64; factors [steps, 5] of the sample, the output, fresh noise (0), the sample of the step
-        before and its output; and the predicted image's factors [steps, 2] of sample and output.
+        timesteps [n] int64 for the n = steps - start steps; factors [n, 5] of the sample, the output, fresh noise (0), the
+        sample of the step before and its output; and the predicted image's factors [n, 2] of sample and output.
 
     Raises:
         CipherDMError: a variant of the solver that is not this one.
@@ -45,7 +45,7 @@ def dpmsolver_rows(config: Mapping[str, Any], steps: int) -> tuple[np.ndarray, n
     decay = ratio[1:] / ratio[:-1]  # exp(-h)
     toward = alpha[1:] * (1 - decay)
     first_order = np.zeros(steps, bool)
-    first_order[0] = True
+    first_order[start] = True  # the first step that is taken has none before it
     first_order[-1] |= _ends_in_first_order(scheduler, steps)
     with np.errstate(divide="ignore"):
         h = -np.log(decay)
@@ -57,7 +57,8 @@ def dpmsolver_rows(config: Mapping[str, Any], steps: int) -> tuple[np.ndarray, n
     rows[:, 1] = toward * (1 + share) * output
     rows[1:, 3] = -(toward * share)[1:] * image[:-1]
     rows[1:, 4] = -(toward * share)[1:] * output[:-1]
-    return scheduler.timesteps.numpy().astype(np.int64), rows, np.stack([image, output], axis=1)
+    prediction = np.stack([image, output], axis=1)
+    return scheduler.timesteps.numpy().astype(np.int64)[start:], rows[start:], prediction[start:]
 
 
 def _ends_in_first_order(scheduler, steps: int) -> bool:

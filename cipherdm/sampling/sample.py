@@ -89,9 +89,25 @@ def sample(
         seed=seed,
         ring=cluster is not None,
     )
+    return run_task(task, cluster, granularity=granularity, engine=engine, progress=progress)
+
+
+def run_task(
+    task: "Task",
+    cluster: LocalCluster | None,
+    *,
+    granularity: Granularity = "block",
+    engine: EngineConfig | None = None,
+    progress: Progress | None = None,
+) -> SamplingResult:
+    """Run what a task holds, on a cluster or in plaintext; the arguments are those of `sample`.
+
+    Raises:
+        CipherDMError: an unknown granularity, or a failure of the cluster.
+    """
     if cluster is None:
         return SamplingResult(_run_plaintext(task))
-    session = cluster.session(engine_for(protocols) if engine is None else engine)
+    session = cluster.session(engine_for(task.shape.protocols) if engine is None else engine)
     return _run_secure(session, task, granularity, progress)
 
 

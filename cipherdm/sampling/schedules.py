@@ -65,9 +65,9 @@ class Schedule:
 
 
 def make_schedule(
-    config: Mapping[str, Any], name: str, steps: int, *, eta: float = 0.0, clip: bool = False
+    config: Mapping[str, Any], name: str, steps: int, *, eta: float = 0.0, clip: bool = False, start: int = 0
 ) -> Schedule:
-    """The coefficient rows of `steps` denoising steps.
+    """The coefficient rows of `steps` denoising steps, or of the last `steps - start` of them.
 
     Args:
         config: a diffusers scheduler's configuration (`scheduler_config.json`): betas, spacing, prediction type.
@@ -77,6 +77,7 @@ def make_schedule(
         clip: clip the predicted image to the configured clip_sample_range at every step, and derive the noise again from
             the clipped image (diffusers' use_clipped_model_output). The configuration's clip_sample is not consulted,
             because clipping under MPC costs two comparisons a pixel: it happens only if asked for here.
+        start: how many of the first steps are left out, because sampling begins with a picture under less noise.
 
     Raises:
         CipherDMError: an unknown scheduler or prediction type, or a number out of its range.
@@ -98,12 +99,15 @@ def make_schedule(
         raise CipherDMError(f"eta must be between 0 (no fresh noise) and 1; got {eta}.")
     if scheduler.config.thresholding:
         raise CipherDMError("dynamic thresholding needs a quantile of secret values; set thresholding to false.")
+    if not 0 <= start < steps:
+        raise CipherDMError(f"of {steps} steps the first {start} cannot be left out; at least one must remain.")
     if name == "dpmsolver++":
-        timesteps, rows, prediction = dpmsolver_rows(config, steps)
+        timesteps, rows, prediction = dpmsolver_rows(config, steps, start)
         return Schedule(name, timesteps, rows.astype(np.float32), prediction.astype(np.float32), None)
     scheduler.set_timesteps(steps)
     timesteps = scheduler.timesteps.numpy().astype(np.int64)
     now, before = _signal_levels(scheduler, name, timesteps)
+    timesteps, now, before = timesteps[start:], now[start:], before[start:]
 
     x0, eps = _predictions(scheduler.config.prediction_type, now)
     if name == "ddpm":

@@ -10,14 +10,16 @@ import numpy as np
 from jax import lax
 
 from ..engine import Graph, Node
-from ..models import TIME_KINDS, Block, UNetConfig, WeightsLayout, unet_blocks
+from ..models import CONTEXT_KINDS, TIME_KINDS, Block, UNetConditionConfig, UNetConfig, WeightsLayout, unet_blocks
 from ..protocols import Protocols
 from ..protocols.fast import WEIGHT_BITS
 from ..protocols.fixed import Fixed, matmul
+from .guidance import with_branches
+from .scheduler_step import COEFFICIENT_BITS as COEFFICIENT_BITS
+from .scheduler_step import SchedulerStep, select_row
 
 WEIGHTS = "unet/"  # prefix of the weights' names, which are otherwise diffusers'
 TIME_TERM = ".time_term"  # how the names of the residual blocks' time terms end
-COEFFICIENT_BITS = 14  # of the schedule's coefficients
 MEMORY = ("last_sample", "last_eps")  # what a multistep schedule keeps of the step before
 
 
@@ -36,9 +38,10 @@ class StepShape:
         ring: whether `Fixed` numbers are words of SPU's ring or, in plaintext, real numbers. Sets without `Fixed` numbers
             do not ask.
         multistep: whether a step needs the sample and the output of the one before.
+        branches: how many prompts the U-Net is asked with for each image: 2 with classifier-free guidance.
     """
 
-    config: UNetConfig
+    config: UNetConfig | UNetConditionConfig
     protocols: Protocols
     weights: WeightsLayout
     steps: int
@@ -47,6 +50,7 @@ class StepShape:
     clip: float | None
     ring: bool = False
     multistep: bool = False
+    branches: int = 1
 
     @property
     def state(self) -> tuple[str, ...]:
@@ -62,17 +66,20 @@ class StepShape:
 
 
 def setup_graph(shape: StepShape) -> Graph | None:
-    """What is computed once before the first step: the rows of the owner's table for the secret classes.
+    """What is computed once before the first step, or None if there is nothing.
 
-    The one-hot rows [B, classes] times the table [classes, steps, width] pick by one matrix product, so that no party
-    learns which. None if there is nothing to pick.
+    For secret classes, the rows of the owner's table: the one-hot rows [B, classes] times the table [classes, steps, width]
+    pick by one matrix product, so that no party learns which. For secret prompts, the keys and values of each
+    cross-attention.
     """
-    if not shape.weights.by_class or shape.config.num_class_embeds in (None, 1):
-        return None
-    on_words = shape.ring and shape.protocols.value_bits is not None
-    pick = pick_class_words if on_words else pick_class_rows
-    node = Node("class_rows", pick, ("class_onehot", "class_table"), ("class_rows",))
-    return Graph("setup", (node,), ("class_rows",))
+    nodes = []
+    if shape.weights.by_class and shape.config.num_class_embeds not in (None, 1):
+        on_words = shape.ring and shape.protocols.value_bits is not None
+        pick = pick_class_words if on_words else pick_class_rows
+        nodes.append(Node("class_rows", pick, ("class_onehot", "class_table"), ("class_rows",)))
+    nodes += [_block_node(block, shape) for block in unet_blocks(shape.config) if block.kind in CONTEXT_KINDS]
+    outputs = tuple(name for node in nodes for name in node.outputs)
+    return Graph("setup", tuple(nodes), outputs) if nodes else None
 
 
 def step_graph(shape: StepShape) -> Graph:
@@ -89,10 +96,12 @@ def step_graph(shape: StepShape) -> Graph:
         nodes.append(Node("timestep", select_row, ("timesteps", "step"), ("timestep",)))
     else:
         blocks = tuple(block for block in blocks if block.kind not in TIME_KINDS)
-    nodes += [_block_node(block, shape) for block in blocks]
+    of_prompt = {name for block in blocks if block.kind in CONTEXT_KINDS for name in block.outputs}
+    of_step = [_block_node(block, shape) for block in blocks if block.kind not in CONTEXT_KINDS]
+    nodes += with_branches(of_step, of_prompt, shape.branches)
     rest = (("noise",) if shape.noisy else ()) + (MEMORY if shape.multistep else ())
     inputs = ("coefficients", "prediction", "step", "sample", "eps", *rest)
-    update = SchedulerStep(shape.clip, shape.protocols.value_bits, shape.ring, shape.multistep)
+    update = SchedulerStep(shape.clip, shape.protocols.value_bits, shape.ring, shape.multistep, shape.branches)
     nodes.append(Node("scheduler", update, inputs, shape.state))
     return Graph("step", tuple(nodes), shape.state)
 
@@ -125,7 +134,11 @@ class BlockFunction:
             inputs = [Fixed.load(*pair, self.ring) for pair in zip(inputs, self.input_bits, strict=True)]
         params = dict(zip(self.param_names, params, strict=True)) | dict(self.static_params)
         result = self.block_function(params, *inputs, protocols=self.protocols, **dict(self.static))
-        return result if bits is None else result.truncated(bits).store()
+        if bits is None:
+            return result
+        if isinstance(result, tuple):
+            return tuple(part.truncated(bits).store() for part in result)
+        return result.truncated(bits).store()
 
 
 @dataclass(frozen=True)
@@ -148,52 +161,6 @@ class SplitRow:
         pieces = [row[..., end - width : end] for end, width in zip(ends, widths, strict=True)]
         pieces = [piece.reshape(*row.shape[:-1], *shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
         return tuple(lax.bitcast_convert_type(piece, jnp.float32) if self.words else piece for piece in pieces)
-
-
-@dataclass(frozen=True)
-class SchedulerStep:
-    """(coefficients, prediction, step, sample, eps[, noise][, last_sample, last_eps]) to the next sample.
-
-    `Schedule` has the formula. One dot product, so that on shares it is truncated once and not once a term. A multistep
-    schedule also returns sample and eps, for the next step to remember.
-    """
-
-    clip: float | None
-    value_bits: int | None = None
-    ring: bool = False
-    multistep: bool = False
-    __name__ = "scheduler"
-
-    def __call__(self, coefficients, prediction, step, sample, eps, *rest):
-        factors = select_row(coefficients, step)
-        noise = select_row(rest[0], step) if len(rest) % 2 else None
-        # The factors of what is there, beside the arrays: [sample, eps, noise, last_sample, last_eps].
-        chosen = [0, 1] + [2] * (noise is not None) + [3, 4] * self.multistep
-        others = ([] if noise is None else [noise]) + list(rest[-2:] if self.multistep else ())
-        factors = [factors[index] for index in chosen]
-        if self.value_bits is not None:
-            result = self._on_fixed(factors, select_row(prediction, step), sample, eps, others)
-        else:
-            estimate = eps
-            if self.clip is not None:
-                estimate = _combine(select_row(prediction, step), sample, eps)
-                estimate = jnp.clip(estimate, -jnp.float32(self.clip), jnp.float32(self.clip))
-            result = _combine(jnp.stack(factors), sample, estimate, *others)
-        return (result, sample, eps) if self.multistep else result
-
-    def _on_fixed(self, factors, prediction, sample, eps, others):
-        bits, ring = self.value_bits, self.ring
-        factors = [Fixed.load(factor, COEFFICIENT_BITS, ring) for factor in factors]
-        prediction = Fixed.load(prediction, COEFFICIENT_BITS, ring)
-        sample, estimate, *others = (Fixed.load(array, bits, ring) for array in (sample, eps, *others))
-        if self.clip is not None:
-            estimate = (prediction[0] * sample + prediction[1] * estimate).truncated(bits)
-            bound = np.array(self.clip * 2**bits, np.int32) if ring else np.float32(self.clip)
-            estimate = estimate.with_array(jnp.clip(estimate.array, -bound, bound))
-        result = factors[0] * sample + factors[1] * estimate
-        for factor, array in zip(factors[2:], others, strict=True):
-            result = result + factor * array
-        return result.truncated(bits).store()
 
 
 @dataclass(frozen=True)
@@ -231,16 +198,6 @@ def pick_class_words(class_onehot, class_table):
     onehot, table = (Fixed.load(array, 0, True) for array in (class_onehot, class_table))
     classes, steps, width = table.shape
     return matmul(onehot, table.reshape(classes, steps * width)).reshape(-1, steps, width).store()
-
-
-def select_row(table, step):
-    """Row `step`, a public scalar, of a table [steps, ...]."""
-    return lax.dynamic_index_in_dim(table, step, axis=0, keepdims=False)
-
-
-def _combine(factors, *arrays):
-    stacked = jnp.stack([array.reshape(-1) for array in arrays])
-    return jnp.matmul(factors[None, :], stacked).reshape(arrays[0].shape)
 
 
 def _split_node(table: str, entries: tuple, axis: int, words: bool) -> Node:

@@ -37,24 +37,45 @@ def owner_values(weights: PreparedWeights, shape: StepShape) -> Values:
     return values
 
 
-def client_values(labels: Sequence[int] | None, schedule: Schedule, shape: StepShape, seed: int) -> Values:
-    """What the client shares: its labels as one-hot rows, and all noise, drawn here and known to nobody else.
+def client_values(
+    labels: Sequence[int] | None,
+    schedule: Schedule,
+    shape: StepShape,
+    seed: int,
+    *,
+    start: np.ndarray | None = None,
+    prompts: np.ndarray | None = None,
+) -> Values:
+    """What the client shares: its labels as one-hot rows or its prompts, and all noise, known to nobody else.
 
     "sample" [B, C, H, W] is the initial noise, "noise" [steps, B, C, H, W] the fresh noise of each step, if the schedule
     has any. The generator is NumPy's, seeded by `seed`: a client in earnest draws an unpredictable one.
+
+    Args:
+        labels: of the pictures, for a model with classes.
+        schedule: whose fresh noise is drawn.
+        shape: of the step.
+        seed: of the noise.
+        start: what sampling starts from instead of noise, in the shape of "sample".
+        prompts: embeddings [branches * B, tokens, width] that the model attends to, "encoder_hidden_states".
 
     Raises:
         CipherDMError: a label that the model does not have.
     """
     generator = np.random.default_rng(seed)
-    values = {"sample": generator.standard_normal(shape.image_shape, dtype=np.float32)}
+    noise = generator.standard_normal(shape.image_shape, dtype=np.float32)
+    values = {"sample": noise if start is None else start}
     if shape.noisy:
         values["noise"] = generator.standard_normal((schedule.steps, *shape.image_shape), dtype=np.float32)
+    if prompts is not None:
+        values["encoder_hidden_states"] = prompts
     bits = shape.protocols.value_bits
     if bits is not None:
         values = {name: encode(array, bits, shape.ring) for name, array in values.items()}
     if shape.multistep:
-        values |= dict.fromkeys(MEMORY, values["sample"])  # nothing before the first step, whose factors of it are 0
+        # Nothing is before the first step, whose factors of it are 0.
+        outputs = np.concatenate([values["sample"]] * shape.branches)
+        values |= dict(zip(MEMORY, (values["sample"], outputs), strict=True))
     if labels is not None:
         rows = one_hot(labels, shape.config)
         values["class_onehot"] = rows if bits is None else encode(rows, 0, shape.ring)

@@ -1,0 +1,76 @@
+"""Classifier-free guidance: the U-Net is asked twice in one batch, with the prompt and without, and the answers are combined.
+
+Ho and Salimans, arXiv 2207.12598: eps = eps_without + w (eps_with - eps_without). A step of a schedule is linear in the
+model's output, so that the combination costs nothing: its factors go into the schedule's table. And what the U-Net computes
+before it first attends to the prompt is the same in both branches. It is computed once, and copied where it is read.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..engine import Node
+
+BRANCHES = 2  # without the prompt (or with the negative one), and with it
+
+
+def guided_coefficients(coefficients: np.ndarray, guidance_scale: float) -> np.ndarray:
+    """A schedule's rows [steps, 3] or [steps, 5] with the output's column in two: [steps, 4] or [steps, 7], float32.
+
+    The first of the two is for the output without the prompt, as diffusers puts it. With w the guidance scale their
+    factors are 1 - w and w times that of the output.
+    """
+    shares = np.array([1 - guidance_scale, guidance_scale])
+    columns = [coefficients[:, index : index + 1] for index in range(coefficients.shape[1])]
+    for index in (1, 4):  # the output, and that of the step before
+        if index < len(columns):
+            columns[index] = columns[index] * shares
+    return np.concatenate(columns, axis=1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Branches:
+    """A value of images [B, ...] for each of several branches: [count * B, ...]. Free on shares."""
+
+    count: int
+    __name__ = "branches"
+
+    def __call__(self, value):
+        return jnp.concatenate([value] * self.count)
+
+
+def with_branches(nodes: Sequence[Node], of_prompt: Iterable[str], count: int) -> list[Node]:
+    """The nodes of a U-Net, with copies for all branches of what reads the prompt's values and of what reads copies.
+
+    Args:
+        nodes: in order of execution, from "sample" to "eps".
+        of_prompt: names of values that were made from the prompts of all branches.
+        count: of branches; with one, nothing changes.
+    """
+    if count == 1:
+        return list(nodes)
+    branched: set[str] = set(of_prompt)
+    shared = {"sample"}  # values of images that are the same in all branches
+    names: dict[str, str] = {}  # of their copies
+    result: list[Node] = []
+
+    def copied(name: str) -> str:
+        if name not in shared:
+            return name
+        if name not in names:
+            names[name] = f"{name}.branches"
+            result.append(Node("guidance", Branches(count), (name,), (names[name],)))
+        return names[name]
+
+    for node in nodes:
+        if branched.isdisjoint(node.inputs) and node.outputs != ("eps",):
+            if not shared.isdisjoint(node.inputs):
+                shared.update(node.outputs)
+            result.append(node)
+            continue
+        inputs = tuple(copied(name) for name in node.inputs)
+        branched.update(node.outputs)
+        result.append(replace(node, inputs=inputs))
+    return result
