@@ -16,6 +16,8 @@ from .documents import DOCUMENTS, rewrite, root
 from .engine import LocalCluster
 from .errors import CipherDMError
 from .files import replacing
+from .hosts.commands import add_commands
+from .labels import parse_labels
 from .models import find_model, load_unet
 from .protocols import DIRECT
 from .read_back_command import read_back
@@ -30,6 +32,7 @@ app.add_typer(bench_app, name="bench", help="Measure what protocols cost on thre
 bench_app.command()(segments)
 app.command()(reproduce)
 app.command("read-back")(read_back)
+add_commands(app)
 
 ModelOption = Annotated[str, typer.Option(help="A name in data/models, or the path of a diffusers folder.")]
 ModelArgument = Annotated[str, typer.Argument(help="A name in data/models, or the path of a diffusers folder.")]
@@ -61,7 +64,7 @@ def sample(
 
     unet = load_unet(find_model(model))
     settings = {
-        "labels": _parse_labels(labels),
+        "labels": parse_labels(labels),
         "count": count,
         "steps": steps,
         "scheduler": scheduler,
@@ -201,16 +204,26 @@ def check_ranges(
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
     count: Annotated[int, typer.Option(help="Pictures of each class.")] = 4,
     seed: Annotated[int, typer.Option(help="Of the noise, which is public.")] = 1,
+    small_ring: Annotated[
+        bool, typer.Option("--small-ring", help="Check the products of linear layers in the ring of 32 bits instead.")
+    ] = False,
+    value_bits: Annotated[int, typer.Option(help="Fraction bits of values, with --small-ring.")] = 10,
+    weight_bits: Annotated[int, typer.Option(help="Fraction bits of weights, with --small-ring.")] = 12,
 ) -> None:
     """Check in plaintext whether a model's layers stay in the ranges outside which a set's functions are wrong.
 
     Prints what every layer carries on fresh noise, worst first. The exit code is 0 if no layer leaves its range, 3 if
     one does, and 1 for errors.
     """
-    from .range_command import report
+    from .range_command import report, small_ring_report
 
+    noise = {"steps": steps, "count": count, "seed": seed}
     with _Bar() as bar:
-        text, code = report(model, protocols, steps=steps, count=count, seed=seed, progress=bar)
+        if small_ring:
+            bits = {"value_bits": value_bits, "weight_bits": weight_bits}
+            text, code = small_ring_report(model, **bits, **noise, progress=bar)
+        else:
+            text, code = report(model, protocols, **noise, progress=bar)
     typer.echo(text)
     raise typer.Exit(code)
 
@@ -257,19 +270,6 @@ class _Bar:
         self._bar.total = total
         self._bar.set_description(label, refresh=False)
         self._bar.update(done - self._bar.n)
-
-
-def _parse_labels(text: str | None) -> list[int] | None:
-    """ "0-2,7" to [0, 1, 2, 7]. Raises CipherDMError if it is something else."""
-    if text is None:
-        return None
-    labels = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise CipherDMError(f"cannot read the labels {text!r}: write numbers and ranges, such as 0-9 or 1,1,7.")
-        labels += range(int(first), int(last if dash else first) + 1)
-    return labels
 
 
 def _psnr(plaintext: np.ndarray, secure: np.ndarray) -> float:

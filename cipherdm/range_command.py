@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from .models import find_model, load_unet
 from .models.ranges import LayerRange, check_ranges
+from .models.ring_ranges import check_small_ring
 from .protocols import named
 
 LEFT = 3  # the exit code that says that a layer left its range; errors have 1, and wrong usage 2
@@ -34,6 +35,34 @@ def report(
     )
     if not found:
         return f"No function of {chosen.name} is restricted to a range, so nothing can leave one.", 0
+    return _with_code(found)
+
+
+def small_ring_report(
+    model: str,
+    *,
+    value_bits: int,
+    weight_bits: int,
+    steps: int,
+    count: int,
+    seed: int,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[str, int]:
+    """The same for the products of linear layers in the ring of 32 bits.
+
+    Args:
+        model: a name in data/models, or the path of a diffusers folder.
+        value_bits, weight_bits, steps, count, seed, progress: as `check_small_ring` has them, `count` being pictures of each
+            class.
+
+    Raises:
+        CipherDMError: as `check_small_ring`, or there is no such model.
+    """
+    settings = {"value_bits": value_bits, "weight_bits": weight_bits, "steps": steps, "per_class": count, "seed": seed}
+    return _with_code(check_small_ring(load_unet(find_model(model)), **settings, progress=progress))
+
+
+def _with_code(found: Sequence[LayerRange]) -> tuple[str, int]:
     return f"{table(found)}\n{verdict(found)}", LEFT if any(entry.outside for entry in found) else 0
 
 

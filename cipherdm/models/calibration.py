@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,15 +64,43 @@ def observe(
         The labels of the images, int64 [B].
     """
     check_takes_no_prompt(unet)
+    call = jax.jit(_recorded_call(unet))
+
+    def look(step: int, records) -> None:
+        visit(step, Observation(int(timesteps[step]), *(jax.tree_util.tree_map(np.asarray, part) for part in records)))
+
+    return walk(unet, call, timesteps, coefficients, images_per_class=images_per_class, seed=seed, visit=look)
+
+
+def walk(
+    unet: UNet,
+    call: Callable,
+    timesteps: np.ndarray,
+    coefficients: np.ndarray,
+    *,
+    images_per_class: int,
+    seed: int,
+    visit: Callable[[int, Any], None],
+) -> np.ndarray:
+    """Sample in plaintext, and hand on what a call of the U-Net recorded at each step.
+
+    Args:
+        call: (params, sample, timestep [1], onehot [B, classes]) to the predicted noise and the records.
+        timesteps, coefficients, images_per_class, seed: as `observe` has them.
+        visit: called as visit(step, records).
+
+    Returns:
+        The labels of the images, int64 [B].
+    """
+    check_takes_no_prompt(unet)
     classes = unet.config.num_class_embeds or 1
     labels = np.arange(classes * images_per_class) % classes
     size = unet.config.sample_size
     shape = (len(labels), unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
     sample = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-    call = jax.jit(_recorded_call(unet))
     for step, timestep in enumerate(timesteps):
         eps, records = call(unet.params, sample, np.float32([timestep]), np.eye(classes, dtype=np.float32)[labels])
-        visit(step, Observation(int(timestep), *(jax.tree_util.tree_map(np.asarray, record) for record in records)))
+        visit(step, records)
         sample = np.asarray(coefficients[step, 0] * sample + coefficients[step, 1] * np.asarray(eps))
     return labels
 
