@@ -9,8 +9,9 @@ from PIL import Image
 from small import ONE_LEVEL
 
 from cipherdm import CipherDMError
-from cipherdm.cli import _parse_labels, main
+from cipherdm.cli import main
 from cipherdm.documents import render
+from cipherdm.labels import parse_labels
 from cipherdm.models import find_model, init_unet, save_unet
 
 CONFIG = replace(ONE_LEVEL, num_class_embeds=2, add_attention=False)
@@ -77,7 +78,7 @@ def test_an_unknown_model_is_answered_with_the_known_ones():
     ("text", "labels"), [("0-3", [0, 1, 2, 3]), ("1,1,7", [1, 1, 7]), ("2, 4-5", [2, 4, 5]), (None, None)]
 )
 def test_labels_are_read(text, labels):
-    assert _parse_labels(text) == labels
+    assert parse_labels(text) == labels
 
 
 def test_tables_are_rewritten_between_their_marks(tmp_path):

@@ -20,7 +20,10 @@ ROLES = ("party0", "party1", "party2", "client", "owner")
 
 
 def make_certificates(
-    folder: Path, hosts: tuple[str, ...] = ("localhost", "127.0.0.1"), days: int = 7
+    folder: Path,
+    hosts: tuple[str, ...] = ("localhost", "127.0.0.1"),
+    days: int = 7,
+    roles: tuple[str, ...] = ROLES,
 ) -> dict[str, Certificates]:
     """Make an authority and one certificate a role in `folder`; return where they are, by role.
 
@@ -41,7 +44,7 @@ def make_certificates(
     authority_path.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
 
     made = {}
-    for role in ROLES:
+    for role in roles:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
             _builder(_name(role), authority_name, key.public_key(), days)

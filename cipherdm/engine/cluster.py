@@ -1,11 +1,8 @@
 """Three parties on this machine: their processes, certificates and connections."""
 
-import os
-import select
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -19,10 +16,10 @@ from . import party_pb2 as pb
 from .certificates import make_certificates
 from .config import PARTIES, Certificates, EngineConfig, PartyConfig
 from .party_pb2_grpc import PartyStub
+from .process import last_words, start_party, wait_until_ready
 from .session import Session
 from .wire import GRPC_OPTIONS, PartyError, gather
 
-_START_TIMEOUT = 30.0  # seconds for a process to import SPU and listen; about 2 on an idle machine
 _CONNECT_TIMEOUT = 8.0
 _SAME_AUTHORITY = "All roles need certificates of the same authority: make them together."
 
@@ -139,10 +136,10 @@ class LocalCluster:
                 self._folder,
                 connect_timeout=self._connect_timeout,
             )
-            self._processes.append(_start_party(config))
+            self._processes.append(start_party(config))
         for rank, process in enumerate(self._processes):
-            if not _wait_for_line(process):
-                raise CipherDMError(f"party {rank} did not start: {self._last_words(rank)}")
+            if not wait_until_ready(process):
+                raise CipherDMError(f"party {rank} did not start: {last_words(self._folder, rank)}")
         certificate, private_key, authority = certificates["client"].read()
         credentials = grpc.ssl_channel_credentials(authority, private_key, certificate)
         self._channels = [grpc.secure_channel(control, credentials, GRPC_OPTIONS) for control in controls]
@@ -167,7 +164,7 @@ class LocalCluster:
             except subprocess.TimeoutExpired:
                 continue
             cause = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-            message = f"party {other} {cause}. {self._last_words(other)}".strip()
+            message = f"party {other} {cause}. {last_words(self._folder, other)}".strip()
             break
         else:
             message = f"party {rank}: {error.details()}"
@@ -177,34 +174,6 @@ class LocalCluster:
         self._ended = f"it was stopped after an error ({message})"
         self.stop()
         return CipherDMError(f"{message} The other parties have been stopped; start a new LocalCluster.")
-
-    def _last_words(self, rank: int) -> str:
-        """The last line that a party wrote to its error output."""
-        lines = (self._folder / f"party{rank}.err").read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
-
-
-def _start_party(config: PartyConfig) -> subprocess.Popen:
-    # SPU asks OpenMP for four threads whatever the machine has, and three parties share this one.
-    environment = os.environ | {"OMP_THREAD_LIMIT": "1", "GRPC_VERBOSITY": "NONE"}
-    with (config.work / f"party{config.rank}.err").open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cipherdm.engine.party"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=environment,
-            start_new_session=True,  # Ctrl-C is for this process, which then ends the parties
-        )
-    process.stdin.write(config.to_json().encode() + b"\n")
-    process.stdin.flush()
-    return process
-
-
-def _wait_for_line(process: subprocess.Popen) -> bool:
-    """Wait until a process says that it is ready; false if it ends or takes too long."""
-    readable, _, _ = select.select([process.stdout], [], [], _START_TIMEOUT)
-    return bool(readable) and process.stdout.readline() == b"ready\n"
 
 
 def _free_ports(count: int) -> list[int]:

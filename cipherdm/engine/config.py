@@ -79,7 +79,7 @@ class PartyConfig:
 
     Attributes:
         rank: 0, 1 or 2.
-        control: `host:port` at which it serves clients (gRPC).
+        control: `host:port` at which it serves clients (gRPC), or `unix:PATH` for a socket that only its user can open.
         links: `host:port` of all three parties for the traffic among them (SPU's brpc), by rank.
         certificates: what it presents and trusts, on both planes.
         work: a folder for SPU's log, from which the costs are read.

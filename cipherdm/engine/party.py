@@ -1,7 +1,8 @@
 """The party process: serves a client over gRPC, and computes with the other two parties on SPU.
 
-Started by `LocalCluster` as `python -m cipherdm.engine.party`, with one line of JSON (`PartyConfig`) on its standard input.
-It ends when that input closes, so it cannot outlive whoever started it, however that one ends.
+Started by `LocalCluster`, or for a run by the host of one of three organisations, as `python -m cipherdm.engine.party`, with
+one line of JSON (`PartyConfig`) on its standard input. It ends when that input closes, so it cannot outlive whoever started
+it, however that one ends.
 """
 
 import os
@@ -103,8 +104,8 @@ class PartyService(PartyServicer):
         with self._lock:
             session = self._sessions.pop(request.session, None)
         if session is not None:
-            with session.lock:
-                session.runtime.clear()
+            with session.lock:  # once a run has ended; the runtime and its variables go with the last reference
+                session.executables.clear()
         return pb.Empty()
 
     def Store(self, request_iterator, context):
@@ -214,7 +215,7 @@ def connect(config: PartyConfig) -> libspu.link.Context:
         CipherDMError: the port is taken.
         RuntimeError: SPU's, when the others do not come within `connect_timeout` or present another authority's certificate.
     """
-    _check_port(config.links[config.rank], config.rank)
+    check_port(config.links[config.rank], config.rank)
     description = libspu.link.Desc()
     for rank, address in enumerate(config.links):
         description.add_party(f"party{rank}", address)
@@ -239,9 +240,12 @@ def serve(config: PartyConfig) -> None:
     service = PartyService(config)
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=16), options=GRPC_OPTIONS)
     add_PartyServicer_to_server(service, server)
-    certificate, private_key, authority = config.certificates.read()
-    credentials = grpc.ssl_server_credentials([(private_key, certificate)], authority, require_client_auth=True)
-    _check_port(config.control, config.rank)
+    if config.control.startswith("unix:"):  # whoever may open the socket's folder: this user
+        credentials = grpc.local_server_credentials(grpc.LocalConnectionType.UDS)
+    else:
+        certificate, private_key, authority = config.certificates.read()
+        credentials = grpc.ssl_server_credentials([(private_key, certificate)], authority, require_client_auth=True)
+        check_port(config.control, config.rank)
     try:
         server.add_secure_port(config.control, credentials)
     except RuntimeError as error:
@@ -270,7 +274,8 @@ def _end_with_input() -> None:
     os._exit(0)
 
 
-def _check_port(address: str, rank: int) -> None:
+def check_port(address: str, rank: int) -> None:
+    """Raise CipherDMError if a party cannot listen at `host:port`."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_server((host, int(port))):

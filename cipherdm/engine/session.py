@@ -16,7 +16,7 @@ from .config import PARTIES, EngineConfig
 from .costs import CostBook, CostReport
 from .party_pb2_grpc import PartyStub
 from .programs import Call, Plan, Program
-from .wire import PartyError, gather, pieces
+from .wire import PartyError, checked_array, gather, pieces, share_of
 
 _UPLOAD_BATCH = 64 << 20  # bytes of plaintext that are shared and sent at a time
 
@@ -57,7 +57,7 @@ class Session:
             CipherDMError: a value is not finite or beyond `config.limit`; nothing has been sent then.
         """
         self._check_open()
-        arrays = {name: self._checked(name, value) for name, value in values.items()}
+        arrays = {name: checked_array(name, value, self.config) for name, value in values.items()}
         for batch in _batches(arrays.items()):
             outgoing: tuple[list[pb.SharePiece], ...] = ([], [], [])
             for name, array in batch:
@@ -74,13 +74,9 @@ class Session:
         self._check_open()
         request = pb.FetchRequest(session=self.name, names=[name])
         try:
-            received = list(self._stubs[rank].Fetch(request))
+            return share_of(list(self._stubs[rank].Fetch(request)))
         except grpc.RpcError as error:
             raise self._on_failure(rank, error) from None
-        share = libspu.Share()
-        share.meta = received[0].meta
-        share.share_chunks = [piece.chunk for piece in received][: received[0].chunk_count]
-        return share
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete variables on the parties; unknown names are passed over."""
@@ -98,7 +94,7 @@ class Session:
         """
         self._check_open()
         self._add_programs(plan)
-        calls = [_message(call) for call in plan.calls]
+        calls = [call_message(call) for call in plan.calls]
         request = pb.Plan(session=self.name, calls=calls)
         start = time.perf_counter()
         streams = [stub.Run(request) for stub in self._stubs]
@@ -114,7 +110,7 @@ class Session:
                 elif isinstance(event, grpc.RpcError):
                     raise self._on_failure(rank, event) from None
                 else:
-                    _book(book, rank, plan.calls[event.index].label, event)
+                    book_call(book, rank, plan.calls[event.index].label, event)
                     if rank == 0 and progress is not None:
                         progress(event.index + 1, len(calls), calls[event.index].label)
         finally:
@@ -150,19 +146,6 @@ class Session:
         visibility = libspu.Visibility.VIS_PUBLIC if public else libspu.Visibility.VIS_SECRET
         return self._io.make_shares(array, visibility)
 
-    def _checked(self, name: str, value: np.ndarray) -> np.ndarray:
-        array = np.asarray(value)
-        if np.issubdtype(array.dtype, np.floating) and array.size:
-            if not np.isfinite(array).all():
-                raise CipherDMError(f"{name} has values that are not finite; fixed-point numbers cannot hold them.")
-            largest = float(np.abs(array).max())
-            if largest >= self.config.limit:
-                raise CipherDMError(
-                    f"{name} has a value of magnitude {largest:.6g}, outside the fixed-point range: with "
-                    f"{self.config.fraction_bits} fraction bits it must stay below {self.config.limit:.6g}. Scale it down."
-                )
-        return np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray turns scalars into vectors
-
     def _all(self, calls: list[grpc.Future]) -> list:
         """The results of one call to each party."""
         try:
@@ -171,7 +154,8 @@ class Session:
             raise self._on_failure(failure.rank, failure.error) from None
 
 
-def _message(call: Call) -> pb.Call:
+def call_message(call: Call) -> pb.Call:
+    """A call as it is sent to the parties."""
     names = {"label": call.label, "inputs": call.inputs, "outputs": call.outputs, "frees": call.frees}
     if isinstance(call.program, Program):
         return pb.Call(program=call.program.id, **names)
@@ -202,7 +186,8 @@ def _forward(rank: int, stream: Iterable[pb.CallDone], events: queue.SimpleQueue
         events.put((rank, error))
 
 
-def _book(book: CostBook, rank: int, label: str, done: pb.CallDone) -> None:
+def book_call(book: CostBook, rank: int, label: str, done: pb.CallDone) -> None:
+    """Add what a call cost one party."""
     book.add_program(rank, label, (1, done.seconds, done.sent_bytes, done.received_bytes, done.sends, done.receives))
     for item in done.operators:
         counts = (item.calls, item.seconds, item.sent_bytes, item.received_bytes, item.sends, item.receives)

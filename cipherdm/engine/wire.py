@@ -1,12 +1,15 @@
-"""The control plane's common parts: gRPC's options, a share cut into messages, and one call to all parties."""
+"""The control plane's common parts: gRPC's options, values and shares as messages, and one call to all parties."""
 
 import queue
 from collections.abc import Iterator, Sequence
 
 import grpc
+import numpy as np
 from spu import libspu
 
+from ..errors import CipherDMError
 from . import party_pb2 as pb
+from .config import EngineConfig
 
 # Shares are larger than gRPC's 4 MB default. Without so_reuseport two parties could listen on one port unnoticed.
 GRPC_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0))
@@ -23,6 +26,33 @@ def pieces(session: str, name: str, share: libspu.Share) -> Iterator[pb.SharePie
             chunk_index=index,
             chunk=chunk,
         )
+
+
+def share_of(received: Sequence[pb.SharePiece]) -> libspu.Share:
+    """The inverse of `pieces`."""
+    share = libspu.Share()
+    share.meta = received[0].meta
+    share.share_chunks = [piece.chunk for piece in received][: received[0].chunk_count]
+    return share
+
+
+def checked_array(name: str, value: np.ndarray, config: EngineConfig) -> np.ndarray:
+    """A value as a contiguous array that can be shared.
+
+    Raises:
+        CipherDMError: it is not finite or beyond `config.limit`.
+    """
+    array = np.asarray(value)
+    if np.issubdtype(array.dtype, np.floating) and array.size:
+        if not np.isfinite(array).all():
+            raise CipherDMError(f"{name} has values that are not finite; fixed-point numbers cannot hold them.")
+        largest = float(np.abs(array).max())
+        if largest >= config.limit:
+            raise CipherDMError(
+                f"{name} has a value of magnitude {largest:.6g}, outside the fixed-point range: with "
+                f"{config.fraction_bits} fraction bits it must stay below {config.limit:.6g}. Scale it down."
+            )
+    return np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray turns scalars into vectors
 
 
 class PartyError(Exception):

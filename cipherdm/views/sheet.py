@@ -24,15 +24,16 @@ def sample_sheet(secure: np.ndarray, plaintext: np.ndarray, psnr: Sequence[float
     for index in range(len(secure)):
         band, column = divmod(index, columns)
         above, below = axes[2 * band, column], axes[2 * band + 1, column]
-        _draw(above, plaintext[index], captions[index])
-        _draw(below, secure[index], f"{psnr[index]:.1f} dB")
+        draw_image(above, plaintext[index], captions[index])
+        draw_image(below, secure[index], f"{psnr[index]:.1f} dB")
     for band in range(bands):
         for row, text in ((2 * band, "plaintext"), (2 * band + 1, "secure")):
             axes[row, 0].text(-0.12, 0.5, text, rotation=90, ha="right", va="center", transform=axes[row, 0].transAxes)
     return figure
 
 
-def _draw(axis, image: np.ndarray, title: str) -> None:
+def draw_image(axis, image: np.ndarray, title: str) -> None:
+    """One image [C, H, W] in [-1, 1] into a matplotlib axis, clipped to that range."""
     pixels = (np.clip(image, -1, 1).transpose(1, 2, 0) + 1) / 2
     axis.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.set_title(title, fontsize=9, pad=3)

@@ -1,0 +1,174 @@
+"""The commands of three hosts: `cipherdm certificates | party | status | register | unregister | request`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from ..errors import CipherDMError
+
+ConfigOption = Annotated[Path, typer.Option(help="The TOML file of this role.")]
+
+
+def certificates(
+    folder: Annotated[Path, typer.Argument(help="Where to put them; a new folder.")],
+    hosts: Annotated[
+        str, typer.Option(help="Addresses of the three parties, with commas; or one for all.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Of party 0; the others follow.")] = 9300,
+    clients: Annotated[str, typer.Option(help="Names of clients, with commas.")] = "client",
+    runs: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 2,
+    days: Annotated[int, typer.Option(help="How long the certificates are valid.", min=1)] = 7,
+) -> None:
+    """Make certificates and TOML files of all roles for a trial.
+
+    Whoever runs this holds all private keys, and could act as every party at once. In earnest each organisation makes
+    its own key (`openssl req -new -newkey ec ...`) and has it signed by an authority that all trust, under the common name and
+    DNS name party0, party1, party2, or the name that [roles] gives it; and the parties' links get an authority of
+    their own, which signs for nobody else. DEPLOYING.md has the steps.
+    """
+    from .config import Limits
+    from .trial import make_trial
+
+    files = make_trial(
+        folder, hosts=_split(hosts), port=port, clients=_split(clients), limits=Limits(runs=runs), days=days
+    )
+    for role, path in files.items():
+        typer.echo(f"{role}: {path}")
+    typer.echo("For a trial only: these keys were made in one place. In earnest every organisation makes its own.")
+
+
+def party(config: ConfigOption) -> None:
+    """Run one of the three parties on this host, until SIGTERM or Ctrl-C.
+
+    Logs one line of JSON for each event to standard error; never a share, a value or an input.
+    """
+    from .config import load_host
+    from .serve import command
+
+    load_host(config)
+    os.execv(sys.executable, command(config))
+
+
+def status(config: ConfigOption) -> None:
+    """Show the three parties: versions, configuration, registered models, memory, and the last error.
+
+    For operators, and for parties with their own file. The exit code is 0 if all three answer and agree, and 3 if not.
+    """
+    from .remote import RemoteCluster
+    from .status import report
+
+    with RemoteCluster(config) as cluster:
+        text, well = report(cluster.states())
+    typer.echo(text)
+    raise typer.Exit(0 if well else 3)
+
+
+def register(
+    model: Annotated[str, typer.Argument(help="A name in data/models, or the path of a diffusers folder.")],
+    config: ConfigOption,
+    name: Annotated[str | None, typer.Option(help="What clients ask for; the folder's name by default.")] = None,
+    pictures: Annotated[int, typer.Option(help="Pictures a run.", min=1)] = 1,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
+    scheduler: Annotated[str, typer.Option(help="ddim, ddpm or dpmsolver++.")] = "ddim",
+    eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
+    protocols: Annotated[str, typer.Option(help="A named set of protocols.")] = "fast",
+    granularity: Annotated[str, typer.Option(help="What one program computes: block, step or loop.")] = "step",
+) -> None:
+    """As model owner: share a model's weights among the three parties, so that clients can ask for pictures.
+
+    A model registered before under the same name is replaced.
+    """
+    from ..models import find_model, load_unet
+    from ..protocols import named
+    from .remote import RemoteCluster
+    from .sampling import sampling_model
+
+    folder = find_model(model)
+    settings = {"steps": steps, "scheduler": scheduler, "eta": eta, "granularity": granularity}
+    made = sampling_model(
+        name or folder.name, load_unet(folder), pictures=pictures, protocols=named(protocols), **settings
+    )
+    with RemoteCluster(config) as cluster, _Bar("value") as bar:
+        cluster.register(made, bar)
+    typer.echo(f"Registered {made.name}: {len(made.values)} values, {len(made.plan.calls)} calls a run.")
+
+
+def unregister(name: Annotated[str, typer.Argument(help="Of the model.")], config: ConfigOption) -> None:
+    """As model owner: have the three parties delete a model."""
+    from .remote import RemoteCluster
+
+    with RemoteCluster(config) as cluster:
+        cluster.remove(name)
+    typer.echo(f"Removed {name}.")
+
+
+def request(
+    name: Annotated[str, typer.Argument(help="Of a registered model.")],
+    config: ConfigOption,
+    labels: Annotated[str | None, typer.Option(help='One picture a label: "0-9", "3", "1,1,7".')] = None,
+    count: Annotated[int | None, typer.Option(help="How many pictures, for a model without classes.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the noise; unpredictable by default.")] = None,
+    out: Annotated[Path, typer.Option(help="The picture to write; a record goes beside it as .json.")] = Path(
+        "request.png"
+    ),
+) -> None:
+    """As client: have the three parties sample from a registered model. Only this command sees labels and pictures."""
+    from ..files import replacing
+    from ..labels import parse_labels
+    from ..records import write_record
+    from ..views.row import image_row
+    from .remote import RemoteCluster
+    from .sampling import images_of
+
+    chosen = parse_labels(labels)
+    with RemoteCluster(config) as cluster, _Bar("call") as bar:
+        about = json.loads(cluster.models()[name].about) if name in cluster.models() else {}
+        result = images_of(cluster, name, labels=chosen, count=count, seed=seed, progress=bar)
+    captions = [str(label) for label in chosen or range(len(result.images))]
+    with replacing(out) as temporary:
+        image_row(result.images, captions).savefig(temporary, dpi=150)
+    record = out.with_suffix(".json")
+    public = {key: about[key] for key in ("scheduler", "steps", "eta", "protocols")}
+    write_record(record, {"model": name, **public, "pictures": len(result.images), "cost": result.cost.to_dict()})
+    cost = result.cost
+    typer.echo(
+        f"{len(result.images)} pictures in {cost.seconds:.1f} s; the parties sent {cost.bytes / 1e6:.1f} MB in "
+        f"{cost.sends} messages.\nWrote {out} and {record}."
+    )
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put the commands of this module into an application."""
+    for command in (certificates, party, status, register, unregister, request):
+        app.command()(command)
+
+
+class _Bar:
+    """A progress bar for what calls `bar(done, total, label)`."""
+
+    def __init__(self, unit: str):
+        self._unit = unit
+
+    def __enter__(self) -> "_Bar":
+        self._bar = tqdm(unit=self._unit)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._bar.close()
+
+    def __call__(self, done: int, total: int, label: str) -> None:
+        self._bar.total = total or None
+        self._bar.set_description(label, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+
+def _split(names: str) -> tuple[str, ...]:
+    parts = tuple(name.strip() for name in names.split(","))
+    if not all(parts):
+        raise CipherDMError(f"cannot read the names {names!r}: write them with commas between.")
+    return parts

@@ -1,0 +1,136 @@
+"""Three hosts on this machine, each a process of its own started from its TOML file: for tests, trials and the soak."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..engine.config import PARTIES
+from ..errors import CipherDMError
+from .roles import PARTY_NAMES
+from .serve import command
+
+_START_TIMEOUT = 120.0
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports of this machine, one after the other, that nobody listens on.
+
+    They are below those that the system gives to connections, so that none is taken by chance before it is used.
+    """
+    for first in random.sample(range(20000, 30000 - count), 100):
+        if all(_is_free(port) for port in range(first, first + count)):
+            return first
+    raise CipherDMError(f"there are no {count} free ports in a row from 20000 to 30000 on this machine.")
+
+
+def _is_free(port: int) -> bool:
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            return True
+    except OSError:
+        return False
+
+
+class LoopbackHosts:
+    """Three processes such as `cipherdm party` becomes. Use it as a context manager: leaving the block ends them.
+
+    They also end when this process does, however it ends.
+
+    Args:
+        files: the parties' TOML files by role, as `make_trial` returns them. Each party's events go to a file beside its
+            own, with the suffix .log.
+
+    Raises:
+        CipherDMError: (on entering) a party does not start; the message has the last line of its log.
+    """
+
+    def __init__(self, files: Mapping[str, Path]):
+        self._files = [files[name] for name in PARTY_NAMES]
+        self._processes: list[subprocess.Popen | None] = [None] * PARTIES
+
+    def __enter__(self) -> "LoopbackHosts":
+        try:
+            for rank in range(PARTIES):
+                self._launch(rank)
+            for rank in range(PARTIES):
+                self._wait(rank)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.stop()
+
+    @property
+    def pids(self) -> tuple[int | None, ...]:
+        """The processes' ids, by rank; None for one that was killed."""
+        return tuple(process and process.pid for process in self._processes)
+
+    def log(self, rank: int) -> str:
+        """All that a party has logged."""
+        return self._log_path(rank).read_text()
+
+    def start(self, rank: int) -> None:
+        """Start a party that was killed; returns when it is ready."""
+        self._launch(rank)
+        self._wait(rank)
+
+    def kill(self, rank: int) -> None:
+        """Kill a party's process, as a crash would."""
+        process, self._processes[rank] = self._processes[rank], None
+        process.kill()
+        process.wait()
+        process.stdin.close()
+
+    def pause(self, rank: int) -> None:
+        """Stop a party's process (SIGSTOP): it is there and does nothing."""
+        os.kill(self._processes[rank].pid, signal.SIGSTOP)
+
+    def resume(self, rank: int) -> None:
+        """Let a stopped process go on."""
+        os.kill(self._processes[rank].pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End all three. Safe to call twice."""
+        processes = [process for process in self._processes if process is not None]
+        self._processes = [None] * PARTIES
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
+            process.stdin.close()
+        for process in processes:
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _launch(self, rank: int) -> None:
+        with self._log_path(rank).open("ab") as log:
+            self._processes[rank] = subprocess.Popen(
+                command(self._files[rank], end_with_input=True),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                env=os.environ | {"GRPC_VERBOSITY": "NONE"},
+                start_new_session=True,
+            )
+
+    def _wait(self, rank: int) -> None:
+        """Until the log says "ready", since this process was started."""
+        process, deadline = self._processes[rank], time.monotonic() + _START_TIMEOUT
+        while time.monotonic() < deadline and process.poll() is None:
+            lines = self.log(rank).splitlines()
+            if any('"event": "ready"' in line and f'"pid": {process.pid}' in line for line in lines):
+                return
+            time.sleep(0.05)
+        words = self.log(rank).strip().splitlines() or ["it said nothing"]
+        raise CipherDMError(f"party {rank} did not start: {words[-1]}")
+
+    def _log_path(self, rank: int) -> Path:
+        return self._files[rank].with_suffix(".log")

@@ -1,0 +1,176 @@
+"""What a registered model is to a party: a manifest of names, shapes, programs and calls, and the checks that it must pass."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+
+from spu import libspu
+
+from ..engine import EngineConfig, Spec
+from ..engine import party_pb2 as engine_pb
+from ..errors import CipherDMError
+from . import host_pb2 as pb
+from .programs import Type, signature_of
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_REGISTRATION = re.compile(r"[0-9a-f]{32}")
+_TYPES = {
+    "float32": libspu.DataType.DT_F32,
+    "float64": libspu.DataType.DT_F64,
+    "int32": libspu.DataType.DT_I32,
+    "int64": libspu.DataType.DT_I64,
+    "bool": libspu.DataType.DT_I1,
+}
+_SHARED, _SHARED_BITS, _PUBLIC = "aby3.AShr<FM64>", "aby3.BShr<PT_U8,1>", "Pub2k<"  # how SPU stores each
+_KERNELS = ("conv2d", "matmul", "products")
+MAX_ELEMENTS = 1 << 31
+
+
+def variable(name: str, spec: Spec) -> pb.Variable:
+    """A spec as a message."""
+    return pb.Variable(name=name, shape=spec.shape, dtype=spec.dtype, public=spec.public)
+
+
+def spec_of(message: pb.Variable) -> Spec:
+    """The inverse of `variable`."""
+    return Spec(tuple(message.shape), message.dtype, message.public)
+
+
+def digest_of(manifest: pb.Manifest) -> str:
+    """A hash of a whole manifest, the same at all who have it."""
+    return hashlib.sha256(manifest.SerializeToString(deterministic=True)).hexdigest()
+
+
+def engine_of(manifest: pb.Manifest | pb.Model) -> EngineConfig:
+    """How the parties compute the model."""
+    return EngineConfig(fraction_bits=manifest.fraction_bits, exp=manifest.exp)
+
+
+def check_manifest(manifest: pb.Manifest) -> None:
+    """Check all that a party can know of a model beforehand.
+
+    Every program is one that it may run (`signature_of`), every call reads what is there with the shapes and secrecy that
+    its program expects, outputs are written by a call, and values and inputs have different names.
+
+    Raises:
+        CipherDMError: something is wrong, and named.
+    """
+    check_name(manifest.name)
+    if not _REGISTRATION.fullmatch(manifest.registration):
+        raise CipherDMError("a registration is named by 32 hexadecimal digits; make it with uuid4().hex.")
+    if not 1 <= manifest.fraction_bits <= 31 or manifest.exp not in ("taylor", "pade"):
+        raise CipherDMError("a model has 1 to 31 fraction bits, and exp is taylor or pade.")
+    known: dict[str, Type] = {}
+    for item in (*manifest.values, *manifest.inputs):
+        _check_variable(item)
+        if item.name in known:
+            raise CipherDMError(f"{item.name!r} is declared twice.")
+        known[item.name] = Type(tuple(item.shape), not item.public)
+    for item in manifest.inputs:
+        if item.public:
+            raise CipherDMError(f"the input {item.name!r} is public; what a client brings is shared.")
+    written = _walk(manifest, known)
+    if not manifest.outputs:
+        raise CipherDMError("a model needs an output.")
+    for name in manifest.outputs:
+        if name not in written:
+            raise CipherDMError(f"the output {name!r} is written by no call, or freed again.")
+
+
+def check_name(name: str) -> None:
+    """Raise CipherDMError unless a model may have this name, which is also that of a file."""
+    if not _NAME.fullmatch(name):
+        raise CipherDMError(f"{name!r} is no name for a model: take letters, digits, '.', '_' and '-', at most 64.")
+
+
+def check_share(piece: engine_pb.SharePiece, declared: pb.Variable) -> None:
+    """Raise CipherDMError unless the head of a share says what was declared: shape, dtype, secrecy, and how it is stored."""
+    meta = libspu.ValueMeta()
+    if not meta.ParseFromString(piece.meta):
+        raise CipherDMError(f"the share of {piece.name!r} cannot be read.")
+    visibility = libspu.Visibility.VIS_PUBLIC if declared.public else libspu.Visibility.VIS_SECRET
+    storage = _PUBLIC if declared.public else _SHARED_BITS if declared.dtype == "bool" else _SHARED
+    fits = (
+        meta.visibility == visibility
+        and tuple(meta.shape.dims) == tuple(declared.shape)
+        and meta.data_type == _TYPES[declared.dtype]
+        and meta.storage_type.startswith(storage)
+    )
+    if not fits:
+        raise CipherDMError(
+            f"the share of {piece.name!r} is not {declared.dtype}{list(declared.shape)}, "
+            f"{'public' if declared.public else 'secret'}, as it was declared."
+        )
+
+
+def share_bytes(variables: Iterable[pb.Variable]) -> int:
+    """About the bytes of one party's shares of these."""
+    total = 0
+    for item in variables:
+        elements = 1
+        for extent in item.shape:
+            elements *= extent
+        total += elements * (2 if item.dtype == "bool" else 8 if item.public else 16)
+    return total
+
+
+def _check_variable(item: pb.Variable) -> None:
+    if not item.name or len(item.name) > 256:
+        raise CipherDMError("a variable needs a name of at most 256 characters.")
+    if item.dtype not in _TYPES:
+        raise CipherDMError(f"{item.name!r} is {item.dtype}; values are {', '.join(_TYPES)}.")
+    elements = 1
+    for extent in item.shape:
+        elements *= extent
+    if elements > MAX_ELEMENTS:
+        raise CipherDMError(f"{item.name!r} has {elements} elements, more than {MAX_ELEMENTS}.")
+
+
+def _walk(manifest: pb.Manifest, known: dict[str, Type]) -> set[str]:
+    """The names that calls have written and not freed in the end."""
+    signatures = {code.id: signature_of(code.name, code.text) for code in manifest.programs}
+    known, written = dict(known), set()
+    for call in manifest.calls:
+        missing = [name for name in call.inputs if name not in known]
+        if missing:
+            raise CipherDMError(f"{call.label} reads {missing[0]!r}, which nobody has written before.")
+        if call.HasField("kernel"):
+            _check_kernel(call, known)
+            results = [None]
+        else:
+            signature = signatures.get(call.program)
+            if signature is None:
+                raise CipherDMError(f"{call.label} needs the program {call.program!r}, which is not there.")
+            _check_arguments(call, known, signature.inputs)
+            results = list(signature.outputs)
+        if len(results) != len(call.outputs):
+            raise CipherDMError(f"{call.label} names {len(call.outputs)} results, and there are {len(results)}.")
+        known.update(zip(call.outputs, results, strict=True))
+        written.update(call.outputs)
+        for name in call.frees:
+            known.pop(name, None)
+            written.discard(name)
+    return written
+
+
+def _check_arguments(call: engine_pb.Call, known: Mapping[str, Type | None], expected: tuple[Type, ...]) -> None:
+    if len(call.inputs) != len(expected):
+        raise CipherDMError(f"{call.label} names {len(call.inputs)} arguments, and its program takes {len(expected)}.")
+    for name, want in zip(call.inputs, expected, strict=True):
+        have = known[name]
+        # A kernel's result has a shape that is not worked out here; it is secret.
+        if have is None and want.secret:
+            continue
+        if have != want:
+            raise CipherDMError(f"{call.label} reads {name!r}, whose shape or secrecy is not what its program expects.")
+
+
+def _check_kernel(call: engine_pb.Call, known: Mapping[str, Type | None]) -> None:
+    kernel = call.kernel
+    if kernel.kind not in _KERNELS or kernel.ring not in (32, 64) or kernel.dtype not in ("float32", "int32"):
+        raise CipherDMError(f"{call.label} has a kernel that no party knows.")
+    if len(call.inputs) != 2:
+        raise CipherDMError(f"{call.label} names {len(call.inputs)} operands, and a kernel takes 2.")
+    for name in call.inputs:
+        if known[name] is not None and not known[name].secret:
+            raise CipherDMError(f"{call.label} multiplies {name!r}, which is public; a kernel multiplies secrets.")

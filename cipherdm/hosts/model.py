@@ -1,0 +1,62 @@
+"""What a model owner registers with three hosts: values, programs, the plan, and what clients bring and get."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..engine import EngineConfig, Plan, Program, Spec
+from ..engine.session import call_message
+from . import host_pb2 as pb
+from .manifest import check_manifest, variable
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model as its owner has it.
+
+    Attributes:
+        name: what clients ask for.
+        plan: the calls that the parties walk for each request.
+        values: the owner's arrays, to be secret-shared.
+        public: what all parties may know.
+        inputs: what a client brings, secret-shared, by name.
+        outputs: what a client gets.
+        engine: how the parties compute.
+        about: public facts that clients need, as JSON has them.
+    """
+
+    name: str
+    plan: Plan
+    values: Mapping[str, np.ndarray]
+    inputs: Mapping[str, Spec]
+    outputs: tuple[str, ...]
+    public: Mapping[str, np.ndarray] = field(default_factory=dict)
+    engine: EngineConfig = EngineConfig()  # noqa: RUF009 (a frozen value)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def manifest(self, registration: str) -> pb.Manifest:
+        """Everything of it but the values' contents, checked as the parties will check it.
+
+        Raises:
+            CipherDMError: a program reveals a secret, or names and shapes do not fit together.
+        """
+        programs = {call.program.id: call.program for call in self.plan.calls if isinstance(call.program, Program)}
+        values = [variable(name, Spec.of(np.asarray(array))) for name, array in self.values.items()]
+        values += [variable(name, Spec.of(np.asarray(array), public=True)) for name, array in self.public.items()]
+        manifest = pb.Manifest(
+            name=self.name,
+            registration=registration,
+            fraction_bits=self.engine.fraction_bits,
+            exp=self.engine.exp,
+            programs=[pb.Code(id=program.id, name=program.name, text=program.code) for program in programs.values()],
+            calls=[call_message(call) for call in self.plan.calls],
+            values=values,
+            inputs=[variable(name, spec) for name, spec in self.inputs.items()],
+            outputs=self.outputs,
+            about=json.dumps(self.about),
+        )
+        check_manifest(manifest)
+        return manifest

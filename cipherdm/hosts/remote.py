@@ -1,0 +1,283 @@
+"""Three hosts as an owner, a client or an operator calls them."""
+
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+from spu import api, libspu
+
+from ..engine import CostReport, EngineConfig
+from ..engine import party_pb2 as engine_pb
+from ..engine.config import PARTIES
+from ..engine.costs import CostBook
+from ..engine.session import Progress, book_call
+from ..engine.wire import PartyError, checked_array, gather, pieces, share_of
+from ..errors import CipherDMError
+from . import host_pb2 as pb
+from .channels import connect
+from .config import CallerConfig, load_caller
+from .manifest import engine_of, spec_of
+from .model import Model
+from .service import agreement_of
+from .upload import spread
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a client gets.
+
+    Attributes:
+        outputs: arrays by name.
+        cost: what the run cost the parties; `seconds` is wall time from the upload on, waiting included.
+    """
+
+    outputs: Mapping[str, np.ndarray]
+    cost: CostReport
+
+
+class RemoteCluster:
+    """Three hosts, in the role that the configuration's certificate has. Use it as a context manager, or call `close`.
+
+    Several threads may make requests at once. A party that was away is connected to again at the next call.
+    """
+
+    def __init__(self, config: CallerConfig | str | Path):
+        """
+        Args:
+            config: where the parties are and who calls them, or the TOML file that says so.
+        """
+        self._config = config if isinstance(config, CallerConfig) else load_caller(config)
+        connections = [connect(self._config, rank) for rank in range(PARTIES)]
+        self._channels = tuple(channel for channel, _ in connections)
+        self._stubs = tuple(stub for _, stub in connections)
+
+    def __enter__(self) -> "RemoteCluster":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections. What this caller has in hand at the parties is freed."""
+        for channel in self._channels:
+            channel.close()
+
+    def descriptions(self) -> tuple[pb.Description, ...]:
+        """Version, configuration and models of each party, by rank.
+
+        Raises:
+            CipherDMError: a party does not answer within the timeout for connecting.
+        """
+        return tuple(self._all([self._describe(rank) for rank in range(PARTIES)]))
+
+    def states(self) -> tuple[tuple[pb.Description, pb.HostStatus] | CipherDMError, ...]:
+        """The same with each party's status, or why there is none, by rank. For operators and parties."""
+        asked = [(self._describe(rank), self._call(rank, "Status", pb.StatusRequest())) for rank in range(PARTIES)]
+        found = []
+        for rank, calls in enumerate(asked):
+            try:
+                found.append(tuple(call.result() for call in calls))
+            except grpc.RpcError as error:
+                found.append(self._failure(rank, error))
+        return tuple(found)
+
+    def models(self) -> dict[str, pb.Model]:
+        """What clients can ask for, by name.
+
+        Raises:
+            CipherDMError: the parties have different versions or configurations, or one does not answer.
+        """
+        return self._agreed()[1]
+
+    def register(self, model: Model, progress: Progress | None = None) -> None:
+        """Upload a model to all three parties; an earlier one of the same name is replaced. For owners.
+
+        Each party gets its share of the values, and all get the programs and the plan. The owner may leave then.
+
+        Raises:
+            CipherDMError: the model is refused, or a party is gone; what was registered before is still there then.
+        """
+        self._agreed()
+        registration = uuid.uuid4().hex
+        manifest = model.manifest(registration)
+        secret, public = (
+            {name: checked_array(name, array, model.engine) for name, array in values.items()}
+            for values in (model.values, model.public)
+        )
+        io = api.Io(PARTIES, model.engine.runtime_config())
+
+        def messages() -> Iterator[tuple[pb.RegisterPiece, ...]]:
+            yield (pb.RegisterPiece(manifest=manifest),) * PARTIES
+            done, total = 0, len(secret) + len(public)
+            for values, visibility in ((secret, libspu.Visibility.VIS_SECRET), (public, libspu.Visibility.VIS_PUBLIC)):
+                for name, array in values.items():
+                    shares = io.make_shares(array, visibility)
+                    for same in zip(*(pieces("", name, share) for share in shares), strict=True):
+                        yield tuple(pb.RegisterPiece(share=piece) for piece in same)
+                    done += 1
+                    if progress is not None:
+                        progress(done, total, name)
+
+        try:
+            spread(messages(), [stub.Register.future for stub in self._stubs])
+        except PartyError as failure:
+            raise self._failure(failure.rank, failure.error) from None
+        version = pb.ModelVersion(name=model.name, registration=registration)
+        self._all([self._call(rank, "Publish", version) for rank in range(PARTIES)])
+
+    def remove(self, name: str) -> None:
+        """Delete a model at all three parties. For its owner."""
+        self._all([self._call(rank, "Remove", pb.ModelVersion(name=name)) for rank in range(PARTIES)])
+
+    def request(self, name: str, inputs: Mapping[str, np.ndarray], progress: Progress | None = None) -> Answer:
+        """Have a registered model computed on this client's inputs. For clients.
+
+        The inputs are split into shares here, each party gets its own, and the outputs' shares are put together here.
+
+        Args:
+            name: of the model.
+            inputs: what it declares, by name.
+            progress: called as `progress(done, total, label)` after each call of the plan, and with 0 while waiting.
+
+        Raises:
+            CipherDMError: the inputs are not what the model declares, a party refuses them, or one fails or is gone. The
+                parties forget the request then.
+        """
+        agreement, models = self._agreed()
+        if name not in models:
+            there = ", ".join(sorted(models)) or "none yet"
+            raise CipherDMError(f"there is no model {name!r} at all three parties; there is: {there}.")
+        model = models[name]
+        engine = engine_of(model)
+        header = pb.RequestHeader(run=uuid.uuid4().hex, model=name, digest=model.digest, agreement=agreement)
+        outgoing = _shared(model, inputs, engine, header)
+        start = time.perf_counter()
+        streams = [stub.Request(iter(messages)) for stub, messages in zip(self._stubs, outgoing, strict=True)]
+        received, book = self._follow(streams, progress)
+        io = api.Io(PARTIES, engine.runtime_config())
+        outputs = {}
+        for output in model.outputs:
+            shares = [share_of([piece for piece in of_party if piece.name == output]) for of_party in received]
+            outputs[output] = io.reconstruct(shares)
+        return Answer(outputs, book.report(time.perf_counter() - start))
+
+    def _follow(
+        self, streams: list, progress: Progress | None
+    ) -> tuple[tuple[list[engine_pb.SharePiece], ...], CostBook]:
+        """Read the three answers as they come; when one fails, end the others."""
+        events: queue.SimpleQueue = queue.SimpleQueue()
+        for rank, stream in enumerate(streams):
+            threading.Thread(target=_forward, args=(rank, stream, events), daemon=True).start()
+        received: tuple[list[engine_pb.SharePiece], ...] = ([], [], [])
+        book, running = CostBook(), PARTIES
+        try:
+            while running:
+                rank, event = events.get()
+                if event is None:
+                    running -= 1
+                elif isinstance(event, grpc.RpcError):
+                    raise self._failure(rank, event)
+                elif event.HasField("output"):
+                    received[rank].append(event.output)
+                elif event.HasField("progress"):
+                    step = event.progress
+                    book_call(book, rank, step.label, step.done)
+                    if rank == 0 and progress is not None:
+                        progress(step.done.index + 1, step.total, step.label)
+                elif progress is not None:
+                    progress(0, 0, f"waiting, {event.waiting} before this one")
+        finally:
+            for stream in streams:
+                stream.cancel()
+        return received, book
+
+    def _agreed(self) -> tuple[str, dict[str, pb.Model]]:
+        """What the three parties have alike, and the models that all three have."""
+        first, *others = descriptions = self.descriptions()
+        for rank, description in enumerate(descriptions):
+            if description.rank != rank:
+                raise CipherDMError(
+                    f"party {description.rank} answers in the place of party {rank}: see [cluster] parties."
+                )
+        for field in ("cipherdm_version", "spu_version", "configuration"):
+            found = [getattr(description, field) for description in descriptions]
+            if len(set(found)) > 1:
+                what = field.replace("_version", "").replace("configuration", "a configuration")
+                raise CipherDMError(
+                    f"the parties do not agree: they have {what} {', '.join(found)}. "
+                    "Give them the same versions and, but for [identity] and [party], the same file."
+                )
+        agreement = agreement_of(first.cipherdm_version, first.spu_version, first.configuration)
+        digests = [{model.name: model.digest for model in other.models} for other in others]
+        models = {m.name: m for m in first.models if all(of.get(m.name) == m.digest for of in digests)}
+        return agreement, models
+
+    def _describe(self, rank: int) -> grpc.Future:
+        return self._call(rank, "Describe", pb.DescribeRequest())
+
+    def _call(self, rank: int, method: str, request: object) -> grpc.Future:
+        """A call that takes no work, and so has to be answered soon."""
+        return getattr(self._stubs[rank], method).future(
+            request, timeout=self._config.timeouts.connect, wait_for_ready=True
+        )
+
+    def _all(self, calls: list[grpc.Future]) -> list:
+        try:
+            return gather(calls)
+        except PartyError as failure:
+            raise self._failure(failure.rank, failure.error) from None
+
+    def _failure(self, rank: int, error: grpc.RpcError) -> CipherDMError:
+        """The error to raise for a party's."""
+        code, who = error.code(), f"party {rank} at {self._config.parties[rank]}"
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            return CipherDMError(
+                f"{who} is gone, does not answer, or does not accept our certificate ({error.details()}). "
+                "Try again when it is back."
+            )
+        if code == grpc.StatusCode.CANCELLED:
+            return CipherDMError(
+                f"{who} ended the call, as it does when an upload takes longer than [timeouts] upload."
+            )
+        if code == grpc.StatusCode.PERMISSION_DENIED:
+            return CipherDMError(f"{who} denies permission: {error.details()}.")
+        details = error.details().rstrip(".")
+        return CipherDMError((details if details.startswith("party") else f"{who}: {details}") + ".")
+
+
+def _shared(
+    model: pb.Model, inputs: Mapping[str, np.ndarray], engine: EngineConfig, header: pb.RequestHeader
+) -> tuple[list[pb.RequestPiece], ...]:
+    """The messages to each party: the header, and its shares of the inputs."""
+    wanted = {item.name: spec_of(item) for item in model.inputs}
+    wrong = sorted(set(inputs) ^ set(wanted))
+    if wrong:
+        what = "lacks the input" if wrong[0] in wanted else "has no input"
+        raise CipherDMError(f"{model.name} {what} {wrong[0]!r}; it takes {', '.join(wanted) or 'none'}.")
+    io = api.Io(PARTIES, engine.runtime_config())
+    outgoing: tuple[list[pb.RequestPiece], ...] = tuple([pb.RequestPiece(header=header)] for _ in range(PARTIES))
+    for name, spec in wanted.items():
+        array = checked_array(name, inputs[name], engine)
+        if (array.shape, str(array.dtype)) != (spec.shape, spec.dtype):
+            raise CipherDMError(
+                f"{name} is {array.dtype}{list(array.shape)}; {model.name} takes {spec.dtype}{list(spec.shape)}."
+            )
+        shares = io.make_shares(array, libspu.Visibility.VIS_SECRET)
+        for messages, share in zip(outgoing, shares, strict=True):
+            messages += [pb.RequestPiece(share=piece) for piece in pieces("", name, share)]
+    return outgoing
+
+
+def _forward(rank: int, stream: Iterable[pb.RequestEvent], events: queue.SimpleQueue) -> None:
+    try:
+        for event in stream:
+            events.put((rank, event))
+        events.put((rank, None))
+    except grpc.RpcError as error:
+        events.put((rank, error))

@@ -1,0 +1,89 @@
+"""Who may call what: one table, looked up before any handler runs. What is not in the table is denied."""
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any
+
+import grpc
+
+from ..engine.config import PARTIES
+from .config import RoleNames
+
+PARTY_NAMES = tuple(f"party{rank}" for rank in range(PARTIES))
+
+
+class Role(Enum):
+    """What the holder of a certificate is. Party 0 is also the one that schedules runs."""
+
+    SCHEDULER = "scheduler"
+    PARTY = "party"
+    OWNER = "model owner"
+    CLIENT = "client"
+    OPERATOR = "operator"
+
+
+_EVERYONE = frozenset(Role)
+ALLOWED: Mapping[str, frozenset[Role]] = {
+    "/cipherdm.hosts.Host/Describe": _EVERYONE,
+    "/cipherdm.hosts.Host/Status": frozenset({Role.OPERATOR, Role.PARTY}),
+    "/cipherdm.hosts.Host/Register": frozenset({Role.OWNER}),
+    "/cipherdm.hosts.Host/Publish": frozenset({Role.OWNER}),
+    "/cipherdm.hosts.Host/Remove": frozenset({Role.OWNER}),
+    "/cipherdm.hosts.Host/Request": frozenset({Role.CLIENT}),
+    "/cipherdm.hosts.Host/Slot": frozenset({Role.SCHEDULER}),
+    "/cipherdm.hosts.Host/Start": frozenset({Role.SCHEDULER}),
+}
+"""The roles that may call each method. Within a method an owner reaches its own models only, and a client its own run only."""
+
+
+def roles_of(name: str, names: RoleNames) -> frozenset[Role]:
+    """The roles of a common name; none for a name that the configuration does not have."""
+    if name in PARTY_NAMES:
+        return frozenset({Role.PARTY, Role.SCHEDULER} if name == PARTY_NAMES[0] else {Role.PARTY})
+    members = {Role.OWNER: names.owners, Role.CLIENT: names.clients, Role.OPERATOR: names.operators}
+    return frozenset(role for role, listed in members.items() if name in listed)
+
+
+def caller_name(context: grpc.ServicerContext) -> str:
+    """The common name of the caller's certificate; empty if it has none, or several."""
+    names = context.auth_context().get("x509_common_name", [])
+    return names[0].decode(errors="replace") if len(names) == 1 else ""
+
+
+class RoleCheck(grpc.ServerInterceptor):
+    """Ends a call with PERMISSION_DENIED, before its handler runs, unless `ALLOWED` has a role of its caller.
+
+    Args:
+        names: who has which role.
+        denied: told of each call that was denied, as `denied(caller, method)`.
+    """
+
+    def __init__(self, names: RoleNames, denied: Callable[[str, str], None]):
+        self._names, self._denied = names, denied
+
+    def intercept_service(self, continuation, handler_call_details):
+        method = handler_call_details.method
+        handler = continuation(handler_call_details) if method in ALLOWED else None
+        if handler is None:
+            return grpc.stream_stream_rpc_method_handler(lambda _, context: self._check(context, method))
+        kind = ("stream_" if handler.request_streaming else "unary_") + (
+            "stream" if handler.response_streaming else "unary"
+        )
+        behaviour = getattr(handler, kind)
+
+        def checked(request: Any, context: grpc.ServicerContext) -> Any:
+            self._check(context, method)
+            return behaviour(request, context)
+
+        return handler._replace(**{kind: checked})
+
+    def _check(self, context: grpc.ServicerContext, method: str) -> None:
+        caller = caller_name(context)
+        roles = roles_of(caller, self._names)
+        if not roles & ALLOWED.get(method, frozenset()):
+            self._denied(caller, method)
+            known = " or ".join(sorted(role.value for role in roles)) or "nobody that this party knows"
+            context.abort(
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"{caller or 'a certificate without a name'} is {known} and may not call {method.rpartition('/')[2]}",
+            )

@@ -1,0 +1,168 @@
+"""What a party's host does for its callers; see host.proto. Roles have been checked before any of this runs (`roles`)."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import grpc
+
+from ..errors import CipherDMError
+from . import host_pb2 as pb
+from .config import HostConfig
+from .errors import Cancelled, Refused, TooMuch
+from .host_pb2_grpc import HostServicer
+from .log import EventLog
+from .requests import Requests
+from .roles import caller_name
+from .store import ModelStore, StoredModel
+from .worker import Slots, memory_of
+
+
+class HostService(HostServicer):
+    """One party.
+
+    Args:
+        host: its configuration.
+        folder: for sockets and logs of its processes.
+        log: where events go.
+    """
+
+    def __init__(self, host: HostConfig, folder: Path, log: EventLog):
+        self._host, self._log = host, log
+        self._started = time.monotonic()
+        self._versions = metadata.version("cipherdm"), metadata.version("spu")
+        self._store = ModelStore(host.state, host.limits)
+        self._slots = Slots(host, folder)
+        self._requests = Requests(host, agreement_of(*self._versions, host.agreement), self._store, self._slots)
+        self._done = self._failed = 0
+
+    def close(self) -> None:
+        """End all processes and connections."""
+        self._slots.close()
+        self._requests.close()
+
+    def Describe(self, request, context):
+        cipherdm, spu = self._versions
+        return pb.Description(
+            rank=self._host.rank,
+            cipherdm_version=cipherdm,
+            spu_version=spu,
+            configuration=self._host.agreement,
+            models=[_description(model) for model in self._store.all()],
+        )
+
+    def Status(self, request, context):
+        return pb.HostStatus(
+            uptime_seconds=time.monotonic() - self._started,
+            memory_bytes=memory_of(),
+            requests=len(self._requests),
+            processes=self._slots.states(),
+            done=self._done,
+            failed=self._failed,
+            last_error=self._log.last_error,
+            last_error_time=self._log.last_error_time,
+        )
+
+    def Register(self, request_iterator, context):
+        owner = caller_name(context)
+        timer = self._upload_timer(context)
+        with self._reported(context, "registration refused", caller=owner):
+            try:
+                first = next(request_iterator, pb.RegisterPiece())
+                if first.WhichOneof("piece") != "manifest":
+                    raise CipherDMError("a registration begins with a manifest.")
+                if first.manifest.ByteSize() > self._host.limits.model_bytes:
+                    raise TooMuch(f"the programs are larger than {self._host.limits.model_bytes} bytes, the limit")
+                self._store.stage(owner, first.manifest, (piece.share for piece in request_iterator))
+            finally:
+                timer.cancel()
+            self._log("model uploaded", caller=owner, model=first.manifest.name)
+        return pb.Empty()
+
+    def Publish(self, request, context):
+        owner = caller_name(context)
+        with self._reported(context, "publication refused", caller=owner, model=request.name):
+            self._store.publish(owner, request.name, request.registration)
+            self._log("model published", caller=owner, model=request.name, registration=request.registration)
+        return pb.Empty()
+
+    def Remove(self, request, context):
+        owner = caller_name(context)
+        with self._reported(context, "removal refused", caller=owner, model=request.name):
+            self._store.remove(owner, request.name)
+            self._log("model removed", caller=owner, model=request.name)
+        return pb.Empty()
+
+    def Request(self, request_iterator, context):
+        client, begin = caller_name(context), time.monotonic()
+        timer = self._upload_timer(context)
+        try:
+            header = next(request_iterator, pb.RequestPiece()).header
+            about = {"caller": client, "run": header.run, "model": header.model}
+            with self._reported(context, "run failed", **about):
+                self._log("run asked for", **about)
+                yield from self._requests.serve(client, header, request_iterator, context.add_callback, timer.cancel)
+        except BaseException:
+            self._failed += 1
+            raise
+        finally:
+            timer.cancel()
+        self._done += 1
+        self._log("run done", seconds=round(time.monotonic() - begin, 3), **about)
+
+    def Slot(self, request, context):
+        with self._reported(context, "run refused", slot=request.slot):
+            return pb.SlotState(generation=self._requests.generation(request.slot, request.agreement))
+
+    def Start(self, request, context):
+        with self._reported(context, "run not started", run=request.run, slot=request.slot):
+            self._requests.start(request, context.is_active)
+        return pb.Empty()
+
+    def denied(self, caller: str, method: str) -> None:
+        """Log a call that the table of roles does not allow."""
+        self._log("call denied", level="warning", caller=caller, method=method.rpartition("/")[2])
+
+    def _upload_timer(self, context: grpc.ServicerContext) -> threading.Timer:
+        """Ends the call if nobody cancels the timer before the time for an upload is over."""
+        timer = threading.Timer(self._host.caller.timeouts.upload, context.cancel)
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    @contextmanager
+    def _reported(self, context: grpc.ServicerContext, event: str, **about: str | int) -> Iterator[None]:
+        """Log an error of ours, and end the call with its status."""
+        try:
+            yield
+        except Cancelled as error:
+            self._log(event, level="warning", reason=str(error), **about)
+            context.abort(error.code, str(error))
+        except CipherDMError as error:
+            code = error.code if isinstance(error, Refused) else grpc.StatusCode.INVALID_ARGUMENT
+            self._log(event, level="error", reason=str(error), **about)
+            context.abort(code, str(error))
+
+
+def agreement_of(cipherdm_version: str, spu_version: str, configuration: str) -> str:
+    """What must be alike at all three parties before anything runs."""
+    return f"{cipherdm_version}/{spu_version}/{configuration}"
+
+
+def _description(model: StoredModel) -> pb.Model:
+    manifest = model.manifest
+    return pb.Model(
+        name=manifest.name,
+        owner=model.owner,
+        registration=manifest.registration,
+        digest=model.digest,
+        fraction_bits=manifest.fraction_bits,
+        exp=manifest.exp,
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        about=manifest.about,
+        calls=len(manifest.calls),
+    )

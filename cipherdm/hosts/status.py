@@ -1,0 +1,70 @@
+"""What `cipherdm status` shows: a row for each party, the models, and what is not as it should be."""
+
+from collections.abc import Sequence
+
+from ..errors import CipherDMError
+from . import host_pb2 as pb
+
+State = tuple[pb.Description, pb.HostStatus] | CipherDMError
+
+
+def report(states: Sequence[State]) -> tuple[str, bool]:
+    """The text for the three parties' states, by rank, and whether all answer and agree."""
+    lines = [_row("party", "cipherdm", "spu", "configuration", "up", "in hand", "done", "failed", "memory")]
+    problems = []
+    for rank, state in enumerate(states):
+        if isinstance(state, CipherDMError):
+            lines.append(f"{rank:<6} {state}")
+            problems.append(f"party {rank} does not answer.")
+            continue
+        description, status = state
+        memory = status.memory_bytes + sum(process.memory_bytes for process in status.processes)
+        lines.append(
+            _row(
+                str(description.rank),
+                description.cipherdm_version,
+                description.spu_version,
+                description.configuration,
+                _duration(status.uptime_seconds),
+                str(status.requests),
+                str(status.done),
+                str(status.failed),
+                f"{memory / 2**20:.0f} MiB",
+            )
+        )
+    answered = [state for state in states if not isinstance(state, CipherDMError)]
+    if len({(d.cipherdm_version, d.spu_version, d.configuration) for d, _ in answered}) > 1:
+        problems.append("versions or configurations differ; nothing runs until they agree.")
+    lines += ["", *_models([description for description, _ in answered], problems)]
+    for description, status in answered:
+        if status.last_error:
+            lines.append(f"Last error of party {description.rank}, {status.last_error_time}: {status.last_error}")
+    lines += [f"Not well: {problem}" for problem in problems]
+    return "\n".join(lines).rstrip(), not problems
+
+
+def _models(descriptions: Sequence[pb.Description], problems: list[str]) -> list[str]:
+    versions: dict[str, set[str]] = {}
+    holders: dict[str, int] = {}
+    owners: dict[str, str] = {}
+    for description in descriptions:
+        for model in description.models:
+            versions.setdefault(model.name, set()).add(model.digest)
+            holders[model.name] = holders.get(model.name, 0) + 1
+            owners[model.name] = model.owner
+    for name in sorted(versions):
+        if len(versions[name]) > 1 or holders[name] < len(descriptions):
+            problems.append(f"the model {name} is not the same at all parties; its owner registers it again.")
+    return [f"Model {name}, of {owners[name]}" for name in sorted(versions)] or ["No models are registered."]
+
+
+def _row(*cells: str) -> str:
+    widths = (6, 9, 7, 17, 9, 8, 6, 7, 9)
+    return " ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"

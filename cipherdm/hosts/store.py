@@ -1,0 +1,203 @@
+"""The registered models of a party, on its disk: manifests, and this party's shares of the owners' values.
+
+    models/REGISTRATION/manifest   the manifest (protobuf)
+    models/REGISTRATION/shares     the shares, each piece after its length
+    published/NAME.json            which registration a name stands for, and whose it is
+
+A registration is written whole before a name stands for it, and what no name stands for is deleted.
+"""
+
+import json
+import os
+import shutil
+import struct
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from google.protobuf.message import DecodeError
+
+from ..engine import party_pb2 as engine_pb
+from ..errors import CipherDMError
+from ..files import replacing
+from . import host_pb2 as pb
+from .config import Limits
+from .errors import Forbidden, TooMuch
+from .manifest import check_manifest, check_share, digest_of
+
+_LENGTH = struct.Struct("<Q")
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model that clients can ask for.
+
+    Attributes:
+        owner: the common name of whoever registered it.
+        manifest: see host.proto.
+        digest: of the manifest.
+        folder: where its files are.
+    """
+
+    owner: str
+    manifest: pb.Manifest
+    digest: str
+    folder: Path
+
+    def pieces(self) -> Iterator[engine_pb.SharePiece]:
+        """This party's shares of the owner's values."""
+        with (self.folder / "shares").open("rb") as file:
+            while head := file.read(_LENGTH.size):
+                piece = engine_pb.SharePiece()
+                piece.ParseFromString(file.read(_LENGTH.unpack(head)[0]))
+                yield piece
+
+
+class ModelStore:
+    """All models of a party.
+
+    Args:
+        folder: where they are; made if it is not there, for this user only.
+        limits: what owners may take up.
+    """
+
+    def __init__(self, folder: Path, limits: Limits):
+        self._models, self._published = folder / "models", folder / "published"
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._staged: dict[str, StoredModel] = {}  # by registration
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.chmod(0o700)
+            for part in (self._models, self._published):
+                part.mkdir(exist_ok=True)
+        except OSError as error:
+            raise CipherDMError(f"cannot use the folder {folder}: {error.strerror}.") from None
+        self._current = {path.stem: self._load(path) for path in sorted(self._published.glob("*.json"))}
+        self._clean()
+
+    def all(self) -> list[StoredModel]:
+        """The published models, by name."""
+        with self._lock:
+            return [self._current[name] for name in sorted(self._current)]
+
+    def get(self, name: str) -> StoredModel | None:
+        """The published model of this name, if there is one."""
+        with self._lock:
+            return self._current.get(name)
+
+    def stage(self, owner: str, manifest: pb.Manifest, pieces: Iterator[engine_pb.SharePiece]) -> None:
+        """Take an owner's upload in. Nobody sees it before `publish`; if anything goes wrong nothing is left of it.
+
+        Raises:
+            Forbidden: the name belongs to another owner.
+            TooMuch: the model is larger than allowed, the owner has too many, or the disk is full.
+            CipherDMError: the manifest or a share is wrong.
+        """
+        check_manifest(manifest)
+        with self._lock:
+            self._check_owner(owner, manifest.name)
+            others = [m for m in self._current.values() if m.owner == owner and m.manifest.name != manifest.name]
+            if len(others) >= self._limits.models:
+                raise TooMuch(f"{owner} has {len(others)} models already, which is the limit; remove one.")
+            if manifest.registration in self._staged or (self._models / manifest.registration).exists():
+                raise CipherDMError("this registration was used before; upload with a new one.")
+            # An owner who begins again does not need what an upload before has left.
+            for other in [m for m in self._staged.values() if (m.owner, m.manifest.name) == (owner, manifest.name)]:
+                self._drop(other)
+        model = StoredModel(owner, manifest, digest_of(manifest), self._models / manifest.registration)
+        try:
+            model.folder.mkdir(mode=0o700)
+            with (model.folder / "shares").open("wb") as file:
+                self._write_shares(file, model, pieces)
+                file.flush()
+                os.fsync(file.fileno())
+            (model.folder / "manifest").write_bytes(manifest.SerializeToString())
+        except OSError as error:
+            shutil.rmtree(model.folder, ignore_errors=True)
+            raise TooMuch(f"the model cannot be stored: {error.strerror}.") from None
+        except BaseException:
+            shutil.rmtree(model.folder, ignore_errors=True)
+            raise
+        with self._lock:
+            self._staged[manifest.registration] = model
+
+    def publish(self, owner: str, name: str, registration: str) -> None:
+        """Let a name stand for what was staged; what it stood for before is deleted.
+
+        Raises:
+            Forbidden: the name, or what was staged, belongs to another owner.
+            TooMuch: the disk is full.
+            CipherDMError: there is no such upload.
+        """
+        with self._lock:
+            self._check_owner(owner, name)
+            model = self._staged.get(registration)
+            if model is None or (model.owner, model.manifest.name) != (owner, name):
+                raise CipherDMError(f"there is no upload of {name!r} to publish; register it again.")
+            try:
+                with replacing(self._published / f"{name}.json") as temporary:
+                    temporary.write_text(json.dumps({"owner": owner, "registration": registration}))
+            except OSError as error:
+                raise TooMuch(f"the model cannot be published: {error.strerror}.") from None
+            del self._staged[registration]
+            before, self._current[name] = self._current.get(name), model
+        if before is not None:
+            shutil.rmtree(before.folder, ignore_errors=True)
+
+    def remove(self, owner: str, name: str) -> None:
+        """Delete a model. Raises Forbidden if it is another owner's, CipherDMError if there is none."""
+        with self._lock:
+            self._check_owner(owner, name)
+            model = self._current.pop(name, None)
+            if model is None:
+                raise CipherDMError(f"there is no model {name!r}.")
+            (self._published / f"{name}.json").unlink(missing_ok=True)
+        shutil.rmtree(model.folder, ignore_errors=True)
+
+    def _write_shares(self, file: BinaryIO, model: StoredModel, pieces: Iterator[engine_pb.SharePiece]) -> None:
+        declared = {item.name: item for item in model.manifest.values}
+        expected: dict[str, int] = {}  # pieces still to come, by name
+        size = model.manifest.ByteSize()
+        for piece in pieces:
+            if piece.name not in declared:
+                raise CipherDMError(f"{piece.name!r} is not among the model's values, or came twice.")
+            check_share(piece, declared[piece.name])
+            data = piece.SerializeToString()
+            size += len(data)
+            if size > self._limits.model_bytes:
+                raise TooMuch(f"the model is larger than {self._limits.model_bytes} bytes, which is the limit.")
+            file.write(_LENGTH.pack(len(data)))
+            file.write(data)
+            left = expected.get(piece.name, max(piece.chunk_count, 1)) - 1
+            expected[piece.name] = left
+            if left == 0:
+                del declared[piece.name]
+        if declared:
+            raise CipherDMError(f"the shares of {next(iter(declared))!r} are missing or incomplete.")
+
+    def _check_owner(self, owner: str, name: str) -> None:
+        model = self._current.get(name)
+        if model is not None and model.owner != owner:
+            raise Forbidden(f"the model {name!r} belongs to another owner.")
+
+    def _load(self, path: Path) -> StoredModel:
+        try:
+            entry = json.loads(path.read_text())
+            folder = self._models / entry["registration"]
+            manifest = pb.Manifest.FromString((folder / "manifest").read_bytes())
+            return StoredModel(entry["owner"], manifest, digest_of(manifest), folder)
+        except (OSError, ValueError, KeyError, DecodeError) as error:
+            raise CipherDMError(f"the model that {path} names cannot be read ({error}); remove that file.") from None
+
+    def _clean(self) -> None:
+        kept = {model.folder for model in self._current.values()}
+        for folder in self._models.iterdir():
+            if folder not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _drop(self, model: StoredModel) -> None:
+        del self._staged[model.manifest.registration]
+        shutil.rmtree(model.folder, ignore_errors=True)

@@ -1,0 +1,103 @@
+"""Certificates and TOML files for a trial: all roles, on one machine or several.
+
+Whoever makes them holds all private keys for a moment, and could act as any role. In earnest every organisation makes its own
+key and has it signed; DEPLOYING.md says how.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..engine.certificates import make_certificates
+from ..engine.config import PARTIES, Certificates
+from ..errors import CipherDMError
+from ..files import replacing
+from .config import Limits, Timeouts
+from .roles import PARTY_NAMES
+
+OWNER, CLIENT, OPERATOR = "owner", "client", "operator"
+
+
+def make_trial(
+    folder: Path,
+    *,
+    hosts: Sequence[str] = ("127.0.0.1",),
+    port: int = 9300,
+    clients: Sequence[str] = (CLIENT,),
+    timeouts: Timeouts = Timeouts(),  # noqa: B008 (a frozen value)
+    limits: Limits = Limits(),  # noqa: B008
+    days: int = 7,
+) -> dict[str, Path]:
+    """Make two authorities, a certificate for each role, and a TOML file for each; return the files by role.
+
+    Args:
+        folder: where; it must not have such files yet, because parties that run with them would stop working.
+        hosts: the parties' addresses by rank, or one for all three.
+        port: of party 0; the others and the parties' links use the ones after it.
+        clients: common names of the clients.
+        timeouts, limits: what goes into the files.
+        days: how long the certificates are valid.
+
+    Raises:
+        CipherDMError: names, addresses or ports do not fit, or there are such files.
+    """
+    roles = (*PARTY_NAMES, OWNER, *clients, OPERATOR)
+    hosts = tuple(hosts) * (PARTIES if len(hosts) == 1 else 1)
+    if len(hosts) != PARTIES:
+        raise CipherDMError(f"there are three parties, and {len(hosts)} addresses; give one for all, or one each.")
+    if len(set(roles)) != len(roles):
+        raise CipherDMError(f"two roles have the same name among {', '.join(roles)}; name clients differently.")
+    parties, links = _addresses(hosts, port, limits.runs)
+    if any((folder / f"{role}.toml").exists() for role in roles):
+        raise CipherDMError(f"{folder} has such files already; choose another folder, or delete it.")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    names = ("localhost", *dict.fromkeys(hosts))
+    identities = make_certificates(folder, names, days, roles)
+    link_identities = make_certificates(folder / "links", names, days, PARTY_NAMES)
+    common = _common(parties, links, timeouts, limits, clients)
+    files = {}
+    for role in roles:
+        text = common + _section("identity", _paths(folder, identities[role]))
+        if role in PARTY_NAMES:
+            link = {f"link_{name}": path for name, path in _paths(folder, link_identities[role]).items()}
+            about = {"rank": PARTY_NAMES.index(role), "state": f"{role}-state"}
+            text += _section("party", about | link)
+        files[role] = folder / f"{role}.toml"
+        with replacing(files[role]) as temporary:
+            temporary.write_text(text)
+    return files
+
+
+def _addresses(hosts: Sequence[str], port: int, runs: int) -> tuple[list[str], list[str]]:
+    """Where callers reach the parties, and where parties reach each other: `runs` ports each."""
+    last = port + PARTIES * (1 + runs) - 1
+    if not 0 < port <= last < 65536:
+        raise CipherDMError(f"a trial needs the ports {port} to {last}; choose port so that all are from 1 to 65535.")
+    parties = [f"{host}:{port + rank}" for rank, host in enumerate(hosts)]
+    links = [f"{host}:{port + PARTIES + rank * runs}" for rank, host in enumerate(hosts)]
+    return parties, links
+
+
+def _common(parties: list[str], links: list[str], timeouts: Timeouts, limits: Limits, clients: Sequence[str]) -> str:
+    text = "# The sections up to [identity] are the same at all three parties.\n"
+    text += _section("cluster", {"parties": parties, "links": links, "protocol": "ABY3", "ring_bits": 64})
+    text += _section("timeouts", vars(timeouts))
+    text += _section("limits", vars(limits))
+    return text + _section("roles", {"owners": [OWNER], "clients": list(clients), "operators": [OPERATOR]})
+
+
+def _section(name: str, fields: dict) -> str:
+    return f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in fields.items()) + "\n"
+
+
+def _toml(value: str | int | float | list[str]) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, str):
+        if any(character in value for character in '"\\\n'):
+            raise CipherDMError(f"{value!r} cannot be written to a TOML file; choose a plainer name.")
+        return f'"{value}"'
+    return repr(value)
+
+
+def _paths(folder: Path, certificates: Certificates) -> dict[str, str]:
+    return {name: str(path.relative_to(folder)) for name, path in vars(certificates).items()}

@@ -1,0 +1,213 @@
+"""The process in which a party computes one run at a time, and the slots that such processes have.
+
+Every slot has its own process, SPU context and port. So runs cannot mix, SPU's log tells the costs of one run, and a crash
+inside SPU ends one run. A process computes run after run, each with a new SPU runtime. When anything goes wrong in a run its
+process is killed, which frees all that it held; the next run in that slot begins with new ones at all three parties.
+
+The three processes of a slot are connected to each other and belong together: they are of one *generation*, which party 0
+names.
+"""
+
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+
+import grpc
+import psutil
+from spu import libspu
+
+from ..engine import party_pb2 as engine_pb
+from ..engine.config import PartyConfig
+from ..engine.party_pb2_grpc import PartyStub
+from ..engine.process import last_words, start_party, wait_until_ready
+from ..engine.wire import GRPC_OPTIONS
+from . import host_pb2 as pb
+from .config import HostConfig
+from .errors import RunFailed
+from .manifest import engine_of
+from .store import StoredModel
+
+
+class Worker:
+    """A process of one slot and generation.
+
+    Args:
+        host: this party.
+        slot: which port it uses.
+        generation: which processes of the other two it belongs to.
+        folder: for its socket and logs.
+
+    Raises:
+        RunFailed: it does not start.
+    """
+
+    def __init__(self, host: HostConfig, slot: int, generation: str, folder: Path):
+        self.generation = generation
+        self._rank, self._timeouts, self._folder = host.rank, host.caller.timeouts, folder
+        folder.mkdir(mode=0o700, exist_ok=True)
+        socket = folder / "socket"
+        socket.unlink(missing_ok=True)
+        config = PartyConfig(
+            host.rank,
+            f"unix:{socket}",
+            host.links_of_slot(slot),
+            host.link_identity,
+            folder,
+            connect_timeout=self._timeouts.start,
+            receive_timeout=self._timeouts.receive,
+        )
+        self._process = start_party(config, host.threads)
+        if not wait_until_ready(self._process, self._timeouts.start):
+            self.close()
+            raise RunFailed(f"party {host.rank} cannot start a process for a run: {self._last_words()}")
+        credentials = grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
+        self._channel = grpc.secure_channel(config.control, credentials, GRPC_OPTIONS)
+        self._stub = PartyStub(self._channel)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there."""
+        return self._process.poll() is None
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the process holds now; 0 if it is gone."""
+        return memory_of(self._process.pid)
+
+    def kill(self) -> None:
+        """End the process at once, whatever it does. Safe to call twice, and from another thread than the run's."""
+        try:
+            self._process.kill()
+        except ProcessLookupError:
+            pass
+
+    def close(self) -> None:
+        """End the process and wait until it is gone and its port is free."""
+        self.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass
+        if hasattr(self, "_channel"):
+            self._channel.close()
+
+    def compute(
+        self, run: str, model: StoredModel, inputs: Iterable[engine_pb.SharePiece]
+    ) -> Iterator[engine_pb.CallDone | list[engine_pb.SharePiece]]:
+        """Walk a model's plan on a client's inputs: what each call cost, and in the end this party's shares of the outputs.
+
+        Raises:
+            RunFailed: SPU failed, the process ended, or another party is gone.
+        """
+        manifest = model.manifest
+        try:
+            config = engine_of(manifest).runtime_config()
+            config.enable_type_checker = True  # or a program could declare a secret public, see `programs`
+            opened = engine_pb.OpenRequest(session=run, runtime_config=config.SerializeToString())
+            self._stub.Open(opened, timeout=self._timeouts.start + 2)
+            self._stub.Store(_of_session(run, chain(model.pieces(), inputs)))
+            for code in manifest.programs:
+                executable = libspu.Executable(code.name, [], [], code.text).SerializeToString()
+                self._stub.AddProgram(engine_pb.Program(session=run, id=code.id, executable=executable))
+            yield from self._stub.Run(engine_pb.Plan(session=run, calls=manifest.calls))
+            outputs = list(self._stub.Fetch(engine_pb.FetchRequest(session=run, names=manifest.outputs)))
+            self._stub.Close(engine_pb.CloseRequest(session=run))
+            yield outputs
+        except grpc.RpcError as error:
+            raise RunFailed(self._what_happened(error)) from None
+
+    def _what_happened(self, error: grpc.RpcError) -> str:
+        try:
+            # If it is the process that is gone, it is so at once.
+            code = self._process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            return f"party {self._rank}: {error.details()}"
+        cause = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        return f"party {self._rank}: the process of this run {cause}. {self._last_words()}".strip()
+
+    def _last_words(self) -> str:
+        return last_words(self._folder, self._rank)
+
+
+class Slots:
+    """The processes of all slots of a party.
+
+    Args:
+        host: this party.
+        folder: where each has a folder of its own.
+    """
+
+    def __init__(self, host: HostConfig, folder: Path):
+        self._host, self._folder = host, folder
+        self._workers: list[Worker | None] = [None] * host.limits.runs
+        self._locks = [threading.Lock() for _ in self._workers]
+
+    def generation(self, slot: int) -> str:
+        """Of the process that is there and well; empty if there is none."""
+        worker = self._workers[slot]
+        return worker.generation if worker is not None and worker.alive else ""
+
+    def states(self) -> list[pb.Process]:
+        """Memory of each process that there is, and whether a run has it."""
+        return [
+            pb.Process(slot=slot, memory_bytes=worker.memory, busy=self._locks[slot].locked())
+            for slot, worker in enumerate(self._workers)
+            if worker is not None and worker.alive
+        ]
+
+    @contextmanager
+    def use(self, slot: int, generation: str, fresh: bool) -> Iterator[Worker]:
+        """Have a slot to oneself. Leaving the block by an exception kills the process.
+
+        Args:
+            slot: which.
+            generation: what its process must be of.
+            fresh: whether to start that generation here.
+
+        Raises:
+            RunFailed: the slot is not free in time, or its process is of another generation, or does not start.
+        """
+        if not self._locks[slot].acquire(timeout=self._host.caller.timeouts.connect):
+            raise RunFailed(f"party {self._host.rank} is still at another run in slot {slot}; try again.")
+        try:
+            if fresh:
+                self._end(slot)
+                self._workers[slot] = Worker(self._host, slot, generation, self._folder / f"slot{slot}")
+            elif self.generation(slot) != generation:
+                raise RunFailed(f"party {self._host.rank} has lost its process of slot {slot}; try again.")
+            try:
+                yield self._workers[slot]
+            except BaseException:
+                self._end(slot)
+                raise
+        finally:
+            self._locks[slot].release()
+
+    def close(self) -> None:
+        """End all processes."""
+        for slot in range(len(self._workers)):
+            self._end(slot)
+
+    def _end(self, slot: int) -> None:
+        worker, self._workers[slot] = self._workers[slot], None
+        if worker is not None:
+            worker.close()
+
+
+def memory_of(pid: int | None = None) -> int:
+    """Bytes that a process, this one by default, holds now; 0 if it is gone."""
+    try:
+        return psutil.Process(pid).memory_info().rss
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def _of_session(session: str, pieces: Iterable[engine_pb.SharePiece]) -> Iterator[engine_pb.SharePiece]:
+    for piece in pieces:
+        piece.session = session
+        yield piece
