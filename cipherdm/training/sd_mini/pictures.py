@@ -11,6 +11,8 @@ from ...datasets import Digits
 from .captions import COLOURS, PLACES, Caption
 
 SIZE = 32  # pixels, height and width
+MNIST_SIZE = 28
+MASS = 14.5  # where MNIST has a digit's centre of mass, in pixels from the upper left corner: the middle of pixel 14
 SCALES = {"small": 0.75, "large": 1.15}  # of MNIST's digits, which are about 20 pixels high
 _SPREAD = 0.05  # the scale varies by this share,
 _JITTER = 1.0  # and the place by so many pixels each way
@@ -71,14 +73,13 @@ def _place(caption: Caption, generator: np.random.Generator) -> str:
 
 
 def placed(ink: torch.Tensor, scales: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
-    """ink [B, 1, 28, 28], scaled by `scales` [B], its middle moved by `shifts` [B, 2] (right, down): [B, 1, 32, 32].
+    """ink [B, 1, 28, 28], scaled by `scales` [B], its mass `shifts` [B, 2] right and down of the middle: [B, 1, 32, 32].
 
     Twice as many points as pixels are read, and averaged, so that no stroke of a small digit falls between two.
     """
     points = (torch.arange(2 * SIZE) + 0.5) / 2 - SIZE / 2  # from the middle, in pixels
-    positions = (
-        (points - shifts[:, :, None]) / scales[:, None, None] / (ink.shape[-1] / 2)
-    )  # -1 to 1 across the digit's image
+    positions = (points - shifts[:, :, None]) / scales[:, None, None] + MASS - MNIST_SIZE / 2
+    positions = positions / (MNIST_SIZE / 2)  # -1 to 1 across the digit's image
     right, down = positions[:, 0], positions[:, 1]
     grid = torch.stack([right[:, None, :].expand(-1, 2 * SIZE, -1), down[:, :, None].expand(-1, -1, 2 * SIZE)], dim=-1)
     return functional.avg_pool2d(functional.grid_sample(ink, grid, align_corners=False), 2)

@@ -10,12 +10,11 @@ from torch.nn import functional
 from ...classifier import LeNet, classify, load_classifier
 from ...errors import CipherDMError
 from .captions import COLOURS, PLACES, Caption
-from .pictures import SCALES, SIZE, rgb, shift
+from .pictures import MASS, MNIST_SIZE, SCALES, SIZE, rgb, shift
 
 _LARGE = 19  # pixels of the longer side from which on a digit is large: small ones have about 15, large ones about 23
 _FAINT = 0.5  # of the darkest ink: what is less is not part of the digit's box
 _LEAST_INK = 6.0  # pixels' worth of ink, below which there is no digit
-_MNIST_SIZE = 28
 
 
 @dataclass(frozen=True)
@@ -94,10 +93,10 @@ def middle_of(ink: torch.Tensor) -> torch.Tensor:
 
 def as_mnist(ink: torch.Tensor, middle: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """Ink [N, 32, 32] as MNIST has its digits: [N, 1, 28, 28] in [-1, 1], its mass centred and `scales` [N] undone."""
-    points = torch.arange(_MNIST_SIZE) + 0.5 - _MNIST_SIZE / 2
+    points = torch.arange(MNIST_SIZE) + 0.5 - MASS
     positions = middle[:, :, None] + points * scales[:, None, None]  # [N, 2, 28]: right and down, from the middle
     right, down = (positions / (SIZE / 2)).unbind(1)
-    count = _MNIST_SIZE
+    count = MNIST_SIZE
     grid = torch.stack([right[:, None, :].expand(-1, count, -1), down[:, :, None].expand(-1, -1, count)], dim=-1)
     return 2 * functional.grid_sample(ink[:, None], grid, align_corners=False) - 1
 
