@@ -44,3 +44,16 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def hosts(tmp_path_factory):
+    """Three hosts on this machine with registered models, shared by all tests that do no harm to them: TOML files by role."""
+    from hosting import register_models, small_trial
+
+    from cipherdm.hosts import LoopbackHosts
+
+    files = small_trial(tmp_path_factory.mktemp("hosts") / "trial")
+    with LoopbackHosts(files):
+        register_models(files)
+        yield files
