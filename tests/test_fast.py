@@ -1,6 +1,7 @@
 """The layers of FAST against the direct ones, in plaintext and on three parties."""
 
 from dataclasses import replace
+from functools import partial
 from unittest import mock
 
 import jax
@@ -8,13 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from fast_layers import number, numbers, on_shares
 
-from cipherdm.engine import Call, Plan, Spec, compile_program
 from cipherdm.models.fits import fit_exponential, fit_inverse_root, fit_reciprocal
 from cipherdm.protocols import FAST, direct, fast
-from cipherdm.protocols.fixed import Fixed, decode, encode
+from cipherdm.protocols.fixed import Fixed
 from cipherdm.protocols.knuth import adapt_quartic
-from cipherdm.sampling.sample import engine_for
 from cipherdm.sampling.steps import WEIGHT_BITS
 
 VALUE_BITS = fast.VALUE_BITS
@@ -23,40 +23,8 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @pytest.fixture(scope="module")
 def ring(cluster):
-    """ring(layer, params, *inputs): what a layer makes of secret parameters and inputs on three parties.
-
-    `params` are pairs of an array and its fraction bits, or public numbers.
-    """
-    session = cluster.session(engine_for(FAST))
-
-    def call(layer, params, *inputs):
-        secret = {name: pair for name, pair in params.items() if isinstance(pair, tuple)}
-        widths = [bits for _, bits in secret.values()] + [VALUE_BITS] * len(inputs)
-        arrays = [np.asarray(array) for array, _ in secret.values()] + list(inputs)
-        arrays = [encode(array, bits, ring=True) for array, bits in zip(arrays, widths, strict=True)]
-
-        def entry(*shares):
-            numbers = [Fixed.load(share, bits, ring=True) for share, bits in zip(shares, widths, strict=True)]
-            local = params | dict(zip(secret, numbers[: len(secret)], strict=True))
-            return layer(local, *numbers[len(secret) :]).truncated(VALUE_BITS).store()
-
-        names = tuple(f"x{index}" for index in range(len(arrays)))
-        session.share(dict(zip(names, arrays, strict=True)))
-        program = compile_program(entry, tuple(Spec.of(array) for array in arrays))
-        session.run(Plan((Call(program, names, ("y",), "layer"),)))
-        return decode(session.reveal("y"), VALUE_BITS, ring=True)
-
-    return call
-
-
-def number(values, bits=VALUE_BITS):
-    """Real numbers as a layer gets them in plaintext."""
-    return Fixed.load(jnp.asarray(encode(values, bits, ring=False)), bits, ring=False)
-
-
-def numbers(params):
-    """Pairs of an array and its bits, and public numbers, as a layer gets them in plaintext."""
-    return {name: number(*pair) if isinstance(pair, tuple) else pair for name, pair in params.items()}
+    """ring(layer, params, *inputs): what a layer makes of secret parameters and inputs on three parties."""
+    return partial(on_shares, cluster)
 
 
 def random(*shape, seed=0):

@@ -7,8 +7,8 @@ from ..protocols.fixed import swapaxes
 from .blocks import layer
 
 # Constants in diffusers: neither is taken from the configuration.
-_GROUP_NORM_EPS = 1e-6
-_LAYER_NORM_EPS = 1e-5
+GROUP_NORM_EPS = 1e-6
+LAYER_NORM_EPS = 1e-5
 
 
 def context(params, encoder_hidden_states, *, protocols):
@@ -27,7 +27,7 @@ def transformer_in(params, hidden, *, protocols, groups, linear_projection):
     The projection is a linear layer, or a convolution with a 1 x 1 kernel, which computes the same from a weight of
     another shape.
     """
-    y = protocols.group_norm(layer(params, "norm"), hidden, groups=groups, eps=_GROUP_NORM_EPS)
+    y = protocols.group_norm(layer(params, "norm"), hidden, groups=groups, eps=GROUP_NORM_EPS)
     projection = layer(params, "proj_in")
     if linear_projection:
         return protocols.linear(projection, y.reshape(*y.shape[:2], -1))
@@ -46,7 +46,7 @@ def self_attention(params, tokens, *, protocols, heads):
 def cross_attention(params, tokens, k, v, *, protocols, heads):
     """tokens [B, D, N] plus their attention to the prompt, whose keys and values [B, D, M] `context` computed."""
     y = _normalised(params, "norm2", tokens, protocols)
-    q = protocols.linear(layer(params, "attn2.to_q"), y)
+    (q,) = protocols.projections([layer(params, "attn2.to_q")], y, protocols=protocols)
     return tokens + _attention(params, "attn2", q, k, v, heads, protocols)
 
 
@@ -56,10 +56,9 @@ def feed_forward(params, tokens, *, protocols):
     GEGLU in diffusers.
     """
     y = _normalised(params, "norm3", tokens, protocols)
-    y = protocols.linear(layer(params, "ff.net.0.proj"), y)
-    half = y.shape[1] // 2
-    value, gate = y[:, :half], y[:, half:]
-    return tokens + protocols.linear(layer(params, "ff.net.2"), value * protocols.gelu(gate))
+    projection = layer(params, "ff.net.0.proj")
+    y = protocols.geglu(projection, protocols.linear(projection, y), protocols=protocols)
+    return tokens + protocols.linear(layer(params, "ff.net.2"), y)
 
 
 def transformer_out(params, tokens, hidden, *, protocols, linear_projection):
@@ -71,7 +70,7 @@ def transformer_out(params, tokens, hidden, *, protocols, linear_projection):
 
 
 def _normalised(params, name, tokens, protocols):
-    return protocols.layer_norm(layer(params, name), tokens, eps=_LAYER_NORM_EPS)
+    return protocols.layer_norm(layer(params, name), tokens, eps=LAYER_NORM_EPS)
 
 
 def _attention(params, name, q, k, v, heads, protocols):

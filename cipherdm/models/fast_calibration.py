@@ -99,11 +99,11 @@ class _Recorder:
             if name.endswith((".center", ".typical", ".rstd")):
                 arrays[name] = np.moveaxis(arrays[name], 0, 1)
         for name, scores in self.scores.items():
-            arrays |= {f"{name}.{leaf}": values for leaf, values in _fit_attention(name, scores).items()}
+            arrays |= {f"{name}.{leaf}": values for leaf, values in fit_attention(name, scores).items()}
         return {name: array.astype(np.float32) for name, array in arrays.items()} | self.constants
 
 
-def _fit_attention(name: str, scores: list[np.ndarray]) -> dict[str, np.ndarray]:
+def fit_attention(name: str, scores: list[np.ndarray]) -> dict[str, np.ndarray]:
     """exp, sum and counts of an attention block from its centred scores [rows, N] of each step.
 
     Raises CipherDMError for scores that are too large.

@@ -4,6 +4,7 @@ import numpy as np
 
 from ..errors import CipherDMError
 from ..protocols.fast import (
+    CONSTANT_BITS,
     FEATURE_BITS,
     GAIN_BITS,
     MIXED_BITS,
@@ -19,7 +20,7 @@ from .layout import unet_blocks
 from .prepared import PreparedWeights, time_terms, without_time_blocks
 from .unet import UNet
 
-_ATTENTION_BITS = {
+ATTENTION_BITS = {
     "h": FEATURE_BITS,
     "c": 2 * VALUE_BITS,
     "constant": 2 * VALUE_BITS,
@@ -27,8 +28,6 @@ _ATTENTION_BITS = {
     "r1": 2 * MIXED_BITS,
 }
 _SLOPE_UNIT = 2.0**-SLOPE_BITS
-# Of Knuth's constants a to d: as the sums that they are in have.
-_CONSTANT_BITS = (2 * POWER_BITS, POWER_BITS, 2 * POWER_BITS, 3 * POWER_BITS)
 
 
 def prepare_fast(unet: UNet, timesteps: np.ndarray, *, guarded: bool = False) -> PreparedWeights:
@@ -57,10 +56,15 @@ def prepare_fast(unet: UNet, timesteps: np.ndarray, *, guarded: bool = False) ->
                 _prepare_attention(weights, stored, nearest, block.name, size)
             else:
                 _prepare_linear_attention(weights, block.name, size, int(stored[f"{block.name}.group_norm.pixels"][0]))
+    fill_bias_bits(weights)
+    return weights
+
+
+def fill_bias_bits(weights: PreparedWeights) -> None:
+    """Biases have the bits of the products that they are added to, where nothing else was said."""
     for name in (*weights.constant, *weights.by_step):
         if name.endswith(".bias"):
             weights.bits.setdefault(name, VALUE_BITS + WEIGHT_BITS)
-    return weights
 
 
 def _check_supported(unet: UNet) -> None:
@@ -86,7 +90,7 @@ def _prepare_norm(
     """
     weight, bias = weights.constant.pop(f"{name}.weight"), weights.constant.pop(f"{name}.bias")
     fits = {leaf: stored[f"{name}.{leaf}"][:, nearest].astype(np.float64) for leaf in ("center", "typical", "rstd")}
-    unit = _take_unit(weights, name, np.exp(np.log(fits["typical"]).mean() / 2))
+    unit = take_unit(weights, name, np.exp(np.log(fits["typical"]).mean() / 2))
     p, q = fits["rstd"][..., 0] * unit, fits["rstd"][..., 1] * unit**3
     center, typical = fits["center"] / unit, fits["typical"] / unit**2
     width = len(weight) // groups
@@ -96,7 +100,7 @@ def _prepare_norm(
         scale, offset = 0.5, 0.5
         _set_bits_after(weights, name, 2 * POWER_BITS)
     else:
-        scale, offset = _prepare_activation(weights, stored, nearest, name), 0.0
+        scale, offset = prepare_activation(weights, stored, nearest, name), 0.0
     scale = np.broadcast_to(scale, (len(nearest), len(weight)))
     gain = scale * weight  # [steps, C]
     # The layer sums squares, where a variance is their mean.
@@ -114,7 +118,7 @@ def _prepare_norm(
     return scale, offset
 
 
-def _take_unit(weights: PreparedWeights, name: str, deviation: float) -> float:
+def take_unit(weights: PreparedWeights, name: str, deviation: float) -> float:
     """Divide the input of a residual block's second normalisation by its typical deviation, where it is made; exact.
 
     Nothing else reads it. Other normalisations read the stream between blocks, whose unit stays.
@@ -154,7 +158,7 @@ def _prepare_attention(weights: PreparedWeights, stored: dict, nearest: np.ndarr
     weights.by_step[f"{name}.to_k.bias"] = weights.constant.pop(f"{name}.to_k.bias") - stored[f"{name}.key"][nearest]
     for leaf, values in zip(("r0", "r1"), stored[f"{name}.sum"][nearest].T, strict=True):
         weights.by_step[f"{name}.to_q.{leaf}"] = values
-    weights.bits.update({f"{name}.to_q.{leaf}": bits for leaf, bits in _ATTENTION_BITS.items()})
+    weights.bits.update({f"{name}.to_q.{leaf}": bits for leaf, bits in ATTENTION_BITS.items()})
     weights.bits[f"{name}.to_out.0.bias"] = 3 * MIXED_BITS + WEIGHT_BITS
     for leaf, count in zip(("squarings", "newton"), stored[f"{name}.counts"], strict=True):
         weights.static[f"{name}.to_q.{leaf}"] = int(count)
@@ -169,7 +173,7 @@ def _prepare_linear_attention(weights: PreparedWeights, name: str, size: int, to
     weights.bits[f"{name}.to_out.0.bias"] = POWER_BITS + VALUE_BITS + WEIGHT_BITS
 
 
-def _prepare_activation(weights: PreparedWeights, stored: dict, nearest: np.ndarray, name: str) -> np.ndarray | float:
+def prepare_activation(weights: PreparedWeights, stored: dict, nearest: np.ndarray, name: str) -> np.ndarray | float:
     """Knuth's constants for the activation after a normalisation; returns the scale of its input, [steps, C] or 1."""
     found = [leaf for leaf in ("even", "cubic") if f"{name}.{leaf}" in stored]
     if not found:
@@ -191,8 +195,8 @@ def _prepare_activation(weights: PreparedWeights, stored: dict, nearest: np.ndar
     constants = np.apply_along_axis(adapt_quartic, 2, quartics) * [1, 1, 1, -1]
     for index, letter in enumerate("abcd"):
         weights.by_step[f"{name}.{letter}"] = constants[..., index]
-        weights.bits[f"{name}.{letter}"] = _CONSTANT_BITS[index]
-    _set_bits_after(weights, name, _CONSTANT_BITS[3])
+        weights.bits[f"{name}.{letter}"] = CONSTANT_BITS[index]
+    _set_bits_after(weights, name, CONSTANT_BITS[3])
     return scale
 
 

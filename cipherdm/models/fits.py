@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import expit, softmax
+from scipy.special import expit, ndtr, softmax
+
+from ..protocols.inverse_sqrt import affine_start
 
 # How far an activation's fit reaches beyond the samples, and the share of their range beside.
 _MARGIN, _SHARE = 0.3, 0.15
@@ -35,15 +37,20 @@ def mish(x: np.ndarray) -> np.ndarray:
     return x * np.tanh(np.logaddexp(0, x))
 
 
-def fit_even(samples: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def gelu(x: np.ndarray) -> np.ndarray:
+    """x times the normal distribution function at x."""
+    return x * ndtr(x)
+
+
+def fit_even(samples: np.ndarray, ends: np.ndarray, function: Callable = silu) -> np.ndarray:
     """Fits of x/2 + c0 + c2 x^2 + ... + c8 x^8 to SiLU for each row of samples [C, n]: c0, c2, ..., c8, float64 [C, 5].
 
-    They are right on ends [C, 2] and, being even, on the mirrored range: SiLU(x) - x/2 is even. c8 is negative,
-    as the best one mostly is: it becomes -1 by scaling x.
+    They are right on ends [C, 2] and, being even, on the mirrored range: SiLU(x) - x/2 is even, as it is with GELU. c8 is
+    negative, as the best one mostly is: it becomes -1 by scaling x.
     """
     points, weights, reach = _weighted_points(samples, ends)
     powers = (points / reach)[:, :, None] ** _EVEN
-    return _fits_with_negative_last(powers, silu(points) - points / 2, weights) / reach**_EVEN
+    return _fits_with_negative_last(powers, function(points) - points / 2, weights) / reach**_EVEN
 
 
 def fit_with_cubic(function: Callable, samples: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -104,6 +111,23 @@ def fit_inverse_root(squares: np.ndarray, variances: np.ndarray) -> np.ndarray:
     points, roots = np.concatenate([squares, span]), np.sqrt(np.concatenate([variances, span]))
     weight = np.sqrt(np.concatenate([np.full(len(squares), 1 / len(squares)), np.full(50, 0.3 / 50)]))
     return np.linalg.lstsq(np.stack([roots, -points * roots], axis=1) * weight[:, None], weight, rcond=None)[0]
+
+
+def newton_start(low: float, high: float, steps: int) -> tuple[float, float, float]:
+    """(p, q), the line p - q v that `steps` of Newton's steps for 1/sqrt(v) start from on [low, high], and their error.
+
+    The error is relative and the largest on that range. `affine_start` is the line of smallest error e: it is between
+    1 - e and 1 + e times the right root. Newton's step makes f(t) = t (3 - t^2)/2 of t times the right root, which is
+    negative beyond sqrt(3). So the line is multiplied by c with f(c (1 - e)) = f(c (1 + e)), that is c^2 = 3/(3 + e^2),
+    unless there is no step.
+    """
+    p, q = affine_start(low, high)
+    error = abs((p - q * high) * np.sqrt(high) - 1)
+    factor = np.sqrt(3 / (3 + error**2)) if steps else 1.0
+    ends = np.array([1 - error, 1 + error]) * factor
+    for _ in range(steps):
+        ends = ends * (3 - ends**2) / 2
+    return p * factor, q * factor, float(np.abs(1 - ends).max())
 
 
 def fit_exponential(scores: np.ndarray, squarings: int) -> tuple[np.ndarray, float]:

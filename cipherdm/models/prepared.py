@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from ..protocols import DIRECT, Protocols
+from .condition_config import UNetConditionConfig
 from .config import UNetConfig
 from .layout import unet_blocks
 from .unet import TIME_KINDS, UNet, run_blocks
@@ -64,9 +65,11 @@ def prepare_weights(unet: UNet, timesteps: np.ndarray, protocols: Protocols) -> 
         CipherDMError: the protocols need a calibration that the model's folder lacks, or do not compute the model's layers.
     """
     if protocols.prepare is not None:
-        from .fast_weights import prepare_fast  # which imports this module
+        from .condition_fast_weights import prepare_prompted  # these import this module
+        from .fast_weights import prepare_fast
 
-        return prepare_fast(unet, timesteps, guarded=protocols.prepare == "fast-guarded")
+        prepare = prepare_prompted if isinstance(unet.config, UNetConditionConfig) else prepare_fast
+        return prepare(unet, timesteps, guarded=protocols.prepare == "fast-guarded")
     if protocols.time_embedding == "inside":
         return PreparedWeights(dict(unet.params), {}, {})
     return PreparedWeights(without_time_blocks(unet), {}, time_terms(unet, timesteps))
@@ -91,7 +94,7 @@ def time_terms(unet: UNet, timesteps: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @lru_cache(maxsize=16)
-def _time_row(config: UNetConfig):
+def _time_row(config: UNetConfig | UNetConditionConfig):
     """The jitted function (params, timestep [1]) to the time terms [classes or 1, width] by name."""
     blocks = [block for block in unet_blocks(config) if block.kind in TIME_KINDS]
     classes = config.num_class_embeds

@@ -20,6 +20,8 @@ class Protocols:
       of [b, C] arrays, scaled by 1 plus the first and shifted by the second, then the activation called `act_fn`. One
       field for the three, because a set may know shortcuts through them.
     - `layer_norm(params, x, *, eps)`: over axis 1 of x [B, C, ...], "weight" and "bias" are [C].
+    - `geglu(params, x, *, protocols)`: the first half of x [B, 2 C, N] times the GELU of the second. `params` are those of the
+      linear layer that made x.
     - `conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0)))`: x is [B, C, H, W], "weight" is [O, C, K, K], "bias",
       if there, is [O]; padding is ((top, bottom), (left, right)).
     - `linear(params, x)`: x is [B, C] or [B, C, N], "weight" is [O, C], "bias", if there, is [O]; the result is [B, O]
@@ -50,6 +52,7 @@ class Protocols:
     group_norm: Callable
     norm_activation: Callable
     layer_norm: Callable
+    geglu: Callable
     conv2d: Callable
     linear: Callable
     projections: Callable

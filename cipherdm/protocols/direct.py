@@ -66,6 +66,12 @@ def attention(params, q, k, v, *, scale, softmax):
     return lax.dot_general(v, softmax(scores), (((3,), (3,)), heads))
 
 
+def geglu(params, x, *, protocols):
+    """The first half of x [B, 2 C, N] times the GELU of the second: [B, C, N]."""
+    half = x.shape[1] // 2
+    return x[:, :half] * protocols.gelu(x[:, half:])
+
+
 def with_affine(params, y):
     """y [B, C, ...] scaled and shifted by channel, if there is a "weight" and a "bias"."""
     if "weight" not in params:

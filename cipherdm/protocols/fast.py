@@ -11,7 +11,17 @@ import numpy as np
 from jax import lax
 
 from ..errors import CipherDMError
-from .fixed import Fixed, broadcast_to, concatenate, dot_general, matmul, public_like, row_sums, sums_of_squares
+from .fixed import (
+    Fixed,
+    broadcast_to,
+    concatenate,
+    dot_general,
+    matmul,
+    means,
+    public_like,
+    row_sums,
+    sums_of_squares,
+)
 from .patches import patches
 
 VALUE_BITS = 10  # fraction bits of values between blocks, and of what a product starts from
@@ -24,6 +34,7 @@ FEATURE_BITS = 14  # of what features of queries and keys are products of
 SUM_BITS = 8  # of sums of features over the tokens
 MIXED_BITS = 13  # of mixed values and their sums, before the division
 INVERSE_BITS = 14  # of the sums' inverses, where they are truncated
+CONSTANT_BITS = (2 * POWER_BITS, POWER_BITS, 2 * POWER_BITS, 3 * POWER_BITS)  # of Knuth's a to d, as their sums have
 _PRODUCT_BITS = 54  # the most that a product may have
 
 
@@ -73,7 +84,6 @@ def guarded_group_norm(params, x, *, groups, eps):
 
 def projections(layers, x, *, protocols):
     """Several linear layers on the same x [B, C, N] as one matrix product, truncated together. 8 messages."""
-    x = x.truncated(VALUE_BITS)
     weights = concatenate([layer["weight"] for layer in layers])
     stacked = {"weight": weights}
     if "bias" in layers[0]:
@@ -128,6 +138,11 @@ def norm_activation(params, x, *, groups, eps, act_fn, modulation=None, protocol
         w, odd = _halves(products.truncated(POWER_BITS))
         quartic, odd = _halves(_both(w + u + c, z) * _both(w + b, odd + linear))
         return odd + d - quartic
+    return line_minus_quartic(z, a, b, c, d, linear)
+
+
+def line_minus_quartic(z, a, b, c, d, linear):
+    """linear z minus a quartic in z^2 in Knuth's form, for z at POWER_BITS; the result has three times as many. 14 messages."""
     # Two products in one call, the second one at the bits that its sum with the quartic has.
     u, half = _halves(_both(z, linear.times_power_of_two(POWER_BITS)) * _both(z, z))
     w = ((u + a) * u).truncated(POWER_BITS)
@@ -151,7 +166,12 @@ def attention(params, q, k, v, *, scale, softmax, dot_general=dot_general):
     The query's projection, one for each step, holds `scale` and t; h and c beside it are fitted to the scores of this step. The
     key's bias was moved so that scores are about zero on average over a row, which softmax does not see. The sums of the
     rows are inverted by a polynomial (`_inverse`). The result is not truncated.
+
+    Or, if the parameters have "to_q.centred", the mean key is subtracted, so that scores are zero on average over
+    each row, whatever the prompt is; 5 messages more.
     """
+    if params.get("to_q.centred"):
+        k = k - broadcast_to(means(k, 3)[..., None], k.shape)
     if params["to_q.squarings"] == 0 and _features_pay(q, k):
         return _attention_by_features(params, q, k, v, dot_general)
     heads = ((0, 1), (0, 1))
@@ -218,9 +238,9 @@ def token_shift(tokens: int) -> int:
 
 
 def _features_pay(q, k) -> bool:
-    """Whether features of the tokens are fewer than pairs of tokens."""
+    """Whether features of the tokens are fewer than pairs of tokens, in attention of tokens to each other."""
     size = q.shape[2]
-    return size * (size + 1) < q.shape[3] // 2
+    return q.shape[3] == k.shape[3] and size * (size + 1) < q.shape[3] // 2
 
 
 def _inverse(params, sums):

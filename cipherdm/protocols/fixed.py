@@ -174,11 +174,27 @@ def sums_of_squares(rows: Fixed) -> Fixed:
     return dot_general(rows, rows, (((1,), (1,)), ((), ()))).reshape(-1)[:: rows.shape[0] + 1]
 
 
-def row_sums(x: Fixed, bits: int | None = None) -> Fixed:
-    """The sum over the last axis, at `bits` fraction bits, or those of x. Free.
+def sums(x: Fixed, axis: int, bits: int | None = None) -> Fixed:
+    """The sum over an axis, which it no longer has, at `bits` fraction bits, or those of x. Free.
 
     jnp.sum would have its initial zero shared first. Raises ValueError for fewer bits than x has.
     """
     bits = x.bits if bits is None else bits
-    one = Fixed(jnp.ones((x.shape[-1],), x.array.dtype), x.bits, x.ring).raised(bits)
-    return Fixed(lax.dot_general(x.array, one.array, (((x.ndim - 1,), (0,)), ((), ()))), bits, x.ring)
+    one = Fixed(jnp.ones((x.shape[axis],), x.array.dtype), x.bits, x.ring).raised(bits)
+    return Fixed(lax.dot_general(x.array, one.array, (((axis,), (0,)), ((), ()))), bits, x.ring)
+
+
+def row_sums(x: Fixed, bits: int | None = None) -> Fixed:
+    """`sums` over the last axis."""
+    return sums(x, x.ndim - 1, bits)
+
+
+def means(x: Fixed, axis: int) -> Fixed:
+    """The mean over an axis, which it no longer has, at the fraction bits of x. 5 messages.
+
+    The sum times a public 1/N, which has 16 significant bits.
+    """
+    count = x.shape[axis]
+    more = (count - 1).bit_length() + 16
+    factor = np.int32(round(2**more / count)) if x.ring else np.float32(1 / count)
+    return Fixed(sums(x, axis).array * factor, x.bits + more, x.ring).truncated(x.bits)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import jax
 
 from ..errors import CipherDMError
-from . import direct, fast, shares
+from . import direct, fast, fast_moments, shares
 from .base import Protocols
 from .gelu_puma import gelu_puma
 from .linear_attention import linear_attention
@@ -30,6 +30,7 @@ DIRECT = Protocols(
     group_norm=direct.group_norm,
     norm_activation=direct.norm_activation,
     layer_norm=direct.layer_norm,
+    geglu=direct.geglu,
     conv2d=direct.conv2d,
     linear=direct.linear,
     projections=direct.projections,
@@ -77,9 +78,10 @@ FAST = Protocols(
     gelu=fast.unsupported,
     quad=fast.unsupported,
     softmax=fast.unsupported,
-    group_norm=fast.group_norm,
+    group_norm=fast_moments.group_norm,
     norm_activation=fast.norm_activation,
-    layer_norm=fast.unsupported,
+    layer_norm=fast_moments.layer_norm,
+    geglu=fast_moments.geglu,
     conv2d=fast.conv2d,
     linear=fast.linear,
     projections=fast.projections,
