@@ -76,7 +76,7 @@ def quality_table(measurements: Path) -> str:
 
 def step_table(measurements: Path) -> str:
     """One denoising step of one picture under each set of protocols, against the faster exact baseline."""
-    return _step_table(measurements, "step", only_batch=1)
+    return _step_table(measurements, "step", lambda variant: " on " not in variant)
 
 
 def step_batches_table(measurements: Path) -> str:
@@ -95,13 +95,12 @@ def step_batches_table(measurements: Path) -> str:
 
 def ladder_table(measurements: Path) -> str:
     """One denoising step of one picture from the plain model to ours, each row with one change more."""
-    return _step_table(measurements, "ladder", only_batch=1)
+    return _step_table(measurements, "ladder")
 
 
 def distilled_table(measurements: Path) -> str:
-    """One denoising step on given weights, and on weights that were distilled into cheaper functions."""
-    command = "cipherdm bench step MODEL --protocols direct,fast --record data/measurements/distilled_MODEL.json"
-    return _step_table(measurements, "distilled", only_batch=1, command=command)
+    """One denoising step of one picture on given weights, and on weights that were distilled into cheaper functions."""
+    return _step_table(measurements, "step", lambda variant: variant in ("direct", "fast") or " on " in variant)
 
 
 def linear_table(measurements: Path) -> str:
@@ -209,18 +208,17 @@ def _likeness(found: dict[str, Any] | None) -> str:
     return "some overflowed" if math.isnan(found["psnr"]) else f"{found['psnr']:.1f} dB, {found['ssim']:.3f}"
 
 
-def _step_table(measurements: Path, benchmark: str, only_batch: int | None, command: str | None = None) -> str:
+def _step_table(measurements: Path, benchmark: str, is_shown: Callable[[str], bool] = lambda variant: True) -> str:
+    """The rows of one picture whose variants are shown, against the faster exact baseline of each record."""
     # Only these tables need the benchmark's module, which brings the whole library along.
     from .bench.step import ratios
 
-    command = command or f"cipherdm bench {benchmark} MODEL"
+    command = f"cipherdm bench {benchmark} MODEL"
     frames = [pd.DataFrame(record["rows"]) for record in _records(measurements, f"{benchmark}_*.json", command)]
     rows = ratios(pd.concat(frames, ignore_index=True)).to_dict("records")
-    shown = [row for row in rows if only_batch in (None, row["batch"])]
+    shown = [row for row in rows if row["batch"] == 1 and is_shown(row["variant"])]
     if not shown:
-        raise CipherDMError(
-            f"no record {benchmark}_*.json has batch {only_batch}: make one with `{command} --batch {only_batch}`."
-        )
+        raise CipherDMError(f"no record {benchmark}_*.json has batch 1: make one with `{command} --batch 1`.")
     header = [
         "model",
         "batch",
