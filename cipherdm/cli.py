@@ -19,6 +19,7 @@ from .files import replacing
 from .hosts.commands import add_commands
 from .labels import parse_labels
 from .models import find_model, load_unet
+from .models.checkpoint import PIPELINE
 from .protocols import DIRECT
 from .read_back_command import read_back
 from .records import write_record
@@ -51,18 +52,44 @@ def sample(
     protocols: ProtocolsOption = "fast",
     seed: Annotated[int, typer.Option(help="Of the client's noise.")] = 0,
     granularity: Annotated[str, typer.Option(help="What one program computes: block, step or loop.")] = "block",
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="What to draw, for a Stable Diffusion folder; again for more pictures.")
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What to lead away from.")] = None,
+    guidance_scale: Annotated[float, typer.Option(help="How far to lead; 1 is no guidance, at half the cost.")] = 7.5,
+    image: Annotated[Path | None, typer.Option(help="A picture to start from instead of noise.")] = None,
+    strength: Annotated[float, typer.Option(help="How much of the schedule that goes through, up to 1.")] = 0.8,
     out: Annotated[Path, typer.Option(help="The picture to write; a record goes beside it as .json.")] = Path(
         "sample.png"
     ),
 ) -> None:
     """Sample on three parties, and compare with plaintext sampling from the same noise.
 
-    Three processes on this machine compute on secret shares of the weights, the labels and the noise. The picture shows
-    each result below the one that the exact model gives in plaintext.
+    Three processes on this machine compute on secret shares of the weights, the labels or prompts, and the noise. The
+    picture shows each result below the one that the exact model gives in plaintext.
     """
+    folder = find_model(model)
+    if (folder / PIPELINE).is_file():
+        from .prompt_command import PromptOptions, sample_prompts  # transformers take seconds to import
+
+        if not prompt or labels is not None or count is not None:
+            raise CipherDMError(
+                f"{folder} draws what prompts say: give --prompt for each picture, no labels and no count."
+            )
+        options = PromptOptions(tuple(prompt), negative_prompt, guidance_scale, image, strength)
+        settings = {"steps": steps, "scheduler": scheduler, "eta": eta, "seed": seed}
+        chosen = protocol_sets.named(protocols)
+        with _Bar() as bar:
+            run = {"protocols": chosen, "granularity": granularity, "out": out, "progress": bar}
+            text = sample_prompts(folder, options, **run, **settings)
+        typer.echo(text)
+        return
+    if prompt or negative_prompt or image:
+        raise CipherDMError(f"{folder} is no Stable Diffusion folder, and takes no prompts and no pictures.")
+
     from .views import sample_sheet  # matplotlib takes a second to import, which --help need not wait for
 
-    unet = load_unet(find_model(model))
+    unet = load_unet(folder)
     settings = {
         "labels": parse_labels(labels),
         "count": count,
@@ -180,10 +207,19 @@ def evaluate(
 @app.command()
 def calibrate(
     name: ModelArgument,
-    images: Annotated[int, typer.Option(help="Pictures of each class to look at.")] = 24,
+    images: Annotated[
+        int | None,
+        typer.Option(help="Pictures to look at: of each class, 24 by default, or of all captions, 64.", min=1),
+    ] = None,
     timesteps: Annotated[
-        int, typer.Option(help="How many timesteps, evenly spaced; schedules take the nearest.")
-    ] = 100,
+        int | None,
+        typer.Option(help="How many, evenly spaced; schedules take the nearest. 100, or 50 with captions.", min=1),
+    ] = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option(help="For a Stable Diffusion folder, a file with one a line; its captions.txt by default."),
+    ] = None,
+    guidance_scale: Annotated[float, typer.Option(help="As that of the sampling to come, with captions.")] = 7.5,
     seed: Annotated[int, typer.Option(help="Of the noise, which is public.")] = 0,
 ) -> None:
     """Measure what a model's layers carry, in plaintext, and store the fits that the set `fast` works with beside it."""
@@ -192,6 +228,15 @@ def calibrate(
     from .sampling import make_schedule
 
     folder = find_model(name)
+    if (folder / PIPELINE).is_file():
+        from .prompt_command import calibrate_folder
+
+        settings = {"timesteps": timesteps or 50, "guidance_scale": guidance_scale, "count": images or 64}
+        typer.echo(f"Wrote {calibrate_folder(folder, captions, seed=seed, **settings)}.")
+        return
+    if captions is not None:
+        raise CipherDMError(f"{folder} is no Stable Diffusion folder, and takes no captions.")
+    images, timesteps = images or 24, timesteps or 100
     unet = load_unet(folder)
     schedule = make_schedule(unet.scheduler_config, "ddim", timesteps)
     typer.echo(f"Wrote {save_calibration(fit(unet, schedule, images_per_class=images, seed=seed), unet)}.")

@@ -108,10 +108,14 @@ def step(
     """
     from . import step as benchmark
 
-    names = benchmark.DEFAULT_NAMES if protocols is None else [name.strip() for name in protocols.split(",")]
+    names = None if protocols is None else [name.strip() for name in protocols.split(",")]
     beside = _distilled(model, distilled)
     settings = {"batches": _numbers(batch, "--batch"), "repetitions": repetitions, "steps": steps, "at_once": at_once}
-    _measure_steps("step", model, lambda unet: (*benchmark.variants(names), *beside), settings, record)
+
+    def chosen(unet: "UNet") -> "tuple[Variant, ...]":
+        return (*benchmark.variants(benchmark.default_names(unet) if names is None else names), *beside)
+
+    _measure_steps("step", model, chosen, settings, record)
 
 
 @app.command()

@@ -16,8 +16,9 @@ from ..errors import CipherDMError
 from ..models import UNet
 from ..protocols import DIRECT, FAST, Protocols
 from ..records import read_record, write_record
-from ..sampling import Task, engine_for, make_task, sampling_nodes
+from ..sampling import Task, engine_for, sampling_nodes
 from ..sampling.steps import Loop, setup_graph, step_graph
+from .tasks import batch_task, takes_prompts
 
 BASELINES = ("direct", "direct-pade")
 DEFAULT_NAMES = (
@@ -120,14 +121,14 @@ def prepare(
 ) -> PreparedStep:
     """Compile the first of `steps` DDIM steps for a batch, or the first `at_once` of them as a loop, if the variant says so.
 
-    Labels go through the model's classes, 0, 1, ..., again and again.
+    Labels go through the model's classes, 0, 1, ..., again and again. For a model that takes prompts they are empty, and
+    guided, so that the U-Net computes two branches for each picture.
 
     Raises:
-        CipherDMError: as `make_task`, for a number of steps out of range or a model without a scheduler.
+        CipherDMError: as `make_task`, for a number of steps out of range or a model without a scheduler; as `load_pipeline`,
+            for a model that takes prompts.
     """
-    classes = unet.config.num_class_embeds
-    pictures = {"count": batch} if classes is None else {"labels": [i % classes for i in range(batch)]}
-    task = make_task(unet, steps=steps, protocols=variant.protocols, **pictures)
+    task = batch_task(unet, variant.protocols, batch, steps)
     count = min(at_once, steps) if variant.granularity == "loop" else 1
     before, nodes = _first_steps(task, variant.granularity, count)
     before, nodes = ([_renamed(node, prefix) for node in part] for part in (before, nodes))
@@ -138,6 +139,11 @@ def prepare(
         setup = compile_plan(before, specs, keep=kept)
         specs |= _written(setup)
     return PreparedStep(variant, task, setup, compile_plan(nodes, specs, keep=[f"{prefix}next_sample"]), count, prefix)
+
+
+def default_names(unet: UNet) -> tuple[str, ...]:
+    """The names of the variants that a model is measured with by default."""
+    return tuple(name for name in DEFAULT_NAMES if name != "fast-guarded" or not takes_prompts(unet))
 
 
 def run(

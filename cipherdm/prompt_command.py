@@ -1,0 +1,163 @@
+"""`cipherdm sample` and `cipherdm calibrate` for a Stable Diffusion folder: pictures that prompts ask for."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from skimage import color, io, transform
+from skimage.metrics import peak_signal_noise_ratio
+
+from .engine import LocalCluster
+from .errors import CipherDMError
+from .files import replacing
+from .protocols import DIRECT, Protocols
+from .records import write_record
+from .sampling.pipeline import Pipeline, load_pipeline
+from .sampling.prompt_calibration import CAPTIONS, calibrate_pipeline, read_captions
+from .sampling.text_to_image import TextToImageResult, text_to_image
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """What the command line says of prompts; as `text_to_image` has them, with one negative prompt for all.
+
+    `image` is the path of a picture to start from.
+    """
+
+    prompts: tuple[str, ...]
+    negative_prompt: str | None = None
+    guidance_scale: float = 7.5
+    image: Path | None = None
+    strength: float = 0.8
+
+    def settings(self, pipeline: Pipeline) -> dict[str, Any]:
+        """The arguments of `text_to_image`. Raises CipherDMError if the picture cannot be read."""
+        negative = None if self.negative_prompt is None else [self.negative_prompt] * len(self.prompts)
+        settings = {"negative_prompts": negative, "guidance_scale": self.guidance_scale}
+        if self.image is not None:
+            picture = read_picture(self.image, pipeline.image_size)
+            settings |= {"images": np.stack([picture] * len(self.prompts)), "strength": self.strength}
+        return settings
+
+
+def sample_prompts(
+    folder: Path,
+    options: PromptOptions,
+    *,
+    protocols: Protocols,
+    granularity: str,
+    out: Path,
+    progress: Callable[[int, int, str], None],
+    **settings: Any,
+) -> str:
+    """Draw in plaintext and on three parties, write the picture of both and its record, and return what to print.
+
+    Args:
+        folder: of the pipeline.
+        options: what to draw.
+        protocols: of the secure run.
+        granularity: of its programs.
+        out: the picture's file; the record goes beside it as .json.
+        progress: of the secure run.
+        settings: steps, scheduler, eta and seed.
+
+    Raises:
+        CipherDMError: as `load_pipeline` and `text_to_image`.
+    """
+    from .views.prompt_sheet import prompt_sheet  # matplotlib takes a second to import
+
+    pipeline = load_pipeline(folder)
+    arguments = options.settings(pipeline) | settings
+    plaintext = text_to_image(pipeline, None, options.prompts, protocols=DIRECT, **arguments)
+    with LocalCluster() as cluster:
+        secure = text_to_image(
+            pipeline,
+            cluster,
+            options.prompts,
+            protocols=protocols,
+            granularity=granularity,
+            progress=progress,
+            **arguments,
+        )
+    psnr = [_psnr(*pair) for pair in zip(plaintext.images, secure.images, strict=True)]
+    with replacing(out) as temporary:
+        prompt_sheet(secure.images, plaintext.images, psnr, options.prompts).savefig(temporary, dpi=150)
+    record = out.with_suffix(".json")
+    write_record(record, _record(folder, options, protocols, granularity, settings, psnr, secure))
+    cost = secure.cost
+    return (
+        f"{len(psnr)} pictures in {cost.seconds:.1f} s; the parties sent {cost.bytes / 1e6:.1f} MB in {cost.sends} messages "
+        f"and held at most {max(secure.peak_memory) / 2**20:.0f} MiB each.\n"
+        f"PSNR of secure against exact plaintext: mean {np.mean(psnr):.1f} dB, lowest {min(psnr):.1f} dB.\n"
+        f"Wrote {out} and {record}."
+    )
+
+
+def calibrate_folder(
+    folder: Path, captions: Path | None, *, timesteps: int, guidance_scale: float, count: int | None, seed: int
+) -> Path:
+    """Calibrate a pipeline on the captions of a file, or of `captions.txt` in its folder; returns the fits' path.
+
+    With `count` only so many captions are drawn, spread over the file.
+    """
+    listed = folder / CAPTIONS if captions is None else captions
+    if captions is None and not listed.is_file():
+        raise CipherDMError(
+            f"{folder} has no {CAPTIONS}: give a file of captions like those that are to be drawn, one a line, with --captions."
+        )
+    texts = read_captions(listed)
+    if count is not None and count < len(texts):
+        texts = [texts[index] for index in np.linspace(0, len(texts) - 1, count).round().astype(int)]
+    return calibrate_pipeline(
+        load_pipeline(folder), texts, timesteps=timesteps, guidance_scale=guidance_scale, seed=seed
+    )
+
+
+def read_picture(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """A picture of any kind as float32 [3, H, W] in [-1, 1], resized. Raises CipherDMError if it cannot be read."""
+    try:
+        pixels = io.imread(path)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise CipherDMError(f"{path} cannot be read as a picture ({error}).") from error
+    if pixels.ndim == 2:
+        pixels = color.gray2rgb(pixels)
+    elif pixels.shape[-1] == 4:
+        pixels = color.rgba2rgb(pixels)
+    if pixels.ndim != 3 or pixels.shape[-1] != 3:
+        raise CipherDMError(
+            f"{path} holds an array of shape {pixels.shape}, which is no picture of one, three or four channels."
+        )
+    resized = transform.resize(pixels, size, anti_aliasing=True)  # to [0, 1], whatever the type was
+    return np.clip(resized.transpose(2, 0, 1) * 2 - 1, -1, 1).astype(np.float32)
+
+
+def _record(
+    folder: Path,
+    options: PromptOptions,
+    protocols: Protocols,
+    granularity: str,
+    settings: dict[str, Any],
+    psnr: Sequence[float],
+    secure: TextToImageResult,
+) -> dict[str, Any]:
+    started = {} if options.image is None else {"image": options.image.name, "strength": options.strength}
+    return {
+        "model": folder.resolve().name,
+        "protocols": protocols.name,
+        "granularity": granularity,
+        "prompts": list(options.prompts),
+        "negative_prompt": options.negative_prompt,
+        "guidance_scale": options.guidance_scale,
+        **started,
+        **settings,
+        "psnr_db": list(psnr),
+        "peak_memory_bytes": secure.peak_memory,
+        "cost": secure.cost.to_dict(),
+    }
+
+
+def _psnr(plaintext: np.ndarray, secure: np.ndarray) -> float:
+    """In dB, of images in [-1, 1] as they are shown, that is clipped to that range."""
+    return float(peak_signal_noise_ratio(np.clip(plaintext, -1, 1), np.clip(secure, -1, 1), data_range=2))
