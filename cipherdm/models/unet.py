@@ -103,8 +103,8 @@ def check_takes_no_prompt(unet: UNet) -> None:
     """Raise CipherDMError if `unet` is a UNet2DConditionModel, for what works with a UNet2DModel alone."""
     if isinstance(unet.config, UNetConditionConfig):
         raise CipherDMError(
-            "The model is a UNet2DConditionModel, which draws what a prompt says, and there is no prompt here. Give a "
-            "folder of a UNet2DModel, or compute single calls with cipherdm.models.apply_unet."
+            "The model is a UNet2DConditionModel, which draws what a prompt says, and there is no prompt here. Draw with "
+            "cipherdm.text_to_image or `cipherdm sample --prompt`, or give a folder of a UNet2DModel."
         )
 
 
