@@ -86,7 +86,7 @@ class ReaderConfig:
 
 @dataclass(frozen=True)
 class SDMiniConfig:
-    """All of sd-mini. The same configuration gives the same weights on one machine, however often it was interrupted."""
+    """All of sd-mini. A configuration fixes every batch, however often the training is interrupted."""
 
     name: str = "sd-mini"
     seed: int = 0

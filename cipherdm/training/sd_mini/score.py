@@ -87,7 +87,7 @@ def read_back(
 def load_pipeline(folder: str | Path) -> StableDiffusionPipeline:
     """The pipeline in a folder, by diffusers, with DDIM. Raises CipherDMError if it cannot be loaded."""
     try:
-        pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+        pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise CipherDMError(
             f"{folder} does not load as a StableDiffusionPipeline ({error}). Train it with 'cipherdm train sd-mini', or "

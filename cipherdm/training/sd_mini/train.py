@@ -48,7 +48,7 @@ def train_sd_mini(
     """Train all parts of sd-mini, and return the folder with the pipeline, `data/models/sd-mini` by default.
 
     `runs/sd-mini/` holds a checkpoint of each part, rewritten every two minutes, and pictures drawn on the way. With `resume`
-    finished parts are kept and the others continued, and the result equals that of an uninterrupted run. `steps` replaces
+    finished parts are kept and the others continued, on the batches that an uninterrupted run would see. `steps` replaces
     the denoiser's count, also of one that is under way; the last third of them lower the learning rate. `data` is the MNIST
     folder. `on_step(part, step, loss)` is called after each step. Ctrl-C (and SIGTERM) ends after the current step with a
     checkpoint, and raises KeyboardInterrupt.
