@@ -33,7 +33,7 @@ app.add_typer(bench_app, name="bench", help="Measure what protocols cost on thre
 bench_app.command()(segments)
 app.command()(reproduce)
 app.command("read-back")(read_back)
-add_commands(app)
+add_commands(app, bench_app)
 
 ModelOption = Annotated[str, typer.Option(help="A name in data/models, or the path of a diffusers folder.")]
 ModelArgument = Annotated[str, typer.Argument(help="A name in data/models, or the path of a diffusers folder.")]

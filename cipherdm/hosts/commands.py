@@ -142,10 +142,33 @@ def request(
     )
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Put the commands of this module into an application."""
+def soak(
+    requests: Annotated[int, typer.Option(help="Of all clients together.", min=4)] = 200,
+    clients: Annotated[int, typer.Option(help="That make them at the same time.", min=1)] = 4,
+    record: Annotated[Path | None, typer.Option(help="The JSON file; in data/measurements by default.")] = None,
+) -> None:
+    """Have three hosts on this machine answer many requests of several clients, and check each answer against plaintext."""
+    from ..documents import root
+    from ..records import write_record
+    from .soak import growth
+    from .soak import soak as run
+
+    record = record or root() / "data" / "measurements" / "soak.json"
+    with _Bar("request") as bar:
+        found = run(requests, clients, progress=lambda done, total: bar(done, total, "answered"))
+    write_record(record, found)
+    typer.echo(
+        f"{found['right']} of {requests} answers right in {found['seconds']:.0f} s; memory of the parties grew by "
+        f"{', '.join(f'{share:+.1%}' for share in growth(found))}.\nWrote {record}."
+    )
+    raise typer.Exit(0 if found["right"] == requests else 3)
+
+
+def add_commands(app: typer.Typer, bench: typer.Typer) -> None:
+    """Put the commands of this module into the application, and the soak among the benchmarks."""
     for command in (certificates, party, status, register, unregister, request):
         app.command()(command)
+    bench.command()(soak)
 
 
 class _Bar:

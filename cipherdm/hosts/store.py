@@ -99,7 +99,8 @@ class ModelStore:
         check_manifest(manifest)
         with self._lock:
             self._check_owner(owner, manifest.name)
-            others = [m for m in self._current.values() if m.owner == owner and m.manifest.name != manifest.name]
+            models = (*self._current.values(), *self._staged.values())
+            others = {model.manifest.name for model in models if model.owner == owner} - {manifest.name}
             if len(others) >= self._limits.models:
                 raise TooMuch(f"{owner} has {len(others)} models already, which is the limit; remove one.")
             if manifest.registration in self._staged or (self._models / manifest.registration).exists():
