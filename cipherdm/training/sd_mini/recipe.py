@@ -35,7 +35,7 @@ class AutoencoderConfig:
     """diffusers' AutoencoderKL for pictures of 32 x 32 pixels: 4 x 8 x 8 latents."""
 
     optimisation: Optimisation = Optimisation(
-        steps=4000, batch=16, learning_rate=2e-3, warmup=50, cooldown=2000, ema_decay=0.998, weight_decay=0.0
+        steps=3000, batch=16, learning_rate=2e-3, warmup=50, cooldown=1500, ema_decay=0.998, weight_decay=0.0
     )
     block_out_channels: tuple[int, ...] = (16, 32, 32)
     latent_channels: int = 4
@@ -64,7 +64,7 @@ class DenoiserConfig:
     is what a secure run pays for.
     """
 
-    optimisation: Optimisation = Optimisation(steps=12000, batch=64, learning_rate=1e-3, warmup=100, cooldown=4000)
+    optimisation: Optimisation = Optimisation(steps=8000, batch=64, learning_rate=1e-3, warmup=100, cooldown=2500)
     block_out_channels: tuple[int, ...] = (48, 96)
     down_block_types: tuple[str, ...] = ("DownBlock2D", "CrossAttnDownBlock2D")
     up_block_types: tuple[str, ...] = ("CrossAttnUpBlock2D", "UpBlock2D")

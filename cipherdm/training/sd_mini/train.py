@@ -104,7 +104,7 @@ def _train(session: _Session, out: Path) -> None:
     config, captions = session.config, all_captions()
     reader = _reader(session)
     autoencoder = _autoencoder(session, reader.averaged)
-    factor = scaling_factor(autoencoder.averaged, session.source, captions)
+    factor = autoencoder.scores[-1]["scaling_factor"]
     autoencoder.averaged.register_to_config(scaling_factor=factor)
 
     tokenizer = build_tokenizer(config.text.tokens)
@@ -148,7 +148,10 @@ def _reader(session: _Session) -> Stage:
 
 
 def _autoencoder(session: _Session, reader: LeNet) -> Stage:
-    """Its scores are of what it makes of held-out pictures: as the reader finds them, and the mean square error."""
+    """Its scores are of what it makes of held-out pictures: as the reader finds them, and the mean square error.
+
+    The scaling factor stands among them, so that the denoiser finds the very same number again after an interruption.
+    """
     own = session.config.autoencoder
     stage = session.stage("autoencoder", lambda: build_autoencoder(own))
     captions = balanced_captions(200)
@@ -156,8 +159,12 @@ def _autoencoder(session: _Session, reader: LeNet) -> Stage:
 
     def look(stage: Stage) -> None:
         again = decoded(stage.averaged, pictures)
-        error = float((again - pictures).square().mean())
-        stage.scores.append({"step": stage.step, "mean_square_error": error, **scores(again, captions, reader)})
+        found = {
+            "step": stage.step,
+            "mean_square_error": float((again - pictures).square().mean()),
+            "scaling_factor": scaling_factor(stage.averaged, session.source, all_captions()),
+        }
+        stage.scores.append(found | scores(again, captions, reader))
         pairs = torch.stack([pictures[:40], again[:40]], dim=1).flatten(0, 1)
         write_grid(pairs, session.folder / f"decoded-{stage.step:06d}.png")
 
