@@ -11,7 +11,7 @@ from cipherdm.hosts.loopback import free_ports
 from cipherdm.hosts.roles import PARTY_NAMES
 
 LIMITS = Limits(runs=2, queue=2, runs_per_client=2, input_bytes=1 << 20, model_bytes=4 << 20, models=3)
-TIMEOUTS = Timeouts(connect=20.0, start=60.0, receive=15.0, upload=60.0, keepalive=3.0)
+TIMEOUTS = Timeouts(connect=10.0, start=60.0, receive=10.0, upload=60.0, keepalive=3.0)
 
 WEIGHTS = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
 INPUT = Spec((8, 4))
