@@ -8,6 +8,10 @@ from pathlib import Path
 
 from .config import PartyConfig
 
+# One arena for all threads of a process: with one each, as by default, each keeps what its thread has freed, and a party
+# holds nearly twice as much when many pictures are sampled.
+_ENVIRONMENT = {"GRPC_VERBOSITY": "NONE", "MALLOC_ARENA_MAX": "1"}
+
 START_TIMEOUT = 30.0  # seconds for a process to import SPU and listen; about 2 on an idle machine
 
 
@@ -18,7 +22,7 @@ def start_party(config: PartyConfig, threads: int = 1) -> subprocess.Popen:
         config: what the party is told on its standard input.
         threads: of the processor that it may use. SPU asks OpenMP for four, whatever the machine has.
     """
-    environment = os.environ | {"OMP_THREAD_LIMIT": str(threads), "GRPC_VERBOSITY": "NONE"}
+    environment = os.environ | _ENVIRONMENT | {"OMP_THREAD_LIMIT": str(threads)}
     with _errors_of(config.work, config.rank).open("wb") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "cipherdm.engine.party"],
