@@ -9,7 +9,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from cipherdm import DIRECT, FAST, FAST_GUARDED, CipherDMError, load_pipeline, text_to_image
 from cipherdm.models import UNet, init_unet, prepare_weights
-from cipherdm.models.calibration import load_calibration
+from cipherdm.models.calibration import load_calibration, save_calibration
 from cipherdm.models.condition_observation import Layers
 from cipherdm.sampling.prompt_calibration import calibrate_pipeline, read_captions
 
@@ -123,6 +123,19 @@ def test_a_model_that_is_not_calibrated_is_told_how(pipeline):
         prepare_weights(replace(pipeline.unet, folder=None), np.array([1]), FAST)
     with pytest.raises(CipherDMError, match="fast-guarded does not compute models that take a prompt"):
         drawn(pipeline, None, FAST_GUARDED)
+
+
+@pytest.mark.parametrize(("leaf", "factor"), [("spread", 1000), ("newton", 9)])
+def test_variances_that_differ_too_much_are_named(pipeline, tmp_path, leaf, factor):
+    """A range too wide for the numbers of an inverse root, or for its iteration."""
+    stored = load_calibration(pipeline.unet)
+    name = Layers.of(pipeline.unet).token_norms[0]
+    changed = stored[f"{name}.{leaf}"].copy()
+    changed[..., -1] *= factor
+    unet = replace(pipeline.unet, folder=tmp_path)
+    save_calibration(stored | {f"{name}.{leaf}": changed}, unet)
+    with pytest.raises(CipherDMError, match=f"variances that {name} divides by differ"):
+        prepare_weights(unet, stored["timesteps"], FAST)
 
 
 def test_captions_come_one_a_line(tmp_path):

@@ -20,7 +20,7 @@ from .fits import newton_start
 from .prepared import PreparedWeights, time_terms, without_time_blocks
 from .unet import UNet
 
-_LARGEST_ROOT = 8.0  # of 1/sqrt(u) in `inverse_root`, with room to what its numbers hold
+_LARGEST = 24.0  # of u in `inverse_root`, and its inverse: up to 32 its numbers hold
 # The linear layers that read what a transformer's LayerNorm gives.
 _READERS = {"norm1": ("attn1.to_q", "attn1.to_k", "attn1.to_v"), "norm2": ("attn2.to_q",), "norm3": ("ff.net.0.proj",)}
 
@@ -103,7 +103,7 @@ def _prepare_root(
     ranges = stored[f"{name}.spread"][nearest].astype(np.float64) / unit**2 / typical[:, None]  # [steps, groups, 2]
     newton = int(stored[f"{name}.newton"][0])
     low, high = (float(end) for end in (ranges.min(), ranges.max()))
-    if low < _LARGEST_ROOT**-2 or newton == MAX_NEWTON:
+    if high > _LARGEST or newton >= MAX_NEWTON:  # the lowest is the inverse of the highest
         raise CipherDMError(
             f"The variances that {name} divides by differ by a factor of {high / low:.0f}, which is too much for FAST; choose "
             "another set of protocols."
