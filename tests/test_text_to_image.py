@@ -44,6 +44,16 @@ def pipeline(folder):
     return load_pipeline(folder[1])
 
 
+@pytest.fixture
+def broken(folder, tmp_path):
+    """A copy of the folder, to be changed."""
+    return shutil.copytree(folder[1], tmp_path / "copy")
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def random(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
@@ -169,6 +179,36 @@ def test_what_comes_before_the_prompt_is_computed_once(pipeline):
     assert task.client["encoder_hidden_states"].shape == (4, TOKENS, 12)
 
 
+# As in the published folder of Stable Diffusion 1.5, but for the prediction.
+PNDM = {
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.6.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+
+
+def test_the_scheduler_of_stable_diffusion_15_gives_way_to_ddim(broken):
+    edit(broken / "model_index.json", scheduler=["diffusers", "PNDMScheduler"])
+    (broken / "scheduler" / "scheduler_config.json").write_text(json.dumps(PNDM))
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(broken, low_cpu_mem_usage=False)
+    theirs.set_progress_bar_config(disable=True)
+    theirs.scheduler = diffusers.DDIMScheduler.from_config(theirs.scheduler.config)
+    latents = random(1, 4, 8, 8)
+    arguments = {"num_inference_steps": 3, "latents": torch.tensor(latents), "output_type": "latent"}
+    expected = theirs(PROMPTS[:1], **arguments).images
+    result = text_to_image(load_pipeline(broken), None, PROMPTS[:1], latents=latents, steps=3)
+    np.testing.assert_allclose(result.latents, expected.numpy(), rtol=0, atol=1e-3)
+
+
 # What is refused
 
 
@@ -206,16 +246,6 @@ def test_wrong_arguments_are_named(pipeline, arguments, message):
         text_to_image(pipeline, None, PROMPTS, **arguments)
     with pytest.raises(CipherDMError, match="at least one prompt"):
         text_to_image(pipeline, None, [])
-
-
-@pytest.fixture
-def broken(folder, tmp_path):
-    """A copy of the folder, to be changed."""
-    return shutil.copytree(folder[1], tmp_path / "copy")
-
-
-def edit(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 @pytest.mark.parametrize("component", ["unet", "scheduler", "tokenizer", "text_encoder", "vae"])

@@ -15,7 +15,7 @@ from .unet import UNet
 ROWS = 600  # of scores, at each step
 MAX_NEWTON = 9  # steps for an inverse root; one that needs more is refused
 _SPREAD = 1.3  # how far variances may leave the range that was met, on either side
-_ROOT_ERROR = 0.002  # relative, of inverse roots at the ends of that range
+_ROOT_ERROR = 0.005  # relative, of inverse roots at the ends of that range
 
 
 def calibrate_prompted(
