@@ -2,7 +2,9 @@
 
 import pytest
 
+from cipherdm.documents import root
 from cipherdm.hosts.soak import TOLERANCE, growth, soak
+from cipherdm.records import read_record
 
 
 @pytest.mark.slow
@@ -12,6 +14,15 @@ def test_none_of_many_requests_is_lost_or_mixed_up():
     assert record["largest_difference"] < TOLERANCE
     assert record["done_by_party"] == [48] * 3 and record["failed_by_party"] == [0] * 3
     assert max(growth(record)) < 0.1
+
+
+def test_the_recorded_soak_went_well():
+    """200 requests of 4 clients: what DEPLOYING.md says of `cipherdm bench soak`."""
+    record = read_record(root() / "data" / "measurements" / "soak.json")
+    assert (record["requests"], record["clients"]) == (200, 4)
+    assert record["right"] == 200 and record["errors"] == [] and record["largest_difference"] < TOLERANCE
+    assert record["done_by_party"] == [200] * 3
+    assert max(growth(record)) < 0.01
 
 
 def test_growth_is_that_of_the_medians():

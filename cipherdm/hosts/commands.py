@@ -51,7 +51,8 @@ def party(config: ConfigOption) -> None:
     from .serve import command
 
     load_host(config)
-    os.execv(sys.executable, command(config))
+    # gRPC's own messages would stand between the lines of JSON.
+    os.execve(sys.executable, command(config), os.environ | {"GRPC_VERBOSITY": "NONE"})
 
 
 def status(config: ConfigOption) -> None:

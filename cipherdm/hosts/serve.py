@@ -3,6 +3,7 @@
 `cipherdm party` becomes this process, `python -m cipherdm.hosts.serve FILE`, which needs no more than SPU.
 """
 
+import hashlib
 import os
 import shutil
 import signal
@@ -47,8 +48,7 @@ def serve(host: HostConfig, *, end_with_input: bool = False, log: EventLog | Non
     check_port(address, host.rank)
     for slot in range(host.limits.runs):
         check_port(host.links_of_slot(slot)[host.rank], host.rank)
-    # A socket's path is limited to a hundred characters, so it is not in the state's folder.
-    folder = Path(tempfile.mkdtemp(prefix=f"cipherdm-party{host.rank}-"))
+    folder = _run_folder(host)
     try:
         service = HostService(host, folder, log)
         server = _listen(service, host, address)
@@ -80,6 +80,23 @@ def _listen(service: HostService, host: HostConfig, address: str) -> grpc.Server
         raise CipherDMError(f"party {host.rank} cannot listen on {address}: {error}") from None
     server.start()
     return server
+
+
+def _run_folder(host: HostConfig) -> Path:
+    """An empty folder for sockets and logs, always the same, so that what a killed process has left is deleted here.
+
+    A socket's path is limited to a hundred characters, so it is not in the state's folder.
+    """
+    name = hashlib.sha256(str(host.state.resolve()).encode()).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir()) / f"cipherdm-party{host.rank}-{name}"
+    try:
+        if folder.is_symlink() or (folder.exists() and folder.stat().st_uid != os.getuid()):
+            raise CipherDMError(f"{folder} belongs to somebody else; have it removed, or set TMPDIR to another folder.")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise CipherDMError(f"cannot make the folder {folder}: {error.strerror}.") from None
+    return folder
 
 
 def command(config: Path, *, end_with_input: bool = False) -> list[str]:
