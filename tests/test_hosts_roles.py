@@ -195,12 +195,14 @@ def test_a_program_that_reveals_is_refused_by_the_party_itself(hosts, stub):
 
 def test_the_links_between_parties_are_closed_to_clients(hosts):
     """SPU takes any certificate of the links' authority, so nobody but the parties has one."""
-    with RemoteCluster(hosts["alice"]) as alice:
+    with RemoteCluster(hosts["alice"]) as alice, RemoteCluster(hosts["operator"]) as operator:
         check_product(alice, 12)  # so that the processes of a slot are there
+        _, status = operator.states()[0]
     party = load_host(hosts["party2"])
-    assert _is_let_in(party.links[0], party.link_identity)
-    assert not _is_let_in(party.links[0], load_caller(hosts["alice"]).identity)
-    assert not _is_let_in(party.links[0], None)
+    link = party.links_of_slot(status.processes[0].slot)[0]
+    assert _is_let_in(link, party.link_identity)
+    assert not _is_let_in(link, load_caller(hosts["alice"]).identity)
+    assert not _is_let_in(link, None)
 
 
 def _is_let_in(address: str, identity) -> bool:

@@ -1,5 +1,7 @@
 """Connections between hosts and their callers: mutual TLS, the party's name and not its address checked, signs of life."""
 
+import json
+
 import grpc
 
 from ..engine.config import Certificates
@@ -7,6 +9,17 @@ from ..engine.wire import GRPC_OPTIONS
 from .config import CallerConfig, Timeouts
 from .host_pb2_grpc import HostStub
 from .roles import PARTY_NAMES
+
+# Questions that may be asked twice. A connection that was cut and mended can fail at its next use, before it is made anew.
+_RETRIED = [{"service": "cipherdm.hosts.Host", "method": method} for method in ("Describe", "Status", "Slot")]
+_RETRIES = {
+    "maxAttempts": 5,
+    "initialBackoff": "0.2s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+_SERVICE_CONFIG = json.dumps({"methodConfig": [{"name": _RETRIED, "retryPolicy": _RETRIES}]})
 
 
 def keepalive_options(timeouts: Timeouts) -> tuple[tuple[str, int], ...]:
@@ -31,6 +44,7 @@ def connect(config: CallerConfig, rank: int) -> tuple[grpc.Channel, HostStub]:
     options = (
         *GRPC_OPTIONS,
         *keepalive_options(config.timeouts),
+        ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.ssl_target_name_override", PARTY_NAMES[rank]),
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 1000),

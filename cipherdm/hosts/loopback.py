@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..engine.config import PARTIES
@@ -44,13 +44,15 @@ class LoopbackHosts:
     Args:
         files: the parties' TOML files by role, as `make_trial` returns them. Each party's events go to a file beside its
             own, with the suffix .log.
+        launchers: for each party what comes before its command, such as `ip netns exec NAME`; nothing by default.
 
     Raises:
         CipherDMError: (on entering) a party does not start; the message has the last line of its log.
     """
 
-    def __init__(self, files: Mapping[str, Path]):
+    def __init__(self, files: Mapping[str, Path], launchers: Sequence[Sequence[str]] = ((), (), ())):
         self._files = [files[name] for name in PARTY_NAMES]
+        self._launchers = launchers
         self._processes: list[subprocess.Popen | None] = [None] * PARTIES
 
     def __enter__(self) -> "LoopbackHosts":
@@ -113,7 +115,7 @@ class LoopbackHosts:
     def _launch(self, rank: int) -> None:
         with self._log_path(rank).open("ab") as log:
             self._processes[rank] = subprocess.Popen(
-                command(self._files[rank], end_with_input=True),
+                [*self._launchers[rank], *command(self._files[rank], end_with_input=True)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
