@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 from dataclasses import replace
@@ -267,6 +268,12 @@ def test_read_back_counts_what_is_drawn(trained):
     assert found["drawn"]["digit"] < 0.5 and found["drawn"]["all"] < 0.2
     assert found["real"]["colour"] == found["real"]["background"] == 1 and found["real"]["digit"] > 0.7
     assert found["count"] == 20 and found["decoded"].keys() == found["real"].keys()
+
+
+def test_a_pipeline_without_its_reader(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "other", ignore=shutil.ignore_patterns("reader"))
+    with pytest.raises(CipherDMError, match="has no reader/"):
+        read_back(tmp_path / "other", count=1)
 
 
 def test_command_line(trained, tmp_path):

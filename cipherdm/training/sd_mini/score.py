@@ -67,7 +67,12 @@ def read_back(
     """
     if count < 1:
         raise CipherDMError(f"Cannot read back {count} pictures: draw at least one.")
-    pipeline, reader = load_pipeline(folder), load_classifier(Path(folder) / READER)
+    pipeline = load_pipeline(folder)
+    if not (Path(folder) / READER).is_dir():
+        raise CipherDMError(
+            f"{folder} has no {READER}/, the LeNet that reads its pictures. Give a folder that 'cipherdm train sd-mini' wrote."
+        )
+    reader = load_classifier(Path(folder) / READER)
     captions = balanced_captions(count, seed)
     real = compose(Source.of(load_mnist("test", folder=data)), captions, np.random.default_rng(seed))
     drawn = draw(pipeline, captions, steps=steps, guidance=guidance, seed=seed, on_batch=on_batch)
