@@ -1,4 +1,4 @@
-"""What a party's host, and whoever calls it, reads from a TOML file. `example_toml` in `trial` writes complete ones."""
+"""What a party's host, and whoever calls it, reads from a TOML file. `trial` writes complete ones."""
 
 import hashlib
 import json

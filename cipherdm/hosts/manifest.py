@@ -58,8 +58,8 @@ def check_manifest(manifest: pb.Manifest) -> None:
     check_name(manifest.name)
     if not _REGISTRATION.fullmatch(manifest.registration):
         raise CipherDMError("a registration is named by 32 hexadecimal digits; make it with uuid4().hex.")
-    if not 1 <= manifest.fraction_bits <= 31 or manifest.exp not in ("taylor", "pade"):
-        raise CipherDMError("a model has 1 to 31 fraction bits, and exp is taylor or pade.")
+    if not 1 <= manifest.fraction_bits <= 62 or manifest.exp not in ("taylor", "pade"):
+        raise CipherDMError("a model has 1 to 62 fraction bits, and exp is taylor or pade.")
     known: dict[str, Type] = {}
     for item in (*manifest.values, *manifest.inputs):
         _check_variable(item)
