@@ -1,6 +1,9 @@
 """sd-mini's captions, the pictures composed for them, its tokenizer, and the reader that tells what a picture shows."""
 
+import ast
 import json
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
 
@@ -127,6 +130,14 @@ def test_a_saved_tokenizer_is_the_same_from_either_kind_of_file(tokenizer, tmp_p
     for text in (SEVEN.text, "A LARGE white two, and a dog"):
         assert whole(text).input_ids == parts(text).input_ids == tokenizer(text).input_ids
     assert whole.model_max_length == 16
+
+
+def test_tokens_are_numbered_alike_in_every_process(tokenizer):
+    """A training that is resumed reads captions with the tokenizer of another process."""
+    program = "from cipherdm.training.sd_mini.tokenizer import build_tokenizer; print(build_tokenizer(16).get_vocab())"
+    for _ in range(2):
+        other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert ast.literal_eval(other.stdout) == tokenizer.get_vocab()
 
 
 def test_what_a_token_is_expected_to_tell_follows_from_the_tokens_before_it(tokenizer):

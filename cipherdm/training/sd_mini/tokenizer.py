@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, trainers
 from transformers import CLIPTokenizer
 
 from ...files import replacing
@@ -43,11 +43,17 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 
 def _merges() -> list[tuple[str, str]]:
-    """Byte-pair encoding of the captions' words, until each is whole."""
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix=END_OF_WORD))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=10_000, min_frequency=1, end_of_word_suffix=END_OF_WORD, show_progress=False
-    )
-    tokenizer.train_from_iterator(vocabulary(), trainer)
-    return [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+    """Byte-pair encoding of the captions' words, until each is whole; the same merges at every call.
+
+    A word's last letter is a capital while pairs are counted. The trainer's own `end_of_word_suffix` numbers letters at a
+    word's end in random order, and pairs that are as frequent as each other merge in the order of their letters' numbers.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=10_000, min_frequency=1, show_progress=False)
+    tokenizer.train_from_iterator([word[:-1] + word[-1].upper() for word in vocabulary()], trainer)
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return [(_with_end(first), _with_end(second)) for first, second in merges]
+
+
+def _with_end(token: str) -> str:
+    return token.lower() + END_OF_WORD if token[-1].isupper() else token
