@@ -4,7 +4,7 @@ The names below are what a notebook needs; each subpackage has more. They are im
 party process needs SPU alone and should not wait for PyTorch, which diffusers brings along.
 """
 
-from importlib import import_module
+from .lazy import attach
 
 _HOMES = {
     "CipherDMError": "errors",
@@ -33,14 +33,4 @@ _HOMES = {
     "sample": "sampling",
     "text_to_image": "sampling.text_to_image",
 }
-__all__ = list(_HOMES)
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = attach(__name__, _HOMES)

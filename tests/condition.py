@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch_models import with_random_vectors
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cipherdm.models import UNetConditionConfig
@@ -82,15 +83,7 @@ def torch_model(config: UNetConditionConfig) -> UNet2DConditionModel:
     """diffusers' model with random weights, normalisations and biases included, so that no term can go missing."""
     torch.manual_seed(0)
     model = UNet2DConditionModel.from_config(config.to_diffusers()).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:
-                parameter.copy_(0.3 * torch.randn(parameter.shape) + (1.0 if name.endswith("weight") else 0.0))
-    return model
-
-
-def torch_params(model: UNet2DConditionModel) -> dict[str, np.ndarray]:
-    return {name: value.numpy() for name, value in model.state_dict().items()}
+    return with_random_vectors(model)
 
 
 def inputs(config: UNetConditionConfig, batch: int = 2, tokens: int = 7) -> dict[str, np.ndarray]:

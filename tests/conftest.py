@@ -57,3 +57,17 @@ def hosts(tmp_path_factory):
     with LoopbackHosts(files):
         register_models(files)
         yield files
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """run(*arguments): the command, returning its exit code."""
+    from cipherdm.cli import main
+
+    def command(*arguments) -> int:
+        monkeypatch.setattr("sys.argv", ["cipherdm", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ending:
+            main()
+        return ending.value.code
+
+    return command

@@ -9,7 +9,6 @@ from PIL import Image
 from small import ONE_LEVEL
 
 from cipherdm import CipherDMError
-from cipherdm.cli import main
 from cipherdm.documents import render
 from cipherdm.labels import parse_labels
 from cipherdm.models import find_model, init_unet, save_unet
@@ -23,19 +22,6 @@ def model(tmp_path):
     scheduler = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
     save_unet(replace(init_unet(CONFIG), scheduler_config=scheduler | {"clip_sample": False}), tmp_path / "model")
     return tmp_path / "model"
-
-
-@pytest.fixture
-def run(monkeypatch):
-    """run(*arguments): the command, returning its exit code."""
-
-    def command(*arguments) -> int:
-        monkeypatch.setattr("sys.argv", ["cipherdm", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ending:
-            main()
-        return ending.value.code
-
-    return command
 
 
 def test_sample_writes_a_picture_and_its_record(model, tmp_path, run, capsys):

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from condition import CONFIGS, SD_2_SMALL, TINY, inputs, torch_eps, torch_model, torch_params
+from condition import CONFIGS, SD_2_SMALL, TINY, inputs, torch_eps, torch_model
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from small import SCHEDULER
+from torch_models import check_distribution, torch_params
 
 import cipherdm as cdm
 from cipherdm.errors import CipherDMError
@@ -54,12 +55,7 @@ def test_random_weights_are_distributed_as_in_torch():
     ours = init_unet(config, seed=3).params
     torch.manual_seed(0)
     theirs = torch_params(UNet2DConditionModel.from_config(config.to_diffusers()))
-    for name, value in ours.items():
-        assert value.dtype == np.float32 and value.shape == theirs[name].shape
-        if value.size > 1000:
-            np.testing.assert_allclose(value.std(), theirs[name].std(), rtol=0.1, err_msg=name)
-        elif "norm" in name:
-            np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+    check_distribution(ours, theirs)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import pytest
 import torch
-from condition import CONFIGS, SD_1, SD_1_SMALL, TINY, inputs, torch_eps, torch_model, torch_params
+from condition import CONFIGS, SD_1, SD_1_SMALL, TINY, inputs, torch_eps, torch_model
 from diffusers import UNet2DConditionModel
 from layouts import check_order, check_parameters
 from small import SCHEDULER, TWO_LEVELS
+from torch_models import torch_params
 
 import cipherdm as cdm
 from cipherdm.errors import CipherDMError

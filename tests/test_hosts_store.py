@@ -82,8 +82,8 @@ def test_uploads_that_are_not_whole_or_too_much_leave_nothing(tmp_path):
     manifest, shares = upload()
     other = replace(product_model(), values={"w": np.ones((6, 8), np.int32)})
     for given, kind, message in (
-        ([], CipherDMError, "shares of 'w' are missing"),
-        (shares * 2, CipherDMError, "not among the model's values, or came twice"),
+        ([], CipherDMError, "share of 'w' is missing"),
+        (shares * 2, CipherDMError, "was not declared, or came twice"),
     ):
         with pytest.raises(kind, match=message):
             store.stage("owner", manifest, iter(given))

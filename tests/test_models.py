@@ -12,6 +12,7 @@ import torch
 from diffusers import UNet2DModel
 from layouts import check_order, check_parameters
 from small import TWO_LEVELS
+from torch_models import check_distribution, torch_params, with_random_vectors
 
 from cipherdm.errors import CipherDMError
 from cipherdm.models import TIME_KINDS, UNetConfig, apply_unet, init_unet, run_blocks, unet_blocks
@@ -67,15 +68,7 @@ def torch_model(config: UNetConfig) -> UNet2DModel:
     built = replace(config, act_fn="silu", attention_kernel="softmax") if cheap else config
     model = UNet2DModel(**{name: value for name, value in built.to_diffusers().items() if name[0] != "_"}).eval()
     model = use_cheap_functions(model) if cheap else model
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:
-                parameter.copy_(0.3 * torch.randn(parameter.shape) + (1.0 if name.endswith("weight") else 0.0))
-    return model
-
-
-def torch_params(model: UNet2DModel) -> dict[str, np.ndarray]:
-    return {name: value.numpy() for name, value in model.state_dict().items()}
+    return with_random_vectors(model)
 
 
 def inputs(config: UNetConfig, batch: int = 2):
@@ -163,12 +156,7 @@ def test_random_weights_are_distributed_as_in_torch():
     ours = init_unet(config, seed=3).params
     torch.manual_seed(0)
     theirs = torch_params(UNet2DModel(**{k: v for k, v in config.to_diffusers().items() if k[0] != "_"}))
-    for name, value in ours.items():
-        assert value.dtype == np.float32 and value.shape == theirs[name].shape
-        if value.size > 1000:
-            np.testing.assert_allclose(value.std(), theirs[name].std(), rtol=0.1, err_msg=name)
-        elif "norm" in name:
-            np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+    check_distribution(ours, theirs)
     np.testing.assert_array_equal(init_unet(config, seed=3).params["conv_in.weight"], ours["conv_in.weight"])
 
 

@@ -9,7 +9,6 @@ from condition import ONE_LEVEL, save_pipeline
 from PIL import Image
 
 from cipherdm import CipherDMError
-from cipherdm.cli import main
 from cipherdm.models import init_unet, load_unet, save_unet
 from cipherdm.models.calibration import load_calibration
 from cipherdm.prompt_command import read_picture
@@ -25,19 +24,6 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline")
     save_pipeline(folder, SMALL)
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch):
-    """run(*arguments): the command, returning its exit code."""
-
-    def command(*arguments) -> int:
-        monkeypatch.setattr("sys.argv", ["cipherdm", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ending:
-            main()
-        return ending.value.code
-
-    return command
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from .config import PartyConfig
 
-# One arena for all threads of a process: with one each, as by default, each keeps what its thread has freed, and a party
-# holds nearly twice as much when many pictures are sampled.
+# One arena for all threads of a process: with one each, as by default, each keeps what its thread has freed, and what is
+# kept adds up.
 _ENVIRONMENT = {"GRPC_VERBOSITY": "NONE", "MALLOC_ARENA_MAX": "1"}
 
 START_TIMEOUT = 30.0  # seconds for a process to import SPU and listen; about 2 on an idle machine

@@ -1,7 +1,5 @@
 """The client's side of a session: share values, run plans, and reveal results to the client alone."""
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
@@ -16,7 +14,7 @@ from .config import PARTIES, EngineConfig
 from .costs import CostBook, CostReport
 from .party_pb2_grpc import PartyStub
 from .programs import Call, Plan, Program
-from .wire import PartyError, checked_array, gather, pieces, share_of
+from .wire import PartyError, checked_array, follow, gather, pieces, share_of
 
 _UPLOAD_BATCH = 64 << 20  # bytes of plaintext that are shared and sent at a time
 
@@ -97,25 +95,15 @@ class Session:
         calls = [call_message(call) for call in plan.calls]
         request = pb.Plan(session=self.name, calls=calls)
         start = time.perf_counter()
-        streams = [stub.Run(request) for stub in self._stubs]
-        events: queue.SimpleQueue = queue.SimpleQueue()
-        for rank, stream in enumerate(streams):
-            threading.Thread(target=_forward, args=(rank, stream, events), daemon=True).start()
-        book, running = CostBook(), PARTIES
+        book = CostBook()
         try:
-            while running:
-                rank, event = events.get()
-                if event is None:
-                    running -= 1
-                elif isinstance(event, grpc.RpcError):
-                    raise self._on_failure(rank, event) from None
-                else:
-                    book_call(book, rank, plan.calls[event.index].label, event)
-                    if rank == 0 and progress is not None:
-                        progress(event.index + 1, len(calls), calls[event.index].label)
-        finally:
-            for stream in streams:
-                stream.cancel()
+            for rank, done in follow([stub.Run(request) for stub in self._stubs]):
+                label = plan.calls[done.index].label
+                book_call(book, rank, label, done)
+                if rank == 0 and progress is not None:
+                    progress(done.index + 1, len(calls), label)
+        except PartyError as failure:
+            raise self._on_failure(failure.rank, failure.error) from None
         return book.report(time.perf_counter() - start)
 
     def peak_memory(self) -> tuple[int, ...]:
@@ -175,15 +163,6 @@ def _batches(items: Iterable[tuple[str, np.ndarray]]) -> Iterable[list[tuple[str
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _forward(rank: int, stream: Iterable[pb.CallDone], events: queue.SimpleQueue) -> None:
-    try:
-        for event in stream:
-            events.put((rank, event))
-        events.put((rank, None))
-    except grpc.RpcError as error:
-        events.put((rank, error))
 
 
 def book_call(book: CostBook, rank: int, label: str, done: pb.CallDone) -> None:

@@ -1,7 +1,9 @@
 """The control plane's common parts: gRPC's options, values and shares as messages, and one call to all parties."""
 
 import queue
+import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grpc
 import numpy as np
@@ -80,3 +82,38 @@ def gather(calls: Sequence[grpc.Future]) -> list:
                 call.cancel()
             raise PartyError(rank, error)
     return [call.result() for call in calls]
+
+
+def follow(streams: Sequence[grpc.Future]) -> Iterator[tuple[int, Any]]:
+    """What one call to each party streams back, as it comes, each message with the party's rank; ends when all have ended.
+
+    All streams are cancelled when this ends, also when it is not read to the end.
+
+    Raises:
+        PartyError: for the first stream that fails.
+    """
+    events: queue.SimpleQueue = queue.SimpleQueue()
+
+    def forward(rank: int) -> None:
+        try:
+            for message in streams[rank]:
+                events.put((rank, message))
+            events.put((rank, None))
+        except grpc.RpcError as error:
+            events.put((rank, error))
+
+    for rank in range(len(streams)):
+        threading.Thread(target=forward, args=(rank,), daemon=True).start()
+    running = len(streams)
+    try:
+        while running:
+            rank, event = events.get()
+            if isinstance(event, grpc.RpcError):
+                raise PartyError(rank, event)
+            if event is None:
+                running -= 1
+            else:
+                yield rank, event
+    finally:
+        for stream in streams:
+            stream.cancel()

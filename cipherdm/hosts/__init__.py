@@ -3,7 +3,7 @@
 The names below are imported when they are first used, because a party does without the models and their libraries.
 """
 
-from importlib import import_module
+from ..lazy import attach
 
 _HOMES = {
     "Answer": "remote",
@@ -21,14 +21,4 @@ _HOMES = {
     "make_trial": "trial",
     "sampling_model": "sampling",
 }
-__all__ = list(_HOMES)
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = attach(__name__, _HOMES)

@@ -1,8 +1,9 @@
 """What a registered model is to a party: a manifest of names, shapes, programs and calls, and the checks that it must pass."""
 
 import hashlib
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from spu import libspu
 
@@ -10,6 +11,7 @@ from ..engine import EngineConfig, Spec
 from ..engine import party_pb2 as engine_pb
 from ..errors import CipherDMError
 from . import host_pb2 as pb
+from .errors import Forbidden
 from .programs import Type, signature_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -103,15 +105,27 @@ def check_share(piece: engine_pb.SharePiece, declared: pb.Variable) -> None:
         )
 
 
-def share_bytes(variables: Iterable[pb.Variable]) -> int:
-    """About the bytes of one party's shares of these."""
-    total = 0
-    for item in variables:
-        elements = 1
-        for extent in item.shape:
-            elements *= extent
-        total += elements * (2 if item.dtype == "bool" else 8 if item.public else 16)
-    return total
+def checked_shares(
+    pieces: Iterable[engine_pb.SharePiece], declared: Iterable[pb.Variable]
+) -> Iterator[engine_pb.SharePiece]:
+    """The pieces of one party's shares as they come: of what was declared, each variable once and whole, and nothing else.
+
+    Raises:
+        Forbidden: a piece is of something else, or of a variable that was whole before.
+        CipherDMError: a share is not as it was declared, or one is missing in the end.
+    """
+    waiting = {item.name: item for item in declared}
+    left: dict[str, int] = {}  # pieces still to come, by name
+    for piece in pieces:
+        if piece.name not in waiting:
+            raise Forbidden(f"{piece.name!r} was not declared, or came twice")
+        check_share(piece, waiting[piece.name])
+        left[piece.name] = left.get(piece.name, max(piece.chunk_count, 1)) - 1
+        if left[piece.name] == 0:
+            del waiting[piece.name]
+        yield piece
+    if waiting:
+        raise CipherDMError(f"the share of {next(iter(waiting))!r} is missing or incomplete.")
 
 
 def _check_variable(item: pb.Variable) -> None:
@@ -119,9 +133,7 @@ def _check_variable(item: pb.Variable) -> None:
         raise CipherDMError("a variable needs a name of at most 256 characters.")
     if item.dtype not in _TYPES:
         raise CipherDMError(f"{item.name!r} is {item.dtype}; values are {', '.join(_TYPES)}.")
-    elements = 1
-    for extent in item.shape:
-        elements *= extent
+    elements = math.prod(item.shape)
     if elements > MAX_ELEMENTS:
         raise CipherDMError(f"{item.name!r} has {elements} elements, more than {MAX_ELEMENTS}.")
 

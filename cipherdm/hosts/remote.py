@@ -1,10 +1,8 @@
 """Three hosts as an owner, a client or an operator calls them."""
 
-import queue
-import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from ..engine import party_pb2 as engine_pb
 from ..engine.config import PARTIES
 from ..engine.costs import CostBook
 from ..engine.session import Progress, book_call
-from ..engine.wire import PartyError, checked_array, gather, pieces, share_of
+from ..engine.wire import PartyError, checked_array, follow, gather, pieces, share_of
 from ..errors import CipherDMError
 from . import host_pb2 as pb
 from .channels import connect
@@ -171,19 +169,11 @@ class RemoteCluster:
         self, streams: list, progress: Progress | None
     ) -> tuple[tuple[list[engine_pb.SharePiece], ...], CostBook]:
         """Read the three answers as they come; when one fails, end the others."""
-        events: queue.SimpleQueue = queue.SimpleQueue()
-        for rank, stream in enumerate(streams):
-            threading.Thread(target=_forward, args=(rank, stream, events), daemon=True).start()
         received: tuple[list[engine_pb.SharePiece], ...] = ([], [], [])
-        book, running = CostBook(), PARTIES
+        book = CostBook()
         try:
-            while running:
-                rank, event = events.get()
-                if event is None:
-                    running -= 1
-                elif isinstance(event, grpc.RpcError):
-                    raise self._failure(rank, event)
-                elif event.HasField("output"):
+            for rank, event in follow(streams):
+                if event.HasField("output"):
                     received[rank].append(event.output)
                 elif event.HasField("progress"):
                     step = event.progress
@@ -192,9 +182,8 @@ class RemoteCluster:
                         progress(step.done.index + 1, step.total, step.label)
                 elif progress is not None:
                     progress(0, 0, f"waiting, {event.waiting} before this one")
-        finally:
-            for stream in streams:
-                stream.cancel()
+        except PartyError as failure:
+            raise self._failure(failure.rank, failure.error) from None
         return received, book
 
     def _agreed(self) -> tuple[str, dict[str, pb.Model]]:
@@ -272,12 +261,3 @@ def _shared(
         for messages, share in zip(outgoing, shares, strict=True):
             messages += [pb.RequestPiece(share=piece) for piece in pieces("", name, share)]
     return outgoing
-
-
-def _forward(rank: int, stream: Iterable[pb.RequestEvent], events: queue.SimpleQueue) -> None:
-    try:
-        for event in stream:
-            events.put((rank, event))
-        events.put((rank, None))
-    except grpc.RpcError as error:
-        events.put((rank, error))

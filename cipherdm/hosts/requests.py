@@ -7,8 +7,8 @@ from ..engine import party_pb2 as engine_pb
 from ..errors import CipherDMError
 from . import host_pb2 as pb
 from .config import HostConfig
-from .errors import Disagreement, Forbidden, RunFailed, TooMuch
-from .manifest import check_share
+from .errors import Disagreement, RunFailed, TooMuch
+from .manifest import checked_shares
 from .peers import Peers
 from .runs import Assignment, Queue, Run, Runs
 from .store import ModelStore, StoredModel
@@ -168,24 +168,13 @@ class Requests:
 
     def _inputs(self, pieces: Iterator[pb.RequestPiece], model: StoredModel) -> Pieces:
         """A client's shares: those that the model declares, whole, and nothing else."""
-        declared = {item.name: item for item in model.manifest.inputs}
         inputs: Pieces = []
-        missing: dict[str, int] = {}  # pieces that a variable still lacks
         size = 0
-        for message in pieces:
-            piece = message.share
-            if piece.name not in declared:
-                raise Forbidden(f"{piece.name!r} is not an input of {model.manifest.name!r}, or came twice")
-            check_share(piece, declared[piece.name])
+        for piece in checked_shares((message.share for message in pieces), model.manifest.inputs):
             size += len(piece.chunk)
             if size > self._host.limits.input_bytes:
                 raise TooMuch(f"the inputs are larger than {self._host.limits.input_bytes} bytes, which is the limit")
-            missing[piece.name] = missing.get(piece.name, max(piece.chunk_count, 1)) - 1
-            if missing[piece.name] == 0:
-                del declared[piece.name]
             inputs.append(piece)
-        if declared:
-            raise CipherDMError(f"the input {next(iter(declared))!r} is missing or incomplete.")
         return inputs
 
     def _check_agreement(self, theirs: str, who: str) -> None:

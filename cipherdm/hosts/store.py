@@ -25,7 +25,7 @@ from ..files import replacing
 from . import host_pb2 as pb
 from .config import Limits
 from .errors import Forbidden, TooMuch
-from .manifest import check_manifest, check_share, digest_of
+from .manifest import check_manifest, checked_shares, digest_of
 
 _LENGTH = struct.Struct("<Q")
 
@@ -159,25 +159,14 @@ class ModelStore:
         shutil.rmtree(model.folder, ignore_errors=True)
 
     def _write_shares(self, file: BinaryIO, model: StoredModel, pieces: Iterator[engine_pb.SharePiece]) -> None:
-        declared = {item.name: item for item in model.manifest.values}
-        expected: dict[str, int] = {}  # pieces still to come, by name
         size = model.manifest.ByteSize()
-        for piece in pieces:
-            if piece.name not in declared:
-                raise CipherDMError(f"{piece.name!r} is not among the model's values, or came twice.")
-            check_share(piece, declared[piece.name])
+        for piece in checked_shares(pieces, model.manifest.values):
             data = piece.SerializeToString()
             size += len(data)
             if size > self._limits.model_bytes:
                 raise TooMuch(f"the model is larger than {self._limits.model_bytes} bytes, which is the limit.")
             file.write(_LENGTH.pack(len(data)))
             file.write(data)
-            left = expected.get(piece.name, max(piece.chunk_count, 1)) - 1
-            expected[piece.name] = left
-            if left == 0:
-                del declared[piece.name]
-        if declared:
-            raise CipherDMError(f"the shares of {next(iter(declared))!r} are missing or incomplete.")
 
     def _check_owner(self, owner: str, name: str) -> None:
         model = self._current.get(name)

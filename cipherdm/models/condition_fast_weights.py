@@ -11,9 +11,9 @@ from .condition_blocks import GROUP_NORM_EPS, LAYER_NORM_EPS
 from .condition_calibration import MAX_NEWTON
 from .condition_observation import Layers
 from .fast_weights import (
-    ATTENTION_BITS,
     fill_bias_bits,
     prepare_activation,
+    prepare_exponential,
     take_unit,
 )
 from .fits import newton_start
@@ -43,7 +43,9 @@ def prepare_prompted(unet: UNet, timesteps: np.ndarray, *, guarded: bool = False
     for name in layers.token_norms:
         _prepare_token_norm(weights, stored, nearest, name)
     for name, heads in layers.attentions.items():
-        _prepare_attention(weights, stored, nearest, name, heads)
+        size = len(weights.constant[f"{name}.to_q.weight"]) // heads
+        prepare_exponential(weights, stored, nearest, name, size)
+        weights.static[f"{name}.to_q.centred"] = 1
     for name in layers.gates:
         _prepare_gate(weights, stored, name)
     fill_bias_bits(weights)
@@ -118,26 +120,6 @@ def _prepare_root(
     weights.bits.update({f"{name}.factors": FACTOR_BITS, f"{name}.offsets": FACTOR_BITS})
     weights.static[f"{name}.newton"] = newton
     return typical
-
-
-def _prepare_attention(weights: PreparedWeights, stored: dict, nearest: np.ndarray, name: str, heads: int) -> None:
-    """The constants of `fast.attention`, and what the query's projection takes in."""
-    alpha, beta, gamma = stored[f"{name}.exp"][nearest].astype(np.float64).T
-    stretch = np.sqrt(alpha)
-    query = f"{name}.to_q"
-    size = len(weights.constant[f"{query}.weight"]) // heads
-    for leaf in ("weight", "bias"):
-        fixed = weights.constant.pop(f"{query}.{leaf}") * size**-0.5
-        weights.by_step[f"{query}.{leaf}"] = stretch.reshape(-1, *[1] * fixed.ndim) * fixed
-    weights.by_step[f"{query}.h"] = beta / (2 * stretch)
-    weights.by_step[f"{query}.c"] = gamma - (beta / (2 * stretch)) ** 2
-    weights.by_step[f"{query}.constant"] = gamma
-    for leaf, values in zip(("r0", "r1"), stored[f"{name}.sum"][nearest].T, strict=True):
-        weights.by_step[f"{query}.{leaf}"] = values
-    weights.bits.update({f"{query}.{leaf}": bits for leaf, bits in ATTENTION_BITS.items()})
-    for leaf, count in zip(("squarings", "newton"), stored[f"{name}.counts"], strict=True):
-        weights.static[f"{query}.{leaf}"] = int(count)
-    weights.static[f"{query}.centred"] = 1
 
 
 def _prepare_gate(weights: PreparedWeights, stored: dict, name: str) -> None:

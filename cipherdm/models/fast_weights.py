@@ -146,22 +146,28 @@ def _take_center(weights: PreparedWeights, name: str, center: np.ndarray) -> boo
     return True
 
 
-def _prepare_attention(weights: PreparedWeights, stored: dict, nearest: np.ndarray, name: str, size: int) -> None:
+def prepare_exponential(weights: PreparedWeights, stored: dict, nearest: np.ndarray, name: str, size: int) -> None:
+    """The constants of `fast.attention` with heads of `size`, and what the query's projection takes in."""
     alpha, beta, gamma = stored[f"{name}.exp"][nearest].astype(np.float64).T
     stretch = np.sqrt(alpha)
+    query = f"{name}.to_q"
     for leaf in ("weight", "bias"):
-        fixed = weights.constant.pop(f"{name}.to_q.{leaf}") * size**-0.5
-        weights.by_step[f"{name}.to_q.{leaf}"] = stretch.reshape(-1, *[1] * fixed.ndim) * fixed
-    weights.by_step[f"{name}.to_q.h"] = beta / (2 * stretch)
-    weights.by_step[f"{name}.to_q.c"] = gamma - (beta / (2 * stretch)) ** 2
-    weights.by_step[f"{name}.to_q.constant"] = gamma
-    weights.by_step[f"{name}.to_k.bias"] = weights.constant.pop(f"{name}.to_k.bias") - stored[f"{name}.key"][nearest]
+        fixed = weights.constant.pop(f"{query}.{leaf}") * size**-0.5
+        weights.by_step[f"{query}.{leaf}"] = stretch.reshape(-1, *[1] * fixed.ndim) * fixed
+    weights.by_step[f"{query}.h"] = beta / (2 * stretch)
+    weights.by_step[f"{query}.c"] = gamma - (beta / (2 * stretch)) ** 2
+    weights.by_step[f"{query}.constant"] = gamma
     for leaf, values in zip(("r0", "r1"), stored[f"{name}.sum"][nearest].T, strict=True):
-        weights.by_step[f"{name}.to_q.{leaf}"] = values
-    weights.bits.update({f"{name}.to_q.{leaf}": bits for leaf, bits in ATTENTION_BITS.items()})
-    weights.bits[f"{name}.to_out.0.bias"] = 3 * MIXED_BITS + WEIGHT_BITS
+        weights.by_step[f"{query}.{leaf}"] = values
+    weights.bits.update({f"{query}.{leaf}": bits for leaf, bits in ATTENTION_BITS.items()})
     for leaf, count in zip(("squarings", "newton"), stored[f"{name}.counts"], strict=True):
-        weights.static[f"{name}.to_q.{leaf}"] = int(count)
+        weights.static[f"{query}.{leaf}"] = int(count)
+
+
+def _prepare_attention(weights: PreparedWeights, stored: dict, nearest: np.ndarray, name: str, size: int) -> None:
+    prepare_exponential(weights, stored, nearest, name, size)
+    weights.by_step[f"{name}.to_k.bias"] = weights.constant.pop(f"{name}.to_k.bias") - stored[f"{name}.key"][nearest]
+    weights.bits[f"{name}.to_out.0.bias"] = 3 * MIXED_BITS + WEIGHT_BITS
 
 
 def _prepare_linear_attention(weights: PreparedWeights, name: str, size: int, tokens: int) -> None:

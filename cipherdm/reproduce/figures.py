@@ -39,7 +39,7 @@ def quality(records: Path) -> Figure:
     """Accuracy and LeNet-FID under each set of protocols."""
     from ..views.quality import quality_figure, read_quality
 
-    return quality_figure(read_quality(records), MODELS, ("DDIM-50", "DDPM-50"))
+    return quality_figure(read_quality(records), MODELS, ("DDIM-50", "DDPM-20"))
 
 
 def parts(records: Path) -> Figure:

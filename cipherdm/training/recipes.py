@@ -83,18 +83,22 @@ class TrainingConfig:
         }
 
 
+NOISE_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+}
+"""The noise schedule of every model here, CipherDM's, as diffusers' schedulers take it."""
+
+
 def scheduler() -> "DDPMScheduler":
-    """The noise schedule of every model here, CipherDM's: 1000 steps, linear betas 1e-4 to 0.02, predicting noise."""
+    """`NOISE_SCHEDULE` as a scheduler."""
     from diffusers import DDPMScheduler
 
-    return DDPMScheduler(
-        num_train_timesteps=1000,
-        beta_start=1e-4,
-        beta_end=0.02,
-        beta_schedule="linear",
-        prediction_type="epsilon",
-        clip_sample=False,
-    )
+    return DDPMScheduler(**NOISE_SCHEDULE)
 
 
 # CipherDM's size: 28x28 and 14x14, attention over the 196 positions of the lower level. One group of the normalisation

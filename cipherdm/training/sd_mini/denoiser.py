@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
+from ..recipes import NOISE_SCHEDULE
 from .autoencoder import encode, normal
 from .captions import Caption
 from .pictures import Source, compose
@@ -31,18 +32,13 @@ def build_denoiser(config: DenoiserConfig, latent: tuple[int, int], width: int) 
 
 
 def scheduler() -> DDIMScheduler:
-    """1000 steps, linear betas 1e-4 to 0.02, predicting noise, nothing clipped.
+    """That of the MNIST models: 1000 steps, linear betas 1e-4 to 0.02, predicting noise, nothing clipped.
 
     Stable Diffusion's own betas leave 7 % of the latents in the last step, and with them the colour of a plain background,
     which sampling from pure noise would have to do without. These leave 0.6 %.
     """
     return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=1e-4,
-        beta_end=0.02,
-        beta_schedule="linear",
-        prediction_type="epsilon",
-        clip_sample=False,
+        **NOISE_SCHEDULE,
         set_alpha_to_one=False,
         steps_offset=1,  # StableDiffusionPipeline expects these two, and the first of them warns if it does not find them
     )
