@@ -7,15 +7,14 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from skimage.metrics import peak_signal_noise_ratio
 from tqdm import tqdm
 
 from . import protocols as protocol_sets
 from .bench.cli import app as bench_app
+from .comparison import psnr, write_comparison
 from .documents import DOCUMENTS, rewrite, root
 from .engine import LocalCluster
 from .errors import CipherDMError
-from .files import replacing
 from .hosts.commands import add_commands
 from .labels import parse_labels
 from .models import find_model, load_unet
@@ -102,30 +101,11 @@ def sample(
     plaintext = draw(unet, None, protocols=protocol_sets.DIRECT, **settings).images
     with LocalCluster() as cluster, _Bar() as bar:
         secure = draw(unet, cluster, protocols=chosen, granularity=granularity, progress=bar, **settings)
-    psnr = [_psnr(*pair) for pair in zip(plaintext, secure.images, strict=True)]
-    captions = [str(label) for label in settings["labels"] or range(len(psnr))]
-    with replacing(out) as temporary:
-        sample_sheet(secure.images, plaintext, psnr, captions).savefig(temporary, dpi=150)
-    record = out.with_suffix(".json")
-    write_record(
-        record,
-        {
-            "model": model,
-            "protocols": chosen.name,
-            "granularity": granularity,
-            **settings,
-            "psnr_db": psnr,
-            "peak_memory_bytes": secure.peak_memory,
-            "cost": secure.cost.to_dict(),
-        },
-    )
-    cost = secure.cost
-    typer.echo(
-        f"{len(psnr)} pictures in {cost.seconds:.1f} s; the parties sent {cost.bytes / 1e6:.1f} MB in {cost.sends} messages "
-        f"and held at most {max(secure.peak_memory) / 2**20:.0f} MiB each.\n"
-        f"PSNR of secure against exact plaintext: mean {np.mean(psnr):.1f} dB, lowest {min(psnr):.1f} dB.\n"
-        f"Wrote {out} and {record}."
-    )
+    found = psnr(secure.images, plaintext)
+    captions = [str(label) for label in settings["labels"] or range(len(found))]
+    about = {"model": model, "protocols": chosen.name, "granularity": granularity, **settings}
+    figure = sample_sheet(secure.images, plaintext, found, captions)
+    typer.echo(write_comparison(out, figure, about, secure, found))
 
 
 @app.command()
@@ -315,8 +295,3 @@ class _Bar:
         self._bar.total = total
         self._bar.set_description(label, refresh=False)
         self._bar.update(done - self._bar.n)
-
-
-def _psnr(plaintext: np.ndarray, secure: np.ndarray) -> float:
-    """In dB, of images in [-1, 1] as they are shown, that is clipped to that range."""
-    return float(peak_signal_noise_ratio(np.clip(plaintext, -1, 1), np.clip(secure, -1, 1), data_range=2))

@@ -1,22 +1,23 @@
 """`cipherdm sample` and `cipherdm calibrate` for a Stable Diffusion folder: pictures that prompts ask for."""
 
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from skimage import color, io, transform
-from skimage.metrics import peak_signal_noise_ratio
 
+from .comparison import psnr, write_comparison
 from .engine import LocalCluster
 from .errors import CipherDMError
-from .files import replacing
 from .protocols import DIRECT, Protocols
-from .records import write_record
 from .sampling.pipeline import Pipeline, load_pipeline
 from .sampling.prompt_calibration import CAPTIONS, calibrate_pipeline, read_captions
-from .sampling.text_to_image import TextToImageResult, text_to_image
+from .sampling.text_to_image import text_to_image
+
+_WRAPPED = 26  # characters in a line of a caption
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class PromptOptions:
             picture = read_picture(self.image, pipeline.image_size)
             settings |= {"images": np.stack([picture] * len(self.prompts)), "strength": self.strength}
         return settings
+
+    def about(self) -> dict[str, Any]:
+        """What a record says of them."""
+        started = {} if self.image is None else {"image": self.image.name, "strength": self.strength}
+        asked = {"prompts": list(self.prompts), "negative_prompt": self.negative_prompt}
+        return {**asked, "guidance_scale": self.guidance_scale, **started}
 
 
 def sample_prompts(
@@ -66,7 +73,7 @@ def sample_prompts(
     Raises:
         CipherDMError: as `load_pipeline` and `text_to_image`.
     """
-    from .views.prompt_sheet import prompt_sheet  # matplotlib takes a second to import
+    from .views import sample_sheet  # matplotlib takes a second to import
 
     pipeline = load_pipeline(folder)
     arguments = options.settings(pipeline) | settings
@@ -81,18 +88,11 @@ def sample_prompts(
             progress=progress,
             **arguments,
         )
-    psnr = [_psnr(*pair) for pair in zip(plaintext.images, secure.images, strict=True)]
-    with replacing(out) as temporary:
-        prompt_sheet(secure.images, plaintext.images, psnr, options.prompts).savefig(temporary, dpi=150)
-    record = out.with_suffix(".json")
-    write_record(record, _record(folder, options, protocols, granularity, settings, psnr, secure))
-    cost = secure.cost
-    return (
-        f"{len(psnr)} pictures in {cost.seconds:.1f} s; the parties sent {cost.bytes / 1e6:.1f} MB in {cost.sends} messages "
-        f"and held at most {max(secure.peak_memory) / 2**20:.0f} MiB each.\n"
-        f"PSNR of secure against exact plaintext: mean {np.mean(psnr):.1f} dB, lowest {min(psnr):.1f} dB.\n"
-        f"Wrote {out} and {record}."
-    )
+    found = psnr(secure.images, plaintext.images)
+    captions = ["\n".join(textwrap.wrap(prompt, _WRAPPED)) for prompt in options.prompts]
+    figure = sample_sheet(secure.images, plaintext.images, found, captions, across=4, width=2.0)
+    about = {"model": folder.resolve().name, "protocols": protocols.name, "granularity": granularity}
+    return write_comparison(out, figure, about | options.about() | settings, secure, found)
 
 
 def calibrate_folder(
@@ -131,33 +131,3 @@ def read_picture(path: Path, size: tuple[int, int]) -> np.ndarray:
         )
     resized = transform.resize(pixels, size, anti_aliasing=True)  # to [0, 1], whatever the type was
     return np.clip(resized.transpose(2, 0, 1) * 2 - 1, -1, 1).astype(np.float32)
-
-
-def _record(
-    folder: Path,
-    options: PromptOptions,
-    protocols: Protocols,
-    granularity: str,
-    settings: dict[str, Any],
-    psnr: Sequence[float],
-    secure: TextToImageResult,
-) -> dict[str, Any]:
-    started = {} if options.image is None else {"image": options.image.name, "strength": options.strength}
-    return {
-        "model": folder.resolve().name,
-        "protocols": protocols.name,
-        "granularity": granularity,
-        "prompts": list(options.prompts),
-        "negative_prompt": options.negative_prompt,
-        "guidance_scale": options.guidance_scale,
-        **started,
-        **settings,
-        "psnr_db": list(psnr),
-        "peak_memory_bytes": secure.peak_memory,
-        "cost": secure.cost.to_dict(),
-    }
-
-
-def _psnr(plaintext: np.ndarray, secure: np.ndarray) -> float:
-    """In dB, of images in [-1, 1] as they are shown, that is clipped to that range."""
-    return float(peak_signal_noise_ratio(np.clip(plaintext, -1, 1), np.clip(secure, -1, 1), data_range=2))

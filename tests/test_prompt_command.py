@@ -12,7 +12,6 @@ from cipherdm import CipherDMError
 from cipherdm.models import init_unet, load_unet, save_unet
 from cipherdm.models.calibration import load_calibration
 from cipherdm.prompt_command import read_picture
-from cipherdm.views.prompt_sheet import prompt_sheet
 
 SMALL = replace(ONE_LEVEL, block_out_channels=(16,), mid_block_type=None, sample_size=4)
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -106,12 +105,3 @@ def test_pictures_are_read_in_the_range_of_the_model(tmp_path, mode):
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(CipherDMError, match="text.png cannot be read as a picture"):
         read_picture(tmp_path / "text.png", (8, 8))
-
-
-def test_the_sheet_shows_every_prompt():
-    images = np.zeros((5, 3, 8, 8), np.float32)
-    prompts = [f"{word} on a background of many colours" for word in ("one", "two", "three", "four", "five")]
-    figure = prompt_sheet(images, images, [30.0] * 5, prompts)
-    titles = [axis.get_title().replace("\n", " ") for axis in figure.axes]
-    assert [title for title in titles if title in prompts] == prompts
-    assert titles.count("30.0 dB") == 5

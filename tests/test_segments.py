@@ -8,7 +8,7 @@ from small import ONE_LEVEL
 
 import cipherdm as cdm
 from cipherdm.bench import recording
-from cipherdm.bench.trajectory import psnr
+from cipherdm.comparison import psnr
 from cipherdm.errors import CipherDMError
 from cipherdm.models import init_unet
 from cipherdm.protocols import DIRECT

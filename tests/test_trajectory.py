@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from cipherdm import DIRECT, LAN, WAN, CipherDMError, sample
 from cipherdm.bench import recording
-from cipherdm.bench.trajectory import BEST_PSNR, follow_plaintext, follow_secure, psnr
+from cipherdm.bench.trajectory import follow_plaintext, follow_secure
 from cipherdm.cli import app
+from cipherdm.comparison import BEST_PSNR, psnr
 from cipherdm.models import apply_unet, init_unet, save_unet
 from cipherdm.sampling import make_task
 

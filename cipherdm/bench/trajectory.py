@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..comparison import psnr
 from ..costs import count_path_bytes
 from ..engine import CostReport, Graph, LocalCluster, Node, Session, compile_plan
 from ..models import UNet
@@ -22,8 +23,6 @@ from ..protocols.fixed import decode
 from ..sampling import Task, engine_for, make_task
 from ..sampling.steps import COEFFICIENT_BITS, StepShape, setup_graph, step_graph
 from .recording import grey_levels
-
-BEST_PSNR = 120.0  # dB, in the place of infinity where two pictures are equal
 
 Progress = Callable[[int, int, str], None]
 """Called before each step as `progress(done, total, name)`."""
@@ -161,12 +160,6 @@ def run(
         "samples": np.stack([grey_levels(exact.samples), grey_levels(secure.samples)]),
         "predicted": np.stack([grey_levels(exact.predicted), grey_levels(secure.predicted)]),
     }
-
-
-def psnr(images: np.ndarray, references: np.ndarray) -> list[float]:
-    """Of each image [B, C, H, W], in dB, clipped to [-1, 1] as it is shown; at most `BEST_PSNR`."""
-    squares = np.square(np.clip(images, -1, 1).astype(np.float64) - np.clip(references, -1, 1)).mean(axis=(1, 2, 3))
-    return [float(value) for value in 10 * np.log10(4 / np.maximum(squares, 4 * 10 ** (-BEST_PSNR / 10)))]
 
 
 def _rows(task: Task, exact: Trajectory, emulated: Trajectory, secure: Trajectory) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from ..bench.recording import grey_levels
-from ..bench.trajectory import psnr
+from ..comparison import psnr
 from ..costs import count_path_bytes
 from ..engine import CostReport, LocalCluster, Session, compile_plan
 from ..errors import CipherDMError

@@ -6,18 +6,30 @@ import numpy as np
 from matplotlib.figure import Figure
 
 
-def sample_sheet(secure: np.ndarray, plaintext: np.ndarray, psnr: Sequence[float], captions: Sequence[str]) -> Figure:
+def sample_sheet(
+    secure: np.ndarray,
+    plaintext: np.ndarray,
+    psnr: Sequence[float],
+    captions: Sequence[str],
+    *,
+    across: int = 10,
+    width: float = 0.95,
+) -> Figure:
     """Each secure image below the plaintext one from the same noise, with its PSNR.
 
     Args:
         secure: [N, C, H, W] in [-1, 1]; values outside are clipped. One or three channels.
         plaintext: the same shape.
         psnr: N values in dB.
-        captions: N short texts, such as the labels.
+        captions: N short texts, such as the labels, of one line or several.
+        across: images side by side.
+        width: of an image, in inches.
     """
-    columns = min(len(secure), 10)
+    columns = min(len(secure), across)
     bands = -(-len(secure) // columns)
-    figure = Figure(figsize=(0.4 + 0.95 * columns, 0.35 + 2.25 * bands), layout="constrained")
+    further_lines = max(caption.count("\n") for caption in captions)
+    height = 0.35 + (2 * width + 0.35 + 0.16 * further_lines) * bands
+    figure = Figure(figsize=(0.4 + width * columns, height), layout="constrained")
     axes = figure.subplots(2 * bands, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -28,7 +40,9 @@ def sample_sheet(secure: np.ndarray, plaintext: np.ndarray, psnr: Sequence[float
         draw_image(below, secure[index], f"{psnr[index]:.1f} dB")
     for band in range(bands):
         for row, text in ((2 * band, "plaintext"), (2 * band + 1, "secure")):
-            axes[row, 0].text(-0.12, 0.5, text, rotation=90, ha="right", va="center", transform=axes[row, 0].transAxes)
+            axes[row, 0].text(
+                -0.11 / width, 0.5, text, rotation=90, ha="right", va="center", transform=axes[row, 0].transAxes
+            )
     return figure
 
 
