@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 
+from cipherdm import CipherDMError
 from cipherdm.documents import root
 from cipherdm.engine import Certificates
 from cipherdm.hosts import CallerConfig, HostConfig, Limits, RoleNames, Timeouts
@@ -103,6 +104,8 @@ def test_events_are_in_order_of_time_and_half_a_line_is_not_lost(logs):
     assert events["time"].is_monotonic_increasing
     assert list(events["event"]).count("not readable") == 1
     assert event_table(["", "", ""]).empty
+    with pytest.raises(CipherDMError, match="no events to draw"):
+        timeline(event_table(["", "", ""]))
 
 
 def test_a_run_ends_where_the_log_says_or_where_the_party_is_back(logs):

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from ..errors import CipherDMError
 from ..hosts.soak import growth
 from .style import GREY, PALETTE, describe, new_figure
 
@@ -66,7 +67,12 @@ def timeline(events: pd.DataFrame) -> Figure:
 
     Args:
         events: as `event_table` returns them, or a part of them.
+
+    Raises:
+        CipherDMError: there are none.
     """
+    if events.empty:
+        raise CipherDMError("there are no events to draw; take another part of the log.")
     runs = runs_of(events)
     callers = list(dict.fromkeys(runs["caller"]))
     colours = {caller: PALETTE[index % len(PALETTE)] for index, caller in enumerate(callers)}
