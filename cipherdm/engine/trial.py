@@ -1,6 +1,6 @@
 """For trying things out: one function on the parties in one call, and a look at what a single party holds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from spu import libspu
@@ -36,8 +36,13 @@ def words_of(session: Session, name: str, rank: int) -> np.ndarray:
         uint64 [elements, 2]: the party's own component of each element, and the next party's. Party r's second is party
         r+1's first; the three different ones add up to the value times 2^fraction_bits.
     """
+    return words_in(session.share_of(name, rank).share_chunks)
+
+
+def words_in(chunks: Iterable[bytes]) -> np.ndarray:
+    """The ring words of a share's pieces, in the order of the pieces: uint64 [elements, 2], as `words_of` has them."""
     contents = []
-    for data in session.share_of(name, rank).share_chunks:
+    for data in chunks:
         chunk = libspu.ValueChunk()
         chunk.ParseFromString(data)
         contents.append(chunk.content)

@@ -28,6 +28,7 @@ from .errors import Forbidden, TooMuch
 from .manifest import check_manifest, checked_shares, digest_of
 
 _LENGTH = struct.Struct("<Q")
+_MODELS, _PUBLISHED = "models", "published"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,22 @@ class StoredModel:
                 yield piece
 
 
+def read_published(folder: Path, name: str) -> StoredModel:
+    """The model that a name stands for in a party's folder, which is left as it is.
+
+    Raises:
+        CipherDMError: there is none, or it cannot be read.
+    """
+    path = folder / _PUBLISHED / f"{name}.json"
+    try:
+        entry = json.loads(path.read_text())
+        models = folder / _MODELS / entry["registration"]
+        manifest = pb.Manifest.FromString((models / "manifest").read_bytes())
+        return StoredModel(entry["owner"], manifest, digest_of(manifest), models)
+    except (OSError, ValueError, KeyError, DecodeError) as error:
+        raise CipherDMError(f"the model that {path} names cannot be read ({error}); remove that file.") from None
+
+
 class ModelStore:
     """All models of a party.
 
@@ -64,7 +81,7 @@ class ModelStore:
     """
 
     def __init__(self, folder: Path, limits: Limits):
-        self._models, self._published = folder / "models", folder / "published"
+        self._models, self._published = folder / _MODELS, folder / _PUBLISHED
         self._limits = limits
         self._lock = threading.Lock()
         self._staged: dict[str, StoredModel] = {}  # by registration
@@ -75,7 +92,9 @@ class ModelStore:
                 part.mkdir(exist_ok=True)
         except OSError as error:
             raise CipherDMError(f"cannot use the folder {folder}: {error.strerror}.") from None
-        self._current = {path.stem: self._load(path) for path in sorted(self._published.glob("*.json"))}
+        self._current = {
+            path.stem: read_published(folder, path.stem) for path in sorted(self._published.glob("*.json"))
+        }
         self._clean()
 
     def all(self) -> list[StoredModel]:
@@ -172,15 +191,6 @@ class ModelStore:
         model = self._current.get(name)
         if model is not None and model.owner != owner:
             raise Forbidden(f"the model {name!r} belongs to another owner.")
-
-    def _load(self, path: Path) -> StoredModel:
-        try:
-            entry = json.loads(path.read_text())
-            folder = self._models / entry["registration"]
-            manifest = pb.Manifest.FromString((folder / "manifest").read_bytes())
-            return StoredModel(entry["owner"], manifest, digest_of(manifest), folder)
-        except (OSError, ValueError, KeyError, DecodeError) as error:
-            raise CipherDMError(f"the model that {path} names cannot be read ({error}); remove that file.") from None
 
     def _clean(self) -> None:
         kept = {model.folder for model in self._current.values()}
