@@ -1,0 +1,112 @@
+"""A U-Net's call block by block: prepared, computed and resumed in parts, with the result of the whole."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from condition import BETAS, ONE_LEVEL, inputs, torch_eps, torch_model, torch_params
+
+from cipherdm import DIRECT, FAST, CipherDMError
+from cipherdm.models import UNet, init_unet, load_unet, prepare_weights, save_unet
+from cipherdm.models.calibration import load_calibration, save_calibration
+from cipherdm.models.condition_calibration import calibrate_prompted
+from cipherdm.protocols import FAST_SHARES
+from cipherdm.sampling.blockwise import UNetCall, call_in_plaintext, call_on_parties
+from cipherdm.sampling.schedules import make_schedule
+
+EXACT = replace(DIRECT, name="exact", time_embedding="precomputed")
+# As in the tests of text to image: variances of fewer channels differ too much from token to token.
+SMALL = replace(ONE_LEVEL, block_out_channels=(16,), mid_block_type=None, sample_size=4)
+SCHEDULER = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, **BETAS}
+ABOUT = {"model": "small"}
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def values():
+    return inputs(SMALL, batch=1)
+
+
+@pytest.fixture(scope="module")
+def unet(tmp_path_factory, values):
+    """A model with random weights in a folder, calibrated for one step, its weights read when they are asked for."""
+    folder = tmp_path_factory.mktemp("small")
+    save_unet(UNet(SMALL, init_unet(SMALL).params, SCHEDULER), folder)
+    whole = load_unet(folder)
+    schedule = make_schedule(SCHEDULER, "ddim", 1)
+    prompts = np.random.default_rng(4).standard_normal((8, 7, SMALL.cross_attention_dim), np.float32)
+    prompts[0] = values["encoder_hidden_states"][0]
+    save_calibration(calibrate_prompted(whole, schedule, prompts, guided=False, progress=False), whole)
+    return load_unet(folder, lazily=True)
+
+
+def call_of(unet, values, protocols):
+    timestep = float(make_schedule(SCHEDULER, "ddim", 1).timesteps[0])
+    return UNetCall(unet, protocols, values["sample"], values["encoder_hidden_states"], timestep)
+
+
+def test_weights_that_are_read_when_asked_for_are_those_of_the_file(unet):
+    whole = load_unet(unet.folder).params
+    assert set(unet.params) == set(whole) and len(unet.params) == len(whole)
+    for name, array in whole.items():
+        np.testing.assert_array_equal(unet.params[name], array)
+
+
+@pytest.mark.parametrize("protocols", [FAST, EXACT], ids=lambda protocols: protocols.name)
+def test_blocks_prepared_one_by_one_are_the_whole(unet, values, protocols):
+    call = call_of(unet, values, protocols)
+    timesteps = np.float32([call.timestep])
+    whole = prepare_weights(unet, timesteps, protocols)
+    calibration = load_calibration(unet)
+    parts = [
+        prepare_weights(unet, timesteps, protocols, blocks=[block.name], calibration=calibration)
+        for block in call.blocks
+    ]
+    for field in ("constant", "by_step", "by_class", "bits", "static"):
+        expected, found = getattr(whole, field), {}
+        for part in parts:
+            assert not found.keys() & getattr(part, field).keys()
+            found |= getattr(part, field)
+        assert found.keys() == expected.keys()
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_block_by_block_in_plaintext_is_what_diffusers_computes(values):
+    model = torch_model(SMALL)
+    call = UNetCall(UNet(SMALL, torch_params(model)), EXACT, values["sample"], values["encoder_hidden_states"], 500.0)
+    np.testing.assert_allclose(call_in_plaintext(call), torch_eps(model, 500.0, values), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_interrupted_call_goes_on_where_it_was(unet, values, tmp_path):
+    call, stopped_at = call_of(unet, values, FAST_SHARES), 5
+
+    def stop(done, total, name):
+        if done == stopped_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        call_on_parties(call, tmp_path, ABOUT, progress=stop)
+    begun = []
+    eps, rows = call_on_parties(call, tmp_path, ABOUT, progress=lambda done, total, name: begun.append(done))
+    assert begun == list(range(stopped_at, len(call.blocks)))
+    assert [row["block"] for row in rows] == [block.name for block in call.blocks]
+    assert [row["block"] for row in rows if row["first_of_process"]] == [call.blocks[i].name for i in (0, stopped_at)]
+    assert sum(row["bytes"] for row in rows) > 0 and min(row["peak_memory"] for row in rows) > 0
+
+    emulated = call_in_plaintext(call)
+    exact = call_in_plaintext(call_of(unet, values, EXACT))
+    assert np.abs(eps - emulated).max() < 0.02
+    assert np.sqrt(np.mean((eps - exact) ** 2)) < 0.05 * np.sqrt(np.mean(exact**2))
+    assert not list(tmp_path.rglob("*.share"))  # nothing is left of weights and values
+
+    again, _ = call_on_parties(call, tmp_path, ABOUT, progress=stop)  # finished: nothing is run
+    np.testing.assert_array_equal(again, eps)
+    with pytest.raises(CipherDMError, match="another model"):
+        call_on_parties(call, tmp_path, {"model": "other"})
+
+
+def test_time_terms_on_shares_are_refused(unet, values):
+    with pytest.raises(CipherDMError, match="computes time terms on shares"):
+        call_of(unet, values, DIRECT)
