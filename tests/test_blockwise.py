@@ -10,15 +10,15 @@ from cipherdm import DIRECT, FAST, CipherDMError
 from cipherdm.models import UNet, init_unet, load_unet, prepare_weights, save_unet
 from cipherdm.models.calibration import load_calibration, save_calibration
 from cipherdm.models.condition_calibration import calibrate_prompted
-from cipherdm.protocols import FAST_SHARES
-from cipherdm.sampling.blockwise import UNetCall, call_in_plaintext, call_on_parties
+from cipherdm.models.prepared import chosen_blocks
+from cipherdm.reproduce import full_call
+from cipherdm.sampling.blockwise import Journal, UNetCall, call_in_plaintext
 from cipherdm.sampling.schedules import make_schedule
 
 EXACT = replace(DIRECT, name="exact", time_embedding="precomputed")
 # As in the tests of text to image: variances of fewer channels differ too much from token to token.
 SMALL = replace(ONE_LEVEL, block_out_channels=(16,), mid_block_type=None, sample_size=4)
 SCHEDULER = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, **BETAS}
-ABOUT = {"model": "small"}
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
@@ -79,32 +79,41 @@ def test_block_by_block_in_plaintext_is_what_diffusers_computes(values):
 
 
 @pytest.mark.slow
-def test_an_interrupted_call_goes_on_where_it_was(unet, values, tmp_path):
-    call, stopped_at = call_of(unet, values, FAST_SHARES), 5
+def test_an_interrupted_call_goes_on_where_it_was(unet, tmp_path):
+    """On three parties, with the record of the run; the call's inputs are not those of the calibration."""
+    blocks, stopped_at, begun = [block.name for block in chosen_blocks(SMALL, None)], 5, []
 
     def stop(done, total, name):
         if done == stopped_at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        call_on_parties(call, tmp_path, ABOUT, progress=stop)
-    begun = []
-    eps, rows = call_on_parties(call, tmp_path, ABOUT, progress=lambda done, total, name: begun.append(done))
-    assert begun == list(range(stopped_at, len(call.blocks)))
-    assert [row["block"] for row in rows] == [block.name for block in call.blocks]
-    assert [row["block"] for row in rows if row["first_of_process"]] == [call.blocks[i].name for i in (0, stopped_at)]
-    assert sum(row["bytes"] for row in rows) > 0 and min(row["peak_memory"] for row in rows) > 0
+        full_call.run(full_call.Model(unet.folder), tmp_path, progress=stop)
+    record = full_call.run(
+        full_call.Model(unet.folder), tmp_path, progress=lambda done, total, name: begun.append(name)
+    )
+    rows = record["rows"]
+    assert begun == blocks[stopped_at:]
+    assert [row["block"] for row in rows] == blocks
+    assert [row["block"] for row in rows if row["first_of_process"]] == [blocks[0], blocks[stopped_at]]
+    assert record["processes"] == 2 and record["bytes"] == sum(row["bytes"] for row in rows)
+    assert all(row["peak_memory"] > 0 and row["seconds"] > 0 for row in rows)
 
-    emulated = call_in_plaintext(call)
-    exact = call_in_plaintext(call_of(unet, values, EXACT))
+    # The parties compute what the emulation computes, which is near what diffusers does.
+    eps, emulated = np.load(tmp_path / "call" / "eps.npy"), np.load(tmp_path / "emulated.npy")
     assert np.abs(eps - emulated).max() < 0.02
-    assert np.sqrt(np.mean((eps - exact) ** 2)) < 0.05 * np.sqrt(np.mean(exact**2))
+    assert record["error"]["emulated"]["rms"] < 0.05 and record["error"]["parties"]["rms"] < 0.05
     assert not list(tmp_path.rglob("*.share"))  # nothing is left of weights and values
 
-    again, _ = call_on_parties(call, tmp_path, ABOUT, progress=stop)  # finished: nothing is run
-    np.testing.assert_array_equal(again, eps)
+    again = full_call.run(full_call.Model(unet.folder), tmp_path, progress=stop)  # finished: nothing is run
+    assert again == record
+
+
+def test_a_journal_of_another_call_is_refused(tmp_path):
+    Journal(tmp_path / "journal.json", {"model": "small"}).add({"block": "conv_in", "writes": {}})
+    assert [row["block"] for row in Journal(tmp_path / "journal.json", {"model": "small"}).rows] == ["conv_in"]
     with pytest.raises(CipherDMError, match="another model"):
-        call_on_parties(call, tmp_path, {"model": "other"})
+        Journal(tmp_path / "journal.json", {"model": "other"})
 
 
 def test_time_terms_on_shares_are_refused(unet, values):
