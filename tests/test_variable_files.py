@@ -17,7 +17,7 @@ from cipherdm.engine.variable_files import StoredShare, VariableFiles
 from cipherdm.linear.operation import Kernel
 from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, decode, encode
 
-NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=18)
 
 
 def added(x, y):
@@ -60,6 +60,12 @@ def test_what_is_written_is_read_by_whoever_comes_next(tmp_path_factory, shares)
     assert {path.parent for path in folder.rglob("*.share")} <= {folder / "session"}  # whatever the names are
     after.clear()
     assert not list(folder.iterdir())
+
+
+def test_what_a_killed_process_has_half_written_is_no_variable(tmp_path):
+    (tmp_path / ".v-x-1234.share").write_bytes(b"half")
+    assert ".v-x-1234" not in VariableFiles(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("cut", [1, 7, 20, 30])

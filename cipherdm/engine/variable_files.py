@@ -22,8 +22,8 @@ from ..files import replacing
 
 _NUMBER = struct.Struct("<Q")
 _HEAD = struct.Struct("<QQ")
-_SUFFIX = ".share"
-_LONGEST_NAME = 240  # of a file, without what `replacing` adds
+_PREFIX, _SUFFIX = "v-", ".share"
+_LONGEST_NAME = 220  # of a file; `replacing` adds to it
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,10 @@ class VariableFiles:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._names = {unquote(path.name.removesuffix(_SUFFIX)) for path in folder.glob(f"*{_SUFFIX}")}
+        for path in folder.glob(f".{_PREFIX}*{_SUFFIX}"):  # half written by a process that was killed
+            path.unlink(missing_ok=True)
+        stems = [path.name.removesuffix(_SUFFIX) for path in folder.glob(f"{_PREFIX}*{_SUFFIX}")]
+        self._names = {unquote(stem.removeprefix(_PREFIX)) for stem in stems}
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
@@ -104,7 +107,7 @@ class VariableFiles:
         encoded = quote(name, safe="")
         if len(encoded) > _LONGEST_NAME:
             raise CipherDMError(f"the variable {name!r} has too long a name for a file; shorten it.")
-        return self._folder / f"{encoded}{_SUFFIX}"
+        return self._folder / f"{_PREFIX}{encoded}{_SUFFIX}"
 
 
 def check_folder_name(name: str) -> None:
