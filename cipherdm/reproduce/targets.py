@@ -312,6 +312,7 @@ FULL_CALL = Target(
     "parties compute with weights whose shares do not fit into memory, one block after the other",
     "ours",
     (Piece("sd15_step", ("bench", "full-call"), (), ("--reduced",), resumes=True),),
+    figure=figures.full_call,
 )
 
 TARGETS = (
