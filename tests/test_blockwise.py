@@ -8,8 +8,7 @@ from condition import BETAS, ONE_LEVEL, inputs, torch_eps, torch_model, torch_pa
 
 from cipherdm import DIRECT, FAST, CipherDMError
 from cipherdm.models import UNet, init_unet, load_unet, prepare_weights, save_unet
-from cipherdm.models.calibration import load_calibration, save_calibration
-from cipherdm.models.condition_calibration import calibrate_prompted
+from cipherdm.models.calibration import load_calibration
 from cipherdm.models.prepared import chosen_blocks
 from cipherdm.reproduce import full_call
 from cipherdm.sampling.blockwise import Journal, UNetCall, call_in_plaintext
@@ -28,16 +27,11 @@ def values():
 
 
 @pytest.fixture(scope="module")
-def unet(tmp_path_factory, values):
+def unet(tmp_path_factory):
     """A model with random weights in a folder, calibrated for one step, its weights read when they are asked for."""
     folder = tmp_path_factory.mktemp("small")
     save_unet(UNet(SMALL, init_unet(SMALL).params, SCHEDULER), folder)
-    whole = load_unet(folder)
-    schedule = make_schedule(SCHEDULER, "ddim", 1)
-    prompts = np.random.default_rng(4).standard_normal((8, 7, SMALL.cross_attention_dim), np.float32)
-    prompts[0] = values["encoder_hidden_states"][0]
-    save_calibration(calibrate_prompted(whole, schedule, prompts, guided=False, progress=False), whole)
-    return load_unet(folder, lazily=True)
+    return full_call.Model(folder).prepared()
 
 
 def call_of(unet, values, protocols):

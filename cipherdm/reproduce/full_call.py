@@ -64,12 +64,7 @@ class Model:
         if not isinstance(unet.config, UNetConditionConfig):
             raise CipherDMError(f"{self.folder} holds no model that takes prompts; give a folder of Stable Diffusion.")
         if not (self.folder / FILE).exists():
-            whole = load_unet(self.folder)
-            schedule = make_schedule(whole.scheduler_config, "ddim", 1)
-            fits = calibrate_prompted(
-                whole, schedule, _embeddings(whole.config, 1, _CALIBRATION_SEED), guided=False, seed=_CALIBRATION_SEED
-            )
-            save_calibration(fits, whole)
+            _calibrate(load_unet(self.folder))
         return unet
 
 
@@ -124,6 +119,16 @@ def summary(record: dict[str, Any]) -> str:
         f"{record['sends']:,} messages and held at most {record['peak_memory'] / 2**30:.2f} GiB each. Error against diffusers: "
         f"{record['error']['parties']['rms']:.4f} of the rms, in emulation {record['error']['emulated']['rms']:.4f}."
     )
+
+
+def _calibrate(unet: UNet) -> None:
+    """Fit what the layers carry at the timestep of the call, for pictures and prompts of random numbers."""
+    size = unet.config.sample_size
+    pixels = size * size if isinstance(size, int) else size[0] * size[1]
+    # What one picture at full size shows is taken from several small ones.
+    embeddings = _embeddings(unet.config, min(8, max(1, 4096 // pixels)), _CALIBRATION_SEED)
+    schedule = make_schedule(unet.scheduler_config, "ddim", 1)
+    save_calibration(calibrate_prompted(unet, schedule, embeddings, guided=False, seed=_CALIBRATION_SEED), unet)
 
 
 def _call(unet: UNet, protocols: Protocols) -> UNetCall:
