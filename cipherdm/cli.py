@@ -22,7 +22,7 @@ from .models.checkpoint import PIPELINE
 from .protocols import DIRECT
 from .read_back_command import read_back
 from .records import write_record
-from .reproduce.cli import reproduce, segments
+from .reproduce.cli import full_call, reproduce, segments
 from .sampling import sample as draw
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench", help="Measure what protocols cost on three parties of this machine.")
 bench_app.command()(segments)
+bench_app.command()(full_call)
 app.command()(reproduce)
 app.command("read-back")(read_back)
 add_commands(app, bench_app)

@@ -118,6 +118,13 @@ def test_models_that_do_not_fit_together_are_refused(change, message):
         Model(**(good | change)).manifest("0" * 32)
 
 
+def test_a_registered_plan_writes_no_files():
+    spec = Spec((3, 4))
+    plan = compile_plan([Node("square", jnp.square, ("x",), ("y",))], {"x": spec}, ("y",), files=("y",))
+    with pytest.raises(CipherDMError, match="writes to files, which registered models do not"):
+        Model("m", plan, {}, {"x": spec}, ("y",)).manifest("0" * 32)
+
+
 def _unet():
     return replace(init_unet(TWO_LEVELS), scheduler_config=SCHEDULER)
 

@@ -18,6 +18,7 @@ from .config import PARTIES, Certificates, EngineConfig, PartyConfig
 from .party_pb2_grpc import PartyStub
 from .process import last_words, start_party, wait_until_ready
 from .session import Session
+from .variable_files import check_folder_name
 from .wire import GRPC_OPTIONS, PartyError, gather
 
 _CONNECT_TIMEOUT = 8.0
@@ -37,6 +38,8 @@ class LocalCluster:
         certificates: certificates by role ("party0", "party1", "party2", "client"); made for this run by default.
         network: what to put between the parties, by delaying and pacing what they send to each other (`LinkShaper`). The
             client's own connections to them stay as they are.
+        files: a folder in which the parties keep variables that outlive their processes, each in a part of its own, for
+            sessions that ask for it. Made if it is not there, for this user only.
 
     Raises:
         CipherDMError: (on entering) a port is in use, or the parties do not accept each other's or our certificate.
@@ -48,19 +51,21 @@ class LocalCluster:
         ports: Sequence[int] | None = None,
         certificates: Mapping[str, Certificates] | None = None,
         network: Network | None = None,
+        files: Path | None = None,
     ):
         if ports is not None and len(set(ports)) != 2 * PARTIES:
             raise CipherDMError(f"ports must be {2 * PARTIES} different numbers, got {list(ports)}")
         self._ports = ports
         self._certificates = certificates
         self._network = network
+        self._files = files
         # Connecting takes several round trips.
         self._connect_timeout = _CONNECT_TIMEOUT + (10 * network.round_trip if network else 0)
         self._shaper: LinkShaper | None = None
         self._processes: list[subprocess.Popen] = []
         self._channels: list[grpc.Channel] = []
         self._stubs: tuple[PartyStub, ...] = ()
-        self._sessions: dict[EngineConfig, Session] = {}
+        self._sessions: dict[tuple[EngineConfig, str], Session] = {}
         self._folder: Path | None = None
         self._ended: str | None = "it has not been started: use it in a with statement"
 
@@ -77,19 +82,36 @@ class LocalCluster:
     def __exit__(self, *exception) -> None:
         self.stop()
 
-    def session(self, config: EngineConfig = EngineConfig()) -> Session:  # noqa: B008 (a frozen value)
-        """The session with this configuration, opened on the parties when it is first asked for."""
+    def session(self, config: EngineConfig = EngineConfig(), *, files: str = "") -> Session:  # noqa: B008 (a frozen value)
+        """The session with this configuration, opened on the parties when it is first asked for.
+
+        Args:
+            config: how the parties compute.
+            files: a name for the session's variables that are kept in files. Sessions of the same name, of this cluster or of
+                a later one with the same folder, begin with the files that the one before has left. Without a name the
+                files go with the session.
+
+        Raises:
+            CipherDMError: the cluster has ended, the parties cannot connect, or the name is none or there is no folder.
+        """
         if self._ended is not None:
             raise CipherDMError(f"this cluster cannot be used: {self._ended}")
-        if config not in self._sessions:
+        if files:
+            check_folder_name(files)
+            if self._files is None:
+                raise CipherDMError(
+                    "the parties have no folder for files that outlive them: give LocalCluster `files`."
+                )
+        if (config, files) not in self._sessions:
             name = uuid.uuid4().hex
-            request = pb.OpenRequest(session=name, runtime_config=config.runtime_config().SerializeToString())
+            settings = config.runtime_config().SerializeToString()
+            request = pb.OpenRequest(session=name, runtime_config=settings, files=files)
             try:
                 gather([stub.Open.future(request, timeout=self._connect_timeout + 2) for stub in self._stubs])
             except PartyError as failure:
                 raise self._fail(failure.rank, failure.error) from None
-            self._sessions[config] = Session(name, config, self._stubs, self._fail)
-        return self._sessions[config]
+            self._sessions[config, files] = Session(name, config, self._stubs, self._fail)
+        return self._sessions[config, files]
 
     def stop(self) -> None:
         """End the three processes and delete their certificates and logs. Safe to call twice."""
@@ -135,6 +157,7 @@ class LocalCluster:
                 certificates[f"party{rank}"],
                 self._folder,
                 connect_timeout=self._connect_timeout,
+                files=None if self._files is None else self._files / f"party{rank}",
             )
             self._processes.append(start_party(config))
         for rank, process in enumerate(self._processes):

@@ -82,9 +82,10 @@ class PartyConfig:
         control: `host:port` at which it serves clients (gRPC), or `unix:PATH` for a socket that only its user can open.
         links: `host:port` of all three parties for the traffic among them (SPU's brpc), by rank.
         certificates: what it presents and trusts, on both planes.
-        work: a folder for SPU's log, from which the costs are read.
+        work: a folder for SPU's log, from which the costs are read, and for variables in files that go with their session.
         connect_timeout: seconds to wait for the other two parties.
         receive_timeout: seconds to wait for a message of another party.
+        files: a folder for variables in files that outlive the process; None if there are to be none.
     """
 
     rank: int
@@ -94,6 +95,7 @@ class PartyConfig:
     work: Path
     connect_timeout: float = 8.0
     receive_timeout: float = 600.0
+    files: Path | None = None
 
     def to_json(self) -> str:
         """One line of JSON, as a party process reads it from its standard input."""
@@ -105,4 +107,7 @@ class PartyConfig:
         fields = json.loads(text)
         certificates = Certificates(**{name: Path(value) for name, value in fields.pop("certificates").items()})
         links, work = tuple(fields.pop("links")), Path(fields.pop("work"))
-        return cls(certificates=certificates, links=links, work=work, **fields)
+        files = fields.pop("files")
+        return cls(
+            certificates=certificates, links=links, work=work, files=None if files is None else Path(files), **fields
+        )

@@ -61,7 +61,9 @@ class Graph:
         return Node(label or self.name, self, self.inputs, self.outputs)
 
 
-def compile_plan(nodes: Iterable[Node], specs: Mapping[str, Spec], keep: Iterable[str]) -> Plan:
+def compile_plan(
+    nodes: Iterable[Node], specs: Mapping[str, Spec], keep: Iterable[str], *, files: Iterable[str] = ()
+) -> Plan:
     """Compile each node's function and list the calls, in order. A function with kernels becomes several calls.
 
     Values that nodes write are freed after their last use, unless they are in `keep`. Programs of equal functions on
@@ -71,14 +73,16 @@ def compile_plan(nodes: Iterable[Node], specs: Mapping[str, Spec], keep: Iterabl
         nodes: what to run. A name that is written twice is overwritten.
         specs: shape, dtype and visibility of every value that is read before it is written.
         keep: names that must still be there when the plan has run.
+        files: names that are moved to the parties' files when they are written, and loaded for each call that reads them.
     """
-    specs = dict(specs)
+    specs, in_files = dict(specs), frozenset(files)
     calls = []
     for node in nodes:
         for function, inputs, outputs in _stages(node, specs):
             program = _compiled(function, tuple(specs[name] for name in inputs))
             specs.update(zip(outputs, program.outputs, strict=True))
-            calls.append(Call(program, inputs, outputs, node.label))
+            moved = tuple(name for name in outputs if name in in_files)
+            calls.append(Call(program, inputs, outputs, node.label, files=moved))
     return Plan(_with_frees(calls, frozenset(keep)))
 
 

@@ -5,11 +5,11 @@ parties, the agreement on keys for zero shares, and the digits of weights that a
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from spu import api, libspu
+from spu import libspu
 
 from ..errors import CipherDMError
 from ..linear import kernels
@@ -18,10 +18,14 @@ from ..linear.shares import bytes_from_pair, finish, pair_from_bytes
 from ..linear.zero import ZeroShares, agree
 from . import party_pb2 as pb
 from .config import PARTIES
+from .variable_files import StoredShare
 
 KEPT_BYTES = 2 << 30  # of weights' digits, 16 bytes a weight, that a session keeps at most
 _STORAGE = "aby3.AShr<FM64>"
 _TYPES = {"float32": libspu.DataType.DT_F32, "int32": libspu.DataType.DT_I32}
+
+Reader = Callable[[str], libspu.Share | StoredShare]
+"""Gives a party's share of a variable."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,14 @@ class Kernels:
         self._weights: dict[tuple[str, int], kernels.Weights] = {}  # by name and ring
 
     def run(
-        self, kernel: pb.Kernel, runtime: api.Runtime, inputs: Iterable[str], output: str, keep_weights: bool
-    ) -> KernelCost:
-        """Compute a kernel on two variables of a runtime and write its result there, at the sum of their fraction bits.
+        self, kernel: pb.Kernel, read: Reader, inputs: Iterable[str], keep_weights: bool
+    ) -> tuple[libspu.Share, KernelCost]:
+        """Compute a kernel on two variables; returns the share of its result, at the sum of their fraction bits, and the cost.
 
         Args:
             kernel: what to compute.
-            runtime: where the variables are.
+            read: gives this party's share of a variable.
             inputs: names of the two operands.
-            output: name of the result.
             keep_weights: whether the first operand will be the same at the next call, until `forget` is told otherwise.
 
         Raises:
@@ -64,12 +67,12 @@ class Kernels:
         if self._zeros is None:
             self._zeros = agree(self._exchange).zero_shares(self._link.id().encode())
         first, second = inputs
-        z = self._local(kernel, runtime, first, second, keep_weights)
+        z = self._local(kernel, read, first, second, keep_weights)
         pair = finish(z, self._exchange)
         # Modulo 2^32 a number is known; 2^32 times it is then known modulo 2^64.
         pair = pair if kernel.ring == 64 else pair.astype(np.uint64) << np.uint64(32)
-        _write(runtime, output, pair, kernel.dtype)
-        return KernelCost(time.perf_counter() - start, z.nbytes, z.nbytes)
+        share = _share_of(pair, kernel.dtype)
+        return share, KernelCost(time.perf_counter() - start, z.nbytes, z.nbytes)
 
     def forget(self, names: Iterable[str]) -> None:
         """Drop what was kept of these variables, because they are written or deleted."""
@@ -77,15 +80,15 @@ class Kernels:
             for ring in (64, 32):
                 self._weights.pop((name, ring), None)
 
-    def _local(self, kernel: pb.Kernel, runtime: api.Runtime, first: str, second: str, keep: bool) -> np.ndarray:
+    def _local(self, kernel: pb.Kernel, read: Reader, first: str, second: str, keep: bool) -> np.ndarray:
         word = np.uint64 if kernel.ring == 64 else np.uint32
         path = choose_path(word)
-        x = _read(runtime, second, word)
+        x = _pair_of(read, second, word)
         if kernel.kind == "products":
-            return kernels.batched_product(path, _read(runtime, first, word), x, self._zeros)
+            return kernels.batched_product(path, _pair_of(read, first, word), x, self._zeros)
         weights = self._weights.get((first, kernel.ring))
         if weights is None:
-            weights = kernels.prepare(path, _read(runtime, first, word))
+            weights = kernels.prepare(path, _pair_of(read, first, word))
             if keep and weights.nbytes + sum(kept.nbytes for kept in self._weights.values()) <= KEPT_BYTES:
                 self._weights[first, kernel.ring] = weights
         if kernel.kind == "matmul":
@@ -101,9 +104,9 @@ class Kernels:
         return self._link.recv((rank + 1) % PARTIES)
 
 
-def _read(runtime: api.Runtime, name: str, word: type[np.unsignedinteger]) -> np.ndarray:
+def _pair_of(read: Reader, name: str, word: type[np.unsignedinteger]) -> np.ndarray:
     """The pair [2, ...] that this party holds of a variable; the lower half of each word, if words are of 32 bits."""
-    share, meta = runtime.get_var(name), libspu.ValueMeta()
+    share, meta = read(name), libspu.ValueMeta()
     meta.ParseFromString(share.meta)
     if meta.storage_type != _STORAGE:
         raise CipherDMError(f"{name} is stored as {meta.storage_type}; kernels compute on {_STORAGE}")
@@ -117,7 +120,8 @@ def _content(chunk: bytes) -> bytes:
     return parsed.content
 
 
-def _write(runtime: api.Runtime, name: str, pair: np.ndarray, dtype: str) -> None:
+def _share_of(pair: np.ndarray, dtype: str) -> libspu.Share:
+    """What SPU takes for the share of a variable that this party has the pair of."""
     meta, chunk = libspu.ValueMeta(), libspu.ValueChunk()
     meta.data_type, meta.visibility = _TYPES[dtype], libspu.Visibility.VIS_SECRET
     meta.shape, meta.storage_type = list(pair.shape[1:]), _STORAGE
@@ -125,4 +129,4 @@ def _write(runtime: api.Runtime, name: str, pair: np.ndarray, dtype: str) -> Non
     chunk.total_bytes, chunk.chunk_offset = len(chunk.content), 0
     share = libspu.Share()
     share.meta, share.share_chunks = meta.SerializeToString(), [chunk.SerializeToString()]
-    runtime.set_var(name, share)
+    return share

@@ -11,65 +11,23 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import grpc
-from spu import api, libspu
+from spu import libspu
 
 from ..errors import CipherDMError
 from . import party_pb2 as pb
 from .config import PartyConfig
 from .party_pb2_grpc import PartyServicer, add_PartyServicer_to_server
+from .party_session import PartySession
 from .profile import KERNEL, OperatorCost, ProfileLog, Traffic
+from .variable_files import StoredShare, VariableFiles, check_folder_name
 from .wire import GRPC_OPTIONS, pieces
-
-if TYPE_CHECKING:
-    from .kernels import Kernels
-
-
-class _Session:
-    """One SPU runtime with its variables, programs and kernels; one run at a time."""
-
-    def __init__(self, link: libspu.link.Context, config: libspu.RuntimeConfig):
-        self.runtime = api.Runtime(link.spawn(), config)
-        self.executables: dict[str, libspu.Executable] = {}
-        self.names: set[str] = set()
-        self.stored: set[str] = set()  # of the names, those that no run has written since
-        self.lock = threading.Lock()
-        self._kernel_link = link.spawn()
-        self._kernels: Kernels | None = None
-
-    @property
-    def kernels(self) -> "Kernels":
-        """Made when the first kernel is run, because it takes PyTorch and its memory."""
-        if self._kernels is None:
-            from .kernels import Kernels
-
-            self._kernels = Kernels(self._kernel_link)
-        return self._kernels
-
-    def write(self, names: Iterable[str], *, stored: bool) -> None:
-        """Note that variables have new values, from the client (`stored`) or from a run."""
-        self.names.update(names)
-        (self.stored.update if stored else self.stored.difference_update)(names)
-        self._forget(names)
-
-    def delete(self, name: str) -> None:
-        """Delete a variable, if there is one of this name."""
-        if name in self.names:
-            self.runtime.del_var(name)
-            self.names.discard(name)
-            self.stored.discard(name)
-            self._forget([name])
-
-    def _forget(self, names: Iterable[str]) -> None:
-        if self._kernels is not None:
-            self._kernels.forget(names)
 
 
 class PartyService(PartyServicer):
@@ -79,16 +37,19 @@ class PartyService(PartyServicer):
         self._config = config
         self._log = ProfileLog(config.work / f"party{config.rank}.log")
         self._link: libspu.link.Context | None = None
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, PartySession] = {}
         self._lock = threading.Lock()
 
     def Describe(self, request, context):
-        return pb.Description(
+        description = pb.Description(
             rank=self._config.rank,
             cipherdm_version=metadata.version("cipherdm"),
             spu_version=metadata.version("spu"),
             peak_memory_bytes=_peak_memory(),
         )
+        if request.reset_peak:
+            _reset_peak_memory()
+        return description
 
     def Open(self, request, context):
         runtime_config = libspu.RuntimeConfig()
@@ -97,15 +58,17 @@ class PartyService(PartyServicer):
         with self._lock, _reported(context, "cannot connect to the other parties"):
             if self._link is None:
                 self._link = connect(self._config)
-            self._sessions[request.session] = _Session(self._link, runtime_config)
+            files = VariableFiles(self._folder_of(request))
+            temporary = not request.files
+            self._sessions[request.session] = PartySession(self._link, runtime_config, files, temporary=temporary)
         return pb.Empty()
 
     def Close(self, request, context):
         with self._lock:
             session = self._sessions.pop(request.session, None)
         if session is not None:
-            with session.lock:  # once a run has ended; the runtime and its variables go with the last reference
-                session.executables.clear()
+            with session.lock:  # once a run has ended
+                session.close()
         return pb.Empty()
 
     def Store(self, request_iterator, context):
@@ -115,21 +78,19 @@ class PartyService(PartyServicer):
             chunks.append(piece.chunk)
             if len(chunks) < piece.chunk_count:
                 continue
-            share = libspu.Share()
-            share.meta, share.share_chunks = piece.meta, chunks[: piece.chunk_count]
+            share = StoredShare(piece.meta, tuple(chunks[: piece.chunk_count]))
             with session.lock, _reported(context, f"cannot store {piece.name!r}"):
-                session.runtime.set_var(piece.name, share)
-                session.write([piece.name], stored=True)
+                session.store(piece.name, share, in_file=piece.in_file)
             chunks = []
         return pb.Empty()
 
     def Fetch(self, request, context):
         session = self._session(request.session, context)
         for name in request.names:
-            if name not in session.names:
+            if name not in session:
                 context.abort(grpc.StatusCode.NOT_FOUND, f"there is no variable {name!r}")
             with session.lock, _reported(context, f"cannot read {name!r}"):
-                share = session.runtime.get_var(name)
+                share = session.read(name)
             yield from pieces(request.session, name, share)
 
     def Delete(self, request, context):
@@ -154,33 +115,39 @@ class PartyService(PartyServicer):
                     return
                 yield self._call(session, index, call, context)
 
-    def _session(self, name: str, context: grpc.ServicerContext) -> _Session:
+    def _folder_of(self, request: pb.OpenRequest) -> Path:
+        """Of a session's variables in files."""
+        if not request.files:
+            return self._config.work / f"variables{self._config.rank}-{request.session}"
+        check_folder_name(request.files)
+        if self._config.files is None:
+            raise CipherDMError("this party has no folder for files that outlive its process; open a session without")
+        return self._config.files / request.files
+
+    def _session(self, name: str, context: grpc.ServicerContext) -> PartySession:
         with self._lock:
             session = self._sessions.get(name)
         if session is None:
             context.abort(grpc.StatusCode.NOT_FOUND, "there is no such session: open one first")
         return session
 
-    def _call(self, session: _Session, index: int, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
-        missing = [name for name in call.inputs if name not in session.names]
+    def _call(self, session: PartySession, index: int, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
+        missing = [name for name in call.inputs if name not in session]
         if missing:
             context.abort(grpc.StatusCode.NOT_FOUND, f"{call.label} needs {missing[0]!r}, which was never shared")
         run = self._run_kernel if call.HasField("kernel") else self._run_program
         done = run(session, call, context)
         done.index = index
-        session.write(call.outputs, stored=False)
-        for name in call.frees:
-            session.delete(name)
         return done
 
-    def _run_program(self, session: _Session, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
+    def _run_program(self, session: PartySession, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
         stored = session.executables.get(call.program)
         if stored is None:
             context.abort(grpc.StatusCode.NOT_FOUND, f"there is no program {call.program!r}: add it first")
         executable = libspu.Executable(stored.name, list(call.inputs), list(call.outputs), stored.code)
         start = time.perf_counter()
         with _reported(context, f"{call.label} failed"):
-            session.runtime.run(executable)
+            session.run_program(executable, call)
         seconds = time.perf_counter() - start
         traffic, operators = self._log.read()
         return pb.CallDone(
@@ -192,10 +159,9 @@ class PartyService(PartyServicer):
             operators=[_operator_message(operator) for operator in operators],
         )
 
-    def _run_kernel(self, session: _Session, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
+    def _run_kernel(self, session: PartySession, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
         with _reported(context, f"{call.label} failed"):
-            keep = call.inputs[0] in session.stored
-            cost = session.kernels.run(call.kernel, session.runtime, call.inputs, call.outputs[0], keep)
+            cost = session.run_kernel(call)
         traffic = Traffic(cost.sent_bytes, cost.received_bytes, 1, 1)
         names = (f"kernel_{call.kernel.kind}", f"{KERNEL}linear")  # an operator, and what it consists of
         return pb.CallDone(
@@ -291,6 +257,11 @@ def _peak_memory() -> int:
     """Bytes that this process has held at most. Not by getrusage: Linux starts its count with that of the parent process."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(fields["VmHWM"].split()[0]) * 1024
+
+
+def _reset_peak_memory() -> None:
+    """Let `_peak_memory` begin with what the process holds now."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def _operator_message(operator: OperatorCost) -> pb.Operator:

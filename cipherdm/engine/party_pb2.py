@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63ipherdm/engine/party.proto\x12\x0f\x63ipherdm.engine\"\x07\n\x05\x45mpty\"\x11\n\x0f\x44\x65scribeRequest\"e\n\x0b\x44\x65scription\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x18\n\x10\x63ipherdm_version\x18\x02 \x01(\t\x12\x13\n\x0bspu_version\x18\x03 \x01(\t\x12\x19\n\x11peak_memory_bytes\x18\x04 \x01(\x04\"6\n\x0bOpenRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x16\n\x0eruntime_config\x18\x02 \x01(\x0c\"\x1f\n\x0c\x43loseRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"r\n\nSharePiece\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04meta\x18\x03 \x01(\x0c\x12\x13\n\x0b\x63hunk_count\x18\x04 \x01(\r\x12\x13\n\x0b\x63hunk_index\x18\x05 \x01(\r\x12\r\n\x05\x63hunk\x18\x06 \x01(\x0c\".\n\x0c\x46\x65tchRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\"/\n\rDeleteRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\":\n\x07Program\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x12\n\nexecutable\x18\x03 \x01(\x0c\"T\n\x06Kernel\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06stride\x18\x02 \x01(\r\x12\x0f\n\x07padding\x18\x03 \x03(\r\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x0c\n\x04ring\x18\x05 \x01(\r\"\x7f\n\x04\x43\x61ll\x12\x0f\n\x07program\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0e\n\x06inputs\x18\x03 \x03(\t\x12\x0f\n\x07outputs\x18\x04 \x03(\t\x12\r\n\x05\x66rees\x18\x05 \x03(\t\x12\'\n\x06kernel\x18\x06 \x01(\x0b\x32\x17.cipherdm.engine.Kernel\"=\n\x04Plan\x12\x0f\n\x07session\x18\x01 \x01(\t\x12$\n\x05\x63\x61lls\x18\x02 \x03(\x0b\x32\x15.cipherdm.engine.Call\"\x85\x01\n\x08Operator\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x02 \x01(\x04\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x12\n\nsent_bytes\x18\x04 \x01(\x04\x12\x16\n\x0ereceived_bytes\x18\x05 \x01(\x04\x12\r\n\x05sends\x18\x06 \x01(\x04\x12\x10\n\x08receives\x18\x07 \x01(\x04\"\xa5\x01\n\x08\x43\x61llDone\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\x12\n\nsent_bytes\x18\x03 \x01(\x04\x12\x16\n\x0ereceived_bytes\x18\x04 \x01(\x04\x12\r\n\x05sends\x18\x05 \x01(\x04\x12\x10\n\x08receives\x18\x06 \x01(\x04\x12,\n\toperators\x18\x07 \x03(\x0b\x32\x19.cipherdm.engine.Operator2\x95\x04\n\x05Party\x12J\n\x08\x44\x65scribe\x12 .cipherdm.engine.DescribeRequest\x1a\x1c.cipherdm.engine.Description\x12<\n\x04Open\x12\x1c.cipherdm.engine.OpenRequest\x1a\x16.cipherdm.engine.Empty\x12>\n\x05Store\x12\x1b.cipherdm.engine.SharePiece\x1a\x16.cipherdm.engine.Empty(\x01\x12\x45\n\x05\x46\x65tch\x12\x1d.cipherdm.engine.FetchRequest\x1a\x1b.cipherdm.engine.SharePiece0\x01\x12@\n\x06\x44\x65lete\x12\x1e.cipherdm.engine.DeleteRequest\x1a\x16.cipherdm.engine.Empty\x12>\n\nAddProgram\x12\x18.cipherdm.engine.Program\x1a\x16.cipherdm.engine.Empty\x12\x39\n\x03Run\x12\x15.cipherdm.engine.Plan\x1a\x19.cipherdm.engine.CallDone0\x01\x12>\n\x05\x43lose\x12\x1d.cipherdm.engine.CloseRequest\x1a\x16.cipherdm.engine.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63ipherdm/engine/party.proto\x12\x0f\x63ipherdm.engine\"\x07\n\x05\x45mpty\"%\n\x0f\x44\x65scribeRequest\x12\x12\n\nreset_peak\x18\x01 \x01(\x08\"e\n\x0b\x44\x65scription\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x18\n\x10\x63ipherdm_version\x18\x02 \x01(\t\x12\x13\n\x0bspu_version\x18\x03 \x01(\t\x12\x19\n\x11peak_memory_bytes\x18\x04 \x01(\x04\"E\n\x0bOpenRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x16\n\x0eruntime_config\x18\x02 \x01(\x0c\x12\r\n\x05\x66iles\x18\x03 \x01(\t\"\x1f\n\x0c\x43loseRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"\x83\x01\n\nSharePiece\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04meta\x18\x03 \x01(\x0c\x12\x13\n\x0b\x63hunk_count\x18\x04 \x01(\r\x12\x13\n\x0b\x63hunk_index\x18\x05 \x01(\r\x12\r\n\x05\x63hunk\x18\x06 \x01(\x0c\x12\x0f\n\x07in_file\x18\x07 \x01(\x08\".\n\x0c\x46\x65tchRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\"/\n\rDeleteRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\":\n\x07Program\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x12\n\nexecutable\x18\x03 \x01(\x0c\"T\n\x06Kernel\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06stride\x18\x02 \x01(\r\x12\x0f\n\x07padding\x18\x03 \x03(\r\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x0c\n\x04ring\x18\x05 \x01(\r\"\x8e\x01\n\x04\x43\x61ll\x12\x0f\n\x07program\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0e\n\x06inputs\x18\x03 \x03(\t\x12\x0f\n\x07outputs\x18\x04 \x03(\t\x12\r\n\x05\x66rees\x18\x05 \x03(\t\x12\'\n\x06kernel\x18\x06 \x01(\x0b\x32\x17.cipherdm.engine.Kernel\x12\r\n\x05\x66iles\x18\x07 \x03(\t\"=\n\x04Plan\x12\x0f\n\x07session\x18\x01 \x01(\t\x12$\n\x05\x63\x61lls\x18\x02 \x03(\x0b\x32\x15.cipherdm.engine.Call\"\x85\x01\n\x08Operator\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x02 \x01(\x04\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x12\n\nsent_bytes\x18\x04 \x01(\x04\x12\x16\n\x0ereceived_bytes\x18\x05 \x01(\x04\x12\r\n\x05sends\x18\x06 \x01(\x04\x12\x10\n\x08receives\x18\x07 \x01(\x04\"\xa5\x01\n\x08\x43\x61llDone\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\x12\n\nsent_bytes\x18\x03 \x01(\x04\x12\x16\n\x0ereceived_bytes\x18\x04 \x01(\x04\x12\r\n\x05sends\x18\x05 \x01(\x04\x12\x10\n\x08receives\x18\x06 \x01(\x04\x12,\n\toperators\x18\x07 \x03(\x0b\x32\x19.cipherdm.engine.Operator2\x95\x04\n\x05Party\x12J\n\x08\x44\x65scribe\x12 .cipherdm.engine.DescribeRequest\x1a\x1c.cipherdm.engine.Description\x12<\n\x04Open\x12\x1c.cipherdm.engine.OpenRequest\x1a\x16.cipherdm.engine.Empty\x12>\n\x05Store\x12\x1b.cipherdm.engine.SharePiece\x1a\x16.cipherdm.engine.Empty(\x01\x12\x45\n\x05\x46\x65tch\x12\x1d.cipherdm.engine.FetchRequest\x1a\x1b.cipherdm.engine.SharePiece0\x01\x12@\n\x06\x44\x65lete\x12\x1e.cipherdm.engine.DeleteRequest\x1a\x16.cipherdm.engine.Empty\x12>\n\nAddProgram\x12\x18.cipherdm.engine.Program\x1a\x16.cipherdm.engine.Empty\x12\x39\n\x03Run\x12\x15.cipherdm.engine.Plan\x1a\x19.cipherdm.engine.CallDone0\x01\x12>\n\x05\x43lose\x12\x1d.cipherdm.engine.CloseRequest\x1a\x16.cipherdm.engine.Emptyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,31 +34,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMPTY']._serialized_start=48
   _globals['_EMPTY']._serialized_end=55
   _globals['_DESCRIBEREQUEST']._serialized_start=57
-  _globals['_DESCRIBEREQUEST']._serialized_end=74
-  _globals['_DESCRIPTION']._serialized_start=76
-  _globals['_DESCRIPTION']._serialized_end=177
-  _globals['_OPENREQUEST']._serialized_start=179
-  _globals['_OPENREQUEST']._serialized_end=233
-  _globals['_CLOSEREQUEST']._serialized_start=235
-  _globals['_CLOSEREQUEST']._serialized_end=266
-  _globals['_SHAREPIECE']._serialized_start=268
-  _globals['_SHAREPIECE']._serialized_end=382
-  _globals['_FETCHREQUEST']._serialized_start=384
-  _globals['_FETCHREQUEST']._serialized_end=430
-  _globals['_DELETEREQUEST']._serialized_start=432
-  _globals['_DELETEREQUEST']._serialized_end=479
-  _globals['_PROGRAM']._serialized_start=481
-  _globals['_PROGRAM']._serialized_end=539
-  _globals['_KERNEL']._serialized_start=541
-  _globals['_KERNEL']._serialized_end=625
-  _globals['_CALL']._serialized_start=627
-  _globals['_CALL']._serialized_end=754
-  _globals['_PLAN']._serialized_start=756
-  _globals['_PLAN']._serialized_end=817
-  _globals['_OPERATOR']._serialized_start=820
-  _globals['_OPERATOR']._serialized_end=953
-  _globals['_CALLDONE']._serialized_start=956
-  _globals['_CALLDONE']._serialized_end=1121
-  _globals['_PARTY']._serialized_start=1124
-  _globals['_PARTY']._serialized_end=1657
+  _globals['_DESCRIBEREQUEST']._serialized_end=94
+  _globals['_DESCRIPTION']._serialized_start=96
+  _globals['_DESCRIPTION']._serialized_end=197
+  _globals['_OPENREQUEST']._serialized_start=199
+  _globals['_OPENREQUEST']._serialized_end=268
+  _globals['_CLOSEREQUEST']._serialized_start=270
+  _globals['_CLOSEREQUEST']._serialized_end=301
+  _globals['_SHAREPIECE']._serialized_start=304
+  _globals['_SHAREPIECE']._serialized_end=435
+  _globals['_FETCHREQUEST']._serialized_start=437
+  _globals['_FETCHREQUEST']._serialized_end=483
+  _globals['_DELETEREQUEST']._serialized_start=485
+  _globals['_DELETEREQUEST']._serialized_end=532
+  _globals['_PROGRAM']._serialized_start=534
+  _globals['_PROGRAM']._serialized_end=592
+  _globals['_KERNEL']._serialized_start=594
+  _globals['_KERNEL']._serialized_end=678
+  _globals['_CALL']._serialized_start=681
+  _globals['_CALL']._serialized_end=823
+  _globals['_PLAN']._serialized_start=825
+  _globals['_PLAN']._serialized_end=886
+  _globals['_OPERATOR']._serialized_start=889
+  _globals['_OPERATOR']._serialized_end=1022
+  _globals['_CALLDONE']._serialized_start=1025
+  _globals['_CALLDONE']._serialized_end=1190
+  _globals['_PARTY']._serialized_start=1193
+  _globals['_PARTY']._serialized_end=1726
 # @@protoc_insertion_point(module_scope)

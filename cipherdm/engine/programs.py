@@ -62,6 +62,7 @@ class Call:
         outputs: names of the variables it writes.
         label: the row of the cost report that this call is booked on.
         frees: variables that the parties delete after the call.
+        files: of the outputs, those that the parties move from memory to files.
     """
 
     program: Program | KernelProgram
@@ -69,6 +70,7 @@ class Call:
     outputs: tuple[str, ...]
     label: str
     frees: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -44,12 +44,13 @@ class Session:
         self._io = api.Io(PARTIES, config.runtime_config())
         self._programs: set[str] = set()
 
-    def share(self, values: Mapping[str, np.ndarray], *, public: bool = False) -> None:
+    def share(self, values: Mapping[str, np.ndarray], *, public: bool = False, in_files: bool = False) -> None:
         """Split arrays into shares and send each party its own.
 
         Args:
             values: arrays of float32, float64, int32, int64 or bool by variable name; scalars and empty arrays are fine.
             public: send the values themselves instead, for what all parties may know (a step's number, a coefficient).
+            in_files: have the parties keep their shares in files, and in memory only while a call reads them.
 
         Raises:
             CipherDMError: a value is not finite or beyond `config.limit`; nothing has been sent then.
@@ -60,7 +61,7 @@ class Session:
             outgoing: tuple[list[pb.SharePiece], ...] = ([], [], [])
             for name, array in batch:
                 for messages, share in zip(outgoing, self._make_shares(array, public), strict=True):
-                    messages.extend(pieces(self.name, name, share))
+                    messages.extend(pieces(self.name, name, share, in_file=in_files))
             self._all([stub.Store.future(iter(messages)) for stub, messages in zip(self._stubs, outgoing, strict=True)])
 
     def reveal(self, name: str) -> np.ndarray:
@@ -106,9 +107,10 @@ class Session:
             raise self._on_failure(failure.rank, failure.error) from None
         return book.report(time.perf_counter() - start)
 
-    def peak_memory(self) -> tuple[int, ...]:
-        """The most memory that each party's process has held so far, in bytes, by rank."""
-        replies = self._all([stub.Describe.future(pb.DescribeRequest()) for stub in self._stubs])
+    def peak_memory(self, *, reset: bool = False) -> tuple[int, ...]:
+        """The most memory that each party's process has held so far, in bytes, by rank; with `reset`, counted anew from now."""
+        request = pb.DescribeRequest(reset_peak=reset)
+        replies = self._all([stub.Describe.future(request) for stub in self._stubs])
         return tuple(reply.peak_memory_bytes for reply in replies)
 
     def close(self) -> None:
@@ -144,7 +146,7 @@ class Session:
 
 def call_message(call: Call) -> pb.Call:
     """A call as it is sent to the parties."""
-    names = {"label": call.label, "inputs": call.inputs, "outputs": call.outputs, "frees": call.frees}
+    names = {field: getattr(call, field) for field in ("label", "inputs", "outputs", "frees", "files")}
     if isinstance(call.program, Program):
         return pb.Call(program=call.program.id, **names)
     kernel, (result,) = call.program.kernel, call.program.outputs

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from ..errors import CipherDMError
-from ..linear.operation import kernel_of
+from ..linear.operation import is_after, kernel_of
 from .programs import KernelProgram, Spec
 
 
@@ -52,6 +52,9 @@ class Part:
         values = dict(zip(traced.reads(self.level), arrays, strict=True))
         values.update(traced.constants)
         for equation in traced.at(self.level):
+            if is_after(equation):
+                values[equation.outvars[0]] = values[equation.invars[0]]
+                continue
             operands = [atom.val if isinstance(atom, Literal) else values[atom] for atom in equation.invars]
             results = equation.primitive.bind(*operands, **equation.params)
             results = results if equation.primitive.multiple_results else [results]
@@ -90,14 +93,14 @@ class _Traced:
             here = made_at == level and not kernel_of(equation)
             if (here or _renames(equation)) and needed.intersection(equation.outvars):
                 kept.append(equation)
-                needed.update(_variables(equation))
+                needed.update(_read_by(equation))
         return kept[::-1]
 
     def writes(self, level: int) -> list:
         """What a level's program computes that kernels, later levels or the caller read."""
         computed = [(at, e) for at, e in self._equations if not kernel_of(e)]
         made = {v for at, e in computed if at == level and not _renames(e) for v in e.outvars}
-        read = [self._origin(v) for at, e in computed if at > level for v in _variables(e)]
+        read = [self._origin(v) for at, e in computed if at > level for v in _read_by(e)]
         read += [self._origin(v) for kernel in self.kernels for v in _variables(kernel)]
         results = {v for at, e in computed if at == level for v in e.outvars}
         return list(dict.fromkeys([v for v in read if v in made] + [v for v in self.outputs if v in results]))
@@ -106,7 +109,7 @@ class _Traced:
         """What a level's program reads that it does not compute itself."""
         equations = self.at(level)
         made = {v for equation in equations for v in equation.outvars} | set(self.constants)
-        return list(dict.fromkeys(v for e in equations for v in _variables(e) if v not in made))
+        return list(dict.fromkeys(v for e in equations for v in _read_by(e) if v not in made))
 
     def stages(self) -> tuple[Stage, ...]:
         """All programs and kernels in order."""
@@ -172,9 +175,16 @@ def _variables(equation) -> list:
     return [atom for atom in equation.invars if not isinstance(atom, Literal)]
 
 
+def _read_by(equation) -> list:
+    """The variables whose values an equation needs, where `_variables` also has those that it waits for."""
+    return (
+        [v for v in equation.invars[:1] if not isinstance(v, Literal)] if is_after(equation) else _variables(equation)
+    )
+
+
 def _renames(equation) -> bool:
-    """Whether an equation only reads the same words as another type."""
-    return equation.primitive.name == "bitcast_convert_type"
+    """Whether an equation only gives the same words another type, or another place in the order."""
+    return equation.primitive.name == "bitcast_convert_type" or is_after(equation)
 
 
 def _check_flat(equation) -> None:

@@ -12,21 +12,26 @@ from spu import libspu
 from ..errors import CipherDMError
 from . import party_pb2 as pb
 from .config import EngineConfig
+from .variable_files import StoredShare
 
 # Shares are larger than gRPC's 4 MB default. Without so_reuseport two parties could listen on one port unnoticed.
 GRPC_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0))
 
 
-def pieces(session: str, name: str, share: libspu.Share) -> Iterator[pb.SharePiece]:
+def pieces(
+    session: str, name: str, share: libspu.Share | StoredShare, *, in_file: bool = False
+) -> Iterator[pb.SharePiece]:
     """Cut one party's share of a variable into messages, one a chunk, and at least one: an empty array has no chunks."""
-    for index, chunk in enumerate(share.share_chunks or [b""]):
+    chunks = share.share_chunks
+    for index, chunk in enumerate(chunks or [b""]):
         yield pb.SharePiece(
             session=session,
             name=name,
             meta=share.meta,
-            chunk_count=len(share.share_chunks),
+            chunk_count=len(chunks),
             chunk_index=index,
             chunk=chunk,
+            in_file=in_file,
         )
 
 

@@ -146,6 +146,8 @@ def _walk(manifest: pb.Manifest, known: dict[str, Type]) -> set[str]:
         missing = [name for name in call.inputs if name not in known]
         if missing:
             raise CipherDMError(f"{call.label} reads {missing[0]!r}, which nobody has written before.")
+        if call.files:
+            raise CipherDMError(f"{call.label} writes to files, which registered models do not; compile it without.")
         if call.HasField("kernel"):
             _check_kernel(call, known)
             results = [None]

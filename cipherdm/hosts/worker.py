@@ -210,4 +210,5 @@ def memory_of(pid: int | None = None) -> int:
 def _of_session(session: str, pieces: Iterable[engine_pb.SharePiece]) -> Iterator[engine_pb.SharePiece]:
     for piece in pieces:
         piece.session = session
+        piece.in_file = False  # runs are over soon, and one that is killed would leave its files
         yield piece

@@ -66,6 +66,26 @@ mlir.register_lowering(
 )
 
 
+def after(value, earlier):
+    """`value`, to be had once `earlier` has been computed: kernels that read it do not run before.
+
+    It bounds what parties hold at once: kernels that do not need each other are otherwise all run before anything is made
+    of their results. In plaintext nothing happens.
+    """
+    return _after.bind(value, earlier)
+
+
+_after = Primitive("cipherdm_after")
+_after.def_impl(lambda value, earlier: value)
+_after.def_abstract_eval(lambda value, earlier: value)
+mlir.register_lowering(_after, mlir.lower_fun(lambda value, earlier: value, multiple_results=False))
+
+
+def is_after(equation: jax.core.JaxprEqn) -> bool:
+    """Whether an equation of a traced function only says in which order to compute."""
+    return equation.primitive is _after
+
+
 def kernel_of(equation: jax.core.JaxprEqn) -> Kernel | None:
     """The kernel that an equation of a traced function stands for, or None."""
     return equation.params["kernel"] if equation.primitive is _kernel else None

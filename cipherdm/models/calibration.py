@@ -127,7 +127,7 @@ def save_calibration(arrays: Mapping[str, np.ndarray], unet: UNet) -> Path:
     path = unet.folder / FILE
     with replacing(path) as temporary:
         stored = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        save_file(stored, temporary, metadata={"weights": _digest(unet)})
+        save_file(stored, temporary, metadata={"weights": weights_digest(unet)})
     return path
 
 
@@ -138,12 +138,12 @@ def load_calibration(unet: UNet) -> dict[str, np.ndarray]:
         where = unet.folder or "a model that was not read from a folder"
         raise CipherDMError(f"{where} has no {FILE}, which these protocols need: {remedy}")
     with safe_open(unet.folder / FILE, framework="np") as file:
-        if (file.metadata() or {}).get("weights") != _digest(unet):
+        if (file.metadata() or {}).get("weights") != weights_digest(unet):
             raise CipherDMError(f"{unet.folder / FILE} belongs to other weights than those beside it: {remedy}")
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
 
 
-def _digest(unet: UNet) -> str:
+def weights_digest(unet: UNet) -> str:
     """SHA-256 of the weights, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(unet.params):

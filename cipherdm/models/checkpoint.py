@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,37 @@ def find_model(name: str | Path) -> Path:
     raise CipherDMError(f"There is no model {str(name)!r}: give a diffusers folder, or one of data/models: {names}.")
 
 
-def load_unet(folder: str | Path) -> UNet:
+class WeightsFile(Mapping[str, np.ndarray]):
+    """A U-Net's weights in their file, each read when it is asked for, as float32 under its name of today."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        with _opened(path) as file:
+            self._names = {_current_name(name): name for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        stored = self._names[name]
+        with _opened(self._path) as file:
+            return np.asarray(file.get_tensor(stored), np.float32)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def load_unet(folder: str | Path, *, lazily: bool = False) -> UNet:
     """Read a U-Net that diffusers saved: a model's folder, or a pipeline's with `unet/` and `scheduler/` in it.
 
     It is a UNet2DModel or, with a UNetConditionConfig, a UNet2DConditionModel.
 
     Tensors of any floating-point type become float32. Raises CipherDMError, naming the file or tensor, if something is
-    missing, unreadable, of another architecture, not finite, or beyond MAX_WEIGHT.
+    missing, unreadable, of another architecture, not finite, or beyond MAX_WEIGHT. With `lazily` the weights stay in
+    their file, for models that are larger than the memory (`WeightsFile`).
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -68,7 +93,8 @@ def load_unet(folder: str | Path) -> UNet:
         config = _read_config(values)
     except CipherDMError as error:
         raise CipherDMError(f"{home / CONFIG}: {error}") from error
-    params = _read_weights(home / WEIGHTS)
+    weights = WeightsFile(home / WEIGHTS)
+    params = weights if lazily else dict(weights)
     check_params(config, params, str(home / WEIGHTS))
     return UNet(config, params, read_json(scheduler) if scheduler.is_file() else None, folder)
 
@@ -131,7 +157,9 @@ def _read_config(values: Mapping[str, Any]) -> UNetConfig | UNetConditionConfig:
     return _CONFIGS[kind].from_diffusers(values)
 
 
-def _read_weights(path: Path) -> dict[str, np.ndarray]:
+@contextmanager
+def _opened(path: Path) -> Iterator[safetensors.safe_open]:
+    """A weights' file. Raises CipherDMError if it is missing, or something in it cannot be read."""
     if not path.is_file():
         others = sorted(file.name for file in path.parent.glob("diffusion_pytorch_model*"))
         found = f" It holds {', '.join(others)}." if others else ""
@@ -139,16 +167,13 @@ def _read_weights(path: Path) -> dict[str, np.ndarray]:
             f"There is no {path.name} in {path.parent}.{found} "
             "Save the model with diffusers' save_pretrained(folder, safe_serialization=True)."
         )
-    params = {}
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            for name in file.keys():
-                params[_current_name(name)] = np.asarray(file.get_tensor(name), np.float32)
+            yield file
     except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
         raise CipherDMError(
             f"{path} cannot be read ({error}). If it is truncated or corrupt, copy it again."
         ) from error
-    return params
 
 
 def _current_name(name: str) -> str:

@@ -1,5 +1,7 @@
 """The owner's preparation of a U-Net with cross-attention for FAST: calibrated fits, folded into weights to be shared."""
 
+from collections.abc import Collection, Mapping
+
 import numpy as np
 
 from ..errors import CipherDMError
@@ -25,16 +27,27 @@ _LARGEST = 24.0  # of u in `inverse_root`, and its inverse: up to 32 its numbers
 _READERS = {"norm1": ("attn1.to_q", "attn1.to_k", "attn1.to_v"), "norm2": ("attn2.to_q",), "norm3": ("ff.net.0.proj",)}
 
 
-def prepare_prompted(unet: UNet, timesteps: np.ndarray, *, guarded: bool = False) -> PreparedWeights:
+def prepare_prompted(
+    unet: UNet,
+    timesteps: np.ndarray,
+    *,
+    guarded: bool = False,
+    blocks: Collection[str] | None = None,
+    calibration: Mapping[str, np.ndarray] | None = None,
+) -> PreparedWeights:
     """Weights for `protocols.fast_moments` and `protocols.fast`, as `fast_weights.prepare_fast` for other U-Nets.
+
+    Nothing is moved from one block to another, so that blocks can be prepared one by one: `blocks` has the names of those that
+    are wanted, and `calibration` what was read before.
 
     Raises:
         CipherDMError: the model is not calibrated, or has layers that FAST does not compute; or it is to be guarded.
     """
     _check_supported(unet, guarded)
-    stored, layers = load_calibration(unet), Layers.of(unet)
+    stored = load_calibration(unet) if calibration is None else calibration
+    layers = Layers.of(unet, blocks)
     nearest = np.abs(stored["timesteps"][None, :] - np.asarray(timesteps)[:, None]).argmin(1)
-    weights = PreparedWeights(without_time_blocks(unet), {}, time_terms(unet, timesteps), {}, {})
+    weights = PreparedWeights(without_time_blocks(unet, blocks), {}, time_terms(unet, timesteps, blocks), {}, {})
     for name, groups in layers.group_norms.items():
         activated = not name.endswith(".norm")
         _prepare_group_norm(

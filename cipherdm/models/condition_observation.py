@@ -1,6 +1,6 @@
 """What the layers of a U-Net with cross-attention carry: observed by its owner, in plaintext, on prompts of its own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import jax
@@ -35,9 +35,9 @@ class Layers:
     gates: tuple[str, ...]
 
     @classmethod
-    def of(cls, unet: UNet) -> "Layers":
-        """Those of a UNet2DConditionModel."""
-        blocks = unet_blocks(unet.config)
+    def of(cls, unet: UNet, names: Collection[str] | None = None) -> "Layers":
+        """Those of a UNet2DConditionModel, or of its blocks of these names."""
+        blocks = [block for block in unet_blocks(unet.config) if names is None or block.name in names]
         group_norms = {
             _full_name(block, local): dict(block.static)["groups"]
             for block in blocks

@@ -1,6 +1,6 @@
 """What a model owner shares: weights, and whatever it can compute from them in the clear beforehand."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from ..protocols import DIRECT, Protocols
+from .builder import Block
 from .condition_config import UNetConditionConfig
 from .config import UNetConfig
 from .layout import unet_blocks
@@ -58,8 +59,22 @@ class PreparedWeights:
         )
 
 
-def prepare_weights(unet: UNet, timesteps: np.ndarray, protocols: Protocols) -> PreparedWeights:
+def prepare_weights(
+    unet: UNet,
+    timesteps: np.ndarray,
+    protocols: Protocols,
+    *,
+    blocks: Collection[str] | None = None,
+    calibration: Mapping[str, np.ndarray] | None = None,
+) -> PreparedWeights:
     """What the owner shares for a schedule's timesteps [steps]: all weights, or time terms in place of the time blocks.
+
+    Args:
+        unet: the model.
+        timesteps: of the schedule.
+        protocols: what the weights are for.
+        blocks: names of the blocks whose weights are wanted, for a U-Net that takes prompts; all by default.
+        calibration: what `load_calibration` gives, for those who prepare block after block; read from the folder by default.
 
     Raises:
         CipherDMError: the protocols need a calibration that the model's folder lacks, or do not compute the model's layers.
@@ -68,29 +83,39 @@ def prepare_weights(unet: UNet, timesteps: np.ndarray, protocols: Protocols) -> 
         from .condition_fast_weights import prepare_prompted  # these import this module
         from .fast_weights import prepare_fast
 
-        prepare = prepare_prompted if isinstance(unet.config, UNetConditionConfig) else prepare_fast
-        return prepare(unet, timesteps, guarded=protocols.prepare == "fast-guarded")
+        guarded = protocols.prepare == "fast-guarded"
+        if isinstance(unet.config, UNetConditionConfig):
+            return prepare_prompted(unet, timesteps, guarded=guarded, blocks=blocks, calibration=calibration)
+        return prepare_fast(unet, timesteps, guarded=guarded)
     if protocols.time_embedding == "inside":
         return PreparedWeights(dict(unet.params), {}, {})
-    return PreparedWeights(without_time_blocks(unet), {}, time_terms(unet, timesteps))
+    return PreparedWeights(without_time_blocks(unet, blocks), {}, time_terms(unet, timesteps, blocks))
 
 
-def without_time_blocks(unet: UNet) -> dict[str, np.ndarray]:
-    """The weights of all blocks but those that compute time terms."""
-    blocks = [block for block in unet_blocks(unet.config) if block.kind not in TIME_KINDS]
-    return {full: unet.params[full] for block in blocks for _, full in block.params}
+def chosen_blocks(config: UNetConfig | UNetConditionConfig, names: Collection[str] | None) -> list[Block]:
+    """The blocks of these names, or all of them, but not those that compute time terms."""
+    blocks = [block for block in unet_blocks(config) if block.kind not in TIME_KINDS]
+    return [block for block in blocks if names is None or block.name in names]
 
 
-def time_terms(unet: UNet, timesteps: np.ndarray) -> dict[str, np.ndarray]:
+def without_time_blocks(unet: UNet, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The weights of all blocks, or of those of these names, but not of those that compute time terms."""
+    return {full: unet.params[full] for block in chosen_blocks(unet.config, names) for _, full in block.params}
+
+
+def time_terms(unet: UNet, timesteps: np.ndarray, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """Every residual block's time term for all classes and steps, as "BLOCK.time_term": float32 [classes or 1, steps, width].
 
     Exact: these terms depend on nothing but the weights, the step and the class, so the owner computes in the clear what
-    the secure program would otherwise compute at every step.
+    the secure program would otherwise compute at every step. With `names` only the terms that these blocks read.
     """
+    read = {name for block in chosen_blocks(unet.config, names) for name in block.inputs}
+    if not any(name.endswith(".time_term") for name in read):
+        return {}
     blocks = [block for block in unet_blocks(unet.config) if block.kind in TIME_KINDS]
     params = {full: unet.params[full] for block in blocks for _, full in block.params}
     rows = [_time_row(unet.config)(params, np.float32([step])) for step in timesteps]
-    return {name: np.stack([np.asarray(row[name]) for row in rows], axis=1) for name in rows[0]}
+    return {name: np.stack([np.asarray(row[name]) for row in rows], axis=1) for name in rows[0] if name in read}
 
 
 @lru_cache(maxsize=16)

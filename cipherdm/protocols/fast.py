@@ -6,11 +6,14 @@ of shares and everything linear with public factors none. The bits are chosen so
 VALUE_BITS and a weight still fits into the ring.
 """
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from ..errors import CipherDMError
+from .chunks import SCORES, in_chunks
 from .fixed import (
     Fixed,
     broadcast_to,
@@ -160,7 +163,7 @@ def _halves(x):
     return x[:middle], x[middle:]
 
 
-def attention(params, q, k, v, *, scale, softmax, dot_general=dot_general):
+def attention(params, q, k, v, *, scale, softmax, dot_general=dot_general, chunk_scores=SCORES):
     """Attention with exp(s) as ((t s + h)^2 + c)^(2^squarings), t > 0: no maximum over a row, no clip, no comparison.
 
     The query's projection, one for each step, holds `scale` and t; h and c beside it are fitted to the scores of this step. The
@@ -169,11 +172,18 @@ def attention(params, q, k, v, *, scale, softmax, dot_general=dot_general):
 
     Or, if the parameters have "to_q.centred", the mean key is subtracted, so that scores are zero on average over
     each row, whatever the prompt is; 5 messages more.
+
+    Where there are more than `chunk_scores` scores, queries are divided (`chunks`), and messages are for each part.
     """
     if params.get("to_q.centred"):
         k = k - broadcast_to(means(k, 3)[..., None], k.shape)
     if params["to_q.squarings"] == 0 and _features_pay(q, k):
         return _attention_by_features(params, q, k, v, dot_general)
+    return in_chunks(partial(_attend, params, k, v, dot_general), q, k.shape[3], chunk_scores)
+
+
+def _attend(params, k, v, dot_general, q):
+    """The same for some of the queries, with a number for each pair of query and token."""
     heads = ((0, 1), (0, 1))
     scores = dot_general(q, k, (((2,), (2,)), heads)) + params["to_q.h"]
     powers = scores * scores + params["to_q.c"]

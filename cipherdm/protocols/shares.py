@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from ..linear.operation import Kernel, apply
 from . import fast
+from .chunks import SCORES
 from .fixed import Fixed, dot_general
 
 LEAST_MULTIPLY_ADDS = 1 << 24  # of a product that becomes a kernel
@@ -35,9 +36,10 @@ def linear(params, x):
     return fast.linear(params, x, matmul=_matmul)
 
 
-def attention(params, q, k, v, *, scale, softmax):
+def attention(params, q, k, v, *, scale, softmax, chunk_scores=SCORES):
     """As `fast.attention`, the products of all heads and pictures in one message."""
-    return fast.attention(params, q, k, v, scale=scale, softmax=softmax, dot_general=_dot_general)
+    settings = {"scale": scale, "softmax": softmax, "chunk_scores": chunk_scores}
+    return fast.attention(params, q, k, v, dot_general=_dot_general, **settings)
 
 
 def linear_attention(params, q, k, v, *, scale):

@@ -1,4 +1,4 @@
-"""The commands `cipherdm reproduce` and `cipherdm bench segments`."""
+"""The commands `cipherdm reproduce`, `cipherdm bench segments` and `cipherdm bench full-call`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -46,6 +46,42 @@ def segments(
     beside = recording.write(record, found, {"samples": samples})
     typer.echo(benchmark.summary(found))
     typer.echo(f"Wrote {record} and {', '.join(map(str, beside))}.")
+
+
+def full_call(
+    model: Annotated[
+        Path | None, typer.Argument(help="A folder of Stable Diffusion 1.x; random weights of its shape by default.")
+    ] = None,
+    reduced: Annotated[
+        bool, typer.Option("--reduced", help="Random weights with fewer channels, and smaller latents.")
+    ] = False,
+    protocols: Annotated[str, typer.Option(help="The name of a set.")] = "fast-shares",
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder of finished blocks; runs/full_call/RECORD by default.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="The JSON file to write; in data/measurements by default.")
+    ] = None,
+) -> None:
+    """Call a U-Net of Stable Diffusion's size once on three parties, block by block, against diffusers; can be resumed.
+
+    Random weights and the parties' files go into the folder of --keep, which needs some GB for the full size. A model's own
+    folder gets a calibration if it has none.
+    """
+    from .. import protocols as protocol_sets
+    from ..bench.cli import _Bar
+    from ..records import write_record
+    from . import full_call as benchmark
+
+    record = record or root() / "data" / "measurements" / ("sd15_step_reduced.json" if reduced else "sd15_step.json")
+    keep = keep or root() / "runs" / "full_call" / record.stem
+    config = benchmark.REDUCED if reduced else benchmark.SD15
+    chosen = benchmark.Model(keep / "model", config) if model is None else benchmark.Model(model)
+    with _Bar() as bar:
+        found = benchmark.run(chosen, keep, protocols=protocol_sets.named(protocols), progress=bar)
+    write_record(record, found)
+    typer.echo(benchmark.summary(found))
+    typer.echo(f"Wrote {record}.")
 
 
 def reproduce(

@@ -72,6 +72,13 @@ def long_run(records: Path) -> Figure:
     return segments_figure(*read(records / f"ddpm1000_{MODELS[0]}.json"))
 
 
+def full_call(records: Path) -> Figure:
+    """Where the time of one U-Net call of Stable Diffusion's size goes."""
+    from ..views.full_call import full_call_figure
+
+    return full_call_figure(read_record(records / "sd15_step.json"))
+
+
 def step_rows(records: Path) -> list[dict]:
     """The rows of all records of `bench step` on the models of the claims. Raises CipherDMError if there are none."""
     paths = [path for model in MODELS if (path := records / f"step_{model}.json").exists()]

@@ -306,6 +306,15 @@ DDPM = Target(
     figures.long_run,
 )
 
+FULL_CALL = Target(
+    "sd15-step",
+    "One U-Net call of Stable Diffusion 1.5's size, block by block",
+    "parties compute with weights whose shares do not fit into memory, one block after the other",
+    "ours",
+    (Piece("sd15_step", ("bench", "full-call"), (), ("--reduced",), resumes=True),),
+    figure=figures.full_call,
+)
+
 TARGETS = (
-    STEP, FUNCTIONS, BREAKDOWN, QUALITY, DDPM, LADDER, PICTURE, TRAJECTORY, LATENCY, NETWORK, OPERATIONS, PIECEWISE,
+    STEP, FUNCTIONS, BREAKDOWN, QUALITY, DDPM, FULL_CALL, LADDER, PICTURE, TRAJECTORY, LATENCY, NETWORK, OPERATIONS, PIECEWISE,
 )  # fmt: skip

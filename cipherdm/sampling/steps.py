@@ -77,7 +77,7 @@ def setup_graph(shape: StepShape) -> Graph | None:
         on_words = shape.ring and shape.protocols.value_bits is not None
         pick = pick_class_words if on_words else pick_class_rows
         nodes.append(Node("class_rows", pick, ("class_onehot", "class_table"), ("class_rows",)))
-    nodes += [_block_node(block, shape) for block in unet_blocks(shape.config) if block.kind in CONTEXT_KINDS]
+    nodes += [block_node(block, shape) for block in unet_blocks(shape.config) if block.kind in CONTEXT_KINDS]
     outputs = tuple(name for node in nodes for name in node.outputs)
     return Graph("setup", tuple(nodes), outputs) if nodes else None
 
@@ -97,7 +97,7 @@ def step_graph(shape: StepShape) -> Graph:
     else:
         blocks = tuple(block for block in blocks if block.kind not in TIME_KINDS)
     of_prompt = {name for block in blocks if block.kind in CONTEXT_KINDS for name in block.outputs}
-    of_step = [_block_node(block, shape) for block in blocks if block.kind not in CONTEXT_KINDS]
+    of_step = [block_node(block, shape) for block in blocks if block.kind not in CONTEXT_KINDS]
     nodes += with_branches(of_step, of_prompt, shape.branches)
     rest = (("noise",) if shape.noisy else ()) + (MEMORY if shape.multistep else ())
     inputs = ("coefficients", "prediction", "step", "sample", "eps", *rest)
@@ -202,15 +202,15 @@ def pick_class_words(class_onehot, class_table):
 
 def _split_node(table: str, entries: tuple, axis: int, words: bool) -> Node:
     names, shapes = zip(*entries, strict=True)
-    return Node(table, SplitRow(shapes, axis, words), (table, "step"), tuple(_value_name(name) for name in names))
+    return Node(table, SplitRow(shapes, axis, words), (table, "step"), tuple(value_name(name) for name in names))
 
 
-def _value_name(name: str) -> str:
+def value_name(name: str) -> str:
     """Time terms are values between blocks, under their own name; all else in the owner's tables is weights."""
     return name if name.endswith(TIME_TERM) else WEIGHTS + name
 
 
-def _block_node(block: Block, shape: StepShape) -> Node:
+def block_node(block: Block, shape: StepShape) -> Node:
     """A block with all that the owner prepared for its layers: diffusers' weights, or others beside them or in their place."""
     layout = shape.weights
     layers = {full.rpartition(".")[0]: local.rpartition(".")[0] for local, full in block.params}

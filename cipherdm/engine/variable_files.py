@@ -1,0 +1,118 @@
+"""Variables that a party keeps in files: its shares of what would not fit into memory together, or is to outlive the process.
+
+One file for each variable, named after it, in a folder that only the party's user can open:
+
+    length of the meta data and number of chunks; the meta data; each chunk after its length
+
+Numbers are unsigned, 64 bits, little-endian. A file appears whole or not at all, so that whatever is there after a process was
+killed can be used by the next one. Nothing is encrypted: a file holds what the party's memory would.
+"""
+
+import re
+import shutil
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from spu import libspu
+
+from ..errors import CipherDMError
+from ..files import replacing
+
+_NUMBER = struct.Struct("<Q")
+_HEAD = struct.Struct("<QQ")
+_PREFIX, _SUFFIX = "v-", ".share"
+_LONGEST_NAME = 220  # of a file; `replacing` adds to it
+
+
+@dataclass(frozen=True)
+class StoredShare:
+    """A share that is not in SPU's hands, with the attributes of `libspu.Share`, which copies at each look."""
+
+    meta: bytes
+    share_chunks: tuple[bytes, ...]
+
+    def loaded(self) -> libspu.Share:
+        """The same, as SPU takes it."""
+        share = libspu.Share()
+        share.meta, share.share_chunks = self.meta, list(self.share_chunks)
+        return share
+
+
+class VariableFiles:
+    """The files of one session at one party.
+
+    Args:
+        folder: where they are. It is made with the first variable; files that are there already are variables of the session.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        for path in folder.glob(f".{_PREFIX}*{_SUFFIX}"):  # half written by a process that was killed
+            path.unlink(missing_ok=True)
+        stems = [path.name.removesuffix(_SUFFIX) for path in folder.glob(f"{_PREFIX}*{_SUFFIX}")]
+        self._names = {unquote(stem.removeprefix(_PREFIX)) for stem in stems}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def write(self, name: str, share: libspu.Share | StoredShare) -> None:
+        """Write a variable, or replace it. Raises CipherDMError if the disk is full or the name is too long for a file."""
+        meta, chunks = share.meta, share.share_chunks
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with replacing(self._path(name)) as temporary, temporary.open("wb") as file:
+                file.write(_HEAD.pack(len(meta), len(chunks)))
+                file.write(meta)
+                for chunk in chunks:
+                    file.write(_NUMBER.pack(len(chunk)))
+                    file.write(chunk)
+        except OSError as error:
+            raise CipherDMError(
+                f"cannot keep {name!r} in a file of {self._folder}: {error.strerror}. Make room, or choose another folder."
+            ) from None
+        self._names.add(name)
+
+    def read(self, name: str) -> StoredShare:
+        """The share of a variable that is here. Raises CipherDMError if its file is gone or was cut off."""
+        path = self._path(name)
+        try:
+            with path.open("rb") as file:
+                length, count = _HEAD.unpack(file.read(_HEAD.size))
+                meta = file.read(length)
+                lengths, chunks = [length], [meta]
+                for _ in range(count):
+                    lengths.append(_NUMBER.unpack(file.read(_NUMBER.size))[0])
+                    chunks.append(file.read(lengths[-1]))
+                whole = lengths == [len(chunk) for chunk in chunks] and not file.read(1)
+        except (OSError, struct.error) as error:
+            raise CipherDMError(f"the file of {name!r} cannot be read ({error}); share the variable again.") from None
+        if not whole:
+            raise CipherDMError(f"the file of {name!r} has another length than it says; share the variable again.")
+        return StoredShare(meta, tuple(chunks[1:]))
+
+    def delete(self, name: str) -> None:
+        """Delete a variable, if it is here."""
+        if name in self._names:
+            self._path(name).unlink(missing_ok=True)
+            self._names.discard(name)
+
+    def clear(self) -> None:
+        """Delete all of them, and the folder."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._names.clear()
+
+    def _path(self, name: str) -> Path:
+        encoded = quote(name, safe="")
+        if len(encoded) > _LONGEST_NAME:
+            raise CipherDMError(f"the variable {name!r} has too long a name for a file; shorten it.")
+        return self._folder / f"{_PREFIX}{encoded}{_SUFFIX}"
+
+
+def check_folder_name(name: str) -> None:
+    """Raise CipherDMError unless a session's files may be in a folder of this name."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        raise CipherDMError(
+            f"{name!r} is no name for a session's files: take letters, digits, '_' and '-', at most 64."
+        )

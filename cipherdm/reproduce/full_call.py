@@ -1,0 +1,176 @@
+"""One call of a U-Net of Stable Diffusion's size on three parties, block by block, against diffusers in plaintext.
+
+What it takes is measured: time, bytes, rounds and memory of each block. Without a folder the weights are random, of Stable
+Diffusion 1.5's own configuration; what a call costs does not depend on them. The owner calibrates with noise and embeddings of
+its own, before the call. Each part leaves its result in the folder, so that an interrupted run goes on with the next part, or
+with the next block.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import CipherDMError
+from ..files import replacing
+from ..models import UNet, UNetConditionConfig, init_unet, load_unet, save_unet
+from ..models.calibration import FILE, save_calibration, weights_digest
+from ..models.condition_calibration import calibrate_prompted
+from ..protocols import FAST_SHARES, Protocols
+from ..sampling.blockwise import UNetCall, call_in_plaintext, call_on_parties
+from ..sampling.schedules import make_schedule
+
+SD15 = UNetConditionConfig(sample_size=64, cross_attention_dim=768)
+"""Stable Diffusion 1.5: 860 million parameters."""
+REDUCED = replace(SD15, sample_size=16, cross_attention_dim=96, block_out_channels=(64, 128, 128, 128))
+"""The same blocks with fewer channels and smaller latents."""
+TOKENS = 77
+SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+_CALIBRATION_SEED, _CALL_SEED = 1, 2
+
+Progress = Callable[[int, int, str], None]
+"""Called before each block as `progress(done, total, name)`."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which U-Net is called.
+
+    Attributes:
+        folder: with the weights; those of a pipeline, or of the U-Net alone.
+        config: of the random weights that are put there if the folder does not exist; None for a folder that must.
+    """
+
+    folder: Path
+    config: UNetConditionConfig | None = None
+
+    def prepared(self) -> UNet:
+        """The U-Net with its calibration, made if it is missing; its weights stay in their file."""
+        if not self.folder.exists() and self.config is not None:
+            save_unet(replace(init_unet(self.config), scheduler_config=SCHEDULER), self.folder)
+        unet = load_unet(self.folder, lazily=True)
+        if not isinstance(unet.config, UNetConditionConfig):
+            raise CipherDMError(f"{self.folder} holds no model that takes prompts; give a folder of Stable Diffusion.")
+        if not (self.folder / FILE).exists():
+            _calibrate(load_unet(self.folder))
+        return unet
+
+
+def run(
+    model: Model, keep: Path, *, protocols: Protocols = FAST_SHARES, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Call the U-Net on three parties and in plaintext, and return the record.
+
+    Args:
+        model: whose U-Net is called, for one picture and one prompt at the first timestep of a schedule of one step.
+        keep: folder of finished parts; what is there already is not computed again.
+        protocols: how the parties compute.
+        progress: told of each block.
+
+    Returns:
+        The record: configuration, totals, "error" (of the parties' result against diffusers, and of the emulation in
+        plaintext, each rms and max, relative to the rms of diffusers' result), and a row for each block.
+
+    Raises:
+        CipherDMError: as `call_on_parties`, or the model is not one that takes prompts.
+    """
+    unet = model.prepared()
+    call = _call(unet, protocols)
+    about = {"weights": weights_digest(unet), "protocols": protocols.name, "timestep": call.timestep}
+    about["inputs"] = hashlib.sha256(call.sample.tobytes() + call.encoder_hidden_states.tobytes()).hexdigest()
+    found, rows = call_on_parties(call, keep / "call", about, progress)
+    expected = _kept(keep / "diffusers.npy", lambda: _by_diffusers(call))
+    emulated = _kept(keep / "emulated.npy", lambda: call_in_plaintext(call))
+    return {
+        "benchmark": "full_call",
+        "model": unet.folder.resolve().name,
+        "random_weights": model.config is not None,
+        "config": unet.config.to_diffusers(),
+        "protocols": protocols.name,
+        "timestep": call.timestep,
+        "sample_shape": list(call.sample.shape),
+        "tokens": call.encoder_hidden_states.shape[1],
+        "parameters": sum(int(array.size) for array in unet.params.values()),
+        **{name: sum(row[name] for row in rows) for name in ("seconds", "share_seconds", "bytes", "sends", "rounds")},
+        "peak_memory": max(row["peak_memory"] for row in rows),
+        "processes": sum(row["first_of_process"] for row in rows),
+        "error": {"parties": _error(found, expected), "emulated": _error(emulated, expected)},
+        "rows": [{name: value for name, value in row.items() if name != "writes"} for row in rows],
+    }
+
+
+def summary(record: dict[str, Any]) -> str:
+    """A sentence about a run."""
+    return (
+        f"One call of {record['parameters'] / 1e6:.0f} million parameters in {record['seconds'] / 60:.1f} minutes, and "
+        f"{record['share_seconds'] / 60:.1f} to prepare and share weights; the parties sent {record['bytes'] / 1e9:.2f} GB in "
+        f"{record['sends']:,} messages and held at most {record['peak_memory'] / 2**30:.2f} GiB each. Error against diffusers: "
+        f"{record['error']['parties']['rms']:.4f} of the rms, in emulation {record['error']['emulated']['rms']:.4f}."
+    )
+
+
+def _calibrate(unet: UNet) -> None:
+    """Fit what the layers carry at the timestep of the call, for pictures and prompts of random numbers."""
+    size = unet.config.sample_size
+    pixels = size * size if isinstance(size, int) else size[0] * size[1]
+    # What one picture at full size shows is taken from several small ones.
+    embeddings = _embeddings(unet.config, min(8, max(1, 4096 // pixels)), _CALIBRATION_SEED)
+    schedule = make_schedule(unet.scheduler_config, "ddim", 1)
+    save_calibration(calibrate_prompted(unet, schedule, embeddings, guided=False, seed=_CALIBRATION_SEED), unet)
+
+
+def _call(unet: UNet, protocols: Protocols) -> UNetCall:
+    """The call that is measured: noise, and an embedding like those of CLIP, whose numbers are about 1."""
+    config = unet.config
+    size = config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    generator = np.random.default_rng(_CALL_SEED)
+    sample = generator.standard_normal((1, config.in_channels, height, width), np.float32)
+    timestep = float(make_schedule(unet.scheduler_config, "ddim", 1).timesteps[0])
+    return UNetCall(unet, protocols, sample, _embeddings(config, 1, _CALL_SEED + 1), timestep)
+
+
+def _embeddings(config: UNetConditionConfig, count: int, seed: int) -> np.ndarray:
+    shape = (count, TOKENS, config.cross_attention_dim)
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def _by_diffusers(call: UNetCall) -> np.ndarray:
+    """What diffusers' own model computes, in float32."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    folder = call.unet.folder
+    home = folder / "unet" if (folder / "unet").is_dir() else folder
+    network = UNet2DConditionModel.from_pretrained(home).eval()
+    with torch.no_grad():
+        values = torch.tensor(call.sample), torch.tensor(call.timestep), torch.tensor(call.encoder_hidden_states)
+        return network(*values).sample.numpy()
+
+
+def _kept(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array of a file, computed and written if there is none."""
+    if not path.exists():
+        array = compute()
+        with replacing(path) as temporary:
+            np.save(temporary, array)
+    return np.load(path)
+
+
+def _error(found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+    """The difference in units of the rms of what is expected."""
+    unit = float(np.sqrt(np.mean(expected.astype(np.float64) ** 2)))
+    difference = np.abs(found.astype(np.float64) - expected)
+    return {"rms": float(np.sqrt(np.mean(difference**2))) / unit, "max": float(difference.max()) / unit}

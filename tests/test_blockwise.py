@@ -1,0 +1,115 @@
+"""A U-Net's call block by block: prepared, computed and resumed in parts, with the result of the whole."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from condition import BETAS, ONE_LEVEL, inputs, torch_eps, torch_model, torch_params
+
+from cipherdm import DIRECT, FAST, CipherDMError
+from cipherdm.models import UNet, init_unet, load_unet, prepare_weights, save_unet
+from cipherdm.models.calibration import load_calibration
+from cipherdm.models.prepared import chosen_blocks
+from cipherdm.reproduce import full_call
+from cipherdm.sampling.blockwise import Journal, UNetCall, call_in_plaintext
+from cipherdm.sampling.schedules import make_schedule
+
+EXACT = replace(DIRECT, name="exact", time_embedding="precomputed")
+# As in the tests of text to image: variances of fewer channels differ too much from token to token.
+SMALL = replace(ONE_LEVEL, block_out_channels=(16,), mid_block_type=None, sample_size=4)
+SCHEDULER = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, **BETAS}
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def values():
+    return inputs(SMALL, batch=1)
+
+
+@pytest.fixture(scope="module")
+def unet(tmp_path_factory):
+    """A model with random weights in a folder, calibrated for one step, its weights read when they are asked for."""
+    folder = tmp_path_factory.mktemp("small")
+    save_unet(UNet(SMALL, init_unet(SMALL).params, SCHEDULER), folder)
+    return full_call.Model(folder).prepared()
+
+
+def call_of(unet, values, protocols):
+    timestep = float(make_schedule(SCHEDULER, "ddim", 1).timesteps[0])
+    return UNetCall(unet, protocols, values["sample"], values["encoder_hidden_states"], timestep)
+
+
+def test_weights_that_are_read_when_asked_for_are_those_of_the_file(unet):
+    whole = load_unet(unet.folder).params
+    assert set(unet.params) == set(whole) and len(unet.params) == len(whole)
+    for name, array in whole.items():
+        np.testing.assert_array_equal(unet.params[name], array)
+
+
+@pytest.mark.parametrize("protocols", [FAST, EXACT], ids=lambda protocols: protocols.name)
+def test_blocks_prepared_one_by_one_are_the_whole(unet, values, protocols):
+    call = call_of(unet, values, protocols)
+    timesteps = np.float32([call.timestep])
+    whole = prepare_weights(unet, timesteps, protocols)
+    calibration = load_calibration(unet)
+    parts = [
+        prepare_weights(unet, timesteps, protocols, blocks=[block.name], calibration=calibration)
+        for block in call.blocks
+    ]
+    for field in ("constant", "by_step", "by_class", "bits", "static"):
+        expected, found = getattr(whole, field), {}
+        for part in parts:
+            assert not found.keys() & getattr(part, field).keys()
+            found |= getattr(part, field)
+        assert found.keys() == expected.keys()
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_block_by_block_in_plaintext_is_what_diffusers_computes(values):
+    model = torch_model(SMALL)
+    call = UNetCall(UNet(SMALL, torch_params(model)), EXACT, values["sample"], values["encoder_hidden_states"], 500.0)
+    np.testing.assert_allclose(call_in_plaintext(call), torch_eps(model, 500.0, values), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_interrupted_call_goes_on_where_it_was(unet, tmp_path):
+    """On three parties, with the record of the run; the call's inputs are not those of the calibration."""
+    blocks, stopped_at, begun = [block.name for block in chosen_blocks(SMALL, None)], 5, []
+
+    def stop(done, total, name):
+        if done == stopped_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        full_call.run(full_call.Model(unet.folder), tmp_path, progress=stop)
+    record = full_call.run(
+        full_call.Model(unet.folder), tmp_path, progress=lambda done, total, name: begun.append(name)
+    )
+    rows = record["rows"]
+    assert begun == blocks[stopped_at:]
+    assert [row["block"] for row in rows] == blocks
+    assert [row["block"] for row in rows if row["first_of_process"]] == [blocks[0], blocks[stopped_at]]
+    assert record["processes"] == 2 and record["bytes"] == sum(row["bytes"] for row in rows)
+    assert all(row["peak_memory"] > 0 and row["seconds"] > 0 for row in rows)
+
+    # The parties compute what the emulation computes, which is near what diffusers does.
+    eps, emulated = np.load(tmp_path / "call" / "eps.npy"), np.load(tmp_path / "emulated.npy")
+    assert np.abs(eps - emulated).max() < 0.02
+    assert record["error"]["emulated"]["rms"] < 0.05 and record["error"]["parties"]["rms"] < 0.05
+    assert not list(tmp_path.rglob("*.share"))  # nothing is left of weights and values
+
+    again = full_call.run(full_call.Model(unet.folder), tmp_path, progress=stop)  # finished: nothing is run
+    assert again == record
+
+
+def test_a_journal_of_another_call_is_refused(tmp_path):
+    Journal(tmp_path / "journal.json", {"model": "small"}).add({"block": "conv_in", "writes": {}})
+    assert [row["block"] for row in Journal(tmp_path / "journal.json", {"model": "small"}).rows] == ["conv_in"]
+    with pytest.raises(CipherDMError, match="another model"):
+        Journal(tmp_path / "journal.json", {"model": "other"})
+
+
+def test_time_terms_on_shares_are_refused(unet, values):
+    with pytest.raises(CipherDMError, match="computes time terms on shares"):
+        call_of(unet, values, DIRECT)

@@ -1,0 +1,45 @@
+"""The picture of a call block by block: what it draws is what the record holds."""
+
+import numpy as np
+from matplotlib.image import imread
+
+from cipherdm.models.prepared import chosen_blocks
+from cipherdm.reproduce.full_call import SD15
+from cipherdm.views.full_call import full_call_figure, full_call_frame
+from cipherdm.views.style import png
+
+
+def record():
+    """Of Stable Diffusion's blocks, with numbers that tell them apart."""
+    rows = [
+        {
+            "block": block.name,
+            "kind": block.kind,
+            "seconds": 1.5 + index,
+            "bytes": 1e6,
+            "rounds": 3,
+            "peak_memory": 2**30,
+        }
+        for index, block in enumerate(chosen_blocks(SD15, None))
+    ]
+    seconds = sum(row["seconds"] for row in rows)
+    return {"rows": rows, "seconds": seconds, "parameters": 859_520_964, "protocols": "fast-shares"}
+
+
+def test_every_block_is_in_a_part():
+    frame = full_call_frame(record())
+    assert set(frame["part"]) == {
+        "first layer", *(f"{way} {level}" for way in ("down", "up") for level in range(4)), "middle", "last layer"
+    }  # fmt: skip
+    assert frame["seconds"].sum() == record()["seconds"]
+
+
+def test_the_bars_are_as_long_as_the_rows_say(tmp_path):
+    figure = full_call_figure(record())
+    time, held = figure.axes
+    assert np.isclose(sum(bar.get_width() for bar in time.patches), record()["seconds"])
+    assert [bar.get_width() for bar in held.patches] == [1.0] * 11
+    assert [label.get_text() for label in time.get_yticklabels()][0] == "first layer"
+    assert "859.5 million" in figure.get_label()
+    (tmp_path / "picture.png").write_bytes(png(figure))
+    assert imread(tmp_path / "picture.png").std() > 0.01
