@@ -19,6 +19,7 @@ from .hosts.commands import add_commands
 from .labels import parse_labels
 from .models import find_model, load_unet
 from .models.checkpoint import PIPELINE
+from .progress import ProgressBar
 from .protocols import DIRECT
 from .read_back_command import read_back
 from .records import write_record
@@ -79,7 +80,7 @@ def sample(
         options = PromptOptions(tuple(prompt), negative_prompt, guidance_scale, image, strength)
         settings = {"steps": steps, "scheduler": scheduler, "eta": eta, "seed": seed}
         chosen = protocol_sets.named(protocols)
-        with _Bar() as bar:
+        with ProgressBar("call") as bar:
             run = {"protocols": chosen, "granularity": granularity, "out": out, "progress": bar}
             text = sample_prompts(folder, options, **run, **settings)
         typer.echo(text)
@@ -100,7 +101,7 @@ def sample(
     }
     chosen = protocol_sets.named(protocols)
     plaintext = draw(unet, None, protocols=protocol_sets.DIRECT, **settings).images
-    with LocalCluster() as cluster, _Bar() as bar:
+    with LocalCluster() as cluster, ProgressBar("call") as bar:
         secure = draw(unet, cluster, protocols=chosen, granularity=granularity, progress=bar, **settings)
     found = psnr(secure.images, plaintext)
     captions = [str(label) for label in settings["labels"] or range(len(found))]
@@ -244,7 +245,7 @@ def check_ranges(
     from .range_command import report, small_ring_report
 
     noise = {"steps": steps, "count": count, "seed": seed}
-    with _Bar() as bar:
+    with ProgressBar("call") as bar:
         if small_ring:
             bits = {"value_bits": value_bits, "weight_bits": weight_bits}
             text, code = small_ring_report(model, **bits, **noise, progress=bar)
@@ -280,19 +281,3 @@ def main() -> None:
     except CipherDMError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(1)
-
-
-class _Bar:
-    """A progress bar over the calls of a plan, which says where in the model it is."""
-
-    def __enter__(self) -> "_Bar":
-        self._bar = tqdm(unit="call")
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._bar.close()
-
-    def __call__(self, done: int, total: int, label: str) -> None:
-        self._bar.total = total
-        self._bar.set_description(label, refresh=False)
-        self._bar.update(done - self._bar.n)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from tqdm import tqdm
 
 from ..documents import root
 from ..errors import CipherDMError
+from ..progress import ProgressBar
 
 if TYPE_CHECKING:
     from ..models import UNet
@@ -32,7 +32,7 @@ def operations(
     from . import operations as benchmark
 
     record = record or _measurements() / "operations.json"
-    with LocalCluster() as cluster, _Bar() as bar:
+    with LocalCluster() as cluster, ProgressBar("run") as bar:
         found = benchmark.run(cluster.session(), elements, repetitions, bar)
     write_record(record, found)
     typer.echo(benchmark.table(found).to_string(float_format="{:.4g}".format))
@@ -52,7 +52,7 @@ def activations(
 
     record = record or _measurements() / "activations.json"
     chosen = _numbers(sizes, "--sizes")
-    with LocalCluster() as cluster, _Bar() as bar:
+    with LocalCluster() as cluster, ProgressBar("run") as bar:
         found = benchmark.run(cluster, chosen, repetitions, bar)
     write_record(record, found)
     typer.echo(benchmark.table(found).to_string(index=False, float_format="{:.4g}".format))
@@ -67,7 +67,7 @@ def piecewise(record: RecordOption = None) -> None:
     from . import piecewise as benchmark
 
     record = record or _measurements() / "piecewise.json"
-    with LocalCluster() as cluster, _Bar() as bar:
+    with LocalCluster() as cluster, ProgressBar("run") as bar:
         found = benchmark.run(cluster, progress=bar)
     write_record(record, found)
     typer.echo(benchmark.table(found).to_string(index=False))
@@ -155,7 +155,7 @@ def breakdown(
     record = record or _measurements() / f"breakdown_{folder.resolve().name}.json"
     chosen = variants([name.strip() for name in protocols.split(",")])
     settings = {"batch": batch, "repetitions": repetitions, "steps": steps}
-    with _Bar() as bar:
+    with ProgressBar("run") as bar:
         found = benchmark.run(load_unet(folder), variants=chosen, progress=bar, **settings)
     write_record(record, found)
     typer.echo(benchmark.table(found).to_string(float_format="{:.4g}".format))
@@ -177,7 +177,7 @@ def linear(
 
     record = record or _measurements() / "linear.json"
     chosen = benchmark.SHAPES if shapes is None else [benchmark.shape_named(name) for name in shapes.split(",")]
-    with LocalCluster() as cluster, _Bar() as bar:
+    with LocalCluster() as cluster, ProgressBar("run") as bar:
         found = benchmark.run(cluster.session(benchmark.ENGINE), chosen, repetitions, bar)
     write_record(record, found)
     typer.echo(benchmark.table(found).to_string(index=False, float_format="{:.4g}".format))
@@ -194,7 +194,7 @@ def network(
     from . import network as benchmark
 
     record = record or _measurements() / "network.json"
-    with _Bar() as bar:
+    with ProgressBar("run") as bar:
         found = benchmark.run(repetitions=repetitions, progress=bar)
     write_record(record, found)
     typer.echo(benchmark.table(found).to_string(float_format="{:.4g}".format))
@@ -224,7 +224,7 @@ def latency(
     record = record or _measurements() / "latency.json"
     chosen = variants([name.strip() for name in protocols.split(",")])
     between = [network_named(name.strip()) for name in networks.split(",")]
-    with _Bar() as bar:
+    with ProgressBar("run") as bar:
         found = benchmark.run(
             load_unet(find_model(model)), variants=chosen, networks=between, repetitions=repetitions, progress=bar
         )
@@ -257,7 +257,7 @@ def trajectory(
     folder = find_model(model)
     record = record or _measurements() / f"trajectory_{folder.resolve().name}_{scheduler}.json"
     settings = {"scheduler": scheduler, "steps": steps, "batch": batch, "eta": eta, "seed": seed}
-    with _Bar() as bar:
+    with ProgressBar("run") as bar:
         found = benchmark.run(load_unet(folder), protocols=protocol_sets.named(protocols), progress=bar, **settings)
     pictures = recording.write(record, *found)
     typer.echo(recording.table(recording.read(record)).to_string(float_format="{:.4g}".format))
@@ -286,30 +286,11 @@ def _measure_steps(
     folder = find_model(model)
     record = record or _measurements() / f"{name}_{folder.resolve().name}.json"
     unet = load_unet(folder)
-    with _Bar() as bar:
+    with ProgressBar("run") as bar:
         frame = benchmark.run(unet, variants=variants_of(unet), progress=bar, **settings)
     benchmark.write(record, frame, steps=settings["steps"])
     typer.echo(benchmark.ratios(frame).to_string(index=False, float_format="{:.4g}".format))
     typer.echo(f"Wrote {record}.")
-
-
-class _Bar:
-    """A progress bar that names what is being measured."""
-
-    def __enter__(self) -> "_Bar":
-        self._bar = tqdm(unit="run")
-        return self
-
-    def __exit__(self, *exception) -> None:
-        if exception[0] is None and self._bar.total:
-            self._bar.update(self._bar.total - self._bar.n)
-        self._bar.close()
-
-    def __call__(self, done: int, total: int, name: str) -> None:
-        self._bar.total = total
-        self._bar.set_description(name, refresh=False)
-        self._bar.update(done - self._bar.n)
-        self._bar.refresh()  # before the measurement, and not only when there is progress
 
 
 def _measurements() -> Path:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from tqdm import tqdm
 
 from ..errors import CipherDMError
+from ..progress import ProgressBar
 
 ConfigOption = Annotated[Path, typer.Option(help="The TOML file of this role.")]
 
@@ -94,7 +94,7 @@ def register(
     made = sampling_model(
         name or folder.name, load_unet(folder), pictures=pictures, protocols=named(protocols), **settings
     )
-    with RemoteCluster(config) as cluster, _Bar("value") as bar:
+    with RemoteCluster(config) as cluster, ProgressBar("value") as bar:
         cluster.register(made, bar)
     typer.echo(f"Registered {made.name}: {len(made.values)} values, {len(made.plan.calls)} calls a run.")
 
@@ -127,7 +127,7 @@ def request(
     from .sampling import images_of
 
     chosen = parse_labels(labels)
-    with RemoteCluster(config) as cluster, _Bar("call") as bar:
+    with RemoteCluster(config) as cluster, ProgressBar("call") as bar:
         about = json.loads(cluster.models()[name].about) if name in cluster.models() else {}
         result = images_of(cluster, name, labels=chosen, count=count, seed=seed, progress=bar)
     captions = [str(label) for label in chosen or range(len(result.images))]
@@ -155,7 +155,7 @@ def soak(
     from .soak import soak as run
 
     record = record or root() / "data" / "measurements" / "soak.json"
-    with _Bar("request") as bar:
+    with ProgressBar("request") as bar:
         found = run(requests, clients, progress=lambda done, total: bar(done, total, "answered"))
     write_record(record, found)
     typer.echo(
@@ -170,25 +170,6 @@ def add_commands(app: typer.Typer, bench: typer.Typer) -> None:
     for command in (certificates, party, status, register, unregister, request):
         app.command()(command)
     bench.command()(soak)
-
-
-class _Bar:
-    """A progress bar for what calls `bar(done, total, label)`."""
-
-    def __init__(self, unit: str):
-        self._unit = unit
-
-    def __enter__(self) -> "_Bar":
-        self._bar = tqdm(unit=self._unit)
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._bar.close()
-
-    def __call__(self, done: int, total: int, label: str) -> None:
-        self._bar.total = total or None
-        self._bar.set_description(label, refresh=False)
-        self._bar.update(done - self._bar.n)
 
 
 def _split(names: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..documents import root
+from ..progress import ProgressBar
 
 
 def segments(
@@ -30,7 +31,6 @@ def segments(
     """
     from .. import protocols as protocol_sets
     from ..bench import recording
-    from ..bench.cli import _Bar
     from ..models import find_model, load_unet
     from . import segments as benchmark
 
@@ -41,7 +41,7 @@ def segments(
     classes = unet.config.num_class_embeds
     pictures = {"count": batch} if classes is None else {"labels": [index % classes for index in range(batch)]}
     settings = {"scheduler": scheduler, "steps": steps, "length": segment, "seed": seed, **pictures}
-    with _Bar() as bar:
+    with ProgressBar("run") as bar:
         found, samples = benchmark.run(unet, keep, protocols=protocol_sets.named(protocols), progress=bar, **settings)
     beside = recording.write(record, found, {"samples": samples})
     typer.echo(benchmark.summary(found))
@@ -69,7 +69,6 @@ def full_call(
     folder gets a calibration if it has none.
     """
     from .. import protocols as protocol_sets
-    from ..bench.cli import _Bar
     from ..records import write_record
     from . import full_call as benchmark
 
@@ -77,7 +76,7 @@ def full_call(
     keep = keep or root() / "runs" / "full_call" / record.stem
     config = benchmark.REDUCED if reduced else benchmark.SD15
     chosen = benchmark.Model(keep / "model", config) if model is None else benchmark.Model(model)
-    with _Bar() as bar:
+    with ProgressBar("run") as bar:
         found = benchmark.run(chosen, keep, protocols=protocol_sets.named(protocols), progress=bar)
     write_record(record, found)
     typer.echo(benchmark.summary(found))
