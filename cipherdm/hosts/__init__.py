@@ -20,5 +20,7 @@ _HOMES = {
     "load_host": "config",
     "make_trial": "trial",
     "sampling_model": "sampling",
+    "text_to_image_model": "prompts",
+    "text_to_image_of": "prompts",
 }
 __getattr__, __dir__, __all__ = attach(__name__, _HOMES)

@@ -4,12 +4,17 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import CipherDMError
 from ..progress import ProgressBar
+
+if TYPE_CHECKING:
+    from ..sampling.text_to_image import TextToImageResult
+    from .model import Model
+    from .remote import RemoteCluster
 
 ConfigOption = Annotated[Path, typer.Option(help="The TOML file of this role.")]
 
@@ -78,22 +83,22 @@ def register(
     scheduler: Annotated[str, typer.Option(help="ddim, ddpm or dpmsolver++.")] = "ddim",
     eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
     protocols: Annotated[str, typer.Option(help="A named set of protocols.")] = "fast",
-    granularity: Annotated[str, typer.Option(help="What one program computes: block, step or loop.")] = "step",
+    granularity: Annotated[
+        str | None, typer.Option(help="What one program computes: block (for prompts), step (for labels), or loop.")
+    ] = None,
+    guidance_scale: Annotated[float, typer.Option(help="For a model that takes prompts.", min=1.0)] = 7.5,
 ) -> None:
     """As model owner: share a model's weights among the three parties, so that clients can ask for pictures.
 
     A model registered before under the same name is replaced.
     """
-    from ..models import find_model, load_unet
+    from ..models import find_model
     from ..protocols import named
     from .remote import RemoteCluster
-    from .sampling import sampling_model
 
     folder = find_model(model)
-    settings = {"steps": steps, "scheduler": scheduler, "eta": eta, "granularity": granularity}
-    made = sampling_model(
-        name or folder.name, load_unet(folder), pictures=pictures, protocols=named(protocols), **settings
-    )
+    settings = {"pictures": pictures, "steps": steps, "scheduler": scheduler, "eta": eta, "protocols": named(protocols)}
+    made = _registered(folder, name or folder.name, granularity, guidance_scale, settings)
     with RemoteCluster(config) as cluster, ProgressBar("value") as bar:
         cluster.register(made, bar)
     typer.echo(f"Registered {made.name}: {len(made.values)} values, {len(made.plan.calls)} calls a run.")
@@ -113,12 +118,19 @@ def request(
     config: ConfigOption,
     labels: Annotated[str | None, typer.Option(help='One picture a label: "0-9", "3", "1,1,7".')] = None,
     count: Annotated[int | None, typer.Option(help="How many pictures, for a model without classes.")] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Option("--prompt", help="What to draw; several times for several pictures.")
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What to lead away from.")] = None,
+    components: Annotated[
+        Path | None, typer.Option(help="For prompts: a pipeline's folder, with tokenizer, text encoder and VAE.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the noise; unpredictable by default.")] = None,
     out: Annotated[Path, typer.Option(help="The picture to write; a record goes beside it as .json.")] = Path(
         "request.png"
     ),
 ) -> None:
-    """As client: have the three parties sample from a registered model. Only this command sees labels and pictures."""
+    """As client: have the three parties sample from a registered model. Only this command sees labels, prompts and pictures."""
     from ..files import replacing
     from ..labels import parse_labels
     from ..records import write_record
@@ -127,9 +139,14 @@ def request(
     from .sampling import images_of
 
     chosen = parse_labels(labels)
+    if bool(prompts) != (components is not None):
+        raise CipherDMError("a prompt needs --components, the folder with the client's tokenizer, and the reverse.")
     with RemoteCluster(config) as cluster, ProgressBar("call") as bar:
         about = json.loads(cluster.models()[name].about) if name in cluster.models() else {}
-        result = images_of(cluster, name, labels=chosen, count=count, seed=seed, progress=bar)
+        if prompts:
+            result = _drawn(cluster, name, components, prompts, negative_prompt, seed=seed, progress=bar)
+        else:
+            result = images_of(cluster, name, labels=chosen, count=count, seed=seed, progress=bar)
     captions = [str(label) for label in chosen or range(len(result.images))]
     with replacing(out) as temporary:
         image_row(result.images, captions).savefig(temporary, dpi=150)
@@ -170,6 +187,33 @@ def add_commands(app: typer.Typer, bench: typer.Typer) -> None:
     for command in (certificates, party, status, register, unregister, request):
         app.command()(command)
     bench.command()(soak)
+
+
+def _registered(folder: Path, name: str, granularity: str | None, guidance_scale: float, settings: dict) -> "Model":
+    """A folder's model, as one that takes prompts if it is a pipeline's."""
+    from ..models.checkpoint import PIPELINE, load_unet
+
+    if (folder / PIPELINE).is_file():
+        from ..sampling.pipeline import load_pipeline
+        from .prompts import text_to_image_model
+
+        chosen = {"guidance_scale": guidance_scale, "granularity": granularity or "block"}
+        return text_to_image_model(name, load_pipeline(folder), **settings, **chosen)
+    from .sampling import sampling_model
+
+    return sampling_model(name, load_unet(folder), **settings, granularity=granularity or "step")
+
+
+def _drawn(
+    cluster: "RemoteCluster", name: str, components: Path, prompts: list[str], negative_prompt: str | None, **settings
+) -> "TextToImageResult":
+    """The pictures of prompts, with one negative prompt for all."""
+    from ..sampling.pipeline import load_client_components
+    from .prompts import text_to_image_of
+
+    negative = None if negative_prompt is None else [negative_prompt] * len(prompts)
+    loaded = load_client_components(components)
+    return text_to_image_of(cluster, name, loaded, prompts, negative_prompts=negative, **settings)
 
 
 def _split(names: str) -> tuple[str, ...]:

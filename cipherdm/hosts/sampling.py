@@ -10,18 +10,20 @@ import numpy as np
 from ..engine import Spec, compile_plan
 from ..engine.session import Progress
 from ..errors import CipherDMError
-from ..models import UNet, UNetConfig, WeightsLayout
+from ..models import UNet, UNetConditionConfig, UNetConfig, WeightsLayout
 from ..protocols import FAST, Protocols, named
 from ..protocols.fixed import decode
-from ..sampling import engine_for, make_schedule, make_task, sampling_nodes
+from ..sampling import Task, engine_for, make_schedule, make_task, sampling_nodes
 from ..sampling.sample import Granularity, SamplingResult
+from ..sampling.schedules import Schedule
 from ..sampling.steps import StepShape
 from ..sampling.values import client_values
-from . import host_pb2 as pb
 from .model import Model
 from .remote import RemoteCluster
 
 _KIND = "unet2d sampling, version 1"
+PROMPTED = "text to image, version 1"
+_HINTS = {_KIND: " Leave prompts out, and give labels if it has classes.", PROMPTED: " Give prompts."}
 
 
 def sampling_model(
@@ -50,28 +52,35 @@ def sampling_model(
     Raises:
         CipherDMError: as `cipherdm.sample`, for the arguments.
     """
-    if pictures < 1:
-        raise CipherDMError(f"a run draws at least one picture, not {pictures}.")
-    if named(protocols.name) != protocols:
-        raise CipherDMError(
-            f"{protocols.name} is not the set of protocols of this name; clients know sets by their names only."
-        )
+    check_run(pictures, protocols)
     # The owner has no labels and no noise: what stands for them here gives shapes, and is not sent.
     classes = getattr(unet.config, "num_class_embeds", None)
     who = {"count": pictures} if classes is None else {"labels": [0] * pictures}
     settings = {"steps": steps, "scheduler": scheduler, "eta": eta, "clip": clip}
     task = make_task(unet, protocols=protocols, **who, **settings)
+    return registrable(name, task, unet, granularity, settings | {"kind": _KIND})
+
+
+def registrable(name: str, task: Task, unet: UNet, granularity: Granularity, settings: Mapping[str, Any]) -> Model:
+    """A task as a model to register: of what its client brings, only the shapes are kept.
+
+    Args:
+        name: what clients ask for.
+        task: made with `ring=True`.
+        unet: whose architecture and scheduler clients are told of.
+        granularity: what one program computes.
+        settings: what else clients need to know.
+    """
     plan = compile_plan(sampling_nodes(task.shape, granularity), task.specs, keep=["sample"])
     about = {
-        "kind": _KIND,
         "config": unet.config.to_diffusers(),
         "scheduler_config": dict(unet.scheduler_config),
-        "protocols": protocols.name,
-        "pictures": pictures,
+        "protocols": task.shape.protocols.name,
+        "pictures": task.shape.batch,
         **settings,
     }
     inputs = {input_name: Spec.of(np.asarray(array)) for input_name, array in task.client.items()}
-    return Model(name, plan, task.owner, inputs, ("sample",), task.public, engine_for(protocols), about)
+    return Model(name, plan, task.owner, inputs, ("sample",), task.public, engine_for(task.shape.protocols), about)
 
 
 def images_of(
@@ -96,10 +105,8 @@ def images_of(
     Raises:
         CipherDMError: the model is not there or is of another kind, labels are wrong, or the request fails.
     """
-    models = cluster.models()
-    if name not in models:
-        raise CipherDMError(f"there is no model {name!r}; there is: {', '.join(sorted(models)) or 'none yet'}.")
-    shape, pictures, schedule = _read(models[name])
+    shape, schedule, _ = described(cluster, name, _KIND)
+    pictures = shape.batch
     conditional = shape.config.num_class_embeds is not None
     if conditional != bool(labels):
         raise CipherDMError(f"{name} {'needs labels' if conditional else 'has no classes: leave the labels out'}.")
@@ -112,21 +119,42 @@ def images_of(
         chosen = list(labels[first : first + pictures]) if conditional else None
         inputs = client_values(chosen, schedule, shape, seed + first)
         answer = cluster.request(name, inputs, progress)
-        images.append(_decoded(answer.outputs["sample"], shape))
+        images.append(decoded(answer.outputs["sample"], shape))
         cost = answer.cost if cost is None else cost + answer.cost
     return SamplingResult(np.concatenate(images), cost)
 
 
-def _read(model: pb.Model) -> tuple[StepShape, int, Any]:
-    """The public shape of a step, the pictures of a run, and the schedule."""
-    about: Mapping[str, Any] = json.loads(model.about)
-    if about.get("kind") != _KIND:
-        raise CipherDMError(f"{model.name} does not sample images; use `request` with {', '.join(_names(model))}.")
+def check_run(pictures: int, protocols: Protocols) -> None:
+    """Raises CipherDMError for a run of no pictures, or under a set of protocols that has no name."""
+    if pictures < 1:
+        raise CipherDMError(f"a run draws at least one picture, not {pictures}.")
+    if named(protocols.name) != protocols:
+        raise CipherDMError(
+            f"{protocols.name} is not the set of protocols of this name; clients know sets by their names only."
+        )
+
+
+def described(cluster: RemoteCluster, name: str, kind: str) -> tuple[StepShape, Schedule, Mapping[str, Any]]:
+    """What a client is told of a registered model: the public shape of a step, the schedule, and the rest.
+
+    Raises:
+        CipherDMError: there is no such model, or it is of another kind.
+    """
+    models = cluster.models()
+    if name not in models:
+        raise CipherDMError(f"there is no model {name!r}; there is: {', '.join(sorted(models)) or 'none yet'}.")
+    about: Mapping[str, Any] = json.loads(models[name].about)
+    if about.get("kind") != kind:
+        wanted = ", ".join(item.name for item in models[name].inputs)
+        raise CipherDMError(
+            f"{name} is no model for this request: it takes {wanted}.{_HINTS.get(about.get('kind'), '')}"
+        )
     schedule = make_schedule(
-        about["scheduler_config"], about["scheduler"], about["steps"], eta=about["eta"], clip=about["clip"]
+        about["scheduler_config"], about["scheduler"], about["steps"], eta=about["eta"], clip=about.get("clip", False)
     )
+    config = UNetConditionConfig if kind == PROMPTED else UNetConfig
     shape = StepShape(
-        UNetConfig.from_diffusers(about["config"]),
+        config.from_diffusers(about["config"]),
         named(about["protocols"]),
         WeightsLayout((), (), ()),  # which a client has no need of
         schedule.steps,
@@ -135,14 +163,12 @@ def _read(model: pb.Model) -> tuple[StepShape, int, Any]:
         schedule.clip,
         ring=True,
         multistep=schedule.multistep,
+        branches=about.get("branches", 1),
     )
-    return shape, about["pictures"], schedule
+    return shape, schedule, about
 
 
-def _decoded(images: np.ndarray, shape: StepShape) -> np.ndarray:
+def decoded(samples: np.ndarray, shape: StepShape) -> np.ndarray:
+    """What was sampled, as real numbers."""
     bits = shape.protocols.value_bits
-    return images if bits is None else decode(images, bits, shape.ring)
-
-
-def _names(model: pb.Model) -> list[str]:
-    return [item.name for item in model.inputs]
+    return samples if bits is None else decode(samples, bits, shape.ring)

@@ -17,30 +17,34 @@ from ..models.checkpoint import PIPELINE, read_json
 
 _CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 # What must be there, by component.
-_FILES = {
-    "unet": "config.json",
-    "scheduler": "scheduler_config.json",
-    "tokenizer": "tokenizer_config.json",
-    "text_encoder": "config.json",
-    "vae": "config.json",
-}
+_CLIENT_FILES = {"tokenizer": "tokenizer_config.json", "text_encoder": "config.json", "vae": "config.json"}
+_FILES = {"unet": "config.json", "scheduler": "scheduler_config.json", **_CLIENT_FILES}
 
 
 @dataclass(frozen=True, eq=False)
-class Pipeline:
-    """The components of a StableDiffusionPipeline, by who uses them.
+class ClientComponents:
+    """What a client encodes its prompt and decodes its picture with. They see both, and stay on the client's machine.
 
     Attributes:
-        unet: the model owner's secret, with the scheduler's configuration, which is public.
-        tokenizer: the client's, as are the next two. They see the prompt and the picture, and stay on the client's machine.
+        tokenizer: cuts a prompt into tokens.
         text_encoder: makes the embedding that the U-Net attends to.
         vae: decodes latents to pictures, and encodes pictures to latents.
     """
 
-    unet: UNet
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
     vae: AutoencoderKL
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline(ClientComponents):
+    """The components of a StableDiffusionPipeline: the client's, and the model owner's.
+
+    Attributes:
+        unet: the model owner's secret, with the scheduler's configuration, which is public.
+    """
+
+    unet: UNet
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -67,6 +71,30 @@ def load_pipeline(folder: str | Path) -> Pipeline:
             the others.
     """
     folder = Path(folder)
+    _check_files(folder, _FILES)
+    unet = load_unet(folder)
+    if not isinstance(unet.config, UNetConditionConfig):
+        raise CipherDMError(
+            f"{folder / 'unet'} holds a UNet2DModel, which takes no prompt; a UNet2DConditionModel is needed."
+        )
+    unet = replace(unet, scheduler_config=_scheduler_config(folder, unet.scheduler_config))
+    loaded = Pipeline(**_client_components(folder), unet=unet)
+    _check_fit(folder, loaded)
+    return loaded
+
+
+def load_client_components(folder: str | Path) -> ClientComponents:
+    """Read what a client needs of such a folder, whose U-Net may be missing.
+
+    Raises:
+        CipherDMError: as `load_pipeline`, for the client's components.
+    """
+    folder = Path(folder)
+    _check_files(folder, _CLIENT_FILES)
+    return ClientComponents(**_client_components(folder))
+
+
+def _check_files(folder: Path, files: Mapping[str, str]) -> None:
     if not is_pipeline(folder):
         raise CipherDMError(
             f"{folder} has no {PIPELINE}: give a folder that StableDiffusionPipeline.save_pretrained wrote."
@@ -74,25 +102,22 @@ def load_pipeline(folder: str | Path) -> Pipeline:
     kind = read_json(folder / PIPELINE).get("_class_name")
     if kind not in _CLASSES:
         raise CipherDMError(f"{folder} is of a {kind}; supported is {_CLASSES[0]}.")
-    missing = [name for name, file in _FILES.items() if not (folder / name / file).is_file()]
+    missing = [name for name, file in files.items() if not (folder / name / file).is_file()]
     if missing:
         raise CipherDMError(
-            f"{folder} lacks {', '.join(f'{name}/{_FILES[name]}' for name in missing)}. A pipeline has the components "
+            f"{folder} lacks {', '.join(f'{name}/{files[name]}' for name in missing)}. A pipeline has the components "
             f"{', '.join(_FILES)}; save it again with StableDiffusionPipeline.save_pretrained."
         )
-    unet = load_unet(folder)
-    if not isinstance(unet.config, UNetConditionConfig):
-        raise CipherDMError(
-            f"{folder / 'unet'} holds a UNet2DModel, which takes no prompt; a UNet2DConditionModel is needed."
-        )
-    loaded = Pipeline(
-        replace(unet, scheduler_config=_scheduler_config(folder, unet.scheduler_config)),
-        _loaded(folder, "tokenizer", CLIPTokenizer.from_pretrained),
-        _loaded(folder, "text_encoder", CLIPTextModel.from_pretrained, dtype=torch.float32),
-        _loaded(folder, "vae", AutoencoderKL.from_pretrained, torch_dtype=torch.float32, low_cpu_mem_usage=False),
-    )
-    _check_fit(folder, loaded)
-    return loaded
+
+
+def _client_components(folder: Path) -> dict[str, Any]:
+    return {
+        "tokenizer": _loaded(folder, "tokenizer", CLIPTokenizer.from_pretrained),
+        "text_encoder": _loaded(folder, "text_encoder", CLIPTextModel.from_pretrained, dtype=torch.float32),
+        "vae": _loaded(
+            folder, "vae", AutoencoderKL.from_pretrained, torch_dtype=torch.float32, low_cpu_mem_usage=False
+        ),
+    }
 
 
 def _scheduler_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,15 @@ import numpy as np
 import torch
 
 from ..errors import CipherDMError
-from .pipeline import Pipeline
+from .pipeline import ClientComponents, Pipeline
 
 
 def embed_prompts(
-    pipeline: Pipeline, prompts: Sequence[str], negative_prompts: Sequence[str] | None = None, *, guided: bool = True
+    pipeline: ClientComponents,
+    prompts: Sequence[str],
+    negative_prompts: Sequence[str] | None = None,
+    *,
+    guided: bool = True,
 ) -> np.ndarray:
     """The embeddings that the U-Net attends to: float32 [B, tokens, width], or [2 B, tokens, width] if guided.
 
@@ -31,7 +35,7 @@ def embed_prompts(
     return _embedded(pipeline, [*negative, *prompts])
 
 
-def decode_latents(pipeline: Pipeline, latents: np.ndarray) -> np.ndarray:
+def decode_latents(pipeline: ClientComponents, latents: np.ndarray) -> np.ndarray:
     """Latents [B, C, h, w] to pictures, float32 [B, 3, H, W], nominally in [-1, 1], by the VAE."""
     scaled = torch.tensor(np.asarray(latents, np.float32)) / pipeline.vae.config.scaling_factor
     with torch.no_grad():
@@ -58,7 +62,7 @@ def encode_images(pipeline: Pipeline, images: np.ndarray, generator: np.random.G
     return (posterior.mean.numpy() + posterior.std.numpy() * noise) * np.float32(pipeline.vae.config.scaling_factor)
 
 
-def _embedded(pipeline: Pipeline, texts: Sequence[str]) -> np.ndarray:
+def _embedded(pipeline: ClientComponents, texts: Sequence[str]) -> np.ndarray:
     tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
     longest = tokenizer.model_max_length
     tokens = tokenizer(list(texts), padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
