@@ -14,7 +14,7 @@ from cipherdm.records import read_record, write_record
 from cipherdm.reproduce import driver, tables
 from cipherdm.reproduce.claims import CLAIMED, gains, verdict, verdicts
 from cipherdm.reproduce.pieces import PieceFolder, Place
-from cipherdm.reproduce.target import Check, Piece, Records, Target, merge
+from cipherdm.reproduce.target import Check, Piece, Records, Target
 from cipherdm.reproduce.targets import QUALITY, TARGETS, quality_piece
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +60,7 @@ def test_the_document_and_the_targets_agree():
 @pytest.mark.parametrize(("target", "check"), CHECKS, ids=lambda value: getattr(value, "what", None))
 def test_committed_records_are_as_expected(target, check):
     records = Records(MEASUREMENTS if target.place != "figures" else ROOT / "figures")
-    if not all(stem in records for stem in target.stems) and target is not QUALITY:
+    if not all(piece.name in records for piece in target.pieces) and target is not QUALITY:
         pytest.skip("not measured yet")
     value = check.value(records)
     assert check.holds(records), f"{value} instead of {check.expected}"
@@ -77,10 +77,10 @@ def test_a_quality_piece_has_the_name_of_its_record():
         "--steps",
         "10",
     )
-    for stem in (piece.stem for piece in QUALITY.pieces if (MEASUREMENTS / f"{piece.stem}.json").exists()):
+    for stem in (piece.name for piece in QUALITY.pieces if (MEASUREMENTS / f"{piece.name}.json").exists()):
         record = read_record(MEASUREMENTS / f"{stem}.json")
         same = quality_piece(record["model"], record["protocols"], record["scheduler"], record["steps"])
-        assert same.stem == stem
+        assert same.name == stem
 
 
 # Running them.
@@ -165,23 +165,6 @@ def test_a_record_is_published_once_with_its_pictures(tmp_path):
     assert folder.finished and other.finished is None
     folder.forget()
     assert folder.finished is None
-
-
-def test_pieces_of_one_record_are_merged_when_all_are_there(tmp_path):
-    place = Place.of(False, tmp_path)
-    pieces = tuple(Piece(f"s{batch}", ("tables", str(batch)), record="s") for batch in (1, 4))
-    target = Target("t", "", "", "ours", pieces)
-    folders = [finish(pieces[0], place, {"steps": 20, "rows": [1]}), PieceFolder(pieces[1], place)]
-    assert driver.publish(target, folders, place) == ()
-    finish(pieces[1], place, {"steps": 20, "rows": [2, 3]})
-    assert driver.publish(target, folders, place) == (place.measurements / "s.json",)
-    merged = read_record(place.measurements / "s.json")
-    assert merged["rows"] == [1, 2, 3] and merged["steps"] == 20
-    assert merged["run"] == {"commands": ["c", "c"], "seconds": 4.0, "memory": 5, "load_before": 0.1}
-    one, two = (read_record(folder.record) for folder in folders)
-    two["environment"]["commit"] = "another"
-    with pytest.raises(CipherDMError, match="another.*--again"):
-        merge([one, two])
 
 
 def test_a_command_that_fails_is_named_and_nothing_is_published(tmp_path):

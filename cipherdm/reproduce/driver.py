@@ -1,6 +1,5 @@
 """Running targets: their pieces one after the other, publishing what is whole, and comparing with what is expected."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +8,8 @@ import pandas as pd
 
 from ..errors import CipherDMError
 from ..files import replacing
-from ..records import read_record
 from .pieces import PieceFolder, Place
-from .target import Records, Target, merge
+from .target import Records, Target
 
 Tell = Callable[[str], None]
 
@@ -65,29 +63,19 @@ def reproduce(targets: Sequence[Target], place: Place, tell: Tell, *, again: boo
 
 
 def publish(target: Target, folders: Sequence[PieceFolder], place: Place) -> tuple[Path, ...]:
-    """Put the records whose pieces are all finished where they belong, each once; returns their paths.
+    """Put the records of finished pieces where they belong, with the pictures beside them; returns the records' paths.
 
     A record that was put there before is left alone, since a newer one may be in its place.
     """
     destination = _destination(target, place)
     written = []
-    for stem in target.stems:
-        mine = [folder for folder in folders if folder.piece.stem == stem]
-        if not all(folder.finished for folder in mine) or all(folder.published for folder in mine):
+    for folder in folders:
+        if not folder.finished or folder.published:
             continue
-        for file in sorted(mine[0].output.iterdir()):  # pictures beside a record, if its only piece has any
-            if file != mine[0].record:
-                _copy(file, destination / file.name)
-        record = mine[0].record
-        if len(mine) == 1:
-            _copy(record, destination / record.name)
-        else:
-            merged = merge([read_record(folder.record) for folder in mine])
-            with replacing(destination / record.name) as temporary:
-                temporary.write_text(json.dumps(merged, indent=1) + "\n")
-        for folder in mine:
-            folder.mark_published()
-        written.append(destination / record.name)
+        for file in sorted(folder.output.iterdir()):
+            _copy(file, destination / file.name)
+        folder.mark_published()
+        written.append(destination / folder.record.name)
     return tuple(written)
 
 

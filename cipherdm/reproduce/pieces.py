@@ -63,7 +63,7 @@ class PieceFolder:
     @property
     def record(self) -> Path:
         """The record that the command wrote."""
-        return self.output / f"{self.piece.stem}.json"
+        return self.output / f"{self.piece.name}.json"
 
     @property
     def finished(self) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ def pieces_table(measurements: Path) -> str:
             f"`{target.name}`",
             f"`{piece.command_line(reduced=False)}`",
             f"`{' '.join(piece.reduced)}`" if piece.reduced else "the same",
-            f"{target.place}/{piece.stem}.json",
+            f"{target.place}/{piece.name}.json",
         ]
         for target in TARGETS
         for piece in target.pieces
@@ -56,14 +56,15 @@ def expected_table(measurements: Path) -> str:
 def full(target: Target, measurements: Path) -> str:
     """ "12 min, 2.1 GiB": what the runs behind the committed records took, "> 12 min" if the records hold a part of it."""
     folder = _folder(target, measurements)
-    records = [read_record(folder / f"{stem}.json") for stem in target.stems if (folder / f"{stem}.json").exists()]
+    paths = [folder / f"{piece.name}.json" for piece in target.pieces]
+    records = [read_record(path) for path in paths if path.exists()]
     whole = [seconds(record) for record in records]
     known = [
         (took or least_seconds(record), (record.get("run") or {}).get("memory") or parties_memory(record))
         for took, record in zip(whole, records, strict=True)
     ]
     known = [(took, memory) for took, memory in known if took]
-    text = _took(known, len(target.stems) - len(known))
+    text = _took(known, len(target.pieces) - len(known))
     return text if all(whole) or text == "not timed" else f"> {text}"
 
 

@@ -1,6 +1,6 @@
 """What there is to reproduce: targets, the commands that measure their pieces, and what should come out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +16,10 @@ class Piece:
     """One command of the project, which writes one record. A run that was interrupted goes on with the next piece.
 
     Attributes:
-        name: of the piece, and of its folder while it is not published.
+        name: of the record's file, and of the piece's folder while it is not published.
         command: the arguments of `cipherdm`, without those below and the path of the record.
         full: further arguments of the full run.
         reduced: further arguments of the reduced run.
-        record: the stem of the record's file. Pieces of the same record are merged: their rows follow one another.
         option: what takes the record's path; with "--out" the command writes a picture, and the record beside it.
         resumes: the command keeps parts of its own in the folder that `--keep` names.
     """
@@ -29,14 +28,8 @@ class Piece:
     command: tuple[str, ...]
     full: tuple[str, ...] = ()
     reduced: tuple[str, ...] = ()
-    record: str = ""
     option: Literal["--record", "--out"] = "--record"
     resumes: bool = False
-
-    @property
-    def stem(self) -> str:
-        """The stem of the record's file: `record`, or the piece's name."""
-        return self.record or self.name
 
     def arguments(self, reduced: bool) -> tuple[str, ...]:
         """The arguments of `cipherdm`, without the path of the record."""
@@ -127,41 +120,3 @@ class Target:
     checks: tuple[Check, ...] = ()
     figure: Callable[[Path], Figure] | None = None
     place: Literal["data/measurements", "figures"] = "data/measurements"
-
-    @property
-    def stems(self) -> tuple[str, ...]:
-        """The stems of the records' file names, in order."""
-        return tuple(dict.fromkeys(piece.stem for piece in self.pieces))
-
-    def pieces_of(self, stem: str) -> tuple[Piece, ...]:
-        """The pieces of one record."""
-        return tuple(piece for piece in self.pieces if piece.stem == stem)
-
-
-def merge(records: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """One record of several pieces: what the first says, with the rows of all and the sums of what the runs took.
-
-    Raises:
-        CipherDMError: the pieces were measured with different versions of the code or of the packages.
-    """
-    first, *rest = records
-    for other in rest:
-        if (other["environment"]["commit"], other["environment"]["versions"]) != (
-            first["environment"]["commit"],
-            first["environment"]["versions"],
-        ):
-            raise CipherDMError(
-                f"pieces of one record were measured at {first['environment']['commit']} and at "
-                f"{other['environment']['commit']}, or with different packages: measure them anew with --again."
-            )
-    runs = [record["run"] for record in records]
-    return {
-        **first,
-        "rows": [row for record in records for row in record["rows"]],
-        "run": {
-            "commands": [command for run in runs for command in run["commands"]],
-            "seconds": sum(run["seconds"] for run in runs),
-            "memory": max(run["memory"] for run in runs),
-            "load_before": first["run"]["load_before"],
-        },
-    }

@@ -74,11 +74,10 @@ STEP = Target(
     "paper",
     tuple(
         Piece(
-            f"step_{model}_batch{batch}",
+            f"step_{model}" if batch == 1 else f"step_{model}_batch{batch}",
             ("bench", "step", model, "--batch", str(batch)),
             full,
             reduced,
-            f"step_{model}",
         )
         for batch, full, reduced in _STEPS
         for model in MODELS
