@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from condition import BETAS, ONE_LEVEL, inputs, torch_eps, torch_model, torch_params
+from condition import BETAS, ONE_LEVEL, inputs, torch_eps, torch_model
+from torch_models import torch_params
 
 from cipherdm import DIRECT, FAST, CipherDMError
 from cipherdm.models import UNet, init_unet, load_unet, prepare_weights, save_unet
