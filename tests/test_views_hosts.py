@@ -80,7 +80,7 @@ def test_every_caller_has_a_line_to_every_host_and_hosts_are_linked(host):
 def test_permissions_mark_each_call_once_and_ring_what_should_not_be():
     names = ("owner", "alice", "stranger")
     allowed = table_of_roles(names, ROLES)
-    tried = allowed.replace({True: "INVALID_ARGUMENT", False: "PERMISSION_DENIED"})
+    tried = allowed.map({True: "INVALID_ARGUMENT", False: "PERMISSION_DENIED"}.get)
     figure = permissions(tried, allowed)
     assert_readable(figure)
     marks = {marks.get_label(): len(marks.get_offsets()) for marks in figure.axes[0].collections}
