@@ -151,6 +151,8 @@ def test_what_is_exported_is_what_was_averaged(trained):
     assert record["stages"]["denoiser"]["parameters"] == sum(value.numel() for value in averaged.values())
     assert record["stages"]["denoiser"]["scores"][0]["step"] == 3
     assert f"{record['stages']['denoiser']['parameters']:,}" in (out / "README.md").read_text()
+    known = {caption.text for caption in all_captions()}
+    assert known.issuperset((out / "captions.txt").read_text().splitlines())
 
 
 def test_the_scaling_factor_makes_latents_of_unit_size(trained, source):

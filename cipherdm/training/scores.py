@@ -1,7 +1,6 @@
 """The size of attention scores during training, as a term of the loss."""
 
 import torch
-from diffusers import UNet2DModel
 from diffusers.models.attention_processor import Attention
 
 
@@ -12,7 +11,7 @@ class ScoreRecorder:
     exponential that is cheap on shares: the fewer, the shorter the range it must be right on.
     """
 
-    def __init__(self, model: UNet2DModel):
+    def __init__(self, model: torch.nn.Module):
         self._projected: dict[tuple[int, str], torch.Tensor] = {}
         self._blocks = [module for module in model.modules() if isinstance(module, Attention)]
         for index, block in enumerate(self._blocks):

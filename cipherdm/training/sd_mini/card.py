@@ -42,6 +42,8 @@ model was never taught.
   scaled, moved and coloured. `training.json` has losses, times, the machine and the versions.
 - **Score**: `cipherdm read-back {config.name}`: background, colour and digit of drawn pictures, read back by the palette and by
   the LeNet in `reader/`, which was taught MNIST's digits at both sizes.
+- **On shares**: `cipherdm sample --model {config.name} --prompt "..." --guidance-scale 4`. `calibration.safetensors` has the
+  fits that `fast` works with, from `cipherdm calibrate {config.name} --guidance-scale 4` on captions of `captions.txt`.
 - **Data licence**: MNIST, Y. LeCun, C. Cortes, C. Burges, CC BY-SA 3.0.
 - **Use**: a teaching and measuring object. It knows nothing but these captions, and there is no safety checker.
 

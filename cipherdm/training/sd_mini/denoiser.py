@@ -7,6 +7,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from ..recipes import NOISE_SCHEDULE
+from ..scores import ScoreRecorder
 from .autoencoder import encode, normal
 from .captions import Caption
 from .pictures import Source, compose
@@ -51,11 +52,13 @@ def denoiser_objective(
     prompts: torch.Tensor,
     autoencoder: AutoencoderKL,
     factor: float,
+    scores: ScoreRecorder | None = None,
 ) -> Objective:
     """Mean square error of the predicted noise, on latents of pictures composed for each batch.
 
     `prompts` are the embeddings [captions + 1, tokens, width] of all captions and, last, of the empty one, which takes the
     place of some. `factor` scales the latents. Timesteps are stratified, one from each of B equal slices of 0 to 999.
+    With `scores`, which watches the network in training, the size of attention scores is added, weighted.
     """
     kept = scheduler().alphas_cumprod.reshape(-1, 1, 1, 1)
     batch = config.optimisation.batch
@@ -70,6 +73,7 @@ def denoiser_objective(
         shown = np.where(generator.random(batch) < config.no_caption, len(captions), rows)
         noisy = kept[timesteps].sqrt() * latents + (1 - kept[timesteps]).sqrt() * noise
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        return (model(noisy, timesteps, prompts[shown]).sample - noise).square().mean()
+        error = (model(noisy, timesteps, prompts[shown]).sample - noise).square().mean()
+        return error if scores is None else error + config.score_weight * scores.mean_square()
 
     return objective

@@ -14,6 +14,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from ...classifier import LeNet
 from ...files import replacing
 from ...records import write_record
+from ...sampling.prompt_calibration import CAPTIONS
+from .captions import balanced_captions
 from .card import card
 from .denoiser import scheduler
 from .digit_reader import save_reader
@@ -21,6 +23,8 @@ from .recipe import SDMiniConfig
 from .score import READER
 from .stage import Stage
 from .tokenizer import save_tokenizer
+
+_CALIBRATION_CAPTIONS, _CALIBRATION_SEED = 200, 1
 
 
 def assemble(
@@ -44,7 +48,7 @@ def assemble(
 def export(
     pipeline: StableDiffusionPipeline, reader: LeNet, config: SDMiniConfig, stages: list[Stage], out: Path
 ) -> None:
-    """Write the pipeline, the digit reader, a model card and the training record to the folder `out`.
+    """Write the pipeline, the digit reader, captions to calibrate with, a model card and the training record to `out`.
 
     The U-Net's weights, most of all, are stored in half precision; whoever loads them computes in single. Each file is
     replaced whole, and nothing else in `out` is touched.
@@ -57,6 +61,8 @@ def export(
         save_tokenizer(pipeline.tokenizer, temporary / "tokenizer")
         save_reader(reader, temporary / READER)
         (temporary / "README.md").write_text(card(pipeline, config, stages))
+        captions = balanced_captions(_CALIBRATION_CAPTIONS, _CALIBRATION_SEED)
+        (temporary / CAPTIONS).write_text("".join(f"{caption.text}\n" for caption in captions))
         write_record(temporary / "training.json", _record(config, stages))
         for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
             target = out / file.relative_to(temporary)

@@ -72,6 +72,9 @@ class DenoiserConfig:
     norm_num_groups: int = 4
     heads: int = 2
     no_caption: float = 0.1  # share of pictures that come with the empty caption, for classifier-free guidance
+    score_weight: float = (
+        2e-3  # of the mean square of the attention scores, in the loss, for a cheap exponential on shares
+    )
 
 
 @dataclass(frozen=True)

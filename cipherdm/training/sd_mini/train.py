@@ -13,6 +13,7 @@ from torch import nn
 
 from ...classifier import LeNet
 from ...datasets import load_mnist
+from ..scores import ScoreRecorder
 from ..stopping import stop_requested
 from .autoencoder import autoencoder_objective, build_autoencoder, scaling_factor
 from .captions import all_captions, balanced_captions
@@ -129,7 +130,10 @@ def _train(session: _Session, out: Path) -> None:
         stage.scores.append({"step": stage.step, **scores(pictures, wanted, reader.averaged)})
         write_grid(pictures, session.folder / f"drawn-{stage.step:06d}.png")
 
-    objective = denoiser_objective(config.denoiser, session.source, captions, prompts, autoencoder.averaged, factor)
+    attention = ScoreRecorder(denoiser.model)
+    objective = denoiser_objective(
+        config.denoiser, session.source, captions, prompts, autoencoder.averaged, factor, attention
+    )
     session.run(denoiser, objective, every=_LOOK_EVERY, visit=look_at_pictures)
     export(pipeline, reader.averaged, config, [reader, autoencoder, text, denoiser], out)
 
