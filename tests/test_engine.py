@@ -20,8 +20,8 @@ from spu.experimental import reveal
 from cipherdm import CipherDMError, LocalCluster
 from cipherdm.engine import Call, EngineConfig, Plan, Spec, compile_program
 from cipherdm.engine.certificates import make_certificates
-from cipherdm.engine.cluster import _free_ports
 from cipherdm.engine.config import PartyConfig
+from cipherdm.engine.ports import free_ports
 from cipherdm.engine.profile import parse_profile
 
 LARGEST = 2.0**26
@@ -178,7 +178,8 @@ def test_a_killed_party_ends_the_run_with_a_clear_error():
 
 
 def test_a_port_in_use_is_named():
-    ports = _free_ports(6)
+    first = free_ports(6)
+    ports = list(range(first, first + 6))
     with _listening(ports[1]):
         with pytest.raises(CipherDMError, match=f"party 1 .*port {ports[1]}"):
             LocalCluster(ports=ports).__enter__()

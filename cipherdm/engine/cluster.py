@@ -1,7 +1,6 @@
 """Three parties on this machine: their processes, certificates and connections."""
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import uuid
@@ -16,6 +15,7 @@ from . import party_pb2 as pb
 from .certificates import make_certificates
 from .config import PARTIES, Certificates, EngineConfig, PartyConfig
 from .party_pb2_grpc import PartyStub
+from .ports import free_ports
 from .process import last_words, start_party, wait_until_ready
 from .session import Session
 from .variable_files import check_folder_name
@@ -143,7 +143,7 @@ class LocalCluster:
 
     def _start(self) -> None:
         certificates = self._certificates or make_certificates(self._folder / "certificates")
-        ports = self._ports or _free_ports(2 * PARTIES)
+        ports = self._ports or _some_ports()
         controls = [f"127.0.0.1:{port}" for port in ports[:PARTIES]]
         links = tuple(f"127.0.0.1:{port}" for port in ports[PARTIES:])
         if self._network is not None:
@@ -199,9 +199,6 @@ class LocalCluster:
         return CipherDMError(f"{message} The other parties have been stopped; start a new LocalCluster.")
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+def _some_ports() -> list[int]:
+    first = free_ports(2 * PARTIES)
+    return list(range(first, first + 2 * PARTIES))

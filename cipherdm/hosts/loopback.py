@@ -1,9 +1,7 @@
 """Three hosts on this machine, each a process of its own started from its TOML file: for tests, trials and the soak."""
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -15,25 +13,6 @@ from .roles import PARTY_NAMES
 from .serve import command
 
 _START_TIMEOUT = 120.0
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` ports of this machine, one after the other, that nobody listens on.
-
-    They are below those that the system gives to connections, so that none is taken by chance before it is used.
-    """
-    for first in random.sample(range(20000, 30000 - count), 100):
-        if all(_is_free(port) for port in range(first, first + count)):
-            return first
-    raise CipherDMError(f"there are no {count} free ports in a row from 20000 to 30000 on this machine.")
-
-
-def _is_free(port: int) -> bool:
-    try:
-        with socket.create_server(("127.0.0.1", port)):
-            return True
-    except OSError:
-        return False
 
 
 class LoopbackHosts:

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..engine import Node, Spec, compile_plan
+from ..engine.ports import free_ports
 from ..errors import CipherDMError
 from .config import Limits
-from .loopback import LoopbackHosts, free_ports
+from .loopback import LoopbackHosts
 from .model import Model
 from .remote import RemoteCluster
 from .trial import make_trial
