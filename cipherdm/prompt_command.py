@@ -17,6 +17,8 @@ from .sampling.pipeline import Pipeline, load_pipeline
 from .sampling.prompt_calibration import CAPTIONS, calibrate_pipeline, read_captions
 from .sampling.text_to_image import text_to_image
 
+PROMPT_LAYOUT = {"across": 4, "width": 2.0}
+"""Of pictures with prompts above them."""
 _WRAPPED = 26  # characters in a line of a caption
 
 
@@ -89,10 +91,15 @@ def sample_prompts(
             **arguments,
         )
     found = psnr(secure.images, plaintext.images)
-    captions = ["\n".join(textwrap.wrap(prompt, _WRAPPED)) for prompt in options.prompts]
-    figure = sample_sheet(secure.images, plaintext.images, found, captions, across=4, width=2.0)
+    captions = [wrapped(prompt) for prompt in options.prompts]
+    figure = sample_sheet(secure.images, plaintext.images, found, captions, **PROMPT_LAYOUT)
     about = {"model": folder.resolve().name, "protocols": protocols.name, "granularity": granularity}
     return write_comparison(out, figure, about | options.about() | settings, secure, found)
+
+
+def wrapped(prompt: str) -> str:
+    """A prompt in lines that fit above its picture."""
+    return "\n".join(textwrap.wrap(prompt, _WRAPPED))
 
 
 def calibrate_folder(

@@ -110,6 +110,8 @@ def torch_eps(model: UNet2DConditionModel, timestep: float, values: dict) -> np.
 ONE_LEVEL = replace(
     TINY, block_out_channels=(8,), down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",)
 )
+# One transformer each on the way down and up; 16 channels, since variances of fewer differ too much from token to token.
+SMALL = replace(ONE_LEVEL, block_out_channels=(16,), mid_block_type=None, sample_size=4)
 # The noise levels of Stable Diffusion. Predicting v keeps samples of an untrained network bounded.
 BETAS = {
     "beta_start": 0.00085,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from condition import BETAS, ONE_LEVEL, inputs, torch_eps, torch_model
+from condition import BETAS, SMALL, inputs, torch_eps, torch_model
 from torch_models import torch_params
 
 from cipherdm import DIRECT, FAST, CipherDMError
@@ -16,8 +16,6 @@ from cipherdm.sampling.blockwise import Journal, UNetCall, call_in_plaintext
 from cipherdm.sampling.schedules import make_schedule
 
 EXACT = replace(DIRECT, name="exact", time_embedding="precomputed")
-# As in the tests of text to image: variances of fewer channels differ too much from token to token.
-SMALL = replace(ONE_LEVEL, block_out_channels=(16,), mid_block_type=None, sample_size=4)
 SCHEDULER = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, **BETAS}
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -1,18 +1,18 @@
 """Prompts at three hosts: an owner registers a pipeline's U-Net, a client brings embeddings and decodes the latents itself."""
 
+import json
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from condition import ONE_LEVEL, save_pipeline
+from condition import SMALL, save_pipeline
 from PIL import Image
 
 from cipherdm import DIRECT, CipherDMError, load_pipeline, text_to_image
 from cipherdm.hosts import RemoteCluster, images_of, text_to_image_of
 from cipherdm.sampling.pipeline import load_client_components
 
-SMALL = replace(ONE_LEVEL, block_out_channels=(16,), mid_block_type=None, sample_size=4)
 PROMPTS = ["a small red seven", "a blue two"]
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -61,6 +61,10 @@ def test_prompts_are_drawn_as_in_plaintext(hosts, folder, registered, run, tmp_p
     assert Image.open(out).width > 50 and out.with_suffix(".json").exists()
     assert run(*asked) == 1
     assert "a prompt needs --components" in capsys.readouterr().err
+    assert run(*asked, "--components", client_folder, "--labels", "1") == 1
+    assert "give prompts, or labels or a count, not both" in capsys.readouterr().err
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["guidance_scale"] == 3 and record["pictures"] == 1
 
 
 def test_components_of_another_pipeline_are_named(hosts, registered, tmp_path):

@@ -1,11 +1,10 @@
 """`cipherdm sample --prompt` and `cipherdm calibrate --captions` as a user meets them."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from condition import ONE_LEVEL, save_pipeline
+from condition import SMALL, save_pipeline
 from PIL import Image
 
 from cipherdm import CipherDMError
@@ -13,7 +12,6 @@ from cipherdm.models import init_unet, load_unet, save_unet
 from cipherdm.models.calibration import load_calibration
 from cipherdm.prompt_command import read_picture
 
-SMALL = replace(ONE_LEVEL, block_out_channels=(16,), mid_block_type=None, sample_size=4)
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 

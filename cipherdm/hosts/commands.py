@@ -12,6 +12,8 @@ from ..errors import CipherDMError
 from ..progress import ProgressBar
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..sampling.text_to_image import TextToImageResult
     from .model import Model
     from .remote import RemoteCluster
@@ -141,17 +143,21 @@ def request(
     chosen = parse_labels(labels)
     if bool(prompts) != (components is not None):
         raise CipherDMError("a prompt needs --components, the folder with the client's tokenizer, and the reverse.")
+    if prompts and (chosen or count is not None):
+        raise CipherDMError("give prompts, or labels or a count, not both.")
+    if negative_prompt is not None and not prompts:
+        raise CipherDMError("a negative prompt goes with a prompt: give --prompt as well.")
     with RemoteCluster(config) as cluster, ProgressBar("call") as bar:
         about = json.loads(cluster.models()[name].about) if name in cluster.models() else {}
         if prompts:
-            result = _drawn(cluster, name, components, prompts, negative_prompt, seed=seed, progress=bar)
+            result, figure = _drawn(cluster, name, components, prompts, negative_prompt, seed=seed, progress=bar)
         else:
             result = images_of(cluster, name, labels=chosen, count=count, seed=seed, progress=bar)
-    captions = [str(label) for label in chosen or range(len(result.images))]
+            figure = image_row(result.images, [str(label) for label in chosen or range(len(result.images))])
     with replacing(out) as temporary:
-        image_row(result.images, captions).savefig(temporary, dpi=150)
+        figure.savefig(temporary, dpi=150)
     record = out.with_suffix(".json")
-    public = {key: about[key] for key in ("scheduler", "steps", "eta", "protocols")}
+    public = {key: about[key] for key in ("scheduler", "steps", "eta", "guidance_scale", "protocols") if key in about}
     write_record(record, {"model": name, **public, "pictures": len(result.images), "cost": result.cost.to_dict()})
     cost = result.cost
     typer.echo(
@@ -206,14 +212,17 @@ def _registered(folder: Path, name: str, granularity: str | None, guidance_scale
 
 def _drawn(
     cluster: "RemoteCluster", name: str, components: Path, prompts: list[str], negative_prompt: str | None, **settings
-) -> "TextToImageResult":
-    """The pictures of prompts, with one negative prompt for all."""
+) -> tuple["TextToImageResult", "Figure"]:
+    """The pictures of prompts, with one negative prompt for all, and a figure of them."""
+    from ..prompt_command import PROMPT_LAYOUT, wrapped
     from ..sampling.pipeline import load_client_components
+    from ..views.row import image_row
     from .prompts import text_to_image_of
 
     negative = None if negative_prompt is None else [negative_prompt] * len(prompts)
     loaded = load_client_components(components)
-    return text_to_image_of(cluster, name, loaded, prompts, negative_prompts=negative, **settings)
+    result = text_to_image_of(cluster, name, loaded, prompts, negative_prompts=negative, **settings)
+    return result, image_row(result.images, [wrapped(prompt) for prompt in prompts], **PROMPT_LAYOUT)
 
 
 def _split(names: str) -> tuple[str, ...]:

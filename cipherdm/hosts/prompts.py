@@ -7,8 +7,6 @@ components. The parties get shares of embeddings and noise, of one length whatev
 import secrets
 from collections.abc import Sequence
 
-import numpy as np
-
 from ..engine.session import Progress
 from ..errors import CipherDMError
 from ..protocols import FAST, Protocols
@@ -20,7 +18,7 @@ from ..sampling.text_to_image import TextToImageResult, text_to_image_task
 from ..sampling.values import client_values
 from .model import Model
 from .remote import RemoteCluster
-from .sampling import PROMPTED, check_run, decoded, described, registrable
+from .sampling import PROMPTED, check_run, described, registrable, requested
 
 
 def text_to_image_model(
@@ -90,9 +88,6 @@ def text_to_image_of(
     guided = shape.branches == BRANCHES
     if negative_prompts is not None and not guided:
         raise CipherDMError(f"{name} draws without guidance; leave negative prompts out.")
-    negative = [""] * len(prompts) if negative_prompts is None else list(negative_prompts)
-    if len(negative) != len(prompts):
-        raise CipherDMError(f"{len(negative)} negative prompts for {len(prompts)} prompts: give one for each, or none.")
     width = components.text_encoder.config.hidden_size
     if width != shape.config.cross_attention_dim:
         raise CipherDMError(
@@ -100,13 +95,17 @@ def text_to_image_of(
             "take the components of the pipeline that it belongs to."
         )
     seed = secrets.randbits(64) if seed is None else seed
-    latents, cost = [], None
-    for first in range(0, len(prompts), shape.batch):
-        chosen = slice(first, first + shape.batch)
-        embeddings = embed_prompts(components, prompts[chosen], negative[chosen], guided=guided)
-        inputs = client_values(None, schedule, shape, seed + first, prompts=embeddings)
-        answer = cluster.request(name, inputs, progress)
-        latents.append(decoded(answer.outputs["sample"], shape))
-        cost = answer.cost if cost is None else cost + answer.cost
-    found = np.concatenate(latents)
-    return TextToImageResult(decode_latents(components, found), found, cost)
+    embeddings = embed_prompts(components, prompts, negative_prompts, guided=guided)
+    of_branches = embeddings.reshape(shape.branches, len(prompts), *embeddings.shape[1:])
+    batches = (
+        client_values(
+            None,
+            schedule,
+            shape,
+            seed + first,
+            prompts=of_branches[:, first : first + shape.batch].reshape(-1, *embeddings.shape[1:]),
+        )
+        for first in range(0, len(prompts), shape.batch)
+    )
+    result = requested(cluster, name, shape, batches, progress)
+    return TextToImageResult(decode_latents(components, result.images), result.images, result.cost)

@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..sampling import Task, engine_for, make_schedule, make_task, sampling_node
 from ..sampling.sample import Granularity, SamplingResult
 from ..sampling.schedules import Schedule
 from ..sampling.steps import StepShape
-from ..sampling.values import client_values
+from ..sampling.values import Values, client_values
 from .model import Model
 from .remote import RemoteCluster
 
@@ -114,14 +114,27 @@ def images_of(
     if wanted < 1 or wanted % pictures or (conditional and count not in (None, wanted)):
         raise CipherDMError(f"{name} draws {pictures} pictures a run; ask for a multiple of that, not {wanted}.")
     seed = secrets.randbits(64) if seed is None else seed
-    images, cost = [], None
-    for first in range(0, wanted, pictures):
-        chosen = list(labels[first : first + pictures]) if conditional else None
-        inputs = client_values(chosen, schedule, shape, seed + first)
+    batches = (
+        client_values(list(labels[first : first + pictures]) if conditional else None, schedule, shape, seed + first)
+        for first in range(0, wanted, pictures)
+    )
+    return requested(cluster, name, shape, batches, progress)
+
+
+def requested(
+    cluster: RemoteCluster, name: str, shape: StepShape, batches: Iterable[Values], progress: Progress | None
+) -> SamplingResult:
+    """What a registered model samples from a client's values, one run for each batch of pictures.
+
+    Raises:
+        CipherDMError: a request fails.
+    """
+    samples, cost = [], None
+    for inputs in batches:
         answer = cluster.request(name, inputs, progress)
-        images.append(decoded(answer.outputs["sample"], shape))
+        samples.append(_decoded(answer.outputs["sample"], shape))
         cost = answer.cost if cost is None else cost + answer.cost
-    return SamplingResult(np.concatenate(images), cost)
+    return SamplingResult(np.concatenate(samples), cost)
 
 
 def check_run(pictures: int, protocols: Protocols) -> None:
@@ -168,7 +181,7 @@ def described(cluster: RemoteCluster, name: str, kind: str) -> tuple[StepShape, 
     return shape, schedule, about
 
 
-def decoded(samples: np.ndarray, shape: StepShape) -> np.ndarray:
+def _decoded(samples: np.ndarray, shape: StepShape) -> np.ndarray:
     """What was sampled, as real numbers."""
     bits = shape.protocols.value_bits
     return samples if bits is None else decode(samples, bits, shape.ring)

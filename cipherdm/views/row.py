@@ -8,16 +8,19 @@ from matplotlib.figure import Figure
 from .sheet import draw_image
 
 
-def image_row(images: np.ndarray, captions: Sequence[str]) -> Figure:
-    """Images side by side, ten in a row.
+def image_row(images: np.ndarray, captions: Sequence[str], *, across: int = 10, width: float = 0.95) -> Figure:
+    """Images side by side, `across` in a row.
 
     Args:
         images: [N, C, H, W] in [-1, 1]; values outside are clipped. One or three channels.
-        captions: N short texts, such as the labels.
+        captions: N short texts, such as the labels, of one line or several.
+        across: images in a row.
+        width: of an image, in inches.
     """
-    columns = min(len(images), 10)
+    columns = min(len(images), across)
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(0.2 + 0.95 * columns, 0.2 + 1.15 * rows), layout="constrained")
+    lines = 1 + max(caption.count("\n") for caption in captions)
+    figure = Figure(figsize=(0.2 + width * columns, 0.2 + (width + 0.04 + 0.16 * lines) * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
