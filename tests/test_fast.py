@@ -171,7 +171,7 @@ def attention_params(q, k, squarings):
     bits, newton = fast.MIXED_BITS, next(n for n in range(3) if inverse_error ** (2**n) < 0.003)
     params |= {"r0": (r0, bits), "r1": (r1, 2 * bits), "squarings": squarings, "newton": newton}
     assert error < 0.06
-    return {f"to_q.{name}": values for name, values in params.items()}, q * stretch / np.sqrt(size)
+    return {f"to_q.{name}": values for name, values in params.items()}, q * stretch * 2**squarings / np.sqrt(size)
 
 
 def heads(deviation, tokens=64, size=4):

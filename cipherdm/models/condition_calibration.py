@@ -29,7 +29,8 @@ def calibrate_prompted(
     - "NORM.count" [1]: how many values are normalised together.
     - "NORM.newton" [1]: how many of Newton's steps make 1/sqrt right on that range.
     - "NORM.even" [steps, C, 5] or, for Mish, "NORM.cubic" [steps, C, 7]: the activation for what each channel carries.
-    - "ATTENTION.exp" [steps, 3], "ATTENTION.sum" [steps, 2], "ATTENTION.counts" [2]: as `fast_calibration.calibrate` has them.
+    - "ATTENTION.exp" [steps, 3], "ATTENTION.sum" [steps, 2], "ATTENTION.counts" [2], and perhaps "ATTENTION.floor" [1]: as
+      `fast_calibration.calibrate` has them.
     - "GATE.even" [C, 5]: GELU for what each channel carries at any step.
 
     Args:
@@ -39,9 +40,6 @@ def calibrate_prompted(
         guided: whether they are of two branches.
         seed: of the noise.
         progress: whether to show a bar.
-
-    Raises:
-        CipherDMError: attention scores that are too large for FAST's exponential.
     """
     recorder = _Recorder(unet, schedule.steps, seed)
     with tqdm(total=schedule.steps, desc="calibrate", unit="step", disable=not progress) as bar, threadpool_limits(1):

@@ -58,7 +58,7 @@ def prepare_prompted(
     for name, heads in layers.attentions.items():
         size = len(weights.constant[f"{name}.to_q.weight"]) // heads
         prepare_exponential(weights, stored, nearest, name, size)
-        weights.static[f"{name}.to_q.centred"] = 1
+        weights.static[f"{name}.to_q.centred"] = int(f"{name}.floor" not in stored)
     for name in layers.gates:
         _prepare_gate(weights, stored, name)
     fill_bias_bits(weights)

@@ -6,15 +6,18 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from ..errors import CipherDMError
 from .calibration import Observation, norm_layers, observe, softmax_blocks
 from .fits import fit_even, fit_exponential, fit_inverse_root, fit_reciprocal, fit_with_cubic, mish, silu, widened_ends
 from .unet import UNet
 
 SAMPLES = 3000  # of a channel, to fit an activation
-_SQUARINGS = (0, 1, 2, 3, 4)
+_SQUARINGS = (0, 1, 2, 3, 4, 5)
 _EXP_ERROR = 0.05  # relative, of the exponential; the fewest squarings that stay below are taken
+_BELOW_ERROR = 0.01  # the same where scores are below their maximum, which pays for its price by being right
 _INVERSE_ERROR = 0.003
+_LARGEST_SCORE = 18.0  # whose exponential SPU's products can hold
+LOWEST = -12.0  # of scores below their row's maximum, of which exp is 6e-6
+_SUM_MARGIN = 1.5  # how far sums of rows may leave the range that was met, where scores are below their maximum
 
 
 def calibrate(
@@ -33,6 +36,7 @@ def calibrate(
     - "ATTENTION.key" [steps, heads * d]: the mean key.
     - "ATTENTION.sum" [steps, 2]: (r0, r1) with 1/x ~ (x + r0)^2 + r1 for the sums of the rows.
     - "ATTENTION.counts" [2]: squarings, and Newton iterations for the inverse.
+    - "ATTENTION.floor" [1], where scores are taken below their row's maximum: the lowest that is kept.
     """
     recorder = _Recorder(unet, images_per_class, seed)
     with tqdm(total=schedule.steps, desc="calibrate", unit="step", disable=not progress) as bar, threadpool_limits(1):
@@ -106,20 +110,19 @@ class _Recorder:
 def fit_attention(name: str, scores: list[np.ndarray]) -> dict[str, np.ndarray]:
     """exp, sum and counts of an attention block from its centred scores [rows, N] of each step.
 
-    Raises CipherDMError for scores that are too large.
+    Scores too far apart for one exponential about their row's mean are taken below their row's maximum, and no lower than
+    LOWEST: then there is "floor" [1] too, and any scores are right, for a maximum and a comparison on shares.
     """
-    for squarings in _SQUARINGS:
-        fits, errors = zip(*(fit_exponential(rows, squarings) for rows in scores), strict=True)
-        if max(errors) < _EXP_ERROR:
-            break
-    else:
-        largest = max(np.abs(rows).max() for rows in scores)
-        raise CipherDMError(
-            f"The attention scores of {name} reach {largest:.1f} about their row's mean, which is too much for FAST's "
-            "exponential. Train the model with a penalty on its scores (score_weight), or choose another set of protocols."
-        )
-    powers = [np.polyval(fit, rows) ** 2**squarings for fit, rows in zip(fits, scores, strict=True)]
-    sums = [power.sum(1) for power in powers]
+    fitted = _fit_exponentials(scores, _EXP_ERROR)
+    floor = {}
+    if fitted is None:
+        scores = [np.maximum(rows - rows.max(1, keepdims=True), LOWEST) for rows in scores]
+        fitted = _fit_exponentials(scores, _BELOW_ERROR, (LOWEST, 0.0))
+        floor = {"floor": np.array([LOWEST])}
+    fits, squarings = fitted
+    sums = [(np.polyval(fit, rows) ** 2**squarings).sum(1) for fit, rows in zip(fits, scores, strict=True)]
+    if floor:
+        sums = [_widened(total, rows.shape[1]) for total, rows in zip(sums, scores, strict=True)]
     inverses, errors = zip(*(fit_reciprocal(total) for total in sums), strict=True)
     newton = 0
     while max(errors) ** 2**newton > _INVERSE_ERROR:
@@ -129,4 +132,22 @@ def fit_attention(name: str, scores: list[np.ndarray]) -> dict[str, np.ndarray]:
         "exp": np.stack(fits) * inverses[:, :1] ** (0.5**squarings),
         "sum": inverses[:, 1:],
         "counts": np.array([squarings, newton]),
-    }
+    } | floor
+
+
+def _fit_exponentials(
+    scores: list[np.ndarray], tolerance: float, ends: tuple[float, float] | None = None
+) -> tuple[tuple[np.ndarray, ...], int] | None:
+    """`fit_exponential` of each step with the fewest squarings that are right at all of them, and how many these are."""
+    if max(rows.max() for rows in scores) > _LARGEST_SCORE:
+        return None
+    for squarings in _SQUARINGS:
+        fits, errors = zip(*(fit_exponential(rows, squarings, ends) for rows in scores), strict=True)
+        if max(errors) < tolerance:
+            return fits, squarings
+    return None
+
+
+def _widened(sums: np.ndarray, count: int) -> np.ndarray:
+    """The ends of the range of sums of `count` exponentials of which one is 1, for prompts that were not calibrated with."""
+    return np.clip([sums.min() / _SUM_MARGIN, sums.max() * _SUM_MARGIN], 1, count)

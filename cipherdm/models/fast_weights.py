@@ -149,19 +149,24 @@ def _take_center(weights: PreparedWeights, name: str, center: np.ndarray) -> boo
 def prepare_exponential(weights: PreparedWeights, stored: dict, nearest: np.ndarray, name: str, size: int) -> None:
     """The constants of `fast.attention` with heads of `size`, and what the query's projection takes in."""
     alpha, beta, gamma = stored[f"{name}.exp"][nearest].astype(np.float64).T
+    squarings, newton = (int(count) for count in stored[f"{name}.counts"])
     stretch = np.sqrt(alpha)
     query = f"{name}.to_q"
+    # 2^squarings times as large as needed, for as many more fraction bits of the scores.
+    factor = stretch * size**-0.5 * 2**squarings
     for leaf in ("weight", "bias"):
-        fixed = weights.constant.pop(f"{query}.{leaf}") * size**-0.5
-        weights.by_step[f"{query}.{leaf}"] = stretch.reshape(-1, *[1] * fixed.ndim) * fixed
+        fixed = weights.constant.pop(f"{query}.{leaf}")
+        weights.by_step[f"{query}.{leaf}"] = factor.reshape(-1, *[1] * fixed.ndim) * fixed
     weights.by_step[f"{query}.h"] = beta / (2 * stretch)
     weights.by_step[f"{query}.c"] = gamma - (beta / (2 * stretch)) ** 2
     weights.by_step[f"{query}.constant"] = gamma
+    if f"{name}.floor" in stored:
+        weights.by_step[f"{query}.floor"] = stored[f"{name}.floor"] * stretch
+        weights.bits[f"{query}.floor"] = 2 * VALUE_BITS
     for leaf, values in zip(("r0", "r1"), stored[f"{name}.sum"][nearest].T, strict=True):
         weights.by_step[f"{query}.{leaf}"] = values
     weights.bits.update({f"{query}.{leaf}": bits for leaf, bits in ATTENTION_BITS.items()})
-    for leaf, count in zip(("squarings", "newton"), stored[f"{name}.counts"], strict=True):
-        weights.static[f"{query}.{leaf}"] = int(count)
+    weights.static.update({f"{query}.squarings": squarings, f"{query}.newton": newton})
 
 
 def _prepare_attention(weights: PreparedWeights, stored: dict, nearest: np.ndarray, name: str, size: int) -> None:

@@ -130,12 +130,15 @@ def newton_start(low: float, high: float, steps: int) -> tuple[float, float, flo
     return p * factor, q * factor, float(np.abs(1 - ends).max())
 
 
-def fit_exponential(scores: np.ndarray, squarings: int) -> tuple[np.ndarray, float]:
+def fit_exponential(
+    scores: np.ndarray, squarings: int, ends: tuple[float, float] | None = None
+) -> tuple[np.ndarray, float]:
     """(alpha, beta, gamma) with exp(s / 2^squarings) ~ alpha s^2 + beta s + gamma for scores [rows, N], and its error.
 
-    The error is the root mean square of the relative error of the power 2^squarings, weighted as softmax weighs scores.
+    It is fitted, lightly, between `ends` too, or between the lowest and the highest score. The error is the root mean square
+    of the relative error of the power 2^squarings, weighted as softmax weighs scores.
     """
-    span = np.linspace(scores.min(), scores.max(), 200)
+    span = np.linspace(*(ends or (scores.min(), scores.max())), 200)
     points = np.concatenate([scores.reshape(-1), span])
     # What softmax makes small need not be exact.
     chosen = softmax(scores, axis=1).reshape(-1)

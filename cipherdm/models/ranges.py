@@ -219,7 +219,7 @@ def _rules_of_calibration(unet: UNet, timesteps: np.ndarray, *, guarded: bool) -
         )
     for name in softmax_blocks(unet):
         fits = (stored[f"{name}.{leaf}"][nearest].astype(np.float64) for leaf in ("exp", "key", "sum"))
-        rules[name, "inverse sum"] = _sum_rule(name, *fits, stored[f"{name}.counts"])
+        rules[name, "inverse sum"] = _sum_rule(name, *fits, stored[f"{name}.counts"], stored.get(f"{name}.floor"))
     return rules
 
 
@@ -268,19 +268,25 @@ def _inverse_root_range(variances: np.ndarray, p: np.ndarray, q: np.ndarray) -> 
     return _Met(variances, low, high, np.where(np.isnan(inside_gap), distance, np.maximum(distance, inside_gap)))
 
 
-def _sum_rule(name: str, exp: np.ndarray, key: np.ndarray, inverses: np.ndarray, counts: np.ndarray) -> _Measure:
+def _sum_rule(
+    name: str, exp: np.ndarray, key: np.ndarray, inverses: np.ndarray, counts: np.ndarray, floor: np.ndarray | None
+) -> _Measure:
     """Sums of rows against the ranges on which (x + r0)^2 + r1 is near 1/x, [steps, 2], after Newton's iteration.
 
-    `exp` is [steps, 3] and `key` [steps, heads * d], as the calibration has them. A step of Newton's squares the error.
+    `exp` is [steps, 3], `key` [steps, heads * d] and `floor`, if there is one, [1], as the calibration has them. A step of
+    Newton's squares the error.
     """
     squarings, newton = counts
     error = TOLERANCE ** (0.5**newton)
 
     def measure(step: int, seen: Observation) -> _Met:
         scores, keys = (x[name].astype(np.float64) for x in (seen.scores, seen.keys))
-        # Scores about the calibrated mean key: of the queries only the scores are known, which are linear in the keys.
-        mean = key[step].reshape(1, keys.shape[1], -1, 1)
-        scores = scores - scores @ np.linalg.pinv(keys) @ mean
+        if floor is None:
+            # Scores about the calibrated mean key: of the queries only the scores are known, which are linear in the keys.
+            mean = key[step].reshape(1, keys.shape[1], -1, 1)
+            scores = scores - scores @ np.linalg.pinv(keys) @ mean
+        else:
+            scores = np.maximum(_less_maximum(scores), floor)
         sums = (np.polyval(exp[step], scores) ** 2**squarings).sum(-1)
         r0, r1 = inverses[step]
         # x times the inverse is a cubic that rises below and above the range that calibration fitted it on.

@@ -166,12 +166,16 @@ def _halves(x):
 def attention(params, q, k, v, *, scale, softmax, dot_general=dot_general, chunk_scores=SCORES):
     """Attention with exp(s) as ((t s + h)^2 + c)^(2^squarings), t > 0: no maximum over a row, no clip, no comparison.
 
-    The query's projection, one for each step, holds `scale` and t; h and c beside it are fitted to the scores of this step. The
-    key's bias was moved so that scores are about zero on average over a row, which softmax does not see. The sums of the
-    rows are inverted by a polynomial (`_inverse`). The result is not truncated.
+    The query's projection, one for each step, holds `scale` and t, times 2^squarings, by which the point of the scores is
+    moved; h and c beside it are fitted to the scores of this step. The key's bias was moved so that scores are about zero on
+    average over a row, which softmax does not see. The sums of the rows are inverted by a polynomial (`_inverse`). The result
+    is not truncated.
 
     Or, if the parameters have "to_q.centred", the mean key is subtracted, so that scores are zero on average over
     each row, whatever the prompt is; 5 messages more.
+
+    Or, if they have "to_q.floor", scores are taken below their row's maximum, and no lower than that: right for any scores,
+    at the price of comparisons, 11 rounds of messages for each doubling of the row's length and 11 more.
 
     Where there are more than `chunk_scores` scores, queries are divided (`chunks`), and messages are for each part.
     """
@@ -185,7 +189,10 @@ def attention(params, q, k, v, *, scale, softmax, dot_general=dot_general, chunk
 def _attend(params, k, v, dot_general, q):
     """The same for some of the queries, with a number for each pair of query and token."""
     heads = ((0, 1), (0, 1))
-    scores = dot_general(q, k, (((2,), (2,)), heads)) + params["to_q.h"]
+    scores = dot_general(q, k, (((2,), (2,)), heads)).times_power_of_two(-params["to_q.squarings"])
+    if "to_q.floor" in params:
+        scores = _below_maximum(scores, params["to_q.floor"])
+    scores = scores + params["to_q.h"]
     powers = scores * scores + params["to_q.c"]
     for _ in range(params["to_q.squarings"]):
         powers = powers if powers.bits <= 2 * POWER_BITS else powers.truncated(POWER_BITS)
@@ -193,6 +200,17 @@ def _attend(params, k, v, dot_general, q):
     powers = powers.truncated(SHARE_BITS)
     weighted = dot_general(v, powers, (((3,), (3,)), heads))  # [B, heads, d, N]
     return weighted * _inverse(params, row_sums(powers))[:, :, None, :]
+
+
+def _below_maximum(scores, floor):
+    """Scores [..., M] less the largest of their row, and no lower than the floor, a number at their fraction bits."""
+    largest = scores
+    while (count := largest.shape[-1]) > 1:  # halves against halves; an odd one out waits
+        half = count // 2
+        larger = jnp.maximum(largest.array[..., :half], largest.array[..., half : 2 * half])
+        largest = largest.with_array(jnp.concatenate([larger, largest.array[..., 2 * half :]], axis=-1))
+    below = scores - broadcast_to(largest, scores.shape)
+    return below.with_array(jnp.maximum(below.array, broadcast_to(floor, scores.shape).raised(scores.bits).array))
 
 
 def _attention_by_features(params, q, k, v, dot_general):

@@ -41,7 +41,7 @@ def calibrate_pipeline(
         The path of the stored fits.
 
     Raises:
-        CipherDMError: there is no caption, guidance_scale is below 1, or attention scores are too large for FAST.
+        CipherDMError: there is no caption, or guidance_scale is below 1.
     """
     if not guidance_scale >= 1:
         raise CipherDMError(f"guidance_scale must be at least 1, which means no guidance; got {guidance_scale}.")
