@@ -132,6 +132,11 @@ def test_an_interrupted_run_goes_on_and_a_reduced_one_stays_in_its_folder(tmp_pa
     assert {path.parts[len(tmp_path.parts)] for path in tmp_path.rglob("*")} == {"runs"}
     rows = driver.costs([SMALL], [place])
     assert [(row["piece"], row["reduced"]) for row in rows] == [("first", True), ("second", True)]
+    # Of another checkout in which nothing is finished.
+    elsewhere = Place.of(True, tmp_path / "elsewhere")
+    other = {**rows[1], "command": "cipherdm bench operations"}
+    assert driver.costs([SMALL], [elsewhere], [rows[0], other]) == [rows[0]]
+    assert driver.costs([SMALL], [place], [{**rows[0], "seconds": 0}]) == rows
 
 
 def test_reduced_runs_never_write_where_committed_records_are():

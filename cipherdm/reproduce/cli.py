@@ -92,7 +92,7 @@ def reproduce(
     ] = False,
     list_: Annotated[bool, typer.Option("--list", help="Only say what there is, and what is finished.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Forget what is finished, and measure anew.")] = False,
-    costs: Annotated[Path | None, typer.Option(help="Only write what finished pieces took to this JSON file.")] = None,
+    costs: Annotated[Path | None, typer.Option(help="Only note in this JSON file what finished pieces took.")] = None,
 ) -> None:
     """Measure tables and figures again, and compare them with what is expected.
 
@@ -100,7 +100,7 @@ def reproduce(
     interrupted and started again. A full run takes hours and puts its records into data/measurements and its figures into
     figures; a reduced one takes minutes and touches neither. The exit code is 3 if a number is not as expected.
     """
-    from ..records import write_record
+    from ..records import read_record, write_record
     from . import driver
     from .pieces import Place
     from .targets import TARGETS
@@ -110,7 +110,8 @@ def reproduce(
     if list_:
         typer.echo(driver.listing(chosen, place))
     elif costs is not None:
-        rows = driver.costs(chosen, (Place.of(True), Place.of(False)))
+        before = read_record(costs)["rows"] if costs.exists() else []
+        rows = driver.costs(TARGETS, (Place.of(True), Place.of(False)), before)
         write_record(costs, {"what": "what pieces of cipherdm reproduce took", "rows": rows})
         typer.echo(f"Wrote {costs}.")
     elif not driver.reproduce(chosen, place, typer.echo, again=again):

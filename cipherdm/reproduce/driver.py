@@ -123,15 +123,21 @@ def listing(targets: Sequence[Target], place: Place) -> str:
     return "\n".join(paragraphs)
 
 
-def costs(targets: Iterable[Target], places: Iterable[Place]) -> list[dict]:
-    """What the finished pieces of full and reduced runs took: a row for each, with target, piece, reduced and its mark."""
-    return [
-        {"target": target.name, "reduced": place.reduced, **mark}
-        for place in places
-        for target in targets
-        for piece in target.pieces
-        if (mark := PieceFolder(piece, place).finished)
-    ]
+def costs(targets: Iterable[Target], places: Iterable[Place], before: Iterable[dict] = ()) -> list[dict]:
+    """What the finished pieces of full and reduced runs took: a row for each, with target, piece, reduced and its mark.
+
+    Rows from `before` stay for pieces that are not finished in this checkout, if their commands are still the same.
+    """
+    earlier = {(row["command"], row["reduced"]): row for row in before}
+    rows = []
+    for place in places:
+        for target in targets:
+            for piece in target.pieces:
+                mark = PieceFolder(piece, place).finished
+                kept = earlier.get((piece.command_line(place.reduced), place.reduced))
+                if mark or kept:
+                    rows.append({"target": target.name, "reduced": place.reduced, **mark} if mark else kept)
+    return rows
 
 
 def _destination(target: Target, place: Place) -> Path:
