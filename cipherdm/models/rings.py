@@ -13,10 +13,11 @@ from ..errors import CipherDMError
 from ..protocols.small_ring import SMALL_BITS, product_limit
 
 MARGIN = 4  # the largest product that calibration met, times this, must be within the ring
-# Bytes of all parties together: a truncation of one number; and what a result's message in the small ring saves, 8 of 4 x 3.
+# Bytes of all parties together: a truncation of one number; and what the message of one result saves, 3 x 8 against 3 x 4.
 TRUNCATION_BYTES = 40
 SAVED_BYTES = 12
-# Multiply-adds for each number of the input, from which their time pays for its truncation whatever the bytes are.
+# Multiply-adds for each number of the input, from which their time pays for its truncation whatever the bytes are. With VNNI
+# alone it pays much sooner; faster integer units have less time to save.
 LEAST_MULTIPLY_ADDS = 4096
 _PROJECTIONS = ("to_q", "to_k", "to_v")  # of an attention block, which are one product
 _LEAVES = (".product", ".product_sizes")
