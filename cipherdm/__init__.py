@@ -25,6 +25,7 @@ _HOMES = {
     "DIRECT": "protocols",
     "FAST": "protocols",
     "FAST_GUARDED": "protocols",
+    "FAST_MIXED": "protocols",
     "FAST_SHARES": "protocols",
     "PUMA": "protocols",
     "Protocols": "protocols",

@@ -104,8 +104,8 @@ def distilled_table(measurements: Path) -> str:
 
 
 def linear_table(measurements: Path) -> str:
-    """Matrix products by SPU and by kernels on shares."""
-    from .bench.linear import table  # brings the whole library along
+    """Matrix products by SPU and by kernels on shares, and conversions between the rings."""
+    from .bench.linear import conversion_table, table  # brings the whole library along
 
     (record,) = _records(measurements, "linear.json", "cipherdm bench linear")
     rows = [
@@ -118,6 +118,10 @@ def linear_table(measurements: Path) -> str:
             *(_times(row[ratio]) for ratio in ("faster", "fewer bytes")),
         ]
         for row in table(record).to_dict("records")
+    ]
+    rows += [
+        [f"{row['elements']:,} numbers", row["conversion"], f"{row['ms']:,.0f}", "", f"{row['MB']:,.1f}", "", ""]
+        for row in conversion_table(record).to_dict("records")
     ]
     return _markdown(["product", "by", "ms", "G multiply-adds/s", "MB", "faster", "fewer bytes"], rows)
 

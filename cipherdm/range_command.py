@@ -23,46 +23,19 @@ def report(
 
     Args:
         model: a name in data/models, or the path of a diffusers folder.
-        protocols: a named set.
+        protocols: a named set. For fast-mixed the products that it computes modulo 2^32 are checked too.
         steps, count, seed, progress: as `check_ranges` has them, `count` being pictures of each class.
 
     Raises:
-        CipherDMError: as `check_ranges`, or there is no such model or set.
+        CipherDMError: as `check_ranges` and `check_small_ring`, or there is no such model or set.
     """
-    chosen = named(protocols)
-    found = check_ranges(
-        load_unet(find_model(model)), chosen, steps=steps, per_class=count, seed=seed, progress=progress
-    )
+    chosen, unet = named(protocols), load_unet(find_model(model))
+    settings = {"steps": steps, "per_class": count, "seed": seed, "progress": progress}
+    found = check_small_ring(unet, **settings) if chosen.prepare == "fast-mixed" else []
+    found += check_ranges(unet, chosen, **settings)
     if not found:
         return f"No function of {chosen.name} is restricted to a range, so nothing can leave one.", 0
-    return _with_code(found)
-
-
-def small_ring_report(
-    model: str,
-    *,
-    value_bits: int,
-    weight_bits: int,
-    steps: int,
-    count: int,
-    seed: int,
-    progress: Callable[[int, int, str], None] | None = None,
-) -> tuple[str, int]:
-    """The same for the products of linear layers in the ring of 32 bits.
-
-    Args:
-        model: a name in data/models, or the path of a diffusers folder.
-        value_bits, weight_bits, steps, count, seed, progress: as `check_small_ring` has them, `count` being pictures of each
-            class.
-
-    Raises:
-        CipherDMError: as `check_small_ring`, or there is no such model.
-    """
-    settings = {"value_bits": value_bits, "weight_bits": weight_bits, "steps": steps, "per_class": count, "seed": seed}
-    return _with_code(check_small_ring(load_unet(find_model(model)), **settings, progress=progress))
-
-
-def _with_code(found: Sequence[LayerRange]) -> tuple[str, int]:
+    found = sorted(found, key=lambda entry: -entry.outside)
     return f"{table(found)}\n{verdict(found)}", LEFT if any(entry.outside for entry in found) else 0
 
 

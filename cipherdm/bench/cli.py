@@ -170,7 +170,7 @@ def linear(
     repetitions: Annotated[int, typer.Option(help="Counted runs of each; one more warms up.", min=1)] = 3,
     record: RecordOption = None,
 ) -> None:
-    """Measure matrix products on three parties: SPU's against kernels on shares in both rings."""
+    """Measure matrix products on three parties, SPU's against kernels on shares in both rings, and the rings' conversions."""
     from ..engine import LocalCluster
     from ..records import write_record
     from . import linear as benchmark
@@ -178,9 +178,12 @@ def linear(
     record = record or _measurements() / "linear.json"
     chosen = benchmark.SHAPES if shapes is None else [benchmark.shape_named(name) for name in shapes.split(",")]
     with LocalCluster() as cluster, ProgressBar("run") as bar:
-        found = benchmark.run(cluster.session(benchmark.ENGINE), chosen, repetitions, bar)
+        session = cluster.session(benchmark.ENGINE)
+        found = benchmark.run(session, chosen, repetitions, bar)
+        found["conversions"] = benchmark.run_conversions(session, repetitions=repetitions, progress=bar)
     write_record(record, found)
-    typer.echo(benchmark.table(found).to_string(index=False, float_format="{:.4g}".format))
+    for table in (benchmark.table(found), benchmark.conversion_table(found)):
+        typer.echo(table.to_string(index=False, float_format="{:.4g}".format))
     typer.echo(f"Wrote {record}.")
 
 

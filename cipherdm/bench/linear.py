@@ -1,4 +1,7 @@
-"""Linear layers on three parties: SPU's matrix products against kernels in both rings, in turns in one run."""
+"""Linear layers on three parties: SPU's matrix products against kernels in both rings, in turns in one run.
+
+And what numbers pay on their way into the small ring and back.
+"""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +15,19 @@ from ..engine import CostReport, EngineConfig, Node, Session, Spec, compile_plan
 from ..errors import CipherDMError
 from ..linear.choice import trial
 from ..linear.operation import Kernel, apply
+from ..protocols.fast import POWER_BITS, VALUE_BITS
 from ..protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, dot_general, encode
+from ..protocols.small_ring import SMALL_BITS, WORD_BITS
 
 ENGINE = EngineConfig(fraction_bits=ENGINE_FRACTION_BITS)
 WAYS = ("spu", "kernel, 64 bits", "kernel, 32 bits")
 BITS = 8  # fraction bits of both operands, so that products of up to some thousand terms fit into 32 bits
+# Conversions with the fraction bits before and after. All else of them, halves of words and shifts, is free.
+CONVERSIONS = {
+    "downcast of what an activation gives": (3 * POWER_BITS, SMALL_BITS),
+    "upcast of a product, truncated": (2 * SMALL_BITS + WORD_BITS, VALUE_BITS),
+}
+ELEMENTS = 1_000_000  # that are converted
 
 Progress = Callable[[int, int, str], None]
 """Called before each measurement as `progress(done, total, name)`."""
@@ -144,6 +155,63 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
     return frame[["shape", "way", "ms", "G/s", "MB", "rounds", "max_error", "faster", "fewer bytes"]]
 
 
+@dataclass(frozen=True)
+class Conversion:
+    """Stored words with fewer fraction bits."""
+
+    before: int
+    after: int
+    __name__ = "conversion"
+
+    def __call__(self, x):
+        return Fixed.load(x, self.before, ring=True).truncated(self.after).store()
+
+
+def run_conversions(
+    session: Session, elements: int = ELEMENTS, repetitions: int = 3, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Truncate numbers as the conversions between the rings do, in turns; the rows of a record's "conversions".
+
+    The first turn warms up and is not counted.
+
+    Args:
+        session: with the configuration `ENGINE`.
+        elements: numbers to convert.
+        repetitions: counted turns.
+        progress: told of each run.
+
+    Raises:
+        CipherDMError: there is nothing to measure, or the session has another configuration.
+    """
+    if elements < 1 or repetitions < 1 or session.config != ENGINE:
+        raise CipherDMError("give at least one number and repetition, and a session with cipherdm.bench.linear.ENGINE.")
+    values = np.random.default_rng(0).uniform(-8, 8, elements).astype(np.float32)
+    costs: dict[str, list[CostReport]] = {name: [] for name in CONVERSIONS}
+    errors = {}
+    for turn in range(repetitions + 1):
+        for index, (name, bits) in enumerate(CONVERSIONS.items()):
+            if progress is not None:
+                progress(turn * len(CONVERSIONS) + index, len(CONVERSIONS) * (repetitions + 1), name)
+            session.share({"x": encode(values, bits[0], ring=True)})
+            node = Node("conversion", Conversion(*bits), ("x",), ("z",))
+            cost = session.run(compile_plan([node], {"x": Spec((elements,))}, keep=["z"]))
+            if turn:
+                costs[name].append(cost)
+            else:
+                errors[name] = float(np.abs(decode(session.reveal("z"), bits[1], ring=True) - values).max())
+    session.delete(["x", "z"])
+    return [{"name": name, "elements": elements, **_costs(costs[name], errors[name])} for name in CONVERSIONS]
+
+
+def conversion_table(record: Mapping[str, Any]) -> pd.DataFrame:
+    """A row for each conversion: ms, MB, bytes a number of all parties, rounds and error. Empty for records without any."""
+    columns = ["conversion", "elements", "ms", "MB", "B a number", "rounds", "max_error"]
+    rows = record.get("conversions", [])
+    frame = pd.DataFrame(rows, columns=["name", "elements", "ms", "bytes", "rounds", "max_error"])
+    frame["MB"], frame["B a number"] = frame["bytes"] / 1e6, frame["bytes"] / frame["elements"]
+    return frame.rename(columns={"name": "conversion"})[columns]
+
+
 def _operands(shape: Shape) -> dict[str, np.ndarray]:
     """Multiples of 2^-8 between -1/8 and 1/8, so that sums are exact, in float64 and in 32 bits."""
     generator = np.random.default_rng(0)
@@ -165,12 +233,18 @@ def _error(session: Session, values: Mapping[str, np.ndarray], way: str) -> floa
 
 
 def _row(shape: Shape, way: str, costs: Sequence[CostReport], error: float) -> dict[str, Any]:
-    times = [1000 * float(cost.by_program()["seconds"].iloc[0]) for cost in costs]
     return {
         "name": shape.name,
         "shape": str(shape),
         "multiply_adds": int(np.prod(shape.operands[0])) * shape.columns,
         "way": way,
+        **_costs(costs, error),
+    }
+
+
+def _costs(costs: Sequence[CostReport], error: float) -> dict[str, Any]:
+    times = [1000 * float(cost.by_program()["seconds"].iloc[0]) for cost in costs]
+    return {
         "ms": statistics.median(times),
         "ms_low": min(times),
         "ms_high": max(times),

@@ -15,9 +15,11 @@ from ..protocols.fast import (
     token_shift,
 )
 from ..protocols.knuth import adapt_quartic
+from ..protocols.small_ring import SMALL_BITS, WORD_BITS
 from .calibration import load_calibration, norm_layers, softmax_blocks
 from .layout import unet_blocks
 from .prepared import PreparedWeights, time_terms, without_time_blocks
+from .rings import products_from_arrays, small_ring_layers
 from .unet import UNet
 
 ATTENTION_BITS = {
@@ -30,13 +32,15 @@ ATTENTION_BITS = {
 _SLOPE_UNIT = 2.0**-SLOPE_BITS
 
 
-def prepare_fast(unet: UNet, timesteps: np.ndarray, *, guarded: bool = False) -> PreparedWeights:
+def prepare_fast(unet: UNet, timesteps: np.ndarray, *, guarded: bool = False, mixed: bool = False) -> PreparedWeights:
     """Weights for `protocols.fast`: time terms in the clear, the fits nearest to `timesteps` folded into gains and constants.
 
-    With `guarded` each normalisation also gets the ends of the range that it met, for FAST_GUARDED.
+    With `guarded` each normalisation also gets the ends of the range that it met, for FAST_GUARDED. With `mixed` the layers
+    that `small_ring_layers` chooses get SMALL_BITS for their weights and the public number "ring", for FAST_MIXED.
 
     Raises:
-        CipherDMError: the model is not calibrated, or has layers that FAST does not compute.
+        CipherDMError: the model is not calibrated, with `mixed` also not for products, or has layers that FAST does not
+            compute.
     """
     _check_supported(unet)
     stored = load_calibration(unet)
@@ -57,6 +61,9 @@ def prepare_fast(unet: UNet, timesteps: np.ndarray, *, guarded: bool = False) ->
             else:
                 _prepare_linear_attention(weights, block.name, size, int(stored[f"{block.name}.group_norm.pixels"][0]))
     fill_bias_bits(weights)
+    if mixed:
+        for name in small_ring_layers(products_from_arrays(stored, unet.folder)):
+            weights.bits[f"{name}.weight"], weights.static[f"{name}.ring"] = SMALL_BITS, WORD_BITS
     return weights
 
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 import jax
 import numpy as np
 
+from ..errors import CipherDMError
 from ..protocols import DIRECT, Protocols
 from .builder import Block
 from .condition_config import UNetConditionConfig
@@ -83,10 +84,12 @@ def prepare_weights(
         from .condition_fast_weights import prepare_prompted  # these import this module
         from .fast_weights import prepare_fast
 
-        guarded = protocols.prepare == "fast-guarded"
+        guarded, mixed = protocols.prepare == "fast-guarded", protocols.prepare == "fast-mixed"
         if isinstance(unet.config, UNetConditionConfig):
+            if mixed:
+                raise CipherDMError("fast-mixed does not compute models that take a prompt; choose fast-shares.")
             return prepare_prompted(unet, timesteps, guarded=guarded, blocks=blocks, calibration=calibration)
-        return prepare_fast(unet, timesteps, guarded=guarded)
+        return prepare_fast(unet, timesteps, guarded=guarded, mixed=mixed)
     if protocols.time_embedding == "inside":
         return PreparedWeights(dict(unet.params), {}, {})
     return PreparedWeights(without_time_blocks(unet, blocks), {}, time_terms(unet, timesteps, blocks))

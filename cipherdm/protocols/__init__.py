@@ -1,7 +1,7 @@
 """The functions that models are computed with: exact ones, published approximations, and the named sets of them."""
 
 from .base import Protocols
-from .sets import CIPHERDM, CIPHERDM_CORRECTED, DIRECT, FAST, FAST_GUARDED, FAST_SHARES, NAMES, PUMA, named
+from .sets import CIPHERDM, CIPHERDM_CORRECTED, DIRECT, FAST, FAST_GUARDED, FAST_MIXED, FAST_SHARES, NAMES, PUMA, named
 
 __all__ = [
     "CIPHERDM",
@@ -9,6 +9,7 @@ __all__ = [
     "DIRECT",
     "FAST",
     "FAST_GUARDED",
+    "FAST_MIXED",
     "FAST_SHARES",
     "NAMES",
     "PUMA",

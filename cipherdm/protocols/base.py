@@ -61,4 +61,4 @@ class Protocols:
     time_embedding: Literal["inside", "precomputed"]
     value_bits: int | None = None
     kernels: bool = False
-    prepare: Literal["fast", "fast-guarded"] | None = None
+    prepare: Literal["fast", "fast-guarded", "fast-mixed"] | None = None

@@ -86,9 +86,11 @@ def guarded_group_norm(params, x, *, groups, eps):
 
 
 def projections(layers, x, *, protocols):
-    """Several linear layers on the same x [B, C, N] as one matrix product, truncated together. 8 messages."""
-    weights = concatenate([layer["weight"] for layer in layers])
-    stacked = {"weight": weights}
+    """Several linear layers on the same x [B, C, N] as one matrix product, truncated together. 8 messages.
+
+    What else their parameters hold for `protocols.linear` is that of the first layer, and has to be the same for all.
+    """
+    stacked = layers[0] | {"weight": concatenate([layer["weight"] for layer in layers])}
     if "bias" in layers[0]:
         stacked["bias"] = concatenate([layer["bias"] for layer in layers])
     y = protocols.linear(stacked, x).truncated(VALUE_BITS)

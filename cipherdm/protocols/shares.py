@@ -8,6 +8,8 @@ truncations.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import jax.numpy as jnp
 
@@ -18,22 +20,30 @@ from .fixed import Fixed, dot_general
 
 LEAST_MULTIPLY_ADDS = 1 << 24  # of a product that becomes a kernel
 
+Product = Callable[[Kernel, Fixed, Fixed], Fixed]
+"""How a kernel is applied to its operands."""
 
-def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
-    """As `fast.conv2d`. 3 messages."""
+
+def product(kernel: Kernel, first: Fixed, second: Fixed) -> Fixed:
+    """A kernel's result over Z_2^64, not truncated. 3 messages."""
+    return Fixed(apply(kernel, first.array, second.array), first.bits + second.bits, first.ring)
+
+
+def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0)), product: Product = product):
+    """As `fast.conv2d`, computed by `product` if it is large. 3 messages."""
     weight = params["weight"]
     outputs, channels, size, _ = weight.shape
     batch, _, *extents = x.shape
     pixels = math.prod((length + sum(edge) - size) // stride + 1 for length, edge in zip(extents, padding, strict=True))
     if batch * pixels * math.prod(weight.shape) < LEAST_MULTIPLY_ADDS:
         return fast.conv2d(params, x, stride=stride, padding=padding)
-    y = _product(Kernel("conv2d", stride, padding), weight, fast.room_for(x, weight))
+    y = product(Kernel("conv2d", stride, padding), weight, fast.room_for(x, weight))
     return y + params["bias"][None, :, None, None] if "bias" in params else y
 
 
-def linear(params, x):
-    """As `fast.linear`. 3 messages."""
-    return fast.linear(params, x, matmul=_matmul)
+def linear(params, x, *, product: Product = product):
+    """As `fast.linear`, computed by `product` if it is large. 3 messages."""
+    return fast.linear(params, x, matmul=partial(_matmul, product))
 
 
 def attention(params, q, k, v, *, scale, softmax, chunk_scores=SCORES):
@@ -47,10 +57,10 @@ def linear_attention(params, q, k, v, *, scale):
     return fast.linear_attention(params, q, k, v, scale=scale, dot_general=_dot_general)
 
 
-def _matmul(first: Fixed, second: Fixed) -> Fixed:
+def _matmul(product: Product, first: Fixed, second: Fixed) -> Fixed:
     if first.shape[0] * math.prod(second.shape) < LEAST_MULTIPLY_ADDS:
         return dot_general(first, second, (((1,), (0,)), ((), ())))
-    return _product(Kernel("matmul"), first, second)
+    return product(Kernel("matmul"), first, second)
 
 
 def _dot_general(first: Fixed, second: Fixed, dimension_numbers) -> Fixed:
@@ -61,8 +71,4 @@ def _dot_general(first: Fixed, second: Fixed, dimension_numbers) -> Fixed:
         return dot_general(first, second, dimension_numbers)
     left = first if one == first.ndim - 1 else first.with_array(jnp.swapaxes(first.array, -1, -2))
     right = second if other == second.ndim - 2 else second.with_array(jnp.swapaxes(second.array, -1, -2))
-    return _product(Kernel("products"), left, right)
-
-
-def _product(kernel: Kernel, first: Fixed, second: Fixed) -> Fixed:
-    return Fixed(apply(kernel, first.array, second.array), first.bits + second.bits, first.ring)
+    return product(Kernel("products"), left, right)
