@@ -12,7 +12,7 @@ import pytest
 import cipherdm as cdm
 from cipherdm import CipherDMError
 from cipherdm.costs import NETWORKS, Network, count_path_bytes, count_rounds, latency, network_named, predict
-from cipherdm.engine import CostReport, run_once
+from cipherdm.engine import TOTALS, CostReport, run_once, sum_totals
 from cipherdm.engine.costs import CostBook
 from cipherdm.engine.profile import KERNEL, parse_profile
 
@@ -88,6 +88,19 @@ def test_a_report_tells_its_latency():
     assert found.latency(cdm.WAN) == pytest.approx(2.0 + 10 * 0.020 + 8e6 / 400e6)
     assert found.latency(cdm.WAN) == predict(found, cdm.WAN).seconds
     assert (found + found).rounds == 20
+
+
+def test_totals_are_what_the_latency_model_takes():
+    found = report(mul_aa=(10, 30, 2400), trunc_a=(10, 50, 2800))
+    assert found.totals() == {
+        "seconds": 2.0, "bytes": found.bytes, "sends": found.sends, "rounds": 30, "path_bytes": 800 + 1200
+    }  # fmt: skip
+    sums = sum_totals([found.totals() | {"block": "first"}, found.totals()])
+    assert sums == (found + found).totals()
+    assert sum_totals([]) == dict.fromkeys(TOTALS, 0)
+    old = {name: value for name, value in found.totals().items() if name != "path_bytes"}
+    with pytest.raises(CipherDMError, match="lacks path_bytes"):
+        sum_totals([found.totals(), old])
 
 
 def test_kernels_survive_json_and_are_not_operators():

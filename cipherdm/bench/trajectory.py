@@ -15,8 +15,7 @@ import jax
 import numpy as np
 
 from ..comparison import psnr
-from ..costs import count_path_bytes
-from ..engine import CostReport, Graph, LocalCluster, Node, Session, compile_plan
+from ..engine import TOTALS, CostReport, Graph, LocalCluster, Node, Session, compile_plan
 from ..models import UNet
 from ..protocols import DIRECT, FAST, Protocols
 from ..protocols.fixed import decode
@@ -153,7 +152,7 @@ def run(
         **settings,
         "load_before": load,
         "peak_memory": memory,
-        "setup": _costs(secure.setup),
+        "setup": dict.fromkeys(TOTALS, 0) if secure.setup is None else secure.setup.totals(),
         "rows": list(_rows(task, exact, emulated, secure)),
     }
     return record, {
@@ -168,21 +167,9 @@ def _rows(task: Task, exact: Trajectory, emulated: Trajectory, secure: Trajector
         yield {
             "step": index + 1,
             "timestep": int(timesteps[index]),
-            **_costs(cost),
+            **cost.totals(),
             "secure_to_exact": psnr(secure.samples[index + 1], exact.samples[index + 1]),
             "emulated_to_exact": psnr(emulated.samples[index + 1], exact.samples[index + 1]),
             "secure_to_emulated": psnr(secure.samples[index + 1], emulated.samples[index + 1]),
             "predicted_to_exact": psnr(secure.predicted[index], exact.predicted[index]),
         }
-
-
-def _costs(report: CostReport | None) -> dict[str, float]:
-    if report is None:
-        return {"seconds": 0.0, "bytes": 0, "sends": 0, "rounds": 0, "path_bytes": 0}
-    return {
-        "seconds": report.seconds,
-        "bytes": report.bytes,
-        "sends": report.sends,
-        "rounds": report.rounds,
-        "path_bytes": count_path_bytes(report),
-    }

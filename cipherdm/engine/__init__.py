@@ -3,7 +3,9 @@
 from .cluster import LocalCluster as LocalCluster
 from .config import Certificates as Certificates
 from .config import EngineConfig as EngineConfig
+from .costs import TOTALS as TOTALS
 from .costs import CostReport as CostReport
+from .costs import sum_totals as sum_totals
 from .graph import Graph as Graph
 from .graph import Node as Node
 from .graph import compile_plan as compile_plan

@@ -6,13 +6,17 @@ from typing import Any
 
 import pandas as pd
 
-from ..costs import Network, count_rounds, predict
+from ..costs import Network, count_path_bytes, count_rounds, predict
+from ..errors import CipherDMError
 from .profile import KERNEL
 
 _COUNTS = ["calls", "seconds", "sent_bytes", "received_bytes", "sends", "receives"]
 _PROGRAM_KEYS = ["party", "program"]
 _OPERATOR_KEYS = ["party", "program", "operator"]
 _KERNEL_KEYS = ["party", "program", "kernel"]
+
+TOTALS = ("seconds", "bytes", "sends", "rounds", "path_bytes")
+"""What `CostReport.totals` holds: all that the latency model and tables take from a run."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,15 @@ class CostReport:
     def rounds(self) -> int:
         """Messages that had to wait for one another, see `cipherdm.costs.latency`."""
         return count_rounds(self)
+
+    @property
+    def path_bytes(self) -> int:
+        """Bytes that leave one after the other, see `cipherdm.costs.latency`."""
+        return count_path_bytes(self)
+
+    def totals(self) -> dict[str, float]:
+        """The run's sums, a row of a record: wall seconds, and counts of all parties, by the names in `TOTALS`."""
+        return {name: getattr(self, name) for name in TOTALS}
 
     def latency(self, network: Network) -> float:
         """Seconds that the run would take over a network, by the model of `cipherdm.costs.latency`.
@@ -86,6 +99,23 @@ class CostReport:
             _merge([self.operators, other.operators], _OPERATOR_KEYS),
             _merge([self.kernels, other.kernels], _KERNEL_KEYS),
         )
+
+
+def sum_totals(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The totals of runs one after the other, from rows that each hold those of one run, as stored records do.
+
+    Raises:
+        CipherDMError: a row lacks one of them.
+    """
+    sums = dict.fromkeys(TOTALS, 0)
+    for row in rows:
+        missing = [name for name in TOTALS if name not in row]
+        if missing:
+            raise CipherDMError(
+                f"a row of costs lacks {', '.join(missing)}: it is of an older version; measure it again."
+            )
+        sums = {name: sums[name] + row[name] for name in TOTALS}
+    return sums
 
 
 class CostBook:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine import sum_totals
 from ..errors import CipherDMError
 from ..files import replacing
 from ..models import UNet, UNetConditionConfig, init_unet, load_unet, save_unet
@@ -103,7 +104,8 @@ def run(
         "sample_shape": list(call.sample.shape),
         "tokens": call.encoder_hidden_states.shape[1],
         "parameters": sum(int(array.size) for array in unet.params.values()),
-        **{name: sum(row[name] for row in rows) for name in ("seconds", "share_seconds", "bytes", "sends", "rounds")},
+        **sum_totals(rows),
+        "share_seconds": sum(row["share_seconds"] for row in rows),
         "peak_memory": max(row["peak_memory"] for row in rows),
         "processes": sum(row["first_of_process"] for row in rows),
         "error": {"parties": _error(found, expected), "emulated": _error(emulated, expected)},

@@ -21,8 +21,7 @@ import numpy as np
 
 from ..bench.recording import grey_levels
 from ..comparison import psnr
-from ..costs import count_path_bytes
-from ..engine import CostReport, LocalCluster, Session, compile_plan
+from ..engine import LocalCluster, Session, compile_plan, sum_totals
 from ..errors import CipherDMError
 from ..files import replacing
 from ..models import UNet
@@ -192,7 +191,7 @@ def _run_segment(session: Session, part: Task, first: int, warming_up: bool) -> 
     row = {
         "first": first,
         "steps": part.shape.steps,
-        **_costs(cost),
+        **cost.totals(),
         "peak_memory": max(session.peak_memory()),
         "load_before": load,
         "first_of_process": warming_up,
@@ -252,21 +251,11 @@ def _digest(task: Task) -> str:
     return digest.hexdigest()
 
 
-def _costs(cost: CostReport) -> dict[str, float]:
-    return {
-        "seconds": cost.seconds,
-        "bytes": cost.bytes,
-        "sends": cost.sends,
-        "rounds": cost.rounds,
-        "path_bytes": count_path_bytes(cost),
-    }
-
-
 def _totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Sums over the segments, the most memory of a party's process, and the spread of a step's seconds over segments."""
     times = [row["seconds"] / row["steps"] for row in rows]
     return {
-        **{name: sum(row[name] for row in rows) for name in ("seconds", "bytes", "sends", "rounds", "path_bytes")},
+        **sum_totals(rows),
         "peak_memory": max(row["peak_memory"] for row in rows),
         "processes": sum(row["first_of_process"] for row in rows),
         "step_seconds": statistics.median(times),

@@ -31,6 +31,7 @@ from ..models.prepared import chosen_blocks
 from ..protocols import Protocols
 from ..protocols.fast import WEIGHT_BITS
 from ..protocols.fixed import decode, encode
+from ..records import environment
 from .sample import engine_for
 from .steps import TIME_TERM, WEIGHTS, StepShape, block_node, value_name
 
@@ -153,14 +154,15 @@ def call_on_parties(
         progress: called before each block as `progress(done, total, name)`.
 
     Returns:
-        The predicted noise, float32 [B, C, H, W], and a row for each block: block, kind, seconds, bytes, sends, rounds,
+        The predicted noise, float32 [B, C, H, W], and a row for each block: block, kind, `CostReport.totals`,
         share_seconds (preparing and sharing the weights), parameters, peak_memory (bytes, of the party that held most),
-        seconds by operator, load_before, first_of_process.
+        seconds by operator, load_before, commit (of the code that ran it), first_of_process.
 
     Raises:
         CipherDMError: a failure of a party, or the folder holds another call. Finished blocks are kept.
     """
     journal = Journal(folder / "journal.json", about)
+    commit = environment()["commit"]  # now, since a long run's record is written when the checkout may have moved on
     result = folder / "eps.npy"
     if result.exists():
         return np.load(result), journal.rows
@@ -178,7 +180,7 @@ def call_on_parties(
             row, written = _run_block(session, call, blocks[index], specs)
             specs |= written
             writes = {name: (spec.shape, spec.dtype) for name, spec in written.items()}
-            journal.add(row | {"writes": writes, "first_of_process": index == len(names)})
+            journal.add(row | {"commit": commit, "writes": writes, "first_of_process": index == len(names)})
             _delete_unread(session, blocks, index + 1)
         eps = call.decoded(session.reveal("eps"))
         with replacing(result) as temporary:
@@ -216,10 +218,7 @@ def _run_block(
     row = {
         "block": block.name,
         "kind": block.kind,
-        "seconds": cost.seconds,
-        "bytes": cost.bytes,
-        "sends": cost.sends,
-        "rounds": cost.rounds,
+        **cost.totals(),
         "share_seconds": shared,
         "parameters": parameters,
         "calls": len(plan.calls),
