@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from ..comparison import psnr
+from ..errors import CipherDMError
 from ..protocols import CIPHERDM, CIPHERDM_CORRECTED, DIRECT, FAST, PUMA, Protocols
 from ..sampling.pipeline import Pipeline
+from ..sampling.prompt_calibration import calibration_of
 from ..sampling.text_to_image import text_to_image
 from .prompts import PROMPTS
 from .recording import grey_levels, read_with_pictures
@@ -28,7 +30,7 @@ class Grid:
     """A run, as `read` gives it.
 
     Attributes:
-        about: the record: model, prompts, steps, guidance_scales, protocols, seed, rows, environment.
+        about: the record: model, prompts, steps, guidance_scales, protocols, seed, calibration, rows, environment.
         pictures: uint8 [protocols, guidance scales, steps, prompts, C, H, W].
     """
 
@@ -48,13 +50,18 @@ def run(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Draw prompts by DDIM under all combinations, from the same noise; the record, and its pictures, for `recording.write`.
 
-    A row has the PSNR in dB of each picture, as it is shown, to that of the first set of protocols. FAST's calibration is
-    what is stored with the model: made for one guidance scale and number of steps, and used at the nearest timestep of others.
+    A row has the PSNR in dB of each picture, as it is shown, to that of the first set of protocols. A set that is calibrated
+    works with what is stored with the model, which was made for one guidance scale and some timesteps. It is used under all
+    others too, at the nearest timestep, so that the record shows what that does; "calibration" says what it was made for.
     A value that overflows is shown as grey.
 
     Raises:
-        CipherDMError: as `text_to_image`.
+        CipherDMError: a prompt, a number of steps, a guidance scale or a set is missing; or as `text_to_image`.
     """
+    if not (prompts and steps and guidance_scales and protocols):
+        raise CipherDMError("there must be at least one prompt, number of steps, guidance scale and set of protocols.")
+    calibrated = any(chosen.prepare is not None for chosen in protocols)
+    calibration = calibration_of(pipeline) if calibrated else None  # before minutes of drawing
     shape = (len(protocols), len(guidance_scales), len(steps))
     pictures, rows = {}, []
     for done, place in enumerate(np.ndindex(shape)):
@@ -73,6 +80,7 @@ def run(
         "guidance_scales": list(guidance_scales),
         "steps": list(steps),
         "seed": seed,
+        "calibration": calibration,
         "rows": rows,
     }
     whole = np.stack(list(pictures.values()))
