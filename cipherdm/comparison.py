@@ -24,6 +24,19 @@ def psnr(images: np.ndarray, references: np.ndarray) -> list[float]:
     return [float(value) for value in 10 * np.log10(4 / np.maximum(squares, 4 * 10 ** (-BEST_PSNR / 10)))]
 
 
+def extent_psnr(values: np.ndarray, references: np.ndarray) -> list[float]:
+    """Of each array [B, ...], in dB, for numbers without a range of their own such as latents; at most `BEST_PSNR`.
+
+    The peak is the distance of the reference's lowest number from its highest.
+    """
+    found = []
+    for value, reference in zip(values, np.asarray(references, np.float64), strict=True):
+        peak = np.square(reference.max() - reference.min())
+        mean = np.square(value - reference).mean()
+        found.append(float(10 * np.log10(peak / max(mean, peak * 10 ** (-BEST_PSNR / 10)))))
+    return found
+
+
 def write_comparison(
     out: Path,
     figure: "Figure",

@@ -75,6 +75,7 @@ def piecewise(record: RecordOption = None) -> None:
 
 
 ModelArgument = Annotated[str, typer.Argument(help="A name in data/models, or the path of a diffusers folder.")]
+PromptModel = Annotated[str, typer.Argument(help="A name in data/models, or the path of a Stable Diffusion folder.")]
 BatchOption = Annotated[str, typer.Option(help="Images at a time, one or several numbers.")]
 RepetitionsOption = Annotated[int, typer.Option(help="Counted runs of each; one more warms up.")]
 StepsOption = Annotated[int, typer.Option(help="Length of the schedule whose first steps are run.")]
@@ -265,6 +266,68 @@ def trajectory(
     pictures = recording.write(record, *found)
     typer.echo(recording.table(recording.read(record)).to_string(float_format="{:.4g}".format))
     typer.echo(f"Wrote {record} and {', '.join(map(str, pictures))}.")
+
+
+@app.command()
+def prompts(
+    model: PromptModel = "sd-mini",
+    file: Annotated[Path | None, typer.Option("--prompts", help="A file with a prompt in each line.")] = None,
+    protocols: Annotated[str, typer.Option(help="The name of a set.")] = "fast",
+    scheduler: Annotated[str, typer.Option(help="ddim, ddpm or dpmsolver++.")] = "ddim",
+    steps: Annotated[int, typer.Option(help="Denoising steps.", min=1)] = 20,
+    guidance_scale: Annotated[float, typer.Option(help="Of classifier-free guidance; 1 is none.", min=1)] = 4.0,
+    seed: Annotated[int, typer.Option(help="Of the first prompt's noise.")] = 0,
+    record: RecordOption = None,
+) -> None:
+    """Draw prompts one by one on three parties and in plaintext from the same noise: pictures, PSNR, costs.
+
+    The pictures go into an .npz file beside the record.
+    """
+    from .. import protocols as protocol_sets
+    from ..models import find_model
+    from ..sampling.pipeline import load_pipeline
+    from ..sampling.prompt_calibration import read_captions
+    from . import prompts as benchmark
+    from . import recording
+
+    folder = find_model(model)
+    record = record or _measurements() / f"prompts_{folder.resolve().name}.json"
+    chosen = benchmark.PROMPTS if file is None else read_captions(file)
+    settings = {"scheduler": scheduler, "steps": steps, "guidance_scale": guidance_scale, "seed": seed}
+    with ProgressBar("run") as bar:
+        found, pictures = benchmark.run(
+            load_pipeline(folder), chosen, protocols=protocol_sets.named(protocols), progress=bar, **settings
+        )
+    beside = recording.write(record, found, pictures)
+    typer.echo(benchmark.summary(found))
+    typer.echo(f"Wrote {record} and {', '.join(map(str, beside))}.")
+
+
+@app.command()
+def grid(
+    model: PromptModel = "sd-mini",
+    steps: Annotated[str, typer.Option(help="Numbers of denoising steps.")] = "5,10,20,50",
+    guidance_scales: Annotated[str, typer.Option(help="Of classifier-free guidance, whole numbers.")] = "1,2,4,7",
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    record: RecordOption = None,
+) -> None:
+    """Draw three prompts under all combinations of steps, guidance and sets of protocols, emulated in plaintext.
+
+    The pictures go into an .npz file beside the record.
+    """
+    from ..models import find_model
+    from ..sampling.pipeline import load_pipeline
+    from . import grid as benchmark
+    from . import recording
+
+    folder = find_model(model)
+    record = record or _measurements() / f"grid_{folder.resolve().name}.json"
+    chosen = {"steps": _numbers(steps, "--steps"), "guidance_scales": _numbers(guidance_scales, "--guidance-scales")}
+    with ProgressBar("picture") as bar:
+        found, pictures = benchmark.run(load_pipeline(folder), seed=seed, progress=bar, **chosen)
+    beside = recording.write(record, found, pictures)
+    typer.echo(benchmark.summary(found))
+    typer.echo(f"Wrote {record} and {', '.join(map(str, beside))}.")
 
 
 def _distilled(model: str, name: str | None) -> "list[Variant]":

@@ -69,13 +69,14 @@ class Recording:
 def write(path: str | Path, record: Mapping[str, Any], pictures: Mapping[str, np.ndarray]) -> tuple[Path, ...]:
     """Write a record as JSON and its pictures beside it, an .npz file for each kind; returns the pictures' paths.
 
-    Secure pictures are stored as their difference from the plaintext ones, modulo 256, which compresses well.
+    Pictures are uint8 [n, ...], plaintext ones first. The others are stored as their difference from those, modulo 256, which
+    compresses well.
     """
     path = Path(path)
     files, paths = {}, []
-    for kind, (plaintext, secure) in pictures.items():
+    for kind, levels in pictures.items():
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, plaintext=plaintext, difference=secure - plaintext)
+        np.savez_compressed(buffer, plaintext=levels[0], difference=levels[1:] - levels[0])
         beside = path.with_name(f"{path.stem}_{kind}.npz")
         with replacing(beside) as temporary:
             temporary.write_bytes(buffer.getvalue())
@@ -91,21 +92,30 @@ def read(path: str | Path) -> Recording:
     Raises:
         CipherDMError: there is no such record, or its pictures are missing or of another run.
     """
+    return Recording(**read_with_pictures(path, _REMEDY))
+
+
+def read_with_pictures(path: str | Path, remedy: str) -> dict[str, Any]:
+    """A record that `write` wrote as "about", and its pictures by kind, uint8 [n, ...].
+
+    Raises:
+        CipherDMError: there is no such record, or its pictures are missing or of another run; with the remedy.
+    """
     path = Path(path)
     if not path.exists():
-        raise CipherDMError(f"there is no record {path}: {_REMEDY}")
+        raise CipherDMError(f"there is no record {path}: {remedy}")
     about = read_record(path)
-    return Recording(about, **{kind: _pictures(path, named) for kind, named in about["pictures"].items()})
+    return {"about": about} | {kind: _pictures(path, named, remedy) for kind, named in about["pictures"].items()}
 
 
-def _pictures(path: Path, named: Mapping[str, str]) -> np.ndarray:
-    """uint8 [2, ...], plaintext and secure."""
+def _pictures(path: Path, named: Mapping[str, str], remedy: str) -> np.ndarray:
     beside = path.with_name(named["file"])
     content = beside.read_bytes() if beside.exists() else b""
     if hashlib.sha256(content).hexdigest() != named["sha256"]:
-        raise CipherDMError(f"{beside} is missing or does not belong to {path.name}: {_REMEDY}")
+        raise CipherDMError(f"{beside} is missing or does not belong to {path.name}: {remedy}")
     with np.load(io.BytesIO(content)) as stored:
-        return np.stack([stored["plaintext"], stored["plaintext"] + stored["difference"]])
+        first, difference = stored["plaintext"], stored["difference"]
+        return np.concatenate([first[None], first + difference.reshape(-1, *first.shape)])
 
 
 def table(recording: Recording) -> pd.DataFrame:

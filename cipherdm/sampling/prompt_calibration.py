@@ -3,15 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ..errors import CipherDMError
-from ..models.calibration import save_calibration
+from ..models.calibration import load_calibration, save_calibration
 from ..models.condition_calibration import calibrate_prompted
 from .guidance import guided_coefficients
 from .pipeline import Pipeline
 from .prompts import embed_prompts
 from .schedules import make_schedule
 
+GUIDANCE_SCALE = "guidance_scale"  # of the fits' arrays: the one that they were made with
 CAPTIONS = "captions.txt"  # in a model's folder: captions to calibrate with, one a line
 
 
@@ -51,7 +55,20 @@ def calibrate_pipeline(
     if guided:
         schedule = replace(schedule, coefficients=guided_coefficients(schedule.coefficients, guidance_scale))
     fits = calibrate_prompted(pipeline.unet, schedule, embeddings, guided=guided, seed=seed, progress=progress)
-    return save_calibration(fits, pipeline.unet)
+    return save_calibration(fits | {GUIDANCE_SCALE: np.float32([guidance_scale])}, pipeline.unet)
+
+
+def calibration_of(pipeline: Pipeline) -> dict[str, Any]:
+    """What a pipeline's stored fits were made for, as a record says it: guidance scale and number of timesteps.
+
+    The scale is None if the fits do not say it, as those that were made for one call do not.
+
+    Raises:
+        CipherDMError: as `load_calibration`.
+    """
+    stored = load_calibration(pipeline.unet)
+    scale = stored.get(GUIDANCE_SCALE)
+    return {"guidance_scale": None if scale is None else float(scale[0]), "timesteps": len(stored["timesteps"])}
 
 
 def read_captions(path: str | Path) -> list[str]:

@@ -1,0 +1,118 @@
+"""`cipherdm bench prompts` and `bench grid`: what is recorded is what `text_to_image` draws."""
+
+import numpy as np
+import pytest
+from condition import SMALL, save_pipeline
+from skimage.metrics import peak_signal_noise_ratio
+
+import cipherdm as cdm
+from cipherdm.bench import grid, prompts, recording
+from cipherdm.bench.recording import grey_levels
+from cipherdm.comparison import BEST_PSNR, extent_psnr
+from cipherdm.errors import CipherDMError
+from cipherdm.protocols import CIPHERDM_CORRECTED, DIRECT, FAST, PUMA
+from cipherdm.sampling.prompt_calibration import calibrate_pipeline, read_captions
+from cipherdm.training.sd_mini.captions import vocabulary
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder with a very small pipeline, whose pictures are 8 x 8."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    save_pipeline(folder, SMALL)
+    return folder
+
+
+def test_the_prompts_are_in_the_words_of_captions():
+    assert len(set(prompts.PROMPTS)) == 8
+    assert {word for prompt in prompts.PROMPTS for word in prompt.split()} <= set(vocabulary())
+
+
+@pytest.mark.slow
+def test_each_prompt_is_drawn_by_itself_and_compared_with_plaintext(model, tmp_path, run, capsys):
+    texts, record = tmp_path / "prompts.txt", tmp_path / "prompts.json"
+    texts.write_text("a red seven\na small two\n")
+    arguments = ["--prompts", texts, "--steps", 1, "--guidance-scale", 2, "--protocols", "cipherdm-corrected"]
+    assert run("bench", "prompts", model, *arguments, "--record", record) == 0
+    assert "mean" in capsys.readouterr().out
+    found = prompts.read(record)
+    likeness = [row["psnr_db"] for row in found.about["rows"]]
+    assert found.about["psnr_db"] == {"mean": pytest.approx(sum(likeness) / 2), "lowest": min(likeness)}
+    assert [row["prompt"] for row in found.about["rows"]] == read_captions(texts)
+    for index, row in enumerate(found.about["rows"]):
+        exact = cdm.text_to_image(
+            cdm.load_pipeline(model), None, [row["prompt"]], steps=1, guidance_scale=2.0, seed=row["seed"]
+        )
+        np.testing.assert_allclose(found.pictures[0, index], grey_levels(exact.images[0]), atol=1)
+        # The stored pictures are as far apart as the ratio says, up to their rounding.
+        plaintext, secure = found.pictures[:, index].astype(float)
+        apart = np.sqrt(np.square(secure - plaintext).mean())
+        assert apart == pytest.approx(255 * 10 ** (-row["psnr_db"] / 20), abs=0.6) and row["psnr_db"] > 20
+        assert row["latents_psnr_db"] > 20
+        assert row["bytes"] > 0 and row["peak_memory"] > 2**20 and row["whole_seconds"] > row["seconds"]
+
+
+def test_a_grid_has_the_pictures_of_every_combination(model, tmp_path):
+    pipeline = cdm.load_pipeline(model)
+    chosen = {"steps": (1, 2), "guidance_scales": (1.0, 3.0), "protocols": (DIRECT, PUMA, CIPHERDM_CORRECTED)}
+    told = []
+    found = grid.run(pipeline, ("a red seven", "a two"), seed=4, progress=lambda *step: told.append(step), **chosen)
+    recording.write(tmp_path / "grid.json", *found)
+    stored = grid.read(tmp_path / "grid.json")
+    rows = stored.about["rows"]
+    assert stored.pictures.shape[:4] == (3, 2, 2, 2) and len(rows) == 12 == len(told)
+    settings = {"steps": 2, "guidance_scale": 3.0, "seed": 4}
+    exact, puma = (
+        cdm.text_to_image(pipeline, None, ("a red seven", "a two"), protocols=chosen, **settings).images
+        for chosen in (DIRECT, PUMA)
+    )
+    np.testing.assert_array_equal(stored.pictures[1, 1, 1], grey_levels(puma))
+    (row,) = (r for r in rows if (r["protocols"], r["guidance_scale"], r["steps"]) == ("puma", 3.0, 2))
+    shown = zip(grey_levels(exact), grey_levels(puma), strict=True)
+    expected = [peak_signal_noise_ratio(*pair, data_range=255) for pair in shown]
+    np.testing.assert_allclose(row["psnr_db"], expected, rtol=1e-5)
+    assert {tuple(r["psnr_db"]) for r in rows if r["protocols"] == "direct"} == {(120.0, 120.0)}
+    assert stored.about["calibration"] is None  # none of these sets has one
+
+
+def test_a_grid_needs_a_calibration_for_fast(model, tmp_path, run, capsys):
+    record = tmp_path / "grid.json"
+    assert run("bench", "grid", model, "--steps", "1", "--guidance-scales", "1", "--record", record) == 1
+    assert "cipherdm calibrate" in capsys.readouterr().err and not record.exists()
+
+
+def test_a_grid_says_what_fast_was_calibrated_for(tmp_path):
+    save_pipeline(tmp_path, SMALL)
+    pipeline = cdm.load_pipeline(tmp_path)
+    captions = [f"{a} {b}" for a in ("red", "blue", "small") for b in ("two", "seven", "a", "red")]
+    calibrate_pipeline(pipeline, captions, timesteps=2, guidance_scale=3.0, progress=False)
+    chosen = {"steps": (2,), "guidance_scales": (3.0,), "protocols": (DIRECT, FAST)}
+    record, _ = grid.run(pipeline, ("a red seven",), **chosen)
+    assert record["calibration"] == {"guidance_scale": 3.0, "timesteps": 2}
+    assert 20 < record["rows"][1]["psnr_db"][0] < 120
+
+
+def test_nothing_to_draw_is_refused(model):
+    pipeline = cdm.load_pipeline(model)
+    with pytest.raises(CipherDMError, match="at least one prompt"):
+        prompts.run(pipeline, ())
+    with pytest.raises(CipherDMError, match="at least one prompt, number of steps"):
+        grid.run(pipeline, steps=())
+
+
+def test_the_psnr_of_latents_has_their_extent_as_its_peak():
+    latents = np.random.default_rng(0).normal(0, 3, (2, 4, 8, 8))
+    found = latents + np.random.default_rng(1).normal(0, [[[[0.1]]], [[[0.01]]]], latents.shape)
+    expected = [
+        peak_signal_noise_ratio(one, other, data_range=one.max() - one.min())
+        for one, other in zip(latents, found, strict=True)
+    ]
+    np.testing.assert_allclose(extent_psnr(found, latents), expected)
+    assert extent_psnr(latents, latents) == [BEST_PSNR] * 2
+
+
+def test_a_missing_record_is_named_with_the_command(tmp_path):
+    with pytest.raises(CipherDMError, match="no record .*grid.json: make it with `cipherdm bench grid`"):
+        grid.read(tmp_path / "grid.json")
