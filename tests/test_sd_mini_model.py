@@ -9,8 +9,8 @@ import torch
 from diffusers import DDIMScheduler
 
 import cipherdm as cdm
-from cipherdm.models.calibration import load_calibration
 from cipherdm.protocols import named
+from cipherdm.sampling.prompt_calibration import calibration_of
 from cipherdm.training.sd_mini import all_captions
 from cipherdm.training.sd_mini.score import load_pipeline
 
@@ -64,6 +64,6 @@ def test_fast_draws_what_the_exact_model_draws(pipeline):
     assert psnr(np.clip(fast.images, -1, 1), np.clip(exact.images, -1, 1)).min() > 25
 
 
-def test_the_calibration_covers_twenty_steps():
-    stored = load_calibration(cdm.load_unet(FOLDER))
-    assert len(stored["timesteps"]) == 20
+def test_the_calibration_is_of_the_guidance_that_is_advised(pipeline):
+    assert calibration_of(pipeline) == {"guidance_scale": GUIDANCE, "timesteps": 50}
+    assert f"--guidance-scale {GUIDANCE:g}" in (FOLDER / "README.md").read_text()
