@@ -227,6 +227,18 @@ def test_attention_on_shares(ring, squarings):
     np.testing.assert_allclose(ring(fast_attention, params, scaled, k, v), expected, atol=0.02)
 
 
+def test_attention_by_features_fits_into_the_ring_with_many_tokens(ring):
+    """As with 64 x 64 latents, where the number of tokens itself would not fit among the sums."""
+    q, k, v = heads(0.35, tokens=4096, size=2)
+    params, scaled = attention_params(q, k, squarings=0)
+    assert fast._features_pay(number(q), number(k)) and 4096 >= 2 ** (18 - fast.SUM_BITS)
+    v = v + np.float32(0.5)  # with a mean that is not small, of which the result consists
+    emulated = fast_attention(numbers(params), number(scaled), number(k), number(v)).truncated(VALUE_BITS).array
+    exact = direct.attention({}, q, k, v, scale=2**-0.5, softmax=jax.nn.softmax)
+    assert rms(emulated - exact) < 0.02 * rms(exact)
+    np.testing.assert_allclose(ring(fast_attention, params, scaled, k, v), emulated, atol=0.02)
+
+
 @pytest.mark.parametrize("factor", [1, 2, 30])
 def test_the_guard_of_a_normalisation_on_shares(normalisation, ring, factor):
     """At 30 the unguarded result does not even fit into the ring; what the comparisons let pass is in the range."""

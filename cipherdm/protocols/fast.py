@@ -35,6 +35,7 @@ POWER_BITS = 12  # of what is squared repeatedly, in activations of degree 8 and
 SHARE_BITS = 16  # of unnormalised attention weights and their sums
 FEATURE_BITS = 14  # of what features of queries and keys are products of
 SUM_BITS = 8  # of sums of features over the tokens
+SUMMED_TOKENS = 256  # whose sums have them; those of more tokens are divided by a power of two
 MIXED_BITS = 13  # of mixed values and their sums, before the division
 INVERSE_BITS = 14  # of the sums' inverses, where they are truncated
 CONSTANT_BITS = (2 * POWER_BITS, POWER_BITS, 2 * POWER_BITS, 3 * POWER_BITS)  # of Knuth's a to d, as their sums have
@@ -244,8 +245,11 @@ def _attention_by_features(params, q, k, v, dot_general):
     summed = concatenate([summed, row_sums(of_key)[:, :, None, :]], 2)
     totals = row_sums(v)
     last = concatenate([totals, public_like(totals[:, :, :1], tokens)], 2)[:, :, :, None]
-    table = concatenate([summed, last], 3).truncated(SUM_BITS)
-    mixed = dot_general(table, concatenate(of_query, 2), (((3,), (2,)), heads)).truncated(MIXED_BITS)
+    # Where tokens are many, their sums at SUM_BITS would not fit (the last one is the number of tokens): the point is moved.
+    shift = max(0, token_shift(tokens) - token_shift(SUMMED_TOKENS))
+    table = concatenate([summed, last], 3).times_power_of_two(-shift).truncated(SUM_BITS)
+    mixed = dot_general(table, concatenate(of_query, 2), (((3,), (2,)), heads))
+    mixed = mixed.truncated(MIXED_BITS + shift).times_power_of_two(shift)
     return mixed[:, :, :size] * _inverse(params, mixed[:, :, size])[:, :, None, :]
 
 

@@ -72,28 +72,34 @@ class Model:
 def run(
     model: Model, keep: Path, *, protocols: Protocols = FAST_SHARES, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Call the U-Net on three parties and in plaintext, and return the record.
+    """Call the U-Net in plaintext and on three parties, and return the record.
 
     Args:
         model: whose U-Net is called, for one picture and one prompt at the first timestep of a schedule of one step.
         keep: folder of finished parts; what is there already is not computed again.
         protocols: how the parties compute.
-        progress: told of each block.
+        progress: told of each block, in plaintext and then on the parties.
 
     Returns:
         The record: configuration, totals, "error" (of the parties' result against diffusers, and of the emulation in
         plaintext, each rms and max, relative to the rms of diffusers' result), and a row for each block.
 
     Raises:
-        CipherDMError: as `call_on_parties`, or the model is not one that takes prompts.
+        CipherDMError: as `call_on_parties`, the model is not one that takes prompts, or its values leave the ring.
     """
     unet = model.prepared()
     call = _call(unet, protocols)
     about = {"weights": weights_digest(unet), "protocols": protocols.name, "timestep": call.timestep}
     about["inputs"] = hashlib.sha256(call.sample.tobytes() + call.encoder_hidden_states.tobytes()).hexdigest()
-    found, rows = call_on_parties(call, keep / "call", about, progress)
+    # The parties take longest, and are not started where the emulation, which takes minutes, tells that they would fail.
+    emulated = _kept(keep / "emulated.npy", lambda: call_in_plaintext(call, progress))
+    if not np.isfinite(emulated).all():
+        raise CipherDMError(
+            f"in {protocols.name} the values of {unet.folder.name} leave the ring, as its emulation in plaintext shows; the "
+            f"parties were not started. Choose another set of protocols."
+        )
     expected = _kept(keep / "diffusers.npy", lambda: _by_diffusers(call))
-    emulated = _kept(keep / "emulated.npy", lambda: call_in_plaintext(call))
+    found, rows = call_on_parties(call, keep / "call", about, progress)
     return {
         "benchmark": "full_call",
         "model": unet.folder.resolve().name,

@@ -189,10 +189,15 @@ def call_on_parties(
     return eps, journal.rows
 
 
-def call_in_plaintext(call: UNetCall) -> np.ndarray:
-    """The same here, with the call's functions, block by block: the reference, or the emulation of a secure call."""
+def call_in_plaintext(call: UNetCall, progress: Progress | None = None) -> np.ndarray:
+    """The same here, with the call's functions, block by block: the reference, or the emulation of a secure call.
+
+    The emulation is not a number where the parties' words would overflow.
+    """
     values = {name: jax.numpy.asarray(array) for name, array in call.inputs(ring=False).items()}
     for index, block in enumerate(call.blocks, start=1):
+        if progress is not None:
+            progress(index - 1, len(call.blocks), f"{block.name} in plaintext")
         node, weights = call.node(block, ring=False)
         results = jax.jit(node.function)(*((weights | values)[name] for name in node.inputs))
         values.update(zip(node.outputs, results if isinstance(results, tuple) else (results,), strict=True))
