@@ -1,5 +1,7 @@
 """`cipherdm bench prompts` and `bench grid`: what is recorded is what `text_to_image` draws."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from condition import SMALL, save_pipeline
@@ -14,6 +16,7 @@ from cipherdm.protocols import CIPHERDM_CORRECTED, DIRECT, FAST, PUMA
 from cipherdm.sampling.prompt_calibration import calibrate_pipeline, read_captions
 from cipherdm.training.sd_mini.captions import vocabulary
 
+MEASUREMENTS = Path(__file__).parents[1] / "data" / "measurements"
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
@@ -33,14 +36,25 @@ def test_the_prompts_are_in_the_words_of_captions():
 @pytest.mark.slow
 def test_each_prompt_is_drawn_by_itself_and_compared_with_plaintext(model, tmp_path, run, capsys):
     texts, record = tmp_path / "prompts.txt", tmp_path / "prompts.json"
-    texts.write_text("a red seven\na small two\n")
-    arguments = ["--prompts", texts, "--steps", 1, "--guidance-scale", 2, "--protocols", "cipherdm-corrected"]
+    texts.write_text("a red seven\na small two\na blue two\n")
+    arguments = [
+        "--prompts",
+        texts,
+        "--count",
+        2,
+        "--steps",
+        1,
+        "--guidance-scale",
+        2,
+        "--protocols",
+        "cipherdm-corrected",
+    ]
     assert run("bench", "prompts", model, *arguments, "--record", record) == 0
     assert "mean" in capsys.readouterr().out
     found = prompts.read(record)
     likeness = [row["psnr_db"] for row in found.about["rows"]]
     assert found.about["psnr_db"] == {"mean": pytest.approx(sum(likeness) / 2), "lowest": min(likeness)}
-    assert [row["prompt"] for row in found.about["rows"]] == read_captions(texts)
+    assert [row["prompt"] for row in found.about["rows"]] == read_captions(texts)[:2]
     for index, row in enumerate(found.about["rows"]):
         exact = cdm.text_to_image(
             cdm.load_pipeline(model), None, [row["prompt"]], steps=1, guidance_scale=2.0, seed=row["seed"]
@@ -116,3 +130,46 @@ def test_the_psnr_of_latents_has_their_extent_as_its_peak():
 def test_a_missing_record_is_named_with_the_command(tmp_path):
     with pytest.raises(CipherDMError, match="no record .*grid.json: make it with `cipherdm bench grid`"):
         grid.read(tmp_path / "grid.json")
+
+
+# The committed records.
+
+
+def test_the_committed_grid_is_whole():
+    stored = grid.read(MEASUREMENTS / "grid_sd-mini.json")
+    about = stored.about
+    places = list(np.ndindex(stored.pictures.shape[:3]))
+    assert len(places) == len(about["rows"]) and stored.pictures.shape[3] == len(about["prompts"])
+    names = [about[name] for name in ("protocols", "guidance_scales", "steps")]
+    for place, row in zip(places, about["rows"], strict=True):
+        assert [of[at] for of, at in zip(names, place, strict=True)] == [
+            row[name] for name in ("protocols", "guidance_scale", "steps")
+        ]
+        apart = stored.pictures[place].astype(float) - stored.pictures[0, *place[1:]]
+        squares = np.maximum(np.square(apart).mean(axis=(1, 2, 3)), 255**2 * 1e-12)  # at most 120 dB
+        np.testing.assert_allclose(row["psnr_db"], 10 * np.log10(255**2 / squares), atol=1e-3)
+
+
+def test_the_committed_grid_is_of_the_committed_model():
+    stored = grid.read(MEASUREMENTS / "grid_sd-mini.json")
+    pipeline = cdm.load_pipeline(MEASUREMENTS.parent / "models" / "sd-mini")
+    settings = {"guidance_scale": 4.0, "steps": 5, "seed": stored.about["seed"]}
+    exact = cdm.text_to_image(pipeline, None, stored.about["prompts"], **settings).images
+    for prompt, image in enumerate(exact):
+        apart = stored.picture("direct", 4, 5, prompt).astype(int) - grey_levels(image)
+        assert np.abs(apart).max() <= 2
+
+
+def test_the_committed_prompts_are_whole():
+    path = MEASUREMENTS / "prompts_sd-mini.json"
+    if not path.exists():
+        pytest.skip("not measured yet")
+    drawn = prompts.read(path)
+    assert [row["prompt"] for row in drawn.about["rows"]] == list(prompts.PROMPTS)
+    plaintext, secure = drawn.pictures.astype(float)
+    apart = np.sqrt(np.square(secure - plaintext).mean(axis=(1, 2, 3)))
+    told = 255 * 10 ** (-np.array([row["psnr_db"] for row in drawn.about["rows"]]) / 20)
+    np.testing.assert_allclose(apart, told, atol=0.6)
+    # What is sent depends on shapes alone, so no prompt differs from another.
+    for quantity in ("bytes", "sends", "rounds"):
+        assert len({row[quantity] for row in drawn.about["rows"]}) == 1

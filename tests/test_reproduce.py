@@ -12,6 +12,7 @@ from cipherdm.cli import app
 from cipherdm.errors import CipherDMError
 from cipherdm.records import read_record, write_record
 from cipherdm.reproduce import driver, tables
+from cipherdm.reproduce.checks import GridMean, OfRows
 from cipherdm.reproduce.claims import CLAIMED, gains, verdict, verdicts
 from cipherdm.reproduce.pieces import PieceFolder, Place
 from cipherdm.reproduce.target import Check, Piece, Records, Target
@@ -81,6 +82,26 @@ def test_a_quality_piece_has_the_name_of_its_record():
         record = read_record(MEASUREMENTS / f"{stem}.json")
         same = quality_piece(record["model"], record["protocols"], record["scheduler"], record["steps"])
         assert same.name == stem
+
+
+def test_a_bound_may_be_exceeded_upwards():
+    bound = Check("", 28, 2, lambda records: records["value"], 3, unit=" dB", least=True)
+    for value, holds in ((100, True), (26, True), (25.9, False), (float("nan"), False)):
+        assert bound.holds({"value": value}) is holds
+    assert bound.holds({"value": 25}, reduced=True)
+    assert not replace(bound, least=False).holds({"value": 100})
+    assert (bound.margin(2), bound.margin(0)) == ("- 2.0 dB, or more", "or more")
+    assert replace(bound, least=False).margin(2) == "± 2.0 dB"
+
+
+def test_numbers_of_rows_and_of_the_grid():
+    rows = [{"psnr_db": value, "seconds": 60 * value} for value in (30.0, 20.0, 40.0)]
+    records = {"p": {"rows": rows}}
+    assert [OfRows("p", "psnr_db", which)(records) for which in ("mean", "lowest", "highest")] == [30, 20, 40]
+    assert OfRows("p", "seconds", "highest", 1 / 60)(records) == 40
+    settings = (("puma", 4, 10, 1.0), ("fast", 4, 10, 3.0), ("fast", 4, 20, 9.0), ("fast", 2, 10, 9.0))
+    rows = [{"protocols": p, "guidance_scale": g, "steps": s, "psnr_db": [v, v + 2]} for p, g, s, v in settings]
+    assert GridMean("g", "fast", 4, 10)({"g": {"rows": rows}}) == 4
 
 
 # Running them.

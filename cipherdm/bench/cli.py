@@ -276,6 +276,7 @@ def prompts(
     scheduler: Annotated[str, typer.Option(help="ddim, ddpm or dpmsolver++.")] = "ddim",
     steps: Annotated[int, typer.Option(help="Denoising steps.", min=1)] = 20,
     guidance_scale: Annotated[float, typer.Option(help="Of classifier-free guidance; 1 is none.", min=1)] = 4.0,
+    count: Annotated[int | None, typer.Option(help="Only the first so many of the prompts.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the first prompt's noise.")] = 0,
     record: RecordOption = None,
 ) -> None:
@@ -292,7 +293,7 @@ def prompts(
 
     folder = find_model(model)
     record = record or _measurements() / f"prompts_{folder.resolve().name}.json"
-    chosen = benchmark.PROMPTS if file is None else read_captions(file)
+    chosen = (benchmark.PROMPTS if file is None else read_captions(file))[:count]
     settings = {"scheduler": scheduler, "steps": steps, "guidance_scale": guidance_scale, "seed": seed}
     with ProgressBar("run") as bar:
         found, pictures = benchmark.run(

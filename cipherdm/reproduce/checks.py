@@ -1,6 +1,7 @@
 """Numbers of records that targets are checked with, as values: called with `Records`, each gives one float."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -47,6 +48,39 @@ class Mean:
 
     def __call__(self, records: Records) -> float:
         return float(np.mean(records[self.stem][self.name]))
+
+
+@dataclass(frozen=True)
+class OfRows:
+    """The mean, the lowest or the highest of a number over the rows of a record."""
+
+    stem: str
+    name: str
+    which: Literal["mean", "lowest", "highest"]
+    factor: float = 1.0
+
+    def __call__(self, records: Records) -> float:
+        take = {"mean": np.mean, "lowest": np.min, "highest": np.max}[self.which]
+        return self.factor * float(take([row[self.name] for row in records[self.stem]["rows"]]))
+
+
+@dataclass(frozen=True)
+class GridMean:
+    """The mean PSNR in dB over the prompts of `bench grid`, under one set of protocols and one setting."""
+
+    stem: str
+    protocols: str
+    guidance_scale: float
+    steps: int
+
+    def __call__(self, records: Records) -> float:
+        wanted = (self.protocols, self.guidance_scale, self.steps)
+        (row,) = (
+            row
+            for row in records[self.stem]["rows"]
+            if (row["protocols"], row["guidance_scale"], row["steps"]) == wanted
+        )
+        return float(np.mean(row["psnr_db"]))
 
 
 @dataclass(frozen=True)

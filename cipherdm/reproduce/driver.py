@@ -103,7 +103,7 @@ def compare(target: Target, place: Place) -> pd.DataFrame:
             rows.append(
                 {
                     "what": check.what,
-                    "expected": f"{check.shown(check.expected)} ± {check.shown(tolerance)}",
+                    "expected": f"{check.shown(check.expected)} {check.margin(tolerance)}",
                     "found": check.shown(found),
                     "holds": check.holds(records, place.reduced),
                 }

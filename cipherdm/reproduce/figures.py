@@ -1,5 +1,6 @@
 """The figure of each target, drawn from the records in a folder. Views are imported when a figure is drawn."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,7 @@ from ..errors import CipherDMError
 from ..records import read_record
 
 MODELS = ("mnist01-tiny", "mnist10")
+PROMPT_MODEL = "sd-mini"
 
 
 def functions(records: Path) -> Figure:
@@ -79,11 +81,40 @@ def full_call(records: Path) -> Figure:
     return full_call_figure(read_record(records / "sd15_step.json"))
 
 
-def step_rows(records: Path) -> list[dict]:
-    """The rows of all records of `bench step` on the models of the claims. Raises CipherDMError if there are none."""
-    paths = [path for model in MODELS if (path := records / f"step_{model}.json").exists()]
+def prompts(records: Path) -> Figure:
+    """Prompts, secure below plaintext."""
+    from ..bench.prompts import read
+    from ..views.prompts import prompts_sheet
+
+    return prompts_sheet(read(records / f"prompts_{PROMPT_MODEL}.json"))
+
+
+def grid(records: Path) -> Figure:
+    """The first prompt under all sets of protocols, with guidance as it is calibrated, over the numbers of steps."""
+    from ..bench.grid import read
+    from ..views.grid import grid_sheet
+
+    return grid_sheet(read(records / f"grid_{PROMPT_MODEL}.json"), 0, 4)
+
+
+def prompt_gains(records: Path) -> Figure:
+    """Gains of a step of the model that takes prompts."""
+    from ..views.claims import claims_figure
+    from .claims import gains as gains_of
+
+    return claims_figure(gains_of(step_rows(records, (PROMPT_MODEL,))))
+
+
+def step_rows(records: Path, models: Sequence[str] = MODELS) -> list[dict]:
+    """The rows of all records of `bench step` on some models, those of the claims by default.
+
+    Raises:
+        CipherDMError: there are none.
+    """
+    paths = [path for model in models if (path := records / f"step_{model}.json").exists()]
     if not paths:
         raise CipherDMError(
-            f"there is no record {records}/step_*.json: make them with `cipherdm reproduce --only step`."
+            f"there is no record {records}/step_*.json: make them with `cipherdm bench step MODEL` of "
+            f"{' and '.join(models)}."
         )
     return pd.concat([pd.DataFrame(read_record(path)["rows"]) for path in paths]).to_dict("records")

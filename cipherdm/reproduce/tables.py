@@ -44,8 +44,8 @@ def expected_table(measurements: Path) -> str:
             f"`{target.name}`",
             check.what,
             check.shown(check.expected),
-            f"± {check.shown(check.tolerance)}",
-            "-" if check.reduced is None else f"± {check.shown(check.reduced)}",
+            check.margin(check.tolerance),
+            "-" if check.reduced is None else check.margin(check.reduced),
             _found(target, check, measurements),
         ]
         for target in TARGETS

@@ -77,6 +77,7 @@ class Check:
         reduced: how far it may be off in a reduced run; None if a reduced run does not tell.
         digits: after the point, when it is printed.
         unit: printed after the number.
+        least: the number may be as much above the expected one as it likes; `expected` is a bound then.
     """
 
     what: str
@@ -86,11 +87,21 @@ class Check:
     reduced: float | None = None
     digits: int = 1
     unit: str = ""
+    least: bool = False
 
     def holds(self, records: Records, reduced: bool = False) -> bool:
         """Whether the number is within its tolerance. A value that is not a number is not."""
         allowed = self.reduced if reduced else self.tolerance
-        return allowed is not None and abs(self.value(records) - self.expected) <= allowed
+        if allowed is None:
+            return False
+        difference = self.value(records) - self.expected
+        return bool(difference >= -allowed if self.least else abs(difference) <= allowed)
+
+    def margin(self, tolerance: float) -> str:
+        """A tolerance as it is printed after the expected value."""
+        if not self.least:
+            return f"± {self.shown(tolerance)}"
+        return f"- {self.shown(tolerance)}, or more" if tolerance else "or more"
 
     def shown(self, value: float) -> str:
         """A value as it is printed: digits and unit."""

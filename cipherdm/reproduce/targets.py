@@ -7,6 +7,7 @@ few that depend on the data; times are not, and their ratios are only roughly, s
 from . import figures
 from .checks import Field, FunctionRow, Gain, LargestError, LastMedian, Mean, OperationRow, PiecewiseBytes
 from .figures import MODELS
+from .prompt_targets import PROMPT_TARGETS
 from .target import Check, Piece, Target
 
 TINY, TEN = MODELS
@@ -315,5 +316,6 @@ FULL_CALL = Target(
 )
 
 TARGETS = (
-    STEP, FUNCTIONS, BREAKDOWN, QUALITY, DDPM, FULL_CALL, LADDER, PICTURE, TRAJECTORY, LATENCY, NETWORK, OPERATIONS, PIECEWISE,
+    STEP, FUNCTIONS, BREAKDOWN, QUALITY, DDPM, *PROMPT_TARGETS, FULL_CALL, LADDER, PICTURE, TRAJECTORY, LATENCY, NETWORK,
+    OPERATIONS, PIECEWISE,
 )  # fmt: skip

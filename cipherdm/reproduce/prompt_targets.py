@@ -1,0 +1,78 @@
+"""The targets of sd-mini, which draws what a prompt says: likeness on shares, its settings in plaintext, and what a step costs.
+
+The bounds of "at least" are those that the project set itself, not what was found.
+"""
+
+from . import figures
+from .checks import Gain, GridMean, OfRows
+from .figures import PROMPT_MODEL
+from .target import Check, Piece, Target
+
+DRAWN = f"prompts_{PROMPT_MODEL}"
+
+PROMPTS = Target(
+    "prompts",
+    "Eight prompts, each drawn by itself on three parties",
+    "on shares a prompt gives the picture that it gives in plaintext, in minutes on one machine",
+    "ours",
+    (Piece(DRAWN, ("bench", "prompts", PROMPT_MODEL), (), ("--count", "1")),),
+    (
+        Check("mean PSNR to plaintext", 28, 0, OfRows(DRAWN, "psnr_db", "mean"), 0, unit=" dB", least=True),
+        Check("lowest PSNR to plaintext", 25, 0, OfRows(DRAWN, "psnr_db", "lowest"), 0, unit=" dB", least=True),
+        Check("GB of all parties, for a picture", 1.0, 0.02, OfRows(DRAWN, "bytes", "mean", 1e-9), 0.02, 2, " GB"),
+        # Below, 0 is the best that there is, and the tolerance a bound.
+        Check(
+            "minutes of the slowest picture, with sharing",
+            0,
+            10,
+            OfRows(DRAWN, "whole_seconds", "highest", 1 / 60),
+            10,
+            unit=" min",
+        ),
+        Check("most memory of a party", 0, 4, OfRows(DRAWN, "peak_memory", "highest", 2**-30), 4, 2, " GiB"),
+    ),
+    figures.prompts,
+)
+
+GRID = Target(
+    "grid",
+    "Three prompts under steps, guidance scales and sets of protocols, in plaintext",
+    "CipherDM's functions change what a prompt draws; PUMA's and ours hardly do",
+    "ours",
+    (Piece(f"grid_{PROMPT_MODEL}", ("bench", "grid", PROMPT_MODEL), (), ("--steps", "10", "--guidance-scales", "4")),),
+    tuple(
+        Check(
+            f"mean PSNR of {protocols} to exact, guidance 4, 10 steps",
+            expected,
+            4,
+            GridMean(f"grid_{PROMPT_MODEL}", protocols, 4, 10),
+            4,
+            unit=" dB",
+        )
+        for protocols, expected in (("cipherdm", 25.7), ("cipherdm-corrected", 24.4), ("puma", 41.1), ("fast", 46.0))
+    ),
+    figures.grid,
+)
+
+PROMPT_STEP = Target(
+    f"step-{PROMPT_MODEL}",
+    "One denoising step of a model that takes prompts, with guidance",
+    "at least 5 times less time, fewer bytes and fewer messages than direct SPU",
+    "ours",
+    (
+        Piece(
+            f"step_{PROMPT_MODEL}",
+            ("bench", "step", PROMPT_MODEL, "--batch", "1"),
+            ("--repetitions", "3", "--at-once", "3"),
+            ("--repetitions", "1", "--at-once", "1"),
+        ),
+    ),
+    (
+        Check("bytes, direct / fast", 5, 0, Gain(PROMPT_MODEL, "fast", "bytes"), 0, least=True),
+        Check("messages, direct / fast", 5, 0, Gain(PROMPT_MODEL, "fast", "sends"), None, least=True),
+        Check("time, direct / fast", 5, 0, Gain(PROMPT_MODEL, "fast", "time"), None, least=True),
+    ),
+    figures.prompt_gains,
+)
+
+PROMPT_TARGETS = (PROMPTS, GRID, PROMPT_STEP)
