@@ -19,6 +19,7 @@ from .fixed import (
     broadcast_to,
     concatenate,
     dot_general,
+    dot_general_together,
     matmul,
     means,
     public_like,
@@ -192,7 +193,9 @@ def attention(params, q, k, v, *, scale, softmax, dot_general=dot_general, chunk
 def _attend(params, k, v, dot_general, q):
     """The same for some of the queries, with a number for each pair of query and token."""
     heads = ((0, 1), (0, 1))
-    scores = dot_general(q, k, (((2,), (2,)), heads)).times_power_of_two(-params["to_q.squarings"])
+    scores = dot_general_together(dot_general, q, k, (((2,), (2,)), heads)).times_power_of_two(
+        -params["to_q.squarings"]
+    )
     if "to_q.floor" in params:
         scores = _below_maximum(scores, params["to_q.floor"])
     scores = scores + params["to_q.h"]
@@ -201,7 +204,7 @@ def _attend(params, k, v, dot_general, q):
         powers = powers if powers.bits <= 2 * POWER_BITS else powers.truncated(POWER_BITS)
         powers = powers * powers
     powers = powers.truncated(SHARE_BITS)
-    weighted = dot_general(v, powers, (((3,), (3,)), heads))  # [B, heads, d, N]
+    weighted = dot_general_together(dot_general, v, powers, (((3,), (3,)), heads))  # [B, heads, d, N]
     return weighted * _inverse(params, row_sums(powers))[:, :, None, :]
 
 
