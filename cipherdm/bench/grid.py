@@ -37,6 +37,25 @@ class Grid:
     about: Mapping[str, Any]
     pictures: np.ndarray
 
+    def picture(self, protocols: str, guidance_scale: float, steps: int, prompt: int) -> np.ndarray:
+        """uint8 [C, H, W], of a set by its name and a prompt by its number. Raises CipherDMError for what was not drawn."""
+        return self.pictures[*self._place(protocols, guidance_scale, steps), prompt]
+
+    def psnr(self, protocols: str, guidance_scale: float, steps: int) -> np.ndarray:
+        """In dB, [prompts], to the pictures of the first set. Raises CipherDMError for what was not drawn."""
+        self._place(protocols, guidance_scale, steps)
+        wanted = (protocols, guidance_scale, steps)
+        rows = (row for row in self.about["rows"] if (row["protocols"], row["guidance_scale"], row["steps"]) == wanted)
+        return np.array(next(rows)["psnr_db"])
+
+    def _place(self, protocols: str, guidance_scale: float, steps: int) -> tuple[int, int, int]:
+        wanted = {"protocols": protocols, "guidance_scales": guidance_scale, "steps": steps}
+        for name, value in wanted.items():
+            if value not in self.about[name]:
+                drawn = ", ".join(map(str, self.about[name]))
+                raise CipherDMError(f"the grid has no pictures with {name} {value}: there are {drawn}.")
+        return tuple(self.about[name].index(value) for name, value in wanted.items())
+
 
 def run(
     pipeline: Pipeline,
