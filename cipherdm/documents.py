@@ -185,6 +185,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "targets": _of_targets("targets_table"),
     "pieces": _of_targets("pieces_table"),
     "expected": _of_targets("expected_table"),
+    "full_size": _of_targets("full_size_table"),
 }
 
 

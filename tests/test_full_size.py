@@ -7,7 +7,10 @@ from matplotlib.image import imread
 
 from cipherdm import CipherDMError
 from cipherdm.costs import LAN, WAN, Network
+from cipherdm.engine import sum_totals
+from cipherdm.records import write_record
 from cipherdm.reproduce.full_size import LEFT_OUT, LITERATURE, PUBLISHED, Picture, picture_totals, project
+from cipherdm.reproduce.tables import full_size_table
 from cipherdm.views.full_size import full_size_figure, full_size_frame
 from cipherdm.views.networks import PARTS
 from cipherdm.views.style import PALETTE, png
@@ -77,6 +80,22 @@ def test_the_table_holds_the_projection_and_what_was_published():
     published = frame.loc[PUBLISHED[0].name]
     assert published["hours"] == pytest.approx(1240 / 3600) and published["GB"] == pytest.approx(373.2)
     assert published[list(PARTS)].isna().all() and "20 in proportion" in published["what"]
+
+
+def test_a_reduced_record_stands_alone():
+    small = RECORD | {"parameters": 13_000_000}
+    assert len(full_size_frame(small)) == 1 + len(LITERATURE) and "published" not in full_size_figure(small).get_label()
+
+
+def test_the_generated_table_needs_the_record(tmp_path):
+    assert "bench full-call" in full_size_table(tmp_path)
+    totals = sum_totals(ROWS) | {"share_seconds": 60.0, "peak_memory": 2**30}
+    error = {way: {"rms": 0.02, "max": 0.1} for way in ("parties", "emulated")}
+    write_record(tmp_path / "sd15_step.json", RECORD | totals | {"error": error})
+    table = full_size_table(tmp_path)
+    assert "| one machine | as measured | 0.17 | 0.00 | 0.00 | 0.17 | 19 |" in table  # 604 s
+    assert "0.0200 of the rms" in table and all(text in table for text in LEFT_OUT)
+    assert "| two parties, published |" in table and "| - | - | - | 0.34 | 373 |" in table
 
 
 def test_the_bars_are_as_long_as_the_table_says(tmp_path):

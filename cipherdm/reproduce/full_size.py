@@ -89,6 +89,7 @@ class Published:
         setting: who computes.
         measured: what the figures are of.
         network: over which network and on which machines, as far as it is known here.
+        parameters: of the U-Net.
         steps: denoising steps that the figures are of.
         seconds: for all of them.
         bytes: sent for all of them.
@@ -99,6 +100,7 @@ class Published:
     setting: str
     measured: str
     network: str
+    parameters: int
     steps: int
     seconds: float
     bytes: float
@@ -115,6 +117,7 @@ PUBLISHED = (
         setting="two parties",
         measured="Stable Diffusion 1.5, 50 steps of DDIM",
         network="network, machines and guidance not known here",
+        parameters=859_520_964,
         steps=50,
         seconds=3100.0,
         bytes=933e9,
@@ -123,6 +126,11 @@ PUBLISHED = (
 )
 """What is known in seconds and bytes. CipherDM's evaluation on Stable Diffusion is not among it, because only its ranges of
 gains over SPU are quoted here: 1.084 to 2.328 times less time, 1.212 to 1.791 times less communication (arXiv 2409.05414)."""
+
+
+def published_of(record: Mapping[str, Any]) -> tuple[Published, ...]:
+    """The published figures that are of a U-Net as large as the record's, within 5%; none for a reduced record."""
+    return tuple(found for found in PUBLISHED if abs(record["parameters"] / found.parameters - 1) < 0.05)
 
 
 def picture_totals(record: Mapping[str, Any], picture: Picture) -> dict[str, float]:

@@ -9,6 +9,7 @@ from .target import Check, Records, Target
 from .targets import TARGETS
 
 COSTS = "reproduce.json"
+FULL_CALL = "sd15_step.json"
 _SOURCES = {"paper": "the paper", "published": "published", "ours": "ours"}
 
 
@@ -51,6 +52,34 @@ def expected_table(measurements: Path) -> str:
         for check in target.checks
     ]
     return _markdown(["target", "number", "expected", "full", "reduced", "committed"], rows)
+
+
+def full_size_table(measurements: Path) -> str:
+    """A picture of Stable Diffusion's size, projected from the record of one call, published figures, and what is left out."""
+    path = measurements / FULL_CALL
+    if not path.exists():
+        return f"The record {path.name} is not there yet; `cipherdm bench full-call` makes it."
+    # Only this table needs them, which bring the whole library along.
+    from ..views.full_size import PARTS, full_size_frame
+    from .full_call import summary
+    from .full_size import LEFT_OUT, Picture
+
+    record = read_record(path)
+    rows = [
+        [
+            name,
+            row["what"],
+            *("-" if row[part] != row[part] else f"{row[part]:.2f}" for part in PARTS),
+            f"{row['hours']:.2f}",
+            f"{row['GB']:,.0f}",
+        ]
+        for name, row in full_size_frame(record).iterrows()
+    ]
+    return (
+        f"{summary(record)}\n\nFrom that call, for a picture of {Picture().steps} steps with classifier-free guidance, "
+        f"{Picture().calls} calls:\n\n{_markdown(['over', 'network', *(f'{part}, h' for part in PARTS), 'h', 'GB'], rows)}\n\n"
+        f"Not in these hours: {'; '.join(LEFT_OUT)}."
+    )
 
 
 def full(target: Target, measurements: Path) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ..reproduce.full_size import LEFT_OUT, PUBLISHED, Picture, project
+from ..reproduce.full_size import LEFT_OUT, Picture, project, published_of
 from .networks import PARTS
 from .style import GREY, PALETTE, describe, new_figure
 
@@ -15,9 +15,10 @@ _PUBLISHED_COLOUR = "#bbbbbb"
 
 
 def full_size_frame(record: Mapping[str, Any], picture: Picture = Picture()) -> pd.DataFrame:  # noqa: B008 (frozen)
-    """A row for each network, then for each published figure: hours of `PARTS`, hours, GB, and what the row is of.
+    """A row for each network, then for each published figure: hours of `PARTS`, hours, GB, what it is of, also in short.
 
-    Published figures are of as many steps as the picture, in proportion, and have no parts.
+    Published figures are of as many steps as the picture, in proportion, and have no parts. They are left out if the record's
+    U-Net is of another size.
     """
     rows = [
         {
@@ -30,11 +31,13 @@ def full_size_frame(record: Mapping[str, Any], picture: Picture = Picture()) -> 
         for projection in project(record, picture)
         for found in [projection.latency]
     ]
-    for published in PUBLISHED:
+    for published in published_of(record):
         seconds, size = published.part(picture.steps)
         what = f"{published.measured}, of which {picture.steps} in proportion; {published.network}"
-        rows.append({"over": published.name, "hours": seconds / 3600, "GB": size / 1e9, "what": what})
-    return pd.DataFrame(rows).set_index("over")
+        short = f"{picture.steps} of {published.steps} steps, in proportion"
+        rows.append({"over": published.name, "hours": seconds / 3600, "GB": size / 1e9, "what": what, "short": short})
+    frame = pd.DataFrame(rows, columns=["over", *PARTS, "hours", "GB", "what", "short"]).set_index("over")
+    return frame.assign(short=frame["short"].fillna(frame["what"]))
 
 
 def full_size_figure(record: Mapping[str, Any], picture: Picture = Picture()) -> Figure:  # noqa: B008 (frozen)
@@ -50,13 +53,14 @@ def full_size_figure(record: Mapping[str, Any], picture: Picture = Picture()) ->
     axis.barh(range(len(ours), len(frame)), published["hours"], color=_PUBLISHED_COLOUR, height=0.7)
     for place, (hours, size) in enumerate(zip(frame["hours"], frame["GB"], strict=True)):
         axis.text(hours + 0.01 * frame["hours"].max(), place, _told(hours, size), va="center", fontsize=9, color=GREY)
-    axis.set_yticks(range(len(frame)), [_label(name, row["what"]) for name, row in frame.iterrows()], fontsize=9)
+    axis.set_yticks(range(len(frame)), [f"{name}\n{short}" for name, short in frame["short"].items()], fontsize=9)
     axis.invert_yaxis()
-    axis.set(xlim=(0, 1.3 * frame["hours"].max()), xlabel=f"hours of a picture of {picture.steps} steps")
+    axis.set(xlim=(0, 1.3 * frame["hours"].max()), xlabel=f"hours for a picture of {picture.steps} steps, projected")
     axis.grid(axis="x", color="#dddddd")
     axis.set_axisbelow(True)
     handles = [Patch(color=colour, label=part) for part, colour in zip(PARTS, PALETTE, strict=False)]
-    handles.append(Patch(color=_PUBLISHED_COLOUR, label="as published"))
+    if len(published):
+        handles.append(Patch(color=_PUBLISHED_COLOUR, label="as published"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     told = "; ".join(f"{name} {_told(row['hours'], row['GB'])}" for name, row in frame.iterrows())
     return describe(
@@ -65,11 +69,6 @@ def full_size_figure(record: Mapping[str, Any], picture: Picture = Picture()) ->
         f"{record['parameters'] / 1e6:.1f} million parameters under {record['protocols']}: {told}. Not in them: "
         f"{'; '.join(LEFT_OUT)}.",
     )
-
-
-def _label(name: str, what: str) -> str:
-    """Two lines for a network; a published figure's conditions are too long for an axis, and stand in the table."""
-    return f"{name}\n{what}" if len(what) < 40 else name
 
 
 def _told(hours: float, size: float) -> str:
