@@ -23,7 +23,10 @@ def record():
         for index, block in enumerate(chosen_blocks(SD15, None))
     ]
     seconds = sum(row["seconds"] for row in rows)
-    return {"rows": rows, "seconds": seconds, "parameters": 859_520_964, "protocols": "fast-shares"}
+    config = SD15.to_diffusers()
+    return {
+        "rows": rows, "seconds": seconds, "parameters": 859_520_964, "protocols": "fast-shares", "config": config
+    }  # fmt: skip
 
 
 def test_every_block_is_in_a_part():
@@ -39,7 +42,10 @@ def test_the_bars_are_as_long_as_the_rows_say(tmp_path):
     time, held = figure.axes
     assert np.isclose(sum(bar.get_width() for bar in time.patches), record()["seconds"])
     assert [bar.get_width() for bar in held.patches] == [1.0] * 11
-    assert [label.get_text() for label in time.get_yticklabels()][0] == "first layer"
+    assert [label.get_text() for label in time.get_yticklabels()] == [
+        "first layer, 64 x 64", "down 0, 64 x 64", "down 1, 32 x 32", "down 2, 16 x 16", "down 3, 8 x 8", "middle, 8 x 8",
+        "up 0, 8 x 8", "up 1, 16 x 16", "up 2, 32 x 32", "up 3, 64 x 64", "last layer, 64 x 64",
+    ]  # fmt: skip
     assert "859.5 million" in figure.get_label()
     (tmp_path / "picture.png").write_bytes(png(figure))
     assert imread(tmp_path / "picture.png").std() > 0.01

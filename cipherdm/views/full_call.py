@@ -37,7 +37,10 @@ def full_call_frame(record: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def full_call_figure(record: Mapping[str, Any]) -> Figure:
-    """Seconds of each part of the U-Net, stacked by kind of block; beside it the most memory that a party held in it."""
+    """Seconds of each part of the U-Net, stacked by kind of block; beside it the most memory that a party held in it.
+
+    Parts are labelled with the height and width of what their layers take.
+    """
     frame = full_call_frame(record)
     seconds = frame.pivot_table(index="part", columns="kind", values="seconds", aggfunc="sum", fill_value=0)
     parts = list(dict.fromkeys(frame["part"]))
@@ -53,9 +56,9 @@ def full_call_figure(record: Mapping[str, Any]) -> Figure:
         time.barh(range(len(parts)), seconds[kind], left=left, color=colour, height=0.75)
         left = left + seconds[kind]
     held.barh(range(len(parts)), memory, color=GREY, height=0.75)
-    time.set(xlabel="seconds")
+    time.set(xlabel=f"seconds, of {record['seconds']:,.0f} in all")
     held.set(xlabel="GiB held by a party at most")
-    time.set_yticks(range(len(parts)), parts, fontsize=9)
+    time.set_yticks(range(len(parts)), [f"{part}, {_extent(part, record['config'])}" for part in parts], fontsize=9)
     time.invert_yaxis()
     for axis in (time, held):
         axis.grid(axis="x", color="#dddddd")
@@ -78,6 +81,16 @@ def _part(block: str) -> str:
     if head not in _NAMES:
         return {"conv_in": "first layer", "conv_out": "last layer"}.get(head, head)
     return _NAMES[head] if head == "mid_block" else f"{_NAMES[head]} {rest.partition('.')[0]}"
+
+
+def _extent(part: str, config: Mapping[str, Any]) -> str:
+    """ "64 x 64": latents are halved from one level down to the next, and doubled on the way up."""
+    size, last = config["sample_size"], len(config["block_out_channels"]) - 1
+    way, *rest = part.split()
+    levels = {"down": lambda: int(rest[0]), "middle": lambda: last, "up": lambda: last - int(rest[0])}
+    halved = 2 ** levels.get(way, lambda: 0)()
+    height, width = (size, size) if isinstance(size, int) else size
+    return f"{-(-height // halved)} x {-(-width // halved)}"
 
 
 def _place(part: str) -> tuple[int, str]:
