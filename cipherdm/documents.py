@@ -74,6 +74,33 @@ def quality_table(measurements: Path) -> str:
     return _markdown(["model", "protocols", *_SCORES, "PSNR, SSIM to exact", "on shares"], rows)
 
 
+def captions_table(measurements: Path) -> str:
+    """What is read back from pictures that were drawn by caption, and from composed ones."""
+    (record,) = _records(measurements, "captions_*.json", "cipherdm read-back MODEL --record PATH")
+    parts = list(record["drawn"])
+    kinds = {"drawn": f"{record['count']} captions, drawn", "real": "the same, composed from MNIST"}
+    rows = [[name, *(f"{record[kind][part]:.1%}" for part in parts)] for kind, name in kinds.items()]
+    return _markdown([record["model"], *parts], rows)
+
+
+def prompts_table(measurements: Path) -> str:
+    """Prompts drawn one by one on three parties, against plaintext."""
+    rows = []
+    for record in _records(measurements, "prompts_*.json", "cipherdm bench prompts MODEL"):
+        for row in record["rows"]:
+            rows.append(
+                [
+                    row["prompt"],
+                    f"{row['psnr_db']:.1f} dB",
+                    f"{row['whole_seconds']:.0f} s",
+                    f"{row['bytes'] / 1e6:,.0f}",
+                    f"{row['sends']:,}",
+                    f"{row['peak_memory'] / 2**20:.0f}",
+                ]
+            )
+    return _markdown(["prompt", "PSNR to exact", "time", "MB", "sends", "MiB of a party"], rows)
+
+
 def step_table(measurements: Path) -> str:
     """One denoising step of one picture under each set of protocols, against the faster exact baseline."""
     return _step_table(measurements, "step", lambda variant: " on " not in variant)
@@ -176,6 +203,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "candidates": candidates_table,
     "classifier": classifier_sentence,
     "quality": quality_table,
+    "captions": captions_table,
+    "prompts": prompts_table,
     "step": step_table,
     "step_batches": step_batches_table,
     "ladder": ladder_table,
