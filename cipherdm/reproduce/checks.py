@@ -40,6 +40,16 @@ class Field:
 
 
 @dataclass(frozen=True)
+class ErrorOfCall:
+    """The error of the parties' result against diffusers in a record of `bench full-call`, of the rms of that."""
+
+    stem: str
+
+    def __call__(self, records: Records) -> float:
+        return float(records[self.stem]["error"]["parties"]["rms"])
+
+
+@dataclass(frozen=True)
 class Mean:
     """The mean of a list of numbers at the top of a record."""
 
