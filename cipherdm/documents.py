@@ -130,6 +130,11 @@ def distilled_table(measurements: Path) -> str:
     return _step_table(measurements, "step", lambda variant: variant in ("direct", "fast") or " on " in variant)
 
 
+def rings_table(measurements: Path) -> str:
+    """One denoising step of 16 pictures with products by SPU, on shares, and on shares in two rings."""
+    return _step_table(measurements, "rings", batch=16)
+
+
 def linear_table(measurements: Path) -> str:
     """Matrix products by SPU and by kernels on shares, and conversions between the rings."""
     from .bench.linear import conversion_table, table  # brings the whole library along
@@ -210,6 +215,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "ladder": ladder_table,
     "distilled": distilled_table,
     "linear": linear_table,
+    "rings": rings_table,
     "activations": activations_table,
     "targets": _of_targets("targets_table"),
     "pieces": _of_targets("pieces_table"),
@@ -242,17 +248,21 @@ def _likeness(found: dict[str, Any] | None) -> str:
     return "some overflowed" if math.isnan(found["psnr"]) else f"{found['psnr']:.1f} dB, {found['ssim']:.3f}"
 
 
-def _step_table(measurements: Path, benchmark: str, is_shown: Callable[[str], bool] = lambda variant: True) -> str:
-    """The rows of one picture whose variants are shown, against the faster exact baseline of each record."""
+def _step_table(
+    measurements: Path, benchmark: str, is_shown: Callable[[str], bool] = lambda variant: True, batch: int = 1
+) -> str:
+    """The rows of so many pictures whose variants are shown, against the faster exact baseline of each record."""
     # Only these tables need the benchmark's module, which brings the whole library along.
     from .bench.step import ratios
 
     command = f"cipherdm bench {benchmark} MODEL"
     frames = [pd.DataFrame(record["rows"]) for record in _records(measurements, f"{benchmark}_*.json", command)]
     rows = ratios(pd.concat(frames, ignore_index=True)).to_dict("records")
-    shown = [row for row in rows if row["batch"] == 1 and is_shown(row["variant"])]
+    shown = [row for row in rows if row["batch"] == batch and is_shown(row["variant"])]
     if not shown:
-        raise CipherDMError(f"no record {benchmark}_*.json has batch 1: make one with `{command} --batch 1`.")
+        raise CipherDMError(
+            f"no record {benchmark}_*.json has batch {batch}: make one with `{command} --batch {batch}`."
+        )
     header = [
         "model",
         "batch",

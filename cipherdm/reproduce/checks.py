@@ -11,16 +11,17 @@ from .target import Records
 
 @dataclass(frozen=True)
 class Gain:
-    """How many times less a set takes than a baseline, in "time", "bytes" or "sends" of a step of one picture."""
+    """How many times less a set takes than a baseline, in "time", "bytes" or "sends" of a step, of one picture by default."""
 
     model: str
     protocols: str
     quantity: str
     baseline: str = "direct"
     benchmark: str = "step"
+    batch: int = 1
 
     def __call__(self, records: Records) -> float:
-        table = gains(records[f"{self.benchmark}_{self.model}"]["rows"])
+        table = gains(records[f"{self.benchmark}_{self.model}"]["rows"], self.batch)
         found = table[(table["protocols"] == self.protocols) & (table["baseline"] == self.baseline)]
         return float(found[self.quantity].iloc[0])
 

@@ -120,6 +120,25 @@ STEP = Target(
     figures.gains,
 )
 
+RINGS = Target(
+    "rings",
+    "A step of 16 pictures with products on shares, in one ring and in two",
+    "products on shares take less time than SPU's; the small ring sends less where layers are chosen for it",
+    "ours",
+    (
+        Piece(
+            f"rings_{TEN}",
+            ("bench", "step", TEN, "--batch", "16", "--protocols", "direct,fast,fast-shares,fast-mixed"),
+            ("--repetitions", "3", "--at-once", "1"),
+            ("--repetitions", "1", "--at-once", "1"),
+        ),
+    ),
+    (
+        Check("bytes, direct / fast-shares", 7.4, 0.2, Gain(TEN, "fast-shares", "bytes", "direct", "rings", 16), 0.2),
+        Check("bytes, direct / fast-mixed", 7.5, 0.2, Gain(TEN, "fast-mixed", "bytes", "direct", "rings", 16), 0.2),
+    ),
+)
+
 LADDER = Target(
     "ladder",
     "From direct to fast, one change after the other",
@@ -178,6 +197,7 @@ def quality_piece(model: str, protocols: str, scheduler: str = "ddim", steps: in
 _ROWS = (
     *((model, protocols) for model in MODELS for protocols in ("direct", *_PUBLISHED_SETS, "fast")),
     *((f"{model}-quad", "fast") for model in MODELS),
+    (TEN, "fast-mixed"),
 )
 
 QUALITY = Target(
@@ -187,7 +207,11 @@ QUALITY = Target(
     "published",
     (
         *(quality_piece(model, protocols) for model, protocols in _ROWS),
-        *(quality_piece(model, protocols, "ddpm", 20) for model, protocols in _ROWS if not model.endswith("-quad")),
+        *(
+            quality_piece(model, protocols, "ddpm", 20)
+            for model, protocols in _ROWS
+            if not model.endswith("-quad") and protocols != "fast-mixed"
+        ),
         *(
             quality_piece(TEN, "direct", scheduler, steps)
             for steps in (10, 20)
@@ -321,6 +345,6 @@ FULL_CALL = Target(
 )
 
 TARGETS = (
-    STEP, FUNCTIONS, BREAKDOWN, QUALITY, DDPM, *PROMPT_TARGETS, FULL_CALL, LADDER, PICTURE, TRAJECTORY, LATENCY, NETWORK,
+    STEP, FUNCTIONS, BREAKDOWN, QUALITY, DDPM, *PROMPT_TARGETS, FULL_CALL, RINGS, LADDER, PICTURE, TRAJECTORY, LATENCY, NETWORK,
     OPERATIONS, PIECEWISE,
 )  # fmt: skip

@@ -12,7 +12,7 @@ from ..errors import CipherDMError
 from ..records import read_record
 from .style import PALETTE, describe, new_figure
 
-ORDER = ("direct", "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-guarded")
+ORDER = ("direct", "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-mixed", "fast-guarded")
 _MARKERS = "osD^vP"
 
 
