@@ -66,8 +66,9 @@ def test_every_layer_in_the_small_ring_is_met_with_the_numbers_that_diffusers_ha
     products = products_of_diffusers(unet, first_sample(), 0, [0, 1, 0, 1])  # the one timestep of one step
     queries = [name for name in found if name.endswith(".to_q")]
     for name in queries:  # the owner folds the scale and a factor of the exponential into the queries
-        stretch = np.sqrt(calibration[f"{name.removesuffix('.to_q')}.exp"][0, 0] / unet.config.attention_head_dim)
-        products[name] = products[name] * stretch
+        block = name.removesuffix(".to_q")
+        stretch = np.sqrt(calibration[f"{block}.exp"][0, 0] / unet.config.attention_head_dim)
+        products[name] = products[name] * stretch * 2 ** calibration[f"{block}.counts"][0]
     assert queries and FIRST in found
     for name, entry in found.items():
         # Weights are rounded to multiples of 2^-10, and a product has up to 72 terms of size 1.

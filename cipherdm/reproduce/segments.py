@@ -19,14 +19,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..bench.recording import grey_levels
+from ..bench.recording import grey_levels, read_with_pictures
 from ..comparison import psnr
 from ..engine import LocalCluster, Session, compile_plan, sum_totals
 from ..errors import CipherDMError
 from ..files import replacing
 from ..models import UNet
 from ..protocols import DIRECT, FAST, Protocols
-from ..records import environment, read_record
+from ..records import environment
 from ..sampling import Task, engine_for, make_task, sampling_nodes
 from ..sampling.steps import setup_graph, step_graph
 
@@ -133,12 +133,8 @@ def run(
 
 def read(path: Path) -> tuple[dict[str, Any], np.ndarray]:
     """A record with its pictures, as `run` returns them. Raises CipherDMError if there is none, or one without pictures."""
-    path = Path(path)
-    beside = path.with_name(f"{path.stem}_samples.npz")
-    if not (path.exists() and beside.exists()):
-        raise CipherDMError(f"there is no record {path} with {beside.name} beside it: make it with `{_COMMAND}`.")
-    with np.load(beside) as stored:
-        return read_record(path), np.stack([stored["plaintext"], stored["plaintext"] + stored["difference"]])
+    found = read_with_pictures(path, f"make it with `{_COMMAND}`.")
+    return found["about"], found["samples"]
 
 
 def summary(record: dict[str, Any]) -> str:
