@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from . import protocols as protocol_sets
 from .bench.cli import app as bench_app
+from .bench.picture_cli import grid, prompts, trajectory
 from .comparison import psnr, write_comparison
 from .documents import DOCUMENTS, rewrite, root
 from .engine import LocalCluster
@@ -30,6 +31,9 @@ app = typer.Typer(
     help="Secure three-party sampling of diffusion models.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.add_typer(bench_app, name="bench", help="Measure what protocols cost on three parties of this machine.")
+bench_app.command()(trajectory)
+bench_app.command()(prompts)
+bench_app.command()(grid)
 bench_app.command()(segments)
 bench_app.command()(full_call)
 app.command()(reproduce)

@@ -103,7 +103,7 @@ def prompts_table(measurements: Path) -> str:
 
 def step_table(measurements: Path) -> str:
     """One denoising step of one picture under each set of protocols, against the faster exact baseline."""
-    return _step_table(measurements, "step", lambda variant: " on " not in variant)
+    return _step_table(measurements, "step", lambda row: " on " not in row["variant"])
 
 
 def step_batches_table(measurements: Path) -> str:
@@ -127,7 +127,13 @@ def ladder_table(measurements: Path) -> str:
 
 def distilled_table(measurements: Path) -> str:
     """One denoising step of one picture on given weights, and on weights that were distilled into cheaper functions."""
-    return _step_table(measurements, "step", lambda variant: variant in ("direct", "fast") or " on " in variant)
+    records = _records(measurements, "step_*.json", "cipherdm bench step MODEL")
+    taught = {row["model"] for record in records for row in record["rows"] if " on " in row["variant"]}
+
+    def is_shown(row: dict[str, Any]) -> bool:
+        return row["model"] in taught and (row["variant"] in ("direct", "fast") or " on " in row["variant"])
+
+    return _step_table(measurements, "step", is_shown)
 
 
 def rings_table(measurements: Path) -> str:
@@ -249,16 +255,16 @@ def _likeness(found: dict[str, Any] | None) -> str:
 
 
 def _step_table(
-    measurements: Path, benchmark: str, is_shown: Callable[[str], bool] = lambda variant: True, batch: int = 1
+    measurements: Path, benchmark: str, is_shown: Callable[[dict[str, Any]], bool] = lambda row: True, batch: int = 1
 ) -> str:
-    """The rows of so many pictures whose variants are shown, against the faster exact baseline of each record."""
+    """The rows of so many pictures that are shown, against the faster exact baseline of each record."""
     # Only these tables need the benchmark's module, which brings the whole library along.
     from .bench.step import ratios
 
     command = f"cipherdm bench {benchmark} MODEL"
     frames = [pd.DataFrame(record["rows"]) for record in _records(measurements, f"{benchmark}_*.json", command)]
     rows = ratios(pd.concat(frames, ignore_index=True)).to_dict("records")
-    shown = [row for row in rows if row["batch"] == batch and is_shown(row["variant"])]
+    shown = [row for row in rows if row["batch"] == batch and is_shown(row)]
     if not shown:
         raise CipherDMError(
             f"no record {benchmark}_*.json has batch {batch}: make one with `{command} --batch {batch}`."

@@ -1,6 +1,5 @@
 """`cipherdm sample` and `cipherdm calibrate` for a Stable Diffusion folder: pictures that prompts ask for."""
 
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from .sampling.text_to_image import text_to_image
 
 PROMPT_LAYOUT = {"across": 4, "width": 2.0}
 """Of pictures with prompts above them."""
-_WRAPPED = 26  # characters in a line of a caption
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def sample_prompts(
     Raises:
         CipherDMError: as `load_pipeline` and `text_to_image`.
     """
-    from .views import sample_sheet  # matplotlib takes a second to import
+    from .views.sheet import sample_sheet, wrapped  # matplotlib takes a second to import
 
     pipeline = load_pipeline(folder)
     arguments = options.settings(pipeline) | settings
@@ -95,11 +93,6 @@ def sample_prompts(
     figure = sample_sheet(secure.images, plaintext.images, found, captions, **PROMPT_LAYOUT)
     about = {"model": folder.resolve().name, "protocols": protocols.name, "granularity": granularity}
     return write_comparison(out, figure, about | options.about() | settings, secure, found)
-
-
-def wrapped(prompt: str) -> str:
-    """A prompt in lines that fit above its picture."""
-    return "\n".join(textwrap.wrap(prompt, _WRAPPED))
 
 
 def calibrate_folder(

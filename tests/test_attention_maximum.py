@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fast_layers import number, numbers, on_shares
+from fast_layers import number, numbers, run_on_shares
 from scipy.special import softmax
 
 from cipherdm.models.fast_calibration import LOWEST, fit_attention
@@ -78,5 +78,8 @@ def test_scores_farther_apart_than_any_of_the_calibration_are_right_too():
 def test_parties_find_the_maximum_too(cluster):
     params, factor = prepared(10)
     q, k, v = projected(3000, 10)
-    found = on_shares(cluster, attention, params, q * np.float32(factor), k, v)
+    found, cost = run_on_shares(cluster, attention, params, q * np.float32(factor), k, v)
     np.testing.assert_allclose(found, expected(q, k, v), atol=0.03)
+    without = {name: values for name, values in params.items() if name != "to_q.floor"}
+    _, plain = run_on_shares(cluster, attention, without, q * np.float32(factor), k, v)
+    assert cost.sends - plain.sends == 32 * (4 + 1)  # of 11 tokens 6, 3, 2 and 1 are left

@@ -20,21 +20,13 @@ MEASUREMENTS = Path(__file__).parents[1] / "data" / "measurements"
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A folder with a very small pipeline, whose pictures are 8 x 8."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    save_pipeline(folder, SMALL)
-    return folder
-
-
 def test_the_prompts_are_in_the_words_of_captions():
     assert len(set(prompts.PROMPTS)) == 8
     assert {word for prompt in prompts.PROMPTS for word in prompt.split()} <= set(vocabulary())
 
 
 @pytest.mark.slow
-def test_each_prompt_is_drawn_by_itself_and_compared_with_plaintext(model, tmp_path, run, capsys):
+def test_each_prompt_is_drawn_by_itself_and_compared_with_plaintext(pipeline_folder, tmp_path, run, capsys):
     texts, record = tmp_path / "prompts.txt", tmp_path / "prompts.json"
     texts.write_text("a red seven\na small two\na blue two\n")
     arguments = [
@@ -49,7 +41,7 @@ def test_each_prompt_is_drawn_by_itself_and_compared_with_plaintext(model, tmp_p
         "--protocols",
         "cipherdm-corrected",
     ]
-    assert run("bench", "prompts", model, *arguments, "--record", record) == 0
+    assert run("bench", "prompts", pipeline_folder, *arguments, "--record", record) == 0
     assert "mean" in capsys.readouterr().out
     found = prompts.read(record)
     likeness = [row["psnr_db"] for row in found.about["rows"]]
@@ -57,7 +49,7 @@ def test_each_prompt_is_drawn_by_itself_and_compared_with_plaintext(model, tmp_p
     assert [row["prompt"] for row in found.about["rows"]] == read_captions(texts)[:2]
     for index, row in enumerate(found.about["rows"]):
         exact = cdm.text_to_image(
-            cdm.load_pipeline(model), None, [row["prompt"]], steps=1, guidance_scale=2.0, seed=row["seed"]
+            cdm.load_pipeline(pipeline_folder), None, [row["prompt"]], steps=1, guidance_scale=2.0, seed=row["seed"]
         )
         np.testing.assert_allclose(found.pictures[0, index], grey_levels(exact.images[0]), atol=1)
         # The stored pictures are as far apart as the ratio says, up to their rounding.
@@ -68,8 +60,8 @@ def test_each_prompt_is_drawn_by_itself_and_compared_with_plaintext(model, tmp_p
         assert row["bytes"] > 0 and row["peak_memory"] > 2**20 and row["whole_seconds"] > row["seconds"]
 
 
-def test_a_grid_has_the_pictures_of_every_combination(model, tmp_path):
-    pipeline = cdm.load_pipeline(model)
+def test_a_grid_has_the_pictures_of_every_combination(pipeline_folder, tmp_path):
+    pipeline = cdm.load_pipeline(pipeline_folder)
     chosen = {"steps": (1, 2), "guidance_scales": (1.0, 3.0), "protocols": (DIRECT, PUMA, CIPHERDM_CORRECTED)}
     told = []
     found = grid.run(pipeline, ("a red seven", "a two"), seed=4, progress=lambda *step: told.append(step), **chosen)
@@ -91,9 +83,9 @@ def test_a_grid_has_the_pictures_of_every_combination(model, tmp_path):
     assert stored.about["calibration"] is None  # none of these sets has one
 
 
-def test_a_grid_needs_a_calibration_for_fast(model, tmp_path, run, capsys):
+def test_a_grid_needs_a_calibration_for_fast(pipeline_folder, tmp_path, run, capsys):
     record = tmp_path / "grid.json"
-    assert run("bench", "grid", model, "--steps", "1", "--guidance-scales", "1", "--record", record) == 1
+    assert run("bench", "grid", pipeline_folder, "--steps", "1", "--guidance-scales", "1", "--record", record) == 1
     assert "cipherdm calibrate" in capsys.readouterr().err and not record.exists()
 
 
@@ -108,8 +100,8 @@ def test_a_grid_says_what_fast_was_calibrated_for(tmp_path):
     assert 20 < record["rows"][1]["psnr_db"][0] < 120
 
 
-def test_nothing_to_draw_is_refused(model):
-    pipeline = cdm.load_pipeline(model)
+def test_nothing_to_draw_is_refused(pipeline_folder):
+    pipeline = cdm.load_pipeline(pipeline_folder)
     with pytest.raises(CipherDMError, match="at least one prompt"):
         prompts.run(pipeline, ())
     with pytest.raises(CipherDMError, match="at least one prompt, number of steps"):

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from condition import SMALL, save_pipeline
+from condition import SMALL
 from PIL import Image
 
 from cipherdm import CipherDMError
@@ -15,16 +15,8 @@ from cipherdm.prompt_command import read_picture
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A folder with a very small pipeline, whose pictures are 8 x 8."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    save_pipeline(folder, SMALL)
-    return folder
-
-
 @pytest.mark.slow
-def test_sample_writes_a_picture_and_its_record(model, tmp_path, run, capsys):
+def test_sample_writes_a_picture_and_its_record(pipeline_folder, tmp_path, run, capsys):
     out, start = tmp_path / "pictures" / "one.png", tmp_path / "start.png"
     Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(start)
     arguments = [
@@ -38,7 +30,7 @@ def test_sample_writes_a_picture_and_its_record(model, tmp_path, run, capsys):
         "cipherdm-corrected",
     ]
     arguments += ["--image", start, "--strength", 0.5, "--steps", 2]
-    assert run("sample", "--model", model, *arguments, "--out", out) == 0
+    assert run("sample", "--model", pipeline_folder, *arguments, "--out", out) == 0
     assert Image.open(out).width > 100
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["prompts"] == ["a red seven"] and record["negative_prompt"] == "blue"
@@ -50,15 +42,15 @@ def test_sample_writes_a_picture_and_its_record(model, tmp_path, run, capsys):
     assert "step 1/1 scheduler" in printed.err  # half of the two steps
 
 
-def test_calibrate_stores_fits_for_the_captions(model, tmp_path, run, capsys):
-    assert run("calibrate", model) == 1
+def test_calibrate_stores_fits_for_the_captions(pipeline_folder, tmp_path, run, capsys):
+    assert run("calibrate", pipeline_folder) == 1
     assert "has no captions.txt" in capsys.readouterr().err
     captions = tmp_path / "captions.txt"
     captions.write_text("".join(f"{a} {b}\n" for a in ("red", "blue", "small") for b in ("two", "seven", "a", "red")))
     arguments = ["--captions", captions, "--timesteps", 2, "--images", 8, "--guidance-scale", 2]
-    assert run("calibrate", model, *arguments) == 0
+    assert run("calibrate", pipeline_folder, *arguments) == 0
     assert "calibration.safetensors" in capsys.readouterr().out
-    stored = load_calibration(load_unet(model))
+    stored = load_calibration(load_unet(pipeline_folder))
     assert stored["timesteps"].shape == (2,)
     assert sum(name.endswith(".spread") for name in stored) == 3 * 2 + 3 * 4 + 1  # resnets, transformers, the last one
 
@@ -75,9 +67,9 @@ def test_calibrate_stores_fits_for_the_captions(model, tmp_path, run, capsys):
         (["--prompt", "red", "--protocols", "magic"], "magic"),
     ],
 )
-def test_a_mistake_gets_one_line_and_leaves_no_file(model, tmp_path, run, capsys, arguments, message):
+def test_a_mistake_gets_one_line_and_leaves_no_file(pipeline_folder, tmp_path, run, capsys, arguments, message):
     out = tmp_path / "out.png"
-    assert run("sample", "--model", model, "--out", out, *arguments) == 1
+    assert run("sample", "--model", pipeline_folder, "--out", out, *arguments) == 1
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("*out*"))
 

@@ -31,7 +31,7 @@ def operations(
     from ..records import write_record
     from . import operations as benchmark
 
-    record = record or _measurements() / "operations.json"
+    record = record or measurements() / "operations.json"
     with LocalCluster() as cluster, ProgressBar("run") as bar:
         found = benchmark.run(cluster.session(), elements, repetitions, bar)
     write_record(record, found)
@@ -50,8 +50,8 @@ def activations(
     from ..records import write_record
     from . import activations as benchmark
 
-    record = record or _measurements() / "activations.json"
-    chosen = _numbers(sizes, "--sizes")
+    record = record or measurements() / "activations.json"
+    chosen = numbers(sizes, "--sizes")
     with LocalCluster() as cluster, ProgressBar("run") as bar:
         found = benchmark.run(cluster, chosen, repetitions, bar)
     write_record(record, found)
@@ -66,7 +66,7 @@ def piecewise(record: RecordOption = None) -> None:
     from ..records import write_record
     from . import piecewise as benchmark
 
-    record = record or _measurements() / "piecewise.json"
+    record = record or measurements() / "piecewise.json"
     with LocalCluster() as cluster, ProgressBar("run") as bar:
         found = benchmark.run(cluster, progress=bar)
     write_record(record, found)
@@ -75,7 +75,6 @@ def piecewise(record: RecordOption = None) -> None:
 
 
 ModelArgument = Annotated[str, typer.Argument(help="A name in data/models, or the path of a diffusers folder.")]
-PromptModel = Annotated[str, typer.Argument(help="A name in data/models, or the path of a Stable Diffusion folder.")]
 BatchOption = Annotated[str, typer.Option(help="Images at a time, one or several numbers.")]
 RepetitionsOption = Annotated[int, typer.Option(help="Counted runs of each; one more warms up.")]
 StepsOption = Annotated[int, typer.Option(help="Length of the schedule whose first steps are run.")]
@@ -111,7 +110,7 @@ def step(
 
     names = None if protocols is None else [name.strip() for name in protocols.split(",")]
     beside = _distilled(model, distilled)
-    settings = {"batches": _numbers(batch, "--batch"), "repetitions": repetitions, "steps": steps, "at_once": at_once}
+    settings = {"batches": numbers(batch, "--batch"), "repetitions": repetitions, "steps": steps, "at_once": at_once}
 
     def chosen(unet: "UNet") -> "tuple[Variant, ...]":
         return (*benchmark.variants(benchmark.default_names(unet) if names is None else names), *beside)
@@ -131,7 +130,7 @@ def ladder(
     """Measure a denoising step from direct to fast, with one change more at each rung."""
     from .ladder import rungs
 
-    settings = {"batches": _numbers(batch, "--batch"), "repetitions": repetitions, "steps": steps, "at_once": at_once}
+    settings = {"batches": numbers(batch, "--batch"), "repetitions": repetitions, "steps": steps, "at_once": at_once}
     _measure_steps("ladder", model, rungs, settings, record)
 
 
@@ -153,7 +152,7 @@ def breakdown(
     from .step import variants
 
     folder = find_model(model)
-    record = record or _measurements() / f"breakdown_{folder.resolve().name}.json"
+    record = record or measurements() / f"breakdown_{folder.resolve().name}.json"
     chosen = variants([name.strip() for name in protocols.split(",")])
     settings = {"batch": batch, "repetitions": repetitions, "steps": steps}
     with ProgressBar("run") as bar:
@@ -176,7 +175,7 @@ def linear(
     from ..records import write_record
     from . import linear as benchmark
 
-    record = record or _measurements() / "linear.json"
+    record = record or measurements() / "linear.json"
     chosen = benchmark.SHAPES if shapes is None else [benchmark.shape_named(name) for name in shapes.split(",")]
     with LocalCluster() as cluster, ProgressBar("run") as bar:
         session = cluster.session(benchmark.ENGINE)
@@ -197,7 +196,7 @@ def network(
     from ..records import write_record
     from . import network as benchmark
 
-    record = record or _measurements() / "network.json"
+    record = record or measurements() / "network.json"
     with ProgressBar("run") as bar:
         found = benchmark.run(repetitions=repetitions, progress=bar)
     write_record(record, found)
@@ -225,7 +224,7 @@ def latency(
     from . import latency as benchmark
     from .step import variants
 
-    record = record or _measurements() / "latency.json"
+    record = record or measurements() / "latency.json"
     chosen = variants([name.strip() for name in protocols.split(",")])
     between = [network_named(name.strip()) for name in networks.split(",")]
     with ProgressBar("run") as bar:
@@ -235,100 +234,6 @@ def latency(
     write_record(record, found)
     typer.echo(benchmark.table(found).to_string(index=False, float_format="{:.4g}".format))
     typer.echo(f"Wrote {record}.")
-
-
-@app.command()
-def trajectory(
-    model: ModelArgument,
-    scheduler: Annotated[str, typer.Option(help="ddim, ddpm or dpmsolver++.")] = "ddim",
-    steps: Annotated[int, typer.Option(help="Denoising steps.", min=1)] = 20,
-    batch: Annotated[int, typer.Option(help="Pictures; labels go through the model's classes.", min=1)] = 10,
-    eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
-    protocols: Annotated[str, typer.Option(help="The name of a set.")] = "fast",
-    seed: Annotated[int, typer.Option(help="Of the client's noise.")] = 0,
-    record: RecordOption = None,
-) -> None:
-    """Record sampling step by step, on three parties and in plaintext from the same noise: pictures, PSNR, costs.
-
-    The client fetches the sample after every step, which it does for the recording alone. The pictures go into .npz
-    files beside the record.
-    """
-    from .. import protocols as protocol_sets
-    from ..models import find_model, load_unet
-    from . import recording
-    from . import trajectory as benchmark
-
-    folder = find_model(model)
-    record = record or _measurements() / f"trajectory_{folder.resolve().name}_{scheduler}.json"
-    settings = {"scheduler": scheduler, "steps": steps, "batch": batch, "eta": eta, "seed": seed}
-    with ProgressBar("run") as bar:
-        found = benchmark.run(load_unet(folder), protocols=protocol_sets.named(protocols), progress=bar, **settings)
-    pictures = recording.write(record, *found)
-    typer.echo(recording.table(recording.read(record)).to_string(float_format="{:.4g}".format))
-    typer.echo(f"Wrote {record} and {', '.join(map(str, pictures))}.")
-
-
-@app.command()
-def prompts(
-    model: PromptModel = "sd-mini",
-    file: Annotated[Path | None, typer.Option("--prompts", help="A file with a prompt in each line.")] = None,
-    protocols: Annotated[str, typer.Option(help="The name of a set.")] = "fast",
-    scheduler: Annotated[str, typer.Option(help="ddim, ddpm or dpmsolver++.")] = "ddim",
-    steps: Annotated[int, typer.Option(help="Denoising steps.", min=1)] = 20,
-    guidance_scale: Annotated[float, typer.Option(help="Of classifier-free guidance; 1 is none.", min=1)] = 4.0,
-    count: Annotated[int | None, typer.Option(help="Only the first so many of the prompts.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of the first prompt's noise.")] = 0,
-    record: RecordOption = None,
-) -> None:
-    """Draw prompts one by one on three parties and in plaintext from the same noise: pictures, PSNR, costs.
-
-    The pictures go into an .npz file beside the record.
-    """
-    from .. import protocols as protocol_sets
-    from ..models import find_model
-    from ..sampling.pipeline import load_pipeline
-    from ..sampling.prompt_calibration import read_captions
-    from . import prompts as benchmark
-    from . import recording
-
-    folder = find_model(model)
-    record = record or _measurements() / f"prompts_{folder.resolve().name}.json"
-    chosen = (benchmark.PROMPTS if file is None else read_captions(file))[:count]
-    settings = {"scheduler": scheduler, "steps": steps, "guidance_scale": guidance_scale, "seed": seed}
-    with ProgressBar("run") as bar:
-        found, pictures = benchmark.run(
-            load_pipeline(folder), chosen, protocols=protocol_sets.named(protocols), progress=bar, **settings
-        )
-    beside = recording.write(record, found, pictures)
-    typer.echo(benchmark.summary(found))
-    typer.echo(f"Wrote {record} and {', '.join(map(str, beside))}.")
-
-
-@app.command()
-def grid(
-    model: PromptModel = "sd-mini",
-    steps: Annotated[str, typer.Option(help="Numbers of denoising steps.")] = "5,10,20,50",
-    guidance_scales: Annotated[str, typer.Option(help="Of classifier-free guidance, whole numbers.")] = "1,2,4,7",
-    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    record: RecordOption = None,
-) -> None:
-    """Draw three prompts under all combinations of steps, guidance and sets of protocols, emulated in plaintext.
-
-    The pictures go into an .npz file beside the record.
-    """
-    from ..models import find_model
-    from ..sampling.pipeline import load_pipeline
-    from . import grid as benchmark
-    from . import recording
-
-    folder = find_model(model)
-    record = record or _measurements() / f"grid_{folder.resolve().name}.json"
-    chosen = {"steps": _numbers(steps, "--steps"), "guidance_scales": _numbers(guidance_scales, "--guidance-scales")}
-    with ProgressBar("picture") as bar:
-        found, pictures = benchmark.run(load_pipeline(folder), seed=seed, progress=bar, **chosen)
-    beside = recording.write(record, found, pictures)
-    typer.echo(benchmark.summary(found))
-    typer.echo(f"Wrote {record} and {', '.join(map(str, beside))}.")
 
 
 def _distilled(model: str, name: str | None) -> "list[Variant]":
@@ -351,7 +256,7 @@ def _measure_steps(
     from . import step as benchmark
 
     folder = find_model(model)
-    record = record or _measurements() / f"{name}_{folder.resolve().name}.json"
+    record = record or measurements() / f"{name}_{folder.resolve().name}.json"
     unet = load_unet(folder)
     with ProgressBar("run") as bar:
         frame = benchmark.run(unet, variants=variants_of(unet), progress=bar, **settings)
@@ -360,11 +265,12 @@ def _measure_steps(
     typer.echo(f"Wrote {record}.")
 
 
-def _measurements() -> Path:
+def measurements() -> Path:
+    """Where records go by default."""
     return root() / "data" / "measurements"
 
 
-def _numbers(text: str, option: str) -> list[int]:
+def numbers(text: str, option: str) -> list[int]:
     """ "1,4,16" to [1, 4, 16]. Raises CipherDMError if it is something else."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) for part in parts):

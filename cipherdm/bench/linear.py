@@ -63,9 +63,7 @@ SHAPES = (
     Shape("a convolution of 128 channels", 128, 1152, 196),
     Shape("Stable Diffusion 1.5, feed-forward", 1280, 5120, 256),
     Shape("Stable Diffusion 1.5, convolution", 320, 2880, 4096),
-    Shape(
-        "Stable Diffusion 1.5, attention scores of two of eight heads", 4096, 40, 4096, 2
-    ),  # SPU needs over 20 GB for eight
+    Shape("Stable Diffusion 1.5, attention scores of two of eight heads", 4096, 40, 4096, 2),
 )
 
 

@@ -16,8 +16,8 @@ MARGIN = 4  # the largest product that calibration met, times this, must be with
 # Bytes of all parties together: a truncation of one number; and what the message of one result saves, 3 x 8 against 3 x 4.
 TRUNCATION_BYTES = 40
 SAVED_BYTES = 12
-# Multiply-adds for each number of the input, from which their time pays for its truncation whatever the bytes are. With VNNI
-# alone it pays much sooner; faster integer units have less time to save.
+# Multiply-adds for each number of the input, from which their time pays for its truncation whatever the bytes are. A guess for
+# layers larger than those of the models here, which none of them reaches; it is not measured.
 LEAST_MULTIPLY_ADDS = 4096
 _PROJECTIONS = ("to_q", "to_k", "to_v")  # of an attention block, which are one product
 _LEAVES = (".product", ".product_sizes")

@@ -179,7 +179,7 @@ def attention(params, q, k, v, *, scale, softmax, dot_general=dot_general, chunk
     each row, whatever the prompt is; 5 messages more.
 
     Or, if they have "to_q.floor", scores are taken below their row's maximum, and no lower than that: right for any scores,
-    at the price of comparisons, 11 rounds of messages for each doubling of the row's length and 11 more.
+    at the price of comparisons: 32 messages for each halving of a row until one score is left, and 32 more.
 
     Where there are more than `chunk_scores` scores, queries are divided (`chunks`), and messages are for each part.
     """

@@ -1,18 +1,16 @@
 """Pictures that prompts asked for, secure below plaintext, with what they cost: from records of `cipherdm bench prompts`."""
 
-import textwrap
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ..bench.prompts import DrawnPrompts
+from .sheet import wrapped
 from .style import GREY, describe, new_figure
 from .trajectory import shown_pixels
 
 ACROSS = 4
 """Prompts side by side."""
-_WRAPPED = 26  # characters in a line of a prompt
 
 
 def prompts_sheet(drawn: DrawnPrompts) -> Figure:
@@ -20,7 +18,7 @@ def prompts_sheet(drawn: DrawnPrompts) -> Figure:
     rows = drawn.about["rows"]
     columns = min(len(rows), ACROSS)
     bands = -(-len(rows) // columns)
-    titles = [textwrap.fill(row["prompt"], _WRAPPED) for row in rows]
+    titles = [wrapped(row["prompt"]) for row in rows]
     lines = 1 + max(title.count("\n") for title in titles)
     figure = new_figure(0.4 + 2.0 * columns, (3.9 + 0.17 * lines) * bands)
     axes = figure.subplots(2 * bands, columns, squeeze=False)

@@ -1,9 +1,17 @@
 """Pictures of samples: secure beside plaintext."""
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+
+_WRAPPED = 26  # characters in a line of a prompt
+
+
+def wrapped(prompt: str) -> str:
+    """A prompt in lines that fit above its picture."""
+    return textwrap.fill(prompt, _WRAPPED)
 
 
 def sample_sheet(
