@@ -63,19 +63,18 @@ def reproduce(targets: Sequence[Target], place: Place, tell: Tell, *, again: boo
 
 
 def publish(target: Target, folders: Sequence[PieceFolder], place: Place) -> tuple[Path, ...]:
-    """Put the records of finished pieces where they belong, with the pictures beside them; returns the records' paths.
+    """Put the records and pictures of finished pieces where they belong; returns the records' paths.
 
     A record that was put there before is left alone, since a newer one may be in its place.
     """
-    destination = _destination(target, place)
     written = []
     for folder in folders:
         if not folder.finished or folder.published:
             continue
         for file in sorted(folder.output.iterdir()):
-            _copy(file, destination / file.name)
+            _copy(file, (place.figures if file.suffix == ".png" else place.measurements) / file.name)
         folder.mark_published()
-        written.append(destination / folder.record.name)
+        written.append(place.measurements / folder.record.name)
     return tuple(written)
 
 
@@ -86,7 +85,7 @@ def draw(target: Target, place: Place) -> Path | None:
     path = place.figures / f"{target.name.replace('-', '')}.png"
     from ..views.style import png
 
-    picture = png(target.figure(_destination(target, place)))
+    picture = png(target.figure(place.measurements))
     with replacing(path) as temporary:
         temporary.write_bytes(picture)
     return path
@@ -94,7 +93,7 @@ def draw(target: Target, place: Place) -> Path | None:
 
 def compare(target: Target, place: Place) -> pd.DataFrame:
     """A row for each number of a target that this kind of run tells: what, expected, tolerance, found, holds."""
-    records = Records(_destination(target, place))
+    records = Records(place.measurements)
     rows = []
     for check in target.checks:
         tolerance = check.reduced if place.reduced else check.tolerance
@@ -138,10 +137,6 @@ def costs(targets: Iterable[Target], places: Iterable[Place], before: Iterable[d
                 if mark or kept:
                     rows.append({"target": target.name, "reduced": place.reduced, **mark} if mark else kept)
     return rows
-
-
-def _destination(target: Target, place: Place) -> Path:
-    return place.figures if target.place == "figures" else place.measurements
 
 
 def _copy(source: Path, destination: Path) -> None:

@@ -30,7 +30,7 @@ class Place:
         reduced: measure little, in minutes. Nothing of it goes where the committed records are.
         state: finished pieces that are not published yet, and marks of those that are.
         measurements: the folder of the records.
-        figures: the folder of the figures, and of the records beside them.
+        figures: the folder of the figures, and of pictures that commands draw.
     """
 
     reduced: bool

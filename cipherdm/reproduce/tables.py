@@ -29,7 +29,7 @@ def pieces_table(measurements: Path) -> str:
             f"`{target.name}`",
             f"`{piece.command_line(reduced=False)}`",
             f"`{' '.join(piece.reduced)}`" if piece.reduced else "the same",
-            f"{target.place}/{piece.name}.json",
+            f"data/measurements/{piece.name}.json",
         ]
         for target in TARGETS
         for piece in target.pieces
@@ -84,8 +84,7 @@ def full_size_table(measurements: Path) -> str:
 
 def full(target: Target, measurements: Path) -> str:
     """ "12 min, 2.1 GiB": what the runs behind the committed records took, "> 12 min" if the records hold a part of it."""
-    folder = _folder(target, measurements)
-    paths = [folder / f"{piece.name}.json" for piece in target.pieces]
+    paths = [measurements / f"{piece.name}.json" for piece in target.pieces]
     records = [read_record(path) for path in paths if path.exists()]
     whole = [seconds(record) for record in records]
     known = [
@@ -145,13 +144,9 @@ def _took(known: list[tuple[float, int]], missing: int) -> str:
 def _found(target: Target, check: Check, measurements: Path) -> str:
     """What the committed record says, or "not run" if it is not there."""
     try:
-        return check.shown(check.value(Records(_folder(target, measurements))))
+        return check.shown(check.value(Records(measurements)))
     except CipherDMError:
         return "not run"
-
-
-def _folder(target: Target, measurements: Path) -> Path:
-    return measurements.parent.parent / "figures" if target.place == "figures" else measurements
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:

@@ -120,7 +120,6 @@ class Target:
         pieces: the commands, each of which can be run by itself.
         checks: what should come out.
         figure: draws the target's figure from the records in a folder; None if a table says it all.
-        place: the folder of the records.
     """
 
     name: str
@@ -130,4 +129,3 @@ class Target:
     pieces: tuple[Piece, ...]
     checks: tuple[Check, ...] = ()
     figure: Callable[[Path], Figure] | None = None
-    place: Literal["data/measurements", "figures"] = "data/measurements"

@@ -249,7 +249,6 @@ PICTURE = Target(
         ),
     ),
     (Check("mean PSNR to plaintext", 33.0, 2, Mean("sample", "psnr_db"), unit=" dB"),),
-    place="figures",
 )
 
 TRAJECTORY = Target(
