@@ -214,9 +214,10 @@ def _drawn(
     cluster: "RemoteCluster", name: str, components: Path, prompts: list[str], negative_prompt: str | None, **settings
 ) -> tuple["TextToImageResult", "Figure"]:
     """The pictures of prompts, with one negative prompt for all, and a figure of them."""
-    from ..prompt_command import PROMPT_LAYOUT, wrapped
+    from ..prompt_command import PROMPT_LAYOUT
     from ..sampling.pipeline import load_client_components
     from ..views.row import image_row
+    from ..views.sheet import wrapped
     from .prompts import text_to_image_of
 
     negative = None if negative_prompt is None else [negative_prompt] * len(prompts)
