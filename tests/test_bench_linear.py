@@ -8,18 +8,19 @@ from cipherdm.bench.linear import ENGINE, SHAPES, WAYS, Shape, run, shape_named,
 from cipherdm.models.rings import TRUNCATION_BYTES
 
 MATRIX, BATCHED = Shape("matrix", 8, 24, 5), Shape("two secrets", 6, 4, 5, 3)
+CONVOLUTION = Shape("3 x 3", 4, 27, 50, pictures=(2, 5))
 
 
 @pytest.fixture(scope="module")
 def record(cluster):
-    return run(cluster.session(ENGINE), [MATRIX, BATCHED], repetitions=1)
+    return run(cluster.session(ENGINE), [MATRIX, BATCHED, CONVOLUTION], repetitions=1)
 
 
 def test_every_way_is_exact_and_sends_one_message_a_party(record):
     """Operands are multiples of 2^-8, so that nothing is rounded. SPU sends one message for each product of a batch."""
     rows = {(row["shape"], row["way"]): row for row in record["rows"]}
-    assert len(rows) == 2 * len(WAYS) and {row["max_error"] for row in rows.values()} == {0}
-    for shape, results in ((MATRIX, 40), (BATCHED, 90)):
+    assert len(rows) == 3 * len(WAYS) and {row["max_error"] for row in rows.values()} == {0}
+    for shape, results in ((MATRIX, 40), (BATCHED, 90), (CONVOLUTION, 200)):
         spu, large, small = (rows[str(shape), way] for way in WAYS)
         assert spu["bytes"] == large["bytes"] == 24 * results and small["bytes"] == 12 * results
         assert spu["sends"] == 3 * (shape.batch or 1) and large["sends"] == small["sends"] == 3

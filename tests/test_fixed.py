@@ -13,13 +13,16 @@ from cipherdm.engine import Call, EngineConfig, Plan, Spec, compile_program
 from cipherdm.protocols.fixed import (
     ENGINE_FRACTION_BITS,
     Fixed,
+    broadcast_to,
     concatenate,
     decode,
     dot_general,
     encode,
+    in_order,
     matmul,
     public_like,
     row_sums,
+    swapaxes,
 )
 
 SMALL_WORDS = st.lists(
@@ -167,6 +170,19 @@ def test_products_on_the_ring(run):
         lambda x, y: dot_general(x, y, (((2,), (1,)), ((0,), (0,)))), x.reshape(2, 3, 8), words(9, 2, 8, 1)
     )
     assert batched.tolist() == (x.reshape(2, 3, 8) @ words(9, 2, 8, 1)).tolist()
+
+
+def test_sums_and_products_of_different_shapes_on_the_ring(run):
+    """One operand is written out in memory; words beyond 32 bits show that it is the ring's and not JAX's."""
+    x, y = words(40, 4, 8, 9, 9), words(12, 8, 1, 1, seed=1)
+    total, cost = run(lambda x, y: y + x, x, y)
+    assert cost.bytes == 0 and total.tolist() == (x + y).tolist()
+    product, cost = run(lambda x, y: x * y, x, y)
+    assert cost.bytes == 24 * x.size and product.tolist() == (x * y).tolist()
+    rows, cost = run(lambda y: broadcast_to(y, (4, 8, 9, 9)), words(50, 4, 8, 9, 1))
+    assert cost.bytes == 0 and rows.tolist() == np.broadcast_to(words(50, 4, 8, 9, 1), rows.shape).tolist()
+    turned, cost = run(lambda x: in_order(swapaxes(x, 0, 1)), x)
+    assert cost.bytes == 0 and turned.tolist() == x.swapaxes(0, 1).tolist()
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,17 @@ And what numbers pay on their way into the small ring and back.
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ..engine import CostReport, EngineConfig, Node, Session, Spec, compile_plan
 from ..errors import CipherDMError
 from ..linear.choice import trial
 from ..linear.operation import Kernel, apply
+from ..protocols import fast
 from ..protocols.fast import POWER_BITS, VALUE_BITS
 from ..protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, dot_general, encode
 from ..protocols.small_ring import SMALL_BITS, WORD_BITS
@@ -35,11 +37,13 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Shape:
-    """`batch` products of [rows, inner] and [inner, columns].
+    """`batch` products of [rows, inner] and [inner, columns], or a convolution of 3 x 3 that is one such product.
 
     Attributes:
         name: of a layer that has it.
         rows, inner, columns, batch: the extents. With a batch both operands are activations; without, the first is weights.
+        pictures: of a convolution: how many pictures of how many pixels a side, whose patches are the columns. Its channels
+            are inner / 9.
     """
 
     name: str
@@ -47,22 +51,31 @@ class Shape:
     inner: int
     columns: int
     batch: int | None = None
+    pictures: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.inner}x{self.columns}" + (f" x {self.batch}" if self.batch else "")
 
     @property
+    def kind(self) -> Literal["matmul", "products", "conv2d"]:
+        """As kernels call it."""
+        return "conv2d" if self.pictures else "products" if self.batch else "matmul"
+
+    @property
     def operands(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The extents of both operands."""
+        if self.pictures:
+            count, side = self.pictures
+            return (self.rows, self.inner // 9, 3, 3), (count, self.inner // 9, side, side)
         batch = (self.batch,) if self.batch else ()
         return (*batch, self.rows, self.inner), (*batch, self.inner, self.columns)
 
 
 SHAPES = (
-    Shape("a convolution of mnist10, 16 pictures", 32, 288, 3136),
-    Shape("a convolution of 128 channels", 128, 1152, 196),
+    Shape("a convolution of mnist10, 16 pictures", 32, 288, 3136, pictures=(16, 14)),
+    Shape("a convolution of 128 channels", 128, 1152, 196, pictures=(1, 14)),
     Shape("Stable Diffusion 1.5, feed-forward", 1280, 5120, 256),
-    Shape("Stable Diffusion 1.5, convolution", 320, 2880, 4096),
+    Shape("Stable Diffusion 1.5, convolution", 320, 2880, 4096, pictures=(1, 64)),
     Shape("Stable Diffusion 1.5, attention scores of two of eight heads", 4096, 40, 4096, 2),
 )
 
@@ -80,20 +93,22 @@ def shape_named(text: str) -> Shape:
 
 @dataclass(frozen=True)
 class Product:
-    """One way to multiply two arrays of stored words."""
+    """One way to multiply two arrays of stored words: as the protocol sets do it for a layer of that shape."""
 
     way: str
-    batched: bool
+    kind: Literal["matmul", "products", "conv2d"]
     __name__ = "product"
 
     def __call__(self, first, second):
         first, second = (Fixed.load(array, BITS, ring=True) for array in (first, second))
+        padding = ((1, 1), (1, 1)) if self.kind == "conv2d" else ((0, 0), (0, 0))
         if self.way == "spu":
-            batch = ((0,), (0,)) if self.batched else ((), ())
-            contracted = ((2,), (1,)) if self.batched else ((1,), (0,))
+            if self.kind == "conv2d":
+                return fast.conv2d({"weight": first}, second, padding=padding).store()
+            batched = self.kind == "products"
+            contracted, batch = (((2,), (1,)), ((0,), (0,))) if batched else (((1,), (0,)), ((), ()))
             return dot_general(first, second, (contracted, batch)).store()
-        ring = 32 if self.way == "kernel, 32 bits" else 64
-        kernel = Kernel("products" if self.batched else "matmul", ring=ring)
+        kernel = Kernel(self.kind, padding=padding, ring=32 if self.way == "kernel, 32 bits" else 64)
         return Fixed(apply(kernel, first.array, second.array), 0, ring=True).store()
 
 
@@ -213,7 +228,7 @@ def conversion_table(record: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _operands(shape: Shape) -> dict[str, np.ndarray]:
-    """Multiples of 2^-8 between -1/8 and 1/8, so that sums are exact, in float64 and in 32 bits."""
+    """Multiples of 2^-8 between -1/8 and 1/8, so that sums are exact, in float32 and in a ring of 32 bits."""
     generator = np.random.default_rng(0)
     first, second = (generator.integers(-32, 33, extents) / 256 for extents in shape.operands)
     return {"first": first, "second": second}
@@ -221,22 +236,30 @@ def _operands(shape: Shape) -> dict[str, np.ndarray]:
 
 def _plan(shape: Shape, way: str):
     specs = {name: Spec(extents) for name, extents in zip(("first", "second"), shape.operands, strict=True)}
-    node = Node("product", Product(way, shape.batch is not None), ("first", "second"), ("z",))
+    node = Node("product", Product(way, shape.kind), ("first", "second"), ("z",))
     return compile_plan([node], specs, keep=["z"])
 
 
 def _error(session: Session, values: Mapping[str, np.ndarray], way: str) -> float:
-    """The largest difference of the last result from the product in float64."""
+    """The largest difference of the last result from the product in plaintext."""
     bits = 2 * BITS + (32 if way == "kernel, 32 bits" else 0)
     found = decode(session.reveal("z"), bits, ring=True)
-    return float(np.abs(found - np.matmul(values["first"], values["second"])).max())
+    first, second = values["first"], values["second"]
+    expected = _convolution(first, second) if first.ndim == 4 else np.matmul(first, second)
+    return float(np.abs(found - expected).max())
+
+
+def _convolution(weight: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """3 x 3 with padding 1, exact for `_operands`."""
+    tensors = (torch.from_numpy(array.astype(np.float32)) for array in (images, weight))
+    return torch.nn.functional.conv2d(*tensors, padding=1).numpy()
 
 
 def _row(shape: Shape, way: str, costs: Sequence[CostReport], error: float) -> dict[str, Any]:
     return {
         "name": shape.name,
         "shape": str(shape),
-        "multiply_adds": int(np.prod(shape.operands[0])) * shape.columns,
+        "multiply_adds": (shape.batch or 1) * shape.rows * shape.inner * shape.columns,
         "way": way,
         **_costs(costs, error),
     }

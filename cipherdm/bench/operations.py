@@ -12,6 +12,7 @@ import pandas as pd
 from jax import lax
 
 from ..engine import CostReport, Session, run_once
+from ..protocols.layout import spread
 
 ROW = 100  # numbers in a softmax row, and rows and columns of the matrices
 
@@ -38,12 +39,22 @@ def _times_public(x):
     return x * jnp.float32(0.3)
 
 
+def _add_view(words):
+    return words + words[:, :1]
+
+
+def _add_spread(words):
+    return words + spread(words[:, :1], words.shape)
+
+
 def _select(x, y, is_larger):
     return jnp.where(is_larger, x, y)
 
 
 OPERATIONS = (
     Operation("addition", jnp.add, ("x", "y")),
+    Operation("addition of a view", _add_view, ("words",)),
+    Operation("the same, written out", _add_spread, ("words",)),
     Operation("secret x public", _times_public),
     Operation("secret x secret", jnp.multiply, ("x", "y")),
     Operation("matrix product", jnp.matmul, ("rows", "columns")),
@@ -64,8 +75,10 @@ def inputs(elements: int) -> dict[str, np.ndarray]:
     x, y = generator.uniform(0.5, 4, (2, elements)).astype(np.float32)
     scores = generator.normal(0, 1.5, elements).astype(np.float32).clip(-4, 4)
     rows = np.resize(scores, (max(1, elements // ROW), ROW))
+    words = np.resize(np.arange(-500, 500, dtype=np.int32), rows.shape)
     columns = generator.normal(0, 1, (ROW, ROW)).astype(np.float32)
-    return {"x": x, "y": y, "negative": -x, "scores": scores, "rows": rows, "columns": columns, "is_larger": x > y}
+    arrays = {"rows": rows, "columns": columns, "words": words}
+    return {"x": x, "y": y, "negative": -x, "scores": scores, "is_larger": x > y} | arrays
 
 
 def run(

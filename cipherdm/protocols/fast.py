@@ -20,11 +20,13 @@ from .fixed import (
     concatenate,
     dot_general,
     dot_general_together,
+    in_order,
     matmul,
     means,
     public_like,
     row_sums,
     sums_of_squares,
+    swapaxes,
 )
 from .patches import patches
 
@@ -47,18 +49,23 @@ def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
     """As `direct.conv2d`, as one matrix product. 3 messages."""
     weight = params["weight"]
     x = room_for(x, weight)
-    y = (_convolution_by_patches if x.ring else _convolution)(weight, x, stride, padding)
-    return y + params["bias"][None, :, None, None] if "bias" in params else y
+    bias = params.get("bias")
+    if x.ring:
+        return _convolution_by_patches(weight, bias, x, stride, padding)
+    y = _convolution(weight, x, stride, padding)
+    return y if bias is None else y + bias[None, :, None, None]
 
 
-def _convolution_by_patches(weight, x, stride, padding):
+def _convolution_by_patches(weight, bias, x, stride, padding):
     """One matrix product: SPU would take out the pixels of each result one by one."""
     outputs, _, size, _ = weight.shape
     zero = public_like(x.reshape(-1)[:1], 0).array.reshape(())
     shifted = patches(x.array, size, stride, padding, zero)
     *_, batch, rows, columns = shifted.shape
     y = matmul(weight.reshape(outputs, -1), x.with_array(shifted.reshape(-1, batch * rows * columns)))
-    return y.with_array(jnp.swapaxes(y.array.reshape(outputs, batch, rows, columns), 0, 1))
+    y = y if bias is None else y + bias[:, None]
+    y = y.reshape(outputs, batch, rows, columns)
+    return y.reshape(1, outputs, rows, columns) if batch == 1 else in_order(swapaxes(y, 0, 1))
 
 
 def _convolution(weight, x, stride, padding):
@@ -73,7 +80,7 @@ def linear(params, x, *, matmul=matmul):
     columns = jnp.moveaxis(x.array, 1, 0)  # [C, B] or [C, B, N]
     y = matmul(params["weight"], x.with_array(columns.reshape(columns.shape[0], -1)))
     y = y + params["bias"][:, None] if "bias" in params else y
-    return y.with_array(jnp.moveaxis(y.array.reshape(-1, *columns.shape[1:]), 0, 1))
+    return in_order(y.with_array(jnp.moveaxis(y.array.reshape(-1, *columns.shape[1:]), 0, 1)))
 
 
 def guarded_group_norm(params, x, *, groups, eps):

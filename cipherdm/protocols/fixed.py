@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from . import layout
+
 # SPU multiplies by a public factor c as by round(c 2^44) followed by a truncation by 44 bits, so truncations by up to 42 bits
 # are one multiplication by a power of two; the result must stay below 2^(62 - 44) in ring words.
 ENGINE_FRACTION_BITS = 44
@@ -101,7 +103,8 @@ class Fixed:
 
     def __add__(self, other: "Fixed") -> "Fixed":
         bits = max(self.bits, other.bits)
-        return Fixed(self.raised(bits).array + other.raised(bits).array, bits, self.ring)
+        first, second = _alike(self.raised(bits), other.raised(bits))
+        return Fixed(first + second, bits, self.ring)
 
     def __sub__(self, other: "Fixed") -> "Fixed":
         return self + -other
@@ -111,7 +114,16 @@ class Fixed:
 
     def __mul__(self, other: "Fixed") -> "Fixed":
         """The product, not truncated. 3 messages, or none if one factor is public."""
-        return Fixed(self.array * other.array, self.bits + other.bits, self.ring)
+        first, second = _alike(self, other)
+        return Fixed(first * second, self.bits + other.bits, self.ring)
+
+
+def _alike(first: Fixed, second: Fixed) -> tuple[jnp.ndarray, jnp.ndarray]:
+    """Two operands' arrays in one shape."""
+    if first.shape == second.shape or not first.ring:
+        return first.array, second.array
+    shape = jnp.broadcast_shapes(first.shape, second.shape)
+    return layout.spread(first.array, shape), layout.spread(second.array, shape)
 
 
 def encode(values: np.ndarray, bits: int, ring: bool) -> np.ndarray:
@@ -135,7 +147,9 @@ def concatenate(parts, axis: int = 0):
 
 def broadcast_to(x, shape):
     """As jnp.broadcast_to, of an array or of `Fixed` numbers. Free."""
-    return x.with_array(jnp.broadcast_to(x.array, shape)) if isinstance(x, Fixed) else jnp.broadcast_to(x, shape)
+    if not isinstance(x, Fixed):
+        return jnp.broadcast_to(x, shape)
+    return x.with_array((layout.spread if x.ring else jnp.broadcast_to)(x.array, tuple(shape)))
 
 
 def swapaxes(x, first: int, second: int):
@@ -143,6 +157,11 @@ def swapaxes(x, first: int, second: int):
     return (
         x.with_array(jnp.swapaxes(x.array, first, second)) if isinstance(x, Fixed) else jnp.swapaxes(x, first, second)
     )
+
+
+def in_order(x: Fixed) -> Fixed:
+    """The same numbers, on shares written out in memory if they were transposed: see `layout`. Free."""
+    return x.with_array(layout.in_order(x.array)) if x.ring else x
 
 
 def public_like(x: Fixed, number: int) -> Fixed:
