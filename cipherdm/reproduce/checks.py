@@ -137,6 +137,27 @@ class OperationRow:
 
 
 @dataclass(frozen=True)
+class LargestProductError:
+    """Of all ways and shapes in the record of `bench linear`."""
+
+    def __call__(self, records: Records) -> float:
+        return max(row["max_error"] for row in records["linear"]["rows"])
+
+
+@dataclass(frozen=True)
+class ProductGain:
+    """How many times less a kernel takes than SPU, in "ms" or "bytes", at a shape in the record of `bench linear`."""
+
+    quantity: str
+    ring: int
+    shape: str = "128x1152x196"
+
+    def __call__(self, records: Records) -> float:
+        found = {row["way"]: row[self.quantity] for row in records["linear"]["rows"] if row["shape"] == self.shape}
+        return found["spu"] / found[f"kernel, {self.ring} bits"]
+
+
+@dataclass(frozen=True)
 class PiecewiseBytes:
     """Bytes an element of CipherDM's SiLU by counting its operations, from the record of `bench piecewise`."""
 
