@@ -54,7 +54,12 @@ def sample(
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
     scheduler: SchedulerOption = "ddim",
     eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
-    protocols: ProtocolsOption = "fast",
+    protocols: Annotated[
+        str | None,
+        typer.Option(
+            help="A named set: " + ", ".join(protocol_sets.NAMES) + "; fast-shares by default, and fast for a loop."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the client's noise.")] = 0,
     granularity: Annotated[str, typer.Option(help="What one program computes: block, step or loop.")] = "block",
     prompt: Annotated[
@@ -74,6 +79,7 @@ def sample(
     picture shows each result below the one that the exact model gives in plaintext.
     """
     folder = find_model(model)
+    chosen = protocol_sets.default(granularity) if protocols is None else protocol_sets.named(protocols)
     if (folder / PIPELINE).is_file():
         from .prompt_command import PromptOptions, sample_prompts  # transformers take seconds to import
 
@@ -83,7 +89,6 @@ def sample(
             )
         options = PromptOptions(tuple(prompt), negative_prompt, guidance_scale, image, strength)
         settings = {"steps": steps, "scheduler": scheduler, "eta": eta, "seed": seed}
-        chosen = protocol_sets.named(protocols)
         with ProgressBar("call") as bar:
             run = {"protocols": chosen, "granularity": granularity, "out": out, "progress": bar}
             text = sample_prompts(folder, options, **run, **settings)
@@ -103,7 +108,6 @@ def sample(
         "eta": eta,
         "seed": seed,
     }
-    chosen = protocol_sets.named(protocols)
     plaintext = draw(unet, None, protocols=protocol_sets.DIRECT, **settings).images
     with LocalCluster() as cluster, ProgressBar("call") as bar:
         secure = draw(unet, cluster, protocols=chosen, granularity=granularity, progress=bar, **settings)

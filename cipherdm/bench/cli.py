@@ -100,6 +100,10 @@ def step(
     repetitions: RepetitionsOption = 5,
     steps: StepsOption = 20,
     at_once: AtOnceOption = 5,
+    granularity: Annotated[
+        str | None,
+        typer.Option(help="What one program computes: block, step or loop; by default a loop, or a step with kernels."),
+    ] = None,
     record: RecordOption = None,
 ) -> None:
     """Measure a denoising step under several sets of protocols, taking turns: time, bytes, sends, memory.
@@ -113,7 +117,8 @@ def step(
     settings = {"batches": numbers(batch, "--batch"), "repetitions": repetitions, "steps": steps, "at_once": at_once}
 
     def chosen(unet: "UNet") -> "tuple[Variant, ...]":
-        return (*benchmark.variants(benchmark.default_names(unet) if names is None else names), *beside)
+        chosen_names = benchmark.default_names(unet) if names is None else names
+        return (*benchmark.variants(chosen_names, granularity), *beside)
 
     _measure_steps("step", model, chosen, settings, record)
 

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from ..errors import CipherDMError
 from ..models import UNet
 from ..protocols import DIRECT, FAST, Protocols
 from ..records import read_record, write_record
-from ..sampling import Task, engine_for, sampling_nodes
+from ..sampling import Granularity, Task, engine_for, sampling_nodes
 from ..sampling.steps import Loop, setup_graph, step_graph
 from .tasks import batch_task, takes_prompts
 
@@ -52,19 +52,24 @@ class Variant:
     name: str
     protocols: Protocols
     engine: EngineConfig
-    granularity: Literal["loop", "step", "block"] = "loop"
+    granularity: Granularity = "loop"
     unet: UNet | None = None
 
 
-def variants(names: Sequence[str] = DEFAULT_NAMES) -> tuple[Variant, ...]:
+def variants(names: Sequence[str] = DEFAULT_NAMES, granularity: Granularity | None = None) -> tuple[Variant, ...]:
     """The variants with these names: sets of protocols, and "direct-pade".
 
     "direct-pade" is `DIRECT` with the engine's more exact exponential, which is the setting of the CipherDM release.
 
+    Args:
+        names: of the variants.
+        granularity: of all of them; by default a "loop", and a "step" for sets with kernels, which a loop cannot have.
+
     Raises:
         CipherDMError: a name is neither "direct-pade" nor that of a set.
     """
-    return tuple(_variant(name) for name in names)
+    made = tuple(_variant(name) for name in names)
+    return made if granularity is None else tuple(replace(variant, granularity=granularity) for variant in made)
 
 
 def of_distilled(unet: UNet, protocols: Protocols = FAST) -> Variant:

@@ -4,8 +4,9 @@ The arithmetic is `cipherdm.linear`'s. Here are its surroundings: shares as SPU 
 parties, the agreement on keys for zero shares, and the digits of weights that are kept from one call to the next.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from .config import PARTIES
 from .variable_files import StoredShare
 
 KEPT_BYTES = 2 << 30  # of weights' digits, 16 bytes a weight, that a session keeps at most
+CHUNK_NUMBERS = 1 << 20  # of a share that is handed to SPU, 16 MB a piece
 _STORAGE = "aby3.AShr<FM64>"
 _TYPES = {"float32": libspu.DataType.DT_F32, "int32": libspu.DataType.DT_I32}
 
@@ -68,10 +70,7 @@ class Kernels:
             self._zeros = agree(self._exchange).zero_shares(self._link.id().encode())
         first, second = inputs
         z = self._local(kernel, read, first, second, keep_weights)
-        pair = finish(z, self._exchange)
-        # Modulo 2^32 a number is known; 2^32 times it is then known modulo 2^64.
-        pair = pair if kernel.ring == 64 else pair.astype(np.uint64) << np.uint64(32)
-        share = _share_of(pair, kernel.dtype)
+        share = _share_of(finish(z, self._exchange), kernel.dtype)
         return share, KernelCost(time.perf_counter() - start, z.nbytes, z.nbytes)
 
     def forget(self, names: Iterable[str]) -> None:
@@ -110,23 +109,39 @@ def _pair_of(read: Reader, name: str, word: type[np.unsignedinteger]) -> np.ndar
     meta.ParseFromString(share.meta)
     if meta.storage_type != _STORAGE:
         raise CipherDMError(f"{name} is stored as {meta.storage_type}; kernels compute on {_STORAGE}")
-    content = b"".join(_content(chunk) for chunk in share.share_chunks)
-    return pair_from_bytes(content, tuple(meta.shape.dims)).astype(word, copy=False)
-
-
-def _content(chunk: bytes) -> bytes:
-    parsed = libspu.ValueChunk()
-    parsed.ParseFromString(chunk)
-    return parsed.content
+    shape, parsed = tuple(meta.shape.dims), libspu.ValueChunk()
+    pair = np.empty((2, math.prod(shape)), word)
+    start = 0
+    for chunk in share.share_chunks:
+        parsed.ParseFromString(chunk)
+        content = parsed.content
+        count = len(content) // (2 * np.dtype(np.uint64).itemsize)
+        pair[:, start : start + count] = pair_from_bytes(content, (count,))
+        start += count
+    return pair.reshape(2, *shape)
 
 
 def _share_of(pair: np.ndarray, dtype: str) -> libspu.Share:
-    """What SPU takes for the share of a variable that this party has the pair of."""
-    meta, chunk = libspu.ValueMeta(), libspu.ValueChunk()
+    """What SPU takes for the share of a variable that this party has the pair of.
+
+    Words of 32 bits become the upper halves of words of 64: a number is known modulo 2^32, and 2^32 times it modulo 2^64.
+    """
+    meta = libspu.ValueMeta()
     meta.data_type, meta.visibility = _TYPES[dtype], libspu.Visibility.VIS_SECRET
     meta.shape, meta.storage_type = list(pair.shape[1:]), _STORAGE
-    chunk.content = bytes_from_pair(pair)
-    chunk.total_bytes, chunk.chunk_offset = len(chunk.content), 0
     share = libspu.Share()
-    share.meta, share.share_chunks = meta.SerializeToString(), [chunk.SerializeToString()]
+    share.meta, share.share_chunks = meta.SerializeToString(), list(_chunks(pair.reshape(2, -1)))
     return share
+
+
+def _chunks(pair: np.ndarray) -> Iterator[bytes]:
+    """A share [2, N] in pieces: each is copied several times, and memory that was just freed costs no page faults."""
+    count = pair.shape[1]
+    for start in range(0, max(1, count), CHUNK_NUMBERS):
+        part = pair[:, start : start + CHUNK_NUMBERS]
+        if part.dtype == np.uint32:
+            part = part.astype(np.uint64) << np.uint64(32)
+        chunk = libspu.ValueChunk()
+        chunk.content = bytes_from_pair(part)
+        chunk.total_bytes, chunk.chunk_offset = 2 * part.itemsize * count, 2 * part.itemsize * start
+        yield chunk.SerializeToString()

@@ -8,9 +8,16 @@ from pathlib import Path
 
 from .config import PartyConfig
 
-# One arena for all threads of a process: with one each, as by default, each keeps what its thread has freed, and what is
-# kept adds up.
-_ENVIRONMENT = {"GRPC_VERBOSITY": "NONE", "MALLOC_ARENA_MAX": "1"}
+# How glibc keeps memory. One arena for all threads of a process: with one each, as by default, each keeps what its thread has
+# freed, and what is kept adds up. What is freed stays with the process, however large: every operation writes its result
+# into new arrays, and having the system give and take their pages takes longer than computing.
+_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
+    "MALLOC_TOP_PAD_": str(1 << 25),
+}
+_ENVIRONMENT = {"GRPC_VERBOSITY": "NONE", **_MEMORY}
 
 START_TIMEOUT = 30.0  # seconds for a process to import SPU and listen; about 2 on an idle machine
 

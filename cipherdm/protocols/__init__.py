@@ -1,7 +1,19 @@
 """The functions that models are computed with: exact ones, published approximations, and the named sets of them."""
 
 from .base import Protocols
-from .sets import CIPHERDM, CIPHERDM_CORRECTED, DIRECT, FAST, FAST_GUARDED, FAST_MIXED, FAST_SHARES, NAMES, PUMA, named
+from .sets import (
+    CIPHERDM,
+    CIPHERDM_CORRECTED,
+    DIRECT,
+    FAST,
+    FAST_GUARDED,
+    FAST_MIXED,
+    FAST_SHARES,
+    NAMES,
+    PUMA,
+    default,
+    named,
+)
 
 __all__ = [
     "CIPHERDM",
@@ -14,5 +26,6 @@ __all__ = [
     "NAMES",
     "PUMA",
     "Protocols",
+    "default",
     "named",
 ]

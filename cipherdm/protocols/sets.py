@@ -118,6 +118,11 @@ _SETS = {
 NAMES = tuple(_SETS)
 
 
+def default(granularity: str) -> Protocols:
+    """The set that takes least time at full quality: FAST_SHARES, or FAST for a "loop", in which there can be no kernels."""
+    return FAST if granularity == "loop" else FAST_SHARES
+
+
 def named(name: str) -> Protocols:
     """The set called `name`, in any case. Raises CipherDMError, listing the names, if there is none."""
     try:

@@ -157,6 +157,12 @@ RINGS = Target(
             ("--repetitions", "3", "--at-once", "1"),
             ("--repetitions", "1", "--at-once", "1"),
         ),
+        Piece(
+            f"blocks_{TEN}",
+            ("bench", "step", TEN, "--protocols", "fast,fast-shares", "--granularity", "block"),
+            ("--batch", "1,4,16", "--repetitions", "5"),
+            ("--batch", "1", "--repetitions", "1"),
+        ),
     ),
     (
         Check("bytes, direct / fast-shares", 7.4, 0.2, Gain(TEN, "fast-shares", "bytes", "direct", "rings", 16), 0.2),

@@ -1,5 +1,6 @@
 """Schedules, the denoising step, and sampling in plaintext and on shares."""
 
+from .sample import Granularity as Granularity
 from .sample import SamplingResult as SamplingResult
 from .sample import Task as Task
 from .sample import engine_for as engine_for
