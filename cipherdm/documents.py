@@ -141,6 +141,17 @@ def rings_table(measurements: Path) -> str:
     return _step_table(measurements, "rings", batch=16)
 
 
+def blocks_table(measurements: Path) -> str:
+    """One denoising step as blocks of programs, as `cipherdm sample` runs it, without and with products on shares."""
+    (record,) = _records(measurements, "blocks_*.json", "cipherdm bench step MODEL --granularity block")
+    frame = pd.DataFrame(record["rows"]).pivot(index=["model", "batch"], columns="variant", values="seconds")
+    rows = [
+        [model, f"{batch}", *(_duration(row[name]) for name in ("fast", "fast-shares")), _times(row["fast"] / row["fast-shares"])]
+        for (model, batch), row in frame.iterrows()
+    ]
+    return _markdown(["model", "pictures", "fast", "fast-shares", "faster"], rows)
+
+
 def linear_table(measurements: Path) -> str:
     """Matrix products by SPU and by kernels on shares, and conversions between the rings."""
     from .bench.linear import conversion_table, table  # brings the whole library along
@@ -220,6 +231,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "step_batches": step_batches_table,
     "ladder": ladder_table,
     "distilled": distilled_table,
+    "blocks": blocks_table,
     "linear": linear_table,
     "rings": rings_table,
     "activations": activations_table,

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from jax import lax
+from spu import libspu
 
 from cipherdm import CipherDMError
-from cipherdm.engine import EngineConfig, Node, Spec, compile_plan
+from cipherdm.engine import EngineConfig, Node, Spec, compile_plan, kernels
 from cipherdm.engine.programs import KernelProgram
 from cipherdm.engine.split import split
 from cipherdm.engine.trial import words_of
@@ -183,3 +184,39 @@ def test_the_operation_is_the_layer_in_plaintext():
     w, x = random_integers(3, 2, 3, 3), random_integers(2, 2, 6, 8)
     expected = lax.conv_general_dilated(x, w, (2, 2), CONVOLUTION.padding)
     np.testing.assert_array_equal(apply(CONVOLUTION, w, x), expected)
+
+
+@pytest.mark.parametrize("word", [np.uint64, np.uint32])
+@pytest.mark.parametrize("shape", [(), (0, 3), (5, 7), (4, 2, 2)])
+def test_shares_come_and_go_in_pieces(monkeypatch, shape, word):
+    """As SPU stores them: words of both components in turns, in order, with each piece's place in the whole."""
+    monkeypatch.setattr(kernels, "CHUNK_NUMBERS", 8)
+    pair = RANDOM.integers(0, np.iinfo(word).max, (2, *shape), word, endpoint=True)
+    share = kernels._share_of(pair, "int32")
+    count, pieces = int(np.prod(shape)), []
+    for chunk in share.share_chunks:
+        piece = libspu.ValueChunk()
+        piece.ParseFromString(chunk)
+        assert (piece.total_bytes, piece.chunk_offset) == (16 * count, sum(map(len, pieces)))
+        pieces.append(piece.content)
+    assert len(pieces) == max(1, -(-count // 8))
+    shift = 64 - 8 * np.dtype(word).itemsize
+    expected = [int(number) << shift for number in pair.reshape(2, -1).T.ravel()]
+    assert np.frombuffer(b"".join(pieces), "<u8").tolist() == expected
+    again = kernels._pair_of({"x": share}.get, "x", np.uint64)
+    assert again.dtype == np.uint64 and np.array_equal(again, pair.astype(np.uint64) << np.uint64(shift))
+    assert np.array_equal(kernels._pair_of({"x": share}.get, "x", np.uint32), again.astype(np.uint32))
+
+
+def test_parties_put_large_results_together(words):
+    """A result of more than one piece, which is then the operand of another kernel."""
+    first, second, third = random_integers(1100, 4), random_integers(4, 1000), random_integers(2, 1100)
+    assert first.shape[0] * second.shape[1] > kernels.CHUNK_NUMBERS
+
+    def twice(first, second, third):
+        return on_words(Kernel("matmul"))(third, on_words(Kernel("matmul"))(first, second))
+
+    node = Node("twice", twice, ("first", "second", "third"), ("result",))
+    (result,), cost = words(node, {"first": first, "second": second, "third": third})
+    assert np.array_equal(result, third @ first @ second)
+    assert cost.bytes == 24 * (1100 + 2) * 1000

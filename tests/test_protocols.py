@@ -11,7 +11,7 @@ from stated import activations, random, stated, stated_rows
 
 from cipherdm.engine import Node, Spec, compile_plan, compile_program
 from cipherdm.errors import CipherDMError
-from cipherdm.protocols import CIPHERDM, CIPHERDM_CORRECTED, DIRECT, PUMA, exact, named
+from cipherdm.protocols import CIPHERDM, CIPHERDM_CORRECTED, DIRECT, FAST, FAST_SHARES, PUMA, default, exact, named
 from cipherdm.protocols.clamp import clamp
 from cipherdm.protocols.exp_bounded import exp_bounded
 from cipherdm.protocols.exp_chebyshev import exp_published
@@ -225,6 +225,11 @@ def test_sets_are_values():
     for name in ("fastest", None):
         with pytest.raises(CipherDMError, match="direct, cipherdm, cipherdm-corrected, puma"):
             named(name)
+
+
+def test_the_default_has_kernels_where_there_can_be_some():
+    assert default("loop") is FAST and not FAST.kernels
+    assert default("block") is default("step") is FAST_SHARES
 
 
 def test_results_are_float32():
