@@ -146,7 +146,12 @@ def blocks_table(measurements: Path) -> str:
     (record,) = _records(measurements, "blocks_*.json", "cipherdm bench step MODEL --granularity block")
     frame = pd.DataFrame(record["rows"]).pivot(index=["model", "batch"], columns="variant", values="seconds")
     rows = [
-        [model, f"{batch}", *(_duration(row[name]) for name in ("fast", "fast-shares")), _times(row["fast"] / row["fast-shares"])]
+        [
+            model,
+            f"{batch}",
+            *(_duration(row[name]) for name in ("fast", "fast-shares")),
+            _times(row["fast"] / row["fast-shares"]),
+        ]
         for (model, batch), row in frame.iterrows()
     ]
     return _markdown(["model", "pictures", "fast", "fast-shares", "faster"], rows)

@@ -64,8 +64,13 @@ def _convolution_by_patches(weight, bias, x, stride, padding):
     *_, batch, rows, columns = shifted.shape
     y = matmul(weight.reshape(outputs, -1), x.with_array(shifted.reshape(-1, batch * rows * columns)))
     y = y if bias is None else y + bias[:, None]
-    y = y.reshape(outputs, batch, rows, columns)
-    return y.reshape(1, outputs, rows, columns) if batch == 1 else in_order(swapaxes(y, 0, 1))
+    return _batch_first(y.reshape(outputs, batch, rows, columns))
+
+
+def _batch_first(y):
+    """[O, B, ...] to [B, O, ...]."""
+    outputs, batch, *rest = y.shape
+    return y.reshape(1, outputs, *rest) if batch == 1 else in_order(swapaxes(y, 0, 1))
 
 
 def _convolution(weight, x, stride, padding):
@@ -80,7 +85,7 @@ def linear(params, x, *, matmul=matmul):
     columns = jnp.moveaxis(x.array, 1, 0)  # [C, B] or [C, B, N]
     y = matmul(params["weight"], x.with_array(columns.reshape(columns.shape[0], -1)))
     y = y + params["bias"][:, None] if "bias" in params else y
-    return in_order(y.with_array(jnp.moveaxis(y.array.reshape(-1, *columns.shape[1:]), 0, 1)))
+    return _batch_first(y.reshape(-1, *columns.shape[1:]))
 
 
 def guarded_group_norm(params, x, *, groups, eps):
