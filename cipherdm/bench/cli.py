@@ -33,9 +33,12 @@ def operations(
 
     record = record or measurements() / "operations.json"
     with LocalCluster() as cluster, ProgressBar("run") as bar:
-        found = benchmark.run(cluster.session(), elements, repetitions, bar)
+        session = cluster.session()
+        found = benchmark.run(session, elements, repetitions, bar)
+        found["layouts"] = benchmark.run(session, elements, repetitions, bar, benchmark.LAYOUTS)["rows"]
     write_record(record, found)
-    typer.echo(benchmark.table(found).to_string(float_format="{:.4g}".format))
+    for rows in (found["rows"], found["layouts"]):
+        typer.echo(benchmark.table({"rows": rows}).to_string(float_format="{:.4g}".format))
     typer.echo(f"Wrote {record}.")
 
 

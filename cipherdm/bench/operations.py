@@ -15,6 +15,7 @@ from ..engine import CostReport, Session, run_once
 from ..protocols.layout import spread
 
 ROW = 100  # numbers in a softmax row, and rows and columns of the matrices
+ADDITIONS = 20  # one after the other, because one is over before it can be measured
 
 Progress = Callable[[int, int, str], None]
 """Called before each measurement as `progress(done, total, name)`."""
@@ -39,12 +40,22 @@ def _times_public(x):
     return x * jnp.float32(0.3)
 
 
-def _add_view(words):
-    return words + words[:, :1]
+def _additions(words, others):
+    for _ in range(ADDITIONS):
+        words = words + others
+    return words
 
 
-def _add_spread(words):
-    return words + spread(words[:, :1], words.shape)
+def _additions_of_views(words):
+    for _ in range(ADDITIONS):
+        words = words + words[:, :1]
+    return words
+
+
+def _additions_written_out(words):
+    for _ in range(ADDITIONS):
+        words = words + spread(words[:, :1], words.shape)
+    return words
 
 
 def _select(x, y, is_larger):
@@ -53,8 +64,6 @@ def _select(x, y, is_larger):
 
 OPERATIONS = (
     Operation("addition", jnp.add, ("x", "y")),
-    Operation("addition of a view", _add_view, ("words",)),
-    Operation("the same, written out", _add_spread, ("words",)),
     Operation("secret x public", _times_public),
     Operation("secret x secret", jnp.multiply, ("x", "y")),
     Operation("matrix product", jnp.matmul, ("rows", "columns")),
@@ -67,6 +76,12 @@ OPERATIONS = (
     Operation("sigmoid", jax.nn.sigmoid, ("scores",)),
     Operation("softmax", jax.nn.softmax, ("rows",)),
 )
+# The same sums with operands that lie differently in memory, see `protocols.layout`.
+LAYOUTS = (
+    Operation(f"{ADDITIONS} additions", _additions, ("words", "others")),
+    Operation(f"{ADDITIONS} additions of a column", _additions_of_views, ("words",)),
+    Operation(f"{ADDITIONS} of a column, written out", _additions_written_out, ("words",)),
+)
 
 
 def inputs(elements: int) -> dict[str, np.ndarray]:
@@ -76,8 +91,9 @@ def inputs(elements: int) -> dict[str, np.ndarray]:
     scores = generator.normal(0, 1.5, elements).astype(np.float32).clip(-4, 4)
     rows = np.resize(scores, (max(1, elements // ROW), ROW))
     words = np.resize(np.arange(-500, 500, dtype=np.int32), rows.shape)
+    others = words[::-1].copy()
     columns = generator.normal(0, 1, (ROW, ROW)).astype(np.float32)
-    arrays = {"rows": rows, "columns": columns, "words": words}
+    arrays = {"rows": rows, "columns": columns, "words": words, "others": others}
     return {"x": x, "y": y, "negative": -x, "scores": scores, "is_larger": x > y} | arrays
 
 

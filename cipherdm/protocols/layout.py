@@ -1,9 +1,8 @@
 """Broadcast and transposed arrays of ring words, written out in memory before SPU computes on them.
 
-SPU keeps broadcast and transposed arrays as views, and reads them number by number: beside such an operand an addition takes
-several times as long as beside a whole array, and a product more than twice as long (operations.json). A matrix product
-with public ones sends nothing and writes its result in order, in less time than either. SPU's compiler takes a copy by
-other means, such as a reshape there and back, for superfluous.
+SPU keeps broadcast and transposed arrays as views, and reads them number by number: an addition of a column takes much longer
+than one of a whole array (operations.json). A matrix product with public ones sends nothing and writes its result in order,
+in less time than that. SPU's compiler takes a copy by other means, such as a reshape there and back, for superfluous.
 """
 
 import math

@@ -1,11 +1,10 @@
 """FAST with its large matrix products as kernels: computed by the parties on their shares, between programs of SPU.
 
 SPU multiplies matrices modulo 2^64 with general integer arithmetic; `cipherdm.linear` does it on the processor's integer
-matrix units, exactly, and sends one message where SPU sends one as well. Each kernel ends a program and begins another,
-whose text SPU has to read, so that small products stay with SPU. How large they have to be depends on the processor: in
-linear.json kernels are ahead of SPU at two of five shapes, and a step of 16 pictures of mnist10 takes less time with them
-(step_mnist10_batch16.json), one of 4 about the same. Results are the same as FAST's, to the random last bit of
-truncations.
+matrix units, exactly, sends one message where SPU sends one as well, and is ahead of it at all shapes of linear.json. Each
+kernel ends a program and begins another, whose text SPU has to read, so that small products stay with SPU. Where programs are
+blocks or steps, a step takes no longer than with FAST, and less with many pictures (blocks_mnist10.json); a loop of several
+steps in one program has no room for kernels. Results are the same as FAST's, to the random last bit of truncations.
 """
 
 import math
