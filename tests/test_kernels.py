@@ -208,6 +208,16 @@ def test_shares_come_and_go_in_pieces(monkeypatch, shape, word):
     assert np.array_equal(kernels._pair_of({"x": share}.get, "x", np.uint32), again.astype(np.uint32))
 
 
+@pytest.mark.parametrize("pieces", [[0], [0, 1, 1]])
+def test_a_share_of_another_length_is_refused(monkeypatch, pieces):
+    monkeypatch.setattr(kernels, "CHUNK_NUMBERS", 8)
+    share = kernels._share_of(RANDOM.integers(0, 2**63, (2, 16), np.uint64), "int32")
+    chunks = share.share_chunks
+    share.share_chunks = [chunks[index] for index in pieces]
+    with pytest.raises(CipherDMError, match=f"share of x has {8 * len(pieces)} numbers"):
+        kernels._pair_of({"x": share}.get, "x", np.uint64)
+
+
 def test_parties_put_large_results_together(words):
     """A result of more than one piece, which is then the operand of another kernel."""
     first, second, third = random_integers(1100, 4), random_integers(4, 1000), random_integers(2, 1100)

@@ -23,6 +23,7 @@ from .variable_files import StoredShare
 
 KEPT_BYTES = 2 << 30  # of weights' digits, 16 bytes a weight, that a session keeps at most
 CHUNK_NUMBERS = 1 << 20  # of a share that is handed to SPU, 16 MB a piece
+_NUMBER_BYTES = 16  # of a number in a share: a word of 64 bits of both components
 _STORAGE = "aby3.AShr<FM64>"
 _TYPES = {"float32": libspu.DataType.DT_F32, "int32": libspu.DataType.DT_I32}
 
@@ -111,13 +112,15 @@ def _pair_of(read: Reader, name: str, word: type[np.unsignedinteger]) -> np.ndar
         raise CipherDMError(f"{name} is stored as {meta.storage_type}; kernels compute on {_STORAGE}")
     shape, parsed = tuple(meta.shape.dims), libspu.ValueChunk()
     pair = np.empty((2, math.prod(shape)), word)
-    start = 0
+    stop = 0
     for chunk in share.share_chunks:
         parsed.ParseFromString(chunk)
         content = parsed.content
-        count = len(content) // (2 * np.dtype(np.uint64).itemsize)
-        pair[:, start : start + count] = pair_from_bytes(content, (count,))
-        start += count
+        start, stop = stop, stop + len(content) // _NUMBER_BYTES
+        if stop <= pair.shape[1]:
+            pair[:, start:stop] = pair_from_bytes(content, (stop - start,))
+    if stop != pair.shape[1]:
+        raise CipherDMError(f"the share of {name} has {stop} numbers, and its shape {shape} has {pair.shape[1]}")
     return pair.reshape(2, *shape)
 
 
@@ -143,5 +146,5 @@ def _chunks(pair: np.ndarray) -> Iterator[bytes]:
             part = part.astype(np.uint64) << np.uint64(32)
         chunk = libspu.ValueChunk()
         chunk.content = bytes_from_pair(part)
-        chunk.total_bytes, chunk.chunk_offset = 2 * part.itemsize * count, 2 * part.itemsize * start
+        chunk.total_bytes, chunk.chunk_offset = _NUMBER_BYTES * count, _NUMBER_BYTES * start
         yield chunk.SerializeToString()
