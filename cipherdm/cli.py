@@ -42,7 +42,8 @@ add_commands(app, bench_app)
 
 ModelOption = Annotated[str, typer.Option(help="A name in data/models, or the path of a diffusers folder.")]
 ModelArgument = Annotated[str, typer.Argument(help="A name in data/models, or the path of a diffusers folder.")]
-ProtocolsOption = Annotated[str, typer.Option(help="A named set: " + ", ".join(protocol_sets.NAMES) + ".")]
+_SETS = "A named set: " + ", ".join(protocol_sets.NAMES)
+ProtocolsOption = Annotated[str, typer.Option(help=f"{_SETS}.")]
 SchedulerOption = Annotated[str, typer.Option(help="ddim, ddpm or dpmsolver++.")]
 
 
@@ -56,9 +57,7 @@ def sample(
     eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
     protocols: Annotated[
         str | None,
-        typer.Option(
-            help="A named set: " + ", ".join(protocol_sets.NAMES) + "; fast-shares by default, and fast for a loop."
-        ),
+        typer.Option(help=f"{_SETS}; fast-shares by default, and fast for a loop."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the client's noise.")] = 0,
     granularity: Annotated[str, typer.Option(help="What one program computes: block, step or loop.")] = "block",

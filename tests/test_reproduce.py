@@ -15,8 +15,9 @@ from cipherdm.reproduce import driver, tables
 from cipherdm.reproduce.checks import GridMean, OfRows
 from cipherdm.reproduce.claims import CLAIMED, gains, verdict, verdicts
 from cipherdm.reproduce.pieces import PieceFolder, Place
+from cipherdm.reproduce.sampling_targets import QUALITY, quality_piece
 from cipherdm.reproduce.target import Check, Piece, Records, Target
-from cipherdm.reproduce.targets import QUALITY, TARGETS, quality_piece
+from cipherdm.reproduce.targets import TARGETS
 
 ROOT = Path(__file__).parents[1]
 MEASUREMENTS = ROOT / "data" / "measurements"

@@ -6,6 +6,7 @@ And what numbers pay on their way into the small ring and back.
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -18,11 +19,12 @@ from ..linear.choice import trial
 from ..linear.operation import Kernel, apply
 from ..protocols import fast
 from ..protocols.fast import POWER_BITS, VALUE_BITS
-from ..protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, dot_general, encode
+from ..protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, dot_general, encode, matmul
 from ..protocols.small_ring import SMALL_BITS, WORD_BITS
 
 ENGINE = EngineConfig(fraction_bits=ENGINE_FRACTION_BITS)
 WAYS = ("spu", "kernel, 64 bits", "kernel, 32 bits")
+PADDING = ((1, 1), (1, 1))  # of convolutions
 BITS = 8  # fraction bits of both operands, so that products of up to some thousand terms fit into 32 bits
 # Conversions with the fraction bits before and after. All else of them, halves of words and shifts, is free.
 CONVERSIONS = {
@@ -101,15 +103,18 @@ class Product:
 
     def __call__(self, first, second):
         first, second = (Fixed.load(array, BITS, ring=True) for array in (first, second))
-        padding = ((1, 1), (1, 1)) if self.kind == "conv2d" else ((0, 0), (0, 0))
         if self.way == "spu":
-            if self.kind == "conv2d":
-                return fast.conv2d({"weight": first}, second, padding=padding).store()
-            batched = self.kind == "products"
-            contracted, batch = (((2,), (1,)), ((0,), (0,))) if batched else (((1,), (0,)), ((), ()))
-            return dot_general(first, second, (contracted, batch)).store()
+            return _BY_SPU[self.kind](first, second).store()
+        padding = PADDING if self.kind == "conv2d" else ((0, 0), (0, 0))
         kernel = Kernel(self.kind, padding=padding, ring=32 if self.way == "kernel, 32 bits" else 64)
         return Fixed(apply(kernel, first.array, second.array), 0, ring=True).store()
+
+
+_BY_SPU: dict[str, Callable[[Fixed, Fixed], Fixed]] = {
+    "matmul": matmul,
+    "products": partial(dot_general, dimension_numbers=(((2,), (1,)), ((0,), (0,)))),
+    "conv2d": lambda weight, x: fast.conv2d({"weight": weight}, x, padding=PADDING),
+}
 
 
 def run(

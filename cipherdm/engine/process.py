@@ -10,7 +10,7 @@ from .config import PartyConfig
 
 # How glibc keeps memory. One arena for all threads of a process: with one each, as by default, each keeps what its thread has
 # freed, and what is kept adds up. What is freed stays with the process, however large: every operation writes its result
-# into new arrays, and having the system give and take their pages takes longer than computing.
+# into new arrays, whose pages the system would have to clear and map each time.
 _MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 32),

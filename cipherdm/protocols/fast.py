@@ -49,21 +49,17 @@ def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
     """As `direct.conv2d`, as one matrix product. 3 messages."""
     weight = params["weight"]
     x = room_for(x, weight)
-    bias = params.get("bias")
-    if x.ring:
-        return _convolution_by_patches(weight, bias, x, stride, padding)
-    y = _convolution(weight, x, stride, padding)
-    return y if bias is None else y + bias[None, :, None, None]
+    y = (_convolution_by_patches if x.ring else _convolution)(weight, x, stride, padding)
+    return y + params["bias"][None, :, None, None] if "bias" in params else y
 
 
-def _convolution_by_patches(weight, bias, x, stride, padding):
+def _convolution_by_patches(weight, x, stride, padding):
     """One matrix product: SPU would take out the pixels of each result one by one."""
     outputs, _, size, _ = weight.shape
     zero = public_like(x.reshape(-1)[:1], 0).array.reshape(())
     shifted = patches(x.array, size, stride, padding, zero)
     *_, batch, rows, columns = shifted.shape
     y = matmul(weight.reshape(outputs, -1), x.with_array(shifted.reshape(-1, batch * rows * columns)))
-    y = y if bias is None else y + bias[:, None]
     return _batch_first(y.reshape(outputs, batch, rows, columns))
 
 

@@ -1,8 +1,9 @@
 """Broadcast and transposed arrays of ring words, written out in memory before SPU computes on them.
 
-SPU keeps broadcast and transposed arrays as views, and reads them number by number: an addition of a column takes much longer
-than one of a whole array (operations.json). A matrix product with public ones sends nothing and writes its result in order,
-in less time than that. SPU's compiler takes a copy by other means, such as a reshape there and back, for superfluous.
+SPU keeps broadcast and transposed arrays as views, and reads them number by number: an addition of a column takes longer than
+one of a whole array. A matrix product with public ones sends nothing and writes its result in order, and with it the
+addition takes less time than without ("layouts" in operations.json). SPU's compiler removes plainer copies, such as a
+reshape there and back.
 """
 
 import math
@@ -10,8 +11,8 @@ import math
 import jax.numpy as jnp
 from jax import lax
 
-LEAST_REPEATS = 4  # of a number
-LEAST_NUMBERS = 2048  # with fewer, an operation more costs what it saves
+# Smaller results, and numbers repeated seldom, are left as views: every operation of SPU takes time, whatever its size.
+LEAST_REPEATS, LEAST_NUMBERS = 4, 2048
 
 
 def spread(array, shape: tuple[int, ...]):

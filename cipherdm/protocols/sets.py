@@ -119,7 +119,7 @@ NAMES = tuple(_SETS)
 
 
 def default(granularity: str) -> Protocols:
-    """The set that takes least time at full quality: FAST_SHARES, or FAST for a "loop", in which there can be no kernels."""
+    """What `cipherdm sample` computes with: FAST_SHARES, or FAST for a "loop", in which there can be no kernels."""
     return FAST if granularity == "loop" else FAST_SHARES
 
 

@@ -3,7 +3,7 @@
 SPU multiplies matrices modulo 2^64 with general integer arithmetic; `cipherdm.linear` does it on the processor's integer
 matrix units, exactly, sends one message where SPU sends one as well, and is ahead of it at all shapes of linear.json. Each
 kernel ends a program and begins another, whose text SPU has to read, so that small products stay with SPU. Where programs are
-blocks or steps, a step takes no longer than with FAST, and less with many pictures (blocks_mnist10.json); a loop of several
+blocks, a step takes about as long as with FAST for few pictures, and less for many (blocks_mnist10.json); a loop of several
 steps in one program has no room for kernels. Results are the same as FAST's, to the random last bit of truncations.
 """
 
