@@ -12,7 +12,7 @@ from cipherdm.cli import app
 from cipherdm.errors import CipherDMError
 from cipherdm.records import read_record, write_record
 from cipherdm.reproduce import driver, tables
-from cipherdm.reproduce.checks import GridMean, OfRows
+from cipherdm.reproduce.checks import GridMean, MemoryGrowth, OfRows, RightAnswers, ShareOfStep
 from cipherdm.reproduce.claims import CLAIMED, gains, verdict, verdicts
 from cipherdm.reproduce.pieces import PieceFolder, Place
 from cipherdm.reproduce.sampling_targets import QUALITY, quality_piece
@@ -103,6 +103,30 @@ def test_numbers_of_rows_and_of_the_grid():
     settings = (("puma", 4, 10, 1.0), ("fast", 4, 10, 3.0), ("fast", 4, 20, 9.0), ("fast", 2, 10, 9.0))
     rows = [{"protocols": p, "guidance_scale": g, "steps": s, "psnr_db": [v, v + 2]} for p, g, s, v in settings]
     assert GridMean("g", "fast", 4, 10)({"g": {"rows": rows}}) == 4
+
+
+def test_shares_of_a_step():
+    rows = [
+        {"variant": variant, "kind": kind, "group": group, "bytes": size}
+        for variant, kind, group, size in (
+            ("direct", "softmax", "attention", 30),
+            ("direct", "activation", "residual blocks", 50),
+            ("direct", "activation", "attention", 10),
+            ("direct", "rest", "attention", 10),
+            ("fast", "softmax", "attention", 1000),
+        )
+    ]
+    records = {"breakdown_m": {"rows": rows}}
+    assert ShareOfStep("m", "direct", "bytes", "kind", ("softmax", "activation"))(records) == 90
+    assert ShareOfStep("m", "direct", "bytes", "group", ("attention",))(records) == 50
+    assert ShareOfStep("m", "fast", "bytes", "kind", ("softmax",))(records) == 100
+
+
+def test_answers_and_memory_of_a_soak():
+    memory = [[100, 200]] * 3 + [[200, 400]] * 3 + [[200, 404]] * 3 + [[204, 420]] * 3
+    records = {"soak": {"requests": 12, "right": 9, "memory_bytes": memory}}
+    assert RightAnswers()(records) == 75
+    assert MemoryGrowth()(records) == pytest.approx(5)
 
 
 # Running them.

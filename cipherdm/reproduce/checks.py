@@ -106,6 +106,43 @@ class LastMedian:
 
 
 @dataclass(frozen=True)
+class ShareOfStep:
+    """What some groups of parts or kinds of layers have of a step's "seconds", "bytes" or "rounds", in percent.
+
+    From the record of `bench breakdown`, for one set of protocols.
+    """
+
+    model: str
+    variant: str
+    quantity: str
+    by: Literal["group", "kind"]
+    names: tuple[str, ...]
+
+    def __call__(self, records: Records) -> float:
+        rows = [row for row in records[f"breakdown_{self.model}"]["rows"] if row["variant"] == self.variant]
+        mine = sum(row[self.quantity] for row in rows if row[self.by] in self.names)
+        return 100 * mine / sum(row[self.quantity] for row in rows)
+
+
+@dataclass(frozen=True)
+class RightAnswers:
+    """The share of requests in the record of `bench soak` that were answered rightly, in percent."""
+
+    def __call__(self, records: Records) -> float:
+        return 100 * records["soak"]["right"] / records["soak"]["requests"]
+
+
+@dataclass(frozen=True)
+class MemoryGrowth:
+    """By how much the memory of a party's processes grew in the record of `bench soak`, at most, in percent."""
+
+    def __call__(self, records: Records) -> float:
+        from ..hosts.soak import growth
+
+        return 100 * max(growth(records["soak"]))
+
+
+@dataclass(frozen=True)
 class FunctionRow:
     """A number of one function on its own from the record of `bench activations`, at its smallest number of elements."""
 

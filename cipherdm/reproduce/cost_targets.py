@@ -1,7 +1,16 @@
 """The targets of what computing on shares costs: operations, functions, products, a step, and networks."""
 
 from . import figures
-from .checks import FunctionRow, Gain, LargestError, LargestProductError, OperationRow, PiecewiseBytes, ProductGain
+from .checks import (
+    FunctionRow,
+    Gain,
+    LargestError,
+    LargestProductError,
+    OperationRow,
+    PiecewiseBytes,
+    ProductGain,
+    ShareOfStep,
+)
 from .figures import MODELS
 from .target import Check, Piece, Target
 
@@ -99,7 +108,35 @@ BREAKDOWN = Target(
     "noise prediction takes nearly all of the time, and in it softmax and activations are expensive",
     "paper",
     tuple(Piece(f"breakdown_{model}", ("bench", "breakdown", model), (), ("--repetitions", "1")) for model in MODELS),
-    figure=figures.parts,
+    (
+        *(
+            Check(
+                f"{model}, direct: {what}, share of {quantity}",
+                expected,
+                2,
+                ShareOfStep(model, "direct", quantity, by, names),
+                2,
+                unit="%",
+            )
+            for model, what, quantity, by, names, expected in (
+                (TINY, "softmax and activations", "bytes", "kind", ("softmax", "activation"), 90.1),
+                (TINY, "convolutions", "bytes", "kind", ("convolution",), 1.3),
+                (TINY, "normalisation", "rounds", "kind", ("normalisation",), 30.6),
+                (TEN, "residual blocks", "bytes", "group", ("residual blocks",), 94.2),
+            )
+        ),
+        # 0 is the best that there is, and the tolerance a bound.
+        Check(
+            f"{TEN}, direct: the scheduler's update, share of seconds",
+            0,
+            1,
+            ShareOfStep(TEN, "direct", "seconds", "group", ("scheduler update",)),
+            1,
+            2,
+            "%",
+        ),
+    ),
+    figures.parts,
 )
 
 LINEAR = Target(
@@ -112,6 +149,9 @@ LINEAR = Target(
         Check("largest error of a product", 0, 0, LargestProductError(), 0, 0),
         Check("bytes, SPU / kernel over Z_2^64", 1, 0.01, ProductGain("bytes", 64), 0.01, 2),
         Check("bytes, SPU / kernel over Z_2^32", 2, 0.01, ProductGain("bytes", 32), 0.01, 2),
+        # Without the processor's instructions for products of bytes, kernels take longer than this.
+        Check("time, SPU / kernel over Z_2^64", 2.0, 0.8, ProductGain("ms", 64)),
+        Check("time, SPU / kernel over Z_2^32", 2.9, 1.2, ProductGain("ms", 32)),
     ),
 )
 
@@ -137,6 +177,7 @@ RINGS = Target(
     (
         Check("bytes, direct / fast-shares", 7.4, 0.2, Gain(TEN, "fast-shares", "bytes", "direct", "rings", 16), 0.2),
         Check("bytes, direct / fast-mixed", 7.5, 0.2, Gain(TEN, "fast-mixed", "bytes", "direct", "rings", 16), 0.2),
+        Check("time, direct / fast-shares", 5.6, 2.2, Gain(TEN, "fast-shares", "time", "direct", "rings", 16)),
     ),
 )
 
@@ -166,6 +207,14 @@ LADDER = Target(
             1.58,
             0.03,
             Gain(TINY, "+ polynomials", "bytes", benchmark="ladder"),
+            0.03,
+            2,
+        ),
+        Check(
+            "bytes, direct / bounded softmax",
+            2.78,
+            0.03,
+            Gain(TINY, "+ bounded softmax", "bytes", benchmark="ladder"),
             0.03,
             2,
         ),

@@ -44,6 +44,18 @@ def quality(records: Path) -> Figure:
     return quality_figure(read_quality(records), MODELS, ("DDIM-50", "DDPM-20"))
 
 
+def samplers(records: Path) -> Figure:
+    """LeNet-FID over the seconds that sampling takes under fast, by the committed record of a step if there is none here."""
+    from ..costs.sampling import cost_of
+    from ..views.latency import quality_against_cost, quality_frame
+    from ..views.latency_widget import load_costs
+
+    model = MODELS[1]
+    here = (records / f"step_{model}.json").exists()
+    costs = load_costs(records if here else None, (model,))
+    return quality_against_cost(quality_frame(model, records), cost_of(costs[model], "fast"))
+
+
 def parts(records: Path) -> Figure:
     """A step by part of the U-Net and kind of layer."""
     from ..views.breakdown import breakdown_bars
@@ -103,6 +115,13 @@ def prompt_gains(records: Path) -> Figure:
     from .claims import gains as gains_of
 
     return claims_figure(gains_of(step_rows(records, (PROMPT_MODEL,))))
+
+
+def requests(records: Path) -> Figure:
+    """How long the requests of a soak took, and the memory of the parties' processes."""
+    from ..views.hosts_runs import endurance
+
+    return endurance(read_record(records / "soak.json"))
 
 
 def step_rows(records: Path, models: Sequence[str] = MODELS) -> list[dict]:

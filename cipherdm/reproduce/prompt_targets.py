@@ -4,7 +4,7 @@ The bounds of "at least" are those that the project set itself, not what was fou
 """
 
 from . import figures
-from .checks import Gain, GridMean, OfRows
+from .checks import Field, Gain, GridMean, OfRows
 from .figures import PROMPT_MODEL
 from .target import Check, Piece, Target
 
@@ -75,4 +75,22 @@ PROMPT_STEP = Target(
     figures.prompt_gains,
 )
 
-PROMPT_TARGETS = (PROMPTS, GRID, PROMPT_STEP)
+READ = f"captions_{PROMPT_MODEL}"
+
+CAPTIONS = Target(
+    "captions",
+    "What is read back from the pictures of captions, in plaintext",
+    "the model draws what its prompts say",
+    "ours",
+    (Piece(READ, ("read-back", PROMPT_MODEL), (), ("--count", "100")),),
+    tuple(
+        Check(what, expected, tolerance, Field(READ, name, "drawn", factor=100), reduced, unit="%")
+        for what, name, expected, tolerance, reduced in (
+            ("digits as their captions say", "digit", 96.8, 2, 6),
+            ("colours", "colour", 99.6, 1, 3),
+            ("all of a caption but the place", "all", 96.4, 2, 6),
+        )
+    ),
+)
+
+PROMPT_TARGETS = (PROMPTS, GRID, CAPTIONS, PROMPT_STEP)
