@@ -13,7 +13,7 @@ from cipherdm.errors import CipherDMError
 from cipherdm.records import read_record, write_record
 from cipherdm.reproduce import driver, tables
 from cipherdm.reproduce.checks import GridMean, MemoryGrowth, OfRows, RightAnswers, ShareOfStep
-from cipherdm.reproduce.claims import CLAIMED, gains, verdict, verdicts
+from cipherdm.reproduce.claims import CLAIMED, gains, gains_by_batch, verdict, verdicts
 from cipherdm.reproduce.pieces import PieceFolder, Place
 from cipherdm.reproduce.sampling_targets import QUALITY, quality_piece
 from cipherdm.reproduce.target import Check, Piece, Records, Target
@@ -249,6 +249,19 @@ def test_gains_are_baseline_divided_by_set():
     assert list(table["bytes"]) == [1.2, 3] and list(table["sends"]) == [90 / 60, 100 / 60]
     told = verdicts(table)
     assert list(told["time, claimed"]) == ["within", "above"] and list(told["bytes, claimed"]) == ["below", "above"]
+
+
+def test_gains_by_number_of_pictures():
+    rows = [
+        {"model": "m", "batch": batch, "variant": name, "seconds": s, "seconds_low": s, "seconds_high": s}
+        | {"bytes": 100 * s, "sends": 1}
+        for batch, name, s in ((4, "direct", 8), (4, "cipherdm", 16), (1, "direct", 6), (1, "cipherdm", 3))
+    ]
+    rows += [{**rows[0], "variant": "direct-pade", "seconds": 32}, {**rows[0], "variant": "fast", "seconds": 2}]
+    table = gains_by_batch(rows)
+    assert list(table.columns) == [1, 4] and list(table.loc[("m", "direct")]) == [2, 0.5]
+    assert table.loc[("m", "direct-pade"), 4] == 2 and table.loc[("m", "direct-pade")].isna()[1]
+    assert gains_by_batch(rows, "fast").loc[("m", "direct"), 4] == 4
 
 
 @pytest.mark.parametrize("quantity", CLAIMED)

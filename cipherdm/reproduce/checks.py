@@ -21,7 +21,9 @@ class Gain:
     batch: int = 1
 
     def __call__(self, records: Records) -> float:
-        table = gains(records[f"{self.benchmark}_{self.model}"]["rows"], self.batch)
+        own_record = self.benchmark == "step" and self.batch > 1
+        stem = f"{self.benchmark}_{self.model}" + (f"_batch{self.batch}" if own_record else "")
+        table = gains(records[stem]["rows"], self.batch)
         found = table[(table["protocols"] == self.protocols) & (table["baseline"] == self.baseline)]
         return float(found[self.quantity].iloc[0])
 

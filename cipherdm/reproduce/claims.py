@@ -46,6 +46,16 @@ def gains(rows: Sequence[Mapping[str, Any]], batch: int = 1) -> pd.DataFrame:
     )
 
 
+def gains_by_batch(
+    rows: Sequence[Mapping[str, Any]], protocols: str = "cipherdm", quantity: str = "time"
+) -> pd.DataFrame:
+    """`gains` of one set in one quantity: a row for each model and baseline, a column for each number of pictures."""
+    tables = [gains(rows, batch).assign(batch=batch) for batch in sorted({row["batch"] for row in rows})]
+    table = pd.concat(tables)
+    mine = table[table["protocols"] == protocols]
+    return mine.pivot(index=["model", "baseline"], columns="batch", values=quantity).rename_axis(columns="pictures")
+
+
 def verdict(gain: float, quantity: str) -> str:
     """ "below", "within" or "above" the claimed range of "time" or "bytes"."""
     low, high = CLAIMED[quantity]

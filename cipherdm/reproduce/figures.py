@@ -125,12 +125,13 @@ def requests(records: Path) -> Figure:
 
 
 def step_rows(records: Path, models: Sequence[str] = MODELS) -> list[dict]:
-    """The rows of all records of `bench step` on some models, those of the claims by default.
+    """The rows of all records of `bench step` on some models, for any number of pictures; models of the claims by default.
 
     Raises:
         CipherDMError: there are none.
     """
-    paths = [path for model in models if (path := records / f"step_{model}.json").exists()]
+    stems = [f"step_{model}{batch}.json" for model in models for batch in ("", "_batch4", "_batch16")]
+    paths = [path for stem in stems if (path := records / stem).exists()]
     if not paths:
         raise CipherDMError(
             f"there is no record {records}/step_*.json: make them with `cipherdm bench step MODEL` of "
