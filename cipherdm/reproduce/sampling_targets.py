@@ -82,7 +82,7 @@ _SAMPLERS = (
 SAMPLERS = Target(
     "samplers",
     "Quality over the number of steps, by sampler, with exact functions",
-    "DPM-Solver++ with 10 to 15 steps is as good as DDIM with 50",
+    "DPM-Solver++ with 10 to 15 steps gives what DDIM gives with 50",
     "ours",
     tuple(quality_piece(TEN, "direct", scheduler, steps) for scheduler, steps in _SAMPLERS),
     (

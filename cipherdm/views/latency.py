@@ -192,6 +192,11 @@ def quality_against_cost(
         axis.xaxis.set_minor_locator(NullLocator())
         axis.grid(color="#dddddd")
         axis.margins(y=0.15)
+    if quantity == "lenet_fid":  # of which good samplers differ in little and poor ones in much
+        axes[0].set_yscale("log")
+        axes[0].yaxis.set_major_locator(FixedLocator([n * 10.0**e for e in range(-2, 4) for n in (1, 2, 5)]))
+        axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes[0].yaxis.set_minor_locator(NullLocator())
     axes[0].set_ylabel(label)
     axes[-1].legend(frameon=False, fontsize=9)
     told = [f"{row.sampler} with {row.steps} steps {getattr(row, quantity):.3g}" for row in quality.itertuples()]
