@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from .claims import gains
+from .claims import gains, step_record
 from .target import Records
 
 
@@ -21,8 +21,8 @@ class Gain:
     batch: int = 1
 
     def __call__(self, records: Records) -> float:
-        own_record = self.benchmark == "step" and self.batch > 1
-        stem = f"{self.benchmark}_{self.model}" + (f"_batch{self.batch}" if own_record else "")
+        of_step = self.benchmark == "step"
+        stem = step_record(self.model, self.batch) if of_step else f"{self.benchmark}_{self.model}"
         table = gains(records[stem]["rows"], self.batch)
         found = table[(table["protocols"] == self.protocols) & (table["baseline"] == self.baseline)]
         return float(found[self.quantity].iloc[0])
@@ -136,7 +136,10 @@ class RightAnswers:
 
 @dataclass(frozen=True)
 class MemoryGrowth:
-    """By how much the memory of a party's processes grew in the record of `bench soak`, at most, in percent."""
+    """The largest growth of a party's memory from the second quarter of the requests to the last, in percent.
+
+    From the record of `bench soak`.
+    """
 
     def __call__(self, records: Records) -> float:
         from ..hosts.soak import growth

@@ -16,6 +16,15 @@ CLAIMED = {"time": (1.084, 2.328), "bytes": (1.212, 1.791)}
 """The lowest and the highest ratio that the paper claims."""
 
 
+STEP_BATCHES = (1, 4, 16)
+"""Numbers of pictures that a step is measured with."""
+
+
+def step_record(model: str, batch: int = 1) -> str:
+    """The name of the record of `bench step` for so many pictures, without its folder and ending."""
+    return f"step_{model}" + (f"_batch{batch}" if batch > 1 else "")
+
+
 def gains(rows: Sequence[Mapping[str, Any]], batch: int = 1) -> pd.DataFrame:
     """How many times less every set of protocols takes than each of the two baselines, from rows of `bench step`.
 

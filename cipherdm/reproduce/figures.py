@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from ..errors import CipherDMError
 from ..records import read_record
+from .claims import STEP_BATCHES, step_record
 
 MODELS = ("mnist01-tiny", "mnist10")
 PROMPT_MODEL = "sd-mini"
@@ -125,13 +126,15 @@ def requests(records: Path) -> Figure:
 
 
 def step_rows(records: Path, models: Sequence[str] = MODELS) -> list[dict]:
-    """The rows of all records of `bench step` on some models, for any number of pictures; models of the claims by default.
+    """The rows of all records of `bench step` on some models, by default the two of the paper's claims.
+
+    Rows are of every number of pictures that was measured.
 
     Raises:
         CipherDMError: there are none.
     """
-    stems = [f"step_{model}{batch}.json" for model in models for batch in ("", "_batch4", "_batch16")]
-    paths = [path for stem in stems if (path := records / stem).exists()]
+    stems = [step_record(model, batch) for model in models for batch in STEP_BATCHES]
+    paths = [path for stem in stems if (path := records / f"{stem}.json").exists()]
     if not paths:
         raise CipherDMError(
             f"there is no record {records}/step_*.json: make them with `cipherdm bench step MODEL` of "

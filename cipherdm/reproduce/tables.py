@@ -1,11 +1,12 @@
 """The tables of REPRODUCING.md: what each target takes, its commands, and what is expected beside the committed records."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import CipherDMError
 from ..records import read_record
-from .target import Check, Records, Target
+from .target import Check, Piece, Records, Target
 from .targets import TARGETS
 
 COSTS = "reproduce.json"
@@ -19,11 +20,18 @@ def targets_table(measurements: Path) -> str:
     The last row is of all of them one after the other.
     """
     rows = [
-        [f"`{t.name}`", t.title, t.claim, _SOURCES[t.source], full(t, measurements), reduced(t, measurements)]
+        [
+            f"`{t.name}`",
+            t.title,
+            t.claim,
+            _SOURCES[t.source],
+            full(t.pieces, measurements),
+            reduced(t.pieces, measurements),
+        ]
         for t in TARGETS
     ]
-    together = Target("all", "", "", "ours", tuple(piece for target in TARGETS for piece in target.pieces))
-    rows.append(["all", "", "", "", full(together, measurements), reduced(together, measurements)])
+    everything = [piece for target in TARGETS for piece in target.pieces]
+    rows.append(["all", "", "", "", full(everything, measurements), reduced(everything, measurements)])
     return _markdown(["target", "shows", "claim", "whose", "full run", "reduced run"], rows)
 
 
@@ -80,16 +88,17 @@ def full_size_table(measurements: Path) -> str:
         ]
         for name, row in full_size_frame(record).iterrows()
     ]
+    header = ["over", "network", *(f"{part}, h" for part in PARTS), "h", "GB"]
     return (
         f"{summary(record)}\n\nFrom that call, for a picture of {Picture().steps} steps with classifier-free guidance, "
-        f"{Picture().calls} calls:\n\n{_markdown(['over', 'network', *(f'{part}, h' for part in PARTS), 'h', 'GB'], rows)}\n\n"
-        f"Not in these hours: {'; '.join(LEFT_OUT)}."
+        f"{Picture().calls} calls, with the keys and values of each of two prompts computed once:\n\n"
+        f"{_markdown(header, rows)}\n\nNot in these hours: {'; '.join(LEFT_OUT)}."
     )
 
 
-def full(target: Target, measurements: Path) -> str:
-    """ "12 min, 2.1 GiB": what the runs behind the committed records took, "> 12 min" if the records hold a part of it."""
-    paths = [measurements / f"{piece.name}.json" for piece in target.pieces]
+def full(pieces: Sequence[Piece], measurements: Path) -> str:
+    """ "12 min, 2.1 GiB": what the runs behind committed records took, "> 12 min" if a record holds a part of its time."""
+    paths = [measurements / f"{piece.name}.json" for piece in pieces]
     records = [read_record(path) for path in paths if path.exists()]
     whole = [seconds(record) for record in records]
     known = [
@@ -97,17 +106,18 @@ def full(target: Target, measurements: Path) -> str:
         for took, record in zip(whole, records, strict=True)
     ]
     known = [(took, memory) for took, memory in known if took]
-    text = _took(known, len(target.pieces) - len(known))
-    return text if all(whole) or text == "not timed" else f"> {text}"
+    text = _took(known, len(pieces) - len(known))
+    in_part = any(least_seconds(record) and not took for took, record in zip(whole, records, strict=True))
+    return f"> {text}" if in_part else text
 
 
-def reduced(target: Target, measurements: Path) -> str:
-    """The same of the reduced run, from the record of `cipherdm reproduce --costs`."""
+def reduced(pieces: Sequence[Piece], measurements: Path) -> str:
+    """The same of reduced runs, from the record of `cipherdm reproduce --costs`."""
     path = measurements / COSTS
     rows = read_record(path)["rows"] if path.exists() else []
     known = {row["piece"]: row for row in rows if row["reduced"]}
-    mine = [known[piece.name] for piece in target.pieces if piece.name in known]
-    return _took([(row["seconds"], row["memory"]) for row in mine], len(target.pieces) - len(mine))
+    mine = [known[piece.name] for piece in pieces if piece.name in known]
+    return _took([(row["seconds"], row["memory"]) for row in mine], len(pieces) - len(mine))
 
 
 def seconds(record: dict[str, Any]) -> float | None:

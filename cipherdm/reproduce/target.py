@@ -71,13 +71,13 @@ class Check:
 
     Attributes:
         what: the number in words.
-        expected: its value in the committed records, rounded.
+        expected: its value in the committed records, rounded; or a bound, see there.
         tolerance: how far it may be off in a full run on another machine.
         value: the number from the records.
         reduced: how far it may be off in a reduced run; None if a reduced run does not tell.
         digits: after the point, when it is printed.
         unit: printed after the number.
-        least: the number may be as much above the expected one as it likes; `expected` is a bound then.
+        bound: "least" or "most" if `expected` is the least or the most that the number should be, and not what was found.
     """
 
     what: str
@@ -87,7 +87,7 @@ class Check:
     reduced: float | None = None
     digits: int = 1
     unit: str = ""
-    least: bool = False
+    bound: Literal["", "least", "most"] = ""
 
     def holds(self, records: Records, reduced: bool = False) -> bool:
         """Whether the number is within its tolerance. A value that is not a number is not."""
@@ -95,13 +95,15 @@ class Check:
         if allowed is None:
             return False
         difference = self.value(records) - self.expected
-        return bool(difference >= -allowed if self.least else abs(difference) <= allowed)
+        enough, little_enough = difference >= -allowed, difference <= allowed
+        return bool({"least": enough, "most": little_enough}.get(self.bound, enough and little_enough))
 
     def margin(self, tolerance: float) -> str:
         """A tolerance as it is printed after the expected value."""
-        if not self.least:
+        if not self.bound:
             return f"± {self.shown(tolerance)}"
-        return f"- {self.shown(tolerance)}, or more" if tolerance else "or more"
+        sign, beyond = {"least": ("-", "or more"), "most": ("+", "or less")}[self.bound]
+        return f"{sign} {self.shown(tolerance)}, {beyond}" if tolerance else beyond
 
     def shown(self, value: float) -> str:
         """A value as it is printed: digits and unit."""

@@ -1,7 +1,7 @@
 """The targets: each table and figure of the project, the commands behind it, and what should come out.
 
-Expected values are those of the committed records, rounded. Bytes and messages are the same on every machine, up to a
-few that depend on the data; times are not, and their ratios are only roughly, so that tolerances differ.
+Expected values are those of the committed records, rounded. Bytes, messages and rounds are the same on every machine and for
+all data; their tolerances cover rounding and other versions of SPU. Times are not, and their ratios are only roughly.
 """
 
 from .cost_targets import BREAKDOWN, FUNCTIONS, LADDER, LATENCY, LINEAR, NETWORK, OPERATIONS, PIECEWISE, RINGS, STEP

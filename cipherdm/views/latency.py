@@ -119,6 +119,7 @@ def model_check(record: Mapping[str, Any]) -> Figure:
         axis.set_xlim(0, 1.15 * max(left.max(), rows["measured"].max()))
     axes[0].set_yticks(range(len(rows)), rows["network"])
     axes[0].invert_yaxis()
+    figure.suptitle(f"{record['model']}; percentages: by how much the model is above what was measured", fontsize=9)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return describe(figure, "Pairs of bars, model above measurement. Predicted: " + "; ".join(told) + ".")
 
@@ -183,7 +184,11 @@ def quality_against_cost(
                     ha="center",
                     color=colour,
                 )
-        axis.set(xscale="log", title=str(network), xlabel=f"seconds for {_pictures(cost.batch)}")
+        axis.set(
+            xscale="log",
+            title=str(network),
+            xlabel=f"seconds for {_pictures(cost.batch)}, {cost.model} under {cost.variant}",
+        )
         axis.title.set_fontsize(10)
         seconds = [cost.over(network, steps).seconds for steps in quality["steps"]]
         axis.set_xlim(0.7 * min(seconds), 1.4 * max(seconds))
@@ -197,11 +202,13 @@ def quality_against_cost(
         axes[0].yaxis.set_major_locator(FixedLocator([n * 10.0**e for e in range(-2, 4) for n in (1, 2, 5)]))
         axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes[0].yaxis.set_minor_locator(NullLocator())
-    axes[0].set_ylabel(label)
+    axes[0].set_ylabel(f"{label}\n(exact functions)")
     axes[-1].legend(frameon=False, fontsize=9)
     told = [f"{row.sampler} with {row.steps} steps {getattr(row, quantity):.3g}" for row in quality.itertuples()]
     return describe(
-        figure, f"Points, {label} over seconds of sampling {cost.model} with {cost.variant}: " + "; ".join(told) + "."
+        figure,
+        f"Points, {label}, of exact functions, over the seconds that sampling {cost.model} takes with {cost.variant} by the "
+        f"latency model: {'; '.join(told)}.",
     )
 
 

@@ -71,7 +71,15 @@ def psnr_by_step(recordings: Sequence[Recording]) -> Figure:
                 label=label,
             )
         secure = recording.likeness("secure_to_exact")
-        axis.fill_between(steps, secure.min(axis=1), secure.max(axis=1), color=PALETTE[0], alpha=0.15, linewidth=0)
+        axis.fill_between(
+            steps,
+            secure.min(axis=1),
+            secure.max(axis=1),
+            color=PALETTE[0],
+            alpha=0.15,
+            linewidth=0,
+            label="from the lowest picture to the highest, on shares against exact",
+        )
         axis.set(title=recording.name, xlabel="step")
         axis.title.set_fontsize(10)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -83,7 +91,7 @@ def psnr_by_step(recordings: Sequence[Recording]) -> Figure:
         )
     panels[0].set_ylabel("PSNR in dB, median")
     figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=1, frameon=False, fontsize=9
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9
     )
     return describe(
         figure,
