@@ -88,7 +88,7 @@ def reproduce(
         list[str] | None, typer.Option("--only", help="A target's name, or several with commas between.")
     ] = None,
     reduced: Annotated[
-        bool, typer.Option("--reduced", help="Measure little, in minutes, into runs/reproduce/reduced.")
+        bool, typer.Option("--reduced", help="Measure little of each, into runs/reproduce/reduced.")
     ] = False,
     list_: Annotated[bool, typer.Option("--list", help="Only say what there is, and what is finished.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Forget what is finished, and measure anew.")] = False,
@@ -98,7 +98,7 @@ def reproduce(
 
     Each target is one or several commands of the project. Finished pieces are kept and skipped, so that a run can be
     interrupted and started again. A full run takes hours and puts its records into data/measurements and its figures into
-    figures; a reduced one takes minutes and touches neither. The exit code is 3 if a number is not as expected.
+    figures; a reduced one takes a small part of that and touches neither. The exit code is 3 if a number is not as expected.
     """
     from ..records import read_record, write_record
     from . import driver

@@ -27,7 +27,7 @@ class Place:
     """Where a run keeps its pieces, and where it puts what is finished.
 
     Attributes:
-        reduced: measure little, in minutes. Nothing of it goes where the committed records are.
+        reduced: measure little of each. Nothing of it goes where the committed records are.
         state: finished pieces that are not published yet, and marks of those that are.
         measurements: the folder of the records.
         figures: the folder of the figures, and of pictures that commands draw.
