@@ -243,6 +243,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "targets": _of_targets("targets_table"),
     "pieces": _of_targets("pieces_table"),
     "expected": _of_targets("expected_table"),
+    "published": _of_targets("published_table"),
     "full_size": _of_targets("full_size_table"),
 }
 

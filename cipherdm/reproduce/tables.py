@@ -6,6 +6,8 @@ from typing import Any
 
 from ..errors import CipherDMError
 from ..records import read_record
+from .claims import gains_by_batch
+from .figures import step_rows
 from .target import Check, Piece, Records, Target
 from .targets import TARGETS
 
@@ -65,6 +67,18 @@ def expected_table(measurements: Path) -> str:
         for check in target.checks
     ]
     return _markdown(["target", "number", "expected", "full", "reduced", "committed"], rows)
+
+
+def published_table(measurements: Path) -> str:
+    """What the published functions gain in a step, in time for each number of pictures, and in bytes, beside both baselines."""
+    rows = step_rows(measurements)
+    times, sizes = (gains_by_batch(rows, quantity=quantity) for quantity in ("time", "bytes"))
+    cells = [
+        [*named, *(f"{gain:.2f}" for gain in times.loc[named]), f"{sizes.loc[named].iloc[0]:.2f}"]
+        for named in times.index
+    ]
+    pictures = [f"time, {batch} picture{'s' * (batch > 1)}" for batch in times.columns]
+    return _markdown(["model", "baseline", *pictures, "bytes"], cells)
 
 
 def full_size_table(measurements: Path) -> str:
