@@ -4,34 +4,44 @@ The names below are what a notebook needs; each subpackage has more. They are im
 party process needs SPU alone and should not wait for PyTorch, which diffusers brings along.
 """
 
-from .lazy import attach
+import lazy_loader
 
-_HOMES = {
-    "CipherDMError": "errors",
-    "CHEETAH_LAN": "costs",
-    "LAN": "costs",
-    "NETWORKS": "costs",
-    "Network": "costs",
-    "SPU_WAN": "costs",
-    "WAN": "costs",
-    "CostReport": "engine",
-    "EngineConfig": "engine",
-    "LocalCluster": "engine",
-    "load_pipeline": "sampling.pipeline",
-    "load_unet": "models",
-    "save_unet": "models",
-    "CIPHERDM": "protocols",
-    "CIPHERDM_CORRECTED": "protocols",
-    "DIRECT": "protocols",
-    "FAST": "protocols",
-    "FAST_GUARDED": "protocols",
-    "FAST_MIXED": "protocols",
-    "FAST_SHARES": "protocols",
-    "PUMA": "protocols",
-    "Protocols": "protocols",
-    "SamplingResult": "sampling",
-    "TextToImageResult": "sampling.text_to_image",
-    "sample": "sampling",
-    "text_to_image": "sampling.text_to_image",
-}
-__getattr__, __dir__, __all__ = attach(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=[
+        "approximations",
+        "costs",
+        "engine",
+        "hosts",
+        "kernels",
+        "models",
+        "owner",
+        "protocols",
+        "sampling",
+        "schedules",
+        "sharing",
+        "views",
+    ],
+    submod_attrs={
+        "costs.networks": ["CHEETAH_LAN", "LAN", "NETWORKS", "Network", "SPU_WAN", "WAN"],
+        "engine.cluster": ["LocalCluster"],
+        "engine.config": ["EngineConfig"],
+        "engine.costs": ["CostReport"],
+        "errors": ["CipherDMError"],
+        "models.checkpoint": ["load_unet", "save_unet"],
+        "protocols.sets": [
+            "CIPHERDM",
+            "CIPHERDM_CORRECTED",
+            "DIRECT",
+            "FAST",
+            "FAST_GUARDED",
+            "FAST_KERNELS",
+            "FAST_MIXED",
+            "PUMA",
+            "Protocols",
+        ],
+        "sampling.pipeline": ["load_pipeline"],
+        "sampling.sample": ["SamplingResult", "sample"],
+        "sampling.text_to_image": ["TextToImageResult", "text_to_image"],
+    },
+)

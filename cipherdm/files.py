@@ -7,6 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def root() -> Path:
+    """The checkout that this package runs from."""
+    return Path(__file__).resolve().parent.parent
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and move it onto `path` once the block ends well.

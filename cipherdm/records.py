@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from .files import replacing
+from .files import replacing, root
 
 _PACKAGES = ("cipherdm", "spu", "jax", "numpy", "torch", "diffusers", "optax", "grpcio")
 
@@ -56,12 +56,14 @@ def _version(package: str) -> str:
 
 def _commit() -> str:
     """The commit of the checkout that this package runs from, with `+changes` if the tree differs from it."""
-    here = Path(__file__).parent
     try:
-        git = ["git", "-C", str(here)]
+        git = ["git", "-C", str(root())]
         head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
         changes = subprocess.run(
-            [*git, "status", "--porcelain", "-uno", "--", str(here)], capture_output=True, text=True, check=True
+            [*git, "status", "--porcelain", "-uno", "--", "cipherdm", "experiments"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

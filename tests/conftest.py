@@ -76,7 +76,7 @@ def run(monkeypatch):
 @pytest.fixture(scope="module")
 def pipeline_folder(tmp_path_factory):
     """A folder with a very small pipeline, whose pictures are 8 x 8."""
-    from condition import SMALL, save_pipeline
+    from prompted_models import SMALL, save_pipeline
 
     folder = tmp_path_factory.mktemp("pipeline")
     save_pipeline(folder, SMALL)

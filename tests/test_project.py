@@ -4,7 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from cipherdm.documents import DOCUMENTS, render
+from cipherdm_experiments.tables import DOCUMENTS, render
 
 ROOT = Path(__file__).parent.parent
 

@@ -22,8 +22,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _SMALLEST_PIECE, _LARGEST_PIECE = 1 << 14, 1 << 18  # bytes read at a time
+
 _PIECE_SECONDS = 4e-4  # that a piece should take to leave at most, since it arrives as a whole
+
 _BACKLOG = 4 << 20  # bytes that a lane holds beyond those on their way, as senders' buffers do
+
 _PR_SET_TIMERSLACK = 29
 
 

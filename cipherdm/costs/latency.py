@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from ..engine import CostReport
 
 _ROUNDS_A_CALL = {"trunc_a": 2, "mul_a1b": 2}
+
 _SHARE_OF_BYTES = {"trunc_a": 12 / 28, "mul_a1b": 1 / 2}
+
 # A product and its truncation, the most frequent pair: 3 rounds of 8 messages.
 _ROUNDS_A_MESSAGE = 3 / 8
 

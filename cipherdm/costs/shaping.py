@@ -19,9 +19,13 @@ from ..errors import CipherDMError
 from .networks import Network
 
 _START_TIMEOUT = 20.0
+
 _CALIBRATED = 20e-3  # seconds of round trip above which what forwarding takes by itself does not matter
+
 _TURNS, _TURN = 4, 0.2  # how often to measure, and seconds to measure for
+
 _PINGS = 400  # but not more than so many; fewer would be over before the processor is awake
+
 _PROBE = -1  # the rank of whoever measures; it has a wire of its own
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ..errors import CipherDMError
+from .kernel_stages import split
 from .programs import Call, KernelProgram, Plan, Program, Spec, compile_program
-from .split import split
 
 
 @dataclass(frozen=True)

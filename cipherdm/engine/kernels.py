@@ -13,18 +13,22 @@ import numpy as np
 from spu import libspu
 
 from ..errors import CipherDMError
-from ..linear import kernels
-from ..linear.choice import choose_path
-from ..linear.shares import bytes_from_pair, finish, pair_from_bytes
-from ..linear.zero import ZeroShares, agree
+from ..kernels import layers
+from ..kernels.products import choose_path
+from ..kernels.shares import bytes_from_pair, finish, pair_from_bytes
+from ..kernels.zero import ZeroShares, agree
 from . import party_pb2 as pb
 from .config import PARTIES
 from .variable_files import StoredShare
 
 KEPT_BYTES = 2 << 30  # of weights' digits, 16 bytes a weight, that a session keeps at most
+
 CHUNK_NUMBERS = 1 << 20  # of a share that is handed to SPU, 16 MB a piece
+
 _NUMBER_BYTES = 16  # of a number in a share: a word of 64 bits of both components
+
 _STORAGE = "aby3.AShr<FM64>"
+
 _TYPES = {"float32": libspu.DataType.DT_F32, "int32": libspu.DataType.DT_I32}
 
 Reader = Callable[[str], libspu.Share | StoredShare]
@@ -41,16 +45,16 @@ class KernelCost:
 
 
 class Kernels:
-    """The kernels of one session at one party.
+    """The layers of one session at one party.
 
     Args:
-        link: to the other parties, used by nothing else. All parties have to call the same kernels in the same order.
+        link: to the other parties, used by nothing else. All parties have to call the same layers in the same order.
     """
 
     def __init__(self, link: libspu.link.Context):
         self._link = link
         self._zeros: ZeroShares | None = None
-        self._weights: dict[tuple[str, int], kernels.Weights] = {}  # by name and ring
+        self._weights: dict[tuple[str, int], layers.Weights] = {}  # by name and ring
 
     def run(
         self, kernel: pb.Kernel, read: Reader, inputs: Iterable[str], keep_weights: bool
@@ -85,17 +89,17 @@ class Kernels:
         path = choose_path(word)
         x = _pair_of(read, second, word)
         if kernel.kind == "products":
-            return kernels.batched_product(path, _pair_of(read, first, word), x, self._zeros)
+            return layers.batched_product(path, _pair_of(read, first, word), x, self._zeros)
         weights = self._weights.get((first, kernel.ring))
         if weights is None:
-            weights = kernels.prepare(path, _pair_of(read, first, word))
+            weights = layers.prepare(path, _pair_of(read, first, word))
             if keep and weights.nbytes + sum(kept.nbytes for kept in self._weights.values()) <= KEPT_BYTES:
                 self._weights[first, kernel.ring] = weights
         if kernel.kind == "matmul":
-            return kernels.matmul(weights, x, self._zeros)
+            return layers.matmul(weights, x, self._zeros)
         above, below, left, right = kernel.padding
         padding = ((above, below), (left, right))
-        return kernels.conv2d(weights, x, self._zeros, stride=kernel.stride, padding=padding)
+        return layers.conv2d(weights, x, self._zeros, stride=kernel.stride, padding=padding)
 
     def _exchange(self, message: bytes) -> bytes:
         """Send to the previous party what the next one's message corresponds to."""

@@ -8,12 +8,16 @@ from pathlib import Path
 from .config import direct_spu_log
 
 _LEVEL = r"(?P<level>HLO|HAL|MPC) profiling: total time"
+
 _OPERATOR = (
     r"- (?:pphlo\.)?(?P<name>\S+), executed (?P<calls>\d+) times, duration (?P<seconds>[\d.e+-]+)s, "
     r"send bytes (?P<sent>\d+) recv bytes (?P<received>\d+), send actions (?P<sends>\d+), recv actions (?P<receives>\d+)"
 )
+
 _LINE = re.compile(f"{_LEVEL}|{_OPERATOR}")
+
 _LINK = re.compile(r"Link details: total send bytes (\d+), recv bytes (\d+), send actions (\d+), recv actions (\d+)")
+
 KERNEL = "kernel."
 """Begins the names of kernels, to tell them from operators."""
 

@@ -21,8 +21,11 @@ from ..errors import CipherDMError
 from ..files import replacing
 
 _NUMBER = struct.Struct("<Q")
+
 _HEAD = struct.Struct("<QQ")
+
 _PREFIX, _SUFFIX = "v-", ".share"
+
 _LONGEST_NAME = 220  # of a file; `replacing` adds to it
 
 

@@ -3,24 +3,16 @@
 The names below are imported when they are first used, because a party does without the models and their libraries.
 """
 
-from ..lazy import attach
+import lazy_loader
 
-_HOMES = {
-    "Answer": "remote",
-    "CallerConfig": "config",
-    "HostConfig": "config",
-    "Limits": "config",
-    "LoopbackHosts": "loopback",
-    "Model": "model",
-    "RemoteCluster": "remote",
-    "RoleNames": "config",
-    "Timeouts": "config",
-    "images_of": "sampling",
-    "load_caller": "config",
-    "load_host": "config",
-    "make_trial": "trial",
-    "sampling_model": "sampling",
-    "text_to_image_model": "prompts",
-    "text_to_image_of": "prompts",
-}
-__getattr__, __dir__, __all__ = attach(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "config": ["CallerConfig", "HostConfig", "Limits", "RoleNames", "Timeouts", "load_caller", "load_host"],
+        "loopback": ["LoopbackHosts"],
+        "model": ["Model"],
+        "remote": ["Answer", "RemoteCluster"],
+        "sampling": ["images_of", "sampling_model", "text_to_image_model", "text_to_image_of"],
+        "trial_files": ["make_trial"],
+    },
+)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..engine.config import PARTIES
 from ..errors import CipherDMError
+from .process import command
 from .roles import PARTY_NAMES
-from .serve import command
 
 _START_TIMEOUT = 120.0
 

@@ -15,7 +15,9 @@ from .errors import Forbidden
 from .programs import Type, signature_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
 _REGISTRATION = re.compile(r"[0-9a-f]{32}")
+
 _TYPES = {
     "float32": libspu.DataType.DT_F32,
     "float64": libspu.DataType.DT_F64,
@@ -23,8 +25,11 @@ _TYPES = {
     "int64": libspu.DataType.DT_I64,
     "bool": libspu.DataType.DT_I1,
 }
+
 _SHARED, _SHARED_BITS, _PUBLIC = "aby3.AShr<FM64>", "aby3.BShr<PT_U8,1>", "Pub2k<"  # how SPU stores each
+
 _KERNELS = ("conv2d", "matmul", "products")
+
 MAX_ELEMENTS = 1 << 31
 
 

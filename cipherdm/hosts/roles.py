@@ -23,6 +23,7 @@ class Role(Enum):
 
 
 _EVERYONE = frozenset(Role)
+
 ALLOWED: Mapping[str, frozenset[Role]] = {
     "/cipherdm.hosts.Host/Describe": _EVERYONE,
     "/cipherdm.hosts.Host/Status": frozenset({Role.OPERATOR, Role.PARTY}),

@@ -15,7 +15,7 @@ from .config import HostConfig
 from .errors import Cancelled, Refused, TooMuch
 from .host_pb2_grpc import HostServicer
 from .log import EventLog
-from .requests import Requests
+from .request_queue import Requests
 from .roles import caller_name
 from .store import ModelStore, StoredModel
 from .worker import Slots, memory_of

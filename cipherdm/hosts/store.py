@@ -28,6 +28,7 @@ from .errors import Forbidden, TooMuch
 from .manifest import check_manifest, checked_shares, digest_of
 
 _LENGTH = struct.Struct("<Q")
+
 _MODELS, _PUBLISHED = "models", "published"
 
 

@@ -8,7 +8,9 @@ import grpc
 from ..engine.wire import gather
 
 _AHEAD = 4  # messages that may wait for a party
+
 _LOOK = 0.2  # seconds after which to look whether a party that takes nothing has failed
+
 _END = None
 
 

@@ -20,9 +20,9 @@ import psutil
 from spu import libspu
 
 from ..engine import party_pb2 as engine_pb
+from ..engine.cluster import last_words, start_party, wait_until_ready
 from ..engine.config import PartyConfig
 from ..engine.party_pb2_grpc import PartyStub
-from ..engine.process import last_words, start_party, wait_until_ready
 from ..engine.wire import GRPC_OPTIONS
 from . import host_pb2 as pb
 from .config import HostConfig

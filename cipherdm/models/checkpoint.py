@@ -13,14 +13,16 @@ from safetensors.numpy import save_file
 
 from ..errors import CipherDMError
 from ..files import replacing
-from .condition_config import UNetConditionConfig
-from .config import UNetConfig
+from .config import UNetConditionConfig, UNetConfig
 from .layout import unet_shapes
 from .unet import UNet
 
 CONFIG = "config.json"
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+
 SCHEDULER = "scheduler_config.json"
+
 PIPELINE = "model_index.json"  # of a pipeline's folder, which holds the U-Net's and others
 
 _CONFIGS = {"UNet2DModel": UNetConfig, "UNet2DConditionModel": UNetConditionConfig}
@@ -31,6 +33,7 @@ MAX_WEIGHT = 2.0**13
 
 # Names that diffusers gave to the parts of an attention layer up to 2023, and still reads.
 _FORMER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
 _SHOWN = 3  # tensors that an error message names
 
 

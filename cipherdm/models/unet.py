@@ -11,12 +11,11 @@ import numpy as np
 
 from ..errors import CipherDMError
 from ..protocols import DIRECT, Protocols
-from .builder import Block
-from .condition_config import UNetConditionConfig
-from .config import UNetConfig
-from .layout import unet_blocks, unet_shapes
+from .config import UNetConditionConfig, UNetConfig
+from .layout import Block, unet_blocks, unet_shapes
 
 TIME_KINDS = ("time_embedding", "time_projection")  # the kinds of block that depend on nothing but weights, step, class
+
 CONTEXT_KINDS = ("context",)  # that depend on nothing but weights and prompt: once for a picture, not at every step
 
 

@@ -1,31 +1,14 @@
 """The functions that models are computed with: exact ones, published approximations, and the named sets of them."""
 
-from .base import Protocols
-from .sets import (
-    CIPHERDM,
-    CIPHERDM_CORRECTED,
-    DIRECT,
-    FAST,
-    FAST_GUARDED,
-    FAST_MIXED,
-    FAST_SHARES,
-    NAMES,
-    PUMA,
-    default,
-    named,
-)
-
-__all__ = [
-    "CIPHERDM",
-    "CIPHERDM_CORRECTED",
-    "DIRECT",
-    "FAST",
-    "FAST_GUARDED",
-    "FAST_MIXED",
-    "FAST_SHARES",
-    "NAMES",
-    "PUMA",
-    "Protocols",
-    "default",
-    "named",
-]
+from .sets import CIPHERDM as CIPHERDM
+from .sets import CIPHERDM_CORRECTED as CIPHERDM_CORRECTED
+from .sets import DIRECT as DIRECT
+from .sets import FAST as FAST
+from .sets import FAST_GUARDED as FAST_GUARDED
+from .sets import FAST_KERNELS as FAST_KERNELS
+from .sets import FAST_MIXED as FAST_MIXED
+from .sets import NAMES as NAMES
+from .sets import PUMA as PUMA
+from .sets import Protocols as Protocols
+from .sets import default as default
+from .sets import named as named

@@ -6,42 +6,24 @@ of shares and everything linear with public factors none. The bits are chosen so
 VALUE_BITS and a weight still fits into the ring.
 """
 
-from functools import partial
-
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from ..errors import CipherDMError
-from .chunks import SCORES, in_chunks
-from .fixed import (
-    Fixed,
-    broadcast_to,
-    concatenate,
-    dot_general,
-    dot_general_together,
-    in_order,
-    matmul,
-    means,
-    public_like,
-    row_sums,
-    sums_of_squares,
-    swapaxes,
-)
-from .patches import patches
+from .fixed import Fixed, broadcast_to, concatenate, in_order, matmul, public_like, row_sums, sums_of_squares, swapaxes
 
 VALUE_BITS = 10  # fraction bits of values between blocks, and of what a product starts from
+
 WEIGHT_BITS = 12  # of weights
+
 GAIN_BITS = 42  # of a normalisation's gain, before it is multiplied with a value
+
 SLOPE_BITS = GAIN_BITS - 2 * VALUE_BITS  # of its slope, which is multiplied with squares of values
+
 POWER_BITS = 12  # of what is squared repeatedly, in activations of degree 8 and in attention's exponential
-SHARE_BITS = 16  # of unnormalised attention weights and their sums
-FEATURE_BITS = 14  # of what features of queries and keys are products of
-SUM_BITS = 8  # of sums of features over the tokens
-SUMMED_TOKENS = 256  # whose sums have them; those of more tokens are divided by a power of two
-MIXED_BITS = 13  # of mixed values and their sums, before the division
-INVERSE_BITS = 14  # of the sums' inverses, where they are truncated
+
 CONSTANT_BITS = (2 * POWER_BITS, POWER_BITS, 2 * POWER_BITS, 3 * POWER_BITS)  # of Knuth's a to d, as their sums have
+
 _PRODUCT_BITS = 54  # the most that a product may have
 
 
@@ -175,132 +157,6 @@ def _halves(x):
     return x[:middle], x[middle:]
 
 
-def attention(params, q, k, v, *, scale, softmax, dot_general=dot_general, chunk_scores=SCORES):
-    """Attention with exp(s) as ((t s + h)^2 + c)^(2^squarings), t > 0: no maximum over a row, no clip, no comparison.
-
-    The query's projection, one for each step, holds `scale` and t, times 2^squarings, by which the point of the scores is
-    moved; h and c beside it are fitted to the scores of this step. The key's bias was moved so that scores are about zero on
-    average over a row, which softmax does not see. The sums of the rows are inverted by a polynomial (`_inverse`). The result
-    is not truncated.
-
-    Or, if the parameters have "to_q.centred", the mean key is subtracted, so that scores are zero on average over
-    each row, whatever the prompt is; 5 messages more.
-
-    Or, if they have "to_q.floor", scores are taken below their row's maximum, and no lower than that: right for any scores,
-    at the price of comparisons: 32 messages for each halving of a row until one score is left, and 32 more.
-
-    Where there are more than `chunk_scores` scores, queries are divided (`chunks`), and messages are for each part.
-    """
-    if params.get("to_q.centred"):
-        k = k - broadcast_to(means(k, 3)[..., None], k.shape)
-    if params["to_q.squarings"] == 0 and _features_pay(q, k):
-        return _attention_by_features(params, q, k, v, dot_general)
-    return in_chunks(partial(_attend, params, k, v, dot_general), q, k.shape[3], chunk_scores)
-
-
-def _attend(params, k, v, dot_general, q):
-    """The same for some of the queries, with a number for each pair of query and token."""
-    heads = ((0, 1), (0, 1))
-    scores = dot_general_together(dot_general, q, k, (((2,), (2,)), heads)).times_power_of_two(
-        -params["to_q.squarings"]
-    )
-    if "to_q.floor" in params:
-        scores = _below_maximum(scores, params["to_q.floor"])
-    scores = scores + params["to_q.h"]
-    powers = scores * scores + params["to_q.c"]
-    for _ in range(params["to_q.squarings"]):
-        powers = powers if powers.bits <= 2 * POWER_BITS else powers.truncated(POWER_BITS)
-        powers = powers * powers
-    powers = powers.truncated(SHARE_BITS)
-    weighted = dot_general_together(dot_general, v, powers, (((3,), (3,)), heads))  # [B, heads, d, N]
-    return weighted * _inverse(params, row_sums(powers))[:, :, None, :]
-
-
-def _below_maximum(scores, floor):
-    """Scores [..., M] less the largest of their row, and no lower than the floor, a number at their fraction bits."""
-    largest = scores
-    while (count := largest.shape[-1]) > 1:  # halves against halves; an odd one out waits
-        half = count // 2
-        larger = jnp.maximum(largest.array[..., :half], largest.array[..., half : 2 * half])
-        largest = largest.with_array(jnp.concatenate([larger, largest.array[..., 2 * half :]], axis=-1))
-    below = scores - broadcast_to(largest, scores.shape)
-    return below.with_array(jnp.maximum(below.array, broadcast_to(floor, scores.shape).raised(scores.bits).array))
-
-
-def _attention_by_features(params, q, k, v, dot_general):
-    """The same for squarings = 0, without a number for each pair of tokens.
-
-    (q k + h)^2 + c is the scalar product of features: of a query products of two entries of (q, h), of a key products of two
-    entries of (k, 1). So keys and values are multiplied first and summed over the tokens.
-    """
-    *_, size, tokens = v.shape
-    heads = ((0, 1), (0, 1))
-    q, k = q.raised(FEATURE_BITS), k.raised(FEATURE_BITS)
-    extended = concatenate([q, broadcast_to(params["to_q.h"], (*q.shape[:2], 1, tokens))], 2)
-    pairs = [(q[:, :, a : a + 1], extended[:, :, a:]) for a in range(size)]
-    pairs += [(k[:, :, a : a + 1], k[:, :, a:]) for a in range(size)]
-    repeated = [broadcast_to(one, many.shape) for one, many in pairs]
-    products = concatenate(repeated, 2) * concatenate([many for _, many in pairs], 2)
-    ends = np.cumsum([many.shape[2] for _, many in pairs])
-    blocks = [products[:, :, end - many.shape[2] : end] for end, (_, many) in zip(ends, pairs, strict=True)]
-
-    of_query, of_key = [], []
-    for a in range(size):
-        square, mixed = blocks[a][:, :, :1], blocks[a][:, :, 1:]
-        of_query += [square, mixed + mixed]  # a product of two different entries occurs twice
-        of_key += [blocks[size + a], k[:, :, a : a + 1]]
-    of_query.append(broadcast_to(params["to_q.constant"], (*q.shape[:2], 1, tokens)))
-    of_key = concatenate(of_key, 2)
-
-    summed = dot_general(v, of_key, (((3,), (3,)), heads))  # [B, heads, d, features]
-    summed = concatenate([summed, row_sums(of_key)[:, :, None, :]], 2)
-    totals = row_sums(v)
-    last = concatenate([totals, public_like(totals[:, :, :1], tokens)], 2)[:, :, :, None]
-    # Where tokens are many, their sums at SUM_BITS would not fit (the last one is the number of tokens): the point is moved.
-    shift = max(0, token_shift(tokens) - token_shift(SUMMED_TOKENS))
-    table = concatenate([summed, last], 3).times_power_of_two(-shift).truncated(SUM_BITS)
-    mixed = dot_general(table, concatenate(of_query, 2), (((3,), (2,)), heads))
-    mixed = mixed.truncated(MIXED_BITS + shift).times_power_of_two(shift)
-    return mixed[:, :, :size] * _inverse(params, mixed[:, :, size])[:, :, None, :]
-
-
-def linear_attention(params, q, k, v, *, scale, dot_general=dot_general):
-    """As `linear_attention` in the module of that name, times M / 2^ceil(log2 M) for M tokens. 11 messages.
-
-    The owner folds `scale` into the query's projection and the remaining factor into the projection of the result,
-    which is not truncated here.
-    """
-    heads = ((0, 1), (0, 1))
-    shift = token_shift(k.shape[3])
-    summed = dot_general(v, k, (((3,), (3,)), heads)).times_power_of_two(-shift).truncated(POWER_BITS)
-    total = row_sums(v).times_power_of_two(-shift)
-    return dot_general(summed, q, (((3,), (2,)), heads)) + total[..., None]
-
-
-def token_shift(tokens: int) -> int:
-    """The exponent of the power of two that sums over so many tokens are divided by."""
-    return (tokens - 1).bit_length()
-
-
-def _features_pay(q, k) -> bool:
-    """Whether features of the tokens are fewer than pairs of tokens, in attention of tokens to each other."""
-    size = q.shape[2]
-    return q.shape[3] == k.shape[3] and size * (size + 1) < q.shape[3] // 2
-
-
-def _inverse(params, sums):
-    """1 / sums for sums [B, heads, N]: (sums + r0)^2 + r1, and Newton's iteration if that is not near enough. 3 messages.
-
-    A quadratic needs no further factor, because scaling exponentials, which softmax does not see, makes it monic.
-    """
-    root = sums + params["to_q.r0"]
-    inverse = root * root + params["to_q.r1"]
-    for _ in range(params["to_q.newton"]):
-        inverse = inverse.truncated(INVERSE_BITS)
-        inverse = inverse.times_power_of_two(1) - inverse * (inverse * sums)
-    return inverse if inverse.bits <= 2 * MIXED_BITS else inverse.truncated(INVERSE_BITS)
-
-
 def unsupported(*args, **kwargs):
     """Stands for a function that FAST has only within a layer. Raises CipherDMError."""
     raise CipherDMError(
@@ -318,3 +174,19 @@ def _by_channel(x, batch, channels):
 def room_for(x, weight):
     """x, truncated if a product with the weight would not fit."""
     return x if x.bits + weight.bits <= _PRODUCT_BITS else x.truncated(VALUE_BITS)
+
+
+def patches(array, size, stride, padding, zero):
+    """What each entry of a kernel meets: [B, C, H, W] to [C, size, size, B, rows, columns].
+
+    `padding` is ((top, bottom), (left, right)), filled with `zero`, a scalar, secret if padding is to be free on shares.
+    """
+    array = jnp.swapaxes(array, 0, 1)
+    if any(map(any, padding)):
+        array = lax.pad(array, zero, [(0, 0, 0), (0, 0, 0), *((*edges, 0) for edges in padding)])
+    rows, columns = ((extent - size) // stride + 1 for extent in array.shape[2:])
+    array = array[:, None, None]  # room for the kernel's rows and columns
+    for axis, count in ((5, columns), (4, rows)):
+        shifts = [lax.slice_in_dim(array, i, i + (count - 1) * stride + 1, stride, axis) for i in range(size)]
+        array = jnp.concatenate(shifts, axis - 3)
+    return array

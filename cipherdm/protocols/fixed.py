@@ -10,6 +10,15 @@ float's share and an integer's differ in their type alone, and a bitcast changes
 the real numbers, rounded where the ring would be truncated, and not a number where it would overflow.
 """
 
+# FROM cipherdm.protocols.layout:
+# Broadcast and transposed arrays of ring words, written out in memory before SPU computes on them.
+#
+# SPU keeps broadcast and transposed arrays as views, and reads them number by number: an addition of a column takes longer than
+# one of a whole array. A matrix product with public ones sends nothing and writes its result in order, and with it the
+# addition takes less time than without ("layouts" in operations.json). SPU's compiler removes plainer copies, such as a
+# reshape there and back.
+
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,13 +26,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from . import layout
-
 # SPU multiplies by a public factor c as by round(c 2^44) followed by a truncation by 44 bits, so truncations by up to 42 bits
 # are one multiplication by a power of two; the result must stay below 2^(62 - 44) in ring words.
 ENGINE_FRACTION_BITS = 44
+
 _LONGEST_SHIFT = ENGINE_FRACTION_BITS - 2
+
 _WORD_BITS = 62
+
 MOST_TOGETHER = 4096  # numbers for each message saved by products all with all: below 100 KB of all parties
 
 
@@ -123,7 +133,7 @@ def _alike(first: Fixed, second: Fixed) -> tuple[jnp.ndarray, jnp.ndarray]:
     if first.shape == second.shape or not first.ring:
         return first.array, second.array
     shape = jnp.broadcast_shapes(first.shape, second.shape)
-    return layout.spread(first.array, shape), layout.spread(second.array, shape)
+    return spread(first.array, shape), spread(second.array, shape)
 
 
 def encode(values: np.ndarray, bits: int, ring: bool) -> np.ndarray:
@@ -149,7 +159,7 @@ def broadcast_to(x, shape):
     """As jnp.broadcast_to, of an array or of `Fixed` numbers. Free."""
     if not isinstance(x, Fixed):
         return jnp.broadcast_to(x, shape)
-    return x.with_array((layout.spread if x.ring else jnp.broadcast_to)(x.array, tuple(shape)))
+    return x.with_array((spread if x.ring else jnp.broadcast_to)(x.array, tuple(shape)))
 
 
 def swapaxes(x, first: int, second: int):
@@ -161,7 +171,7 @@ def swapaxes(x, first: int, second: int):
 
 def in_order(x: Fixed) -> Fixed:
     """The same numbers, on shares written out in memory if they were transposed: see `layout`. Free."""
-    return x.with_array(layout.in_order(x.array)) if x.ring else x
+    return x.with_array(written_in_order(x.array)) if x.ring else x
 
 
 def public_like(x: Fixed, number: int) -> Fixed:
@@ -240,3 +250,31 @@ def means(x: Fixed, axis: int) -> Fixed:
     more = (count - 1).bit_length() + 16
     factor = np.int32(round(2**more / count)) if x.ring else np.float32(1 / count)
     return Fixed(sums(x, axis).array * factor, x.bits + more, x.ring).truncated(x.bits)
+
+
+# Smaller results, and numbers repeated seldom, are left as views: every operation of SPU takes time, whatever its size.
+LEAST_REPEATS, LEAST_NUMBERS = 4, 2048
+
+
+def spread(array, shape: tuple[int, ...]):
+    """As jnp.broadcast_to, of ring words; written out where whole last axes are repeated. Free of messages."""
+    kept = len(shape)
+    extents = (1,) * (len(shape) - array.ndim) + array.shape
+    while kept and extents[kept - 1] == 1:
+        kept -= 1
+    repeats = math.prod(shape[kept:])
+    if repeats < LEAST_REPEATS or math.prod(shape) < LEAST_NUMBERS:
+        return jnp.broadcast_to(array, shape)
+    rows = jnp.broadcast_to(array.reshape(extents[:kept]), shape[:kept])
+    return _times_ones(rows, repeats).reshape(shape)
+
+
+def written_in_order(array):
+    """The same ring words, written out as their indices run: for transposed arrays. Free of messages."""
+    return array if array.size < LEAST_NUMBERS else _times_ones(array, 1).reshape(array.shape)
+
+
+def _times_ones(array, count: int):
+    """Each number `count` times in a row, [N, count]."""
+    ones = jnp.ones((1, count), array.dtype)
+    return lax.dot_general(array.reshape(-1, 1), ones, (((1,), (0,)), ((), ())), preferred_element_type=array.dtype)

@@ -1,23 +1,81 @@
 """The named sets of protocols."""
 
-from dataclasses import replace
+# FROM cipherdm.protocols.base:
+# What a block of a model may compute with: a value that holds one function per kind of layer.
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import jax
 
+from ..approximations.gelu import gelu_puma
+from ..approximations.mish import mish_cipherdm, mish_corrected
+from ..approximations.silu import quad, silu_cipherdm, silu_corrected, silu_llama
+from ..approximations.softmax import softmax_cipherdm, softmax_corrected, softmax_puma
 from ..errors import CipherDMError
-from . import direct, fast, fast_moments, shares, small_ring
-from .base import Protocols
-from .gelu_puma import gelu_puma
-from .linear_attention import linear_attention
-from .mish_cipherdm import mish_published
-from .mish_corrected import mish_corrected
-from .quad import quad
-from .silu_cipherdm import silu_published
-from .silu_corrected import silu_corrected
-from .silu_llama import silu_llama
-from .softmax_cipherdm import softmax_published
-from .softmax_corrected import softmax_corrected
-from .softmax_puma import softmax_puma
+from . import direct, fast, fast_attention, fast_kernels, fast_norms, small_ring
+from .direct import linear_attention
+
+
+@dataclass(frozen=True)
+class Protocols:
+    """The functions that a model's blocks are built from. All are pure JAX functions on float32 arrays,
+    or, if `value_bits` says so, on `Fixed` numbers.
+
+    Layers with parameters get their local parameters as a dictionary: "weight" and "bias" under diffusers' names, and
+    whatever else an owner's preparation of a set put beside them. A function takes what it needs and leaves the rest.
+
+    - `silu(x)`, `mish(x)`, `gelu(x)`, `quad(x)`: elementwise.
+    - `softmax(scores)`: over the last axis.
+    - `group_norm(params, x, *, groups, eps)`: x is [B, C, ...], "weight" and "bias" are [C].
+    - `norm_activation(params, x, *, groups, eps, act_fn, modulation, protocols)`: group_norm, then, if `modulation` is a pair
+      of [b, C] arrays, scaled by 1 plus the first and shifted by the second, then the activation called `act_fn`. One
+      field for the three, because a set may know shortcuts through them.
+    - `layer_norm(params, x, *, eps)`: over axis 1 of x [B, C, ...], "weight" and "bias" are [C].
+    - `geglu(params, x, *, protocols)`: the first half of x [B, 2 C, N] times the GELU of the second. `params` are those of the
+      linear layer that made x.
+    - `conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0)))`: x is [B, C, H, W], "weight" is [O, C, K, K], "bias",
+      if there, is [O]; padding is ((top, bottom), (left, right)).
+    - `linear(params, x)`: x is [B, C] or [B, C, N], "weight" is [O, C], "bias", if there, is [O]; the result is [B, O]
+      or [B, O, N].
+    - `projections(layers, x, *, protocols)`: the results of several linear layers on the same x, a tuple.
+    - `attention(params, q, k, v, *, scale, softmax)`: q is [B, heads, d, N], k and v are [B, heads, d, M]; the result is
+      [B, heads, d, N]. `params` are those of the whole block.
+    - `linear_attention(params, q, k, v, *, scale)`: the same without softmax, for models made for it.
+    - `time_embedding`: "inside" if the secure program computes the time terms, "precomputed" if the model owner
+      computes them in plaintext, for every step, and shares the results.
+
+    - `value_bits`: None for functions on float32 arrays, which SPU truncates as it sees fit. Otherwise the functions are on
+      `Fixed` numbers, and values between blocks have so many fraction bits.
+    - `kernels`: whether large products are kernels (`cipherdm.linear.operation`), which stand between programs, and so not in
+      a loop of steps that is one program.
+    - `prepare`: which preparation of the owner's the layers rely on, if any (`cipherdm.models.prepare_weights`).
+
+    A set is hashable, as long as its functions are (module-level functions, not arrays or closures over them), so that
+    compiled programs can be looked up by it. Change one function of a set with `dataclasses.replace`.
+    """
+
+    name: str
+    silu: Callable
+    mish: Callable
+    gelu: Callable
+    quad: Callable
+    softmax: Callable
+    group_norm: Callable
+    norm_activation: Callable
+    layer_norm: Callable
+    geglu: Callable
+    conv2d: Callable
+    linear: Callable
+    projections: Callable
+    attention: Callable
+    linear_attention: Callable
+    time_embedding: Literal["inside", "precomputed"]
+    value_bits: int | None = None
+    kernels: bool = False
+    prepare: Literal["fast", "fast-guarded", "fast-mixed"] | None = None
+
 
 # The mathematical functions, with no preparation: the plaintext reference, and the plain model handed to SPU.
 DIRECT = Protocols(
@@ -43,9 +101,9 @@ DIRECT = Protocols(
 CIPHERDM = replace(
     DIRECT,
     name="cipherdm",
-    silu=silu_published,
-    mish=mish_published,
-    softmax=softmax_published,
+    silu=silu_cipherdm,
+    mish=mish_cipherdm,
+    softmax=softmax_cipherdm,
     time_embedding="precomputed",
 )
 
@@ -78,34 +136,34 @@ FAST = Protocols(
     gelu=fast.unsupported,
     quad=fast.unsupported,
     softmax=fast.unsupported,
-    group_norm=fast_moments.group_norm,
+    group_norm=fast_norms.group_norm,
     norm_activation=fast.norm_activation,
-    layer_norm=fast_moments.layer_norm,
-    geglu=fast_moments.geglu,
+    layer_norm=fast_norms.layer_norm,
+    geglu=fast_norms.geglu,
     conv2d=fast.conv2d,
     linear=fast.linear,
     projections=fast.projections,
-    attention=fast.attention,
-    linear_attention=fast.linear_attention,
+    attention=fast_attention.attention,
+    linear_attention=fast_attention.linear_attention,
     time_embedding="precomputed",
     value_bits=fast.VALUE_BITS,
     prepare="fast",
 )
 
-# The same with large matrix products computed by the parties on their shares, between programs.
-FAST_SHARES = replace(
+# The same with large matrix products computed by the parties on their fast_kernels, between programs.
+FAST_KERNELS = replace(
     FAST,
-    name="fast-shares",
-    conv2d=shares.conv2d,
-    linear=shares.linear,
-    attention=shares.attention,
-    linear_attention=shares.linear_attention,
+    name="fast-fast_kernels",
+    conv2d=fast_kernels.conv2d,
+    linear=fast_kernels.linear,
+    attention=fast_kernels.attention,
+    linear_attention=fast_kernels.linear_attention,
     kernels=True,
 )
 
 # The same with those linear layers over Z_2^32 that fit and gain by it, as the owner's calibration says.
 FAST_MIXED = replace(
-    FAST_SHARES, name="fast-mixed", conv2d=small_ring.conv2d, linear=small_ring.linear, prepare="fast-mixed"
+    FAST_KERNELS, name="fast-mixed", conv2d=small_ring.conv2d, linear=small_ring.linear, prepare="fast-mixed"
 )
 
 # FAST with activations kept within the range that they are right on, for inputs that calibration did not meet.
@@ -113,14 +171,15 @@ FAST_GUARDED = replace(FAST, name="fast-guarded", group_norm=fast.guarded_group_
 
 _SETS = {
     protocols.name: protocols
-    for protocols in (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST, FAST_SHARES, FAST_MIXED, FAST_GUARDED)
+    for protocols in (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST, FAST_KERNELS, FAST_MIXED, FAST_GUARDED)
 }
+
 NAMES = tuple(_SETS)
 
 
 def default(granularity: str) -> Protocols:
-    """What `cipherdm sample` computes with: FAST_SHARES, or FAST for a "loop", in which there can be no kernels."""
-    return FAST if granularity == "loop" else FAST_SHARES
+    """What `cipherdm sample` computes with: FAST_KERNELS, or FAST for a "loop", in which there can be no kernels."""
+    return FAST if granularity == "loop" else FAST_KERNELS
 
 
 def named(name: str) -> Protocols:

@@ -1,4 +1,4 @@
-"""Linear layers over Z_2^32, between values of Z_2^64: FAST_SHARES' products where the model's owner chose the small ring.
+"""Linear layers over Z_2^32, between values of Z_2^64: FAST_KERNELS' products where the model's owner chose the small ring.
 
 A product modulo 2^32 takes 10 products of digits where one modulo 2^64 takes 36, and its message half the bytes.
 
@@ -20,24 +20,25 @@ from dataclasses import replace
 
 import jax.numpy as jnp
 
-from ..linear.operation import Kernel, apply
-from . import shares
+from ..kernels.operation import Kernel, apply
+from . import fast_kernels
 from .fixed import Fixed
 
 SMALL_BITS = (
     10  # fraction bits of both operands: with 32 more, 42 of the product's are to be truncated, the most at once
 )
+
 WORD_BITS = 32
 
 
 def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
-    """As `shares.conv2d`, over Z_2^32 if params["ring"] is 32. 3 messages, and 5 where x has to be truncated first."""
-    return shares.conv2d(params, x, stride=stride, padding=padding, product=_product_for(params))
+    """As `fast_kernels.conv2d`, over Z_2^32 if params["ring"] is 32. 3 messages, and 5 where x has to be truncated first."""
+    return fast_kernels.conv2d(params, x, stride=stride, padding=padding, product=_product_for(params))
 
 
 def linear(params, x):
-    """As `shares.linear`, likewise."""
-    return shares.linear(params, x, product=_product_for(params))
+    """As `fast_kernels.linear`, likewise."""
+    return fast_kernels.linear(params, x, product=_product_for(params))
 
 
 def product(kernel: Kernel, first: Fixed, second: Fixed) -> Fixed:
@@ -71,4 +72,4 @@ def product_limit(bits: int = 2 * SMALL_BITS) -> float:
 
 
 def _product_for(params):
-    return product if params.get("ring") == WORD_BITS else shares.product
+    return product if params.get("ring") == WORD_BITS else fast_kernels.product

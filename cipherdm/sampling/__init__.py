@@ -7,5 +7,3 @@ from .sample import engine_for as engine_for
 from .sample import make_task as make_task
 from .sample import sample as sample
 from .sample import sampling_nodes as sampling_nodes
-from .schedules import Schedule as Schedule
-from .schedules import make_schedule as make_schedule

@@ -9,25 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
-import numpy as np
 
 from ..engine import Node
-
-BRANCHES = 2  # without the prompt (or with the negative one), and with it
-
-
-def guided_coefficients(coefficients: np.ndarray, guidance_scale: float) -> np.ndarray:
-    """A schedule's rows [steps, 3] or [steps, 5] with the output's column in two: [steps, 4] or [steps, 7], float32.
-
-    The first of the two is for the output without the prompt, as diffusers puts it. With w the guidance scale their
-    factors are 1 - w and w times that of the output.
-    """
-    shares = np.array([1 - guidance_scale, guidance_scale])
-    columns = [coefficients[:, index : index + 1] for index in range(coefficients.shape[1])]
-    for index in (1, 4):  # the output, and that of the step before
-        if index < len(columns):
-            columns[index] = columns[index] * shares
-    return np.concatenate(columns, axis=1).astype(np.float32)
 
 
 @dataclass(frozen=True)

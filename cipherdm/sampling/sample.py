@@ -11,12 +11,13 @@ import numpy as np
 from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node, Session, Spec, compile_plan
 from ..engine.session import Progress
 from ..errors import CipherDMError
-from ..models import UNet, check_takes_no_prompt, prepare_weights
+from ..models import UNet, check_takes_no_prompt
+from ..owner import prepare_weights
 from ..protocols import DIRECT, Protocols
 from ..protocols.fixed import ENGINE_FRACTION_BITS, decode
-from .schedules import make_schedule
+from ..schedules import make_schedule
+from .roles import Values, client_values, owner_values, public_values
 from .steps import Loop, StepShape, setup_graph, step_graph
-from .values import Values, client_values, owner_values, public_values
 
 Granularity = Literal["block", "step", "loop"]
 

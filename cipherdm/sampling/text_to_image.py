@@ -15,15 +15,13 @@ import torch
 from ..engine import CostReport, EngineConfig, LocalCluster
 from ..engine.session import Progress
 from ..errors import CipherDMError
-from ..models import prepare_weights
+from ..owner import prepare_weights
 from ..protocols import DIRECT, Protocols
-from .guidance import BRANCHES, guided_coefficients
-from .pipeline import Pipeline
-from .prompts import decode_latents, embed_prompts, encode_images
+from ..schedules import BRANCHES, Schedule, guided_coefficients, make_schedule
+from .pipeline import Pipeline, decode_latents, embed_prompts, encode_images
+from .roles import client_values, owner_values, public_values
 from .sample import Granularity, Task, run_task
-from .schedules import Schedule, make_schedule
 from .steps import StepShape
-from .values import client_values, owner_values, public_values
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,4 +82,5 @@ class Ring:
 
 
 BIT = Ring(1)
+
 WORD = Ring(64)

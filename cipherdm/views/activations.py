@@ -6,12 +6,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..protocols.approximation import Approximation
-from ..protocols.piecewise import PiecewisePolynomial
-from ..protocols.piecewise_costs import Counts
+from ..approximations.approximation import Approximation
+from ..approximations.piecewise import PiecewisePolynomial
+from ..approximations.piecewise_costs import Counts
 from .style import GREY, PALETTE, describe, new_figure
 
 _POINTS = 801
+
 _LINES = ("-", "--", "-.", ":")
 
 

@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from scipy import stats
 
 from ..sharing import FixedPoint, Ring
-from .explorer import explorer, slider
 from .style import GREY, PALETTE, describe, new_figure
+from .widgets import explorer, slider
 
 # What a position makes of a carry from below.
 _CARRIES = {

@@ -7,14 +7,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from ..hosts.attempts import DENIED, NOT_REACHED
 from ..hosts.config import HostConfig
+from ..hosts.inspection import DENIED, NOT_REACHED
 from .style import GREY, PALETTE, describe, new_figure
 
 _CALLS, _LINKS = PALETTE[0], PALETTE[1]
+
 _BOX = (2.7, 1.15)  # width and height
+
 _COLUMN_OF_CALLERS, _COLUMN_OF_PARTIES = 1.5, 7.2
+
 _ROWS = {1: 4.9, 0: 2.9, 2: 0.9}  # party 0 in the middle, because it talks to both others
+
 _CALLERS = {
     "model owner": (4.9, "brings shares of weights,\nprograms and a plan"),
     "client": (2.9, "brings shares of its inputs,\ngets shares of its outputs"),

@@ -4,14 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ..errors import CipherDMError
-from ..hosts.soak import growth
 from .style import GREY, PALETTE, describe, new_figure
 
 
@@ -111,37 +109,6 @@ def timeline(events: pd.DataFrame) -> Figure:
         figure,
         f"Bars over {since.max():.1f} seconds, a row for each party and a bar for each run that it was asked for, of "
         f"{', '.join(callers) or 'nobody'}. {'; '.join(texts)}. A party got ready {int(ready.sum())} times.",
-    )
-
-
-def endurance(record: Mapping[str, Any]) -> Figure:
-    """How long each request of a soak took, and the memory of each party's processes after it.
-
-    Args:
-        record: as `hosts.soak.soak` returns it.
-    """
-    seconds, memory = np.asarray(record["request_seconds"]), np.asarray(record["memory_bytes"]) / 2**20
-    figure = new_figure(8.6, 3.2)
-    left, right = figure.subplots(1, 2)
-    order = np.arange(1, len(seconds) + 1)
-    left.scatter(order, seconds, s=14, color=PALETTE[0])
-    left.set(yscale="log", xlabel="requests, in the order in which they ended", ylabel="seconds of a request")
-    left.set_yticks([0.25, 0.5, 1, 2, 4, 8, 16], ["0.25", "0.5", "1", "2", "4", "8", "16"])
-    left.minorticks_off()
-    for rank, held in enumerate(memory.T):
-        # Narrower lines over wider ones, since the three nearly coincide.
-        right.plot(order, held, color=PALETTE[rank], linewidth=(7, 4, 1.5)[rank], label=f"party {rank}")
-    right.set(xlabel="requests answered", ylabel="MiB of a party's processes", ylim=(0, 1.15 * memory.max()))
-    right.legend(loc="lower right", frameon=False, fontsize=9)
-    for axis in (left, right):
-        axis.grid(color="#e5e5e5")
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-    return describe(
-        figure,
-        f"Left, the seconds of {len(seconds)} requests: {np.median(seconds):.2g} in the middle, {seconds.max():.3g} for the "
-        f"slowest, among the first. Right, the memory of each party, at most {memory.max():.0f} MiB, which from the second "
-        f"quarter to the last grew by {', '.join(f'{share:+.1%}' for share in growth(record))}.",
     )
 
 

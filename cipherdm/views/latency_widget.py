@@ -9,18 +9,23 @@ from matplotlib.figure import Figure
 
 from ..costs import NETWORKS, WAN, Latency, Network
 from ..costs.sampling import StepCost, cost_of, shares, step_costs
-from ..documents import root
 from ..errors import CipherDMError
+from ..files import root
 from .latency import BANDWIDTHS, ROUND_TRIPS, mixed_colours
-from .moving import MovingPicture
 from .networks import PARTS
 from .style import PALETTE, describe
+from .widgets import MovingPicture
 
 MODELS = ("mnist01-tiny", "mnist10")
+
 SHOWN = ("direct", "cipherdm", "fast")  # at first
+
 STEPS = (1, 2, 5, 10, 15, 20, 30, 50, 100, 200, 500, 1000)
+
 _GRID = 61
+
 _ROWS = 7  # bars at most
+
 _BETWEEN = 0.30  # where the left part of the picture ends and the names of protocols begin, as a share of its width
 
 Costs = Mapping[str, Sequence[StepCost]]

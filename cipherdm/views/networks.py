@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..costs import WAN, Network, latency
-from .moving import MovingPicture
 from .style import GREY, PALETTE, describe, new_figure
+from .widgets import MovingPicture
 
 PARTS = ("computing", "messages on their way", "bytes on their way")
 

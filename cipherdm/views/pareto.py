@@ -20,7 +20,9 @@ AXES = {
     "sends": "messages, all parties",
     "ms": "milliseconds",
 }
+
 _KINDS = {"silu": "SiLU", "mish": "Mish", "gelu": "GeLU", "exp": "exp", "softmax": "softmax"}
+
 _PUBLISHED = {
     "cipherdm": "CipherDM",
     "llama": "SPU's LLaMA",
@@ -29,6 +31,7 @@ _PUBLISHED = {
     "quad": "Quad (MPCFormer)",
     "2quad": "2Quad (MPCFormer)",
 }
+
 # Marker and colour of each family: the shape tells as much as the colour does.
 _STYLES = {
     "direct": ("s", PALETTE[7]),
@@ -37,6 +40,7 @@ _STYLES = {
     "ours": ("^", PALETTE[5]),
     "ours, scales folded": ("v", PALETTE[0]),
 }
+
 # Where a label may stand, in points from the middle of its marker, the best first.
 _OFFSETS = [(9, 0), (-9, 0), (0, 8), (0, -8), (7, 7), (-7, 7), (7, -7), (-7, -7)] + [
     (0, 18),

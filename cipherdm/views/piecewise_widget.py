@@ -12,16 +12,42 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..documents import root
+from ..approximations.piecewise import PiecewisePolynomial
+from ..approximations.piecewise_costs import Prices
+from ..engine import LocalCluster, run_once
 from ..errors import CipherDMError
-from ..protocols.piecewise_costs import Prices
+from ..files import root
 from ..records import read_record
 from .pareto import pareto_points
-from .piecewise_fit import DEGREES, REACHES, SEGMENTS, TARGETS, Choice, Outcome, outcome
-from .piecewise_picture import FitPicture, fit_figure
+from .piecewise import DEGREES, REACHES, SEGMENTS, TARGETS, Choice, FitPicture, Outcome, fit_figure, outcome
 from .style import GREY, PALETTE
 
+
+@dataclass(frozen=True)
+class Measured:
+    """What one evaluation on three parties came to.
+
+    Attributes:
+        values: the function's results, as the client reveals them.
+        bytes: of all parties together.
+        sends: messages of all parties together.
+        seconds: the parties' own wall time.
+    """
+
+    values: np.ndarray
+    bytes: int
+    sends: int
+    seconds: float
+
+
+def measure(cluster: LocalCluster, function: PiecewisePolynomial, x: np.ndarray) -> Measured:
+    """Evaluate a function at x [N] on the cluster's parties."""
+    values, cost = run_once(cluster.session(), function, np.asarray(x, np.float32))
+    return Measured(values, cost.bytes, cost.sends, float(cost.by_program()["seconds"].iloc[0]))
+
+
 MEASURED_ELEMENTS = 10_000
+
 _BAR = 170  # pixels of the longest bar
 
 
@@ -41,7 +67,6 @@ Run = Callable[[Outcome, np.ndarray], Row]
 
 def run_on_parties(found: Outcome, x: np.ndarray) -> Row:
     """Start three parties on this machine, evaluate the function at x [N] on them, and stop them."""
-    from ..bench.piecewise import measure  # the engine is slow to import, and sliders do without it
     from ..engine import LocalCluster
 
     with LocalCluster() as cluster:

@@ -1,0 +1,88 @@
+"""`cipherdm explorer`: the sliders of notebook 05 as a page on this machine, for readers without JupyterLab.
+
+Voila runs a notebook of two cells in a kernel of its own for each visitor, and shows what comes out of it. It serves this
+machine alone, and passes on messages of widgets only, so that a page cannot run code of its own in the kernel.
+"""
+
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import CipherDMError
+
+
+def explorer(
+    port: Annotated[int, typer.Option(help="Where the page is served.", min=1, max=65535)] = 8866,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+) -> None:
+    """Serve sliders as a page on this machine: how long sampling takes, by network, protocols, batch and steps."""
+
+    serve(port, browser=browser, announce=typer.echo)
+
+
+ADDRESS = "127.0.0.1"
+
+TITLE = "How long does secure sampling take?"
+
+_INTRODUCTION = f"""# {TITLE}
+
+Three parties sample pictures from a diffusion model on secret shares. How long that takes depends on the network between them
+and on the protocols that they compute with. Choose a network, or move the sliders; bars and map follow. A cross on the map
+is your network, the dots are the networks to choose from.
+
+The times follow from one step, measured with the parties side by side, by the model
+*computing + rounds x round trip / 2 + bytes / bandwidth*, which notebook 05 explains and compares with real runs.
+"""
+
+_SLIDERS = """from cipherdm.views.latency_widget import latency_explorer
+
+latency_explorer()"""
+
+
+def write_page(folder: Path) -> Path:
+    """Write the notebook that Voila serves into a folder; returns its path."""
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cells = [new_markdown_cell(_INTRODUCTION), new_code_cell(_SLIDERS)]
+    path = folder / "explorer.ipynb"
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel, "title": TITLE}), path)
+    return path
+
+
+def serve(port: int, *, browser: bool = True, announce: Callable[[str], None] = print) -> None:
+    """Serve the page until the process is interrupted or terminated; then its kernels end too.
+
+    Args:
+        port: of this machine.
+        browser: open the page in the default browser.
+        announce: told the page's address, before it is served.
+
+    Raises:
+        CipherDMError: the port is in use or not allowed, or the records that the sliders show are missing.
+    """
+    from ..views.latency_widget import load_costs
+
+    load_costs()  # what is missing is better said here than on the page
+    _check_port(port)
+    announce(f"The page is at http://{ADDRESS}:{port}; Ctrl-C ends it.")
+    from voila.app import Voila
+
+    with tempfile.TemporaryDirectory(prefix="cipherdm-explorer-") as folder:
+        arguments = [str(write_page(Path(folder))), f"--port={port}", f"--Voila.ip={ADDRESS}", "--Voila.port_retries=0"]
+        Voila.launch_instance(arguments if browser else [*arguments, "--no-browser"])
+
+
+def _check_port(port: int) -> None:
+    try:
+        with socket.create_server((ADDRESS, port)):
+            pass
+    except OSError as error:
+        raise CipherDMError(
+            f"port {port} of this machine cannot be used ({error.strerror}): choose another one with --port."
+        ) from None

@@ -1,0 +1,41 @@
+"""Options that several commands share, and how numbers are written on a command line."""
+
+from typing import Annotated
+
+import typer
+
+from ..errors import CipherDMError
+
+# Written out, since importing the sets brings JAX, which `cipherdm --help` does without. A test compares.
+PROTOCOL_NAMES = (
+    "direct", "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-kernels", "fast-mixed", "fast-guarded",
+)  # fmt: skip
+SETS = "A protocol set: " + ", ".join(PROTOCOL_NAMES)
+
+ModelOption = Annotated[str, typer.Option(help="A name in data/models, or the path of a diffusers folder.")]
+ModelArgument = Annotated[str, typer.Argument(help="A name in data/models, or the path of a diffusers folder.")]
+ProtocolsOption = Annotated[str, typer.Option(help=f"{SETS}.")]
+SchedulerOption = Annotated[str, typer.Option(help="ddim, ddpm or dpmsolver++.")]
+
+
+def parse_labels(text: str | None) -> list[int] | None:
+    """Labels from text: "0-2,7" gives [0, 1, 2, 7]. Raises CipherDMError if the text is something else."""
+    if text is None:
+        return None
+    labels = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise CipherDMError(f"cannot read the labels {text!r}: write numbers and ranges, such as 0-9 or 1,1,7.")
+        labels += range(int(first), int(last if dash else first) + 1)
+    return labels
+
+
+def parse_numbers(text: str, option: str) -> list[int]:
+    """Positive numbers from text: "1,4,16" gives [1, 4, 16]. Raises CipherDMError if the text is something else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise CipherDMError(
+            f"cannot read {option} {text!r}: write positive numbers separated by commas, such as 1,4,16."
+        )
+    return [int(part) for part in parts]

@@ -1,0 +1,199 @@
+"""A function with kernels in it becomes several programs, with the kernels between them.
+
+The function is traced once. Each of its equations gets a level: the number of kernels that must have been computed before
+it. Equations of one level are one program, and the kernels that they feed come after it. Reading a float's share as words
+is done wherever the words are read, so that a layer's weights reach the kernel under their own name, and no program copies
+them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Literal
+
+from ..errors import CipherDMError
+from ..kernels.operation import is_after, kernel_of
+from .programs import KernelProgram, Spec
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a split function.
+
+    Attributes:
+        function: what a program computes, or the kernel with the specs of its result.
+        inputs: names of what it reads: "in0", "in1", ... of the function's arguments, or what earlier stages wrote.
+        outputs: names of what it writes: "out0", "out1", ... of the function's results, or names of its own.
+    """
+
+    function: "Part | KernelProgram"
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The equations of one level of a function, as a function of their own."""
+
+    function: Callable
+    shapes: tuple[tuple[tuple[int, ...], str], ...]
+    level: int
+
+    @property
+    def __name__(self) -> str:
+        return f"{self.function.__name__}.{self.level}"
+
+    def __call__(self, *arrays):
+        traced = _trace(self.function, self.shapes)
+        values = dict(zip(traced.reads(self.level), arrays, strict=True))
+        values.update(traced.constants)
+        for equation in traced.at(self.level):
+            if is_after(equation):
+                values[equation.outvars[0]] = values[equation.invars[0]]
+                continue
+            operands = [atom.val if isinstance(atom, Literal) else values[atom] for atom in equation.invars]
+            results = equation.primitive.bind(*operands, **equation.params)
+            results = results if equation.primitive.multiple_results else [results]
+            values.update(zip(equation.outvars, results, strict=True))
+        return tuple(values[name] for name in traced.writes(self.level))
+
+
+def split(function: Callable, shapes: tuple[tuple[tuple[int, ...], str], ...]) -> tuple[Stage, ...] | None:
+    """The stages of a function of arrays with these shapes and dtypes, or None if there is no kernel in it.
+
+    Raises:
+        CipherDMError: a kernel is inside a loop, a condition or a jitted function.
+    """
+    traced = _trace(function, shapes)
+    return traced.stages() if traced.kernels else None
+
+
+class _Traced:
+    """A traced function with the level of each of its equations."""
+
+    def __init__(self, function: Callable, shapes: tuple[tuple[tuple[int, ...], str], ...]):
+        self.function, self.shapes = function, shapes
+        closed = jax.make_jaxpr(partial(_with_copies, function))(*(jax.ShapeDtypeStruct(*shape) for shape in shapes))
+        self.inputs, self.outputs = closed.jaxpr.invars, closed.jaxpr.outvars
+        self.constants = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+        self.kernels = [equation for equation in closed.jaxpr.eqns if kernel_of(equation)]
+        self._renamings = {e.outvars[0]: e.invars[0] for e in closed.jaxpr.eqns if _renames(e)}
+        self._equations = _with_levels(closed.jaxpr)
+        self.depth = max((level for level, _ in self._equations), default=0)
+
+    def at(self, level: int) -> list:
+        """The equations of a level's program that something needs, and renamings of what it reads."""
+        needed = set(self.writes(level))
+        kept = []
+        for made_at, equation in reversed(self._equations):
+            here = made_at == level and not kernel_of(equation)
+            if (here or _renames(equation)) and needed.intersection(equation.outvars):
+                kept.append(equation)
+                needed.update(_read_by(equation))
+        return kept[::-1]
+
+    def writes(self, level: int) -> list:
+        """What a level's program computes that kernels, later levels or the caller read."""
+        computed = [(at, e) for at, e in self._equations if not kernel_of(e)]
+        made = {v for at, e in computed if at == level and not _renames(e) for v in e.outvars}
+        read = [self._origin(v) for at, e in computed if at > level for v in _read_by(e)]
+        read += [self._origin(v) for kernel in self.kernels for v in _variables(kernel)]
+        results = {v for at, e in computed if at == level for v in e.outvars}
+        return list(dict.fromkeys([v for v in read if v in made] + [v for v in self.outputs if v in results]))
+
+    def reads(self, level: int) -> list:
+        """What a level's program reads that it does not compute itself."""
+        equations = self.at(level)
+        made = {v for equation in equations for v in equation.outvars} | set(self.constants)
+        return list(dict.fromkeys(v for e in equations for v in _read_by(e) if v not in made))
+
+    def stages(self) -> tuple[Stage, ...]:
+        """All programs and kernels in order."""
+        variables = dict.fromkeys(v for _, e in self._equations for v in e.outvars)
+        names = {v: f"in{index}" for index, v in enumerate(self.inputs)}
+        names |= {v: f"v{index}" for index, v in enumerate(variables)}
+        names |= {v: f"out{index}" for index, v in enumerate(self.outputs)}
+        stages = []
+        for level in range(self.depth + 1):
+            if self.writes(level):
+                reads, writes = (tuple(names[v] for v in group) for group in (self.reads(level), self.writes(level)))
+                stages.append(Stage(Part(self.function, self.shapes, level), reads, writes))
+            for at, equation in self._equations:
+                if at == level and kernel_of(equation):
+                    operands = tuple(names[self._origin(v)] for v in equation.invars)
+                    (result,) = equation.outvars
+                    program = KernelProgram(
+                        kernel_of(equation), (Spec(tuple(result.aval.shape), str(result.aval.dtype)),)
+                    )
+                    stages.append(Stage(program, operands, (names[result],)))
+        return tuple(stages)
+
+    def _origin(self, variable):
+        """What a variable is another reading of."""
+        while variable in self._renamings:
+            variable = self._renamings[variable]
+        return variable
+
+
+@lru_cache(maxsize=256)
+def _trace(function: Callable, shapes: tuple[tuple[tuple[int, ...], str], ...]) -> _Traced:
+    return _Traced(function, shapes)
+
+
+def _with_copies(function: Callable, *arrays) -> tuple:
+    """The function's results; arguments that it returns as they are become results of their own."""
+    results = function(*arrays)
+    results = results if isinstance(results, tuple) else (results,)
+    return tuple(jnp.copy(result) if any(result is array for array in arrays) else result for result in results)
+
+
+def _with_levels(jaxpr) -> list[tuple[int, Any]]:
+    """Each equation with its level. What needs no kernel is done as late as possible, so that programs hand on less."""
+    available: dict[Any, int] = dict.fromkeys([*jaxpr.invars, *jaxpr.constvars], 0)
+    earliest = []
+    for equation in jaxpr.eqns:
+        _check_flat(equation)
+        level = max((available[v] for v in _variables(equation)), default=0)
+        available.update(dict.fromkeys(equation.outvars, level + bool(kernel_of(equation))))
+        earliest.append(level)
+    wanted: dict[Any, int] = {}
+    found = []
+    for level, equation in zip(reversed(earliest), reversed(jaxpr.eqns), strict=True):
+        if level == 0 and not kernel_of(equation):
+            level = min((wanted[v] for v in equation.outvars if v in wanted), default=max(earliest))
+        for variable in _variables(equation):
+            wanted[variable] = min(level, wanted.get(variable, level))
+        found.append((level, equation))
+    return found[::-1]
+
+
+def _variables(equation) -> list:
+    return [atom for atom in equation.invars if not isinstance(atom, Literal)]
+
+
+def _read_by(equation) -> list:
+    """The variables whose values an equation needs, where `_variables` also has those that it waits for."""
+    return (
+        [v for v in equation.invars[:1] if not isinstance(v, Literal)] if is_after(equation) else _variables(equation)
+    )
+
+
+def _renames(equation) -> bool:
+    """Whether an equation only gives the same words another type, or another place in the order."""
+    return equation.primitive.name == "bitcast_convert_type" or is_after(equation)
+
+
+def _check_flat(equation) -> None:
+    """Raise CipherDMError if there is a kernel within an equation: in a loop, a condition, or a jitted function."""
+    inner = [e for jaxpr in jax.core.jaxprs_in_params(equation.params) for e in jaxpr.eqns]
+    for nested in inner:
+        if kernel_of(nested):
+            raise CipherDMError(
+                f"a kernel is inside a {equation.primitive.name}, which is one program on SPU; "
+                'run each step by itself, with granularity "step" or "block".'
+            )
+        _check_flat(nested)

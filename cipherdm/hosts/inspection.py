@@ -1,0 +1,121 @@
+"""Every call that a party serves, tried with somebody's certificate: what it lets through to a handler, and what it denies.
+
+The messages name nothing that exists, so a call that is let through changes nothing. A party's log, and its last error, tell
+of each attempt.
+"""
+
+# FROM cipherdm.hosts.disk:
+# What lies on a party's disk of a registered model: for lessons, and to see what a stolen disk gives away.
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import grpc
+import numpy as np
+import pandas as pd
+
+from ..engine.trial import words_in
+from ..errors import CipherDMError
+from . import host_pb2 as pb
+from .channels import connect
+from .config import CallerConfig, HostConfig, RoleNames
+from .roles import ALLOWED, roles_of
+from .store import read_published
+
+_NOTHING, _NO_RUN, _NO_SLOT = "/nothing", "0" * 32, 2**32 - 1  # no model, run or slot can be called so
+
+_MESSAGES: Mapping[str, object] = {
+    "Describe": pb.DescribeRequest(),
+    "Status": pb.StatusRequest(),
+    "Register": (pb.RegisterPiece(),),
+    "Publish": pb.ModelVersion(name=_NOTHING, registration=_NO_RUN),
+    "Remove": pb.ModelVersion(name=_NOTHING),
+    "Request": (pb.RequestPiece(header=pb.RequestHeader(run=_NO_RUN, model=_NOTHING)),),
+    "Slot": pb.SlotRequest(slot=_NO_SLOT),
+    "Start": pb.StartRequest(slot=_NO_SLOT),
+}
+
+METHODS = tuple(method.rpartition("/")[2] for method in ALLOWED)
+"""The calls of the table, without the service's name."""
+
+DENIED, NOT_REACHED = "PERMISSION_DENIED", frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
+
+
+def attempts(callers: Mapping[str, CallerConfig], rank: int = 1) -> pd.DataFrame:
+    """Try each call as each caller.
+
+    Args:
+        callers: who calls, by the name that the row gets.
+        rank: of the party that is called.
+
+    Returns:
+        A row for each caller and a column for each method, with the names of the gRPC statuses that the calls ended with: "OK"
+        for an answer, `DENIED` where the table of roles denies, one of `NOT_REACHED` where no connection came about, and
+        others where the handler found the message wanting.
+    """
+    rows = {}
+    for name, caller in callers.items():
+        channel, stub = connect(caller, rank)
+        with channel:
+            rows[name] = {method: _attempt(stub, method, caller.timeouts.connect) for method in METHODS}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=METHODS)
+
+
+def table_of_roles(names: Iterable[str], roles: RoleNames) -> pd.DataFrame:
+    """What the table says: a row for each common name and a column for each method, true where the call is allowed."""
+    rows = {
+        name: {method.rpartition("/")[2]: bool(roles_of(name, roles) & may) for method, may in ALLOWED.items()}
+        for name in names
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=METHODS)
+
+
+def register_unchecked(caller: CallerConfig, manifest: pb.Manifest, rank: int = 1) -> str:
+    """Send one party a manifest as it is, without the check that `RemoteCluster.register` makes at the owner's side.
+
+    Returns:
+        What the party answers: the status and its reason, or "accepted".
+    """
+    channel, stub = connect(caller, rank)
+    with channel:
+        try:
+            stub.Register(iter([pb.RegisterPiece(manifest=manifest)]), timeout=caller.timeouts.upload)
+        except grpc.RpcError as error:
+            return f"{error.code().name}: {error.details()}"
+    return "accepted"
+
+
+def _attempt(stub: object, method: str, timeout: float) -> str:
+    message = _MESSAGES[method]
+    try:
+        call = getattr(stub, method)
+        answer = call(iter(message) if isinstance(message, tuple) else message, timeout=timeout)
+        if isinstance(answer, Iterator):
+            for _ in answer:
+                pass
+    except grpc.RpcError as error:
+        return error.code().name
+    return "OK"
+
+
+def words_on_disk(host: HostConfig, model: str, value: str) -> np.ndarray:
+    """A party's share of one of a model's secret values, read from its folder. The party may be running or not.
+
+    Args:
+        host: the party's configuration.
+        model: what its owner registered.
+        value: the name of one of the owner's arrays.
+
+    Returns:
+        uint64 [elements, 2]: the party's own component of each number and the next party's. The three different ones add up
+        to the value times 2^fraction_bits.
+
+    Raises:
+        CipherDMError: there is no such model or value, or it is public.
+    """
+    stored = read_published(host.state, model)
+    declared = {item.name: item for item in stored.manifest.values}
+    if value not in declared or declared[value].public:
+        raise CipherDMError(
+            f"{model} has no secret value {value!r}; there is: {', '.join(sorted(declared)) or 'none'}."
+        )
+    return words_in(piece.chunk for piece in stored.pieces() if piece.name == value)

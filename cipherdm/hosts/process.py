@@ -1,0 +1,124 @@
+"""A party's host as a process: listens, serves until it is told to end, and then ends what it started.
+
+`cipherdm party` becomes this process, `python -m cipherdm.hosts.process FILE`, which needs no more than SPU.
+"""
+
+import hashlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+
+from ..engine.party import check_port
+from ..engine.wire import GRPC_OPTIONS
+from ..errors import CipherDMError
+from .channels import keepalive_options, server_credentials
+from .config import HostConfig, load_host, split_address
+from .host_pb2_grpc import add_HostServicer_to_server
+from .log import EventLog
+from .roles import RoleCheck
+from .service import HostService
+
+_SPARE_THREADS = 16  # for calls other than requests
+
+_END_WITH_INPUT = "--end-with-input"
+
+
+def serve(host: HostConfig, *, end_with_input: bool = False, log: EventLog | None = None) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        host: the party's configuration.
+        end_with_input: end also when the standard input closes, for processes that must not outlive whoever started them.
+        log: where events go; standard error by default.
+
+    Raises:
+        CipherDMError: a port is in use, or the state's folder cannot be used.
+    """
+    log = log or EventLog(host.rank)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    address = f"{host.listen}:{split_address(host.caller.parties[host.rank])[1]}"
+    check_port(address, host.rank)
+    for slot in range(host.limits.runs):
+        check_port(host.links_of_slot(slot)[host.rank], host.rank)
+    folder = _run_folder(host)
+    try:
+        service = HostService(host, folder, log)
+        server = _listen(service, host, address)
+        if end_with_input:
+            threading.Thread(target=_wait_for_end_of_input, args=(ended,), daemon=True).start()
+        log("ready", pid=os.getpid(), address=address, configuration=host.agreement)
+        ended.wait()
+        log("ending")
+        server.stop(grace=None)
+        service.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    # A thread may still be at a call; a normal exit would wait for it.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _listen(service: HostService, host: HostConfig, address: str) -> grpc.Server:
+    threads = host.limits.runs + host.limits.queue + _SPARE_THREADS
+    server = grpc.server(
+        futures.ThreadPoolExecutor(max_workers=threads),
+        interceptors=(RoleCheck(host.roles, service.denied),),
+        options=(*GRPC_OPTIONS, *keepalive_options(host.caller.timeouts)),
+    )
+    add_HostServicer_to_server(service, server)
+    try:
+        server.add_secure_port(address, server_credentials(host.caller.identity))
+    except (RuntimeError, ValueError) as error:
+        raise CipherDMError(f"party {host.rank} cannot listen on {address}: {error}") from None
+    server.start()
+    return server
+
+
+def _run_folder(host: HostConfig) -> Path:
+    """An empty folder for sockets and logs, always the same, so that what a killed process has left is deleted here.
+
+    A socket's path is limited to a hundred characters, so it is not in the state's folder.
+    """
+    name = hashlib.sha256(str(host.state.resolve()).encode()).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir()) / f"cipherdm-party{host.rank}-{name}"
+    try:
+        if folder.is_symlink() or (folder.exists() and folder.stat().st_uid != os.getuid()):
+            raise CipherDMError(f"{folder} belongs to somebody else; have it removed, or set TMPDIR to another folder.")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise CipherDMError(f"cannot make the folder {folder}: {error.strerror}.") from None
+    return folder
+
+
+def command(config: Path, *, end_with_input: bool = False) -> list[str]:
+    """The command of such a process for a party's TOML file."""
+    return [sys.executable, "-m", "cipherdm.hosts.process", str(config), *([_END_WITH_INPUT] if end_with_input else [])]
+
+
+def main() -> None:
+    """Entry point of the process: the party's TOML file, and `--end-with-input`."""
+    try:
+        serve(load_host(sys.argv[1]), end_with_input=_END_WITH_INPUT in sys.argv)
+    except CipherDMError as error:
+        print(f"Error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def _wait_for_end_of_input(ended: threading.Event) -> None:
+    while sys.stdin.buffer.read(4096):
+        pass
+    ended.set()
+
+
+if __name__ == "__main__":
+    main()

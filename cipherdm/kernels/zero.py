@@ -1,0 +1,128 @@
+"""Shares of zero that three parties draw without a message: three numbers, uniform to each party, whose sum is 0.
+
+Each party picks a key and sends it, once, to the previous party over the authenticated link. Rank i then knows its own key
+and that of rank i + 1, and draws F(own) - F(next), F a stream of pseudorandom words. Over the three parties every stream
+appears once with each sign, so the sum is zero. Rank i - 1, which gets the message that such a share hides, does not know
+the key of rank i + 1 and sees noise.
+
+The stream is AES-256 in counter mode, from the `cryptography` package, under a key that HKDF derives from the agreed one
+for each run: words never repeat within a run, since its counter only advances, nor between runs, since their keys differ.
+"""
+
+import secrets
+from collections.abc import Callable
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from ..errors import CipherDMError
+
+KEY_BYTES = 32
+
+PURPOSE = b"cipherdm zero shares of linear layers, version 1: "
+
+LIMIT = 1 << 56  # bytes of one stream; AES's blocks begin to be told from random words after some 2^68
+
+CHUNK = 1 << 16  # bytes drawn at a time, which stay in the processor's cache
+
+AES_BLOCK = 16
+
+
+def fresh_key() -> bytes:
+    """A party's own key, 32 bytes from the operating system's generator, to be sent to the previous party."""
+    return secrets.token_bytes(KEY_BYTES)
+
+
+def agree(exchange: Callable[[bytes], bytes]) -> "AgreedKeys":
+    """Send a fresh key to the previous party and receive the next one's.
+
+    Args:
+        exchange: sends bytes to the previous party and returns those from the next, over an encrypted and authenticated link.
+    """
+    own = fresh_key()
+    return AgreedKeys(own, exchange(own))
+
+
+class AgreedKeys:
+    """The two keys of a party, which hand out each run's zero shares once.
+
+    Raises:
+        CipherDMError: for keys of another length than 32 bytes, or equal ones.
+    """
+
+    def __init__(self, own: bytes, next_party: bytes):
+        for name, key in (("own", own), ("next party's", next_party)):
+            if len(key) != KEY_BYTES:
+                raise CipherDMError(
+                    f"the {name} key has {len(key)} bytes instead of {KEY_BYTES}; make keys with fresh_key()"
+                )
+        if own == next_party:
+            raise CipherDMError("two parties have the same key, which would hide nothing; each must make its own")
+        self._own, self._next = own, next_party
+        self._runs: set[bytes] = set()
+
+    def zero_shares(self, run: bytes) -> "ZeroShares":
+        """The zero shares of one run.
+
+        Args:
+            run: a name that all parties use for this run, and for no other.
+
+        Raises:
+            CipherDMError: if there was such a run already. Its shares would be drawn again, and reveal differences of secrets.
+        """
+        if run in self._runs:
+            raise CipherDMError(f"zero shares of run {run!r} were handed out already; name each run anew")
+        self._runs.add(run)
+        return ZeroShares(*(_derived(key, run) for key in (self._own, self._next)))
+
+
+def _derived(key: bytes, run: bytes) -> bytes:
+    return HKDF(SHA256(), KEY_BYTES, salt=None, info=PURPOSE + run).derive(key)
+
+
+class ZeroShares:
+    """One party's part of a sequence of zero shares. All parties have to draw the same shapes and types in the same order.
+
+    Args:
+        own: the key shared with the previous party, for this sequence alone.
+        next_party: the key shared with the next party.
+    """
+
+    def __init__(self, own: bytes, next_party: bytes):
+        self._streams = tuple(
+            Cipher(algorithms.AES256(key), modes.CTR(bytes(AES_BLOCK))).encryptor() for key in (own, next_party)
+        )
+        self._position = 0
+        self._plain = memoryview(bytes(CHUNK))
+        self._scratch = np.empty(CHUNK + AES_BLOCK, np.uint8)
+
+    @property
+    def position(self) -> int:
+        """Bytes of either stream that were used. It only grows."""
+        return self._position
+
+    def add_to(self, words: np.ndarray) -> np.ndarray:
+        """Add the next zero share to a contiguous array of ring words, in place, and return the array.
+
+        Raises:
+            CipherDMError: for an array of another kind, or at the end of the stream.
+        """
+        if words.dtype not in (np.uint64, np.uint32) or not words.flags.c_contiguous:
+            raise CipherDMError("zero shares are added to contiguous arrays of uint64 or uint32; convert the array")
+        if self._position + words.nbytes > LIMIT:
+            raise CipherDMError("the stream of zero shares is used up; begin a new run")
+        flat = words.reshape(-1)
+        step = CHUNK // words.itemsize
+        for start in range(0, flat.size, step):
+            part = flat[start : start + step]
+            for stream, combine in zip(self._streams, (np.add, np.subtract), strict=True):
+                stream.update_into(self._plain[: part.nbytes], self._scratch)
+                combine(part, self._scratch[: part.nbytes].view(words.dtype), out=part)
+        self._position += words.nbytes
+        return words
+
+    def draw(self, shape: tuple[int, ...], word: type[np.unsignedinteger] = np.uint64) -> np.ndarray:
+        """The next zero share by itself."""
+        return self.add_to(np.zeros(shape, word))

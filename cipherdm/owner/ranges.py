@@ -1,0 +1,298 @@
+"""Whether a model's layers stay in the ranges that the functions of a set of protocols are right on: a check in plaintext."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+
+from ..approximations.softmax import ShiftedSoftmax
+from ..errors import CipherDMError
+from ..models.unet import UNet
+from ..protocols import Protocols
+from ..schedules import make_schedule
+from .observe import Observation, load_calibration, norm_layers, observe, softmax_blocks
+
+TOLERANCE = 0.1  # relative error beyond which an inverse, an inverse root or a sum of exponentials counts as wrong
+
+
+@dataclass(frozen=True)
+class LayerRange:
+    """What one function of a set would get in one layer, over all pictures and steps, against the range it is right on.
+
+    Attributes:
+        layer: diffusers' name of the normalisation or the attention block.
+        function: what is applied there.
+        lowest: the lowest value met.
+        highest: the highest.
+        allowed: the lowest lower end and the highest upper end, where channels, pictures and steps have ranges of their own.
+        outside: the fraction of the values that lie outside of their own range, 0 to 1. NaN is outside.
+        step: with the largest such fraction, counted from 0; None if no value is outside.
+        excess: the largest distance of a value from its own range, in the values' unit; 0 if none is outside.
+    """
+
+    layer: str
+    function: str
+    lowest: float
+    highest: float
+    allowed: tuple[float, float]
+    outside: float
+    step: int | None
+    excess: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Met:
+    """Values of one layer at one step, the ends of their ranges, and their distances from them; arrays that broadcast."""
+
+    values: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    distance: np.ndarray  # 0 or less within the range
+
+
+_Measure = Callable[[int, Observation], _Met]
+
+_Rules = dict[tuple[str, str], _Measure]  # by layer and function
+
+
+def check_ranges(
+    unet: UNet,
+    protocols: Protocols,
+    *,
+    steps: int = 20,
+    per_class: int = 4,
+    seed: int = 1,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> list[LayerRange]:
+    """Sample with the exact model by DDIM, and compare what every layer carries with the ranges of the set's functions.
+
+    - Activations, of sets on float32 arrays: the normalised values against the function's `domain`.
+    - Softmax of such sets: the scores, less the row's maximum if the softmax subtracts it, against the exponential's `domain`.
+      If the exponential has negative values on it, also the sum of each row's exponentials as a share of the right sum,
+      a factor common to all exponentials aside: 1 within TOLERANCE.
+    - FAST, activations: the normalised values against "NORM.range" of the calibration, by channel and nearest timestep.
+      In FAST_GUARDED, which limits what attention gets from its normalisation too, also these.
+    - FAST, normalisations: the variances with eps against the range in which the line of `fit_inverse_root` gives
+      1/sqrt(variance) within TOLERANCE. With d the distance of a picture's mean from the calibrated centre, the line sees
+      x = variance + d^2, so that its range depends on d.
+    - FAST, attention: the sums of the rows against the range in which the quadratic of `fit_reciprocal` and Newton's
+      iteration give 1/sum within TOLERANCE. The fit of the exponential itself has no range, and is not checked.
+
+    Args:
+        steps: denoising steps.
+        per_class: pictures of each class.
+        seed: of the initial noise, which is public.
+        progress: called as progress(done, steps, "check") after each step.
+
+    Returns:
+        One entry for every layer and restricted function, those with the largest fraction outside first. None, and no
+        picture is sampled, if no function of the set is restricted.
+
+    Raises:
+        CipherDMError: a number is below 1; the model has no scheduler; the set needs a calibration that the model lacks; or
+            a restricted activation gets values that are not observed.
+    """
+    if per_class < 1:
+        raise CipherDMError(f"there must be at least 1 picture of each class; got {per_class}.")
+    if unet.scheduler_config is None:
+        raise CipherDMError("this model has no scheduler: put its scheduler_config.json beside its config.json.")
+    schedule = make_schedule(unet.scheduler_config, "ddim", steps)
+    if protocols.prepare is None:
+        rules = _rules_of_functions(unet, protocols)
+    else:
+        rules = _rules_of_calibration(unet, schedule.timesteps, guarded=protocols.prepare == "fast-guarded")
+    if not rules:
+        return []
+    tallies = {key: _Tally() for key in rules}
+
+    def visit(step: int, seen: Observation) -> None:
+        for key, measure in rules.items():
+            tallies[key].add(step, measure(step, seen))
+        if progress is not None:
+            progress(step + 1, schedule.steps, "check")
+
+    observe(unet, schedule.timesteps, schedule.coefficients, images_per_class=per_class, seed=seed, visit=visit)
+    found = [tally.result(*key) for key, tally in tallies.items()]
+    return sorted(found, key=lambda entry: (-entry.outside, -entry.excess))
+
+
+class _Tally:
+    """Sums up one layer and function over the steps."""
+
+    def __init__(self):
+        self.ends: list[tuple[float, float, float, float]] = []
+        self.counts: list[tuple[int, int]] = []  # of values outside, and of all
+        self.excess = 0.0
+
+    def add(self, step: int, met: _Met) -> None:
+        distance = np.where(np.isnan(met.distance), inf, met.distance)
+        self.ends.append(
+            (met.values.min(), met.values.max(), np.fmin.reduce(met.low, None), np.fmax.reduce(met.high, None))
+        )
+        self.counts.append((int((distance > 0).sum()), distance.size))
+        self.excess = max(self.excess, float(distance.max()))
+
+    def result(self, layer: str, function: str) -> LayerRange:
+        values_low, values_high, low, high = np.array(self.ends, np.float64).T
+        outside, counted = np.array(self.counts).T
+        return LayerRange(
+            layer=layer,
+            function=function,
+            lowest=float(values_low.min()),
+            highest=float(values_high.max()),
+            allowed=(float(np.fmin.reduce(low)), float(np.fmax.reduce(high))),
+            outside=float(outside.sum() / counted.sum()),
+            step=int(np.argmax(outside / counted)) if outside.any() else None,
+            excess=self.excess,
+        )
+
+
+def _within(values: np.ndarray, low, high) -> _Met:
+    """Values against one interval each; the ends broadcast."""
+    low, high = np.asarray(low), np.asarray(high)
+    return _Met(values, low, high, np.maximum(low - values, values - high))
+
+
+def _rules_of_functions(unet: UNet, protocols: Protocols) -> _Rules:
+    """For sets whose activations and softmax are functions with a domain."""
+    rules: _Rules = {}
+    named = "silu" if unet.config.act_fn == "swish" else unet.config.act_fn
+    for name in norm_layers(unet):
+        if name.endswith("group_norm"):
+            continue
+        function = getattr(protocols, "silu" if name == "conv_norm_out" and named != "quad" else named)
+        domain = getattr(function, "domain", (-inf, inf))
+        if domain != (-inf, inf):
+            _require_observed(unet, protocols, function)
+            rules[name, function.name] = lambda _, seen, name=name, ends=domain: _within(seen.normalised[name], *ends)
+    softmax = protocols.softmax
+    shifted = isinstance(softmax, ShiftedSoftmax)
+    domain = softmax.exponential.domain if shifted else getattr(softmax, "domain", (-inf, inf))
+    for name in softmax_blocks(unet):
+        if domain != (-inf, inf):
+            rules[name, softmax.exponential.name] = lambda _, seen, name=name: _within(
+                _less_maximum(seen.scores[name]) if shifted else seen.scores[name], *domain
+            )
+        if shifted and softmax.exponential.curve(-16, 0)[1].min() < 0:
+            rules[name, f"{softmax.name}: sum"] = lambda _, seen, name=name: _within(
+                _share_of_sums(softmax.exponential, _less_maximum(seen.scores[name])), 1 - TOLERANCE, 1 + TOLERANCE
+            )
+    return rules
+
+
+def _require_observed(unet: UNet, protocols: Protocols, function) -> None:
+    """An observation has what normalisations give, before a scale and shift by time, and nothing of the time embedding."""
+    if protocols.time_embedding == "inside" or unet.config.resnet_time_scale_shift == "scale_shift":
+        raise CipherDMError(
+            f"{function.name} is restricted to {function.domain}, which can be checked only in sets whose time embedding "
+            "is precomputed, and in models without resnet_time_scale_shift='scale_shift'."
+        )
+
+
+def _less_maximum(scores: np.ndarray) -> np.ndarray:
+    return scores - scores.max(-1, keepdims=True)
+
+
+def _share_of_sums(exponential: Callable, scores: np.ndarray) -> np.ndarray:
+    """The sum over the last axis of exponential(scores), relative to exponential(0), as a share of the right sum."""
+    sums = np.asarray(exponential(scores), np.float64).sum(-1) / float(exponential(np.zeros(1, np.float32))[0])
+    return sums / np.exp(scores.astype(np.float64)).sum(-1)
+
+
+def _rules_of_calibration(unet: UNet, timesteps: np.ndarray, *, guarded: bool) -> _Rules:
+    """For FAST: what the calibration beside the model says for the timesteps [steps]."""
+    stored = load_calibration(unet)
+    nearest = np.abs(stored["timesteps"][None, :] - timesteps[:, None]).argmin(1)
+    rules: _Rules = {}
+    for name in norm_layers(unet):
+        restricted = unet.config.act_fn != "quad" and not name.endswith("group_norm")
+        if guarded or restricted:
+            if f"{name}.range" not in stored:
+                raise CipherDMError(
+                    f"the calibration lacks {name}.range: run `cipherdm calibrate {unet.folder}` again."
+                )
+            function = "activation" if restricted else "limit"
+            rules[name, function] = _range_rule(name, stored[f"{name}.range"][nearest])
+        lines = np.moveaxis(stored[f"{name}.rstd"][:, nearest].astype(np.float64), -1, 0)
+        rules[name, "inverse root"] = _root_rule(
+            name, *lines, stored[f"{name}.center"][:, nearest], unet.config.norm_eps
+        )
+    for name in softmax_blocks(unet):
+        fits = (stored[f"{name}.{leaf}"][nearest].astype(np.float64) for leaf in ("exp", "key", "sum"))
+        rules[name, "inverse sum"] = _sum_rule(name, *fits, stored[f"{name}.counts"], stored.get(f"{name}.floor"))
+    return rules
+
+
+def _range_rule(name: str, ends: np.ndarray) -> _Measure:
+    """Normalised values by channel against calibrated ends [steps, C, 2]."""
+
+    def measure(step: int, seen: Observation) -> _Met:
+        values = seen.normalised[name]
+        low, high = (end.reshape(1, -1, *[1] * (values.ndim - 2)) for end in ends[step].T)
+        return _within(values, low, high)
+
+    return measure
+
+
+def _root_rule(name: str, p: np.ndarray, q: np.ndarray, center: np.ndarray, eps: float) -> _Measure:
+    """Variances with eps against the lines p - q x, all [classes, steps, groups]."""
+
+    def measure(step: int, seen: Observation) -> _Met:
+        variances = seen.variances[name].astype(np.float64) + eps
+        labels = np.arange(len(variances)) % len(p)
+        slope, offset = q[labels, step], seen.means[name] - center[labels, step]
+        return _inverse_root_range(variances, p[labels, step] - slope * offset**2, slope)
+
+    return measure
+
+
+def _inverse_root_range(variances: np.ndarray, p: np.ndarray, q: np.ndarray) -> _Met:
+    """Variances v against where f(v) = (p - q v) sqrt(v), which should be 1, is; p and q have their shape.
+
+    f rises to M at v = p/(3 q), and falls. With sqrt(v) = t sqrt(p/(3 q)) it is M (3 t - t^3)/2, which with t = 2 sin a is
+    M sin(3 a): so f is c at a = arcsin(c/M)/3 and at a = (pi - arcsin(c/M))/3. Where M is above 1 + TOLERANCE the middle
+    is left out of the range. There is no range, and everything is outside, if M is below 1 - TOLERANCE.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        top = p / (3 * q)
+        largest = 2 / 3 * p * np.sqrt(top)
+
+        def crossings(level: float) -> tuple[np.ndarray, np.ndarray]:
+            angle = np.arcsin(level / largest)  # NaN if f does not reach the level
+            return top * (2 * np.sin(angle / 3)) ** 2, top * (2 * np.sin((np.pi - angle) / 3)) ** 2
+
+        low, high = crossings(1 - TOLERANCE)
+        gap_low, gap_high = crossings(1 + TOLERANCE)
+        distance = np.maximum(low - variances, variances - high)
+        inside_gap = np.minimum(variances - gap_low, gap_high - variances)
+    return _Met(variances, low, high, np.where(np.isnan(inside_gap), distance, np.maximum(distance, inside_gap)))
+
+
+def _sum_rule(
+    name: str, exp: np.ndarray, key: np.ndarray, inverses: np.ndarray, counts: np.ndarray, floor: np.ndarray | None
+) -> _Measure:
+    """Sums of rows against the ranges on which (x + r0)^2 + r1 is near 1/x, [steps, 2], after Newton's iteration.
+
+    `exp` is [steps, 3], `key` [steps, heads * d] and `floor`, if there is one, [1], as the calibration has them. A step of
+    Newton's squares the error.
+    """
+    squarings, newton = counts
+    error = TOLERANCE ** (0.5**newton)
+
+    def measure(step: int, seen: Observation) -> _Met:
+        scores, keys = (x[name].astype(np.float64) for x in (seen.scores, seen.keys))
+        if floor is None:
+            # Scores about the calibrated mean key: of the queries only the scores are known, which are linear in the keys.
+            mean = key[step].reshape(1, keys.shape[1], -1, 1)
+            scores = scores - scores @ np.linalg.pinv(keys) @ mean
+        else:
+            scores = np.maximum(_less_maximum(scores), floor)
+        sums = (np.polyval(exp[step], scores) ** 2**squarings).sum(-1)
+        r0, r1 = inverses[step]
+        # x times the inverse is a cubic that rises below and above the range that calibration fitted it on.
+        ends = [np.roots([1, 2 * r0, r0 * r0 + r1, -product]) for product in (1 - error, 1 + error)]
+        low, high = (choose(roots[abs(roots.imag) < 1e-9].real) for choose, roots in zip((min, max), ends, strict=True))
+        return _within(sums, low, high)
+
+    return measure

@@ -1,0 +1,79 @@
+"""What FAST computes transformers with, and normalises with where a prompt moves means and variances.
+
+`fast.group_norm` takes a mean for known and replaces 1/sqrt(variance) by a line, both calibrated by step and class, which is
+cheap and right as long as pictures of a class are alike. With prompts there are no classes: backgrounds change a
+group's mean, prompts its variance, and the tokens of one picture have variances of their own. So here the mean is computed, and
+the line only starts Newton's iteration, whose steps square its error.
+
+Source:   Newton's method, as in `inverse_sqrt`.
+"""
+
+from .fast import GAIN_BITS, POWER_BITS, VALUE_BITS, line_minus_quartic
+from .fast import group_norm as group_norm_by_line
+from .fixed import broadcast_to, concatenate, means, sums, sums_of_squares
+
+ROOT_BITS = 14  # of variances in units in which they are about 1, and of their inverse roots
+
+FACTOR_BITS = 36  # of what makes those of squares: with those of squares, 42 bits are to be truncated, the most at once
+
+WEIGHT_BITS = GAIN_BITS - ROOT_BITS  # of a normalisation's weight
+
+
+def group_norm(params, x, *, groups, eps):
+    """x [B, C, ...] normalised over its groups, times weight [C] plus shift [C]. 22 messages, and 11 for each Newton step.
+
+    Without the parameter "newton", the number of Newton's steps, it is `fast.group_norm`. `eps` is in the parameters. The
+    result has GAIN_BITS + VALUE_BITS.
+    """
+    if "newton" not in params:
+        return group_norm_by_line(params, x, groups=groups, eps=eps)
+    x = x.truncated(VALUE_BITS)
+    batch, channels = x.shape[:2]
+    rows = x.reshape(batch * groups, -1)
+    centred = rows - broadcast_to(means(rows, 1)[:, None], rows.shape)
+    roots = inverse_root(params, sums_of_squares(centred).reshape(batch, groups))
+    roots = broadcast_to(roots[:, :, None], (batch, groups, channels // groups)).reshape(batch, channels)
+    gain = broadcast_to(params["weight"][None], (batch, channels)) * roots
+    y = gain[:, :, None] * centred.reshape(batch, channels, -1) + params["shift"][None, :, None]
+    return y.reshape(*x.shape)
+
+
+def layer_norm(params, x, *, eps):
+    """x [B, C, N] normalised over its channels, each token by itself. 19 messages, and 11 for each Newton step.
+
+    Its weight and bias, and a constant factor, are in the linear layer that follows; `eps` is in the parameters. The result has
+    ROOT_BITS + VALUE_BITS.
+    """
+    x = x.truncated(VALUE_BITS)
+    centred = x - broadcast_to(means(x, 1)[:, None], x.shape)
+    roots = inverse_root(params, sums(centred * centred, 1))
+    return broadcast_to(roots[:, None], x.shape) * centred
+
+
+def inverse_root(params, totals):
+    """1/sqrt(u) at ROOT_BITS for u = variances in units of a calibrated one, from totals of squares [B, K] at 2 VALUE_BITS.
+
+    params["factors"] and params["offsets"], both [2, K or 1], make u/2 of the totals, and the line that Newton's iteration
+    starts from; params["newton"] is the number of its steps, y <- y + y/2 - (u/2) y^3.
+    8 messages, and 11 for each step. Right for 1/256 < u < 32.
+    """
+    shape = (2, *totals.shape)
+    both = broadcast_to(params["factors"][:, None], shape) * broadcast_to(totals[None], shape)
+    both = (both + broadcast_to(params["offsets"][:, None], shape)).truncated(ROOT_BITS)
+    half, y = both[0], both[1]
+    for _ in range(params["newton"]):
+        products = concatenate([half[None], y[None]]) * broadcast_to(y[None], shape)
+        y = (y + y.times_power_of_two(-1) - products[0] * products[1]).truncated(ROOT_BITS)
+    return y
+
+
+def geglu(params, x, *, protocols):
+    """The first half of x [B, 2 C, N] times the GELU of the second. 22 messages.
+
+    GELU is x/2 plus an even function, which is minus a quartic in z^2 for z = s x: the scale s is in the second half
+    already, and constants a to d and "linear" [C] are as those of `fast.norm_activation`. The result has 4 POWER_BITS.
+    """
+    x = x.truncated(POWER_BITS)
+    half = x.shape[1] // 2
+    constants = (params[name][None, :, None] for name in ("a", "b", "c", "d", "linear"))
+    return line_minus_quartic(x[:, half:], *constants) * x[:, :half]

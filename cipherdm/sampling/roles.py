@@ -1,0 +1,112 @@
+"""Who brings what into a sampling run: the model owner's values, the client's, and what everyone may know."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ..errors import CipherDMError
+from ..models import UNetConfig
+from ..owner import PreparedWeights
+from ..protocols.fast import WEIGHT_BITS
+from ..protocols.fixed import encode
+from ..schedules import Schedule
+from .steps import COEFFICIENT_BITS, MEMORY, TIME_TERM, WEIGHTS, StepShape
+
+Values = dict[str, np.ndarray]
+
+
+def owner_values(weights: PreparedWeights, shape: StepShape) -> Values:
+    """What the model owner shares: the weights, and tables of what changes with the step or with the class.
+
+    "step_table" is [steps, width]; "class_table" is [classes, steps, width], from which the client's secret label picks
+    a row, or "class_rows" [1, steps, width] if the model has no classes.
+    """
+    value_bits = shape.protocols.value_bits
+
+    def encoded(arrays: Mapping[str, np.ndarray]) -> Values:
+        if value_bits is None:
+            return dict(arrays)
+        default = {name: value_bits if name.endswith(TIME_TERM) else WEIGHT_BITS for name in arrays}
+        return {n: encode(array, weights.bits.get(n, default[n]), shape.ring) for n, array in arrays.items()}
+
+    values = {WEIGHTS + name: array for name, array in encoded(weights.constant).items()}
+    if weights.by_step:
+        values["step_table"] = _side_by_side(encoded(weights.by_step), axes=1)
+    if weights.by_class:
+        table = _side_by_side(encoded(weights.by_class), axes=2)
+        values["class_table" if len(table) > 1 else "class_rows"] = table
+    return values
+
+
+def client_values(
+    labels: Sequence[int] | None,
+    schedule: Schedule,
+    shape: StepShape,
+    seed: int,
+    *,
+    start: np.ndarray | None = None,
+    prompts: np.ndarray | None = None,
+) -> Values:
+    """What the client shares: its labels as one-hot rows or its prompts, and all noise, known to nobody else.
+
+    "sample" [B, C, H, W] is the initial noise, "noise" [steps, B, C, H, W] the fresh noise of each step, if the schedule
+    has any. The generator is NumPy's, seeded by `seed`: a client in earnest draws an unpredictable one.
+
+    Args:
+        labels: of the pictures, for a model with classes.
+        schedule: whose fresh noise is drawn.
+        shape: of the step.
+        seed: of the noise.
+        start: what sampling starts from instead of noise, in the shape of "sample".
+        prompts: embeddings [branches * B, tokens, width] that the model attends to, "encoder_hidden_states".
+
+    Raises:
+        CipherDMError: a label that the model does not have.
+    """
+    generator = np.random.default_rng(seed)
+    noise = generator.standard_normal(shape.image_shape, dtype=np.float32)
+    values = {"sample": noise if start is None else start}
+    if shape.noisy:
+        values["noise"] = generator.standard_normal((schedule.steps, *shape.image_shape), dtype=np.float32)
+    if prompts is not None:
+        values["encoder_hidden_states"] = prompts
+    bits = shape.protocols.value_bits
+    if bits is not None:
+        values = {name: encode(array, bits, shape.ring) for name, array in values.items()}
+    if shape.multistep:
+        # Nothing is before the first step, whose factors of it are 0.
+        outputs = np.concatenate([values["sample"]] * shape.branches)
+        values |= dict(zip(MEMORY, (values["sample"], outputs), strict=True))
+    if labels is not None:
+        rows = one_hot(labels, shape.config)
+        values["class_onehot"] = rows if bits is None else encode(rows, 0, shape.ring)
+    return values
+
+
+def public_values(schedule: Schedule, shape: StepShape) -> Values:
+    """The schedule, which all parties may know: coefficients, timesteps, and the number of each step as "step.i"."""
+    tables = {"coefficients": schedule.coefficients, "prediction": schedule.prediction}
+    if shape.protocols.value_bits is not None:
+        tables = {name: encode(table, COEFFICIENT_BITS, shape.ring) for name, table in tables.items()}
+    values = {
+        **tables,
+        "timesteps": schedule.timesteps.astype(np.float32)[:, None],
+    }
+    return values | {f"step.{i}": np.int32(i) for i in range(schedule.steps)}
+
+
+def one_hot(labels: Sequence[int], config: UNetConfig) -> np.ndarray:
+    """Labels as float32 rows [B, num_class_embeds] with a single one. Raises CipherDMError for a label out of range."""
+    classes = config.num_class_embeds
+    if classes is None:
+        raise CipherDMError("this model has no classes; leave the labels out and say how many images you want.")
+    wrong = [label for label in labels if not 0 <= label < classes]
+    if wrong:
+        raise CipherDMError(f"label {wrong[0]} does not exist: this model has the labels 0 to {classes - 1}.")
+    return np.eye(classes, dtype=np.float32)[np.asarray(labels, dtype=np.int64)]
+
+
+def _side_by_side(arrays: Mapping[str, np.ndarray], axes: int) -> np.ndarray:
+    """Arrays with the same first `axes` axes, flattened after those and put side by side, float32."""
+    rows = [array.reshape(*array.shape[:axes], -1) for array in arrays.values()]
+    return np.concatenate(rows, axis=axes).astype(np.float32)

@@ -1,0 +1,305 @@
+"""Where a denoising step's time, bytes and rounds go: by part of the U-Net, and within a part by kind of layer.
+
+A part is what runs as one program with granularity "block": a residual block, an attention block, the scheduler's update.
+Its cost comes from running the step so. SPU's own operators do not tell which layer they belong to (an exponential may be a
+softmax's or a SiLU's), so each distinct call of a set's functions is also compiled and run by itself, on the same shapes:
+a softmax, a convolution. A call's own cost is what it takes less what the calls within it take, and what a part's calls do not
+explain is its "rest": sums, concatenations, truncations at a block's end, and conversions.
+
+All quantities add up to those of the step, block by block. In one program for the whole step the compiler spares a few things
+that blocks repeat, of which the activation in each residual block's time projection is the largest. Where a part's calls
+take more by themselves than within it, they are scaled down to what the part takes: a constant that several calls use is shared
+once in a part, and time is never quite the same. Seconds are those that SPU spends in a program's operators, without reading
+the program's text, which takes milliseconds at every run, whatever the program does.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from cipherdm.costs import count_path_bytes
+from cipherdm.engine import CostReport, Graph, LocalCluster, Node, Plan, Spec, compile_plan
+from cipherdm.errors import CipherDMError
+from cipherdm.models import UNet, unet_blocks
+from cipherdm.sampling.sample import Task
+from cipherdm.sampling.steps import setup_graph, step_graph
+
+from .breakdown_calls import ProtocolCall, calls_of
+from .step import PreparedStep, Variant, prepare
+
+QUANTITIES = ("seconds", "bytes", "sends", "rounds", "path_bytes")
+"""What is measured of each program. `path_bytes` are those that leave one after the other, see `cipherdm.costs.latency`."""
+
+REST = "rest"
+
+KINDS = {
+    "conv2d": "convolution",
+    "linear": "linear",
+    "projections": "linear",
+    "attention": "attention products",
+    "linear_attention": "attention products",
+    "softmax": "softmax",
+    "silu": "activation",
+    "mish": "activation",
+    "gelu": "activation",
+    "quad": "activation",
+    "norm_activation": "activation",
+    "group_norm": "normalisation",
+    "layer_norm": "normalisation",
+}
+"""The kind of layer that each function of a set is booked on; a set's attention may have its softmax within the products."""
+
+_GROUPS = {
+    "time_embedding": "time embedding",
+    "time_projection": "time embedding",
+    "conv_in": "first and last convolution",
+    "conv_out": "first and last convolution",
+    "resnet": "residual blocks",
+    "attention": "attention",
+    "downsample": "down- and upsampling",
+    "upsample": "down- and upsampling",
+    "timestep": "time embedding",
+    "step_table": "owner's tables",
+    "class_rows": "owner's tables",
+    "scheduler": "scheduler update",
+}
+
+_OTHERS = "other parts"
+
+GROUPS = (*dict.fromkeys(_GROUPS.values()), _OTHERS)
+"""What parts are put together to, in the order of the U-Net."""
+
+Costs = dict[str, float]
+
+Progress = Callable[[int, int, str], None]
+"""Called before each piece of work as `progress(done, total, name)`."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Pieces:
+    """A variant's step, block by block, and its distinct calls, each as a program by itself.
+
+    Attributes:
+        step: the step.
+        calls: what each part calls.
+        labels: of the calls' programs in `plan`.
+        plan: the step, and behind the first part that makes a call that call by itself, so that a busy moment of the
+            machine falls on both.
+        zeros: the variables that it reads; what a call costs does not depend on values.
+        public: those that the parties know.
+    """
+
+    step: PreparedStep
+    calls: Mapping[str, tuple[ProtocolCall, ...]]
+    labels: Mapping[ProtocolCall, str]
+    plan: Plan
+    zeros: dict[str, np.ndarray]
+    public: dict[str, np.ndarray]
+
+
+def run(
+    unet: UNet,
+    *,
+    variants: Sequence[Variant],
+    batch: int = 1,
+    steps: int = 20,
+    repetitions: int = 3,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure the first denoising step by part and kind, variants taking turns, and return the record.
+
+    The first turn of each warms up. Of each program the median of bytes, messages and rounds is kept, and the least time:
+    what it takes when nothing else delays it.
+
+    Args:
+        unet: the model, with its scheduler's configuration.
+        variants: ways to compute the step; their granularity does not matter.
+        batch: images at a time.
+        steps: length of the DDIM schedule whose first step is run.
+        repetitions: counted runs.
+        progress: told of each piece of work.
+
+    Raises:
+        CipherDMError: there is nothing to run, or the parties fail.
+    """
+    if not variants or repetitions < 1:
+        raise CipherDMError("there must be at least one variant and one repetition for a breakdown.")
+    total = len(variants) * (repetitions + 2)
+    load, start, pieces = os.getloadavg()[0], time.monotonic(), []
+    for index, variant in enumerate(variants):
+        _tell(progress, index, total, f"{variant.name}: compile")
+        pieces.append(_prepare(unet, variant, batch=batch, steps=steps, prefix=f"{index}/"))
+    costs: list[list[dict[str, Costs]]] = [[] for _ in variants]
+    with LocalCluster() as cluster:
+        for piece in pieces:
+            _start(piece, cluster)
+        for turn in range(repetitions + 1):
+            for index, piece in enumerate(pieces):
+                _tell(progress, len(variants) * (turn + 1) + index, total, f"{piece.step.variant.name}: run {turn}")
+                session = cluster.session(piece.step.variant.engine)
+                found = program_costs(session.run(piece.plan))
+                if turn:
+                    costs[index].append(found)
+    return {
+        "benchmark": "breakdown",
+        "model": "" if unet.folder is None else unet.folder.resolve().name,
+        "batch": batch,
+        "steps": steps,
+        "repetitions": repetitions,
+        "load_before": load,
+        "seconds": time.monotonic() - start,
+        "rows": [row for piece, runs in zip(pieces, costs, strict=True) for row in _rows(piece, _typical(runs))],
+    }
+
+
+def program_costs(report: CostReport) -> dict[str, Costs]:
+    """The `QUANTITIES` of each program label in a report: seconds in operators, bytes and messages of all parties."""
+    seconds = report.operators.groupby("program")["seconds"].sum() / max(report.operators["party"].nunique(), 1)
+    found = {}
+    for label, row in report.by_program().iterrows():
+        own = replace(
+            report,
+            programs=report.programs[report.programs["program"] == label],
+            kernels=report.kernels[report.kernels["program"] == label],
+        )
+        found[label] = {
+            "seconds": float(seconds.get(label, 0.0)),
+            "bytes": int(row["bytes"]),
+            "sends": int(row["sends"]),
+            # A program that sends nothing has no kernels, which would be taken for a report without any.
+            "rounds": own.rounds if row["sends"] else 0,
+            "path_bytes": count_path_bytes(own) if row["sends"] else 0,
+        }
+    return found
+
+
+def table(record: Mapping[str, Any], quantity: str = "seconds") -> pd.DataFrame:
+    """A quantity by group of parts (rows) and variant and kind (columns), with sums; zero where there is nothing.
+
+    Raises:
+        CipherDMError: the quantity is not one of `QUANTITIES`.
+    """
+    if quantity not in QUANTITIES:
+        raise CipherDMError(f"no quantity is called {quantity!r}: choose from {', '.join(QUANTITIES)}.")
+    frame = pd.DataFrame(record["rows"])
+    sums = frame.pivot_table(
+        index="group", columns="variant", values=quantity, aggfunc="sum", sort=False, fill_value=0
+    ).reindex([group for group in GROUPS if group in set(frame["group"])])
+    return pd.concat([sums, sums.sum().to_frame("all").T])
+
+
+def split(whole: Costs, calls: Iterable[tuple[str, Costs]]) -> dict[str, Costs]:
+    """A part's costs by kind, adding up to `whole`, from the costs of its calls by themselves; "rest" is what is left.
+
+    Nothing is negative: where calls take more than the whole, they are scaled down to it.
+    """
+    kinds: dict[str, Costs] = {}
+    for kind, costs in calls:
+        sums = kinds.setdefault(kind, dict.fromkeys(QUANTITIES, 0))
+        kinds[kind] = {quantity: sums[quantity] + costs[quantity] for quantity in QUANTITIES}
+    kinds[REST] = {}
+    for quantity in QUANTITIES:
+        # A call that only passes on has about nothing of its own, which noise may make negative.
+        found = {kind: max(costs[quantity], 0) for kind, costs in kinds.items() if kind != REST}
+        total = sum(found.values())
+        factor = whole[quantity] / total if total > whole[quantity] else 1
+        for kind, cost in found.items():
+            kinds[kind][quantity] = cost * factor
+        kinds[REST][quantity] = max(whole[quantity] - total, 0)
+    return kinds
+
+
+def _tell(progress: Progress | None, done: int, total: int, name: str) -> None:
+    if progress is not None:
+        progress(done, total, name)
+
+
+def _prepare(unet: UNet, variant: Variant, *, batch: int, steps: int, prefix: str) -> _Pieces:
+    step = prepare(unet, replace(variant, granularity="block"), batch=batch, steps=steps, prefix=prefix)
+    graph = step_graph(step.task.shape)
+    calls = calls_of(graph, _specs(step.task, graph))
+    labels = {call: f"call {index}" for index, call in enumerate(dict.fromkeys(_all_calls(calls)))}
+    alone, specs = {}, {}
+    for call, label in labels.items():
+        names = tuple(f"{prefix}zeros {spec}" for spec in call.inputs)
+        specs.update(zip(names, call.inputs, strict=True))
+        results = jax.eval_shape(call.function, *(jax.ShapeDtypeStruct(s.shape, s.dtype) for s in call.inputs))
+        outputs = tuple(f"{prefix}result {index}" for index in range(len(jax.tree_util.tree_leaves(results))))
+        alone[call] = compile_plan([Node(label, call.function, names, outputs)], specs, keep=()).calls
+    plan = []
+    for part in step.plan.calls:
+        plan.append(part)
+        for call in _all_calls({"": calls[part.label]}):
+            plan += alone.pop(call, ())
+    zeros = {
+        public: {name: np.zeros(spec.shape, spec.dtype) for name, spec in specs.items() if spec.public is public}
+        for public in (False, True)
+    }
+    return _Pieces(step, calls, labels, Plan(tuple(plan)), zeros[False], zeros[True])
+
+
+def _specs(task: Task, graph: Graph) -> dict[str, Spec]:
+    """Of all that a step reads: what is shared, the step's number, and what is computed once before the first step."""
+    specs = task.specs | {"step": task.specs["step.0"]}
+    before = setup_graph(task.shape)
+    if before is not None:
+        inputs = [jax.ShapeDtypeStruct(specs[name].shape, specs[name].dtype) for name in before.inputs]
+        results = jax.eval_shape(before.__call__, *inputs)
+        specs |= {
+            name: Spec(tuple(result.shape), str(result.dtype))
+            for name, result in zip(before.outputs, results, strict=True)
+        }
+    return {name: specs[name] for name in graph.inputs}
+
+
+def _start(pieces: _Pieces, cluster: LocalCluster) -> None:
+    pieces.step.start(cluster)
+    session = cluster.session(pieces.step.variant.engine)
+    session.share(pieces.zeros)
+    session.share(pieces.public, public=True)
+
+
+def _all_calls(calls: Mapping[str, Sequence[ProtocolCall]]) -> Iterable[ProtocolCall]:
+    """Every call, then those within it."""
+    for made in calls.values():
+        for call in made:
+            yield call
+            yield from _all_calls({"": call.inner})
+
+
+def _typical(runs: Sequence[dict[str, Costs]]) -> dict[str, Costs]:
+    """Medians of what several runs cost, but the least seconds."""
+    return {
+        label: {
+            quantity: (min if quantity == "seconds" else statistics.median)([run[label][quantity] for run in runs])
+            for quantity in QUANTITIES
+        }
+        for label in runs[0]
+    }
+
+
+def _rows(pieces: _Pieces, costs: Mapping[str, Costs]) -> list[dict[str, Any]]:
+    kinds_of_block = {block.name: block.kind for block in unet_blocks(pieces.step.task.shape.config)}
+    rows = []
+    for part, calls in pieces.calls.items():
+        own = [_own(call, pieces.labels, costs) for call in _all_calls({"": calls})]
+        about = {
+            "variant": pieces.step.variant.name,
+            "part": part,
+            "group": _GROUPS.get(kinds_of_block.get(part, part), _OTHERS),
+        }
+        rows += [about | {"kind": kind} | found for kind, found in split(costs[part], own).items()]
+    return rows
+
+
+def _own(call: ProtocolCall, labels: Mapping[ProtocolCall, str], costs: Mapping[str, Costs]) -> tuple[str, Costs]:
+    """A call's kind, and what it costs less the calls within it."""
+    whole, inner = costs[labels[call]], [costs[labels[other]] for other in call.inner]
+    return KINDS[call.name], {q: whole[q] - sum(found[q] for found in inner) for q in QUANTITIES}

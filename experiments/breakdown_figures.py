@@ -1,0 +1,279 @@
+"""Where a denoising step's time, bytes and rounds go, from records of `cipherdm bench breakdown`: bars, an icicle, a table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from cipherdm.costs import Network, latency
+from cipherdm.errors import CipherDMError
+from cipherdm.records import read_record
+from cipherdm.views.style import PALETTE, describe, new_figure
+
+from .breakdown import GROUPS, REST
+from .step import MODELS, TEN, TINY
+from .target import Check, Piece, Records, Target
+
+COLOURS = {
+    "softmax": PALETTE[1],
+    "attention products": PALETTE[4],
+    "activation": PALETTE[0],
+    "normalisation": PALETTE[2],
+    "convolution": PALETTE[3],
+    "linear": PALETTE[5],
+    REST: "#bbbbbb",
+}
+"""Of each kind of layer, in the order in which bars stack them."""
+
+UNITS = {
+    "seconds": ("seconds", 1.0),
+    "bytes": ("MB, all parties", 1e6),
+    "sends": ("messages, all parties", 1.0),
+    "rounds": ("rounds", 1.0),
+}
+"""What an axis says of each quantity, and what values are divided by."""
+
+_TWO_LINES = {
+    "first and last convolution": "first and last\nconvolution",
+    "down- and upsampling": "down- and\nupsampling",
+}
+
+_SHORT = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
+
+_LARGE, _SMALL = 9.5, 8  # points
+
+_CHARACTER = 0.075  # inches that a character takes at _SMALL
+
+
+def breakdown_frame(record: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of a record, without parts that cost nothing in any variant."""
+    frame = pd.DataFrame(record["rows"])
+    used = frame.groupby("group")[["seconds", "bytes"]].sum().max(axis=1)
+    return frame[frame["group"].isin(used[used > 0].index)]
+
+
+def over_network(record: Mapping[str, Any], network: Network) -> dict[str, Any]:
+    """The record with each row's seconds as they would be over a network, by the latency model.
+
+    Exact where the model is, since it is linear: a part's messages wait one after the other, whoever sends them.
+    """
+    rows = [
+        row | {"seconds": latency(row["seconds"], row["rounds"], row["path_bytes"], network).seconds}
+        for row in record["rows"]
+    ]
+    return {**record, "rows": rows, "network": network.name}
+
+
+def breakdown_bars(record: Mapping[str, Any], quantities: Sequence[str] = ("seconds", "bytes", "rounds")) -> Figure:
+    """A stacked bar for each part of the U-Net, by kind of layer; a row of panels a quantity, and a panel a variant.
+
+    Panels of a row share their scale, so that bars compare across variants. Sums of the panels are in their titles.
+    """
+    frame = breakdown_frame(record)
+    variants, groups = list(dict.fromkeys(frame["variant"])), [g for g in GROUPS if g in set(frame["group"])]
+    height = 0.45 + (0.62 + 0.27 * len(groups)) * len(quantities)
+    figure = new_figure(2.0 + 2.75 * len(variants), height)
+    panels = figure.subplots(len(quantities), len(variants), sharey=True, sharex="row", squeeze=False)
+    told, over = [], f" over {record['network']}" if "network" in record else ""
+    for row, quantity in zip(panels, quantities, strict=True):
+        label, unit = _unit(quantity)
+        longest = frame.groupby(["variant", "group"])[quantity].sum().max() / unit
+        for axis, variant in zip(row, variants, strict=True):
+            chosen = frame[frame["variant"] == variant]
+            sums = chosen.pivot_table(
+                index="group", columns="kind", values=quantity, aggfunc="sum", fill_value=0, observed=False
+            )
+            sums = sums.reindex(index=groups, columns=list(COLOURS), fill_value=0) / unit
+            _stack(axis, sums)
+            total = sums.to_numpy().sum()
+            axis.set_xlim(0, 1.05 * longest)
+            axis.set_title(f"{variant}: {_short(total)} {label.split(',')[0]}", fontsize=10)
+            kinds = sums.sum().sort_values(ascending=False)
+            told.append(f"{variant} {_short(total)} {label}, of which {kinds.index[0]} {kinds.iloc[0] / total:.0%}")
+        row[0].set_yticks(range(len(groups)), [_TWO_LINES.get(group, group) for group in groups], fontsize=_SMALL)
+        row[1 if len(row) > 1 else 0].set_xlabel(label + over * (quantity == "seconds"), fontsize=9)
+    panels[0, 0].invert_yaxis()
+    figure.legend(
+        handles=[Patch(color=colour, label=kind) for kind, colour in COLOURS.items()],
+        loc="outside lower center",
+        ncols=len(COLOURS),
+        frameon=False,
+        fontsize=9,
+        columnspacing=1.2,
+        handlelength=1.2,
+    )
+    return describe(
+        figure, f"Stacked bars for a denoising step of {record['model']}{over}, by part: " + "; ".join(told) + "."
+    )
+
+
+def breakdown_icicle(record: Mapping[str, Any], variant: str, quantity: str = "seconds") -> Figure:
+    """A step from above: its groups of parts below it, their parts below those, and in each part the kinds of layers.
+
+    Widths are shares of the step. Parts are named as in diffusers, shortened.
+
+    Raises CipherDMError for a variant or a quantity that the record does not have.
+    """
+    label, unit = _unit(quantity)
+    frame = breakdown_frame(record)
+    variants = list(dict.fromkeys(frame["variant"]))
+    if variant not in variants:
+        raise CipherDMError(f"the record has no {variant!r}: there are {', '.join(variants)}.")
+    frame = frame[frame["variant"] == variant]
+    total = frame[quantity].sum()
+    figure = new_figure(10.5, 3.3)
+    axis = figure.add_subplot()
+    _cell(axis, 0, 1, 0, "#eeeeee", f"{variant}, one step: {_short(total / unit)} {label}")
+    left, told = 0.0, []
+    for group in [g for g in GROUPS if g in set(frame["group"])]:
+        parts = frame[frame["group"] == group]
+        share = parts[quantity].sum() / total
+        _cell(axis, left, share, 1, "#dddddd", f"{_TWO_LINES.get(group, group)}\n{share:.0%}")
+        told.append(f"{group} {share:.0%}")
+        for part, rows in parts.groupby("part", sort=False):
+            width = rows[quantity].sum() / total
+            _cell(axis, left, width, 2, "#cccccc", _short_name(part))
+            kinds = rows.set_index("kind")[quantity].reindex(list(COLOURS), fill_value=0) / total
+            for kind, part_width in kinds.items():
+                _cell(axis, left, part_width, 3, COLOURS[kind], "")
+                left += part_width
+    axis.set(xlim=(0, 1), ylim=(4, 0), xticks=[])
+    axis.set_yticks([0.5, 1.5, 2.5, 3.5], ["step", "group", "part", "layers"], fontsize=9)
+    axis.tick_params(length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    present = set(frame.loc[frame[quantity] > 0, "kind"])
+    handles = [Patch(color=colour, label=kind) for kind, colour in COLOURS.items() if kind in present]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    return describe(
+        figure,
+        f"An icicle of one step of {record['model']} with {variant}, {_short(total / unit)} {label}: {', '.join(told)}. "
+        f"Below each part the kinds of layers that it consists of.",
+    )
+
+
+def breakdown_table(record: Mapping[str, Any], by: str = "group") -> pd.DataFrame:
+    """Seconds, MB and rounds by "group" of parts or by "kind" of layer, columns for each variant; sums in the last row."""
+    frame = breakdown_frame(record)
+    order = {"group": GROUPS, "kind": tuple(COLOURS)}
+    if by not in order:
+        raise CipherDMError(f"rows of a breakdown are by group or by kind, not by {by!r}.")
+    quantities = {"seconds": "s", "bytes": "MB", "rounds": "rounds"}
+    columns = {}
+    for variant in dict.fromkeys(frame["variant"]):
+        sums = frame[frame["variant"] == variant].groupby(by)[list(quantities)].sum()
+        for quantity, name in quantities.items():
+            columns[variant, name] = sums[quantity] / _unit(quantity)[1]
+    table = pd.DataFrame(columns)
+    table = table.reindex([name for name in order[by] if name in table.index]).fillna(0.0)
+    return pd.concat([table, table.sum().to_frame("all").T])
+
+
+def _unit(quantity: str) -> tuple[str, float]:
+    if quantity not in UNITS:
+        raise CipherDMError(f"no quantity is called {quantity!r}: choose from {', '.join(UNITS)}.")
+    return UNITS[quantity]
+
+
+def _stack(axis: Axes, sums: pd.DataFrame) -> None:
+    left = pd.Series(0.0, index=sums.index)
+    for kind in sums.columns:
+        axis.barh(range(len(sums)), sums[kind], left=left, color=COLOURS[kind], height=0.75)
+        left = left + sums[kind]
+    axis.grid(axis="x", color="#dddddd")
+    axis.set_axisbelow(True)
+    axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.tick_params(axis="x", labelsize=_SMALL)
+
+
+def _cell(axis: Axes, left: float, width: float, row: int, colour: str, text: str) -> None:
+    if not width:
+        return
+    edge = {"edgecolor": "white", "linewidth": 0.8 if width > 0.004 else 0}
+    axis.add_patch(Rectangle((left, row + 0.03), width, 0.94, facecolor=colour, **edge))
+    inches, characters = 9.3 * width, max(map(len, text.split("\n")))
+    if characters * _CHARACTER < inches:
+        axis.text(left + width / 2, row + 0.5, text, ha="center", va="center", fontsize=_LARGE if row < 2 else _SMALL)
+    elif inches > 0.16 and row == 2 and characters * _CHARACTER < 0.62:
+        axis.text(left + width / 2, row + 0.5, text, ha="center", va="center", fontsize=7, rotation=90)
+
+
+def _short_name(part: str) -> str:
+    """ "down_blocks.0.resnets.1" to "down 0.1", "conv_in" as it is."""
+    head, _, rest = part.partition(".")
+    numbers = [piece for piece in rest.split(".") if piece.isdecimal()]
+    return f"{_SHORT[head]} {'.'.join(numbers)}".strip() if head in _SHORT else part.replace("_", " ")
+
+
+def _short(number: float) -> str:
+    """Three digits, or a whole number with separators."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+@dataclass(frozen=True)
+class ShareOfStep:
+    """What some groups of parts or kinds of layers have of a step's "seconds", "bytes" or "rounds", in percent.
+
+    From the record of `bench breakdown`, for one set of protocols.
+    """
+
+    model: str
+    variant: str
+    quantity: str
+    by: Literal["group", "kind"]
+    names: tuple[str, ...]
+
+    def __call__(self, records: Records) -> float:
+        rows = [row for row in records[f"breakdown_{self.model}"]["rows"] if row["variant"] == self.variant]
+        mine = sum(row[self.quantity] for row in rows if row[self.by] in self.names)
+        return 100 * mine / sum(row[self.quantity] for row in rows)
+
+
+def parts(records: Path) -> Figure:
+    """A step by part of the U-Net and kind of layer."""
+
+    return breakdown_bars(read_record(records / f"breakdown_{MODELS[0]}.json"))
+
+
+BREAKDOWN = Target(
+    "breakdown",
+    "A step by part of the U-Net and kind of layer",
+    "noise prediction takes nearly all of the time, and in it softmax and activations are expensive",
+    "paper",
+    tuple(Piece(f"breakdown_{model}", ("bench", "breakdown", model), (), ("--repetitions", "1")) for model in MODELS),
+    (
+        *(
+            Check(
+                f"{model}, direct: {what}, share of {quantity}",
+                expected,
+                2,
+                ShareOfStep(model, "direct", quantity, by, names),
+                2,
+                unit="%",
+            )
+            for model, what, quantity, by, names, expected in (
+                (TINY, "softmax and activations", "bytes", "kind", ("softmax", "activation"), 90.1),
+                (TINY, "convolutions", "bytes", "kind", ("convolution",), 1.3),
+                (TINY, "normalisation", "rounds", "kind", ("normalisation",), 30.6),
+                (TEN, "residual blocks", "bytes", "group", ("residual blocks",), 94.2),
+            )
+        ),
+        Check(
+            f"{TEN}, direct: the scheduler's update, share of seconds",
+            1,
+            0,
+            ShareOfStep(TEN, "direct", "seconds", "group", ("scheduler update",)),
+            0,
+            2,
+            "%",
+            "most",
+        ),
+    ),
+    parts,
+)

@@ -1,0 +1,339 @@
+"""The same prompts under many settings, emulated in plaintext: what steps, guidance and protocols do to a picture."""
+
+# FROM cipherdm.views.grid:
+# The same prompts under many settings, from records of `cipherdm bench grid`: a sheet of them, and sliders over all.
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cipherdm.calibration import calibration_of
+from cipherdm.errors import CipherDMError
+from cipherdm.likeness import psnr
+from cipherdm.protocols import CIPHERDM, CIPHERDM_CORRECTED, DIRECT, FAST, PUMA, Protocols
+from cipherdm.sampling.pipeline import Pipeline
+from cipherdm.sampling.text_to_image import text_to_image
+from cipherdm.views.pictures import grey_levels
+from cipherdm.views.style import GREY, PALETTE, describe, new_figure
+from cipherdm.views.widgets import MovingPicture
+
+from .prompts import PROMPTS
+from .step import PROMPT_MODEL
+from .target import Check, Piece, Records, Target
+from .trajectory import read_with_pictures
+from .trajectory_figures import shown_pixels
+
+Progress = Callable[[int, int, str], None]
+
+STEPS = (5, 10, 20, 50)
+
+GUIDANCE_SCALES = (1.0, 2.0, 4.0, 7.0)
+
+SETS = (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST)
+"""The exact functions first: the others are compared with them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A run, as `read` gives it.
+
+    Attributes:
+        about: the record: model, prompts, steps, guidance_scales, protocols, seed, calibration, rows, environment.
+        pictures: uint8 [protocols, guidance scales, steps, prompts, C, H, W].
+    """
+
+    about: Mapping[str, Any]
+    pictures: np.ndarray
+
+    def picture(self, protocols: str, guidance_scale: float, steps: int, prompt: int) -> np.ndarray:
+        """uint8 [C, H, W], of a set by its name and a prompt by its number. Raises CipherDMError for what was not drawn."""
+        return self.pictures[*self._place(protocols, guidance_scale, steps), prompt]
+
+    def psnr(self, protocols: str, guidance_scale: float, steps: int) -> np.ndarray:
+        """In dB, [prompts], to the pictures of the first set. Raises CipherDMError for what was not drawn."""
+        self._place(protocols, guidance_scale, steps)
+        wanted = (protocols, guidance_scale, steps)
+        rows = (row for row in self.about["rows"] if (row["protocols"], row["guidance_scale"], row["steps"]) == wanted)
+        return np.array(next(rows)["psnr_db"])
+
+    def _place(self, protocols: str, guidance_scale: float, steps: int) -> tuple[int, int, int]:
+        wanted = {"protocols": protocols, "guidance_scales": guidance_scale, "steps": steps}
+        for name, value in wanted.items():
+            if value not in self.about[name]:
+                drawn = ", ".join(map(str, self.about[name]))
+                raise CipherDMError(f"the grid has no pictures with {name} {value}: there are {drawn}.")
+        return tuple(self.about[name].index(value) for name, value in wanted.items())
+
+
+def run(
+    pipeline: Pipeline,
+    prompts: Sequence[str] = PROMPTS[:3],
+    *,
+    steps: Sequence[int] = STEPS,
+    guidance_scales: Sequence[float] = GUIDANCE_SCALES,
+    protocols: Sequence[Protocols] = SETS,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Draw prompts by DDIM under all combinations, from the same noise; the record, and its pictures, for `recording.write`.
+
+    A row has the PSNR in dB of each picture, as it is shown, to that of the first set of protocols. A set that is calibrated
+    works with what is stored with the model, which was made for one guidance scale and some timesteps. It is used under all
+    others too, at the nearest timestep, so that the record shows what that does; "calibration" says what it was made for.
+    A value that overflows is shown as grey.
+
+    Raises:
+        CipherDMError: a prompt, a number of steps, a guidance scale or a set is missing; or as `text_to_image`.
+    """
+    if not (prompts and steps and guidance_scales and protocols):
+        raise CipherDMError("there must be at least one prompt, number of steps, guidance scale and set of protocols.")
+    calibrated = any(chosen.prepare is not None for chosen in protocols)
+    calibration = calibration_of(pipeline) if calibrated else None  # before minutes of drawing
+    shape = (len(protocols), len(guidance_scales), len(steps))
+    pictures, rows = {}, []
+    for done, place in enumerate(np.ndindex(shape)):
+        chosen, guidance_scale, count = protocols[place[0]], guidance_scales[place[1]], steps[place[2]]
+        if progress is not None:
+            progress(done, int(np.prod(shape)), f"{chosen.name}, guidance {guidance_scale:g}, {count} steps")
+        settings = {"steps": count, "guidance_scale": guidance_scale, "seed": seed}
+        pictures[place] = grey_levels(text_to_image(pipeline, None, prompts, protocols=chosen, **settings).images)
+        found = psnr(*(pictures[at] / np.float32(127.5) - 1 for at in (place, (0, *place[1:]))))
+        rows.append({"protocols": chosen.name, "guidance_scale": guidance_scale, "steps": count, "psnr_db": found})
+    record = {
+        "benchmark": "grid",
+        "model": pipeline.unet.folder.resolve().name,
+        "prompts": list(prompts),
+        "protocols": [chosen.name for chosen in protocols],
+        "guidance_scales": list(guidance_scales),
+        "steps": list(steps),
+        "seed": seed,
+        "calibration": calibration,
+        "rows": rows,
+    }
+    whole = np.stack(list(pictures.values()))
+    return record, {"pictures": whole.reshape(*shape, *whole.shape[1:])}
+
+
+def read(path: str | Path) -> Grid:
+    """Read what `run` found and `recording.write` wrote. Raises CipherDMError if it is not there or not whole."""
+    return Grid(**read_with_pictures(path, "make it with `cipherdm bench grid`."))
+
+
+def summary(record: Mapping[str, Any]) -> str:
+    """Mean PSNR of each set, a row for each guidance scale and a column for each number of steps."""
+    frame = pd.DataFrame(record["rows"])
+    frame["psnr_db"] = frame["psnr_db"].map(np.mean)
+    return frame.pivot(index=["protocols", "guidance_scale"], columns="steps", values="psnr_db").round(1).to_string()
+
+
+MAGNIFIED = 4
+"""How many times larger than it is a difference is drawn."""
+
+EXACT = "exact"
+"""How figures call the first set, which the others are compared with."""
+
+_LONGEST = 60.0  # dB, of a bar
+
+
+def grid_sheet(grid: Grid, prompt: int = 0, guidance_scale: float | None = None, *, steps: int | None = None) -> Figure:
+    """One prompt under all sets of protocols, a row for each, with the PSNR in dB below each picture.
+
+    Columns are the numbers of steps, for one guidance scale; or the guidance scales, for one number of steps.
+
+    Args:
+        grid: the recorded pictures.
+        prompt: its number.
+        guidance_scale, steps: one of the two is given.
+
+    Raises:
+        CipherDMError: none of the two is given, or both; or they were not drawn.
+    """
+    if (guidance_scale is None) == (steps is None):
+        raise CipherDMError(
+            "give either guidance_scale, for columns of steps, or steps, for columns of guidance scales."
+        )
+    about = grid.about
+    if steps is None:
+        settings = [(guidance_scale, count) for count in about["steps"]]
+        titles, fixed = [f"{count} steps" for count in about["steps"]], f"guidance {guidance_scale:g}"
+    else:
+        settings = [(scale, steps) for scale in about["guidance_scales"]]
+        titles, fixed = [f"guidance {scale:g}" for scale in about["guidance_scales"]], f"{steps} steps"
+    figure = new_figure(1.5 + 1.3 * len(settings), 0.7 + 1.55 * len(about["protocols"]))
+    axes = figure.subplots(len(about["protocols"]), len(settings), squeeze=False)
+    told = []
+    for row, name in zip(axes, about["protocols"], strict=True):
+        for axis, setting in zip(row, settings, strict=True):
+            levels = grid.picture(name, *setting, prompt)
+            axis.imshow(shown_pixels(levels), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        label = _label(grid, name)
+        row[0].set_ylabel(label.replace("-", "-\n"), fontsize=9, rotation=0, ha="right", va="center", labelpad=8)
+        if label == EXACT:
+            continue
+        ratios = [grid.psnr(name, *setting)[prompt] for setting in settings]
+        for axis, ratio in zip(row, ratios, strict=True):
+            axis.set_xlabel(f"{ratio:.1f} dB", fontsize=8.5, color=GREY, labelpad=2)
+        told.append(f"{name} {', '.join(f'{ratio:.1f}' for ratio in ratios)} dB")
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    text = about["prompts"][prompt]
+    figure.suptitle(f"{text}, {fixed}", fontsize=10)
+    return describe(
+        figure,
+        f"{text!r} by {about['model']}, {fixed}, emulated in plaintext from the same noise: a row for each set of protocols, a "
+        f"column for {titles[0]} to {titles[-1]}. PSNR to the exact functions: {'; '.join(told)}.",
+    )
+
+
+class GridPicture(MovingPicture):
+    """One prompt under one setting; `show` another without building the figure anew.
+
+    The exact picture, that of a set of protocols, the difference of the two, `MAGNIFIED` times, and the PSNR of all sets as
+    bars, that of the set in colour.
+    """
+
+    def __init__(self, grid: Grid):
+        self._grid = grid
+        self._names = list(grid.about["protocols"][1:])
+        super().__init__(9.2, 2.65)
+        self._title = self.figure.text(0.012, 0.94, "", fontsize=10, va="center")
+        self._images, self._titles = [], []
+        for place in range(3):
+            axis = self.figure.add_axes((0.012 + 0.22 * place, 0.03, 0.21, 0.21 * 9.2 / 2.65))
+            axis.set_axis_off()
+            self._titles.append(axis.text(0.5, 1.04, "", ha="center", fontsize=9, transform=axis.transAxes))
+            limits = {"vmin": 0, "vmax": 255, "interpolation": "nearest"}
+            self._images.append(axis.imshow(shown_pixels(grid.pictures[0, 0, 0, 0]), cmap="gray", **limits))
+        axis = self.figure.add_axes((0.815, 0.18, 0.165, 0.58))
+        self._bars = axis.barh(range(len(self._names)), [0] * len(self._names), height=0.7)
+        self._ratios = [axis.text(0, place, "", va="center", fontsize=8) for place in range(len(self._names))]
+        labels = [name.replace("cipherdm-corrected", "cipherdm-\ncorrected") for name in self._names]
+        axis.set_yticks(range(len(labels)), labels, fontsize=8)
+        axis.set(xlim=(0, 1.3 * _LONGEST), ylim=(len(labels) - 0.5, -0.5), xticks=range(0, int(_LONGEST) + 1, 20))
+        axis.set_xlabel("PSNR in dB", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        self._moves([self._title, *self._titles, *self._images, *self._bars, *self._ratios])
+        about = grid.about
+        self.show(0, about["steps"][-1], about["guidance_scales"][-1], self._names[-1])
+
+    def show(self, prompt: int, steps: int, guidance_scale: float, protocols: str) -> Figure:
+        """Show another setting; returns the figure, with its description. Raises CipherDMError for what was not drawn."""
+        grid, about = self._grid, self._grid.about
+        exact, found = (
+            grid.picture(name, guidance_scale, steps, prompt) for name in (about["protocols"][0], protocols)
+        )
+        difference = np.clip(128 + MAGNIFIED * (found.astype(int) - exact), 0, 255).astype(np.uint8)
+        for image, levels in zip(self._images, (exact, found, difference), strict=True):
+            image.set_data(shown_pixels(levels))
+        ratios = {name: grid.psnr(name, guidance_scale, steps)[prompt] for name in self._names}
+        for name, bar, text in zip(self._names, self._bars, self._ratios, strict=True):
+            width = float(np.clip(ratios[name], 0, _LONGEST))
+            bar.set(width=width, facecolor=PALETTE[0] if name == protocols else "#bbbbbb")
+            text.set(x=width + 1, text=f"{ratios[name]:.1f}")
+        titles = (EXACT, protocols, f"difference, {MAGNIFIED} times")
+        for text, title in zip(self._titles, titles, strict=True):
+            text.set_text(title)
+        setting = f"{about['prompts'][prompt]}: {steps} steps, guidance {guidance_scale:g}"
+        self._title.set_text(setting)
+        told = ", ".join(f"{name} {ratio:.1f} dB" for name, ratio in ratios.items())
+        return describe(
+            self.figure,
+            f"{setting}. The picture of the exact functions, that of {protocols} from the same noise, and their difference "
+            f"{MAGNIFIED} times, grey where they are equal. PSNR to the exact picture: {told}.",
+        )
+
+
+def grid_controls(grid: Grid):
+    """`GridPicture` under controls for prompt, steps, guidance scale and protocols. Nothing is computed but the drawing.
+
+    Returns:
+        An ipywidgets.VBox. Its children are the four controls, the image, and its description as text.
+    """
+    import ipywidgets as widgets  # which only notebooks need
+
+    about, picture = grid.about, GridPicture(grid)
+    wide = {"style": {"description_width": "9em"}, "layout": {"width": "36em"}}
+    middle = [about[name][len(about[name]) // 2] for name in ("steps", "guidance_scales")]
+    prompt = widgets.Dropdown(
+        options=[(text, index) for index, text in enumerate(about["prompts"])], description="prompt", **wide
+    )
+    steps = widgets.SelectionSlider(options=about["steps"], value=middle[0], description="steps", **wide)
+    guidance = widgets.SelectionSlider(
+        options=[(f"{scale:g}", scale) for scale in about["guidance_scales"]],
+        value=middle[1],
+        description="guidance scale",
+        **wide,
+    )
+    protocols = widgets.ToggleButtons(
+        options=about["protocols"][1:], value=about["protocols"][-1], description="protocols", style=wide["style"]
+    )
+    controls = (prompt, steps, guidance, protocols)
+    image, text = widgets.Image(format="png"), widgets.HTML()
+
+    def draw(_=None) -> None:
+        figure = picture.show(*(control.value for control in controls))
+        image.value, text.value = picture.png(), f"<small>{escape(figure.get_label())}</small>"
+
+    for control in controls:
+        control.observe(draw, "value")
+    draw()
+    return widgets.VBox([*controls, image, text])
+
+
+def _label(grid: Grid, name: str) -> str:
+    return EXACT if name == grid.about["protocols"][0] else name
+
+
+@dataclass(frozen=True)
+class GridMean:
+    """The mean PSNR in dB over the prompts of `bench grid`, under one set of protocols and one setting."""
+
+    stem: str
+    protocols: str
+    guidance_scale: float
+    steps: int
+
+    def __call__(self, records: Records) -> float:
+        wanted = (self.protocols, self.guidance_scale, self.steps)
+        (row,) = (
+            row
+            for row in records[self.stem]["rows"]
+            if (row["protocols"], row["guidance_scale"], row["steps"]) == wanted
+        )
+        return float(np.mean(row["psnr_db"]))
+
+
+def grid(records: Path) -> Figure:
+    """The first prompt under all sets of protocols, with guidance as it is calibrated, over the numbers of steps."""
+
+    return grid_sheet(read(records / f"grid_{PROMPT_MODEL}.json"), 0, 4)
+
+
+GRID = Target(
+    "grid",
+    "Three prompts under steps, guidance scales and sets of protocols, in plaintext",
+    "CipherDM's functions change what a prompt draws; PUMA's and ours hardly do",
+    "ours",
+    (Piece(f"grid_{PROMPT_MODEL}", ("bench", "grid", PROMPT_MODEL), (), ("--steps", "10", "--guidance-scales", "4")),),
+    tuple(
+        Check(
+            f"mean PSNR of {protocols} to exact, guidance 4, 10 steps",
+            expected,
+            4,
+            GridMean(f"grid_{PROMPT_MODEL}", protocols, 4, 10),
+            4,
+            unit=" dB",
+        )
+        for protocols, expected in (("cipherdm", 25.7), ("cipherdm-corrected", 24.4), ("puma", 41.1), ("fast", 45.8))
+    ),
+    grid,
+)

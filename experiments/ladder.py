@@ -1,0 +1,143 @@
+"""From `direct` to `fast`, one change after the other: what each of them brings to a denoising step."""
+
+# FROM cipherdm.views.ladder:
+# What each change on the way from the plain model to ours takes off a denoising step.
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from cipherdm.approximations.mish import mish_polynomial
+from cipherdm.approximations.silu import silu_polynomial
+from cipherdm.approximations.softmax import softmax_bounded
+from cipherdm.models import UNet
+from cipherdm.protocols import DIRECT, FAST
+from cipherdm.protocols.fast import patches
+from cipherdm.records import read_record
+from cipherdm.sampling import engine_for
+from cipherdm.views.style import GREY, PALETTE, describe, new_figure
+
+from .step import MODELS, TINY, Gain, Variant
+from .target import Check, Piece, Target
+
+_SCORE_BOUND = 4.0
+
+
+def rungs(unet: UNet, activation_bound: float = 12.0) -> tuple[Variant, ...]:
+    """The variants, each with one change more than the one before it.
+
+    One polynomial for a whole model must reach as far as any of its activations, which `activation_bound` says.
+
+    - "direct": the plain model.
+    - "+ time terms": the owner computes them in plaintext.
+    - "+ matrix products": convolutions as one matrix product each.
+    - "+ polynomials": activations as one polynomial of degree 8 (Mish: 6), without comparisons and divisions.
+    - "+ bounded softmax": no maximum and no clip.
+    - "fast": truncations written out, and what calibration knows of each layer folded into the weights: normalisation
+      without an inverse root, activations fitted to each channel and step, attention by features of tokens.
+    """
+    time = replace(DIRECT, time_embedding="precomputed")
+    convolutions = replace(time, conv2d=conv2d_by_patches)
+    polynomial = {"silu": silu_polynomial(activation_bound)}
+    if unet.config.act_fn == "mish":
+        polynomial["mish"] = mish_polynomial(activation_bound)
+    activations = replace(convolutions, **polynomial)
+    softmax = replace(activations, softmax=softmax_bounded(_SCORE_BOUND))
+    named = {
+        "direct": DIRECT,
+        "+ time terms": time,
+        "+ matrix products": convolutions,
+        "+ polynomials": activations,
+        "+ bounded softmax": softmax,
+        "fast": FAST,
+    }
+    return tuple(Variant(name, replace(rung, name=name), engine_for(rung)) for name, rung in named.items())
+
+
+def conv2d_by_patches(params, x, *, stride=1, padding=((0, 0), (0, 0))):
+    """As `direct.conv2d`, on float32 arrays."""
+    weight = params["weight"]
+    outputs, _, size, _ = weight.shape
+    corner = x[0, 0, 0, 0]
+    shifted = patches(x, size, stride, padding, corner - corner)
+    *_, batch, rows, columns = shifted.shape
+    y = weight.reshape(outputs, -1) @ shifted.reshape(-1, batch * rows * columns)
+    y = y + params["bias"][:, None] if "bias" in params else y
+    return jnp.swapaxes(y.reshape(outputs, batch, rows, columns), 0, 1)
+
+
+_QUANTITIES = {"seconds": ("seconds", 1.0), "bytes": ("MB, all parties", 1e-6), "sends": ("thousand messages", 1e-3)}
+
+
+def ladder_figure(rows: Sequence[Mapping[str, Any]], batch: int = 1) -> Figure:
+    """Time, bytes and messages of a step as bars, a rung below the other, from rows of `cipherdm bench ladder`."""
+    rows = [row for row in rows if row["batch"] == batch]
+    names, places = [row["variant"] for row in rows], np.arange(len(rows))
+    figure = new_figure(8.2, 1.0 + 0.33 * len(rows))
+    panels = figure.subplots(1, len(_QUANTITIES), sharey=True)
+    told = []
+    for axis, (column, (label, unit)), colour in zip(panels, _QUANTITIES.items(), PALETTE, strict=False):
+        values = np.array([row[column] for row in rows]) * unit
+        axis.barh(places, values, color=colour)
+        for place, value in zip(places, values, strict=True):
+            axis.text(value + 0.02 * values.max(), place, f"{value:,.3g}", va="center", fontsize=8, color=GREY)
+        axis.set(xlabel=label, xlim=(0, 1.22 * values.max()))
+        told.append(f"{label} " + ", ".join(f"{name} {value:,.3g}" for name, value in zip(names, values, strict=True)))
+    panels[0].set_yticks(places, names)
+    panels[0].invert_yaxis()
+    return describe(
+        figure, f"Bars, one step of {rows[0]['model']} with one change more at each rung: {'; '.join(told)}."
+    )
+
+
+def ladder(records: Path) -> Figure:
+    """A step from direct to fast, one change after the other."""
+
+    return ladder_figure(read_record(records / f"ladder_{MODELS[0]}.json")["rows"])
+
+
+LADDER = Target(
+    "ladder",
+    "From direct to fast, one change after the other",
+    "most of the gain is in activations, softmax and normalisation without comparisons and divisions",
+    "ours",
+    (
+        Piece(
+            f"ladder_{TINY}",
+            ("bench", "ladder", TINY),
+            (),
+            ("--repetitions", "1", "--at-once", "1"),
+        ),
+    ),
+    (
+        Check(
+            "bytes, direct / fast",
+            12.6,
+            0.2,
+            Gain(TINY, "fast", "bytes", benchmark="ladder"),
+            0.2,
+        ),
+        Check(
+            "bytes, direct / polynomials",
+            1.58,
+            0.03,
+            Gain(TINY, "+ polynomials", "bytes", benchmark="ladder"),
+            0.03,
+            2,
+        ),
+        Check(
+            "bytes, direct / bounded softmax",
+            2.78,
+            0.03,
+            Gain(TINY, "+ bounded softmax", "bytes", benchmark="ladder"),
+            0.03,
+            2,
+        ),
+    ),
+    ladder,
+)

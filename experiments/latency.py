@@ -1,0 +1,239 @@
+"""The latency model against runs over shaped links: a denoising step, predicted from a run without a network, and run."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cipherdm.costs import LAN, NARROW, WAN, Latency, Network, predict
+from cipherdm.engine import CostReport, LocalCluster
+from cipherdm.errors import CipherDMError
+from cipherdm.models import UNet
+from cipherdm.records import read_record
+from cipherdm.views.networks import PARTS
+from cipherdm.views.style import PALETTE, describe, new_figure
+
+from .step import PreparedStep, Variant, prepare
+from .target import Check, Piece, Records, Target
+
+_SLOW = 20.0  # predicted seconds above which a run is made once and without another to warm up
+
+Progress = Callable[[int, int, str], None]
+"""Called before each run as `progress(done, total, name)`."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A step over a network: what the model says, and what was measured.
+
+    Attributes:
+        variant: how the step is computed.
+        network: between the parties.
+        parts: the model's seconds, from the runs without a network.
+        rounds: that the model counts.
+        measured: seconds of the runs over shaped links, by the client's clock.
+        alone: seconds of the runs without a network, in turns with those.
+    """
+
+    variant: str
+    network: Network
+    parts: Latency
+    rounds: int
+    measured: tuple[float, ...]
+    alone: tuple[float, ...]
+
+    @property
+    def error(self) -> float:
+        """How far the prediction is from the median of what was measured, as a fraction of that."""
+        return self.parts.seconds / statistics.median(self.measured) - 1
+
+
+def run(
+    unet: UNet,
+    *,
+    variants: Sequence[Variant],
+    networks: Sequence[Network] = (LAN, WAN, NARROW),
+    repetitions: int = 3,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run the first denoising step with each variant and without and with each network in turns, and return the record.
+
+    The clusters wait side by side, and use no processor while they do. The first run of a step on a cluster warms up and is
+    not counted. A run that would take more than 20 seconds is made once and counted: of its length, warming up is little.
+
+    Args:
+        unet: the model.
+        variants: what to run; the whole step is one program.
+        networks: what to put between the parties.
+        repetitions: counted runs over each network, of those that do not take long.
+        progress: told of each run.
+
+    Raises:
+        CipherDMError: there is nothing to run.
+    """
+    if not variants or not networks or repetitions < 1:
+        raise CipherDMError("there must be at least one variant, network and repetition to compare.")
+    steps = [
+        prepare(unet, replace(variant, granularity="step"), batch=1, prefix=f"{index}/")
+        for index, variant in enumerate(variants)
+    ]
+    load, start = os.getloadavg()[0], time.monotonic()
+    with ExitStack() as stack:
+        local = stack.enter_context(LocalCluster())
+        shaped = [stack.enter_context(LocalCluster(network=network)) for network in networks]
+        for cluster in (local, *shaped):
+            for step in steps:
+                step.start(cluster)
+        found = []
+        for index, step in enumerate(steps):
+            for place, (network, cluster) in enumerate(zip(networks, shaped, strict=True)):
+                if progress is not None:
+                    progress(
+                        index * len(networks) + place,
+                        len(steps) * len(networks),
+                        f"{step.variant.name}, {network.name}",
+                    )
+                found.append(_compare(step, local, cluster, network, repetitions))
+    model = "" if unet.folder is None else unet.folder.resolve().name
+    return {
+        "benchmark": "latency",
+        "model": model,
+        "batch": 1,
+        "load_before": load,
+        "seconds": time.monotonic() - start,
+        "rows": [_row(item) for item in found],
+    }
+
+
+def table(record: Mapping[str, Any]) -> pd.DataFrame:
+    """A row for each variant and network: seconds of the model and its parts, seconds measured, and the error in percent."""
+    columns = ["variant", "network", "rounds", "computing", "delays", "sending", "predicted", "measured", "error"]
+    frame = pd.DataFrame(record["rows"])[columns]
+    return frame.assign(error=100 * frame["error"]).rename(columns={"error": "error %"})
+
+
+def _compare(
+    step: PreparedStep, local: LocalCluster, shaped: LocalCluster, network: Network, repetitions: int
+) -> Comparison:
+    alone: list[CostReport] = []
+    measured: list[float] = []
+    step.run(local)
+    slow = predict(step.run(local), network).seconds > _SLOW
+    if not slow:
+        step.run(shaped)
+    for _ in range(1 if slow else repetitions):
+        alone.append(step.run(local))
+        measured.append(step.run(shaped).seconds)
+        alone.append(step.run(local))
+    middle = sorted(alone, key=lambda report: report.seconds)[len(alone) // 2]
+    median = replace(middle, seconds=statistics.median(report.seconds for report in alone))
+    return Comparison(
+        step.variant.name,
+        network,
+        predict(median, network),
+        median.rounds,
+        tuple(measured),
+        tuple(report.seconds for report in alone),
+    )
+
+
+def _row(item: Comparison) -> dict[str, Any]:
+    return {
+        "variant": item.variant,
+        "network": item.network.name,
+        "round_trip": item.network.round_trip,
+        "bandwidth": item.network.bandwidth,
+        "rounds": item.rounds,
+        "computing": item.parts.computing,
+        "delays": item.parts.delays,
+        "sending": item.parts.sending,
+        "predicted": item.parts.seconds,
+        "measured": statistics.median(item.measured),
+        "measured_runs": list(item.measured),
+        "alone_runs": list(item.alone),
+        "error": item.error,
+    }
+
+
+def model_check(record: Mapping[str, Any]) -> Figure:
+    """Steps over shaped links: what the latency model predicts, by parts, above what was measured; a panel a variant.
+
+    The record is that of `cipherdm bench latency`. Numbers are the model's errors; thin lines go from the fastest to the
+    slowest run.
+    """
+    frame = pd.DataFrame(record["rows"])
+    variants = list(dict.fromkeys(frame["variant"]))
+    figure = new_figure(1.2 + 4.2 * len(variants), 3.1)
+    axes = figure.subplots(1, len(variants), squeeze=False, sharey=True)[0]
+    told = []
+    for axis, variant in zip(axes, variants, strict=True):
+        rows = frame[frame["variant"] == variant].reset_index()
+        left = np.zeros(len(rows))
+        for part, label, colour in zip(("computing", "delays", "sending"), PARTS, PALETTE, strict=False):
+            axis.barh(rows.index - 0.2, rows[part], left=left, height=0.36, color=colour, label=f"model: {label}")
+            left = left + rows[part].to_numpy(float)
+        axis.barh(rows.index + 0.2, rows["measured"], height=0.36, color="#bbbbbb", label="measured")
+        for index, row in rows.iterrows():
+            runs = row["measured_runs"]
+            axis.plot([min(runs), max(runs)], [index + 0.2] * 2, color="black", linewidth=1)
+            end = max(left[index], max(runs))
+            error = f"{row['error']:+.0%}".replace("-0%", "0%").replace("+0%", "0%")
+            axis.text(1.02 * end, index, f" {error}", va="center", fontsize=9)
+            told.append(
+                f"{variant} over {row['network']} {row['predicted']:.3g} s for {row['measured']:.3g} s measured"
+            )
+        axis.set(title=variant, xlabel="seconds for one step")
+        axis.title.set_fontsize(10)
+        axis.set_xlim(0, 1.15 * max(left.max(), rows["measured"].max()))
+    axes[0].set_yticks(range(len(rows)), rows["network"])
+    axes[0].invert_yaxis()
+    figure.suptitle(f"{record['model']}; percentages: by how much the model is above what was measured", fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return describe(figure, "Pairs of bars, model above measurement. Predicted: " + "; ".join(told) + ".")
+
+
+@dataclass(frozen=True)
+class LargestError:
+    """The largest error, in percent, of the latency model ("latency") or of the shaped links ("network") of some networks."""
+
+    stem: str
+    networks: tuple[str, ...] = ()  # all of them
+
+    def __call__(self, records: Records) -> float:
+        rows = [row for row in records[self.stem]["rows"] if not self.networks or row["network"] in self.networks]
+        if self.stem == "latency":
+            return 100 * max(abs(row["error"]) for row in rows)
+        pairs = (("round_trip", "measured_round_trip"), ("bandwidth", "measured_bandwidth"))
+        return 100 * max(abs(row[measured] / row[asked] - 1) for row in rows for asked, measured in pairs)
+
+
+def latency(records: Path) -> Figure:
+    """The latency model against runs over shaped links."""
+
+    return model_check(read_record(records / "latency.json"))
+
+
+LATENCY = Target(
+    "latency",
+    "The latency model against runs over shaped links",
+    "computing, rounds and bytes predict a step over a network within 15%",
+    "ours",
+    (
+        Piece(
+            "latency",
+            ("bench", "latency"),
+            (),
+            ("--protocols", "fast", "--networks", "wan", "--repetitions", "1"),
+        ),
+    ),
+    (Check("largest error", 15, 0, LargestError("latency"), 10, 0, "%", "most"),),
+    latency,
+)

@@ -1,0 +1,374 @@
+"""Linear layers on three parties: SPU's matrix products against kernels in both rings, in turns in one run.
+
+And what numbers pay on their way into the small ring and back.
+"""
+
+# FROM cipherdm.views.linear_costs:
+# A picture of what linear layers cost on three parties: SPU's products beside kernels in both rings.
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from cipherdm.engine import CostReport, EngineConfig, Node, Session, Spec, compile_plan
+from cipherdm.errors import CipherDMError
+from cipherdm.kernels.operation import Kernel, apply
+from cipherdm.kernels.products import trial
+from cipherdm.protocols import fast
+from cipherdm.protocols.fast import POWER_BITS, VALUE_BITS
+from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, dot_general, encode, matmul
+from cipherdm.protocols.small_ring import SMALL_BITS, WORD_BITS
+from cipherdm.views.style import PALETTE, describe, new_figure
+
+from .target import Check, Piece, Records, Target
+
+ENGINE = EngineConfig(fraction_bits=ENGINE_FRACTION_BITS)
+
+WAYS = ("spu", "kernel, 64 bits", "kernel, 32 bits")
+
+PADDING = ((1, 1), (1, 1))  # of convolutions
+
+BITS = 8  # fraction bits of both operands, so that products of up to some thousand terms fit into 32 bits
+
+# Conversions with the fraction bits before and after. All else of them, halves of words and shifts, is free.
+CONVERSIONS = {
+    "downcast of what an activation gives": (3 * POWER_BITS, SMALL_BITS),
+    "upcast of a product, truncated": (2 * SMALL_BITS + WORD_BITS, VALUE_BITS),
+}
+
+ELEMENTS = 1_000_000  # that are converted
+
+Progress = Callable[[int, int, str], None]
+"""Called before each measurement as `progress(done, total, name)`."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """`batch` products of [rows, inner] and [inner, columns], or a convolution of 3 x 3 that is one such product.
+
+    Attributes:
+        name: of a layer that has it.
+        rows, inner, columns, batch: the extents. With a batch both operands are activations; without, the first is weights.
+        pictures: of a convolution: how many pictures of how many pixels a side, whose patches are the columns. Its channels
+            are inner / 9.
+    """
+
+    name: str
+    rows: int
+    inner: int
+    columns: int
+    batch: int | None = None
+    pictures: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.inner}x{self.columns}" + (f" x {self.batch}" if self.batch else "")
+
+    @property
+    def kind(self) -> Literal["matmul", "products", "conv2d"]:
+        """As kernels call it."""
+        return "conv2d" if self.pictures else "products" if self.batch else "matmul"
+
+    @property
+    def operands(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The extents of both operands."""
+        if self.pictures:
+            count, side = self.pictures
+            return (self.rows, self.inner // 9, 3, 3), (count, self.inner // 9, side, side)
+        batch = (self.batch,) if self.batch else ()
+        return (*batch, self.rows, self.inner), (*batch, self.inner, self.columns)
+
+
+SHAPES = (
+    Shape("a convolution of mnist10, 16 pictures", 32, 288, 3136, pictures=(16, 14)),
+    Shape("a convolution of 128 channels", 128, 1152, 196, pictures=(1, 14)),
+    Shape("Stable Diffusion 1.5, feed-forward", 1280, 5120, 256),
+    Shape("Stable Diffusion 1.5, convolution", 320, 2880, 4096, pictures=(1, 64)),
+    Shape("Stable Diffusion 1.5, attention scores of two of eight heads", 4096, 40, 4096, 2),
+)
+
+
+def shape_named(text: str) -> Shape:
+    """The shape written as "128x1152x196". Raises CipherDMError for other texts."""
+    for known in SHAPES:
+        if str(known) == text.strip():
+            return known
+    extents = text.strip().split("x")
+    if len(extents) != 3 or not all(extent.isdecimal() and int(extent) for extent in extents):
+        raise CipherDMError(f"cannot read the shape {text!r}: write rows x inner x columns, such as 128x1152x196.")
+    return Shape("", *map(int, extents))
+
+
+@dataclass(frozen=True)
+class Product:
+    """One way to multiply two arrays of stored words: as the protocol sets do it for a layer of that shape."""
+
+    way: str
+    kind: Literal["matmul", "products", "conv2d"]
+    __name__ = "product"
+
+    def __call__(self, first, second):
+        first, second = (Fixed.load(array, BITS, ring=True) for array in (first, second))
+        if self.way == "spu":
+            return _BY_SPU[self.kind](first, second).store()
+        padding = PADDING if self.kind == "conv2d" else ((0, 0), (0, 0))
+        kernel = Kernel(self.kind, padding=padding, ring=32 if self.way == "kernel, 32 bits" else 64)
+        return Fixed(apply(kernel, first.array, second.array), 0, ring=True).store()
+
+
+_BY_SPU: dict[str, Callable[[Fixed, Fixed], Fixed]] = {
+    "matmul": matmul,
+    "products": partial(dot_general, dimension_numbers=(((2,), (1,)), ((0,), (0,)))),
+    "conv2d": lambda weight, x: fast.conv2d({"weight": weight}, x, padding=PADDING),
+}
+
+
+def run(
+    session: Session,
+    shapes: Sequence[Shape] = SHAPES,
+    repetitions: int = 3,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Multiply at each shape in all ways in turns, and return the record; the first turn warms up and is not counted.
+
+    The products are not truncated. Times are the parties' own, without sharing and revealing. Kernels keep weights' digits.
+
+    Args:
+        session: with the configuration `ENGINE`.
+        shapes: what to multiply.
+        repetitions: counted turns.
+        progress: told of each run.
+
+    Raises:
+        CipherDMError: there is nothing to measure, or the session has another configuration.
+    """
+    if not shapes or repetitions < 1 or session.config != ENGINE:
+        raise CipherDMError("give at least one shape and repetition, and a session with cipherdm.bench.linear.ENGINE.")
+    rows, total = [], len(shapes) * len(WAYS) * (repetitions + 1)
+    for place, shape in enumerate(shapes):
+        values = _operands(shape)
+        session.share({name: encode(value, BITS, ring=True) for name, value in values.items()})
+        costs: dict[str, list[CostReport]] = {way: [] for way in WAYS}
+        errors = {}
+        for turn in range(repetitions + 1):
+            for index, way in enumerate(WAYS):
+                if progress is not None:
+                    progress((place * (repetitions + 1) + turn) * len(WAYS) + index, total, f"{shape}, {way}")
+                cost = session.run(_plan(shape, way))
+                if turn:
+                    costs[way].append(cost)
+                else:
+                    errors[way] = _error(session, values, way)
+        session.delete([*values, "z"])
+        rows += [_row(shape, way, costs[way], errors[way]) for way in WAYS]
+    return {
+        "benchmark": "linear",
+        "repetitions": repetitions,
+        "paths": {f"{8 * np.dtype(word).itemsize} bits": str(trial(word)) for word in (np.uint64, np.uint32)},
+        "rows": rows,
+    }
+
+
+def table(record: Mapping[str, Any]) -> pd.DataFrame:
+    """A row for each shape and way: ms, G multiply-adds a second of each party, MB, rounds, error, and ratios to SPU's."""
+    frame = pd.DataFrame(record["rows"])
+    spu = frame[frame["way"] == "spu"].set_index("shape")
+    frame["faster"] = frame["shape"].map(spu["ms"]) / frame["ms"]
+    frame["fewer bytes"] = frame["shape"].map(spu["bytes"]) / frame["bytes"]
+    frame["MB"] = frame["bytes"] / 1e6
+    # Of a product of secrets, each party computes two products of ring words.
+    frame["G/s"] = 2 * frame["multiply_adds"] / frame["ms"] / 1e6
+    return frame[["shape", "way", "ms", "G/s", "MB", "rounds", "max_error", "faster", "fewer bytes"]]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Stored words with fewer fraction bits."""
+
+    before: int
+    after: int
+    __name__ = "conversion"
+
+    def __call__(self, x):
+        return Fixed.load(x, self.before, ring=True).truncated(self.after).store()
+
+
+def run_conversions(
+    session: Session, elements: int = ELEMENTS, repetitions: int = 3, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Truncate numbers as the conversions between the rings do, in turns; the rows of a record's "conversions".
+
+    The first turn warms up and is not counted.
+
+    Args:
+        session: with the configuration `ENGINE`.
+        elements: numbers to convert.
+        repetitions: counted turns.
+        progress: told of each run.
+
+    Raises:
+        CipherDMError: there is nothing to measure, or the session has another configuration.
+    """
+    if elements < 1 or repetitions < 1 or session.config != ENGINE:
+        raise CipherDMError("give at least one number and repetition, and a session with cipherdm.bench.linear.ENGINE.")
+    values = np.random.default_rng(0).uniform(-8, 8, elements).astype(np.float32)
+    costs: dict[str, list[CostReport]] = {name: [] for name in CONVERSIONS}
+    errors = {}
+    for turn in range(repetitions + 1):
+        for index, (name, bits) in enumerate(CONVERSIONS.items()):
+            if progress is not None:
+                progress(turn * len(CONVERSIONS) + index, len(CONVERSIONS) * (repetitions + 1), name)
+            session.share({"x": encode(values, bits[0], ring=True)})
+            node = Node("conversion", Conversion(*bits), ("x",), ("z",))
+            cost = session.run(compile_plan([node], {"x": Spec((elements,))}, keep=["z"]))
+            if turn:
+                costs[name].append(cost)
+            else:
+                errors[name] = float(np.abs(decode(session.reveal("z"), bits[1], ring=True) - values).max())
+    session.delete(["x", "z"])
+    return [{"name": name, "elements": elements, **_costs(costs[name], errors[name])} for name in CONVERSIONS]
+
+
+def conversion_table(record: Mapping[str, Any]) -> pd.DataFrame:
+    """A row for each conversion: ms, MB, bytes a number of all parties, rounds and error. Empty for records without any."""
+    columns = ["conversion", "elements", "ms", "MB", "B a number", "rounds", "max_error"]
+    rows = record.get("conversions", [])
+    frame = pd.DataFrame(rows, columns=["name", "elements", "ms", "bytes", "rounds", "max_error"])
+    frame["MB"], frame["B a number"] = frame["bytes"] / 1e6, frame["bytes"] / frame["elements"]
+    return frame.rename(columns={"name": "conversion"})[columns]
+
+
+def _operands(shape: Shape) -> dict[str, np.ndarray]:
+    """Multiples of 2^-8 between -1/8 and 1/8, so that sums are exact, in float32 and in a ring of 32 bits."""
+    generator = np.random.default_rng(0)
+    first, second = (generator.integers(-32, 33, extents) / 256 for extents in shape.operands)
+    return {"first": first, "second": second}
+
+
+def _plan(shape: Shape, way: str):
+    specs = {name: Spec(extents) for name, extents in zip(("first", "second"), shape.operands, strict=True)}
+    node = Node("product", Product(way, shape.kind), ("first", "second"), ("z",))
+    return compile_plan([node], specs, keep=["z"])
+
+
+def _error(session: Session, values: Mapping[str, np.ndarray], way: str) -> float:
+    """The largest difference of the last result from the product in plaintext."""
+    bits = 2 * BITS + (32 if way == "kernel, 32 bits" else 0)
+    found = decode(session.reveal("z"), bits, ring=True)
+    first, second = values["first"], values["second"]
+    expected = _convolution(first, second) if first.ndim == 4 else np.matmul(first, second)
+    return float(np.abs(found - expected).max())
+
+
+def _convolution(weight: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """3 x 3 with padding 1, exact for `_operands`."""
+    tensors = (torch.from_numpy(array.astype(np.float32)) for array in (images, weight))
+    return torch.nn.functional.conv2d(*tensors, padding=1).numpy()
+
+
+def _row(shape: Shape, way: str, costs: Sequence[CostReport], error: float) -> dict[str, Any]:
+    return {
+        "name": shape.name,
+        "shape": str(shape),
+        "multiply_adds": (shape.batch or 1) * shape.rows * shape.inner * shape.columns,
+        "way": way,
+        **_costs(costs, error),
+    }
+
+
+def _costs(costs: Sequence[CostReport], error: float) -> dict[str, Any]:
+    times = [1000 * float(cost.by_program()["seconds"].iloc[0]) for cost in costs]
+    return {
+        "ms": statistics.median(times),
+        "ms_low": min(times),
+        "ms_high": max(times),
+        "bytes": round(statistics.median(cost.bytes for cost in costs)),
+        "sends": round(statistics.median(cost.sends for cost in costs)),
+        "rounds": round(statistics.median(cost.rounds for cost in costs)),
+        "max_error": error,
+    }
+
+
+_NAMES = {"spu": "SPU"}
+
+_COLOURS = dict(zip(WAYS, (PALETTE[7], PALETTE[0], PALETTE[1]), strict=True))
+
+
+def speeds(record: Mapping[str, Any]) -> Figure:
+    """Time and bytes of each shape as bars, in each way relative to SPU's, with the numbers beside them.
+
+    Args:
+        record: of `cipherdm bench linear`.
+    """
+    rows = table(record)
+    shapes = list(dict.fromkeys(rows["shape"]))
+    figure = new_figure(8.6, 0.9 + 0.95 * len(shapes))
+    axes = figure.subplots(1, 2, sharey=True, gridspec_kw={"width_ratios": (1.35, 1)})
+    texts = []
+    for index, way in enumerate(WAYS):
+        for place, shape in enumerate(shapes):
+            (row,) = rows[(rows["shape"] == shape) & (rows["way"] == way)].to_dict("records")
+            height = place + 0.27 * (index - 1)
+            style = {"height": 0.25, "color": _COLOURS[way], "label": _NAMES.get(way, way) if place == 0 else None}
+            _bar(axes[0], height, 1 / row["faster"], f"{row['ms']:,.0f} ms, {row['faster']:.1f}x", style)
+            _bar(axes[1], height, 1 / row["fewer bytes"], f"{row['MB']:.1f} MB", style)
+            texts.append(f"{shape}, {way}: {row['ms']:,.0f} ms, {row['faster']:.1f} times as fast, {row['MB']:.1f} MB")
+    axes[0].set_yticks(np.arange(len(shapes)), shapes, fontsize=9)
+    axes[0].invert_yaxis()
+    for axis, label, room in zip(
+        axes, ("time, as a share of SPU's", "bytes, as a share of SPU's"), (1.5, 1.4), strict=True
+    ):
+        axis.set(xlabel=label, xlim=(0, room))
+        axis.set_xticks([0, 0.5, 1], ["0", "half", "all"])
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(WAYS), frameon=False)
+    return describe(figure, "Bars by shape and way. " + "; ".join(texts) + ".")
+
+
+def _bar(axis, height: float, length: float, text: str, style: Mapping[str, Any]) -> None:
+    axis.barh(height, length, **style)
+    axis.text(length, height, f" {text}", va="center", fontsize=8.5)
+
+
+@dataclass(frozen=True)
+class LargestProductError:
+    """Of all ways and shapes in the record of `bench linear`."""
+
+    def __call__(self, records: Records) -> float:
+        return max(row["max_error"] for row in records["linear"]["rows"])
+
+
+@dataclass(frozen=True)
+class ProductGain:
+    """How many times less a kernel takes than SPU, in "ms" or "bytes", at a shape in the record of `bench linear`."""
+
+    quantity: str
+    ring: int
+    shape: str = "128x1152x196"
+
+    def __call__(self, records: Records) -> float:
+        found = {row["way"]: row[self.quantity] for row in records["linear"]["rows"] if row["shape"] == self.shape}
+        return found["spu"] / found[f"kernel, {self.ring} bits"]
+
+
+LINEAR = Target(
+    "linear",
+    "Matrix products: SPU's, and the parties' own on shares in two rings",
+    "kernels on shares give the same results as SPU's products with the same bytes, over Z_2^32 with half, in less time",
+    "ours",
+    (Piece("linear", ("bench", "linear"), ("--repetitions", "5"), ("--shapes", "128x1152x196", "--repetitions", "1")),),
+    (
+        Check("largest error of a product", 0, 0, LargestProductError(), 0, 0),
+        Check("bytes, SPU / kernel over Z_2^64", 1, 0.01, ProductGain("bytes", 64), 0.01, 2),
+        Check("bytes, SPU / kernel over Z_2^32", 2, 0.01, ProductGain("bytes", 32), 0.01, 2),
+        # Without the processor's instructions for products of bytes, kernels take longer than this.
+        Check("time, SPU / kernel over Z_2^64", 2.0, 0.8, ProductGain("ms", 64)),
+        Check("time, SPU / kernel over Z_2^32", 2.9, 1.2, ProductGain("ms", 32)),
+    ),
+)

@@ -1,0 +1,114 @@
+"""How exactly links are shaped: round trip and throughput that a connection over a network gets, beside what was asked."""
+
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from cipherdm.costs import NETWORKS, LinkShaper, Network
+from cipherdm.costs.shaping import ping
+
+from .latency import LargestError
+from .target import Check, Piece, Target
+
+_TRANSFER = 0.5  # seconds that a transfer should take
+
+_LARGEST = 250_000_000  # bytes of a transfer
+
+_ADDRESSES = ("127.0.0.1:1",) * 3  # parties that nobody connects to here
+
+Progress = Callable[[int, int, str], None]
+"""Called before each measurement as `progress(done, total, name)`."""
+
+
+def run(
+    networks: Sequence[Network] = tuple(NETWORKS.values()), repetitions: int = 5, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Measure shaped connections, networks taking turns, and return the record.
+
+    Args:
+        networks: what to ask for.
+        repetitions: shapers started for each network; each gives a median round trip and a throughput.
+        progress: told of each measurement.
+    """
+    found: dict[str, list[tuple[float, float]]] = {network.name: [] for network in networks}
+    for turn in range(repetitions):
+        for index, network in enumerate(networks):
+            if progress is not None:
+                progress(turn * len(networks) + index, repetitions * len(networks), network.name)
+            with LinkShaper(network, _ADDRESSES) as shaper:
+                found[network.name].append((measure_round_trip(shaper), measure_throughput(shaper)))
+    rows = [_row(network, found[network.name]) for network in networks]
+    return {"benchmark": "network", "repetitions": repetitions, "rows": rows}
+
+
+def measure_round_trip(shaper: LinkShaper, pings: int = 100) -> float:
+    """Median seconds of a byte there and back; of fewer pings, at least ten, where they would take more than a second."""
+    pings = min(pings, max(10, round(1 / max(shaper.network.round_trip, 1e-3))))
+    with shaper.probe() as (near, far):
+        return statistics.median(ping(near, far) for _ in range(pings))
+
+
+def measure_throughput(shaper: LinkShaper) -> float:
+    """Bit/s of one long transfer, from the first piece's arrival to the last's."""
+    size = int(min(_TRANSFER * shaper.network.bandwidth / 8, _LARGEST))
+    buffer = bytearray(1 << 18)
+    with shaper.probe() as (near, far):
+        sender = threading.Thread(target=near.sendall, args=(bytes(size),))
+        sender.start()
+        first = received = far.recv_into(buffer)
+        start = time.perf_counter()
+        while received < size:
+            received += far.recv_into(buffer)
+        seconds = time.perf_counter() - start
+        sender.join()
+    return 8 * (size - first) / seconds
+
+
+def table(record: Mapping[str, Any]) -> pd.DataFrame:
+    """A row for each network: round trip in ms and throughput in Mbit/s, asked for and measured, and the errors in percent."""
+    rows = [
+        {
+            "network": row["network"],
+            "asked ms": 1000 * row["round_trip"],
+            "measured ms": 1000 * row["measured_round_trip"],
+            "round trip error %": 100 * (row["measured_round_trip"] / row["round_trip"] - 1),
+            "asked Mbit/s": row["bandwidth"] / 1e6,
+            "measured Mbit/s": row["measured_bandwidth"] / 1e6,
+            "bandwidth error %": 100 * (row["measured_bandwidth"] / row["bandwidth"] - 1),
+        }
+        for row in record["rows"]
+    ]
+    return pd.DataFrame(rows).set_index("network")
+
+
+def _row(network: Network, measured: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    trips, rates = zip(*measured, strict=True)
+    return {
+        "network": network.name,
+        "round_trip": network.round_trip,
+        "bandwidth": network.bandwidth,
+        "measured_round_trip": statistics.median(trips),
+        "round_trip_low": min(trips),
+        "round_trip_high": max(trips),
+        "measured_bandwidth": statistics.median(rates),
+        "bandwidth_low": min(rates),
+        "bandwidth_high": max(rates),
+    }
+
+
+NETWORK = Target(
+    "network",
+    "How exactly links are shaped",
+    "round trip and bandwidth are within 10% of what was asked for",
+    "ours",
+    (Piece("network", ("bench", "network"), (), ("--repetitions", "1")),),
+    (
+        # A busy machine cannot carry a LAN's bandwidth, and one measurement of a network may meet a busy moment.
+        Check("largest error", 10, 0, LargestError("network"), None, 0, "%", "most"),
+        Check("largest error of WAN and narrow", 10, 0, LargestError("network", ("WAN", "narrow")), 20, 0, "%", "most"),
+    ),
+)

@@ -1,0 +1,195 @@
+"""What each elementary operation costs three parties: time, bytes and messages, from an addition to a softmax."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jax import lax
+
+from cipherdm.engine import CostReport, Session, run_once
+from cipherdm.protocols.fixed import spread
+
+from .target import Check, Piece, Records, Target
+
+ROW = 100  # numbers in a softmax row, and rows and columns of the matrices
+
+ADDITIONS = 20  # one after the other, because one is over before it can be measured
+
+Progress = Callable[[int, int, str], None]
+"""Called before each measurement as `progress(done, total, name)`."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation to measure.
+
+    Attributes:
+        name: how tables and figures call it.
+        function: what runs on shares.
+        arguments: one or two of the secret inputs, see `inputs`.
+    """
+
+    name: str
+    function: Callable
+    arguments: tuple[str, ...] = ("x",)
+
+
+def _times_public(x):
+    return x * jnp.float32(0.3)
+
+
+def _additions(words, others):
+    for _ in range(ADDITIONS):
+        words = words + others
+    return words
+
+
+def _additions_of_views(words):
+    for _ in range(ADDITIONS):
+        words = words + words[:, :1]
+    return words
+
+
+def _additions_written_out(words):
+    for _ in range(ADDITIONS):
+        words = words + spread(words[:, :1], words.shape)
+    return words
+
+
+def _select(x, y, is_larger):
+    return jnp.where(is_larger, x, y)
+
+
+OPERATIONS = (
+    Operation("addition", jnp.add, ("x", "y")),
+    Operation("secret x public", _times_public),
+    Operation("secret x secret", jnp.multiply, ("x", "y")),
+    Operation("matrix product", jnp.matmul, ("rows", "columns")),
+    Operation("less-than", jnp.less, ("x", "y")),
+    Operation("select", _select, ("x", "y", "is_larger")),
+    Operation("maximum", jnp.maximum, ("x", "y")),
+    Operation("exp", jnp.exp, ("negative",)),
+    Operation("reciprocal", jnp.reciprocal),
+    Operation("rsqrt", lax.rsqrt),
+    Operation("sigmoid", jax.nn.sigmoid, ("scores",)),
+    Operation("softmax", jax.nn.softmax, ("rows",)),
+)
+
+# The same sums with operands that lie differently in memory, see `protocols.layout`.
+LAYOUTS = (
+    Operation(f"{ADDITIONS} additions", _additions, ("words", "others")),
+    Operation(f"{ADDITIONS} additions of a column", _additions_of_views, ("words",)),
+    Operation(f"{ADDITIONS} of a column, written out", _additions_written_out, ("words",)),
+)
+
+
+def inputs(elements: int) -> dict[str, np.ndarray]:
+    """The secrets that operations take, by name, `elements` numbers each (rounded to whole rows for matrices)."""
+    generator = np.random.default_rng(0)
+    x, y = generator.uniform(0.5, 4, (2, elements)).astype(np.float32)
+    scores = generator.normal(0, 1.5, elements).astype(np.float32).clip(-4, 4)
+    rows = np.resize(scores, (max(1, elements // ROW), ROW))
+    words = np.resize(np.arange(-500, 500, dtype=np.int32), rows.shape)
+    others = words[::-1].copy()
+    columns = generator.normal(0, 1, (ROW, ROW)).astype(np.float32)
+    arrays = {"rows": rows, "columns": columns, "words": words, "others": others}
+    return {"x": x, "y": y, "negative": -x, "scores": scores, "is_larger": x > y} | arrays
+
+
+def run(
+    session: Session,
+    elements: int = 10_000,
+    repetitions: int = 3,
+    progress: Progress | None = None,
+    chosen: Sequence[Operation] = OPERATIONS,
+) -> dict[str, Any]:
+    """Measure operations on a session's parties, taking turns, and return the record; one more run of each warms up.
+
+    Args:
+        session: of running parties.
+        elements: how many numbers an operation works on at once.
+        repetitions: counted runs of each operation.
+        progress: told of each measurement.
+        chosen: what to measure.
+    """
+    values = inputs(elements)
+    costs: list[list[CostReport]] = [[] for _ in chosen]
+    errors = [0.0] * len(chosen)
+    total = (repetitions + 1) * len(chosen)
+    for turn in range(repetitions + 1):
+        for index, operation in enumerate(chosen):
+            if progress is not None:
+                progress(turn * len(chosen) + index, total, operation.name)
+            arguments = [values[name] for name in operation.arguments]
+            result, cost = run_once(session, operation.function, *arguments)
+            expected = np.asarray(operation.function(*arguments), np.float64)
+            errors[index] = max(errors[index], float(np.abs(result - expected).max()))
+            if turn:
+                costs[index].append(cost)
+    rows = [
+        {
+            "operation": operation.name,
+            "elements": int(_size(operation, values)),
+            **_summary(found),
+            "max_error": e,
+        }
+        for operation, found, e in zip(chosen, costs, errors, strict=True)
+    ]
+    return {"benchmark": "operations", "repetitions": repetitions, "row": ROW, "rows": rows}
+
+
+def table(record: Mapping[str, Any]) -> pd.DataFrame:
+    """A row for each operation: ms (median), bytes per element and messages of all parties, messages of the busiest."""
+    frame = pd.DataFrame(record["rows"]).set_index("operation")
+    frame.insert(1, "bytes_per_element", frame["bytes"] / frame["elements"])
+    return frame[["ms", "bytes_per_element", "messages", "busiest_messages", "busiest_bytes", "max_error"]]
+
+
+def _size(operation: Operation, values: Mapping[str, np.ndarray]) -> int:
+    """How many numbers the operation returns."""
+    return jax.eval_shape(operation.function, *(values[name] for name in operation.arguments)).size
+
+
+def _summary(costs: Sequence[CostReport]) -> dict[str, Any]:
+    # The parties' own time: the client's would add a round trip to each.
+    times = [1000 * float(cost.by_program()["seconds"].iloc[0]) for cost in costs]
+    parties = [cost.programs[["sent_bytes", "sends"]].max() for cost in costs]
+    return {
+        "ms": statistics.median(times),
+        "ms_low": min(times),
+        "ms_high": max(times),
+        "bytes": round(statistics.median(cost.bytes for cost in costs)),
+        "messages": round(statistics.median(cost.sends for cost in costs)),
+        "rounds": round(statistics.median(cost.rounds for cost in costs)),
+        "busiest_bytes": int(statistics.median(party["sent_bytes"] for party in parties)),
+        "busiest_messages": int(statistics.median(party["sends"] for party in parties)),
+    }
+
+
+@dataclass(frozen=True)
+class OperationRow:
+    """Bytes an element of one operation, from the record of `bench operations`."""
+
+    operation: str
+
+    def __call__(self, records: Records) -> float:
+        (row,) = (row for row in records["operations"]["rows"] if row["operation"] == self.operation)
+        return row["bytes"] / row["elements"]
+
+
+OPERATIONS_TARGET = Target(
+    "operations",
+    "Cost of elementary operations",
+    "comparisons and divisions are what costs; additions are free",
+    "ours",
+    (Piece("operations", ("bench", "operations"), (), ("--elements", "1000", "--repetitions", "1")),),
+    tuple(
+        Check(f"bytes an element, {name}", expected, 1, OperationRow(name), 1, 0)
+        for name, expected in {"addition": 0, "secret x secret": 52, "less-than": 108, "reciprocal": 1336}.items()
+    ),
+)

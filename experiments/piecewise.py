@@ -1,0 +1,144 @@
+"""Piecewise polynomials over a grid of segments and degrees: bytes and sends of each on three parties.
+
+Both are the same at every run and do not depend on how busy the machine is, so no time is recorded. Nor do they depend on
+the coefficients, except on which of them are 0, so each point of the grid is measured once, with coefficients made up here.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from math import inf
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from cipherdm.approximations.piecewise import PiecewisePolynomial
+from cipherdm.approximations.piecewise_costs import Counts
+from cipherdm.engine import LocalCluster
+from cipherdm.errors import CipherDMError
+from cipherdm.views.piecewise_widget import Measured, measure
+
+from .target import Check, Piece, Records, Target
+
+SEGMENTS = range(1, 7)
+
+DEGREES = range(1, 9)
+
+ELEMENTS = 1_000
+
+_END, _WIDEST = 1.5, 2.0  # the outer breakpoints and the outermost values: near enough to 0 for powers to stay small
+
+Ends = Literal["none", "zero", "zero and x"]
+"""What lies outside the segments: nothing (the range is known), 0 on the left (exp), or 0 and x (SiLU, Mish, GeLU)."""
+
+Progress = Callable[[int, int, str], None]
+"""Called before each measurement as `progress(done, total, name)`."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of the grid.
+
+    Attributes:
+        segments: polynomials side by side, not counting the ends.
+        degree: of each.
+        ends: see `Ends`.
+        even: only x and the even powers, as in x/2 plus an even polynomial.
+    """
+
+    segments: int
+    degree: int
+    ends: Ends
+    even: bool = False
+
+    def function(self) -> PiecewisePolynomial:
+        """A piecewise polynomial of this form."""
+        powers = [k for k in range(self.degree + 1) if not self.even or k == 1 or k % 2 == 0]
+        inner = tuple(
+            tuple((0.3 + 0.1 * i) / 2**k if k in powers else 0.0 for k in range(self.degree + 1))
+            for i in range(self.segments)
+        )
+        edges = tuple(float(edge) for edge in np.linspace(-_END, _END, self.segments + 1))
+        name = f"piecewise_{self.segments}x{self.degree}"
+        if self.ends == "none":
+            return PiecewisePolynomial(name, (-_END, _END), edges[1:-1], inner)
+        if self.ends == "zero":
+            return PiecewisePolynomial(name, (-inf, _END), edges[:-1], ((0.0,), *inner))
+        return PiecewisePolynomial(name, (-inf, inf), edges, ((0.0,), *inner, (0.0, 1.0)))
+
+
+def grid(segments: Sequence[int] = SEGMENTS, degrees: Sequence[int] = DEGREES) -> tuple[Point, ...]:
+    """Every point: all ends, and for degrees 4, 6, 8 also the even form."""
+    return tuple(
+        Point(count, degree, ends, even)
+        for ends in ("none", "zero", "zero and x")
+        for count in segments
+        for degree in degrees
+        for even in ((False, True) if degree in (4, 6, 8) else (False,))
+    )
+
+
+def run(
+    cluster: LocalCluster,
+    points: Sequence[Point] | None = None,
+    elements: int = ELEMENTS,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure every point once and return the record.
+
+    Raises CipherDMError if a result is not the function's, in which case its cost would mean nothing.
+    """
+    points = grid() if points is None else points
+    x = np.linspace(-_WIDEST, _WIDEST, elements, dtype=np.float32)
+    rows = []
+    for done, point in enumerate(points):
+        function = point.function()
+        if progress is not None:
+            progress(done, len(points), f"{function.name} ends={point.ends}")
+        found = measure(cluster, function, x)
+        _check(function, x, found)
+        rows.append(
+            asdict(point)
+            | {"elements": elements, "bytes": found.bytes, "sends": found.sends, "counts": asdict(Counts.of(function))}
+        )
+    return {"benchmark": "piecewise", "rows": rows}
+
+
+def table(record: dict[str, Any]) -> pd.DataFrame:
+    """The record's rows as a table, with bytes by element."""
+    frame = pd.DataFrame(record["rows"]).drop(columns="counts")
+    frame.insert(frame.columns.get_loc("sends"), "bytes_per_element", frame["bytes"] / frame["elements"])
+    return frame
+
+
+def _check(function: PiecewisePolynomial, x: np.ndarray, found: Measured) -> None:
+    expected = np.asarray(function(x))
+    # Beside a breakpoint the rounding of x to fixed point may choose the other segment.
+    clear = np.abs(x[:, None] - np.array([*function.breakpoints, inf])).min(axis=1) > 1e-4
+    error = float(np.abs(found.values - expected)[clear].max())
+    if error > 1e-2:
+        raise CipherDMError(
+            f"{function.name} came back from the parties with an error of {error:.3g}: compare `PiecewisePolynomial` "
+            "with its plaintext values before measuring what it costs."
+        )
+
+
+@dataclass(frozen=True)
+class PiecewiseBytes:
+    """Bytes an element of CipherDM's SiLU by counting its operations, from the record of `bench piecewise`."""
+
+    def __call__(self, records: Records) -> float:
+        from cipherdm.approximations.piecewise_costs import Prices
+        from cipherdm.approximations.silu import silu_cipherdm
+
+        return float(Prices.from_record(records["piecewise"]).bytes_per_element(silu_cipherdm))
+
+
+PIECEWISE = Target(
+    "piecewise",
+    "Cost of piecewise polynomials",
+    "bytes and messages of a piecewise polynomial follow from counting its operations",
+    "ours",
+    (Piece("piecewise", ("bench", "piecewise")),),
+    (Check("bytes an element, SiLU published, by counting", 728, 0, PiecewiseBytes(), 0, 0),),
+)

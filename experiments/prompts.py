@@ -1,0 +1,245 @@
+"""Pictures of several prompts, each drawn by itself on three parties and in plaintext from the same noise."""
+
+# FROM cipherdm.views.prompts:
+# Pictures that prompts asked for, secure below plaintext, with what they cost: from records of `cipherdm bench prompts`.
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cipherdm.engine import LocalCluster
+from cipherdm.errors import CipherDMError
+from cipherdm.likeness import extent_psnr, psnr
+from cipherdm.protocols import DIRECT, FAST, Protocols
+from cipherdm.sampling.pipeline import Pipeline
+from cipherdm.sampling.sample import Granularity
+from cipherdm.sampling.text_to_image import text_to_image
+from cipherdm.views.pictures import grey_levels, wrapped
+from cipherdm.views.style import GREY, describe, new_figure
+
+from .step import PROMPT_MODEL
+from .target import Check, OfRows, Piece, Target
+from .trajectory import read_with_pictures
+from .trajectory_figures import shown_pixels
+
+Progress = Callable[[int, int, str], None]
+
+PROMPTS = (
+    "a small red seven on a blue background",
+    "a large green two at the top left on a black background",
+    "a large yellow eight on a red background",
+    "a small white four at the bottom right on a green background",
+    "a large black three in the middle on a yellow background",
+    "a small blue zero at the top right on a white background",
+    "a large white five at the bottom left on a black background",
+    "a small green nine in the middle on a yellow background",
+)
+"""In the words of sd-mini's captions."""
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnPrompts:
+    """A run, as `read` gives it.
+
+    Attributes:
+        about: the record: model, protocols, scheduler, steps, guidance_scale, a row for each prompt, environment.
+        pictures: uint8 [2, prompts, C, H, W], plaintext and secure.
+    """
+
+    about: Mapping[str, Any]
+    pictures: np.ndarray
+
+
+def run(
+    pipeline: Pipeline,
+    prompts: Sequence[str] = PROMPTS,
+    *,
+    protocols: Protocols = FAST,
+    scheduler: str = "ddim",
+    steps: int = 20,
+    guidance_scale: float = 4.0,
+    seed: int = 0,
+    granularity: Granularity = "block",
+    progress: Progress | None = None,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Draw one prompt after the other; the record, and its pictures, for `recording.write`.
+
+    Each row has the PSNR in dB of the secure picture to that of the exact functions in plaintext ("psnr_db"), of the latents
+    that they were decoded from ("latents_psnr_db"), and of the picture by the same protocols in plaintext to the exact one
+    ("emulated_psnr_db"), all from the same noise; what the parties' computation cost; how long the client waited in all,
+    with compiling and sharing ("whole_seconds"); and the most bytes that one party's process held ("peak_memory"). Programs
+    are compiled for the first prompt, and stay with the parties for the others; shares are made anew for each.
+
+    Raises:
+        CipherDMError: there is no prompt; or as `text_to_image`.
+    """
+    if not prompts:
+        raise CipherDMError("there must be at least one prompt to draw.")
+    rows, drawn = [], []
+    with LocalCluster() as cluster:
+        for index, prompt in enumerate(prompts):
+            settings = {"steps": steps, "scheduler": scheduler, "guidance_scale": guidance_scale, "seed": seed + index}
+            exact = text_to_image(pipeline, None, [prompt], protocols=DIRECT, **settings)
+            emulated = text_to_image(pipeline, None, [prompt], protocols=protocols, **settings)
+            start = perf_counter()
+            secure = text_to_image(
+                pipeline,
+                cluster,
+                [prompt],
+                protocols=protocols,
+                granularity=granularity,
+                progress=_within(progress, index, len(prompts)),
+                **settings,
+            )
+            rows.append(
+                {
+                    "prompt": prompt,
+                    "seed": seed + index,
+                    "psnr_db": psnr(secure.images, exact.images)[0],
+                    "latents_psnr_db": extent_psnr(secure.latents, exact.latents)[0],
+                    "emulated_psnr_db": psnr(emulated.images, exact.images)[0],
+                    "whole_seconds": perf_counter() - start,
+                    **secure.cost.totals(),
+                    "peak_memory": max(secure.peak_memory),
+                }
+            )
+            drawn.append([grey_levels(exact.images[0]), grey_levels(secure.images[0])])
+    found = [row["psnr_db"] for row in rows]
+    record = {
+        "benchmark": "prompts",
+        "model": pipeline.unet.folder.resolve().name,
+        "protocols": protocols.name,
+        "scheduler": scheduler,
+        "steps": steps,
+        "guidance_scale": guidance_scale,
+        "granularity": granularity,
+        "psnr_db": {"mean": float(np.mean(found)), "lowest": min(found)},
+        "rows": rows,
+    }
+    return record, {"pictures": np.stack(drawn, axis=1)}
+
+
+def read(path: str | Path) -> DrawnPrompts:
+    """Read what `run` found and `recording.write` wrote. Raises CipherDMError if it is not there or not whole."""
+    return DrawnPrompts(**read_with_pictures(path, "make it with `cipherdm bench prompts`."))
+
+
+def summary(record: Mapping[str, Any]) -> str:
+    """A line for each prompt, and what they have in common."""
+    frame = pd.DataFrame(record["rows"])
+    shown = frame[["prompt", "psnr_db", "emulated_psnr_db", "seconds", "whole_seconds", "bytes", "sends"]]
+    likeness, seconds = record["psnr_db"], frame["whole_seconds"]
+    beside = (seconds - frame["seconds"]).tolist()
+    later = f", and {np.median(beside[1:]):.1f} s for each of the others" if beside[1:] else ""
+    return (
+        f"{shown.to_string(index=False, float_format='{:.4g}'.format)}\n"
+        f"PSNR of secure against exact plaintext: mean {likeness['mean']:.1f} dB, lowest {likeness['lowest']:.1f} dB.\n"
+        f"A picture takes at most {seconds.max():.0f} s, and a party {frame['peak_memory'].max() / 2**20:.0f} MiB.\n"
+        f"Beside computing, compiling and sharing took {beside[0]:.1f} s for the first prompt{later}."
+    )
+
+
+def _within(progress: Progress | None, index: int, count: int) -> Progress | None:
+    """A progress of one prompt's run as a part of all."""
+    if progress is None:
+        return None
+    return lambda done, total, label: progress(index * total + done, count * total, f"prompt {index + 1}, {label}")
+
+
+ACROSS = 4
+"""Prompts side by side."""
+
+
+def prompts_sheet(drawn: DrawnPrompts) -> Figure:
+    """Each prompt above its pictures, plaintext and secure, with PSNR, seconds and MB of all parties below."""
+    rows = drawn.about["rows"]
+    columns = min(len(rows), ACROSS)
+    bands = -(-len(rows) // columns)
+    titles = [wrapped(row["prompt"]) for row in rows]
+    lines = 1 + max(title.count("\n") for title in titles)
+    figure = new_figure(0.4 + 2.0 * columns, (3.9 + 0.17 * lines) * bands)
+    axes = figure.subplots(2 * bands, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for index, (row, title) in enumerate(zip(rows, titles, strict=True)):
+        band, column = divmod(index, columns)
+        for way, levels in enumerate(drawn.pictures[:, index]):
+            axis = axes[2 * band + way, column]
+            axis.imshow(shown_pixels(levels), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes[2 * band, column].set_title(title, fontsize=9, pad=4)
+        told = f"{row['psnr_db']:.1f} dB, {row['seconds']:.0f} s\n{row['bytes'] / 1e6:,.0f} MB"
+        axes[2 * band + 1, column].set_xlabel(told, fontsize=8.5, color=GREY, labelpad=3)
+    for band in range(bands):
+        for way, text in enumerate(("plaintext", "secure")):
+            axes[2 * band + way, 0].set_ylabel(text, fontsize=9)
+    return describe(figure, _description(drawn))
+
+
+def prompts_table(drawn: DrawnPrompts) -> pd.DataFrame:
+    """A row for each prompt: PSNR in dB, secure and emulated; what the parties computed and sent, and held at most."""
+    rows = pd.DataFrame(drawn.about["rows"])
+    columns = {
+        "PSNR": rows["psnr_db"],
+        "emulated": rows["emulated_psnr_db"],
+        "s": rows["seconds"],
+        "s, with all": rows["whole_seconds"],
+        "MB": rows["bytes"] / 1e6,
+        "messages": rows["sends"],
+        "rounds": rows["rounds"],
+        "MiB a party": rows["peak_memory"] / 2**20,
+    }
+    return pd.DataFrame(columns).set_index(rows["prompt"])
+
+
+def _description(drawn: DrawnPrompts) -> str:
+    about = drawn.about
+    found = [row["psnr_db"] for row in about["rows"]]
+    lowest = about["rows"][int(np.argmin(found))]["prompt"]
+    seconds = [row["seconds"] for row in about["rows"]]
+    sampler = f"{about['scheduler'].upper()}-{about['steps']}"
+    return (
+        f"{len(found)} prompts drawn by {about['model']} with {sampler}, in plaintext and below it on shares under "
+        f"{about['protocols']}, from the same noise. PSNR between the two: mean {np.mean(found):.1f} dB, lowest "
+        f"{min(found):.1f} dB for {lowest!r}. The parties computed {min(seconds):.0f} to {max(seconds):.0f} seconds for a "
+        f"picture. Prompts: {'; '.join(row['prompt'] for row in about['rows'])}."
+    )
+
+
+def prompts(records: Path) -> Figure:
+    """Prompts, secure below plaintext."""
+
+    return prompts_sheet(read(records / f"prompts_{PROMPT_MODEL}.json"))
+
+
+DRAWN = f"prompts_{PROMPT_MODEL}"
+
+PROMPTS_TARGET = Target(
+    "prompts",
+    "Eight prompts, each drawn by itself on three parties",
+    "on shares a prompt gives the picture that it gives in plaintext, in minutes on one machine",
+    "ours",
+    (Piece(DRAWN, ("bench", "prompts", PROMPT_MODEL), (), ("--count", "1")),),
+    (
+        Check("mean PSNR to plaintext", 28, 0, OfRows(DRAWN, "psnr_db", "mean"), 0, unit=" dB", bound="least"),
+        Check("lowest PSNR to plaintext", 25, 0, OfRows(DRAWN, "psnr_db", "lowest"), 0, unit=" dB", bound="least"),
+        Check("GB of all parties, for a picture", 1.04, 0.02, OfRows(DRAWN, "bytes", "mean", 1e-9), 0.02, 2, " GB"),
+        Check(
+            "minutes of the slowest picture, with sharing",
+            10,
+            0,
+            OfRows(DRAWN, "whole_seconds", "highest", 1 / 60),
+            0,
+            unit=" min",
+            bound="most",
+        ),
+        Check("most memory of a party", 4, 0, OfRows(DRAWN, "peak_memory", "highest", 2**-30), 0, 2, " GiB", "most"),
+    ),
+    prompts,
+)

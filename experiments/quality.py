@@ -1,0 +1,342 @@
+"""How good samples are under each set of protocols, from all records of `cipherdm evaluate` that there are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from cipherdm.costs import LAN, WAN, Network
+from cipherdm.costs.sampling import SAMPLERS, StepCost
+from cipherdm.errors import CipherDMError
+from cipherdm.records import read_record
+from cipherdm.views.latency import SAMPLER_MARKERS, _pictures
+from cipherdm.views.style import PALETTE, describe, new_figure
+
+from .step import MODELS
+from .target import Check, Field, Mean, Piece, Target
+
+ORDER = ("direct", "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-mixed", "fast-guarded")
+
+_MARKERS = "osD^vP"
+
+
+def read_quality(measurements: Path) -> pd.DataFrame:
+    """A row for each record of `cipherdm evaluate`.
+
+    Columns: model, protocols, sampler, accuracy, f1, lenet_fid, samples, overflowed, psnr. `sampler` is the scheduler with its
+    steps, "DDIM-50"; `psnr` that of the emulation to exact samples, NaN without one.
+
+    Raises:
+        CipherDMError: there is no such record.
+    """
+    paths = sorted(Path(measurements).glob("quality_*.json"))
+    if not paths:
+        raise CipherDMError(
+            f"there is no record {measurements}/quality_*.json: make them with `cipherdm reproduce --only quality`."
+        )
+    rows = [
+        {
+            "model": record["model"],
+            "protocols": record["protocols"],
+            "sampler": f"{record['scheduler'].upper()}-{record['steps']}",
+            "accuracy": record["accuracy"],
+            "f1": record["f1"],
+            "lenet_fid": record["lenet_fid"],
+            "samples": record["count"],
+            "overflowed": record.get("overflowed", 0),
+            "psnr": record.get("emulated", {}).get("psnr", float("nan")),
+        }
+        for record in map(read_record, paths)
+    ]
+    frame = pd.DataFrame(rows)
+    rank = {name: index for index, name in enumerate(ORDER)}
+    keys = frame.assign(rank=[rank.get(name, len(rank)) for name in frame["protocols"]])
+    return frame.loc[keys.sort_values(["model", "rank", "sampler"]).index].reset_index(drop=True)
+
+
+def quality_figure(table: pd.DataFrame, models: Sequence[str], samplers: Sequence[str]) -> Figure:
+    """Accuracy and LeNet-FID of each set of protocols, a row of panels for each model and a marker for each sampler.
+
+    Better is right on the left panel and left on the right one.
+
+    Args:
+        table: as `read_quality` returns it.
+        models: which to show.
+        samplers: which to show, such as "DDIM-50"; up to six.
+    """
+    chosen = table[table["model"].isin(models) & table["sampler"].isin(samplers)]
+    samplers = [name for name in samplers if name in set(chosen["sampler"])]
+    names = list(
+        dict.fromkeys([name for name in ORDER if name in set(chosen["protocols"])] + list(chosen["protocols"]))
+    )
+    figure = new_figure(8.0, 1.0 + (0.75 + 0.3 * len(names)) * len(models))
+    panels = figure.subplots(len(models), 2, sharex="col", sharey=True, squeeze=False)
+    told = []
+    for line, model in zip(panels, models, strict=True):
+        for index, sampler in enumerate(samplers):
+            rows = chosen[(chosen["model"] == model) & (chosen["sampler"] == sampler)]
+            height = [names.index(name) + 0.16 * (index - (len(samplers) - 1) / 2) for name in rows["protocols"]]
+            for axis, column in zip(line, ("accuracy", "lenet_fid"), strict=True):
+                axis.scatter(
+                    rows[column], height, color=PALETTE[index], marker=_MARKERS[index], s=36, label=sampler, zorder=3
+                )
+            told += [
+                f"{row.protocols} on {model}, {sampler}: {row.accuracy:.1%}, {row.lenet_fid:.2g}"
+                for row in rows.itertuples()
+            ]
+        line[0].set_title(model, fontsize=10, loc="left")
+        for axis in line:
+            axis.grid(axis="x", color="#dddddd")
+    panels[0, 0].set_yticks(np.arange(len(names)), names)
+    panels[0, 0].set_ylim(len(names) - 0.4, -0.6)
+    panels[-1, 0].set(xlabel="accuracy: LeNet reads the digit asked for", xlim=(-0.03, 1.03))
+    panels[-1, 0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    panels[-1, 1].set(xlabel="LeNet-FID, logarithmic", xscale="log")
+    panels[-1, 1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[-1, 1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panels[-1, 1].xaxis.set_minor_formatter(NullFormatter())
+    figure.legend(
+        *panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=9
+    )
+    return describe(figure, "Points, accuracy on the left and LeNet-FID on the right: " + "; ".join(told) + ".")
+
+
+def quality_frame(model: str, measurements: Path) -> pd.DataFrame:
+    """The quality of a model by sampler and steps, from the records that `cipherdm evaluate` wrote for exact functions.
+
+    Columns sampler, steps, accuracy, f1, lenet_fid, count; a row a record.
+
+    Raises:
+        CipherDMError: there is no record.
+    """
+    paths = [measurements / f"quality_{model}_direct.json", *measurements.glob(f"quality_{model}_direct_*.json")]
+    records = [read_record(path) for path in paths if path.exists()]
+    if not records:
+        raise CipherDMError(
+            f"there is no record of the quality of {model}: make it with "
+            f"`cipherdm evaluate {model} --record data/measurements/quality_{model}_direct.json`."
+        )
+    rows = [
+        {"sampler": SAMPLERS[record["scheduler"]]}
+        | {name: record[name] for name in ("steps", "accuracy", "f1", "lenet_fid", "count")}
+        for record in records
+        if not record["eta"]
+    ]
+    frame = pd.DataFrame(rows).drop_duplicates(["sampler", "steps"])
+    order = {name: index for index, name in enumerate(SAMPLERS.values())}
+    return frame.sort_values(
+        ["sampler", "steps"],
+        key=lambda column: column.map(order) if column.name == "sampler" else column,
+        ignore_index=True,
+    )
+
+
+def quality_against_cost(
+    quality: pd.DataFrame, cost: StepCost, networks: Sequence[Network] = (LAN, WAN), quantity: str = "lenet_fid"
+) -> Figure:
+    """Quality over the time that sampling takes, by the latency model, a panel for each network; numbers are steps.
+
+    Args:
+        quality: of `quality_frame`, for the same model.
+        cost: of one step. Samplers differ in their last few additions alone, so that one step serves for all.
+        networks: between the parties.
+        quantity: "lenet_fid", where less is better, "accuracy" or "f1".
+    """
+    figure = new_figure(0.8 + 3.6 * len(networks), 3.5)
+    axes = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
+    label = {"lenet_fid": "LeNet-FID, less is better", "accuracy": "accuracy", "f1": "F1"}[quantity]
+    for axis, network in zip(axes, networks, strict=True):
+        for (sampler, rows), colour, marker in zip(
+            quality.groupby("sampler", sort=False), PALETTE, SAMPLER_MARKERS, strict=False
+        ):
+            times = [cost.over(network, steps).seconds for steps in rows["steps"]]
+            axis.plot(times, rows[quantity], color=colour, marker=marker, linewidth=1.2, label=sampler)
+            for time, (_, row) in zip(times, rows.iterrows(), strict=True):
+                axis.annotate(
+                    f"{row['steps']:.0f}",
+                    (time, row[quantity]),
+                    (0, 7),
+                    textcoords="offset points",
+                    fontsize=8,
+                    ha="center",
+                    color=colour,
+                )
+        axis.set(
+            xscale="log",
+            title=str(network),
+            xlabel=f"seconds for {_pictures(cost.batch)}, {cost.model} under {cost.variant}",
+        )
+        axis.title.set_fontsize(10)
+        seconds = [cost.over(network, steps).seconds for steps in quality["steps"]]
+        axis.set_xlim(0.7 * min(seconds), 1.4 * max(seconds))
+        axis.xaxis.set_major_locator(FixedLocator([n * 10.0**e for e in range(-1, 5) for n in (1, 3)]))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda s, _: f"{s:,.0f}" if s >= 1 else f"{s:g}"))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.grid(color="#dddddd")
+        axis.margins(y=0.15)
+    if quantity == "lenet_fid":  # of which good samplers differ in little and poor ones in much
+        axes[0].set_yscale("log")
+        axes[0].yaxis.set_major_locator(FixedLocator([n * 10.0**e for e in range(-2, 4) for n in (1, 2, 5)]))
+        axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes[0].yaxis.set_minor_locator(NullLocator())
+    axes[0].set_ylabel(f"{label}\n(exact functions)")
+    axes[-1].legend(frameon=False, fontsize=9)
+    told = [f"{row.sampler} with {row.steps} steps {getattr(row, quantity):.3g}" for row in quality.itertuples()]
+    return describe(
+        figure,
+        f"Points, {label}, of exact functions, over the seconds that sampling {cost.model} takes with {cost.variant} by the "
+        f"latency model: {'; '.join(told)}.",
+    )
+
+
+def quality(records: Path) -> Figure:
+    """Accuracy and LeNet-FID under each set of protocols."""
+
+    return quality_figure(read_quality(records), MODELS, ("DDIM-50", "DDPM-20"))
+
+
+def samplers(records: Path) -> Figure:
+    """LeNet-FID over the seconds that sampling takes under fast, by the committed record of a step if there is none here."""
+    from cipherdm.costs.sampling import cost_of
+    from cipherdm.views.latency_widget import load_costs
+
+    model = MODELS[1]
+    here = (records / f"step_{model}.json").exists()
+    costs = load_costs(records if here else None, (model,))
+    return quality_against_cost(quality_frame(model, records), cost_of(costs[model], "fast"))
+
+
+TINY, TEN = MODELS
+
+_PUBLISHED_SETS = ("cipherdm", "cipherdm-corrected", "puma")
+
+# Accuracy in percent, and how far it may be off with 2,000 pictures and with 200. The further from 100, the more it varies.
+_ACCURACIES = (
+    (TINY, "direct", 95.6, 1.5, 5),
+    (TINY, "cipherdm", 89.6, 3, 8),
+    (TINY, "fast", 95.8, 1.5, 5),
+    (TEN, "direct", 99.2, 1, 3),
+    (TEN, "cipherdm", 90.1, 3, 8),
+    (TEN, "fast", 99.2, 1, 3),
+)
+
+
+def quality_piece(model: str, protocols: str, scheduler: str = "ddim", steps: int = 50) -> Piece:
+    """One row of the quality table: 2,000 pictures, in the reduced run 200.
+
+    With `fast` and 50 steps of DDIM, 16 are drawn on three parties as well.
+    """
+    sampler = "" if (scheduler, steps) == ("ddim", 50) else f"_{scheduler.removesuffix('++')}-{steps}"
+    chosen = ("--scheduler", scheduler, "--steps", str(steps)) if sampler else ()
+    on_shares = protocols == "fast" and not sampler and model in MODELS
+    return Piece(
+        f"quality_{model}_{protocols}{sampler}",
+        ("evaluate", model, "--protocols", protocols, *chosen),
+        ("--secure", "16") if on_shares else (),
+        ("--count", "200", "--compare", "16"),
+    )
+
+
+def _sampler(scheduler: str, steps: int) -> str:
+    """The record of the larger model with exact functions."""
+    return quality_piece(TEN, "direct", scheduler, steps).name
+
+
+_ROWS = (
+    *((model, protocols) for model in MODELS for protocols in ("direct", *_PUBLISHED_SETS, "fast")),
+    *((f"{model}-quad", "fast") for model in MODELS),
+    (TEN, "fast-mixed"),
+)
+
+QUALITY = Target(
+    "quality",
+    "Quality of samples under each set of protocols",
+    "an independent re-run of the release has F1 0.8575 in plaintext and 0.0820 under CipherDM; ours keeps the quality",
+    "published",
+    (
+        *(quality_piece(model, protocols) for model, protocols in _ROWS),
+        *(
+            quality_piece(model, protocols, "ddpm", 20)
+            for model, protocols in _ROWS
+            if not model.endswith("-quad") and protocols != "fast-mixed"
+        ),
+    ),
+    (
+        *(
+            Check(
+                f"{model}: accuracy, {protocols}",
+                expected,
+                tolerance,
+                Field(f"quality_{model}_{protocols}", "accuracy", factor=100),
+                reduced,
+                unit="%",
+            )
+            for model, protocols, expected, tolerance, reduced in _ACCURACIES
+        ),
+        Check(
+            f"{TEN}: PSNR of fast to exact", 32.9, 2, Field(f"quality_{TEN}_fast", "psnr", "emulated"), 4, unit=" dB"
+        ),
+    ),
+    quality,
+)
+
+_SAMPLERS = (
+    *(("ddim", steps) for steps in (5, 10, 20)),
+    *(("dpmsolver++", steps) for steps in (5, 10, 15, 20)),
+    *(("ddpm", steps) for steps in (5, 10)),  # DDPM with 20 is a row of the target above, DDIM with 50 another
+)
+
+SAMPLERS_TARGET = Target(
+    "samplers",
+    "Quality over the number of steps, by sampler, with exact functions",
+    "DPM-Solver++ with 10 to 15 steps gives what DDIM gives with 50",
+    "ours",
+    tuple(quality_piece(TEN, "direct", scheduler, steps) for scheduler, steps in _SAMPLERS),
+    (
+        *(
+            Check(
+                f"LeNet-FID, {name}-{steps}",
+                expected,
+                tolerance,
+                Field(_sampler(scheduler, steps), "lenet_fid"),
+                None,
+                2,
+            )
+            for name, scheduler, steps, expected, tolerance in (
+                ("DDIM", "ddim", 10, 1.27, 0.3),
+                ("DPM-Solver++", "dpmsolver++", 10, 0.77, 0.2),
+                ("DPM-Solver++", "dpmsolver++", 15, 0.68, 0.2),
+                ("DDIM", "ddim", 50, 0.71, 0.2),
+            )
+        ),
+        Check(
+            "accuracy, DPM-Solver++-10",
+            99.1,
+            1,
+            Field(_sampler("dpmsolver++", 10), "accuracy", factor=100),
+            3,
+            unit="%",
+        ),
+    ),
+    samplers,
+)
+
+PICTURE = Target(
+    "sample",
+    "Ten digits, secure beside plaintext",
+    "secure sampling gives the pictures that plaintext sampling gives",
+    "ours",
+    (
+        Piece(
+            "sample",
+            ("sample", "--model", TEN, "--granularity", "loop"),
+            ("--labels", "0-9", "--steps", "20"),
+            ("--labels", "3", "--steps", "4"),
+            option="--out",
+        ),
+    ),
+    (Check("mean PSNR to plaintext", 33.0, 2, Mean("sample", "psnr_db"), unit=" dB"),),
+)

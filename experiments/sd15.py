@@ -1,0 +1,319 @@
+"""One call of a U-Net of Stable Diffusion's size on three parties, block by block, against diffusers in plaintext.
+
+What it takes is measured: time, bytes, rounds and memory of each block. Without a folder the weights are random, of Stable
+Diffusion 1.5's own configuration; what a call costs does not depend on them. The owner calibrates with noise and embeddings of
+its own, before the call. Each part leaves its result in the folder, so that an interrupted run goes on with the next part, or
+with the next block.
+"""
+
+# FROM cipherdm.views.full_call:
+# Where the time of one U-Net call goes, block by block, and what a party held: from records of `cipherdm bench full-call`.
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from cipherdm.engine import sum_totals
+from cipherdm.errors import CipherDMError
+from cipherdm.files import replacing
+from cipherdm.models import UNet, UNetConditionConfig, init_unet, load_unet, save_unet
+from cipherdm.owner.calibrate import calibrate_prompted
+from cipherdm.owner.observe import FILE, save_calibration, weights_digest
+from cipherdm.protocols import FAST_KERNELS, Protocols
+from cipherdm.records import read_record
+from cipherdm.schedules import make_schedule
+from cipherdm.views.style import GREY, PALETTE, describe, new_figure
+
+from .sd15_blockwise import UNetCall, call_in_plaintext, call_on_parties
+from .target import Check, Field, Piece, Records, Target
+
+SD15 = UNetConditionConfig(sample_size=64, cross_attention_dim=768)
+"""Stable Diffusion 1.5: 860 million parameters."""
+
+REDUCED = replace(SD15, sample_size=16, cross_attention_dim=96, block_out_channels=(64, 128, 128, 128))
+"""The same blocks with fewer channels and smaller latents."""
+
+TOKENS = 77
+
+SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
+_CALIBRATION_SEED, _CALL_SEED = 1, 2
+
+Progress = Callable[[int, int, str], None]
+"""Called before each block as `progress(done, total, name)`."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which U-Net is called.
+
+    Attributes:
+        folder: with the weights; those of a pipeline, or of the U-Net alone.
+        config: of the random weights that are put there if the folder does not exist; None for a folder that must.
+    """
+
+    folder: Path
+    config: UNetConditionConfig | None = None
+
+    def prepared(self) -> UNet:
+        """The U-Net with its calibration, made if it is missing; its weights stay in their file."""
+        if not self.folder.exists() and self.config is not None:
+            save_unet(replace(init_unet(self.config), scheduler_config=SCHEDULER), self.folder)
+        unet = load_unet(self.folder, lazily=True)
+        if not isinstance(unet.config, UNetConditionConfig):
+            raise CipherDMError(f"{self.folder} holds no model that takes prompts; give a folder of Stable Diffusion.")
+        if not (self.folder / FILE).exists():
+            _calibrate(load_unet(self.folder))
+        return unet
+
+
+def run(
+    model: Model, keep: Path, *, protocols: Protocols = FAST_KERNELS, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Call the U-Net in plaintext and on three parties, and return the record.
+
+    Args:
+        model: whose U-Net is called, for one picture and one prompt at the first timestep of a schedule of one step.
+        keep: folder of finished parts; what is there already is not computed again.
+        protocols: how the parties compute.
+        progress: told of each block, in plaintext and then on the parties.
+
+    Returns:
+        The record: configuration, totals, "error" (of the parties' result against diffusers, and of the emulation in
+        plaintext, each rms and max, relative to the rms of diffusers' result), and a row for each block.
+
+    Raises:
+        CipherDMError: as `call_on_parties`, the model is not one that takes prompts, or its values leave the ring.
+    """
+    unet = model.prepared()
+    call = _call(unet, protocols)
+    about = {"weights": weights_digest(unet), "protocols": protocols.name, "timestep": call.timestep}
+    about["inputs"] = hashlib.sha256(call.sample.tobytes() + call.encoder_hidden_states.tobytes()).hexdigest()
+    # The parties take longest, and are not started where the emulation, which takes minutes, tells that they would fail.
+    emulated = _kept(keep / "emulated.npy", lambda: call_in_plaintext(call, progress))
+    if not np.isfinite(emulated).all():
+        raise CipherDMError(
+            f"in {protocols.name} the values of {unet.folder.name} leave the ring, as its emulation in plaintext shows; the "
+            f"parties were not started. Choose another set of protocols."
+        )
+    expected = _kept(keep / "diffusers.npy", lambda: _by_diffusers(call))
+    found, rows = call_on_parties(call, keep / "call", about, progress)
+    return {
+        "benchmark": "full_call",
+        "model": unet.folder.resolve().name,
+        "random_weights": model.config is not None,
+        "config": unet.config.to_diffusers(),
+        "protocols": protocols.name,
+        "timestep": call.timestep,
+        "sample_shape": list(call.sample.shape),
+        "tokens": call.encoder_hidden_states.shape[1],
+        "parameters": sum(int(array.size) for array in unet.params.values()),
+        **sum_totals(rows),
+        "share_seconds": sum(row["share_seconds"] for row in rows),
+        "peak_memory": max(row["peak_memory"] for row in rows),
+        "processes": sum(row["first_of_process"] for row in rows),
+        "error": {"parties": _error(found, expected), "emulated": _error(emulated, expected)},
+        "rows": [{name: value for name, value in row.items() if name != "writes"} for row in rows],
+    }
+
+
+def summary(record: dict[str, Any]) -> str:
+    """A sentence about a run."""
+    return (
+        f"One call of {record['parameters'] / 1e6:.0f} million parameters in {record['seconds'] / 60:.1f} minutes, and "
+        f"{record['share_seconds'] / 60:.1f} to prepare and share weights; the parties sent {record['bytes'] / 1e9:.2f} GB in "
+        f"{record['sends']:,} messages and held at most {record['peak_memory'] / 2**30:.2f} GiB each. Error against diffusers: "
+        f"{record['error']['parties']['rms']:.4f} of the rms, in emulation {record['error']['emulated']['rms']:.4f}."
+    )
+
+
+def _calibrate(unet: UNet) -> None:
+    """Fit what the layers carry at the timestep of the call, for pictures and prompts of random numbers."""
+    size = unet.config.sample_size
+    pixels = size * size if isinstance(size, int) else size[0] * size[1]
+    # What one picture at full size shows is taken from several small ones.
+    embeddings = _embeddings(unet.config, min(8, max(1, 4096 // pixels)), _CALIBRATION_SEED)
+    schedule = make_schedule(unet.scheduler_config, "ddim", 1)
+    save_calibration(calibrate_prompted(unet, schedule, embeddings, guided=False, seed=_CALIBRATION_SEED), unet)
+
+
+def _call(unet: UNet, protocols: Protocols) -> UNetCall:
+    """The call that is measured: noise, and an embedding like those of CLIP, whose numbers are about 1."""
+    config = unet.config
+    size = config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    generator = np.random.default_rng(_CALL_SEED)
+    sample = generator.standard_normal((1, config.in_channels, height, width), np.float32)
+    timestep = float(make_schedule(unet.scheduler_config, "ddim", 1).timesteps[0])
+    return UNetCall(unet, protocols, sample, _embeddings(config, 1, _CALL_SEED + 1), timestep)
+
+
+def _embeddings(config: UNetConditionConfig, count: int, seed: int) -> np.ndarray:
+    shape = (count, TOKENS, config.cross_attention_dim)
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def _by_diffusers(call: UNetCall) -> np.ndarray:
+    """What diffusers' own model computes, in float32."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    folder = call.unet.folder
+    home = folder / "unet" if (folder / "unet").is_dir() else folder
+    network = UNet2DConditionModel.from_pretrained(home).eval()
+    with torch.no_grad():
+        values = torch.tensor(call.sample), torch.tensor(call.timestep), torch.tensor(call.encoder_hidden_states)
+        return network(*values).sample.numpy()
+
+
+def _kept(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array of a file, computed and written if there is none."""
+    if not path.exists():
+        array = compute()
+        with replacing(path) as temporary:
+            np.save(temporary, array)
+    return np.load(path)
+
+
+def _error(found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+    """The difference in units of the rms of what is expected."""
+    unit = float(np.sqrt(np.mean(expected.astype(np.float64) ** 2)))
+    difference = np.abs(found.astype(np.float64) - expected)
+    return {"rms": float(np.sqrt(np.mean(difference**2))) / unit, "max": float(difference.max()) / unit}
+
+
+KINDS = {
+    "context": ("cross-attention", PALETTE[4]),
+    "self_attention": ("self-attention", PALETTE[1]),
+    "cross_attention": ("cross-attention", PALETTE[4]),
+    "feed_forward": ("feed-forward", PALETTE[5]),
+    "resnet": ("residual block", PALETTE[3]),
+}
+"""How kinds of blocks are called, and their colours; all others are `OTHER`."""
+
+OTHER = ("projections, resampling, ends", "#bbbbbb")
+
+_NAMES = {"down_blocks": "down", "mid_block": "middle", "up_blocks": "up"}
+
+
+def full_call_frame(record: Mapping[str, Any]) -> pd.DataFrame:
+    """A row for each block: part of the U-Net, kind as it is shown, seconds, MB, GiB held by the party that held most."""
+    rows = pd.DataFrame(record["rows"])
+    return pd.DataFrame(
+        {
+            "part": [_part(name) for name in rows["block"]],
+            "kind": [KINDS.get(kind, OTHER)[0] for kind in rows["kind"]],
+            "seconds": rows["seconds"],
+            "MB": rows["bytes"] / 1e6,
+            "rounds": rows["rounds"],
+            "GiB": rows["peak_memory"] / 2**30,
+        }
+    )
+
+
+def full_call_figure(record: Mapping[str, Any]) -> Figure:
+    """Seconds of each part of the U-Net, stacked by kind of block; beside it the most memory that a party held in it.
+
+    Parts are labelled with the height and width of what their layers take.
+    """
+    frame = full_call_frame(record)
+    seconds = frame.pivot_table(index="part", columns="kind", values="seconds", aggfunc="sum", fill_value=0)
+    parts = list(dict.fromkeys(frame["part"]))
+    # Keys and values of the prompt are computed first, but belong to parts that come later.
+    parts.sort(key=_place)
+    colours = dict([*KINDS.values(), OTHER])
+    seconds = seconds.reindex(index=parts, columns=list(colours), fill_value=0)
+    memory = frame.groupby("part")["GiB"].max().reindex(parts)
+    figure = new_figure(9.0, 1.3 + 0.3 * len(parts))
+    time, held = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
+    left = pd.Series(0.0, index=parts)
+    for kind, colour in colours.items():
+        time.barh(range(len(parts)), seconds[kind], left=left, color=colour, height=0.75)
+        left = left + seconds[kind]
+    held.barh(range(len(parts)), memory, color=GREY, height=0.75)
+    time.set(xlabel=f"seconds, of {record['seconds']:,.0f} in all")
+    held.set(xlabel="GiB held by a party at most")
+    time.set_yticks(range(len(parts)), [f"{part}, {_extent(part, record['config'])}" for part in parts], fontsize=9)
+    time.invert_yaxis()
+    for axis in (time, held):
+        axis.grid(axis="x", color="#dddddd")
+        axis.set_axisbelow(True)
+    handles = [Patch(color=colour, label=kind) for kind, colour in colours.items() if seconds[kind].any()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    total, sums = record["seconds"], seconds.sum().sort_values(ascending=False)
+    return describe(
+        figure,
+        f"Stacked bars for one call of a U-Net of {record['parameters'] / 1e6:.1f} million parameters under "
+        f"{record['protocols']}, by part: {total:,.0f} seconds, of which {sums.index[0]} {sums.iloc[0] / total:.0%} and "
+        f"{sums.index[1]} {sums.iloc[1] / total:.0%}. Beside it the memory that a party held at most in each part, "
+        f"{memory.min():.2f} to {memory.max():.2f} GiB.",
+    )
+
+
+def _part(block: str) -> str:
+    """ "down_blocks.0.resnets.1" to "down 0", "conv_in" to "first layer"."""
+    head, _, rest = block.partition(".")
+    if head not in _NAMES:
+        return {"conv_in": "first layer", "conv_out": "last layer"}.get(head, head)
+    return _NAMES[head] if head == "mid_block" else f"{_NAMES[head]} {rest.partition('.')[0]}"
+
+
+def _extent(part: str, config: Mapping[str, Any]) -> str:
+    """ "64 x 64": latents are halved from one level down to the next, and doubled on the way up."""
+    size, last = config["sample_size"], len(config["block_out_channels"]) - 1
+    way, *rest = part.split()
+    levels = {"down": lambda: int(rest[0]), "middle": lambda: last, "up": lambda: last - int(rest[0])}
+    halved = 2 ** levels.get(way, lambda: 0)()
+    height, width = (size, size) if isinstance(size, int) else size
+    return f"{-(-height // halved)} x {-(-width // halved)}"
+
+
+def _place(part: str) -> tuple[int, str]:
+    order = ("first", "down", "middle", "up", "last")
+    return order.index(part.split()[0]), part
+
+
+@dataclass(frozen=True)
+class ErrorOfCall:
+    """The error of the parties' result against diffusers in a record of `bench full-call`, of the rms of that."""
+
+    stem: str
+
+    def __call__(self, records: Records) -> float:
+        return float(records[self.stem]["error"]["parties"]["rms"])
+
+
+def full_call(records: Path) -> Figure:
+    """Where the time of one U-Net call of Stable Diffusion's size goes."""
+
+    return full_call_figure(read_record(records / "sd15_step.json"))
+
+
+FULL_CALL = Target(
+    "sd15-step",
+    "One U-Net call of Stable Diffusion 1.5's size, block by block",
+    "parties compute with weights whose shares do not fit into memory, one block after the other",
+    "ours",
+    (Piece("sd15_step", ("bench", "full-call"), (), ("--reduced",), resumes=True),),
+    (
+        Check("error against diffusers, of the rms", 0.1, 0, ErrorOfCall("sd15_step"), 0, 3, bound="most"),
+        Check("GB of all parties", 46.7, 0.5, Field("sd15_step", "bytes", factor=1e-9), unit=" GB"),
+    ),
+    full_call,
+)

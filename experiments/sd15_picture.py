@@ -1,0 +1,238 @@
+"""What a whole picture of Stable Diffusion's size would take, projected from one call of its U-Net, beside published figures.
+
+`full_call` measures one call of the U-Net, for one picture and one prompt. A picture with classifier-free guidance takes two
+calls at each step, with the prompt and without. Here they are twice the call that was measured, one after the other, and not
+a batch of two: that would take half the rounds at best, and about the same time for computing and for sending bytes.
+
+Keys and values of a prompt do not depend on the step, so that their blocks count once for each of the two prompts. All other
+blocks count once for each call, weights being read from the parties' files included. Seconds over a network follow from
+the latency model (`cipherdm.costs.latency`), in which computing is what was measured: three parties on the cores of one
+machine, with whatever else ran on it. On three hosts each party has its own.
+
+A projection is no measurement of a picture. `LEFT_OUT` says what is not in it.
+"""
+
+# FROM cipherdm.views.full_size:
+# A picture at Stable Diffusion's size, projected over networks beside published figures; from `cipherdm bench full-call`.
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from cipherdm.costs import CHEETAH_LAN, LAN, SPU_WAN, WAN, Latency, Network, latency
+from cipherdm.engine import sum_totals
+from cipherdm.errors import CipherDMError
+from cipherdm.models import CONTEXT_KINDS
+from cipherdm.views.networks import PARTS
+from cipherdm.views.style import GREY, PALETTE, describe, new_figure
+
+LITERATURE = (LAN, CHEETAH_LAN, WAN, SPU_WAN)
+"""The networks of the projection: those that publications compute on."""
+
+LEFT_OUT = (
+    "preparing the owner's weights and sharing them with the parties, which is done once for a model and its schedule",
+    "the text encoder and the VAE, which the client runs by itself on what only it sees",
+    "guidance and the scheduler's update, a few operations on the latents at each step",
+    "sending the shares of the prompt and of the noise, and fetching the latents",
+)
+"""What a picture takes besides the calls."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """How many calls of the U-Net a picture takes.
+
+    Attributes:
+        steps: denoising steps.
+        branches: calls at each step: 2 with classifier-free guidance, 1 without.
+
+    Raises:
+        CipherDMError: a number is below 1.
+    """
+
+    steps: int = 20
+    branches: int = 2
+
+    def __post_init__(self):
+        if min(self.steps, self.branches) < 1:
+            raise CipherDMError(
+                f"a picture takes at least 1 step and 1 call at each, not {self.steps} and {self.branches}."
+            )
+
+    @property
+    def calls(self) -> int:
+        """Calls of the U-Net."""
+        return self.steps * self.branches
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A picture over one network.
+
+    Attributes:
+        network: None where the parties are next to each other, as in the measurement.
+        latency: seconds, by what they go into.
+        bytes: sent by all parties.
+    """
+
+    network: Network | None
+    latency: Latency
+    bytes: float
+
+    @property
+    def name(self) -> str:
+        """How tables and figures call the network."""
+        return "one machine" if self.network is None else self.network.name
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a publication reports of a model of this size.
+
+    Attributes:
+        name: in tables and figures.
+        setting: who computes.
+        measured: what the figures are of.
+        network: over which network and on which machines, as far as it is known here.
+        parameters: of the U-Net.
+        steps: denoising steps that the figures are of.
+        seconds: for all of them.
+        bytes: sent for all of them.
+        source: where the figures come from.
+    """
+
+    name: str
+    setting: str
+    measured: str
+    network: str
+    parameters: int
+    steps: int
+    seconds: float
+    bytes: float
+    source: str
+
+    def part(self, steps: int) -> tuple[float, float]:
+        """Seconds and bytes of so many steps, in proportion."""
+        return self.seconds * steps / self.steps, self.bytes * steps / self.steps
+
+
+PUBLISHED = (
+    Published(
+        name="two parties, published",
+        setting="two parties",
+        measured="Stable Diffusion 1.5, 50 steps of DDIM",
+        network="network, machines and guidance not known here",
+        parameters=859_520_964,
+        steps=50,
+        seconds=3100.0,
+        bytes=933e9,
+        source="a paper of ICLR 2026; both figures are rounded",
+    ),
+)
+"""What is known in seconds and bytes. CipherDM's evaluation on Stable Diffusion is not among it, because only its ranges of
+gains over SPU are quoted here: 1.084 to 2.328 times less time, 1.212 to 1.791 times less communication (arXiv 2409.05414)."""
+
+
+def published_of(record: Mapping[str, Any]) -> tuple[Published, ...]:
+    """The published figures that are of a U-Net as large as the record's, within 5%; none for a reduced record."""
+    return tuple(found for found in PUBLISHED if abs(record["parameters"] / found.parameters - 1) < 0.05)
+
+
+def picture_totals(record: Mapping[str, Any], picture: Picture) -> dict[str, float]:
+    """Seconds on one machine, bytes, sends, rounds and bytes on the path of a picture, from the rows of a record.
+
+    Args:
+        record: of `cipherdm bench full-call`.
+        picture: how many calls.
+
+    Raises:
+        CipherDMError: the rows are of an older version, without rounds or bytes on the path.
+    """
+    once = sum_totals(row for row in record["rows"] if row["kind"] in CONTEXT_KINDS)
+    each = sum_totals(row for row in record["rows"] if row["kind"] not in CONTEXT_KINDS)
+    return {name: picture.branches * once[name] + picture.calls * each[name] for name in each}
+
+
+def project(
+    record: Mapping[str, Any],
+    picture: Picture = Picture(),
+    networks: Sequence[Network] = LITERATURE,  # noqa: B008 (frozen)
+) -> tuple[Projection, ...]:
+    """A picture on the machine of the measurement, then over each of the networks.
+
+    Raises:
+        CipherDMError: as `picture_totals`.
+    """
+    totals = picture_totals(record, picture)
+    local = Projection(None, Latency(totals["seconds"], 0.0, 0.0), totals["bytes"])
+    over = (latency(totals["seconds"], totals["rounds"], totals["path_bytes"], network) for network in networks)
+    return local, *(Projection(network, found, totals["bytes"]) for network, found in zip(networks, over, strict=True))
+
+
+_PUBLISHED_COLOUR = "#bbbbbb"
+
+
+def full_size_frame(record: Mapping[str, Any], picture: Picture = Picture()) -> pd.DataFrame:  # noqa: B008 (frozen)
+    """A row for each network, then for each published figure: hours of `PARTS`, hours, GB, what it is of, also in short.
+
+    Published figures are of as many steps as the picture, in proportion, and have no parts. They are left out if the record's
+    U-Net is of another size.
+    """
+    rows = [
+        {
+            "over": projection.name,
+            **dict(zip(PARTS, (found.computing / 3600, found.delays / 3600, found.sending / 3600), strict=True)),
+            "hours": found.seconds / 3600,
+            "GB": projection.bytes / 1e9,
+            "what": "as measured" if projection.network is None else str(projection.network).partition(": ")[2],
+        }
+        for projection in project(record, picture)
+        for found in [projection.latency]
+    ]
+    for published in published_of(record):
+        seconds, size = published.part(picture.steps)
+        what = f"{published.measured}, of which {picture.steps} in proportion; {published.network}"
+        short = f"{picture.steps} of {published.steps} steps, in proportion"
+        rows.append({"over": published.name, "hours": seconds / 3600, "GB": size / 1e9, "what": what, "short": short})
+    frame = pd.DataFrame(rows, columns=["over", *PARTS, "hours", "GB", "what", "short"]).set_index("over")
+    return frame.assign(short=frame["short"].fillna(frame["what"]))
+
+
+def full_size_figure(record: Mapping[str, Any], picture: Picture = Picture()) -> Figure:  # noqa: B008 (frozen)
+    """Hours of a picture as stacked bars, by network, and published figures below."""
+    frame = full_size_frame(record, picture)
+    ours, published = frame[frame[PARTS[0]].notna()], frame[frame[PARTS[0]].isna()]
+    figure = new_figure(7.6, 1.7 + 0.42 * len(frame))
+    axis = figure.subplots()
+    left = pd.Series(0.0, index=ours.index)
+    for part, colour in zip(PARTS, PALETTE, strict=False):
+        axis.barh(range(len(ours)), ours[part], left=left, color=colour, height=0.7)
+        left = left + ours[part]
+    axis.barh(range(len(ours), len(frame)), published["hours"], color=_PUBLISHED_COLOUR, height=0.7)
+    for place, (hours, size) in enumerate(zip(frame["hours"], frame["GB"], strict=True)):
+        axis.text(hours + 0.01 * frame["hours"].max(), place, _told(hours, size), va="center", fontsize=9, color=GREY)
+    axis.set_yticks(range(len(frame)), [f"{name}\n{short}" for name, short in frame["short"].items()], fontsize=9)
+    axis.invert_yaxis()
+    axis.set(xlim=(0, 1.3 * frame["hours"].max()), xlabel=f"hours for a picture of {picture.steps} steps, projected")
+    axis.grid(axis="x", color="#dddddd")
+    axis.set_axisbelow(True)
+    handles = [Patch(color=colour, label=part) for part, colour in zip(PARTS, PALETTE, strict=False)]
+    if len(published):
+        handles.append(Patch(color=_PUBLISHED_COLOUR, label="as published"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    told = "; ".join(f"{name} {_told(row['hours'], row['GB'])}" for name, row in frame.iterrows())
+    return describe(
+        figure,
+        f"Bars, the projected hours of a picture of {picture.steps} steps with {picture.calls} calls of a U-Net of "
+        f"{record['parameters'] / 1e6:.1f} million parameters under {record['protocols']}: {told}. Not in them: "
+        f"{'; '.join(LEFT_OUT)}.",
+    )
+
+
+def _told(hours: float, size: float) -> str:
+    time = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
+    return f"{time}, {size:,.0f} GB"

@@ -1,0 +1,229 @@
+"""Many small requests by several clients, each checked against plaintext: is any lost or mixed up, does memory stay flat?"""
+
+# FROM cipherdm.reproduce.host_targets:
+# The target of three hosts that answer many requests.
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax.numpy as jnp
+import numpy as np
+import typer
+from matplotlib.figure import Figure
+
+from cipherdm.engine import Node, Spec, compile_plan
+from cipherdm.engine.cluster import free_ports
+from cipherdm.errors import CipherDMError
+from cipherdm.hosts.config import Limits
+from cipherdm.hosts.loopback import LoopbackHosts
+from cipherdm.hosts.model import Model
+from cipherdm.hosts.remote import RemoteCluster
+from cipherdm.hosts.trial_files import make_trial
+from cipherdm.progress import ProgressBar
+from cipherdm.records import read_record
+from cipherdm.views.style import PALETTE, describe, new_figure
+
+from .target import Check, Piece, Records, Target
+
+
+def soak_command(
+    requests: Annotated[int, typer.Option(help="Of all clients together.", min=4)] = 200,
+    clients: Annotated[int, typer.Option(help="That make them at the same time.", min=1)] = 4,
+    record: Annotated[Path | None, typer.Option(help="The JSON file; in data/measurements by default.")] = None,
+) -> None:
+    """Have three hosts on this machine answer many requests of several clients, and check each answer against plaintext."""
+    from cipherdm.files import root
+    from cipherdm.records import write_record
+
+    record = record or root() / "data" / "measurements" / "soak_command.json"
+    with ProgressBar("request") as bar:
+        found = soak_command(requests, clients, progress=lambda done, total: bar(done, total, "answered"))
+    write_record(record, found)
+    typer.echo(
+        f"{found['right']} of {requests} answers right in {found['seconds']:.0f} s; memory of the parties grew by "
+        f"{', '.join(f'{share:+.1%}' for share in growth(found))}.\nWrote {record}."
+    )
+    raise typer.Exit(0 if found["right"] == requests else 3)
+
+
+SHAPE = (32, 16)
+
+TOLERANCE = 0.01  # of an output that is at most some 30 in size
+
+
+def soak(
+    requests: int = 200, clients: int = 4, *, runs: int = 2, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """Start three hosts on this machine and have clients make requests, all at the same time.
+
+    Each request brings numbers of its own, so that the answer to another's would be seen.
+
+    Args:
+        requests: of all clients together.
+        clients: that make them.
+        runs: that the hosts compute at a time.
+        progress: called as `progress(done, requests)`.
+
+    Returns:
+        A JSON-ready record: how many answers were right, wrong or missing, the seconds of each, and after each the bytes
+        of memory that each party's processes held together.
+    """
+    names = [f"client{index}" for index in range(clients)]
+    limits = Limits(runs=runs, queue=max(16, clients), runs_per_client=1)
+    outcomes: list[dict[str, Any]] = []
+    lock = threading.Lock()
+    with tempfile.TemporaryDirectory(prefix="cipherdm-soak-") as folder:
+        files = make_trial(Path(folder) / "trial", port=free_ports(3 + 3 * runs), clients=names, limits=limits)
+        with LoopbackHosts(files), RemoteCluster(files["operator"]) as operator:
+            weights = _register(files)
+
+            def work(index: int) -> None:
+                generator = np.random.default_rng(index)
+                with RemoteCluster(files[names[index]]) as cluster:
+                    for _ in range(index, requests, clients):
+                        outcome = _one(cluster, weights, generator)
+                        with lock:
+                            outcomes.append(outcome | {"memory_bytes": _memory(operator)})
+                            if progress is not None:
+                                progress(len(outcomes), requests)
+
+            start = time.perf_counter()
+            with ThreadPoolExecutor(clients) as pool:
+                for done in [pool.submit(work, index) for index in range(clients)]:
+                    done.result()
+            seconds = time.perf_counter() - start
+            counts = [(status.done, status.failed) for _, status in operator.states()]
+    return {
+        "requests": requests,
+        "clients": clients,
+        "runs_at_a_time": runs,
+        "seconds": seconds,
+        "right": sum(outcome["error"] == "" for outcome in outcomes),
+        "largest_difference": max((o["difference"] for o in outcomes if o["difference"] is not None), default=None),
+        "errors": sorted({outcome["error"] for outcome in outcomes} - {""}),
+        "done_by_party": [done for done, _ in counts],
+        "failed_by_party": [failed for _, failed in counts],
+        "request_seconds": [round(outcome["seconds"], 4) for outcome in outcomes],
+        "memory_bytes": [outcome["memory_bytes"] for outcome in outcomes],
+    }
+
+
+def growth(record: dict[str, Any]) -> list[float]:
+    """By how much each party's memory grew from the second quarter of the requests to the last, as a share.
+
+    The first quarter is left out: processes are started then, and libraries reserve what they go on to use again.
+    """
+    memory = np.asarray(record["memory_bytes"], float)
+    quarter = len(memory) // 4
+    early, late = memory[quarter : 2 * quarter], memory[-quarter:]
+    return (np.median(late, axis=0) / np.median(early, axis=0) - 1).tolist()
+
+
+def _register(files: dict[str, Path]) -> np.ndarray:
+    weights = np.random.default_rng(99).standard_normal((SHAPE[0], SHAPE[0])).astype(np.float32) / 8
+    specs = {"w": Spec.of(weights), "x": Spec(SHAPE)}
+    nodes = [Node("product", jnp.matmul, ("w", "x"), ("y",)), Node("square", jnp.square, ("y",), ("y",))]
+    with RemoteCluster(files["owner"]) as owner:
+        plan = compile_plan(nodes, specs, ("y",))
+        owner.register(Model("soak", plan, {"w": weights}, {"x": Spec(SHAPE)}, ("y",)))
+    return weights
+
+
+def _one(cluster: RemoteCluster, weights: np.ndarray, generator: np.random.Generator) -> dict[str, Any]:
+    x = generator.uniform(-2, 2, SHAPE).astype(np.float32)
+    start = time.perf_counter()
+    try:
+        found = cluster.request("soak", {"x": x}).outputs["y"]
+    except CipherDMError as error:
+        return {"error": str(error), "difference": None, "seconds": time.perf_counter() - start}
+    difference = float(np.abs(found - (weights @ x) ** 2).max())
+    error = "" if difference < TOLERANCE else "a wrong answer"
+    return {"error": error, "difference": difference, "seconds": time.perf_counter() - start}
+
+
+def _memory(operator: RemoteCluster) -> list[int]:
+    """Bytes that each party's processes hold together, by rank; 0 for one that does not answer."""
+    states = operator.states()
+    return [
+        0
+        if isinstance(state, CipherDMError)
+        else state[1].memory_bytes + sum(p.memory_bytes for p in state[1].processes)
+        for state in states
+    ]
+
+
+def endurance(record: Mapping[str, Any]) -> Figure:
+    """How long each request of a soak took, and the memory of each party's processes after it.
+
+    Args:
+        record: as `hosts.soak.soak` returns it.
+    """
+    seconds, memory = np.asarray(record["request_seconds"]), np.asarray(record["memory_bytes"]) / 2**20
+    figure = new_figure(8.6, 3.2)
+    left, right = figure.subplots(1, 2)
+    order = np.arange(1, len(seconds) + 1)
+    left.scatter(order, seconds, s=14, color=PALETTE[0])
+    left.set(yscale="log", xlabel="requests, in the order in which they ended", ylabel="seconds of a request")
+    left.set_yticks([0.25, 0.5, 1, 2, 4, 8, 16], ["0.25", "0.5", "1", "2", "4", "8", "16"])
+    left.minorticks_off()
+    for rank, held in enumerate(memory.T):
+        # Narrower lines over wider ones, since the three nearly coincide.
+        right.plot(order, held, color=PALETTE[rank], linewidth=(7, 4, 1.5)[rank], label=f"party {rank}")
+    right.set(xlabel="requests answered", ylabel="MiB of a party's processes", ylim=(0, 1.15 * memory.max()))
+    right.legend(loc="lower right", frameon=False, fontsize=9)
+    for axis in (left, right):
+        axis.grid(color="#e5e5e5")
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    return describe(
+        figure,
+        f"Left, the seconds of {len(seconds)} requests: {np.median(seconds):.2g} in the middle, {seconds.max():.3g} for the "
+        f"slowest, among the first. Right, the memory of each party, at most {memory.max():.0f} MiB, which from the second "
+        f"quarter to the last grew by {', '.join(f'{share:+.1%}' for share in growth(record))}.",
+    )
+
+
+@dataclass(frozen=True)
+class RightAnswers:
+    """The share of requests in the record of `bench soak` that were answered rightly, in percent."""
+
+    def __call__(self, records: Records) -> float:
+        return 100 * records["soak"]["right"] / records["soak"]["requests"]
+
+
+@dataclass(frozen=True)
+class MemoryGrowth:
+    """The largest growth of a party's memory from the second quarter of the requests to the last, in percent.
+
+    From the record of `bench soak`.
+    """
+
+    def __call__(self, records: Records) -> float:
+
+        return 100 * max(growth(records["soak"]))
+
+
+def requests(records: Path) -> Figure:
+    """How long the requests of a soak took, and the memory of the parties' processes."""
+
+    return endurance(read_record(records / "soak.json"))
+
+
+SOAK = Target(
+    "soak",
+    "Three hosts answer 200 small requests of four clients",
+    "no answer is lost or mixed up, and after the first quarter of the requests the parties' memory stays level",
+    "ours",
+    (Piece("soak", ("bench", "soak"), (), ("--requests", "48")),),
+    (
+        Check("answers that are right", 100, 0, RightAnswers(), 0, unit="%"),
+        Check("growth of a party's memory, second quarter to last", 2, 0, MemoryGrowth(), 3, unit="%", bound="most"),
+    ),
+    requests,
+)

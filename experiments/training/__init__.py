@@ -1,0 +1,1 @@
+"""Training of small diffusion models on MNIST: named recipes, a resumable loop, export as diffusers folders."""

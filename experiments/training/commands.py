@@ -1,0 +1,127 @@
+"""`cipherdm train`, `evaluate` and `read-back`: making models, and judging what they draw."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from tqdm import tqdm
+
+from cipherdm.cli.options import ModelArgument, ProtocolsOption, SchedulerOption
+
+
+def train(
+    name: Annotated[str, typer.Argument(help="A recipe: mnist10, mnist01-tiny, mnist10-quad, sd-mini, ...")],
+    steps: Annotated[int | None, typer.Option(help="Optimisation steps; the recipe's own by default.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in runs/NAME, if there is one.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Where the model goes; data/models/NAME by default.")] = None,
+) -> None:
+    """Train a model on MNIST, and export it as a diffusers folder."""
+    from .loop import train as run_training
+    from .sd_mini.train import train_sd_mini
+
+    settings = {"out": out, "steps": steps, "resume": resume}
+    folder = train_sd_mini(**settings) if name == "sd-mini" else run_training(name, **settings)
+    typer.echo(f"Wrote {folder}.")
+
+
+def evaluate(
+    name: ModelArgument,
+    count: Annotated[int, typer.Option(help="Pictures to draw, labels balanced.")] = 2000,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
+    scheduler: SchedulerOption = "ddim",
+    eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
+    protocols: ProtocolsOption = "direct",
+    compare: Annotated[int, typer.Option(help="Pictures to compare with exact ones from the same noise.")] = 64,
+    secure: Annotated[int, typer.Option(help="Pictures to draw on three parties too, for the same comparison.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    record: Annotated[Path | None, typer.Option(help="Also write the scores to this JSON file.")] = None,
+) -> None:
+    """Draw pictures in plaintext with a set of protocols, and have a classifier judge them.
+
+    Prints the accuracy (LeNet reads the digit that was asked for), F1, and LeNet-FID, the Frechet distance to MNIST's
+    test images in LeNet's features; and how near pictures are to those of the exact functions from the same noise, in
+    plaintext and, if asked for, on three parties.
+    """
+    import cipherdm as cdm
+    from cipherdm.likeness import Likeness
+    from cipherdm.models import find_model
+    from cipherdm.protocols import named
+    from cipherdm.records import write_record
+
+    from .evaluation import balanced_labels, model_digits
+    from .evaluation import evaluate as score
+
+    folder = find_model(name)
+    unet = cdm.load_unet(folder)
+    settings = {"steps": steps, "scheduler": scheduler, "eta": eta}
+    chosen = named(protocols)
+
+    def sampler(labels: np.ndarray, seed: int, protocols=chosen, cluster=None) -> np.ndarray:
+        result = cdm.sample(
+            unet, cluster, labels=labels.tolist(), seed=seed, protocols=protocols, granularity="loop", **settings
+        )
+        return result.images
+
+    digits = model_digits(folder)
+    with tqdm(total=count, unit="picture") as bar:
+        scores = score(sampler, digits, count=count, seed=seed, on_batch=lambda done, _: bar.update(done - bar.n))
+    typer.echo(
+        f"{name}, {scheduler}-{steps}, {protocols}, {scores.count} pictures: accuracy {scores.accuracy:.4f}, "
+        f"F1 {scores.f1:.4f}, LeNet-FID {scores.lenet_fid:.2f}"
+        + (f"; {scores.overflowed} overflowed" if scores.overflowed else "")
+    )
+    likeness = {}
+    clusters = {"emulated": (compare if chosen != cdm.DIRECT else 0, nullcontext), "secure": (secure, cdm.LocalCluster)}
+    for way, (pictures, cluster_of) in clusters.items():
+        if not pictures:
+            continue
+        labels = balanced_labels(len(digits), pictures)
+        with cluster_of() as cluster:
+            found = Likeness.of(sampler(labels, seed, cluster=cluster), sampler(labels, seed, protocols=cdm.DIRECT))
+        typer.echo(
+            f"{way}, {pictures} pictures against exact ones: PSNR {found.psnr:.1f} dB, lowest {found.psnr_lowest:.1f}, "
+            f"SSIM {found.ssim:.3f}"
+        )
+        likeness[way] = found.as_json()
+    if record is not None:
+        parameters = sum(array.size for array in unet.params.values())
+        about = {"model": folder.name, "parameters": parameters, "seed": seed, **settings, "protocols": protocols}
+        write_record(record, about | scores.as_json() | likeness)
+
+
+_PARTS = ("digit", "colour", "background", "size", "place", "all")
+
+
+def read_back(
+    model: Annotated[str, typer.Argument(help="A name in data/models, or the path of a folder that was trained here.")],
+    count: Annotated[int, typer.Option(help="Pictures to draw, captions balanced.")] = 500,
+    steps: Annotated[int, typer.Option(help="Denoising steps, by DDIM.")] = 20,
+    guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 is none.")] = 4.0,
+    seed: Annotated[int, typer.Option(help="Of captions and noise.")] = 0,
+    record: Annotated[Path | None, typer.Option(help="Also write the scores to this JSON file.")] = None,
+) -> None:
+    """Draw captions with a Stable Diffusion pipeline in plaintext, and read digit, colours, size and place back.
+
+    Prints the share of pictures that show what their caption says, beside the same for pictures composed from MNIST's test
+    images, as they are and after the autoencoder: what the reader can find at best.
+    """
+    from cipherdm.errors import CipherDMError
+    from cipherdm.models import find_model
+    from cipherdm.records import write_record
+
+    if count < 1 or steps < 1:
+        raise CipherDMError(f"Cannot draw {count} pictures in {steps} steps: both numbers must be at least 1.")
+    from .sd_mini.score import read_back as score  # torch and transformers take seconds to import
+
+    folder = find_model(model)
+    settings = {"count": count, "steps": steps, "guidance": guidance, "seed": seed}
+    with tqdm(total=count, unit="picture") as bar:
+        found = score(folder, **settings, on_batch=lambda done: bar.update(done - bar.n))
+    typer.echo(f"{found['model']}, DDIM-{steps}, guidance {guidance:g}, {count} pictures read as their captions say:")
+    for kind in ("drawn", "decoded", "real"):
+        shares = ", ".join(f"{part} {found[kind][part]:.1%}" for part in _PARTS if part in found[kind])
+        typer.echo(f"{kind:>8}: {shares}")
+    if record is not None:
+        write_record(record, found)

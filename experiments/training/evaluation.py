@@ -1,0 +1,170 @@
+"""How good generated digits are: do they show what was asked for, and are they distributed like MNIST's?"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.linalg import eigh
+
+from cipherdm.datasets import load_mnist
+from cipherdm.errors import CipherDMError
+from cipherdm.likeness import without_overflows
+
+from .classifier import LeNet, classify, load_classifier
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
+
+Sampler = Callable[[np.ndarray, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `score_images` finds.
+
+    `accuracy` is the fraction of images that LeNet reads as the digit that was asked for, `f1` the mean over the digits
+    of the F1 score of the same predictions, `lenet_fid` the Frechet distance to MNIST's test images of these digits in
+    LeNet's features. LeNet-FID is not the FID on Inception's features: compare it only with LeNet-FIDs of the same
+    classifier and count. `overflowed` counts the images with values that are not finite, which an emulation has where
+    the ring overflows: they are judged as plain grey.
+    """
+
+    accuracy: float
+    f1: float
+    lenet_fid: float
+    count: int
+    overflowed: int = 0
+
+    def as_json(self) -> dict[str, float | int]:
+        """The fields as a JSON-ready dictionary."""
+        return asdict(self)
+
+
+def evaluate(
+    sampler: Sampler,
+    digits: Sequence[int],
+    *,
+    count: int = 2000,
+    batch: int = 250,
+    seed: int = 0,
+    classifier: LeNet | None = None,
+    data: str | Path | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Draw `count` images with balanced labels and score them.
+
+    `sampler(labels, seed)` gives images [B, 1, 28, 28] for class ids [B], positions in `digits`; batch k is drawn with
+    seed + k. `on_batch(done, count)` is called after each batch. Raises what `score_images` raises.
+    """
+    labels = balanced_labels(len(digits), count)
+    parts = []
+    for number, start in enumerate(range(0, count, batch)):
+        parts.append(np.asarray(sampler(labels[start : start + batch], seed + number)))
+        if on_batch is not None:
+            on_batch(min(start + batch, count), count)
+    return score_images(np.concatenate(parts), labels, digits, classifier=classifier, data=data)
+
+
+def balanced_labels(classes: int, count: int) -> np.ndarray:
+    """`count` class ids, int64, in turn: every class as often as every other, up to one."""
+    return np.arange(count) % classes
+
+
+def score_images(
+    images: np.ndarray,
+    labels: np.ndarray,
+    digits: Sequence[int],
+    *,
+    classifier: LeNet | None = None,
+    data: str | Path | None = None,
+) -> Scores:
+    """Score images [N, 1, 28, 28] drawn for class ids [N], positions in `digits`.
+
+    Pixels are clipped to [-1, 1], as when they are shown. `classifier` is the one in `data/models/lenet` by default,
+    `data` the folder of MNIST. Raises `CipherDMError` for shapes or labels that do not fit, and fewer than two images.
+    """
+    images, labels, digits = np.asarray(images), np.asarray(labels), np.asarray(digits)
+    if images.shape != (len(labels), 1, 28, 28) or len(images) < 2:
+        raise CipherDMError(
+            f"Images of shape {images.shape} for {len(labels)} labels cannot be scored. Give two or more images, of "
+            f"shape [{len(labels)}, 1, 28, 28]."
+        )
+    if labels.min() < 0 or labels.max() >= len(digits):
+        raise CipherDMError(
+            f"Labels from {labels.min()} to {labels.max()} do not fit {len(digits)} digits. Labels are class ids, "
+            f"positions in digits={digits.tolist()}: use 0 to {len(digits) - 1}."
+        )
+    images, overflowed = without_overflows(images)
+    classifier = load_classifier() if classifier is None else classifier
+    predicted, features = classify(classifier, np.clip(images, -1, 1))
+    _, real = classify(classifier, load_mnist("test", digits=digits.tolist(), folder=data).images)
+    asked = digits[labels]
+    return Scores(
+        accuracy=float((predicted == asked).mean()),
+        f1=float(np.mean([_f1(predicted == digit, asked == digit) for digit in digits])),
+        lenet_fid=frechet_distance(features, real),
+        count=len(images),
+        overflowed=int(overflowed.sum()),
+    )
+
+
+def _f1(predicted: np.ndarray, asked: np.ndarray) -> float:
+    """F1 of one class from boolean arrays; 0 if it was neither asked for nor predicted."""
+    both = (predicted & asked).sum()
+    return float(2 * both / max(1, predicted.sum() + asked.sum()))
+
+
+def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """The squared Frechet distance between Gaussians fitted to two sets of features [N, D] and [M, D], float64.
+
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)). Source: Heusel et al. 2017, arXiv 1706.08500.
+    """
+    difference = first.mean(0) - second.mean(0)
+    one, two = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
+    # tr (C1 C2)^(1/2) = tr (R C2 R)^(1/2) with R = C1^(1/2). C1 and R C2 R are symmetric and not negative: eigenvalues
+    # give their roots, where scipy's sqrtm of C1 C2 becomes complex or fails if a covariance is singular.
+    values, vectors = eigh(one)
+    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    overlap = np.sqrt(np.clip(eigh(root @ two @ root, eigvals_only=True), 0, None)).sum()
+    return float(max(0.0, difference @ difference + np.trace(one) + np.trace(two) - 2 * overlap))
+
+
+def model_digits(folder: str | Path) -> tuple[int, ...]:
+    """The digits that a model of `data/models` draws, in the order of its class ids, from its training record.
+
+    Raises `CipherDMError` if the folder has no such record.
+    """
+    path = Path(folder) / "training.json"
+    try:
+        return tuple(json.loads(path.read_text())["config"]["digits"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CipherDMError(
+            f"Cannot tell which digits the model in {folder} draws: {path} is missing or not a training record "
+            f"({error}). Name the digits of its class ids yourself, with digits=..."
+        ) from error
+
+
+def diffusers_sampler(unet: "UNet2DModel", *, steps: int = 50, eta: float = 0.0) -> Sampler:
+    """A sampler for `evaluate` on diffusers' own torch module and `DDIMScheduler`, independent of this package's."""
+    import torch
+    from diffusers import DDIMScheduler
+
+    from .recipes import scheduler
+
+    ddim = DDIMScheduler.from_config(scheduler().config)
+    ddim.set_timesteps(steps)
+
+    @torch.no_grad()
+    def sample(labels: np.ndarray, seed: int) -> np.ndarray:
+        generator = torch.Generator().manual_seed(seed)
+        class_ids = torch.from_numpy(np.asarray(labels, np.int64)).to(unet.device)
+        images = torch.randn((len(labels), 1, 28, 28), generator=generator).to(unet.device)
+        for timestep in ddim.timesteps:
+            noise = unet(images.to(memory_format=torch.channels_last), timestep, class_labels=class_ids).sample
+            images = ddim.step(noise, timestep, images, eta=eta, generator=generator).prev_sample
+        return images.cpu().contiguous().numpy()
+
+    return sample

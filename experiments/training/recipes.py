@@ -1,0 +1,180 @@
+"""What is trained: one frozen configuration for each model of `data/models`."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cipherdm.errors import CipherDMError
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler, UNet2DModel
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A model, its data and its optimisation. The same configuration and seed give the same weights on one machine.
+
+    Class ids are positions in `digits`. The fields from `block_out_channels` to `add_attention` are those of diffusers'
+    `UNet2DModel`. The learning rate rises linearly for `warmup` steps and falls to zero as a cosine at `steps`. The
+    exported weights are the exponential moving average with `ema_decay`.
+    """
+
+    name: str
+    digits: tuple[int, ...]
+    block_out_channels: tuple[int, ...]
+    down_block_types: tuple[str, ...]
+    up_block_types: tuple[str, ...]
+    layers_per_block: int
+    norm_num_groups: int
+    attention_head_dim: int
+    act_fn: str = "silu"  # "quad" is ours, and brings attention without softmax; see `cheap`
+    add_attention: bool = True
+    batch: int = 64
+    steps: int = 4000
+    learning_rate: float = 2e-3
+    warmup: int = 50
+    ema_decay: float = 0.999
+    clip_norm: float = 1.0
+    mean_weight: float = 0.0  # of the error's mean over the image, in the loss
+    score_weight: float = 0.0  # of the mean square of the attention scores, in the loss
+    guidance: float = 0.0  # how far the target leans towards plain members of the class; see `guidance`
+    identity: bool = False  # start from weights that predict the input; see `start_at_identity`
+    focus: float = 0.0  # 0 to 1: how much more often timesteps around the middle are drawn
+    seed: int = 0
+    checkpoint_every: int = 250
+    initial: str | None = None  # a diffusers folder of the same shapes, to start from its weights
+    teacher: str | None = None  # a diffusers folder whose prediction is the target, instead of the noise
+    images: int | None = None  # the first so many training images, for tests and quick trials
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.steps < 1 or self.checkpoint_every < 1:
+            raise CipherDMError(
+                f"Training {self.name!r} with batch {self.batch}, {self.steps} steps and a checkpoint every "
+                f"{self.checkpoint_every}: each of the three must be at least 1."
+            )
+
+    def unet(self) -> "UNet2DModel":
+        """A fresh `UNet2DModel`, initialised from torch's current random state."""
+        from diffusers import UNet2DModel
+
+        from .quadratic import use_cheap_functions
+
+        cheap = self.act_fn == "quad"
+        unet = UNet2DModel(
+            sample_size=28,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=self.block_out_channels,
+            down_block_types=self.down_block_types,
+            up_block_types=self.up_block_types,
+            layers_per_block=self.layers_per_block,
+            norm_num_groups=self.norm_num_groups,
+            attention_head_dim=self.attention_head_dim,
+            act_fn="silu" if cheap else self.act_fn,
+            add_attention=self.add_attention,
+            num_class_embeds=len(self.digits),
+        )
+        return use_cheap_functions(unet) if cheap else unet
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON has them: lists for tuples."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
+        }
+
+
+NOISE_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+}
+"""The noise schedule of every model here, CipherDM's, as diffusers' schedulers take it."""
+
+
+def scheduler() -> "DDPMScheduler":
+    """`NOISE_SCHEDULE` as a scheduler."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(**NOISE_SCHEDULE)
+
+
+# CipherDM's size: 28x28 and 14x14, attention over the 196 positions of the lower level. One group of the normalisation
+# where CipherDM has two: with two channels a group the last one hides the mean of its input, and samples turn all white,
+# all black or noise. Parameters, activations and layers are the same.
+_TINY = TrainingConfig(
+    name="mnist01-tiny",
+    digits=(0, 1),
+    block_out_channels=(4, 8),
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    layers_per_block=2,
+    norm_num_groups=1,
+    attention_head_dim=8,
+    batch=32,
+    steps=30000,
+    mean_weight=0.05,
+    score_weight=2e-2,
+    identity=True,
+    focus=0.5,
+    checkpoint_every=1000,
+)
+
+# Three levels, one layer each, attention at 7x7 in the middle block only. Four channels a group at 28x28: with one, the last
+# normalisation hides the mean and the scale of its input, and samples drift to black or white.
+_TEN = TrainingConfig(
+    name="mnist10",
+    digits=tuple(range(10)),
+    block_out_channels=(8, 32, 64),
+    down_block_types=("DownBlock2D",) * 3,
+    up_block_types=("UpBlock2D",) * 3,
+    layers_per_block=1,
+    norm_num_groups=2,
+    attention_head_dim=64,
+    batch=32,
+    steps=25000,
+    mean_weight=0.05,
+    score_weight=1e-3,
+    guidance=0.5,
+    identity=True,
+    focus=0.5,
+    checkpoint_every=500,
+)
+
+# Mish is close to SiLU, so that the SiLU model's weights are a start that saves most of the steps.
+_TINY_MISH = dataclasses.replace(
+    _TINY,
+    name="mnist01-tiny-mish",
+    act_fn="mish",
+    initial="data/models/mnist01-tiny",
+    identity=False,
+    steps=4000,
+    learning_rate=1e-3,
+)
+
+
+def _distilled(base: TrainingConfig, **changes: Any) -> TrainingConfig:
+    """The same network with a quadratic activation and attention without softmax, taught by the trained one."""
+    teacher = f"data/models/{base.name}"
+    fixed = {"name": f"{base.name}-quad", "act_fn": "quad", "initial": teacher, "teacher": teacher}
+    return dataclasses.replace(base, **fixed, guidance=0.0, score_weight=0.0, identity=False, **changes)
+
+
+_TINY_QUAD = _distilled(_TINY, steps=8000)
+
+_TEN_QUAD = _distilled(_TEN, steps=6000)
+
+RECIPES: dict[str, TrainingConfig] = {
+    config.name: config for config in (_TINY, _TINY_MISH, _TINY_QUAD, _TEN, _TEN_QUAD)
+}
+
+
+def recipe(name_or_config: str | TrainingConfig) -> TrainingConfig:
+    """The configuration itself, or the recipe of that name. Raises `CipherDMError` for an unknown name."""
+    if isinstance(name_or_config, TrainingConfig):
+        return name_or_config
+    if name_or_config not in RECIPES:
+        raise CipherDMError(f"No training recipe {name_or_config!r}. There are: {', '.join(RECIPES)}, sd-mini.")
+    return RECIPES[name_or_config]

@@ -1,0 +1,101 @@
+"""The captions of sd-mini: a closed grammar of digits with a size, a colour, a place and a background."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from cipherdm.errors import CipherDMError
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+# Red, green and blue, 0 to 255. Far apart, so that a reader cannot take one for another.
+COLOURS = {
+    "black": (16, 16, 16),
+    "white": (244, 244, 244),
+    "red": (216, 40, 40),
+    "green": (36, 160, 72),
+    "blue": (40, 72, 216),
+    "yellow": (240, 208, 48),
+}
+
+SIZES = ("small", "large")
+
+# Right and down from the middle, in units of the largest shift that keeps a digit of that size inside the picture.
+PLACES = {
+    "in the middle": (0, 0),
+    "at the top left": (-1, -1),
+    "at the top right": (1, -1),
+    "at the bottom left": (-1, 1),
+    "at the bottom right": (1, 1),
+}
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a picture shows. `digit` is 0 to 9; `colour` and `background` differ; with no `place` it may be anywhere.
+
+    Raises CipherDMError, naming the words that there are, for another one.
+    """
+
+    size: str
+    colour: str
+    digit: int
+    background: str
+    place: str | None = None
+
+    def __post_init__(self) -> None:
+        _check("size", self.size, SIZES)
+        _check("colour", self.colour, tuple(COLOURS))
+        _check("digit", self.digit, tuple(range(10)))
+        _check("background", self.background, tuple(COLOURS))
+        _check("place", self.place, (None, *PLACES))
+        if self.colour == self.background:
+            raise CipherDMError(
+                f"A {self.colour} digit on a {self.background} background cannot be seen. Choose two different colours."
+            )
+
+    @property
+    def text(self) -> str:
+        """The caption in words, for example "a small red seven at the top left on a blue background"."""
+        place = "" if self.place is None else f" {self.place}"
+        return f"a {self.size} {self.colour} {DIGITS[self.digit]}{place} on a {self.background} background"
+
+
+def _check(name: str, value: object, choices: tuple) -> None:
+    if value not in choices:
+        raise CipherDMError(f"A caption has no {name} {value!r}. There are: {', '.join(map(repr, choices))}.")
+
+
+def all_captions() -> tuple[Caption, ...]:
+    """Every caption there is, in a fixed order: 2 sizes, 30 pairs of colours, 10 digits, 5 places or none; 3,600."""
+    pairs = itertools.permutations(COLOURS, 2)
+    products = itertools.product(SIZES, pairs, range(10), (None, *PLACES))
+    return tuple(
+        Caption(size, colour, digit, background, place) for size, (colour, background), digit, place in products
+    )
+
+
+def vocabulary() -> tuple[str, ...]:
+    """All words of all captions, sorted."""
+    return tuple(sorted({word for caption in all_captions() for word in caption.text.split()}))
+
+
+def balanced_captions(count: int, seed: int = 0) -> tuple[Caption, ...]:
+    """`count` captions in which each digit, size, colour, background and place (or none) is as frequent as its others.
+
+    Digits in turn; the rest in shuffled rounds, so that no two of them go together.
+    """
+    generator = np.random.default_rng(seed)
+    pairs = tuple(itertools.permutations(COLOURS, 2))
+    columns = [_rounds(generator, len(choices), count) for choices in (SIZES, pairs, (None, *PLACES))]
+    return tuple(
+        Caption(SIZES[size], pairs[pair][0], index % 10, pairs[pair][1], (None, *PLACES)[place])
+        for index, (size, pair, place) in enumerate(zip(*columns, strict=True))
+    )
+
+
+def _rounds(generator: np.random.Generator, choices: int, count: int) -> np.ndarray:
+    """`count` numbers below `choices`, one shuffled round after another."""
+    rounds = [generator.permutation(choices) for _ in range(-(-count // choices))]
+    return np.concatenate(rounds)[:count]

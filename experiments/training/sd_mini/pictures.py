@@ -1,0 +1,92 @@
+"""Pictures for captions: a digit of MNIST, scaled, moved and coloured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from cipherdm.datasets import Digits
+
+from .captions import COLOURS, PLACES, Caption
+
+SIZE = 32  # pixels, height and width
+
+MNIST_SIZE = 28
+
+MASS = 14.5  # where MNIST has a digit's centre of mass, in pixels from the upper left corner: the middle of pixel 14
+
+SCALES = {"small": 0.75, "large": 1.15}  # of MNIST's digits, which are about 20 pixels high
+
+_SPREAD = 0.05  # the scale varies by this share,
+
+_JITTER = 1.0  # and the place by so many pixels each way
+
+_MARGIN = 1.5  # pixels between a digit at the side and the edge
+
+
+@dataclass(frozen=True)
+class Source:
+    """Digits to compose pictures from: `ink` [N, 1, 28, 28] in [0, 1], and the rows that show each digit."""
+
+    ink: torch.Tensor
+    rows: tuple[np.ndarray, ...]
+
+    @classmethod
+    def of(cls, digits: Digits) -> "Source":
+        """From images in [-1, 1] as `load_mnist` gives them."""
+        rows = tuple(np.flatnonzero(digits.labels == digit) for digit in range(10))
+        return cls(torch.from_numpy((digits.images + 1) / 2), rows)
+
+
+def compose(source: Source, captions: Sequence[Caption], generator: np.random.Generator) -> torch.Tensor:
+    """Pictures [B, 3, 32, 32] in [-1, 1], one for each caption, its digit drawn at random from `source`.
+
+    The scale varies by 5 % and the place by a pixel. A caption without a place gets any of them.
+    """
+    rows = [generator.choice(source.rows[caption.digit]) for caption in captions]
+    count = len(captions)
+    scales = np.array([SCALES[caption.size] for caption in captions]) * generator.uniform(
+        1 - _SPREAD, 1 + _SPREAD, count
+    )
+    shifts = np.array([shift(caption.size, _place(caption, generator)) for caption in captions])
+    shifts += generator.uniform(-_JITTER, _JITTER, (count, 2))
+    ink = placed(source.ink[rows], torch.from_numpy(scales).float(), torch.from_numpy(shifts).float())
+    colour, background = (
+        torch.stack([rgb(getattr(caption, name)) for caption in captions])[:, :, None, None]
+        for name in ("colour", "background")
+    )
+    return background + ink * (colour - background)
+
+
+def rgb(colour: str) -> torch.Tensor:
+    """A colour's red, green and blue in [-1, 1], float32 [3]."""
+    return torch.tensor(COLOURS[colour]) / 127.5 - 1
+
+
+def shift(size: str, place: str) -> tuple[float, float]:
+    """How far right and down of the middle a digit of that size is at a place, in pixels."""
+    room = (SIZE - 20 * SCALES[size]) / 2 - _MARGIN
+    right, down = PLACES[place]
+    return right * room, down * room
+
+
+def _place(caption: Caption, generator: np.random.Generator) -> str:
+    anywhere = tuple(PLACES)[
+        generator.integers(len(PLACES))
+    ]  # drawn in any case: one caption shall not shift another's draws
+    return anywhere if caption.place is None else caption.place
+
+
+def placed(ink: torch.Tensor, scales: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
+    """ink [B, 1, 28, 28], scaled by `scales` [B], its mass `shifts` [B, 2] right and down of the middle: [B, 1, 32, 32].
+
+    Twice as many points as pixels are read, and averaged, so that no stroke of a small digit falls between two.
+    """
+    points = (torch.arange(2 * SIZE) + 0.5) / 2 - SIZE / 2  # from the middle, in pixels
+    positions = (points - shifts[:, :, None]) / scales[:, None, None] + MASS - MNIST_SIZE / 2
+    positions = positions / (MNIST_SIZE / 2)  # -1 to 1 across the digit's image
+    right, down = positions[:, 0], positions[:, 1]
+    grid = torch.stack([right[:, None, :].expand(-1, 2 * SIZE, -1), down[:, :, None].expand(-1, -1, 2 * SIZE)], dim=-1)
+    return functional.avg_pool2d(functional.grid_sample(ink, grid, align_corners=False), 2)

@@ -1,0 +1,109 @@
+"""What is trained for sd-mini, and how: frozen configurations of its three networks."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from cipherdm.errors import CipherDMError
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """AdamW on `steps` batches. The learning rate rises over `warmup` steps, stays, and falls as a cosine over the last
+    `cooldown` steps to zero. What is kept is the moving average of the weights with `ema_decay`.
+
+    Raises CipherDMError for counts below one.
+    """
+
+    steps: int
+    batch: int
+    learning_rate: float
+    warmup: int
+    cooldown: int
+    ema_decay: float = 0.999
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "cooldown"):
+            if getattr(self, name) < 1:
+                raise CipherDMError(f"{name} is {getattr(self, name)} in a training of sd-mini. It must be at least 1.")
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """diffusers' AutoencoderKL for pictures of 32 x 32 pixels: 4 x 8 x 8 latents."""
+
+    optimisation: Optimisation = Optimisation(
+        steps=3000, batch=16, learning_rate=2e-3, warmup=50, cooldown=1500, ema_decay=0.998, weight_decay=0.0
+    )
+    block_out_channels: tuple[int, ...] = (16, 32, 32)
+    latent_channels: int = 4
+    norm_num_groups: int = 4
+    kl_weight: float = 1e-3  # of the divergence from a standard normal, mean over latents, beside the mean square error
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """transformers' CLIPTextModel over the captions' words, and the tokens of a prompt, its beginning and end included."""
+
+    optimisation: Optimisation = Optimisation(
+        steps=1200, batch=128, learning_rate=2e-3, warmup=50, cooldown=1200, ema_decay=0.99
+    )
+    tokens: int = 16
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """diffusers' UNet2DConditionModel over the latents.
+
+    Convolutions alone at 8 x 8, attention to the picture and to the prompt at 4 x 4: 16 queries in the place of 64, which
+    is what a secure run pays for.
+    """
+
+    optimisation: Optimisation = Optimisation(steps=8000, batch=64, learning_rate=1e-3, warmup=100, cooldown=2500)
+    block_out_channels: tuple[int, ...] = (48, 96)
+    down_block_types: tuple[str, ...] = ("DownBlock2D", "CrossAttnDownBlock2D")
+    up_block_types: tuple[str, ...] = ("CrossAttnUpBlock2D", "UpBlock2D")
+    layers_per_block: int = 1
+    norm_num_groups: int = 4
+    heads: int = 2
+    no_caption: float = 0.1  # share of pictures that come with the empty caption, for classifier-free guidance
+    score_weight: float = (
+        2e-3  # of the mean square of the attention scores, in the loss, for a cheap exponential on shares
+    )
+
+
+@dataclass(frozen=True)
+class ReaderConfig:
+    """The LeNet that judges the pictures. It is taught further from the one that reads MNIST."""
+
+    optimisation: Optimisation = Optimisation(
+        steps=300, batch=128, learning_rate=1e-3, warmup=20, cooldown=300, ema_decay=0.99
+    )
+    noise: float = 0.15  # the largest deviation of the noise on its inputs, whose ink is 0 to 1
+
+
+@dataclass(frozen=True)
+class SDMiniConfig:
+    """All of sd-mini. A configuration fixes every batch, however often the training is interrupted."""
+
+    name: str = "sd-mini"
+    seed: int = 0
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    text: TextConfig = TextConfig()
+    denoiser: DenoiserConfig = DenoiserConfig()
+    reader: ReaderConfig = ReaderConfig()
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON has them: lists for tuples."""
+        return _plain(dataclasses.asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,115 @@
+"""What a pipeline draws for captions, and how much of it a reader finds again."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+from cipherdm.datasets import load_mnist
+from cipherdm.errors import CipherDMError
+
+from ..classifier import LeNet, load_classifier
+from .captions import Caption, balanced_captions
+from .pictures import Source, compose
+from .reader import agreement, read
+
+READER = "reader"  # the folder, inside a pipeline's, of the LeNet that reads its digits
+
+_BATCH = 50
+
+
+def draw(
+    pipeline: StableDiffusionPipeline,
+    captions: Sequence[Caption],
+    *,
+    steps: int = 20,
+    guidance: float = 4.0,
+    seed: int = 0,
+    on_batch: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """Pictures [N, 3, 32, 32] in [-1, 1] by diffusers' own pipeline, batch k of 50 from the noise of seed + k.
+
+    `on_batch(done)` is called after each batch.
+    """
+    parts = []
+    for number, start in enumerate(range(0, len(captions), _BATCH)):
+        chosen = captions[start : start + _BATCH]
+        images = pipeline(
+            [caption.text for caption in chosen],
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=torch.Generator().manual_seed(seed + number),
+            output_type="pt",
+        ).images
+        parts.append(2 * images.float() - 1)
+        if on_batch is not None:
+            on_batch(start + len(chosen))
+    return torch.cat(parts)
+
+
+def read_back(
+    folder: str | Path,
+    *,
+    count: int = 500,
+    steps: int = 20,
+    guidance: float = 4.0,
+    seed: int = 0,
+    data: str | Path | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Have the pipeline in `folder` draw `count` balanced captions, read the pictures, and compare.
+
+    Returns a record: "drawn", the shares of drawn pictures that show what was asked, by part and in all; "real", the same of
+    pictures composed from MNIST's test images for the same captions, which bounds what the reader can find; and "decoded", of
+    those after the autoencoder and back. Raises CipherDMError if the folder is no such pipeline, or count is below 1.
+    """
+    if count < 1:
+        raise CipherDMError(f"Cannot read back {count} pictures: draw at least one.")
+    pipeline = load_pipeline(folder)
+    if not (Path(folder) / READER).is_dir():
+        raise CipherDMError(
+            f"{folder} has no {READER}/, the LeNet that reads its pictures. Give a folder that 'cipherdm train sd-mini' wrote."
+        )
+    reader = load_classifier(Path(folder) / READER)
+    captions = balanced_captions(count, seed)
+    real = compose(Source.of(load_mnist("test", folder=data)), captions, np.random.default_rng(seed))
+    drawn = draw(pipeline, captions, steps=steps, guidance=guidance, seed=seed, on_batch=on_batch)
+    return {
+        "model": Path(folder).name,
+        "count": count,
+        "scheduler": "ddim",
+        "steps": steps,
+        "guidance": guidance,
+        "seed": seed,
+        "drawn": scores(drawn, captions, reader),
+        "real": scores(real, captions, reader),
+        "decoded": scores(decoded(pipeline.vae, real), captions, reader),
+    }
+
+
+def load_pipeline(folder: str | Path) -> StableDiffusionPipeline:
+    """The pipeline in a folder, by diffusers, with DDIM. Raises CipherDMError if it cannot be loaded."""
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise CipherDMError(
+            f"{folder} does not load as a StableDiffusionPipeline ({error}). Train it with 'cipherdm train sd-mini', or "
+            "restore it with 'git checkout -- data/models/sd-mini'."
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def scores(pictures: torch.Tensor, captions: Sequence[Caption], reader: LeNet) -> dict[str, float]:
+    """The shares of pictures that show what their captions say."""
+    return agreement(read(pictures, reader), captions)
+
+
+@torch.no_grad()
+def decoded(autoencoder: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures after the autoencoder, from the mean of their latents, clipped to [-1, 1]."""
+    latents = autoencoder.encode(pictures).latent_dist.mean
+    return autoencoder.decode(latents).sample.clamp(-1, 1)

@@ -1,0 +1,193 @@
+"""Training sd-mini: reader, autoencoder, text model and denoiser in turn, then the pipeline's folder."""
+
+import dataclasses
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cipherdm.datasets import load_mnist
+
+from ..classifier import LeNet
+from ..scores import ScoreRecorder
+from ..stopping import stop_requested
+from .autoencoder import autoencoder_objective, build_autoencoder, scaling_factor
+from .captions import all_captions, balanced_captions
+from .denoiser import build_denoiser, denoiser_objective
+from .digit_reader import build_reader, reader_objective
+from .export import assemble, export, write_grid
+from .pictures import SIZE, Source, compose
+from .recipe import SDMiniConfig
+from .score import decoded, draw, scores
+from .stage import Objective, Stage, restore, run_stage
+from .text import CaptionModel, embeddings, text_objective, understood
+from .tokenizer import build_tokenizer
+
+_LOOK_EVERY = 500  # steps of the denoiser between two looks at what it draws,
+
+_LOOK_COUNT = 60  # pictures,
+
+_LOOK_STEPS = 15  # in so many steps
+
+OnStep = Callable[[str, int, float], None]
+
+
+def train_sd_mini(
+    out: str | Path | None = None,
+    *,
+    config: SDMiniConfig | None = None,
+    steps: int | None = None,
+    resume: bool = True,
+    runs: str | Path = "runs",
+    data: str | Path | None = None,
+    threads: int = 1,
+    progress: bool = True,
+    on_step: OnStep | None = None,
+) -> Path:
+    """Train all parts of sd-mini, and return the folder with the pipeline, `data/models/sd-mini` by default.
+
+    `runs/sd-mini/` holds a checkpoint of each part, rewritten every two minutes, and pictures drawn on the way. With `resume`
+    finished parts are kept and the others continued, on the batches that an uninterrupted run would see. `steps` replaces
+    the denoiser's count, also of one that is under way; the last third of them lower the learning rate. `data` is the MNIST
+    folder. `on_step(part, step, loss)` is called after each step. Ctrl-C (and SIGTERM) ends after the current step with a
+    checkpoint, and raises KeyboardInterrupt.
+
+    Raises CipherDMError for bad data, a count of steps below 1, a checkpoint that is damaged or of another configuration, and
+    a loss that is not finite.
+    """
+    config = SDMiniConfig() if config is None else config
+    if steps is not None:
+        config = _with_steps(config, steps)
+    out = Path("data/models") / config.name if out is None else Path(out)
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        source = Source.of(load_mnist("train", folder=data))
+        held_out = Source.of(load_mnist("test", folder=data))
+        with stop_requested() as stopped:
+            session = _Session(config, Path(runs) / config.name, source, held_out, resume, stopped, progress, on_step)
+            _train(session, out)
+    finally:
+        torch.set_num_threads(threads_before)
+    return out
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What all parts are trained with."""
+
+    config: SDMiniConfig
+    folder: Path
+    source: Source
+    held_out: Source
+    resume: bool
+    stopped: threading.Event
+    progress: bool
+    on_step: OnStep | None
+
+    def stage(self, name: str, build: Callable[[], nn.Module], **more: Any) -> Stage:
+        """The stage of that name in its last state, from `build` if there is none; `more` is what else it depends on."""
+        own, seed = getattr(self.config, name), self.config.seed
+        stage = Stage.start(name, build, about(own, seed=seed, **more), own.optimisation, seed)
+        if self.resume:
+            restore(self.folder, stage)
+        return stage
+
+    def run(self, stage: Stage, objective: Objective, **looking: Any) -> None:
+        """Take the steps that are left."""
+        settings = {"progress": self.progress, "on_step": self.on_step, **looking}
+        run_stage(stage, objective, self.folder, self.stopped, **settings)
+
+
+def _train(session: _Session, out: Path) -> None:
+    config, captions = session.config, all_captions()
+    reader = _reader(session)
+    autoencoder = _autoencoder(session, reader.averaged)
+    factor = autoencoder.scores[-1]["scaling_factor"]
+    autoencoder.averaged.register_to_config(scaling_factor=factor)
+
+    tokenizer = build_tokenizer(config.text.tokens)
+    text = session.stage("text", lambda: CaptionModel(config.text, tokenizer))
+
+    def look(stage: Stage) -> None:
+        stage.scores.append({"step": stage.step, "understood": understood(stage.averaged, tokenizer, captions)})
+
+    session.run(text, text_objective(config.text, tokenizer, captions), visit=look)
+    encoder = text.averaged.text
+    prompts = embeddings(encoder, tokenizer, [*(caption.text for caption in captions), ""])
+
+    latent = (config.autoencoder.latent_channels, SIZE // 2 ** (len(config.autoencoder.block_out_channels) - 1))
+    denoiser = session.stage(
+        "denoiser", lambda: build_denoiser(config.denoiser, latent, config.text.width), scaling_factor=factor
+    )
+    pipeline = assemble(tokenizer, encoder, autoencoder.averaged, denoiser.averaged)
+
+    def look_at_pictures(stage: Stage) -> None:
+        wanted = balanced_captions(_LOOK_COUNT, seed=stage.step)
+        pictures = draw(pipeline, wanted, steps=_LOOK_STEPS)
+        stage.scores.append({"step": stage.step, **scores(pictures, wanted, reader.averaged)})
+        write_grid(pictures, session.folder / f"drawn-{stage.step:06d}.png")
+
+    attention = ScoreRecorder(denoiser.model)
+    objective = denoiser_objective(
+        config.denoiser, session.source, captions, prompts, autoencoder.averaged, factor, attention
+    )
+    session.run(denoiser, objective, every=_LOOK_EVERY, visit=look_at_pictures)
+    export(pipeline, reader.averaged, config, [reader, autoencoder, text, denoiser], out)
+
+
+def _reader(session: _Session) -> Stage:
+    """The judge of all pictures, first; its scores are those of pictures composed from images that it has not seen."""
+    stage = session.stage("reader", build_reader)
+    captions = balanced_captions(1000)
+    pictures = compose(session.held_out, captions, np.random.default_rng(session.config.seed))
+
+    def look(stage: Stage) -> None:
+        stage.scores.append({"step": stage.step, **scores(pictures, captions, stage.averaged)})
+
+    session.run(stage, reader_objective(session.config.reader, session.source), visit=look)
+    return stage
+
+
+def _autoencoder(session: _Session, reader: LeNet) -> Stage:
+    """Its scores are of what it makes of held-out pictures: as the reader finds them, and the mean square error.
+
+    The scaling factor stands among them, so that the denoiser finds the very same number again after an interruption.
+    """
+    own = session.config.autoencoder
+    stage = session.stage("autoencoder", lambda: build_autoencoder(own))
+    captions = balanced_captions(200)
+    pictures = compose(session.held_out, captions, np.random.default_rng(session.config.seed))
+
+    def look(stage: Stage) -> None:
+        again = decoded(stage.averaged, pictures)
+        found = {
+            "step": stage.step,
+            "mean_square_error": float((again - pictures).square().mean()),
+            "scaling_factor": scaling_factor(stage.averaged, session.source, all_captions()),
+        }
+        stage.scores.append(found | scores(again, captions, reader))
+        pairs = torch.stack([pictures[:40], again[:40]], dim=1).flatten(0, 1)
+        write_grid(pairs, session.folder / f"decoded-{stage.step:06d}.png")
+
+    session.run(stage, autoencoder_objective(own, session.source, all_captions()), every=_LOOK_EVERY, visit=look)
+    return stage
+
+
+def about(config: Any, **more: Any) -> dict[str, Any]:
+    """What a stage depends on. How long it goes on may change while it is under way, and so is left out."""
+    fields = dataclasses.asdict(config)
+    optimisation = fields.pop("optimisation")
+    kept = {name: value for name, value in optimisation.items() if name not in ("steps", "cooldown")}
+    values = {**fields, **kept, **more}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _with_steps(config: SDMiniConfig, steps: int) -> SDMiniConfig:
+    optimisation = dataclasses.replace(config.denoiser.optimisation, steps=steps, cooldown=max(1, steps // 3))
+    return dataclasses.replace(config, denoiser=dataclasses.replace(config.denoiser, optimisation=optimisation))

@@ -1,0 +1,366 @@
+"""Sampling step by step, from records of `cipherdm bench trajectory`: a film strip, PSNR over the steps, and what it cost."""
+
+# FROM cipherdm.views.trajectory_steps:
+# All pictures of a recorded run at one step, secure beside plaintext, with its cost so far; and a slider for the step.
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from cipherdm.costs import LAN, WAN, Network
+from cipherdm.views.style import GREY, PALETTE, describe, new_figure
+from cipherdm.views.widgets import MovingPicture
+
+from .quality import TEN, TINY
+from .target import Check, Piece, Records, Target
+from .trajectory import Recording
+
+ROWS = ("sample, plaintext", "sample, secure", "predicted, plaintext", "predicted, secure")
+
+_LINES = {  # of the PSNR figure: label, colour, line, in the order in which they are drawn
+    "secure_to_exact": ("on shares, against the exact functions in plaintext", PALETTE[0], "-"),
+    "emulated_to_exact": ("the same functions in plaintext, against the exact ones", PALETTE[1], "--"),
+    "secure_to_emulated": ("on shares, against the same functions in plaintext", PALETTE[2], ":"),
+}
+
+
+def filmstrip(recording: Recording, picture: int = 0, columns: int = 9) -> Figure:
+    """One picture on its way, at evenly spaced steps: the sample and the predicted picture, plaintext above secure.
+
+    The number below a secure picture is its PSNR to the one above it, in dB.
+    """
+    shown = np.unique(np.linspace(0, recording.steps, columns).round().astype(int))
+    figure = new_figure(1.35 + 0.86 * len(shown), 4.5)
+    axes = figure.subplots(4, len(shown))
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+    for axis, text in zip(axes[:, 0], ROWS, strict=True):
+        axis.set_ylabel(text.replace(", ", ",\n"), fontsize=9, rotation=0, ha="right", va="center")
+    ratios = {name: recording.likeness(name)[:, picture] for name in ("secure_to_exact", "predicted_to_exact")}
+    for column, step in zip(axes.T, shown, strict=True):
+        column[0].set_title(f"step {step}" if step else "noise", fontsize=9)
+        _draw_pair(
+            column[:2], recording.samples[:, step, picture], ratios["secure_to_exact"][step - 1] if step else None
+        )
+        if step:
+            _draw_pair(column[2:], recording.predicted[:, step - 1, picture], ratios["predicted_to_exact"][step - 1])
+    last = ratios["secure_to_exact"]
+    return describe(
+        figure,
+        f"{recording.name}: {_title(recording, picture)} at steps {_numbers(shown)}. Four rows: the sample in plaintext and on "
+        f"shares, which goes from noise to a digit, and the picture that each step predicts, in plaintext and on shares. "
+        f"The samples' PSNR is {last[0]:.1f} dB after the first step and {last[-1]:.1f} dB after the last.",
+    )
+
+
+def psnr_by_step(recordings: Sequence[Recording]) -> Figure:
+    """PSNR of the samples after each step, medians over the pictures, a panel for each recording.
+
+    Three comparisons: secure sampling with exact plaintext, and its two parts, the replaced functions (in plaintext) and
+    computing on shares. The band goes from the lowest to the highest secure picture.
+    """
+    figure = new_figure(max(6.5, 3.4 * len(recordings)), 3.5)
+    panels = figure.subplots(1, len(recordings), sharey=True, squeeze=False)[0]
+    told = []
+    for axis, recording in zip(panels, recordings, strict=True):
+        steps = np.arange(1, recording.steps + 1)
+        for pair, (label, colour, line) in _LINES.items():
+            axis.plot(
+                steps,
+                np.median(recording.likeness(pair), axis=1),
+                color=colour,
+                linestyle=line,
+                linewidth=2,
+                label=label,
+            )
+        secure = recording.likeness("secure_to_exact")
+        axis.fill_between(
+            steps,
+            secure.min(axis=1),
+            secure.max(axis=1),
+            color=PALETTE[0],
+            alpha=0.15,
+            linewidth=0,
+            label="from the lowest picture to the highest, on shares against exact",
+        )
+        axis.set(title=recording.name, xlabel="step")
+        axis.title.set_fontsize(10)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(color="#dddddd")
+        medians = {pair: np.median(recording.likeness(pair)[-1]) for pair in _LINES}
+        told.append(
+            f"{recording.name}: from {np.median(secure[0]):.0f} dB to {medians['secure_to_exact']:.1f} dB, the functions alone "
+            f"{medians['emulated_to_exact']:.1f} dB, computing on shares alone {medians['secure_to_emulated']:.1f} dB"
+        )
+    panels[0].set_ylabel("PSNR in dB, median")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9
+    )
+    return describe(
+        figure,
+        "Lines, the PSNR of the samples after each step, which falls as noise gives way to a picture. "
+        + "; ".join(told)
+        + ".",
+    )
+
+
+def costs_so_far(recording: Recording, networks: Sequence[Network], steps: Sequence[int]) -> pd.DataFrame:
+    """What sampling has cost up to some steps: seconds on the recording's machine and over networks, MB, messages, rounds."""
+    columns = {"s, here": recording.so_far("seconds")}
+    columns |= {f"s, {network.name}": recording.seconds_over(network) for network in networks}
+    columns |= {"MB": recording.so_far("bytes") / 1e6, "messages": recording.so_far("sends").astype(int)}
+    columns |= {"rounds": recording.so_far("rounds").astype(int)}
+    return pd.DataFrame(columns).loc[list(steps)].rename_axis("after step")
+
+
+def likenesses(recordings: Sequence[Recording]) -> pd.DataFrame:
+    """PSNR in dB of the finished pictures, a row for each recording: medians of the three comparisons, and the lowest."""
+    rows = {}
+    for recording in recordings:
+        last = {pair: recording.likeness(pair)[-1] for pair in _LINES}
+        rows[recording.name] = {
+            "secure to exact": np.median(last["secure_to_exact"]),
+            "lowest": last["secure_to_exact"].min(),
+            "functions alone": np.median(last["emulated_to_exact"]),
+            "shares alone": np.median(last["secure_to_emulated"]),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def shown_pixels(levels: np.ndarray) -> np.ndarray:
+    """[C, H, W] of one or three channels to what `imshow` takes."""
+    return levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)
+
+
+def _draw_pair(axes, pair: np.ndarray, ratio: float | None) -> None:
+    for axis, levels in zip(axes, pair, strict=True):
+        axis.imshow(shown_pixels(levels), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    if ratio is not None:
+        axes[1].set_xlabel(f"{ratio:.1f} dB", fontsize=8, color=GREY, labelpad=2)
+
+
+def _title(recording: Recording, picture: int) -> str:
+    labels = recording.about.get("labels")
+    return f"label {labels[picture]}" if labels else f"picture {picture}"
+
+
+def _numbers(steps: np.ndarray) -> str:
+    return ", ".join(map(str, steps))
+
+
+Kind = Literal["samples", "predicted"]
+
+MAGNIFIED = 8
+"""How many times larger than it is a difference is drawn."""
+
+_KINDS = {"samples": "samples", "predicted": "predicted pictures"}
+
+_ROWS = ("plaintext", "secure", f"difference\n{MAGNIFIED} times")
+
+_GAP = 2  # pixels between pictures
+
+# Inches. Pictures and bars stand right of their labels.
+_WIDTH, _LEFT, _RIGHT, _TOP, _LINE = 8.4, 1.3, 0.15, 0.62, 0.27
+
+_BAR = 5.2
+
+
+class StepPicture(MovingPicture):
+    """A recorded run at one step; `show` another step without building the figure anew.
+
+    Rows of pictures: plaintext, secure, and secure minus plaintext, `MAGNIFIED` times. Below, bars of the seconds so far, on
+    the recording's machine (measured) and over LAN and WAN by the latency model, in an outline of the whole run's.
+
+    Everything stands in one system of axes, in inches.
+    """
+
+    def __init__(self, recording: Recording, step: int | None = None, kind: Kind = "samples"):
+        self._recording = recording
+        self._seconds = {
+            "measured": recording.so_far("seconds"),
+            LAN.name: recording.seconds_over(LAN),
+            WAN.name: recording.seconds_over(WAN),
+        }
+        count = recording.samples.shape[2]
+        size = min(1.1, (_WIDTH - _LEFT - _RIGHT) / count)
+        bars = _LINE * (len(self._seconds) + 1) + 0.3
+        height = _TOP + 3 * (size + 0.05) + bars
+        super().__init__(_WIDTH, height)
+        self._axis = self.figure.add_axes((0, 0, 1, 1))
+        self._axis.set(xlim=(0, _WIDTH), ylim=(0, height))
+        self._axis.set_axis_off()
+
+        self._title = self._text(0.12, height - 0.2, 11)
+        self._ratios = [self._text(_LEFT + (i + 0.5) * size, height - 0.48, 9, align="center") for i in range(count)]
+        self._images = []
+        for place, label in enumerate(_ROWS):
+            top = height - _TOP - place * (size + 0.05)
+            self._text(_LEFT - 0.1, top - size / 2, 10, label, align="right")
+            self._images.append(self._picture((_LEFT, _LEFT + count * size, top - size, top), signed=place == 2))
+        self._draw_bars(bars)
+        self._moves([self._title, *self._ratios, *self._images, *self._bars, *self._amounts, self._traffic])
+        self.show(recording.steps if step is None else step, kind)
+
+    def show(self, step: int, kind: Kind = "samples") -> Figure:
+        """Show the state after a step, 0 for the beginning; returns the figure, with its description."""
+        recording, steps = self._recording, self._recording.steps
+        plaintext, secure = self._levels(step, kind)
+        difference = np.clip(MAGNIFIED * (secure.astype(int) - plaintext), -255, 255)
+        for image, levels in zip(self._images, (plaintext, secure, difference), strict=True):
+            image.set_data(_side_by_side(levels))
+        pair = "secure_to_exact" if kind == "samples" else "predicted_to_exact"
+        ratios = recording.likeness(pair)[step - 1] if step else []
+        for index, text in enumerate(self._ratios):
+            text.set_text(f"{ratios[index]:.1f} dB" if step else "")
+        when = f"after step {step} of {steps}" if step else f"before step 1 of {steps}"
+        self._title.set_text(f"{recording.name}: {_KINDS[kind]} {when}")
+        for name, bar, text in zip(self._seconds, self._bars, self._amounts, strict=True):
+            bar.set_width(_BAR * self._seconds[name][step] / self._longest)
+            text.set_text(f"{self._seconds[name][step]:,.0f} of {self._seconds[name][-1]:,.0f} s")
+        size, total = (recording.so_far("bytes")[index] / 1e6 for index in (step, -1))
+        rounds, all_rounds = (recording.so_far("rounds")[index] for index in (step, -1))
+        traffic = (
+            f"{size:,.0f} of {total:,.0f} MB sent by the three parties, in {rounds:,.0f} of {all_rounds:,.0f} rounds"
+        )
+        self._traffic.set_text(traffic)
+        return describe(self.figure, self._description(step, kind, ratios, traffic))
+
+    def _levels(self, step: int, kind: Kind) -> np.ndarray:
+        """uint8 [2, B, C, H, W]. Before the first step nothing is predicted, and all is grey."""
+        if kind == "samples":
+            return self._recording.samples[:, step]
+        return self._recording.predicted[:, step - 1] if step else np.full_like(self._recording.predicted[:, 0], 128)
+
+    def _text(self, x: float, y: float, size: float, text: str = "", align: str = "left"):
+        return self._axis.text(x, y, text, fontsize=size, ha=align, va="center")
+
+    def _picture(self, extent: tuple[float, float, float, float], *, signed: bool):
+        levels = _side_by_side(self._levels(0, "samples")[0])
+        limits = {"cmap": "PuOr", "vmin": -255, "vmax": 255} if signed else {"cmap": "gray", "vmin": 0, "vmax": 255}
+        return self._axis.imshow(levels, extent=extent, interpolation="nearest", aspect="auto", **limits)
+
+    def _draw_bars(self, top: float) -> None:
+        self._axis.set(xlim=(0, _WIDTH), ylim=(0, self.figure.get_figheight()))  # which imshow has changed
+        self._longest = max(seconds[-1] for seconds in self._seconds.values())
+        self._bars, self._amounts = [], []
+        for place, (name, seconds) in enumerate(self._seconds.items()):
+            middle = top - _LINE * (place + 1)
+            self._text(_LEFT - 0.1, middle, 9, name, align="right")
+            corner, length = (_LEFT, middle - 0.09), _BAR * seconds[-1] / self._longest
+            self._axis.add_patch(Rectangle(corner, length, 0.18, fill=False, edgecolor=GREY, linewidth=0.8))
+            self._bars.append(self._axis.add_patch(Rectangle(corner, 0, 0.18, color=PALETTE[place])))
+            self._amounts.append(self._text(_LEFT + length + 0.08, middle, 9))
+        self._traffic = self._text(_LEFT, top - _LINE * (len(self._seconds) + 1), 9)
+
+    def _description(self, step: int, kind: Kind, ratios, traffic: str) -> str:
+        recording = self._recording
+        now = ", ".join(f"{name} {seconds[step]:,.0f} s" for name, seconds in self._seconds.items())
+        likeness = f", with a PSNR of {min(ratios):.1f} to {max(ratios):.1f} dB" if step else ", the same noise"
+        return (
+            f"{recording.name}, step {step} of {recording.steps}: the {_KINDS[kind]} of {recording.samples.shape[2]} digits in "
+            f"plaintext and on shares{likeness}, and their difference {MAGNIFIED} times. So far: {now}; {traffic}."
+        )
+
+
+def step_slider(recording: Recording):
+    """The pictures of a recorded run under a slider for the step, which also plays by itself.
+
+    Returns:
+        An ipywidgets.VBox. Its children are the play button with the slider, the choice between samples and predicted
+        pictures, the image, and its description as text.
+    """
+    import ipywidgets as widgets  # which only notebooks need
+
+    picture = StepPicture(recording)
+    settings = {"min": 0, "max": recording.steps, "value": recording.steps}
+    play = widgets.Play(interval=400, **settings)
+    slider = widgets.IntSlider(description="step", layout={"width": "34em"}, **settings)
+    widgets.jslink((play, "value"), (slider, "value"))
+    kind = widgets.ToggleButtons(options=[(text, name) for name, text in _KINDS.items()])
+    image, text = widgets.Image(format="png"), widgets.HTML()
+
+    def draw(_=None) -> None:
+        figure = picture.show(slider.value, kind.value)
+        image.value, text.value = picture.png(), f"<small>{escape(figure.get_label())}</small>"
+
+    for control in (slider, kind):
+        control.observe(draw, "value")
+    draw()
+    return widgets.VBox([widgets.HBox([play, slider]), kind, image, text])
+
+
+def _side_by_side(levels: np.ndarray) -> np.ndarray:
+    """Pictures [B, C, H, W] in a row, [H, W'] or [H, W', 3], with white between them."""
+    white = 255 if levels.dtype == np.uint8 else 0
+    parts = []
+    for picture in levels:
+        pixels = shown_pixels(picture)
+        parts += [pixels, np.full((len(pixels), _GAP, *pixels.shape[2:]), white, pixels.dtype)]
+    return np.concatenate(parts[:-1], axis=1)
+
+
+@dataclass(frozen=True)
+class LastMedian:
+    """The median over the pictures of a PSNR in dB after the last step of a recorded trajectory."""
+
+    stem: str
+    pair: str = "secure_to_exact"
+
+    def __call__(self, records: Records) -> float:
+        return float(np.median(records[self.stem]["rows"][-1][self.pair]))
+
+
+def trajectories(records: Path) -> Figure:
+    """PSNR of secure sampling after each step."""
+    from . import trajectory
+
+    return psnr_by_step([trajectory.read(path) for path in sorted(records.glob("trajectory_*.json"))])
+
+
+TRAJECTORY = Target(
+    "trajectory",
+    "Sampling step by step, on three parties",
+    "what the secure samples differ by comes from the replaced functions; computing on shares alone stays near 60 dB",
+    "ours",
+    tuple(
+        Piece(
+            f"trajectory_{model}_{scheduler}",
+            ("bench", "trajectory", model, "--scheduler", scheduler),
+            ("--steps", str(steps), "--batch", str(batch)),
+            ("--steps", "4", "--batch", "1"),
+        )
+        for model, scheduler, steps, batch in ((TINY, "ddim", 20, 4), (TEN, "ddim", 20, 10), (TEN, "ddpm", 50, 5))
+    ),
+    tuple(
+        check
+        for model, scheduler, expected in ((TINY, "ddim", 33.7), (TEN, "ddim", 32.6), (TEN, "ddpm", 31.8))
+        for check in (
+            Check(
+                f"{model}, {scheduler}: median PSNR to plaintext",
+                expected,
+                2,
+                LastMedian(f"trajectory_{model}_{scheduler}"),
+                unit=" dB",
+            ),
+            Check(
+                f"{model}, {scheduler}: median PSNR to plaintext with the same functions",
+                50,
+                0,
+                LastMedian(f"trajectory_{model}_{scheduler}", "secure_to_emulated"),
+                unit=" dB",
+                bound="least",
+            ),
+        )
+    ),
+    trajectories,
+)

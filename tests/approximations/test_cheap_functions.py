@@ -1,0 +1,41 @@
+"""Functions that models have to be trained for: the quadratic activation, attention without softmax."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from cipherdm.approximations import exact
+from cipherdm.approximations import silu as quad_module
+from cipherdm.approximations.silu import quad
+from cipherdm.protocols import direct
+from cipherdm.protocols.direct import linear_attention
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def test_quad_is_silu_to_second_order_at_zero():
+    """And has the errors that its docstring states."""
+    largest, mean = map(float, re.search(r"at most ([\d.]+) .*rms ([\d.]+) for", quad_module.__doc__).groups())
+    x = np.linspace(-0.01, 0.01, 21)
+    np.testing.assert_allclose(quad(jnp.asarray(x, jnp.float32)), exact.silu(x), atol=1e-7)
+    x = np.linspace(-4, 4, 100_001)
+    assert np.abs(quad(jnp.asarray(x, jnp.float32)) - exact.silu(x)).max() == pytest.approx(largest, abs=0.005)
+    normal = 1.5 * scipy.special.ndtri((np.arange(20_000) + 0.5) / 20_000)
+    error = quad(jnp.asarray(normal, jnp.float32)) - exact.silu(normal)
+    assert np.sqrt(np.mean(np.square(error))) == pytest.approx(mean, abs=0.001)
+
+
+def test_linear_attention_is_softmax_attention_to_first_order():
+    q, k, v = (random(1, 2, 4, 9, seed=seed) for seed in range(3))
+    k = k - k.mean(-1, keepdims=True)  # so that no row's mean score is left for softmax to divide out
+    distances = []
+    for size in (0.02, 0.01):
+        exactly = direct.attention({}, size * q, k, v, scale=0.5, softmax=jax.nn.softmax)
+        distances.append(np.abs(linear_attention({}, size * q, k, v, scale=0.5) - exactly).max())
+    assert distances[0] < 5e-4 and distances[0] / distances[1] == pytest.approx(4, rel=0.2)

@@ -1,0 +1,90 @@
+"""The command line as a user meets it."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from small import ONE_LEVEL
+
+from cipherdm import CipherDMError
+from cipherdm.cli.sample import parse_labels
+from cipherdm.models import find_model, init_unet, save_unet
+from cipherdm_experiments.tables import render
+
+CONFIG = replace(ONE_LEVEL, num_class_embeds=2, add_attention=False)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder with a very small conditional model."""
+    scheduler = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
+    save_unet(replace(init_unet(CONFIG), scheduler_config=scheduler | {"clip_sample": False}), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_sample_writes_a_picture_and_its_record(model, tmp_path, run, capsys):
+    out = tmp_path / "pictures" / "two.png"
+    assert run("sample", "--model", model, "--labels", "0-1", "--steps", 2, "--protocols", "direct", "--out", out) == 0
+    assert Image.open(out).width > 100
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["labels"] == [0, 1] and record["steps"] == 2 and record["protocols"] == "direct"
+    assert min(record["psnr_db"]) > 25
+    assert record["cost"]["bytes"] > 0 and record["environment"]["versions"]["spu"]
+    printed = capsys.readouterr()
+    assert "2 pictures" in printed.out
+    assert "step 2/2 scheduler" in printed.err  # the bar's last description
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--labels", "7"], "label 7 does not exist"),
+        (["--labels", "0", "--steps", "0"], "steps must be between 1 and 1000"),
+        (["--labels", "0", "--steps", "1001"], "steps must be between 1 and 1000"),
+        (["--labels", "zero"], "cannot read the labels 'zero'"),
+        ([], "conditional"),
+        (["--labels", "0", "--protocols", "magic"], "magic"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_leaves_no_file(model, tmp_path, run, capsys, arguments, message):
+    out = tmp_path / "out.png"
+    assert run("sample", "--model", model, "--out", out, *arguments) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_an_unknown_model_is_answered_with_the_known_ones():
+    with pytest.raises(CipherDMError, match="no-such-model.*mnist01-tiny"):
+        find_model("no-such-model")
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"), [("0-3", [0, 1, 2, 3]), ("1,1,7", [1, 1, 7]), ("2, 4-5", [2, 4, 5]), (None, None)]
+)
+def test_labels_are_read(text, labels):
+    assert parse_labels(text) == labels
+
+
+def test_tables_are_rewritten_between_their_marks(tmp_path):
+    record = {"model": "m", "parameters": 1234, "scheduler": "ddim", "steps": 50}
+    scores = {"accuracy": 0.98765, "f1": 0.9, "lenet_fid": 1.234, "count": 2000}
+    (tmp_path / "quality_m_direct.json").write_text(json.dumps(record | scores))
+    text = "before\n<!-- table: models -->\nold\n<!-- end -->\nafter"
+    rendered = render(text, tmp_path)
+    assert "| m | 1,234 | DDIM-50 | 98.8% | 0.900 | 1.23 | 2,000 |" in rendered and "old" not in rendered
+    assert rendered.startswith("before") and rendered.endswith("after")
+    assert render(rendered, tmp_path) == rendered
+    with pytest.raises(CipherDMError, match="no table is called 'none'"):
+        render(text.replace("models", "none"), tmp_path)
+
+
+def test_the_sheet_shows_every_picture():
+    from cipherdm.views.pictures import sample_sheet
+
+    images = np.zeros((12, 1, 8, 8), np.float32)
+    figure = sample_sheet(images, images, [30.0] * 12, [str(i) for i in range(12)])
+    titles = [axis.get_title() for axis in figure.axes]
+    assert [title for title in titles if title.isdecimal()] == [str(i) for i in range(12)]
+    assert titles.count("30.0 dB") == 12

@@ -1,0 +1,129 @@
+"""A U-Net's call block by block: prepared, computed and resumed in parts, with the result of the whole."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from prompted_models import BETAS, SMALL, inputs, torch_eps, torch_model
+from torch_models import torch_params
+
+from cipherdm import DIRECT, FAST, CipherDMError
+from cipherdm.engine import TOTALS
+from cipherdm.models import UNet, init_unet, load_unet, save_unet
+from cipherdm.owner import prepare_weights
+from cipherdm.owner.observe import load_calibration
+from cipherdm.owner.prepared import chosen_blocks
+from cipherdm.schedules import make_schedule
+from cipherdm_experiments import sd15
+from cipherdm_experiments.sd15_blockwise import Journal, UNetCall, call_in_plaintext
+
+EXACT = replace(DIRECT, name="exact", time_embedding="precomputed")
+SCHEDULER = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, **BETAS}
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def values():
+    return inputs(SMALL, batch=1)
+
+
+@pytest.fixture(scope="module")
+def unet(tmp_path_factory):
+    """A model with random weights in a folder, calibrated for one step, its weights read when they are asked for."""
+    folder = tmp_path_factory.mktemp("small")
+    save_unet(UNet(SMALL, init_unet(SMALL).params, SCHEDULER), folder)
+    return sd15.Model(folder).prepared()
+
+
+def call_of(unet, values, protocols):
+    timestep = float(make_schedule(SCHEDULER, "ddim", 1).timesteps[0])
+    return UNetCall(unet, protocols, values["sample"], values["encoder_hidden_states"], timestep)
+
+
+def test_weights_that_are_read_when_asked_for_are_those_of_the_file(unet):
+    whole = load_unet(unet.folder).params
+    assert set(unet.params) == set(whole) and len(unet.params) == len(whole)
+    for name, array in whole.items():
+        np.testing.assert_array_equal(unet.params[name], array)
+
+
+@pytest.mark.parametrize("protocols", [FAST, EXACT], ids=lambda protocols: protocols.name)
+def test_blocks_prepared_one_by_one_are_the_whole(unet, values, protocols):
+    call = call_of(unet, values, protocols)
+    timesteps = np.float32([call.timestep])
+    whole = prepare_weights(unet, timesteps, protocols)
+    calibration = load_calibration(unet)
+    parts = [
+        prepare_weights(unet, timesteps, protocols, blocks=[block.name], calibration=calibration)
+        for block in call.blocks
+    ]
+    for field in ("constant", "by_step", "by_class", "bits", "static"):
+        expected, found = getattr(whole, field), {}
+        for part in parts:
+            assert not found.keys() & getattr(part, field).keys()
+            found |= getattr(part, field)
+        assert found.keys() == expected.keys()
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_block_by_block_in_plaintext_is_what_diffusers_computes(values):
+    model = torch_model(SMALL)
+    call = UNetCall(UNet(SMALL, torch_params(model)), EXACT, values["sample"], values["encoder_hidden_states"], 500.0)
+    np.testing.assert_allclose(call_in_plaintext(call), torch_eps(model, 500.0, values), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_interrupted_call_goes_on_where_it_was(unet, tmp_path):
+    """On three parties, with the record of the run; the call's inputs are not those of the calibration."""
+    blocks, stopped_at, begun = [block.name for block in chosen_blocks(SMALL, None)], 5, []
+
+    def stop(done, total, name):
+        if done == stopped_at and not name.endswith("in plaintext"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sd15.run(sd15.Model(unet.folder), tmp_path, progress=stop)
+    record = sd15.run(sd15.Model(unet.folder), tmp_path, progress=lambda done, total, name: begun.append(name))
+    rows = record["rows"]
+    assert begun == blocks[stopped_at:]
+    assert [row["block"] for row in rows] == blocks
+    assert [row["block"] for row in rows if row["first_of_process"]] == [blocks[0], blocks[stopped_at]]
+    assert record["processes"] == 2 and all(row["commit"] for row in rows)
+    for total in TOTALS:
+        assert record[total] == pytest.approx(sum(row[total] for row in rows))
+    # A party sends a third of most messages' bytes, of truncations 12 of 28, of no message more than half.
+    assert all(row["bytes"] / 3 <= row["path_bytes"] + 1 and row["path_bytes"] <= row["bytes"] / 2 for row in rows)
+    assert all(0 < row["rounds"] <= row["sends"] / 2 for row in rows)
+    assert all(row["peak_memory"] > 0 and row["seconds"] > 0 for row in rows)
+
+    # The parties compute what the emulation computes, which is near what diffusers does.
+    eps, emulated = np.load(tmp_path / "call" / "eps.npy"), np.load(tmp_path / "emulated.npy")
+    assert np.abs(eps - emulated).max() < 0.02
+    # Inverse roots are right to 5% on the range that the calibration gives them, and several follow each other.
+    assert record["error"]["emulated"]["rms"] < 0.08 and record["error"]["parties"]["rms"] < 0.08
+    assert not list(tmp_path.rglob("*.share"))  # nothing is left of weights and values
+
+    again = sd15.run(sd15.Model(unet.folder), tmp_path, progress=stop)  # finished: nothing is run
+    assert again == record
+
+
+def test_parties_are_not_started_for_values_that_leave_the_ring(unet, tmp_path):
+    params = load_unet(unet.folder).params
+    large = {name: array * np.float32(3000) for name, array in params.items() if name.startswith("conv_in.")}
+    save_unet(UNet(SMALL, params | large, SCHEDULER), tmp_path / "large")
+    with pytest.raises(CipherDMError, match="leave the ring"):
+        sd15.run(sd15.Model(tmp_path / "large"), tmp_path / "kept")
+    assert not (tmp_path / "kept" / "call").exists()
+
+
+def test_a_journal_of_another_call_is_refused(tmp_path):
+    Journal(tmp_path / "journal.json", {"model": "small"}).add({"block": "conv_in", "writes": {}})
+    assert [row["block"] for row in Journal(tmp_path / "journal.json", {"model": "small"}).rows] == ["conv_in"]
+    with pytest.raises(CipherDMError, match="another model"):
+        Journal(tmp_path / "journal.json", {"model": "other"})
+
+
+def test_time_terms_on_shares_are_refused(unet, values):
+    with pytest.raises(CipherDMError, match="computes time terms on shares"):
+        call_of(unet, values, DIRECT)

@@ -1,0 +1,66 @@
+"""The benchmark of matrix products: all ways give the product, and what they send is what it must be."""
+
+import pytest
+
+from cipherdm import CipherDMError
+from cipherdm.owner.rings import TRUNCATION_BYTES
+from cipherdm_experiments import linear
+from cipherdm_experiments.linear import ENGINE, SHAPES, WAYS, Shape, run, shape_named, table
+
+MATRIX, BATCHED = Shape("matrix", 8, 24, 5), Shape("two secrets", 6, 4, 5, 3)
+CONVOLUTION = Shape("3 x 3", 4, 27, 50, pictures=(2, 5))
+
+
+@pytest.fixture(scope="module")
+def record(cluster):
+    return run(cluster.session(ENGINE), [MATRIX, BATCHED, CONVOLUTION], repetitions=1)
+
+
+def test_every_way_is_exact_and_sends_one_message_a_party(record):
+    """Operands are multiples of 2^-8, so that nothing is rounded. SPU sends one message for each product of a batch."""
+    rows = {(row["shape"], row["way"]): row for row in record["rows"]}
+    assert len(rows) == 3 * len(WAYS) and {row["max_error"] for row in rows.values()} == {0}
+    for shape, results in ((MATRIX, 40), (BATCHED, 90), (CONVOLUTION, 200)):
+        spu, large, small = (rows[str(shape), way] for way in WAYS)
+        assert spu["bytes"] == large["bytes"] == 24 * results and small["bytes"] == 12 * results
+        assert spu["sends"] == 3 * (shape.batch or 1) and large["sends"] == small["sends"] == 3
+        assert large["rounds"] == small["rounds"] == 1
+
+
+def test_the_record_says_how_products_are_computed(record):
+    assert set(record["paths"]) == {"64 bits", "32 bits"}
+    assert all("multiply-adds/s" in path for path in record["paths"].values())
+
+
+def test_the_table_compares_with_spu(record):
+    frame = table(record).set_index(["shape", "way"])
+    assert frame.loc[(str(MATRIX), "spu"), ["faster", "fewer bytes"]].tolist() == [1, 1]
+    assert frame.loc[(str(MATRIX), "kernel, 32 bits"), "fewer bytes"] == 2
+    # Each party multiplies two ring words for each product of numbers.
+    spu = frame.loc[(str(MATRIX), "spu")]
+    assert spu["G/s"] * spu["ms"] * 1e6 == pytest.approx(2 * 8 * 24 * 5)
+
+
+def test_conversions_are_one_truncation_each(cluster):
+    """As exact as a truncation to 10 bits is, of the same bytes whatever is truncated, and free of kernels."""
+    rows = linear.run_conversions(cluster.session(ENGINE), elements=1000, repetitions=1)
+    assert [row["name"] for row in rows] == list(linear.CONVERSIONS)
+    assert all(0 < row["max_error"] <= 2.0**-10 for row in rows)
+    assert {row["bytes"] for row in rows} == {1000 * TRUNCATION_BYTES} and {row["sends"] for row in rows} == {5}
+    frame = linear.conversion_table({"conversions": rows})
+    assert (
+        frame["B a number"].tolist() == [TRUNCATION_BYTES] * 2 and frame["MB"].tolist() == [TRUNCATION_BYTES / 1000] * 2
+    )
+    assert linear.conversion_table({}).empty
+
+
+def test_shapes_are_read_by_their_extents():
+    assert shape_named(" 8x24x5") == Shape("", 8, 24, 5)
+    assert all(shape_named(str(shape)) == shape for shape in SHAPES)
+    with pytest.raises(CipherDMError, match="'8x24'"):
+        shape_named("8x24")
+
+
+def test_another_configuration_is_refused(session):
+    with pytest.raises(CipherDMError, match=r"linear\.ENGINE"):
+        linear.run(session, [MATRIX])

@@ -1,0 +1,65 @@
+"""What tests of three hosts share: a trial with a second owner and a stranger, and two small models."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from cipherdm.engine import Node, Spec, compile_plan
+from cipherdm.engine.cluster import free_ports
+from cipherdm.hosts import Limits, Model, RemoteCluster, Timeouts, make_trial
+from cipherdm.hosts.roles import PARTY_NAMES
+
+LIMITS = Limits(runs=2, queue=2, runs_per_client=2, input_bytes=1 << 20, model_bytes=4 << 20, models=3)
+TIMEOUTS = Timeouts(connect=10.0, start=60.0, receive=10.0, upload=60.0, keepalive=3.0)
+
+WEIGHTS = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
+INPUT = Spec((8, 4))
+SLOW_CALLS = 2000
+
+
+def small_trial(folder: Path) -> dict[str, Path]:
+    """Files for parties on free ports, by role. "rival" is an owner too, and "stranger" has no role at all."""
+    files = make_trial(
+        folder,
+        port=free_ports(3 + 3 * LIMITS.runs),
+        clients=("alice", "bob", "rival", "stranger"),
+        timeouts=TIMEOUTS,
+        limits=LIMITS,
+    )
+    for name in PARTY_NAMES:
+        text = files[name].read_text()
+        text = text.replace('clients = ["alice", "bob", "rival", "stranger"]', 'clients = ["alice", "bob"]')
+        files[name].write_text(text.replace('owners = ["owner"]', 'owners = ["owner", "rival"]'))
+    return files
+
+
+def product_model(name: str = "product") -> Model:
+    """y = W x."""
+    plan = compile_plan([Node("product", jnp.matmul, ("w", "x"), ("y",))], {"w": Spec.of(WEIGHTS), "x": INPUT}, ("y",))
+    return Model(name, plan, {"w": WEIGHTS}, {"x": INPUT}, ("y",))
+
+
+def slow_model() -> Model:
+    """Many squares of [8, 4], one after the other: a run that lasts until somebody ends it."""
+    nodes = [Node("square", jnp.square, ("x",), ("x",))] * SLOW_CALLS
+    return Model("slow", compile_plan(nodes, {"x": INPUT}, ("x",)), {}, {"x": INPUT}, ("x",))
+
+
+def register_models(files: dict[str, Path]) -> None:
+    """Both, by their owner, who then leaves."""
+    with RemoteCluster(files["owner"]) as owner:
+        owner.register(product_model())
+        owner.register(slow_model())
+
+
+def some_input(seed: int) -> np.ndarray:
+    """float32 [8, 4], another for each seed."""
+    return np.random.default_rng(seed).uniform(-4, 4, INPUT.shape).astype(np.float32)
+
+
+def check_product(cluster: RemoteCluster, seed: int) -> None:
+    """One request of the product, and its answer against plaintext."""
+    x = some_input(seed)
+    answer = cluster.request("product", {"x": x})
+    np.testing.assert_allclose(answer.outputs["y"], WEIGHTS @ x, atol=1e-3)

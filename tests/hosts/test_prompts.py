@@ -1,0 +1,74 @@
+"""Prompts at three hosts: an owner registers a pipeline's U-Net, a client brings embeddings and decodes the latents itself."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from prompted_models import SMALL, save_pipeline
+
+from cipherdm import DIRECT, CipherDMError, load_pipeline, text_to_image
+from cipherdm.hosts import RemoteCluster, images_of, text_to_image_of
+from cipherdm.sampling.pipeline import load_client_components
+
+PROMPTS = ["a small red seven", "a blue two"]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of a small pipeline with random weights."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    save_pipeline(folder, SMALL)
+    return folder
+
+
+@pytest.fixture
+def registered(hosts, folder, run):
+    """The name of the model, registered on the command line as the owner does."""
+    settings = ("--steps", 2, "--guidance-scale", 3, "--protocols", "direct", "--granularity", "step")
+    assert run("register", folder, "--name", "drawer", *settings, "--config", hosts["owner"]) == 0
+    yield "drawer"
+    assert run("unregister", "drawer", "--config", hosts["owner"]) == 0
+
+
+def test_prompts_are_drawn_as_in_plaintext(hosts, folder, registered, run, tmp_path, capsys):
+    # The client's folder has no U-Net.
+    client_folder = tmp_path / "client"
+    shutil.copytree(folder, client_folder, ignore=shutil.ignore_patterns("unet", "scheduler"))
+    components = load_client_components(client_folder)
+    with RemoteCluster(hosts["alice"]) as alice:
+        found = text_to_image_of(alice, registered, components, PROMPTS, negative_prompts=["", "red"], seed=7)
+        with pytest.raises(CipherDMError, match="it takes .* Give prompts"):
+            images_of(alice, registered, labels=[1])
+        with pytest.raises(CipherDMError, match="1 negative prompts for 2 prompts"):
+            text_to_image_of(alice, registered, components, PROMPTS, negative_prompts=["red"])
+        with pytest.raises(CipherDMError, match="give a multiple of that, not 0 prompts"):
+            text_to_image_of(alice, registered, components, [])
+    pipeline = load_pipeline(folder)
+    for index, (prompt, negative) in enumerate(zip(PROMPTS, ["", "red"], strict=True)):
+        settings = {"negative_prompts": [negative], "guidance_scale": 3.0, "steps": 2, "seed": 7 + index}
+        expected = text_to_image(pipeline, None, [prompt], protocols=DIRECT, **settings)
+        np.testing.assert_allclose(found.latents[index], expected.latents[0], atol=0.02)
+        np.testing.assert_allclose(found.images[index], expected.images[0], atol=0.02)
+    assert found.cost.bytes > 0
+
+    out = tmp_path / "drawn.png"
+    asked = ("request", registered, "--prompt", PROMPTS[0], "--config", hosts["alice"], "--out", out)
+    assert run(*asked, "--components", client_folder) == 0
+    assert Image.open(out).width > 50 and out.with_suffix(".json").exists()
+    assert run(*asked) == 1
+    assert "a prompt needs --components" in capsys.readouterr().err
+    assert run(*asked, "--components", client_folder, "--labels", "1") == 1
+    assert "give prompts, or labels or a count, not both" in capsys.readouterr().err
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["guidance_scale"] == 3 and record["pictures"] == 1
+
+
+def test_components_of_another_pipeline_are_named(hosts, registered, tmp_path):
+    save_pipeline(tmp_path, replace(SMALL, cross_attention_dim=24))
+    other = load_client_components(tmp_path)
+    with RemoteCluster(hosts["alice"]) as alice, pytest.raises(CipherDMError, match="the text encoder's width is 24"):
+        text_to_image_of(alice, registered, other, PROMPTS)

@@ -1,0 +1,154 @@
+"""Text to image on three parties, with the plain model and with FAST; and FAST's preparation of models that take prompts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from prompted_models import SMALL, save_pipeline
+from skimage.metrics import peak_signal_noise_ratio
+
+from cipherdm import DIRECT, FAST, FAST_GUARDED, FAST_MIXED, CipherDMError, load_pipeline, text_to_image
+from cipherdm.calibration import calibrate_pipeline, read_captions
+from cipherdm.models import UNet, init_unet
+from cipherdm.owner import prepare_weights
+from cipherdm.owner.observe import Layers, load_calibration, save_calibration
+
+CAPTIONS = [
+    f"{size} {colour} {digit}"
+    for size in ("a", "small")
+    for colour in ("red", "blue")
+    for digit in ("two", "seven", "a red")
+]
+SETTINGS = {"guidance_scale": 3.0, "steps": 2, "seed": 5}
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A small pipeline with random weights, calibrated on captions with guidance."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    save_pipeline(folder, SMALL)
+    loaded = load_pipeline(folder)
+    path = calibrate_pipeline(loaded, CAPTIONS * 2, timesteps=2, guidance_scale=3.0, seed=1, progress=False)
+    assert path.parent == folder
+    return loaded
+
+
+def rms(x) -> float:
+    return float(np.sqrt(np.mean(np.square(x))))
+
+
+def drawn(pipeline, cluster, protocols, prompts=("a small red seven",), **changes):
+    return text_to_image(pipeline, cluster, prompts, protocols=protocols, **SETTINGS | changes)
+
+
+def extent_psnr(expected, found) -> float:
+    return peak_signal_noise_ratio(expected, found, data_range=float(expected.max() - expected.min()))
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpmsolver++"])
+def test_emulated_fast_is_close_to_the_exact_model(pipeline, scheduler):
+    """On prompts that calibration has not seen."""
+    prompts = ["blue two seven", "small red"]
+    exact = drawn(pipeline, None, DIRECT, prompts, scheduler=scheduler).latents
+    emulated = drawn(pipeline, None, FAST, prompts, scheduler=scheduler).latents
+    assert rms(emulated - exact) < 0.03 * rms(exact)
+    other = drawn(pipeline, None, DIRECT, ["small red", "blue two seven"], scheduler=scheduler).latents
+    assert rms(other - exact) > 2 * rms(emulated - exact)  # the prompt weighs more than the approximations
+
+
+@pytest.mark.slow
+def test_secure_fast_follows_its_emulation(pipeline, cluster):
+    expected = drawn(pipeline, None, FAST)
+    result = drawn(pipeline, cluster, FAST, granularity="step")
+    assert extent_psnr(expected.latents, result.latents) > 45
+    assert extent_psnr(expected.images, result.images) > 40
+    assert result.cost.bytes > 0 and len(result.peak_memory) == 3
+
+
+@pytest.mark.slow
+def test_secure_sampling_follows_plaintext(pipeline, cluster):
+    """Multistep and from a picture: two of four steps are left."""
+    changes = {"scheduler": "dpmsolver++", "steps": 4, "strength": 0.5, "granularity": "loop"}
+    changes["images"] = np.tanh(np.random.default_rng(3).standard_normal((1, 3, 8, 8))).astype(np.float32)
+    expected = drawn(pipeline, None, DIRECT, **changes)
+    result = drawn(pipeline, cluster, DIRECT, **changes)
+    assert extent_psnr(expected.latents, result.latents) > 30
+    assert result.cost.bytes > 0
+
+
+def test_folding_a_layer_norm_into_its_readers_is_exact(pipeline):
+    """Weight and bias of a LayerNorm, for an input that is normalised already."""
+    unet = pipeline.unet
+    prepared = prepare_weights(unet, load_calibration(unet)["timesteps"], FAST)
+    name = next(name for name in Layers.of(unet).token_norms if name.endswith("norm1"))
+    path = name.removesuffix("norm1")
+    x = np.random.default_rng(0).standard_normal((7, 16))
+    gain, bias = unet.params[f"{name}.weight"], unet.params[f"{name}.bias"]
+    spread = load_calibration(unet)[f"{name}.spread"].astype(np.float64)
+    typical = np.sqrt(spread[..., 0].min() * spread[..., 1].max())
+    expected = (x * gain + bias) @ unet.params[f"{path}attn1.to_v.weight"].T
+    folded = prepared.constant[f"{path}attn1.to_v.weight"], prepared.constant[f"{path}attn1.to_v.bias"]
+    np.testing.assert_allclose(x * np.sqrt(typical) @ folded[0].T + folded[1], expected, rtol=0, atol=1e-4)
+
+
+def test_what_is_shared_is_public_in_shape_alone(pipeline):
+    """No calibrated number is a constant of a program: two calibrations have one layout, but for counts of iterations."""
+    unet, timesteps = pipeline.unet, load_calibration(pipeline.unet)["timesteps"]
+    layout = prepare_weights(unet, timesteps, FAST).layout
+    assert {leaf.rpartition(".")[2] for leaf, _ in layout.static} == {"newton", "cubic", "squarings", "centred"}
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift='scale_shift'"),
+        ({"act_fn": "gelu"}, "act_fn='gelu'"),
+        ({"mid_block_type": "UNetMidBlock2DCrossAttn", "mid_block_scale_factor": 2}, "mid_block_scale_factor=2"),
+    ],
+)
+def test_what_fast_does_not_compute_is_named(changes, message):
+    unet: UNet = init_unet(replace(SMALL, **changes))
+    with pytest.raises(CipherDMError, match=f"{message}.*choose another set"):
+        prepare_weights(unet, np.array([1]), FAST)
+
+
+def test_the_small_ring_is_refused():
+    with pytest.raises(
+        CipherDMError, match="fast-mixed does not compute models that take a prompt; choose fast-kernels"
+    ):
+        prepare_weights(init_unet(SMALL), np.array([1]), FAST_MIXED)
+
+
+def test_a_model_that_is_not_calibrated_is_told_how(pipeline):
+    with pytest.raises(CipherDMError, match="cipherdm calibrate"):
+        prepare_weights(replace(pipeline.unet, folder=None), np.array([1]), FAST)
+    with pytest.raises(CipherDMError, match="fast-guarded does not compute models that take a prompt"):
+        drawn(pipeline, None, FAST_GUARDED)
+
+
+@pytest.mark.parametrize(("leaf", "factor"), [("spread", 1000), ("newton", 9)])
+def test_variances_that_differ_too_much_are_named(pipeline, tmp_path, leaf, factor):
+    """A range too wide for the numbers of an inverse root, or for its iteration."""
+    stored = load_calibration(pipeline.unet)
+    name = Layers.of(pipeline.unet).token_norms[0]
+    changed = stored[f"{name}.{leaf}"].copy()
+    changed[..., -1] *= factor
+    unet = replace(pipeline.unet, folder=tmp_path)
+    save_calibration(stored | {f"{name}.{leaf}": changed}, unet)
+    with pytest.raises(CipherDMError, match=f"variances that {name} divides by differ"):
+        prepare_weights(unet, stored["timesteps"], FAST)
+
+
+def test_captions_come_one_a_line(tmp_path):
+    path = tmp_path / "captions.txt"
+    path.write_text("a red two\n\n  small blue seven \n")
+    assert read_captions(path) == ["a red two", "small blue seven"]
+    path.write_text("\n")
+    with pytest.raises(CipherDMError, match="has no captions"):
+        read_captions(path)
+    with pytest.raises(CipherDMError, match="missing.txt cannot be read"):
+        read_captions(tmp_path / "missing.txt")

@@ -1,0 +1,137 @@
+"""Pictures of secret sharing: what is drawn is the data, and sliders work from end to end."""
+
+import io
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.patches import FancyArrowPatch, Rectangle
+from PIL import Image
+
+from cipherdm.sharing import Ring, ThreeParties, additive_shares, truncate
+from cipherdm.views.shares import clock_explorer, clocks, message_diagram, product_grid, sighting_explorer, sightings
+from cipherdm.views.style import PALETTE, describe, new_figure
+from cipherdm.views.widgets import explorer, slider
+
+
+def texts(axis):
+    return [text.get_text() for text in axis.texts]
+
+
+def angle(x, y, middle):
+    """In turns from the top, clockwise."""
+    return (np.arctan2(x - middle, y) / (2 * np.pi)) % 1
+
+
+@pytest.mark.parametrize("components, bits", [((9, 14, 14), 4), ((0, 0, 0), 4), ((63, 1, 20), 6)])
+def test_clocks_end_where_the_components_add_up(components, bits):
+    hours, secret = 2**bits, sum(components) % 2**bits
+    figure = clocks(components, bits)
+    (axis,) = figure.axes
+    assert f"all three: the secret is {secret}" in texts(axis)
+    assert f"ends at the secret {secret}" in figure.get_label()
+    turns = [line for line in axis.lines if line.get_color() in PALETTE[:3]]
+    assert len(turns) == 3 + 3 * 2
+    order = [(0, 1, 2), (0, 1), (1, 2), (2, 0)]
+    start = iter(turns)
+    for clock, held in enumerate(order):
+        so_far = 0
+        for index in held:
+            line = next(start)
+            so_far += components[index]
+            x, y = line.get_data()
+            end = angle(x[-1], y[-1], 2.75 * clock) * hours
+            assert (end - so_far + hours / 2) % hours == pytest.approx(hours / 2, abs=1e-6)
+            assert line.get_color() == PALETTE[index]
+    unknown = [text for text in texts(axis) if text.endswith("= ?")]
+    assert unknown == ["x₂ = ?", "x₀ = ?", "x₁ = ?"]
+
+
+def test_clocks_under_sliders():
+    box = clock_explorer()
+    secret, seed, image, text = box.children
+    pictures = {image.value}
+    for slide in (secret, seed):
+        for end in (slide.min, slide.max):
+            slide.value = end
+            pictures.add(image.value)
+            words = additive_shares(np.array(secret.value), Ring(4), np.random.default_rng(seed.value))
+            assert f"adds {words[0]}, {words[1]} and {words[2]} and ends at the secret {secret.value}" in text.value
+    assert len(pictures) == 4  # at first and at the end of one slider the picture is the same
+
+
+def test_sightings_are_shares_of_the_words():
+    one, both = np.array([0, 0, 1, 3]), np.array([2, 2, 2, 2])
+    figure = sightings(one, both, 2, 2)
+    left, right = figure.axes
+    for axis, expected in ((left, [50, 25, 0, 25]), (right, [0, 0, 100, 0])):
+        (steps,) = axis.patches
+        assert steps.get_data().values.tolist() == expected
+        assert axis.lines[0].get_ydata()[0] == 25
+    assert "4 sharings of 2" in figure.get_label() and "came up 0 to 2 times" in figure.get_label()
+
+
+def test_sightings_under_a_slider():
+    words = np.arange(16).repeat(3).reshape(16, 3)
+    secret, image, text = sighting_explorer(words, words, 4).children
+    assert (secret.min, secret.max) == (0, 15)
+    first = image.value
+    secret.value = 15
+    assert image.value != first and "sharings of 15" in text.value
+
+
+def test_each_product_is_computed_by_a_party_that_holds_both_components():
+    figure = product_grid()
+    (axis,) = figure.axes
+    cells = [patch for patch in axis.patches if isinstance(patch, Rectangle)]
+    computed = set()
+    for cell, product, party in zip(cells, axis.texts[::2], axis.texts[1::2], strict=True):
+        column, row = product.get_position()[0], round(product.get_position()[1])
+        number = int(party.get_text()[-1])
+        assert product.get_text() == f"$x_{row}\\,y_{column}$"
+        assert {row, column} <= {number, (number + 1) % 3}
+        assert to_hex(cell.get_facecolor()).lower() == PALETTE[number].lower()
+        computed.add((row, column))
+    assert len(computed) == 9
+    assert "party 2 computes" in figure.get_label()
+
+
+def test_messages_are_arrows_between_their_parties():
+    parties = ThreeParties()
+    x = parties.share(np.ones(3))
+    parties.open(truncate(parties, parties.multiply(x, x)))
+    table = parties.transcript.table().iloc[3:]  # without the keys, as a notebook may choose
+    figure = message_diagram(table)
+    (axis,) = figure.axes
+    people = ["client", "party 0", "party 1", "party 2"]
+    arrows = [patch for patch in axis.patches if isinstance(patch, FancyArrowPatch)]
+    assert len(arrows) == len(table)
+    for arrow, (_, row) in zip(arrows, table.iterrows(), strict=True):
+        (start, height), (end, same) = arrow._posA_posB
+        assert (people[start], people[end]) == (row["sender"], row["receiver"]) and height == same
+    heights = [arrow._posA_posB[0][1] for arrow in arrows]
+    assert heights == sorted(heights)
+    for _, row in table.iterrows():
+        assert f"{row['bytes']:,} B" in texts(axis)
+        assert f"round {row['round']}: {row['sender']} to {row['receiver']}, {row['bytes']} bytes" in figure.get_label()
+    assert "round 3\nmultiply" in texts(axis)
+
+
+def test_a_diagram_without_the_client_has_no_line_for_it():
+    parties = ThreeParties()
+    (axis,) = message_diagram(parties.transcript.table()).axes
+    assert "client" not in texts(axis) and {"party 0", "party 1", "party 2"} <= set(texts(axis))
+
+
+def test_an_explorer_draws_what_its_controls_say():
+    drawn = []
+
+    def draw(first, second):
+        drawn.append((first, second))
+        return describe(new_figure(2, 1), f"{first} < {second}")
+
+    one, other, image, text = explorer(draw, first=slider("one", 1, 0, 3), second=slider("other", 5, 4, 9)).children
+    one.value, other.value = 0, 9
+    assert drawn == [(1, 5), (0, 5), (0, 9)]
+    assert text.value == "<small>0 &lt; 9</small>"
+    assert Image.open(io.BytesIO(image.value)).size == (220, 110)
