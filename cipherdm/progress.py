@@ -1,6 +1,11 @@
 """The progress bar of the commands, for whatever reports `progress(done, total, label)` before each of its parts."""
 
+from collections.abc import Callable
+
 from tqdm import tqdm
+
+Progress = Callable[[int, int, str], None]
+"""Called as `progress(done, total, label)`. `label` names the part that begins, or the one that has just been done."""
 
 
 class ProgressBar:

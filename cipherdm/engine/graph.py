@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ..errors import CipherDMError
+from ..progress import Progress
 from .kernel_stages import split
 from .programs import Call, KernelProgram, Plan, Program, Spec, compile_program
 
@@ -62,7 +63,12 @@ class Graph:
 
 
 def compile_plan(
-    nodes: Iterable[Node], specs: Mapping[str, Spec], keep: Iterable[str], *, files: Iterable[str] = ()
+    nodes: Iterable[Node],
+    specs: Mapping[str, Spec],
+    keep: Iterable[str],
+    *,
+    files: Iterable[str] = (),
+    progress: Progress | None = None,
 ) -> Plan:
     """Compile each node's function and list the calls, in order. A function with kernels becomes several calls.
 
@@ -74,10 +80,20 @@ def compile_plan(
         specs: shape, dtype and visibility of every value that is read before it is written.
         keep: names that must still be there when the plan has run.
         files: names that are moved to the parties' files when they are written, and loaded for each call that reads them.
+        progress: called before each function is compiled, with a label that begins with "compiling". It counts different
+            functions, because input shapes are known only after the functions before have been compiled. Functions compiled
+            earlier in this process are done at once.
     """
-    specs, in_files = dict(specs), frozenset(files)
+    nodes, specs, in_files = tuple(nodes), dict(specs), frozenset(files)
+    functions = len({node.function for node in nodes})
+    begun: dict[Callable, set[tuple[Spec, ...]]] = {}
     calls = []
     for node in nodes:
+        begun_for = begun.setdefault(node.function, set())
+        node_specs = tuple(specs[name] for name in node.inputs)
+        if progress is not None and node_specs not in begun_for:
+            progress(len(begun) - 1, functions, f"compiling {node.label}")
+        begun_for.add(node_specs)
         for function, inputs, outputs in _stages(node, specs):
             program = _compiled(function, tuple(specs[name] for name in inputs))
             specs.update(zip(outputs, program.outputs, strict=True))

@@ -1,7 +1,7 @@
 """The client's side of a session: share values, run plans, and reveal results to the client alone."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import grpc
@@ -9,6 +9,7 @@ import numpy as np
 from spu import api, libspu
 
 from ..errors import CipherDMError
+from ..progress import Progress
 from . import party_pb2 as pb
 from .config import PARTIES, EngineConfig
 from .costs import CostBook, CostReport
@@ -17,9 +18,6 @@ from .programs import Call, Plan, Program
 from .wire import PartyError, checked_array, follow, gather, pieces, share_of
 
 _UPLOAD_BATCH = 64 << 20  # bytes of plaintext that are shared and sent at a time
-
-Progress = Callable[[int, int, str], None]
-"""Called after each call of a plan as `progress(done, total, label)`."""
 
 
 class FailureHandler(Protocol):

@@ -14,9 +14,10 @@ from ..engine import CostReport, EngineConfig
 from ..engine import party_pb2 as engine_pb
 from ..engine.config import PARTIES
 from ..engine.costs import CostBook
-from ..engine.session import Progress, book_call
+from ..engine.session import book_call
 from ..engine.wire import PartyError, checked_array, follow, gather, pieces, share_of
 from ..errors import CipherDMError
+from ..progress import Progress
 from . import host_pb2 as pb
 from .channels import connect
 from .config import CallerConfig, load_caller

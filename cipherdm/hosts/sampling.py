@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..engine import Spec, compile_plan
-from ..engine.session import Progress
 from ..errors import CipherDMError
 from ..models import UNet, UNetConditionConfig, UNetConfig
 from ..owner import WeightsLayout
+from ..progress import Progress
 from ..protocols import FAST, Protocols, named
 from ..protocols.fixed import decode
 from ..sampling import Task, engine_for, make_task, sampling_nodes

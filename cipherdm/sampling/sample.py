@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node, Session, Spec, compile_plan
-from ..engine.session import Progress
 from ..errors import CipherDMError
 from ..models import UNet, check_takes_no_prompt
 from ..owner import prepare_weights
+from ..progress import Progress
 from ..protocols import DIRECT, Protocols
 from ..protocols.fixed import ENGINE_FRACTION_BITS, decode
 from ..schedules import make_schedule

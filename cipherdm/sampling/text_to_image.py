@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from ..engine import CostReport, EngineConfig, LocalCluster
-from ..engine.session import Progress
 from ..errors import CipherDMError
 from ..owner import prepare_weights
+from ..progress import Progress
 from ..protocols import DIRECT, Protocols
 from ..schedules import BRANCHES, Schedule, guided_coefficients, make_schedule
 from .pipeline import Pipeline, decode_latents, embed_prompts, encode_images

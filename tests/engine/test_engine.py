@@ -18,7 +18,7 @@ from spu import api, libspu
 from spu.experimental import reveal
 
 from cipherdm import CipherDMError, LocalCluster
-from cipherdm.engine import Call, EngineConfig, Plan, Spec, compile_program
+from cipherdm.engine import Call, EngineConfig, Node, Plan, Spec, compile_plan, compile_program
 from cipherdm.engine.certificates import make_certificates
 from cipherdm.engine.cluster import free_ports
 from cipherdm.engine.config import PartyConfig
@@ -95,6 +95,24 @@ def test_equal_functions_share_a_program():
     spec = Spec((2, 3))
     assert compile_program(jnp.square, (spec,)) is compile_program(jnp.square, (Spec((2, 3)),))
     assert compile_program(jnp.square, (spec,)).id != compile_program(jnp.square, (Spec((3, 3)),)).id
+
+
+def test_compiling_a_plan_reports_each_function_before_it_is_compiled():
+    nodes = [
+        Node("square", jnp.square, ("x",), ("y",)),
+        Node("square again", jnp.square, ("y",), ("y",)),
+        Node("product", jnp.matmul, ("w", "y"), ("z",)),
+        Node("square of another shape", jnp.square, ("w",), ("w",)),
+    ]
+    specs = {"x": Spec((2, 5)), "w": Spec((2, 2))}
+    events = []
+    plan = compile_plan(nodes, specs, keep=["z"], progress=lambda *event: events.append(event))
+    assert events == [
+        (0, 2, "compiling square"),
+        (1, 2, "compiling product"),
+        (1, 2, "compiling square of another shape"),
+    ]
+    assert plan == compile_plan(nodes, specs, keep=["z"])
 
 
 def test_sessions_do_not_mix(cluster):
