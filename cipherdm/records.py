@@ -12,7 +12,11 @@ from typing import Any
 
 import psutil
 
+from .errors import CipherDMError
 from .files import replacing, root
+
+MEASUREMENTS = root() / "data" / "measurements"
+"""Folder of the checkout's own records."""
 
 _PACKAGES = ("cipherdm", "spu", "jax", "numpy", "torch", "diffusers", "optax", "grpcio")
 
@@ -45,6 +49,18 @@ def write_record(path: str | Path, contents: dict[str, Any]) -> None:
 def read_record(path: str | Path) -> dict[str, Any]:
     """Read what `write_record` wrote."""
     return json.loads(Path(path).read_text())
+
+
+def record(name: str) -> dict[str, Any]:
+    """Read one of the checkout's own records, such as "activations" or "step_mnist10".
+
+    Raises CipherDMError, listing the names, if there is none of this name.
+    """
+    path = MEASUREMENTS / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in MEASUREMENTS.glob("*.json")))
+        raise CipherDMError(f"there is no record {name!r} in data/measurements: there are {known or 'none'}.")
+    return read_record(path)
 
 
 def _version(package: str) -> str:
