@@ -150,10 +150,10 @@ FAST = Protocols(
     prepare="fast",
 )
 
-# The same with large matrix products computed by the parties on their fast_kernels, between programs.
+# The same with large matrix products computed by the parties on their shares, between programs.
 FAST_KERNELS = replace(
     FAST,
-    name="fast-fast_kernels",
+    name="fast-kernels",
     conv2d=fast_kernels.conv2d,
     linear=fast_kernels.linear,
     attention=fast_kernels.attention,

@@ -9,8 +9,10 @@ from PIL import Image
 from small import ONE_LEVEL
 
 from cipherdm import CipherDMError
+from cipherdm.cli.options import PROTOCOL_NAMES
 from cipherdm.cli.sample import parse_labels
 from cipherdm.models import find_model, init_unet, save_unet
+from cipherdm.protocols import NAMES
 from cipherdm_experiments.tables import render
 
 CONFIG = replace(ONE_LEVEL, num_class_embeds=2, add_attention=False)
@@ -65,6 +67,10 @@ def test_an_unknown_model_is_answered_with_the_known_ones():
 )
 def test_labels_are_read(text, labels):
     assert parse_labels(text) == labels
+
+
+def test_the_names_written_out_for_the_help_are_those_of_the_protocol_sets():
+    assert PROTOCOL_NAMES == NAMES
 
 
 def test_tables_are_rewritten_between_their_marks(tmp_path):
