@@ -18,21 +18,26 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 import pandas as pd
+import typer
 
+from cipherdm.cli.options import ModelArgument
 from cipherdm.costs import count_path_bytes
 from cipherdm.engine import CostReport, Graph, LocalCluster, Node, Plan, Spec, compile_plan
 from cipherdm.errors import CipherDMError
-from cipherdm.models import UNet, unet_blocks
+from cipherdm.models import UNet, find_model, load_unet, unet_blocks
+from cipherdm.progress import ProgressBar
 from cipherdm.sampling.sample import Task
 from cipherdm.sampling.steps import setup_graph, step_graph
 
 from .breakdown_calls import ProtocolCall, calls_of
+from .commands import RecordOption, RepetitionsOption, StepsOption, finish, record_path, split_names
 from .step import PreparedStep, Variant, prepare
+from .step import variants as variants_named
 
 QUANTITIES = ("seconds", "bytes", "sends", "rounds", "path_bytes")
 """What is measured of each program. `path_bytes` are those that leave one after the other, see `cipherdm.costs.latency`."""
@@ -157,6 +162,25 @@ def run(
         "seconds": time.monotonic() - start,
         "rows": [row for piece, runs in zip(pieces, costs, strict=True) for row in _rows(piece, _typical(runs))],
     }
+
+
+def measure(
+    model: ModelArgument,
+    protocols: Annotated[
+        str, typer.Option(help="Names of protocol sets, and direct-pade, separated by commas.")
+    ] = "direct,cipherdm,fast",
+    batch: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 1,
+    repetitions: RepetitionsOption = 3,
+    steps: StepsOption = 20,
+    record: RecordOption = None,
+) -> None:
+    """Measure a denoising step by part of the U-Net and kind of layer: seconds, bytes, messages, rounds. Takes some minutes."""
+    folder = find_model(model)
+    chosen = variants_named(split_names(protocols))
+    settings = {"batch": batch, "repetitions": repetitions, "steps": steps}
+    with ProgressBar("run") as bar:
+        found = run(load_unet(folder), variants=chosen, progress=bar, **settings)
+    finish(record_path(record, f"breakdown_{folder.resolve().name}"), found, table(found))
 
 
 def program_costs(report: CostReport) -> dict[str, Costs]:

@@ -1,7 +1,6 @@
 """Where a denoising step's time, bytes and rounds go, from records of `cipherdm bench breakdown`: bars, an icicle, a table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +16,7 @@ from cipherdm.records import read_record
 from cipherdm.views.style import PALETTE, describe, new_figure
 
 from .breakdown import GROUPS, REST
-from .step import MODELS, TEN, TINY
-from .target import Check, Piece, Records, Target
+from .target import MODELS, TEN, TINY, Check, Command, Records, Target, Value
 
 COLOURS = {
     "softmax": PALETTE[1],
@@ -216,44 +214,42 @@ def _short(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-@dataclass(frozen=True)
-class ShareOfStep:
-    """What some groups of parts or kinds of layers have of a step's "seconds", "bytes" or "rounds", in percent.
+def figure(records: Path) -> Figure:
+    """Draw a step by part of the U-Net and kind of layer."""
+    return breakdown_bars(read_record(records / f"breakdown_{TINY}.json"))
 
-    From the record of `bench breakdown`, for one set of protocols.
+
+def share_of_step(model: str, variant: str, quantity: str, by: Literal["group", "kind"], *names: str) -> Value:
+    """Return the function that takes the share of some groups of parts or kinds of layers in a step, in percent.
+
+    Args:
+        model, variant: Names as in the record.
+        quantity: "seconds", "bytes" or "rounds".
+        by: Whether `names` are groups or kinds.
+        names: Groups or kinds, which are added up.
     """
 
-    model: str
-    variant: str
-    quantity: str
-    by: Literal["group", "kind"]
-    names: tuple[str, ...]
+    def value(records: Records) -> float:
+        rows = [row for row in records[f"breakdown_{model}"]["rows"] if row["variant"] == variant]
+        mine = sum(row[quantity] for row in rows if row[by] in names)
+        return 100 * mine / sum(row[quantity] for row in rows)
 
-    def __call__(self, records: Records) -> float:
-        rows = [row for row in records[f"breakdown_{self.model}"]["rows"] if row["variant"] == self.variant]
-        mine = sum(row[self.quantity] for row in rows if row[self.by] in self.names)
-        return 100 * mine / sum(row[self.quantity] for row in rows)
+    return value
 
 
-def parts(records: Path) -> Figure:
-    """A step by part of the U-Net and kind of layer."""
-
-    return breakdown_bars(read_record(records / f"breakdown_{MODELS[0]}.json"))
-
-
-BREAKDOWN = Target(
+TARGET = Target(
     "breakdown",
     "A step by part of the U-Net and kind of layer",
     "noise prediction takes nearly all of the time, and in it softmax and activations are expensive",
     "paper",
-    tuple(Piece(f"breakdown_{model}", ("bench", "breakdown", model), (), ("--repetitions", "1")) for model in MODELS),
+    tuple(Command(f"breakdown_{model}", ("bench", "breakdown", model), (), ("--repetitions", "1")) for model in MODELS),
     (
         *(
             Check(
                 f"{model}, direct: {what}, share of {quantity}",
                 expected,
                 2,
-                ShareOfStep(model, "direct", quantity, by, names),
+                share_of_step(model, "direct", quantity, by, *names),
                 2,
                 unit="%",
             )
@@ -268,12 +264,12 @@ BREAKDOWN = Target(
             f"{TEN}, direct: the scheduler's update, share of seconds",
             1,
             0,
-            ShareOfStep(TEN, "direct", "seconds", "group", ("scheduler update",)),
+            share_of_step(TEN, "direct", "seconds", "group", "scheduler update"),
             0,
             2,
             "%",
             "most",
         ),
     ),
-    parts,
+    figure,
 )

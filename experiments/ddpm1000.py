@@ -17,29 +17,31 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
+import typer
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cipherdm.cli.options import ModelArgument
 from cipherdm.engine import LocalCluster, Session, compile_plan, sum_totals
 from cipherdm.errors import CipherDMError
-from cipherdm.files import replacing
+from cipherdm.files import replacing, root
 from cipherdm.likeness import psnr
-from cipherdm.models import UNet
-from cipherdm.protocols import DIRECT, FAST, Protocols
+from cipherdm.models import UNet, find_model, load_unet
+from cipherdm.progress import ProgressBar
+from cipherdm.protocols import DIRECT, FAST, Protocols, named
 from cipherdm.records import environment
 from cipherdm.sampling import Task, engine_for, make_task, sampling_nodes
 from cipherdm.sampling.steps import setup_graph, step_graph
 from cipherdm.views.pictures import grey_levels
 from cipherdm.views.style import PALETTE, describe, new_figure
 
-from .quality import TINY
-from .step import MODELS
-from .target import Check, Field, Mean, Piece, Target
-from .trajectory import read_with_pictures
+from .commands import ProtocolsOption, RecordOption, record_path
+from .target import MODELS, TINY, Check, Command, Target, field, mean_of
+from .trajectory import read_with_pictures, write
 
 _COMMAND = "cipherdm bench segments MODEL"
 
@@ -345,13 +347,44 @@ def long_run(records: Path) -> Figure:
     return segments_figure(*read(records / f"ddpm1000_{MODELS[0]}.json"))
 
 
-DDPM = Target(
+def measure(
+    model: ModelArgument,
+    scheduler: Annotated[str, typer.Option(help="ddim or ddpm.")] = "ddpm",
+    steps: Annotated[int, typer.Option(help="Denoising steps.", min=1)] = 1000,
+    segment: Annotated[int, typer.Option(help="Steps in one program.", min=1)] = 50,
+    batch: Annotated[int, typer.Option(help="Images; labels go through the model's classes.", min=1)] = 2,
+    protocols: ProtocolsOption = "fast",
+    seed: Annotated[int, typer.Option(help="Seed of the client's noise.")] = 0,
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder of finished segments; runs/segments/RECORD by default.")
+    ] = None,
+    record: RecordOption = None,
+) -> None:
+    """Sample a long schedule on three parties in segments, beside plaintext from the same noise; can be resumed.
+
+    After each segment the client fetches the sample and stores it, which it does for resuming alone. The images go into
+    an .npz file beside the record.
+    """
+    folder = find_model(model)
+    path = record_path(record, f"{scheduler}{steps}_{folder.resolve().name}")
+    keep = keep or root() / "runs" / "segments" / path.stem
+    unet = load_unet(folder)
+    classes = unet.config.num_class_embeds
+    images = {"count": batch} if classes is None else {"labels": [index % classes for index in range(batch)]}
+    settings = {"scheduler": scheduler, "steps": steps, "length": segment, "seed": seed, **images}
+    with ProgressBar("run") as bar:
+        found, samples = run(unet, keep, protocols=named(protocols), progress=bar, **settings)
+    beside = write(path, found, {"samples": samples})
+    typer.echo(f"{summary(found)}\nWrote {path} and {', '.join(map(str, beside))}.")
+
+
+TARGET = Target(
     "ddpm-1000",
     "The whole DDPM schedule of 1000 steps under fast",
     "a full DDPM run on shares gives the plaintext pictures, in the time of 1000 steps",
     "ours",
     (
-        Piece(
+        Command(
             f"ddpm1000_{TINY}",
             ("bench", "segments", TINY, "--scheduler", "ddpm"),
             ("--steps", "1000", "--segment", "50"),
@@ -360,8 +393,8 @@ DDPM = Target(
         ),
     ),
     (
-        Check("mean PSNR to plaintext", 26.9, 5, Mean(f"ddpm1000_{TINY}", "psnr_db"), 5, unit=" dB"),
-        Check("GB of all parties", 50.7, 0.2, Field(f"ddpm1000_{TINY}", "bytes", factor=1e-9), unit=" GB"),
+        Check("mean PSNR to plaintext", 26.9, 5, mean_of(f"ddpm1000_{TINY}", "psnr_db"), 5, unit=" dB"),
+        Check("GB of all parties", 50.7, 0.2, field(f"ddpm1000_{TINY}", "bytes", factor=1e-9), unit=" GB"),
     ),
     long_run,
 )

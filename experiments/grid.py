@@ -7,26 +7,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+import typer
 from matplotlib.figure import Figure
 
 from cipherdm.calibration import calibration_of
+from cipherdm.cli.options import parse_numbers
 from cipherdm.errors import CipherDMError
 from cipherdm.likeness import psnr
+from cipherdm.models import find_model
+from cipherdm.progress import ProgressBar
 from cipherdm.protocols import CIPHERDM, CIPHERDM_CORRECTED, DIRECT, FAST, PUMA, Protocols
-from cipherdm.sampling.pipeline import Pipeline
+from cipherdm.sampling.pipeline import Pipeline, load_pipeline
 from cipherdm.sampling.text_to_image import text_to_image
 from cipherdm.views.pictures import grey_levels
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 from cipherdm.views.widgets import MovingPicture
 
+from .commands import PromptModel, RecordOption, record_path
 from .prompts import PROMPTS
-from .step import PROMPT_MODEL
-from .target import Check, Piece, Records, Target
-from .trajectory import read_with_pictures
+from .target import PROMPT_MODEL, Check, Command, Records, Target
+from .trajectory import read_with_pictures, write
 from .trajectory_figures import shown_pixels
 
 Progress = Callable[[int, int, str], None]
@@ -318,12 +322,41 @@ def grid(records: Path) -> Figure:
     return grid_sheet(read(records / f"grid_{PROMPT_MODEL}.json"), 0, 4)
 
 
-GRID = Target(
+def measure(
+    model: PromptModel = PROMPT_MODEL,
+    steps: Annotated[str, typer.Option(help="Numbers of denoising steps.")] = "5,10,20,50",
+    guidance_scales: Annotated[
+        str, typer.Option(help="Scales of classifier-free guidance, whole numbers.")
+    ] = "1,2,4,7",
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    record: RecordOption = None,
+) -> None:
+    """Draw three prompts under all combinations of steps, guidance and protocol sets, emulated in plaintext.
+
+    The images go into an .npz file beside the record.
+    """
+    folder = find_model(model)
+    path = record_path(record, f"grid_{folder.resolve().name}")
+    chosen = {
+        "steps": parse_numbers(steps, "--steps"),
+        "guidance_scales": parse_numbers(guidance_scales, "--guidance-scales"),
+    }
+    with ProgressBar("picture") as bar:
+        found, images = run(load_pipeline(folder), seed=seed, progress=bar, **chosen)
+    beside = write(path, found, images)
+    typer.echo(f"{summary(found)}\nWrote {path} and {', '.join(map(str, beside))}.")
+
+
+TARGET = Target(
     "grid",
     "Three prompts under steps, guidance scales and sets of protocols, in plaintext",
     "CipherDM's functions change what a prompt draws; PUMA's and ours hardly do",
     "ours",
-    (Piece(f"grid_{PROMPT_MODEL}", ("bench", "grid", PROMPT_MODEL), (), ("--steps", "10", "--guidance-scales", "4")),),
+    (
+        Command(
+            f"grid_{PROMPT_MODEL}", ("bench", "grid", PROMPT_MODEL), (), ("--steps", "10", "--guidance-scales", "4")
+        ),
+    ),
     tuple(
         Check(
             f"mean PSNR of {protocols} to exact, guidance 4, 10 steps",

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from cipherdm.approximations.mish import mish_polynomial
 from cipherdm.approximations.silu import silu_polynomial
 from cipherdm.approximations.softmax import softmax_bounded
+from cipherdm.cli.options import ModelArgument
 from cipherdm.models import UNet
 from cipherdm.protocols import DIRECT, FAST
 from cipherdm.protocols.fast import patches
@@ -22,8 +23,10 @@ from cipherdm.records import read_record
 from cipherdm.sampling import engine_for
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 
-from .step import MODELS, TINY, Gain, Variant
-from .target import Check, Piece, Target
+from .commands import AtOnceOption, BatchOption, RecordOption, RepetitionsOption, StepsOption
+from .step import AT_ONCE, Variant, measure_variants
+from .step_gains import gain
+from .target import TINY, Check, Command, Target
 
 _SCORE_BOUND = 4.0
 
@@ -95,19 +98,31 @@ def ladder_figure(rows: Sequence[Mapping[str, Any]], batch: int = 1) -> Figure:
     )
 
 
-def ladder(records: Path) -> Figure:
-    """A step from direct to fast, one change after the other."""
+def measure(
+    model: ModelArgument,
+    batch: BatchOption = "1",
+    repetitions: RepetitionsOption = 3,
+    steps: StepsOption = 20,
+    at_once: AtOnceOption = AT_ONCE,
+    record: RecordOption = None,
+) -> None:
+    """Measure a denoising step from direct to fast, with one change more at each rung."""
+    settings = {"batch": batch, "repetitions": repetitions, "steps": steps, "at_once": at_once}
+    measure_variants("ladder", model, rungs, record, **settings)
 
-    return ladder_figure(read_record(records / f"ladder_{MODELS[0]}.json")["rows"])
+
+def figure(records: Path) -> Figure:
+    """Draw a step from direct to fast, one change after the other."""
+    return ladder_figure(read_record(records / f"ladder_{TINY}.json")["rows"])
 
 
-LADDER = Target(
+TARGET = Target(
     "ladder",
     "From direct to fast, one change after the other",
     "most of the gain is in activations, softmax and normalisation without comparisons and divisions",
     "ours",
     (
-        Piece(
+        Command(
             f"ladder_{TINY}",
             ("bench", "ladder", TINY),
             (),
@@ -119,14 +134,14 @@ LADDER = Target(
             "bytes, direct / fast",
             12.6,
             0.2,
-            Gain(TINY, "fast", "bytes", benchmark="ladder"),
+            gain(TINY, "fast", "bytes", benchmark="ladder"),
             0.2,
         ),
         Check(
             "bytes, direct / polynomials",
             1.58,
             0.03,
-            Gain(TINY, "+ polynomials", "bytes", benchmark="ladder"),
+            gain(TINY, "+ polynomials", "bytes", benchmark="ladder"),
             0.03,
             2,
         ),
@@ -134,10 +149,10 @@ LADDER = Target(
             "bytes, direct / bounded softmax",
             2.78,
             0.03,
-            Gain(TINY, "+ bounded softmax", "bytes", benchmark="ladder"),
+            gain(TINY, "+ bounded softmax", "bytes", benchmark="ladder"),
             0.03,
             2,
         ),
     ),
-    ladder,
+    figure,
 )

@@ -10,24 +10,27 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+import typer
 from matplotlib.figure import Figure
 
-from cipherdm.engine import CostReport, EngineConfig, Node, Session, Spec, compile_plan
+from cipherdm.engine import CostReport, EngineConfig, LocalCluster, Node, Session, Spec, compile_plan
 from cipherdm.errors import CipherDMError
 from cipherdm.kernels.operation import Kernel, apply
 from cipherdm.kernels.products import trial
+from cipherdm.progress import ProgressBar
 from cipherdm.protocols import fast
 from cipherdm.protocols.fast import POWER_BITS, VALUE_BITS
 from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, dot_general, encode, matmul
 from cipherdm.protocols.small_ring import SMALL_BITS, WORD_BITS
 from cipherdm.views.style import PALETTE, describe, new_figure
 
-from .target import Check, Piece, Records, Target
+from .commands import RecordOption, RepetitionsOption, finish, record_path
+from .target import Check, Command, Records, Target, Value, of_rows
 
 ENGINE = EngineConfig(fraction_bits=ENGINE_FRACTION_BITS)
 
@@ -336,39 +339,49 @@ def _bar(axis, height: float, length: float, text: str, style: Mapping[str, Any]
     axis.text(length, height, f" {text}", va="center", fontsize=8.5)
 
 
-@dataclass(frozen=True)
-class LargestProductError:
-    """Of all ways and shapes in the record of `bench linear`."""
-
-    def __call__(self, records: Records) -> float:
-        return max(row["max_error"] for row in records["linear"]["rows"])
-
-
-@dataclass(frozen=True)
-class ProductGain:
-    """How many times less a kernel takes than SPU, in "ms" or "bytes", at a shape in the record of `bench linear`."""
-
-    quantity: str
-    ring: int
-    shape: str = "128x1152x196"
-
-    def __call__(self, records: Records) -> float:
-        found = {row["way"]: row[self.quantity] for row in records["linear"]["rows"] if row["shape"] == self.shape}
-        return found["spu"] / found[f"kernel, {self.ring} bits"]
+def measure(
+    shapes: Annotated[
+        str | None,
+        typer.Option(help='Shapes of matrices, such as "128x1152x196,320x2880x4096"; all layers by default.'),
+    ] = None,
+    repetitions: RepetitionsOption = 3,
+    record: RecordOption = None,
+) -> None:
+    """Measure matrix products on three parties, SPU's against kernels on shares in both rings, and the rings' conversions."""
+    chosen = SHAPES if shapes is None else [shape_named(name) for name in shapes.split(",")]
+    with LocalCluster() as cluster, ProgressBar("run") as bar:
+        session = cluster.session(ENGINE)
+        found = run(session, chosen, repetitions, bar)
+        found["conversions"] = run_conversions(session, repetitions=repetitions, progress=bar)
+    finish(record_path(record, "linear"), found, table(found), conversion_table(found))
 
 
-LINEAR = Target(
+def gain(quantity: str, ring: int, shape: str = "128x1152x196") -> Value:
+    """Return the function that says how many times less "ms" or "bytes" a kernel takes than SPU, at a shape."""
+
+    def value(records: Records) -> float:
+        found = {row["way"]: row[quantity] for row in records["linear"]["rows"] if row["shape"] == shape}
+        return found["spu"] / found[f"kernel, {ring} bits"]
+
+    return value
+
+
+TARGET = Target(
     "linear",
     "Matrix products: SPU's, and the parties' own on shares in two rings",
     "kernels on shares give the same results as SPU's products with the same bytes, over Z_2^32 with half, in less time",
     "ours",
-    (Piece("linear", ("bench", "linear"), ("--repetitions", "5"), ("--shapes", "128x1152x196", "--repetitions", "1")),),
     (
-        Check("largest error of a product", 0, 0, LargestProductError(), 0, 0),
-        Check("bytes, SPU / kernel over Z_2^64", 1, 0.01, ProductGain("bytes", 64), 0.01, 2),
-        Check("bytes, SPU / kernel over Z_2^32", 2, 0.01, ProductGain("bytes", 32), 0.01, 2),
+        Command(
+            "linear", ("bench", "linear"), ("--repetitions", "5"), ("--shapes", "128x1152x196", "--repetitions", "1")
+        ),
+    ),
+    (
+        Check("largest error of a product", 0, 0, of_rows("linear", "max_error", max), 0, 0),
+        Check("bytes, SPU / kernel over Z_2^64", 1, 0.01, gain("bytes", 64), 0.01, 2),
+        Check("bytes, SPU / kernel over Z_2^32", 2, 0.01, gain("bytes", 32), 0.01, 2),
         # Without the processor's instructions for products of bytes, kernels take longer than this.
-        Check("time, SPU / kernel over Z_2^64", 2.0, 0.8, ProductGain("ms", 64)),
-        Check("time, SPU / kernel over Z_2^32", 2.9, 1.2, ProductGain("ms", 32)),
+        Check("time, SPU / kernel over Z_2^64", 2.0, 0.8, gain("ms", 64)),
+        Check("time, SPU / kernel over Z_2^32", 2.9, 1.2, gain("ms", 32)),
     ),
 )

@@ -3,18 +3,21 @@
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import typer
 from jax import lax
 
-from cipherdm.engine import CostReport, Session, run_once
+from cipherdm.engine import CostReport, LocalCluster, Session, run_once
+from cipherdm.progress import ProgressBar
 from cipherdm.protocols.fixed import spread
 
-from .target import Check, Piece, Records, Target
+from .commands import RecordOption, RepetitionsOption, finish, record_path
+from .target import Check, Command, Records, Target, Value
 
 ROW = 100  # numbers in a softmax row, and rows and columns of the matrices
 
@@ -150,6 +153,19 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
     return frame[["ms", "bytes_per_element", "messages", "busiest_messages", "busiest_bytes", "max_error"]]
 
 
+def measure(
+    elements: Annotated[int, typer.Option(help="Numbers that an operation works on at once.", min=100)] = 10_000,
+    repetitions: RepetitionsOption = 9,
+    record: RecordOption = None,
+) -> None:
+    """Measure elementary operations on three parties, from an addition to a softmax: time, bytes, messages."""
+    with LocalCluster() as cluster, ProgressBar("run") as bar:
+        session = cluster.session()
+        found = run(session, elements, repetitions, bar)
+        found["layouts"] = run(session, elements, repetitions, bar, LAYOUTS)["rows"]
+    finish(record_path(record, "operations"), found, table(found), table({"rows": found["layouts"]}))
+
+
 def _size(operation: Operation, values: Mapping[str, np.ndarray]) -> int:
     """How many numbers the operation returns."""
     return jax.eval_shape(operation.function, *(values[name] for name in operation.arguments)).size
@@ -171,25 +187,24 @@ def _summary(costs: Sequence[CostReport]) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class OperationRow:
-    """Bytes an element of one operation, from the record of `bench operations`."""
+def bytes_per_element(operation: str) -> Value:
+    """Return the function that takes an operation's bytes per element from the record."""
 
-    operation: str
-
-    def __call__(self, records: Records) -> float:
-        (row,) = (row for row in records["operations"]["rows"] if row["operation"] == self.operation)
+    def value(records: Records) -> float:
+        (row,) = (row for row in records["operations"]["rows"] if row["operation"] == operation)
         return row["bytes"] / row["elements"]
 
+    return value
 
-OPERATIONS_TARGET = Target(
+
+TARGET = Target(
     "operations",
     "Cost of elementary operations",
     "comparisons and divisions are what costs; additions are free",
     "ours",
-    (Piece("operations", ("bench", "operations"), (), ("--elements", "1000", "--repetitions", "1")),),
+    (Command("operations", ("bench", "operations"), (), ("--elements", "1000", "--repetitions", "1")),),
     tuple(
-        Check(f"bytes an element, {name}", expected, 1, OperationRow(name), 1, 0)
+        Check(f"bytes an element, {name}", expected, 1, bytes_per_element(name), 1, 0)
         for name, expected in {"addition": 0, "secret x secret": 52, "less-than": 108, "reciprocal": 1336}.items()
     ),
 )

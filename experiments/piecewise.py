@@ -13,12 +13,15 @@ import numpy as np
 import pandas as pd
 
 from cipherdm.approximations.piecewise import PiecewisePolynomial
-from cipherdm.approximations.piecewise_costs import Counts
+from cipherdm.approximations.piecewise_costs import Counts, Prices
+from cipherdm.approximations.silu import silu_cipherdm
 from cipherdm.engine import LocalCluster
 from cipherdm.errors import CipherDMError
-from cipherdm.views.piecewise_widget import Measured, measure
+from cipherdm.progress import ProgressBar
+from cipherdm.views import piecewise_widget
 
-from .target import Check, Piece, Records, Target
+from .commands import RecordOption, finish, record_path
+from .target import Check, Command, Records, Target
 
 SEGMENTS = range(1, 7)
 
@@ -95,7 +98,7 @@ def run(
         function = point.function()
         if progress is not None:
             progress(done, len(points), f"{function.name} ends={point.ends}")
-        found = measure(cluster, function, x)
+        found = piecewise_widget.measure(cluster, function, x)
         _check(function, x, found)
         rows.append(
             asdict(point)
@@ -111,7 +114,7 @@ def table(record: dict[str, Any]) -> pd.DataFrame:
     return frame
 
 
-def _check(function: PiecewisePolynomial, x: np.ndarray, found: Measured) -> None:
+def _check(function: PiecewisePolynomial, x: np.ndarray, found: piecewise_widget.Measured) -> None:
     expected = np.asarray(function(x))
     # Beside a breakpoint the rounding of x to fixed point may choose the other segment.
     clear = np.abs(x[:, None] - np.array([*function.breakpoints, inf])).min(axis=1) > 1e-4
@@ -123,22 +126,23 @@ def _check(function: PiecewisePolynomial, x: np.ndarray, found: Measured) -> Non
         )
 
 
-@dataclass(frozen=True)
-class PiecewiseBytes:
-    """Bytes an element of CipherDM's SiLU by counting its operations, from the record of `bench piecewise`."""
-
-    def __call__(self, records: Records) -> float:
-        from cipherdm.approximations.piecewise_costs import Prices
-        from cipherdm.approximations.silu import silu_cipherdm
-
-        return float(Prices.from_record(records["piecewise"]).bytes_per_element(silu_cipherdm))
+def counted_bytes(records: Records) -> float:
+    """Return the bytes per element of CipherDM's SiLU, by counting its operations."""
+    return float(Prices.from_record(records["piecewise"]).bytes_per_element(silu_cipherdm))
 
 
-PIECEWISE = Target(
+def measure(record: RecordOption = None) -> None:
+    """Measure piecewise polynomials over a grid of segments and degrees on three parties: bytes and messages of each."""
+    with LocalCluster() as cluster, ProgressBar("run") as bar:
+        found = run(cluster, progress=bar)
+    finish(record_path(record, "piecewise"), found, table(found))
+
+
+TARGET = Target(
     "piecewise",
     "Cost of piecewise polynomials",
     "bytes and messages of a piecewise polynomial follow from counting its operations",
     "ours",
-    (Piece("piecewise", ("bench", "piecewise")),),
-    (Check("bytes an element, SiLU published, by counting", 728, 0, PiecewiseBytes(), 0, 0),),
+    (Command("piecewise", ("bench", "piecewise")),),
+    (Check("bytes an element, SiLU published, by counting", 728, 0, counted_bytes, 0, 0),),
 )

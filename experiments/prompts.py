@@ -7,25 +7,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+import typer
 from matplotlib.figure import Figure
 
+from cipherdm.calibration import read_captions
+from cipherdm.cli.options import SchedulerOption
 from cipherdm.engine import LocalCluster
 from cipherdm.errors import CipherDMError
 from cipherdm.likeness import extent_psnr, psnr
-from cipherdm.protocols import DIRECT, FAST, Protocols
-from cipherdm.sampling.pipeline import Pipeline
+from cipherdm.models import find_model
+from cipherdm.progress import ProgressBar
+from cipherdm.protocols import DIRECT, FAST, Protocols, named
+from cipherdm.sampling.pipeline import Pipeline, load_pipeline
 from cipherdm.sampling.sample import Granularity
 from cipherdm.sampling.text_to_image import text_to_image
 from cipherdm.views.pictures import grey_levels, wrapped
 from cipherdm.views.style import GREY, describe, new_figure
 
-from .step import PROMPT_MODEL
-from .target import Check, OfRows, Piece, Target
-from .trajectory import read_with_pictures
+from .commands import PromptModel, ProtocolsOption, RecordOption, record_path
+from .target import PROMPT_MODEL, Check, Command, Target, of_rows
+from .trajectory import read_with_pictures, write
 from .trajectory_figures import shown_pixels
 
 Progress = Callable[[int, int, str], None]
@@ -218,28 +223,53 @@ def prompts(records: Path) -> Figure:
     return prompts_sheet(read(records / f"prompts_{PROMPT_MODEL}.json"))
 
 
+def measure(
+    model: PromptModel = PROMPT_MODEL,
+    file: Annotated[Path | None, typer.Option("--prompts", help="File with a prompt in each line.")] = None,
+    protocols: ProtocolsOption = "fast",
+    scheduler: SchedulerOption = "ddim",
+    steps: Annotated[int, typer.Option(help="Denoising steps.", min=1)] = 20,
+    guidance_scale: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 is none.", min=1)] = 4.0,
+    count: Annotated[int | None, typer.Option(help="Number of prompts to draw; all by default.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first prompt's noise.")] = 0,
+    record: RecordOption = None,
+) -> None:
+    """Draw prompts one by one on three parties and in plaintext from the same noise: images, PSNR, costs.
+
+    The images go into an .npz file beside the record.
+    """
+    folder = find_model(model)
+    path = record_path(record, f"prompts_{folder.resolve().name}")
+    chosen = (PROMPTS if file is None else read_captions(file))[:count]
+    settings = {"scheduler": scheduler, "steps": steps, "guidance_scale": guidance_scale, "seed": seed}
+    with ProgressBar("run") as bar:
+        found, images = run(load_pipeline(folder), chosen, protocols=named(protocols), progress=bar, **settings)
+    beside = write(path, found, images)
+    typer.echo(f"{summary(found)}\nWrote {path} and {', '.join(map(str, beside))}.")
+
+
 DRAWN = f"prompts_{PROMPT_MODEL}"
 
-PROMPTS_TARGET = Target(
+TARGET = Target(
     "prompts",
     "Eight prompts, each drawn by itself on three parties",
     "on shares a prompt gives the picture that it gives in plaintext, in minutes on one machine",
     "ours",
-    (Piece(DRAWN, ("bench", "prompts", PROMPT_MODEL), (), ("--count", "1")),),
+    (Command(DRAWN, ("bench", "prompts", PROMPT_MODEL), (), ("--count", "1")),),
     (
-        Check("mean PSNR to plaintext", 28, 0, OfRows(DRAWN, "psnr_db", "mean"), 0, unit=" dB", bound="least"),
-        Check("lowest PSNR to plaintext", 25, 0, OfRows(DRAWN, "psnr_db", "lowest"), 0, unit=" dB", bound="least"),
-        Check("GB of all parties, for a picture", 1.04, 0.02, OfRows(DRAWN, "bytes", "mean", 1e-9), 0.02, 2, " GB"),
+        Check("mean PSNR to plaintext", 28, 0, of_rows(DRAWN, "psnr_db"), 0, unit=" dB", bound="least"),
+        Check("lowest PSNR to plaintext", 25, 0, of_rows(DRAWN, "psnr_db", min), 0, unit=" dB", bound="least"),
+        Check("GB of all parties, for a picture", 1.04, 0.02, of_rows(DRAWN, "bytes", factor=1e-9), 0.02, 2, " GB"),
         Check(
             "minutes of the slowest picture, with sharing",
             10,
             0,
-            OfRows(DRAWN, "whole_seconds", "highest", 1 / 60),
+            of_rows(DRAWN, "whole_seconds", max, 1 / 60),
             0,
             unit=" min",
             bound="most",
         ),
-        Check("most memory of a party", 4, 0, OfRows(DRAWN, "peak_memory", "highest", 2**-30), 0, 2, " GiB", "most"),
+        Check("most memory of a party", 4, 0, of_rows(DRAWN, "peak_memory", max, 2**-30), 0, 2, " GiB", "most"),
     ),
     prompts,
 )

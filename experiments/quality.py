@@ -15,8 +15,7 @@ from cipherdm.records import read_record
 from cipherdm.views.latency import SAMPLER_MARKERS, _pictures
 from cipherdm.views.style import PALETTE, describe, new_figure
 
-from .step import MODELS
-from .target import Check, Field, Mean, Piece, Target
+from .target import MODELS, TEN, TINY, Check, Command, Target, field, mean_of
 
 ORDER = ("direct", "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-mixed", "fast-guarded")
 
@@ -209,8 +208,6 @@ def samplers(records: Path) -> Figure:
     return quality_against_cost(quality_frame(model, records), cost_of(costs[model], "fast"))
 
 
-TINY, TEN = MODELS
-
 _PUBLISHED_SETS = ("cipherdm", "cipherdm-corrected", "puma")
 
 # Accuracy in percent, and how far it may be off with 2,000 pictures and with 200. The further from 100, the more it varies.
@@ -224,7 +221,7 @@ _ACCURACIES = (
 )
 
 
-def quality_piece(model: str, protocols: str, scheduler: str = "ddim", steps: int = 50) -> Piece:
+def quality_command(model: str, protocols: str, scheduler: str = "ddim", steps: int = 50) -> Command:
     """One row of the quality table: 2,000 pictures, in the reduced run 200.
 
     With `fast` and 50 steps of DDIM, 16 are drawn on three parties as well.
@@ -232,7 +229,7 @@ def quality_piece(model: str, protocols: str, scheduler: str = "ddim", steps: in
     sampler = "" if (scheduler, steps) == ("ddim", 50) else f"_{scheduler.removesuffix('++')}-{steps}"
     chosen = ("--scheduler", scheduler, "--steps", str(steps)) if sampler else ()
     on_shares = protocols == "fast" and not sampler and model in MODELS
-    return Piece(
+    return Command(
         f"quality_{model}_{protocols}{sampler}",
         ("evaluate", model, "--protocols", protocols, *chosen),
         ("--secure", "16") if on_shares else (),
@@ -242,7 +239,7 @@ def quality_piece(model: str, protocols: str, scheduler: str = "ddim", steps: in
 
 def _sampler(scheduler: str, steps: int) -> str:
     """The record of the larger model with exact functions."""
-    return quality_piece(TEN, "direct", scheduler, steps).name
+    return quality_command(TEN, "direct", scheduler, steps).name
 
 
 _ROWS = (
@@ -257,9 +254,9 @@ QUALITY = Target(
     "an independent re-run of the release has F1 0.8575 in plaintext and 0.0820 under CipherDM; ours keeps the quality",
     "published",
     (
-        *(quality_piece(model, protocols) for model, protocols in _ROWS),
+        *(quality_command(model, protocols) for model, protocols in _ROWS),
         *(
-            quality_piece(model, protocols, "ddpm", 20)
+            quality_command(model, protocols, "ddpm", 20)
             for model, protocols in _ROWS
             if not model.endswith("-quad") and protocols != "fast-mixed"
         ),
@@ -270,14 +267,14 @@ QUALITY = Target(
                 f"{model}: accuracy, {protocols}",
                 expected,
                 tolerance,
-                Field(f"quality_{model}_{protocols}", "accuracy", factor=100),
+                field(f"quality_{model}_{protocols}", "accuracy", factor=100),
                 reduced,
                 unit="%",
             )
             for model, protocols, expected, tolerance, reduced in _ACCURACIES
         ),
         Check(
-            f"{TEN}: PSNR of fast to exact", 32.9, 2, Field(f"quality_{TEN}_fast", "psnr", "emulated"), 4, unit=" dB"
+            f"{TEN}: PSNR of fast to exact", 32.9, 2, field(f"quality_{TEN}_fast", "psnr", "emulated"), 4, unit=" dB"
         ),
     ),
     quality,
@@ -294,14 +291,14 @@ SAMPLERS_TARGET = Target(
     "Quality over the number of steps, by sampler, with exact functions",
     "DPM-Solver++ with 10 to 15 steps gives what DDIM gives with 50",
     "ours",
-    tuple(quality_piece(TEN, "direct", scheduler, steps) for scheduler, steps in _SAMPLERS),
+    tuple(quality_command(TEN, "direct", scheduler, steps) for scheduler, steps in _SAMPLERS),
     (
         *(
             Check(
                 f"LeNet-FID, {name}-{steps}",
                 expected,
                 tolerance,
-                Field(_sampler(scheduler, steps), "lenet_fid"),
+                field(_sampler(scheduler, steps), "lenet_fid"),
                 None,
                 2,
             )
@@ -316,7 +313,7 @@ SAMPLERS_TARGET = Target(
             "accuracy, DPM-Solver++-10",
             99.1,
             1,
-            Field(_sampler("dpmsolver++", 10), "accuracy", factor=100),
+            field(_sampler("dpmsolver++", 10), "accuracy", factor=100),
             3,
             unit="%",
         ),
@@ -330,7 +327,7 @@ PICTURE = Target(
     "secure sampling gives the pictures that plaintext sampling gives",
     "ours",
     (
-        Piece(
+        Command(
             "sample",
             ("sample", "--model", TEN, "--granularity", "loop"),
             ("--labels", "0-9", "--steps", "20"),
@@ -338,5 +335,5 @@ PICTURE = Target(
             option="--out",
         ),
     ),
-    (Check("mean PSNR to plaintext", 33.0, 2, Mean("sample", "psnr_db"), unit=" dB"),),
+    (Check("mean PSNR to plaintext", 33.0, 2, mean_of("sample", "psnr_db"), unit=" dB"),),
 )

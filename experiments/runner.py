@@ -1,16 +1,16 @@
-"""Running targets: their pieces one after the other, publishing what is whole, and comparing with what is expected."""
+"""Running targets: their commands one after the other, publishing finished records, and comparing with what is expected.
 
-# FROM cipherdm.reproduce.pieces:
-# Running one piece: its command in a process of its own, its time and memory, and a mark when it is finished.
+Each command runs in a process of its own, whose time and memory are noted. A finished one is marked and not run again.
+"""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,22 @@ import psutil
 from cipherdm.errors import CipherDMError
 from cipherdm.files import replacing, root
 from cipherdm.records import environment
+from cipherdm.views.style import png
 
-from .target import Piece, Records, Target
+from .target import Command, Records, Target
 
 _WATCH = 0.5  # seconds between two looks at the memory
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run keeps its pieces, and where it puts what is finished.
+class Folders:
+    """Where runs are kept, and where what is finished goes.
 
     Attributes:
-        reduced: measure little of each. Nothing of it goes where the committed records are.
-        state: finished pieces that are not published yet, and marks of those that are.
-        measurements: the folder of the records.
-        figures: the folder of the figures, and of pictures that commands draw.
+        reduced: Whether little of each is measured. None of it goes where the committed records are.
+        state: Folder of finished runs that are not published yet, and of the marks of those that are.
+        measurements: Folder of the records.
+        figures: Folder of the figures, and of images that commands draw.
     """
 
     reduced: bool
@@ -44,8 +45,8 @@ class Place:
     figures: Path
 
     @classmethod
-    def of(cls, reduced: bool, checkout: Path | None = None) -> "Place":
-        """The usual folders: those of the checkout, or for a reduced run `runs/reproduce/reduced`."""
+    def of(cls, reduced: bool, checkout: Path | None = None) -> "Folders":
+        """Return the usual folders: those of the checkout, or for a reduced run `runs/reproduce/reduced`."""
         base = root() if checkout is None else checkout
         runs = base / "runs" / "reproduce"
         if reduced:
@@ -54,29 +55,29 @@ class Place:
         return cls(False, runs / "full", base / "data" / "measurements", base / "figures")
 
 
-class PieceFolder:
-    """The folder of one piece: what its command wrote, and the mark that it is finished."""
+class Run:
+    """The run of one command: what it wrote, and the mark that it is finished, in a folder of its own."""
 
-    def __init__(self, piece: Piece, place: Place):
-        self.piece = piece
-        self._line = piece.command_line(place.reduced)
-        self._arguments = piece.arguments(place.reduced)
-        self._folder = place.state / piece.name
+    def __init__(self, command: Command, folders: Folders):
+        self.command = command
+        self.line = command.line(folders.reduced)
+        self._arguments = command.arguments(folders.reduced)
+        self._folder = folders.state / command.name
         self._mark = self._folder / "finished.json"
         self.output = self._folder / "output"
 
     @property
     def record(self) -> Path:
-        """The record that the command wrote."""
-        return self.output / f"{self.piece.name}.json"
+        """Path of the record that the command writes."""
+        return self.output / f"{self.command.name}.json"
 
     @property
     def finished(self) -> dict[str, Any] | None:
-        """What finishing it took (command, seconds, memory, date, ...), or None if this command has not been finished."""
+        """What the finished run took (command, seconds, memory, date, ...), or None if this command is not finished."""
         if not self._mark.exists() or not self.record.exists():
             return None
         mark = json.loads(self._mark.read_text())
-        return mark if mark["command"] == self._line else None
+        return mark if mark["command"] == self.line else None
 
     @property
     def published(self) -> bool:
@@ -88,98 +89,76 @@ class PieceFolder:
         self._write_mark({**self.finished, "published": True})
 
     def forget(self) -> None:
-        """Delete the piece, with all that its command kept."""
+        """Delete the run, with all that its command kept."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def run(self) -> None:
-        """Run the command; what it prints and its progress bar go to the terminal.
+    def start(self) -> None:
+        """Run the command, and mark it as finished. What it prints and its progress bar go to the terminal.
 
         Raises:
-            CipherDMError: the command failed. What it had kept is still there.
+            CipherDMError: The command failed. What it had kept is still there.
         """
         self.output.mkdir(parents=True, exist_ok=True)
-        target = self.record if self.piece.option == "--record" else self.record.with_suffix(".png")
-        options = [self.piece.option, str(target)]
-        if self.piece.resumes:
+        target = self.record if self.command.option == "--record" else self.record.with_suffix(".png")
+        options = [self.command.option, str(target)]
+        if self.command.resumes:
             options += ["--keep", str(self._folder / "kept")]
         load, start = os.getloadavg()[0], time.monotonic()
         code, memory = _run_watched([sys.executable, "-m", "cipherdm", *self._arguments, *options])
         seconds = time.monotonic() - start
         if code:
             raise CipherDMError(
-                f"`{self._line}` ended with exit code {code}. Finished pieces are kept: mend what it says above, and run "
+                f"`{self.line}` ended with exit code {code}. Finished commands are kept: mend what it says above, and run "
                 f"`cipherdm reproduce` again."
             )
         took = {"seconds": seconds, "memory": memory, "load_before": load}
         record = json.loads(self.record.read_text())
-        with replacing(self.record) as temporary:
-            temporary.write_text(json.dumps({**record, "run": {"commands": [self._line], **took}}, indent=1) + "\n")
+        _write_json(self.record, {**record, "run": {"commands": [self.line], **took}})
         about = environment()
         self._write_mark(
-            {"piece": self.piece.name, "command": self._line, **took, "commit": about["commit"], "date": about["date"]}
+            {"piece": self.command.name, "command": self.line, **took, "commit": about["commit"], "date": about["date"]}
         )
 
     def _write_mark(self, mark: dict[str, Any]) -> None:
-        with replacing(self._mark) as temporary:
-            temporary.write_text(json.dumps(mark, indent=1) + "\n")
+        _write_json(self._mark, mark)
+
+
+def _write_json(path: Path, contents: dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(contents, indent=1) + "\n")
 
 
 def _run_watched(command: list[str]) -> tuple[int, int]:
-    """The exit code of a command, and the most memory that it and all its children held together, in bytes.
+    """Return a command's exit code, and the most bytes of memory that it and all its children held together.
 
     An interruption by the keyboard reaches the command too; it gets the time that it needs to stop its parties.
     """
-    process = subprocess.Popen(command)
-    watch = _Memory(process.pid)
-    watch.start()
+    process, peak = subprocess.Popen(command), 0
     try:
-        code = process.wait()
+        while True:
+            try:
+                return process.wait(_WATCH), peak
+            except subprocess.TimeoutExpired:
+                peak = max(peak, _memory(process.pid))
     except BaseException:
         process.terminate()
         process.wait()
         raise
-    finally:
-        watch.stop()
-    return code, watch.peak
 
 
-class _Memory:
-    """Looks at the resident memory of a process and its children now and then. Pages that they share count for each."""
-
-    def __init__(self, pid: int):
-        self.peak = 0
-        self._pid = pid
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(_WATCH):
-            try:
-                process = psutil.Process(self._pid)
-                self.peak = max(self.peak, sum(map(_resident, [process, *process.children(recursive=True)])))
-            except psutil.NoSuchProcess:
-                return
-
-
-def _resident(process: psutil.Process) -> int:
-    try:
-        return process.memory_info().rss
-    except psutil.NoSuchProcess:  # it ended since it was listed
-        return 0
-
-
-Tell = Callable[[str], None]
+def _memory(pid: int) -> int:
+    """Return the resident bytes of a process and its children. Pages that they share count for each."""
+    total = 0
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):  # it ended since it was listed
+                total += one.memory_info().rss
+    return total
 
 
 def choose(targets: Sequence[Target], names: Sequence[str]) -> tuple[Target, ...]:
-    """The targets with these names, or all of them if there are no names. Raises CipherDMError for an unknown name."""
+    """Return the targets with these names, or all if there are no names. Raises CipherDMError for an unknown name."""
     known = {target.name: target for target in targets}
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -187,139 +166,131 @@ def choose(targets: Sequence[Target], names: Sequence[str]) -> tuple[Target, ...
     return tuple(known[name] for name in dict.fromkeys(names)) or tuple(targets)
 
 
-def reproduce(targets: Sequence[Target], place: Place, tell: Tell, *, again: bool = False) -> bool:
-    """Measure targets, and write their records and figures. Pieces that are finished already are kept and skipped.
+def reproduce(targets: Sequence[Target], folders: Folders, tell: Callable[[str], None], *, again: bool = False) -> bool:
+    """Measure targets, and write their records and figures. Commands that are finished already are skipped.
 
     Args:
-        targets: what to measure.
-        place: where everything goes.
-        tell: gets a line for each piece before it is run or skipped, and the results at the end of each target.
-        again: forget finished pieces of these targets first.
+        targets: Targets to measure.
+        folders: Where everything goes.
+        tell: Function that gets a line before each command is run or skipped, and the results at each target's end.
+        again: Whether to forget finished runs of these targets first.
 
     Returns:
-        Whether all numbers were as expected, within their tolerances.
+        True if all numbers were within their tolerances.
 
     Raises:
-        CipherDMError: a command failed.
+        CipherDMError: A command failed.
     """
-    folders = {target.name: [PieceFolder(piece, place) for piece in target.pieces] for target in targets}
+    runs = {target.name: [Run(command, folders) for command in target.commands] for target in targets}
     if again:
-        for folder in (folder for of_target in folders.values() for folder in of_target):
-            folder.forget()
-    total = sum(map(len, folders.values()))
+        for run in (run for of_target in runs.values() for run in of_target):
+            run.forget()
+    total = sum(map(len, runs.values()))
     number, fine = 0, True
     for target in targets:
-        for folder in folders[target.name]:
+        for run in runs[target.name]:
             number += 1
-            line = folder.piece.command_line(place.reduced)
-            finished = folder.finished
-            tell(f"[{number}/{total}] {folder.piece.name}: " + (f"kept, of {finished['date']}" if finished else line))
+            finished = run.finished
+            kept = f"kept, of {finished['date']}" if finished else run.line
+            tell(f"[{number}/{total}] {run.command.name}: {kept}")
             if not finished:
-                folder.run()
-            publish(target, folders[target.name], place)
-        draw(target, place)
-        table = compare(target, place)
+                run.start()
+            publish(runs[target.name], folders)
+        draw(target, folders)
+        table = compare(target, folders)
         fine = fine and bool(table["holds"].all())
-        tell(
-            f"{target.name}: {target.title}\n" + (table.to_string(index=False) if len(table) else "nothing to compare")
-        )
+        results = table.to_string(index=False) if len(table) else "nothing to compare"
+        tell(f"{target.name}: {target.title}\n{results}")
     return fine
 
 
-def publish(target: Target, folders: Sequence[PieceFolder], place: Place) -> tuple[Path, ...]:
-    """Put the records and pictures of finished pieces where they belong; returns the records' paths.
+def publish(runs: Sequence[Run], folders: Folders) -> tuple[Path, ...]:
+    """Put the records and images of finished runs where they belong; return the records' paths.
 
     A record that was put there before is left alone, since a newer one may be in its place.
     """
     written = []
-    for folder in folders:
-        if not folder.finished or folder.published:
+    for run in runs:
+        if not run.finished or run.published:
             continue
-        for file in sorted(folder.output.iterdir()):
-            _copy(file, (place.figures if file.suffix == ".png" else place.measurements) / file.name)
-        folder.mark_published()
-        written.append(place.measurements / folder.record.name)
+        for file in sorted(run.output.iterdir()):
+            with replacing(
+                (folders.figures if file.suffix == ".png" else folders.measurements) / file.name
+            ) as temporary:
+                temporary.write_bytes(file.read_bytes())
+        run.mark_published()
+        written.append(folders.measurements / run.record.name)
     return tuple(written)
 
 
-def draw(target: Target, place: Place) -> Path | None:
-    """Draw the target's figure from its records; returns its path, or None if it has no figure."""
+def draw(target: Target, folders: Folders) -> Path | None:
+    """Draw the target's figure from its records; return its path, or None if it has no figure."""
     if target.figure is None:
         return None
-    path = place.figures / f"{target.name.replace('-', '')}.png"
-    from cipherdm.views.style import png
-
-    picture = png(target.figure(place.measurements))
+    path = folders.figures / f"{target.name.replace('-', '')}.png"
+    image = png(target.figure(folders.measurements))
     with replacing(path) as temporary:
-        temporary.write_bytes(picture)
+        temporary.write_bytes(image)
     return path
 
 
-def compare(target: Target, place: Place) -> pd.DataFrame:
-    """A row for each number of a target that this kind of run tells: what, expected, tolerance, found, holds."""
-    records = Records(place.measurements)
+def compare(target: Target, folders: Folders) -> pd.DataFrame:
+    """Return a row for each number that this kind of run can tell: what, expected with tolerance, found, holds."""
+    records = Records(folders.measurements)
     rows = []
     for check in target.checks:
-        tolerance = check.reduced if place.reduced else check.tolerance
+        tolerance = check.reduced if folders.reduced else check.tolerance
         if tolerance is not None:
-            found = check.value(records)
             rows.append(
                 {
                     "what": check.what,
                     "expected": f"{check.shown(check.expected)} {check.margin(tolerance)}",
-                    "found": check.shown(found),
-                    "holds": check.holds(records, place.reduced),
+                    "found": check.shown(check.value(records)),
+                    "holds": check.holds(records, folders.reduced),
                 }
             )
     return pd.DataFrame(rows, columns=["what", "expected", "found", "holds"])
 
 
-def listing(targets: Sequence[Target], place: Place) -> str:
-    """A paragraph for each target: its name and title, and the command of each piece with whether it is finished."""
-    paragraphs = []
-    for target in targets:
-        lines = [f"{target.name}: {target.title}"]
-        for piece in target.pieces:
-            finished = PieceFolder(piece, place).finished
-            lines.append(f"  {'done' if finished else '    '}  {piece.command_line(place.reduced)}")
-        paragraphs.append("\n".join(lines))
-    return "\n".join(paragraphs)
-
-
-def costs(targets: Iterable[Target], places: Iterable[Place], before: Iterable[dict] = ()) -> list[dict]:
-    """What the finished pieces of full and reduced runs took: a row for each, with target, piece, reduced and its mark.
-
-    Rows from `before` stay for pieces that are not finished in this checkout, if their commands are still the same.
-    """
-    earlier = {(row["command"], row["reduced"]): row for row in before}
-    rows = []
-    for place in places:
-        for target in targets:
-            for piece in target.pieces:
-                mark = PieceFolder(piece, place).finished
-                kept = earlier.get((piece.command_line(place.reduced), place.reduced))
-                if mark or kept:
-                    rows.append({"target": target.name, "reduced": place.reduced, **mark} if mark else kept)
-    return rows
-
-
-def _copy(source: Path, destination: Path) -> None:
-    with replacing(destination) as temporary:
-        temporary.write_bytes(source.read_bytes())
-
-
 def compare_committed(targets: Sequence[Target]) -> pd.DataFrame:
-    """`compare` for the committed records of targets, a row for each number, with the target's name in front.
+    """Return `compare` for the committed records of targets, with the target's name in front.
 
     Numbers whose records are not there are left out.
     """
-    place, tables = Place.of(False), []
+    folders, tables = Folders.of(False), []
     for target in targets:
         for check in target.checks:
             try:
-                found = compare(replace(target, checks=(check,)), place)
+                found = compare(replace(target, checks=(check,)), folders)
             except CipherDMError:
                 continue
             tables.append(found.assign(target=target.name))
     columns = ["target", "what", "expected", "found", "holds"]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def listing(targets: Sequence[Target], folders: Folders) -> str:
+    """Return a paragraph for each target: its name and title, and its commands, marked "done" if they are finished."""
+    paragraphs = []
+    for target in targets:
+        lines = [f"{target.name}: {target.title}"]
+        for run in (Run(command, folders) for command in target.commands):
+            lines.append(f"  {'done' if run.finished else '    '}  {run.line}")
+        paragraphs.append("\n".join(lines))
+    return "\n".join(paragraphs)
+
+
+def costs(targets: Iterable[Target], places: Iterable[Folders], before: Iterable[dict] = ()) -> list[dict]:
+    """Return what finished full and reduced runs took: a row for each, with target, reduced and the run's mark.
+
+    Rows from `before` stay for commands that are not finished in this checkout, if they are still typed so.
+    """
+    earlier = {(row["command"], row["reduced"]): row for row in before}
+    rows = []
+    for folders in places:
+        for target in targets:
+            for run in (Run(command, folders) for command in target.commands):
+                mark, kept = run.finished, earlier.get((run.line, folders.reduced))
+                if mark or kept:
+                    rows.append({"target": target.name, "reduced": folders.reduced, **mark} if mark else kept)
+    return rows

@@ -13,26 +13,29 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+import typer
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from cipherdm.engine import sum_totals
 from cipherdm.errors import CipherDMError
-from cipherdm.files import replacing
+from cipherdm.files import replacing, root
 from cipherdm.models import UNet, UNetConditionConfig, init_unet, load_unet, save_unet
 from cipherdm.owner.calibrate import calibrate_prompted
 from cipherdm.owner.observe import FILE, save_calibration, weights_digest
-from cipherdm.protocols import FAST_KERNELS, Protocols
+from cipherdm.progress import ProgressBar
+from cipherdm.protocols import FAST_KERNELS, Protocols, named
 from cipherdm.records import read_record
 from cipherdm.schedules import make_schedule
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 
+from .commands import ProtocolsOption, RecordOption, finish, record_path
 from .sd15_blockwise import UNetCall, call_in_plaintext, call_on_parties
-from .target import Check, Field, Piece, Records, Target
+from .target import Check, Command, Records, Target, field
 
 SD15 = UNetConditionConfig(sample_size=64, cross_attention_dim=768)
 """Stable Diffusion 1.5: 860 million parameters."""
@@ -305,15 +308,43 @@ def full_call(records: Path) -> Figure:
     return full_call_figure(read_record(records / "sd15_step.json"))
 
 
-FULL_CALL = Target(
+def measure(
+    model: Annotated[
+        Path | None, typer.Argument(help="Folder of Stable Diffusion 1.x; random weights of its shape by default.")
+    ] = None,
+    reduced: Annotated[
+        bool, typer.Option("--reduced", help="Use random weights with fewer channels, and smaller latents.")
+    ] = False,
+    protocols: ProtocolsOption = "fast-kernels",
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder of finished blocks; runs/full_call/RECORD by default.")
+    ] = None,
+    record: RecordOption = None,
+) -> None:
+    """Call a U-Net of Stable Diffusion's size once on three parties, block by block, against diffusers; can be resumed.
+
+    Random weights and the parties' files go into the folder of --keep, which needs some GB for the full size. A model's own
+    folder gets a calibration if it has none.
+    """
+    path = record_path(record, "sd15_step_reduced" if reduced else "sd15_step")
+    keep = keep or root() / "runs" / "full_call" / path.stem
+    config = REDUCED if reduced else SD15
+    chosen = Model(keep / "model", config) if model is None else Model(model)
+    with ProgressBar("run") as bar:
+        found = run(chosen, keep, protocols=named(protocols), progress=bar)
+    typer.echo(summary(found))
+    finish(path, found)
+
+
+TARGET = Target(
     "sd15-step",
     "One U-Net call of Stable Diffusion 1.5's size, block by block",
     "parties compute with weights whose shares do not fit into memory, one block after the other",
     "ours",
-    (Piece("sd15_step", ("bench", "full-call"), (), ("--reduced",), resumes=True),),
+    (Command("sd15_step", ("bench", "full-call"), (), ("--reduced",), resumes=True),),
     (
         Check("error against diffusers, of the rms", 0.1, 0, ErrorOfCall("sd15_step"), 0, 3, bound="most"),
-        Check("GB of all parties", 46.7, 0.5, Field("sd15_step", "bytes", factor=1e-9), unit=" GB"),
+        Check("GB of all parties", 46.7, 0.5, field("sd15_step", "bytes", factor=1e-9), unit=" GB"),
     ),
     full_call,
 )

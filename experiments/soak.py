@@ -26,38 +26,18 @@ from cipherdm.hosts.model import Model
 from cipherdm.hosts.remote import RemoteCluster
 from cipherdm.hosts.trial_files import make_trial
 from cipherdm.progress import ProgressBar
-from cipherdm.records import read_record
+from cipherdm.records import read_record, write_record
 from cipherdm.views.style import PALETTE, describe, new_figure
 
-from .target import Check, Piece, Records, Target
-
-
-def soak_command(
-    requests: Annotated[int, typer.Option(help="Of all clients together.", min=4)] = 200,
-    clients: Annotated[int, typer.Option(help="That make them at the same time.", min=1)] = 4,
-    record: Annotated[Path | None, typer.Option(help="The JSON file; in data/measurements by default.")] = None,
-) -> None:
-    """Have three hosts on this machine answer many requests of several clients, and check each answer against plaintext."""
-    from cipherdm.files import root
-    from cipherdm.records import write_record
-
-    record = record or root() / "data" / "measurements" / "soak_command.json"
-    with ProgressBar("request") as bar:
-        found = soak_command(requests, clients, progress=lambda done, total: bar(done, total, "answered"))
-    write_record(record, found)
-    typer.echo(
-        f"{found['right']} of {requests} answers right in {found['seconds']:.0f} s; memory of the parties grew by "
-        f"{', '.join(f'{share:+.1%}' for share in growth(found))}.\nWrote {record}."
-    )
-    raise typer.Exit(0 if found["right"] == requests else 3)
-
+from .commands import RecordOption, record_path
+from .target import Check, Command, Records, Target
 
 SHAPE = (32, 16)
 
 TOLERANCE = 0.01  # of an output that is at most some 30 in size
 
 
-def soak(
+def run(
     requests: int = 200, clients: int = 4, *, runs: int = 2, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
     """Start three hosts on this machine and have clients make requests, all at the same time.
@@ -215,12 +195,29 @@ def requests(records: Path) -> Figure:
     return endurance(read_record(records / "soak.json"))
 
 
-SOAK = Target(
+def measure(
+    requests: Annotated[int, typer.Option(help="Number of requests, of all clients together.", min=4)] = 200,
+    clients: Annotated[int, typer.Option(help="Number of clients, all at the same time.", min=1)] = 4,
+    record: RecordOption = None,
+) -> None:
+    """Have three hosts on this machine answer many requests of several clients, and check each answer against plaintext."""
+    path = record_path(record, "soak")
+    with ProgressBar("request") as bar:
+        found = run(requests, clients, progress=lambda done, total: bar(done, total, "answered"))
+    write_record(path, found)
+    typer.echo(
+        f"{found['right']} of {requests} answers right in {found['seconds']:.0f} s; memory of the parties grew by "
+        f"{', '.join(f'{share:+.1%}' for share in growth(found))}.\nWrote {path}."
+    )
+    raise typer.Exit(0 if found["right"] == requests else 3)
+
+
+TARGET = Target(
     "soak",
     "Three hosts answer 200 small requests of four clients",
     "no answer is lost or mixed up, and after the first quarter of the requests the parties' memory stays level",
     "ours",
-    (Piece("soak", ("bench", "soak"), (), ("--requests", "48")),),
+    (Command("soak", ("bench", "soak"), (), ("--requests", "48")),),
     (
         Check("answers that are right", 100, 0, RightAnswers(), 0, unit="%"),
         Check("growth of a party's memory, second quarter to last", 2, 0, MemoryGrowth(), 3, unit="%", bound="most"),

@@ -20,8 +20,9 @@ from cipherdm.errors import CipherDMError
 from cipherdm.files import replacing
 from cipherdm.records import read_record
 
-from .step import gains_by_batch, step_rows
-from .target import Check, Piece, Records, Target
+from .step import ratios
+from .step_gains import gains_by_batch, step_rows
+from .target import Check, Command, Records, Target
 from .targets import TARGETS
 
 DOCUMENTS = ("README.md", "FUNCTIONS.md", "REPRODUCING.md")
@@ -114,8 +115,6 @@ def step_table(measurements: Path) -> str:
 
 def step_batches_table(measurements: Path) -> str:
     """What each set gains in a step, for every batch size that was measured: times less time, fewer bytes, fewer sends."""
-    from .step import ratios  # brings the whole library along
-
     records = _records(measurements, "step_*.json", "cipherdm bench step MODEL")
     frame = ratios(pd.concat([pd.DataFrame(record["rows"]) for record in records], ignore_index=True))
     columns = ("time_ratio", "bytes_ratio", "sends_ratio")
@@ -248,9 +247,6 @@ def _step_table(
     measurements: Path, benchmark: str, is_shown: Callable[[dict[str, Any]], bool] = lambda row: True, batch: int = 1
 ) -> str:
     """The rows of so many pictures that are shown, against the faster exact baseline of each record."""
-    # Only these tables need the benchmark's module, which brings the whole library along.
-    from .step import ratios
-
     command = f"cipherdm bench {benchmark} MODEL"
     frames = [pd.DataFrame(record["rows"]) for record in _records(measurements, f"{benchmark}_*.json", command)]
     rows = ratios(pd.concat(frames, ignore_index=True)).to_dict("records")
@@ -334,12 +330,12 @@ def targets_table(measurements: Path) -> str:
             t.title,
             t.claim,
             _SOURCES[t.source],
-            full(t.pieces, measurements),
-            reduced(t.pieces, measurements),
+            full(t.commands, measurements),
+            reduced(t.commands, measurements),
         ]
         for t in TARGETS
     ]
-    everything = [piece for target in TARGETS for piece in target.pieces]
+    everything = [piece for target in TARGETS for piece in target.commands]
     rows.append(["all", "", "", "", full(everything, measurements), reduced(everything, measurements)])
     return _plain_markdown(["target", "shows", "claim", "whose", "full run", "reduced run"], rows)
 
@@ -349,12 +345,12 @@ def pieces_table(measurements: Path) -> str:
     rows = [
         [
             f"`{target.name}`",
-            f"`{piece.command_line(reduced=False)}`",
+            f"`{piece.line(reduced=False)}`",
             f"`{' '.join(piece.reduced)}`" if piece.reduced else "the same",
             f"data/measurements/{piece.name}.json",
         ]
         for target in TARGETS
-        for piece in target.pieces
+        for piece in target.commands
     ]
     return _plain_markdown(["target", "command", "reduced", "record"], rows)
 
@@ -418,7 +414,7 @@ def full_size_table(measurements: Path) -> str:
     )
 
 
-def full(pieces: Sequence[Piece], measurements: Path) -> str:
+def full(pieces: Sequence[Command], measurements: Path) -> str:
     """ "12 min, 2.1 GiB": what the runs behind committed records took, "> 12 min" if a record holds a part of its time."""
     paths = [measurements / f"{piece.name}.json" for piece in pieces]
     records = [read_record(path) for path in paths if path.exists()]
@@ -433,7 +429,7 @@ def full(pieces: Sequence[Piece], measurements: Path) -> str:
     return f"> {text}" if in_part else text
 
 
-def reduced(pieces: Sequence[Piece], measurements: Path) -> str:
+def reduced(pieces: Sequence[Command], measurements: Path) -> str:
     """The same of reduced runs, from the record of `cipherdm reproduce --costs`."""
     path = measurements / COSTS
     rows = read_record(path)["rows"] if path.exists() else []

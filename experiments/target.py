@@ -1,4 +1,4 @@
-"""What there is to reproduce: targets, the commands that measure their pieces, and what should come out."""
+"""What there is to reproduce: targets, the commands that measure them, and the numbers that should come out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,38 +11,44 @@ from matplotlib.figure import Figure
 from cipherdm.errors import CipherDMError
 from cipherdm.records import read_record
 
+TINY, TEN = MODELS = ("mnist01-tiny", "mnist10")
+"""The models that targets are measured on: one of two digits, one of ten."""
+
+PROMPT_MODEL = "sd-mini"
+"""The model that draws prompts."""
+
 
 @dataclass(frozen=True)
-class Piece:
-    """One command of the project, which writes one record. A run that was interrupted goes on with the next piece.
+class Command:
+    """One command of `cipherdm`, which writes one record.
 
     Attributes:
-        name: of the record's file, and of the piece's folder while it is not published.
-        command: the arguments of `cipherdm`, without those below and the path of the record.
-        full: further arguments of the full run.
-        reduced: further arguments of the reduced run.
-        option: what takes the record's path; with "--out" the command writes a picture, and the record beside it.
-        resumes: the command keeps parts of its own in the folder that `--keep` names.
+        name: Name of the record's file, and of the run's folder while the record is not published.
+        base: Arguments of `cipherdm` that every run has.
+        full: Further arguments of the full run.
+        reduced: Further arguments of the reduced run.
+        option: Option that takes the record's path. A command with "--out" writes an image, and the record beside it.
+        resumes: Whether the command keeps finished parts in the folder that `--keep` names.
     """
 
     name: str
-    command: tuple[str, ...]
+    base: tuple[str, ...]
     full: tuple[str, ...] = ()
     reduced: tuple[str, ...] = ()
     option: Literal["--record", "--out"] = "--record"
     resumes: bool = False
 
     def arguments(self, reduced: bool) -> tuple[str, ...]:
-        """The arguments of `cipherdm`, without the path of the record."""
-        return (*self.command, *(self.reduced if reduced else self.full))
+        """Return the arguments of `cipherdm`, without the record's path."""
+        return (*self.base, *(self.reduced if reduced else self.full))
 
-    def command_line(self, reduced: bool) -> str:
-        """What a reader would type."""
+    def line(self, reduced: bool) -> str:
+        """Return what a reader would type."""
         return " ".join(("cipherdm", *self.arguments(reduced)))
 
 
 class Records:
-    """The records in a folder, by the stem of their file names, each read once."""
+    """The records in a folder, by the stem of their file names. Each is read once."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -52,18 +58,22 @@ class Records:
         return self.path(stem).exists()
 
     def path(self, stem: str) -> Path:
-        """Where the record is, or would be."""
+        """Return where the record is, or would be."""
         return self.folder / f"{stem}.json"
 
     def __getitem__(self, stem: str) -> dict[str, Any]:
-        """The record. Raises CipherDMError if it is not there."""
+        """Return a record. Raises CipherDMError if there is none."""
         if stem not in self:
             raise CipherDMError(
-                f"there is no record {self.path(stem)}: `cipherdm reproduce --list` names what makes it."
+                f"there is no record {self.path(stem)}: `cipherdm reproduce --list` names the command that makes it."
             )
         if stem not in self._read:
             self._read[stem] = read_record(self.path(stem))
         return self._read[stem]
+
+
+Value = Callable[[Records], float]
+"""A number from records."""
 
 
 @dataclass(frozen=True)
@@ -71,27 +81,27 @@ class Check:
     """A number that a target should give.
 
     Attributes:
-        what: the number in words.
-        expected: its value in the committed records, rounded; or a bound, see there.
-        tolerance: how far it may be off in a full run on another machine.
-        value: the number from the records.
-        reduced: how far it may be off in a reduced run; None if a reduced run does not tell.
-        digits: after the point, when it is printed.
-        unit: printed after the number.
-        bound: "least" or "most" if `expected` is the least or the most that the number should be, and not what was found.
+        what: Name of the number.
+        expected: Value in the committed records, rounded; or a bound, see `bound`.
+        tolerance: Allowed difference in a full run on another machine.
+        value: Function that takes the number from the records.
+        reduced: Allowed difference in a reduced run; None if a reduced run cannot tell.
+        digits: Printed digits after the point.
+        unit: Unit, printed after the number.
+        bound: "least" or "most" if `expected` is the least or the most that the number should be.
     """
 
     what: str
     expected: float
     tolerance: float
-    value: Callable[[Records], float]
+    value: Value
     reduced: float | None = None
     digits: int = 1
     unit: str = ""
     bound: Literal["", "least", "most"] = ""
 
     def holds(self, records: Records, reduced: bool = False) -> bool:
-        """Whether the number is within its tolerance. A value that is not a number is not."""
+        """Return True if the number is within its tolerance. NaN never is."""
         allowed = self.reduced if reduced else self.tolerance
         if allowed is None:
             return False
@@ -100,74 +110,50 @@ class Check:
         return bool({"least": enough, "most": little_enough}.get(self.bound, enough and little_enough))
 
     def margin(self, tolerance: float) -> str:
-        """A tolerance as it is printed after the expected value."""
+        """Return a tolerance as it is printed after the expected value."""
         if not self.bound:
             return f"± {self.shown(tolerance)}"
         sign, beyond = {"least": ("-", "or more"), "most": ("+", "or less")}[self.bound]
         return f"{sign} {self.shown(tolerance)}, {beyond}" if tolerance else beyond
 
     def shown(self, value: float) -> str:
-        """A value as it is printed: digits and unit."""
+        """Return a value as it is printed: digits and unit."""
         return f"{value:,.{self.digits}f}{self.unit}"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A table or figure that one command measures again.
+    """A table or figure that can be measured again.
 
     Attributes:
-        name: for `--only`.
-        title: what it shows.
-        claim: what is claimed, and by whom.
-        source: whose claim it is: the paper's, that of other publications, or ours.
-        pieces: the commands, each of which can be run by itself.
-        checks: what should come out.
-        figure: draws the target's figure from the records in a folder; None if a table says it all.
+        name: Name for `cipherdm reproduce --only`.
+        title: Subject, as a heading.
+        claim: Claim that the target tests.
+        source: Who makes the claim: the paper, other publications, or this project ("ours").
+        commands: Commands that measure it. Each can be run by itself.
+        checks: Numbers that should come out.
+        figure: Function that draws the target's figure from the records in a folder; None if a table says it all.
     """
 
     name: str
     title: str
     claim: str
     source: Literal["paper", "published", "ours"]
-    pieces: tuple[Piece, ...]
+    commands: tuple[Command, ...]
     checks: tuple[Check, ...] = ()
     figure: Callable[[Path], Figure] | None = None
 
 
-@dataclass(frozen=True)
-class Field:
-    """A number at the top of a record, or in one of its dictionaries: Field("quality_mnist10_direct", "accuracy")."""
-
-    stem: str
-    name: str
-    within: str = ""
-    factor: float = 1.0
-
-    def __call__(self, records: Records) -> float:
-        record = records[self.stem]
-        return self.factor * float((record[self.within] if self.within else record)[self.name])
+def field(stem: str, name: str, within: str = "", factor: float = 1.0) -> Value:
+    """Return the function that reads a number of a record, or of a dictionary `within` it, times a factor."""
+    return lambda records: factor * float((records[stem][within] if within else records[stem])[name])
 
 
-@dataclass(frozen=True)
-class Mean:
-    """The mean of a list of numbers at the top of a record."""
-
-    stem: str
-    name: str
-
-    def __call__(self, records: Records) -> float:
-        return float(np.mean(records[self.stem][self.name]))
+def mean_of(stem: str, name: str) -> Value:
+    """Return the function that takes the mean of a list of numbers in a record."""
+    return lambda records: float(np.mean(records[stem][name]))
 
 
-@dataclass(frozen=True)
-class OfRows:
-    """The mean, the lowest or the highest of a number over the rows of a record."""
-
-    stem: str
-    name: str
-    which: Literal["mean", "lowest", "highest"]
-    factor: float = 1.0
-
-    def __call__(self, records: Records) -> float:
-        take = {"mean": np.mean, "lowest": np.min, "highest": np.max}[self.which]
-        return self.factor * float(take([row[self.name] for row in records[self.stem]["rows"]]))
+def of_rows(stem: str, name: str, take: Callable[[list[float]], float] = np.mean, factor: float = 1.0) -> Value:
+    """Return the function that takes the mean of a number over a record's rows, or their `max` or `min`, times a factor."""
+    return lambda records: factor * float(take([row[name] for row in records[stem]["rows"]]))

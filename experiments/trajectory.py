@@ -15,24 +15,29 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 import pandas as pd
+import typer
 
+from cipherdm.cli.options import ModelArgument, SchedulerOption
 from cipherdm.costs import Network, latency
 from cipherdm.engine import TOTALS, CostReport, Graph, LocalCluster, Node, Session, compile_plan
 from cipherdm.errors import CipherDMError
 from cipherdm.files import replacing
 from cipherdm.likeness import psnr
-from cipherdm.models import UNet
-from cipherdm.protocols import DIRECT, FAST, Protocols
+from cipherdm.models import UNet, find_model, load_unet
+from cipherdm.progress import ProgressBar
+from cipherdm.protocols import DIRECT, FAST, Protocols, named
 from cipherdm.protocols.fixed import decode
 from cipherdm.records import read_record, write_record
 from cipherdm.sampling import Task, engine_for, make_task
 from cipherdm.sampling.steps import COEFFICIENT_BITS, StepShape, setup_graph, step_graph
 from cipherdm.views.pictures import grey_levels
+
+from .commands import ProtocolsOption, RecordOption, record_path
 
 Progress = Callable[[int, int, str], None]
 """Called before each step as `progress(done, total, name)`."""
@@ -294,3 +299,28 @@ def table(recording: Recording) -> pd.DataFrame:
     frame = pd.DataFrame(recording.about["rows"]).set_index("step")
     medians = {"PSNR": np.median(recording.likeness("secure_to_exact"), axis=1)}
     return frame[["timestep", "seconds", "bytes", "sends", "rounds"]].assign(**medians)
+
+
+def measure(
+    model: ModelArgument,
+    scheduler: SchedulerOption = "ddim",
+    steps: Annotated[int, typer.Option(help="Denoising steps.", min=1)] = 20,
+    batch: Annotated[int, typer.Option(help="Images; labels go through the model's classes.", min=1)] = 10,
+    eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
+    protocols: ProtocolsOption = "fast",
+    seed: Annotated[int, typer.Option(help="Seed of the client's noise.")] = 0,
+    record: RecordOption = None,
+) -> None:
+    """Record sampling step by step, on three parties and in plaintext from the same noise: images, PSNR, costs.
+
+    The client fetches the sample after every step, which it does for the record alone. The images go into .npz files
+    beside the record.
+    """
+    folder = find_model(model)
+    path = record_path(record, f"trajectory_{folder.resolve().name}_{scheduler}")
+    settings = {"scheduler": scheduler, "steps": steps, "batch": batch, "eta": eta, "seed": seed}
+    with ProgressBar("run") as bar:
+        found = run(load_unet(folder), protocols=named(protocols), progress=bar, **settings)
+    beside = write(path, *found)
+    typer.echo(table(read(path)).to_string(float_format="{:.4g}".format))
+    typer.echo(f"Wrote {path} and {', '.join(map(str, beside))}.")

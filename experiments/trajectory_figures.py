@@ -19,8 +19,7 @@ from cipherdm.costs import LAN, WAN, Network
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 from cipherdm.views.widgets import MovingPicture
 
-from .quality import TEN, TINY
-from .target import Check, Piece, Records, Target
+from .target import TEN, TINY, Check, Command, Records, Target
 from .trajectory import Recording
 
 ROWS = ("sample, plaintext", "sample, secure", "predicted, plaintext", "predicted, secure")
@@ -327,13 +326,13 @@ def trajectories(records: Path) -> Figure:
     return psnr_by_step([trajectory.read(path) for path in sorted(records.glob("trajectory_*.json"))])
 
 
-TRAJECTORY = Target(
+TARGET = Target(
     "trajectory",
     "Sampling step by step, on three parties",
     "what the secure samples differ by comes from the replaced functions; computing on shares alone stays near 60 dB",
     "ours",
     tuple(
-        Piece(
+        Command(
             f"trajectory_{model}_{scheduler}",
             ("bench", "trajectory", model, "--scheduler", scheduler),
             ("--steps", str(steps), "--batch", str(batch)),

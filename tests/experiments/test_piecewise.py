@@ -101,6 +101,6 @@ def test_a_record_that_counting_does_not_explain_is_refused(record):
 def test_a_wrong_result_is_no_measurement():
     function = piecewise.Point(1, 2, "none").function()
     x = np.zeros(3, np.float32)
-    wrong = piecewise.Measured(np.asarray(function(x)) + 1, 1, 1, 0.0)
+    wrong = Measured(np.asarray(function(x)) + 1, 1, 1, 0.0)
     with pytest.raises(CipherDMError, match="piecewise_1x2"):
         piecewise._check(function, x, wrong)

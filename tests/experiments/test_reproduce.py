@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
@@ -12,42 +13,42 @@ from cipherdm.cli import build
 from cipherdm.errors import CipherDMError
 from cipherdm.records import read_record, write_record
 from cipherdm_experiments import runner, tables
-from cipherdm_experiments.breakdown_figures import ShareOfStep
+from cipherdm_experiments.breakdown_figures import share_of_step
 from cipherdm_experiments.grid import GridMean
-from cipherdm_experiments.quality import QUALITY, quality_piece
-from cipherdm_experiments.runner import PieceFolder, Place
+from cipherdm_experiments.quality import QUALITY, quality_command
+from cipherdm_experiments.runner import Folders, Run
 from cipherdm_experiments.soak import MemoryGrowth, RightAnswers
-from cipherdm_experiments.step import CLAIMED, gains, gains_by_batch, verdict, verdicts
-from cipherdm_experiments.target import Check, OfRows, Piece, Records, Target
+from cipherdm_experiments.step_gains import CLAIMED, gains, gains_by_batch, verdict, verdicts
+from cipherdm_experiments.target import Check, Command, Records, Target, of_rows
 from cipherdm_experiments.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
 MEASUREMENTS = ROOT / "data" / "measurements"
-PIECES = [piece for target in TARGETS for piece in target.pieces]
+COMMANDS = [command for target in TARGETS for command in target.commands]
 CHECKS = [(target, check) for target in TARGETS for check in target.checks]
 
 
 def parse(arguments) -> dict:
     """The parameters of the command that these arguments call, without calling it."""
     command, rest = typer.main.get_command(build()), list(arguments)
-    while hasattr(command, "commands"):
-        command, rest = command.commands[rest[0]], rest[1:]
+    while hasattr(command, "get_command"):
+        command, rest = command.get_command(None, rest[0]), rest[1:]
     return command.make_context("cipherdm", rest).params
 
 
 # The targets as they are written down.
 
 
-@pytest.mark.parametrize("piece", PIECES, ids=lambda piece: piece.name)
-def test_the_commands_of_a_piece_can_be_typed(piece):
-    extra = [piece.option, "x.png" if piece.option == "--out" else "x.json"] + ["--keep", "x"] * piece.resumes
-    full, reduced = (parse([*piece.arguments(way), *extra]) for way in (False, True))
-    assert str(full[piece.option[2:]]).startswith("x.") and str(reduced[piece.option[2:]]).startswith("x.")
-    assert (full != reduced) == bool(piece.reduced)
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_commands_can_be_typed(command):
+    extra = [command.option, "x.png" if command.option == "--out" else "x.json"] + ["--keep", "x"] * command.resumes
+    full, reduced = (parse([*command.arguments(way), *extra]) for way in (False, True))
+    assert str(full[command.option[2:]]).startswith("x.") and str(reduced[command.option[2:]]).startswith("x.")
+    assert (full != reduced) == bool(command.reduced)
 
 
 def test_names_are_unique():
-    for names in ([target.name for target in TARGETS], [piece.name for piece in PIECES]):
+    for names in ([target.name for target in TARGETS], [command.name for command in COMMANDS]):
         assert len(set(names)) == len(names)
 
 
@@ -56,7 +57,7 @@ def test_the_document_and_the_targets_agree():
     table = re.search(r"<!-- table: targets -->\n(.*?)<!-- end -->", text, re.DOTALL)[1]
     assert re.findall(r"^\| `([\w-]+)` ", table, re.MULTILINE) == [target.name for target in TARGETS]
     commands = re.search(r"<!-- table: pieces -->\n(.*?)<!-- end -->", text, re.DOTALL)[1]
-    assert re.findall(r"\| `(cipherdm [^`]+)` \|", commands) == [piece.command_line(False) for piece in PIECES]
+    assert re.findall(r"\| `(cipherdm [^`]+)` \|", commands) == [command.line(False) for command in COMMANDS]
     mentioned = set(re.findall(r"--only ([\w,-]+)", text)) | set(re.findall(r"targets? `([\w-]+)`", text))
     assert {name for names in mentioned for name in names.split(",")} <= {target.name for target in TARGETS}
 
@@ -64,7 +65,7 @@ def test_the_document_and_the_targets_agree():
 @pytest.mark.parametrize(("target", "check"), CHECKS, ids=lambda value: getattr(value, "what", None))
 def test_committed_records_are_as_expected(target, check):
     records = Records(MEASUREMENTS)
-    if not all(piece.name in records for piece in target.pieces) and target is not QUALITY:
+    if not all(command.name in records for command in target.commands) and target is not QUALITY:
         pytest.skip("not measured yet")
     value = check.value(records)
     assert check.holds(records), f"{value} instead of {check.expected}"
@@ -72,19 +73,19 @@ def test_committed_records_are_as_expected(target, check):
     assert not replace(check, expected=value - away if check.bound == "most" else value + away).holds(records)
 
 
-def test_a_quality_piece_has_the_name_of_its_record():
-    assert quality_piece("m", "fast").name == "quality_m_fast"
-    piece = quality_piece("m", "direct", "dpmsolver++", 10)
-    assert piece.name == "quality_m_direct_dpmsolver-10"
-    assert piece.command[-4:] == (
+def test_a_quality_command_has_the_name_of_its_record():
+    assert quality_command("m", "fast").name == "quality_m_fast"
+    command = quality_command("m", "direct", "dpmsolver++", 10)
+    assert command.name == "quality_m_direct_dpmsolver-10"
+    assert command.base[-4:] == (
         "--scheduler",
         "dpmsolver++",
         "--steps",
         "10",
     )
-    for stem in (piece.name for piece in QUALITY.pieces if (MEASUREMENTS / f"{piece.name}.json").exists()):
+    for stem in (command.name for command in QUALITY.commands if (MEASUREMENTS / f"{command.name}.json").exists()):
         record = read_record(MEASUREMENTS / f"{stem}.json")
-        same = quality_piece(record["model"], record["protocols"], record["scheduler"], record["steps"])
+        same = quality_command(record["model"], record["protocols"], record["scheduler"], record["steps"])
         assert same.name == stem
 
 
@@ -105,8 +106,8 @@ def test_a_bound_may_be_exceeded_in_its_direction():
 def test_numbers_of_rows_and_of_the_grid():
     rows = [{"psnr_db": value, "seconds": 60 * value} for value in (30.0, 20.0, 40.0)]
     records = {"p": {"rows": rows}}
-    assert [OfRows("p", "psnr_db", which)(records) for which in ("mean", "lowest", "highest")] == [30, 20, 40]
-    assert OfRows("p", "seconds", "highest", 1 / 60)(records) == 40
+    assert [of_rows("p", "psnr_db", take)(records) for take in (np.mean, min, max)] == [30, 20, 40]
+    assert of_rows("p", "seconds", max, 1 / 60)(records) == 40
     settings = (("puma", 4, 10, 1.0), ("fast", 4, 10, 3.0), ("fast", 4, 20, 9.0), ("fast", 2, 10, 9.0))
     rows = [{"protocols": p, "guidance_scale": g, "steps": s, "psnr_db": [v, v + 2]} for p, g, s, v in settings]
     assert GridMean("g", "fast", 4, 10)({"g": {"rows": rows}}) == 4
@@ -124,9 +125,9 @@ def test_shares_of_a_step():
         )
     ]
     records = {"breakdown_m": {"rows": rows}}
-    assert ShareOfStep("m", "direct", "bytes", "kind", ("softmax", "activation"))(records) == 90
-    assert ShareOfStep("m", "direct", "bytes", "group", ("attention",))(records) == 50
-    assert ShareOfStep("m", "fast", "bytes", "kind", ("softmax",))(records) == 100
+    assert share_of_step("m", "direct", "bytes", "kind", "softmax", "activation")(records) == 90
+    assert share_of_step("m", "direct", "bytes", "group", "attention")(records) == 50
+    assert share_of_step("m", "fast", "bytes", "kind", "softmax")(records) == 100
 
 
 def test_answers_and_memory_of_a_soak():
@@ -141,12 +142,12 @@ def test_answers_and_memory_of_a_soak():
 OPERATIONS = ("bench", "operations", "--repetitions", "1")
 SMALL = Target(
     "small",
-    "two pieces",
+    "two commands",
     "",
     "ours",
     (
-        Piece("first", OPERATIONS, ("--elements", "5000"), ("--elements", "100")),
-        Piece("second", OPERATIONS, ("--elements", "5000"), ("--elements", "200")),
+        Command("first", OPERATIONS, ("--elements", "5000"), ("--elements", "100")),
+        Command("second", OPERATIONS, ("--elements", "5000"), ("--elements", "200")),
     ),
     (
         Check("rows", 12, 0, lambda records: len(records["first"]["rows"]), 0, 0),
@@ -158,7 +159,7 @@ SMALL = Target(
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_a_reduced_one_stays_in_its_folder(tmp_path):
-    place, told = Place.of(True, tmp_path), []
+    folders, told = Folders.of(True, tmp_path), []
 
     def interrupt(text: str) -> None:
         told.append(text)
@@ -166,15 +167,15 @@ def test_an_interrupted_run_goes_on_and_a_reduced_one_stays_in_its_folder(tmp_pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        runner.reproduce([SMALL], place, interrupt)
-    first, second = (PieceFolder(piece, place) for piece in SMALL.pieces)
+        runner.reproduce([SMALL], folders, interrupt)
+    first, second = (Run(command, folders) for command in SMALL.commands)
     assert first.finished and first.published and not second.finished
     before = first.record.stat().st_mtime_ns, first.finished
-    assert runner.reproduce([SMALL], place, told.append) is False  # 200 elements, where 300 are expected
+    assert runner.reproduce([SMALL], folders, told.append) is False  # 200 elements, where 300 are expected
     assert (first.record.stat().st_mtime_ns, first.finished) == before and second.finished
     assert any(text.startswith("[1/2] first: kept") for text in told)
     assert "rows" in told[-1] and "False" in told[-1] and "only in full" not in told[-1]
-    record = read_record(place.measurements / "first.json")
+    record = read_record(folders.measurements / "first.json")
     assert record["rows"][0]["elements"] == 100 and record["environment"]["process_seconds"] > 1
     run = record["run"]
     assert run["commands"] == ["cipherdm bench operations --repetitions 1 --elements 100"]
@@ -183,53 +184,52 @@ def test_an_interrupted_run_goes_on_and_a_reduced_one_stays_in_its_folder(tmp_pa
     )  # a client and three parties, each with Python and SPU
     assert not (tmp_path / "data").exists() and not (tmp_path / "figures").exists()
     assert {path.parts[len(tmp_path.parts)] for path in tmp_path.rglob("*")} == {"runs"}
-    rows = runner.costs([SMALL], [place])
+    rows = runner.costs([SMALL], [folders])
     assert [(row["piece"], row["reduced"]) for row in rows] == [("first", True), ("second", True)]
     # Of another checkout in which nothing is finished.
-    elsewhere = Place.of(True, tmp_path / "elsewhere")
+    elsewhere = Folders.of(True, tmp_path / "elsewhere")
     other = {**rows[1], "command": "cipherdm bench operations"}
     assert runner.costs([SMALL], [elsewhere], [rows[0], other]) == [rows[0]]
-    assert runner.costs([SMALL], [place], [{**rows[0], "seconds": 0}]) == rows
+    assert runner.costs([SMALL], [folders], [{**rows[0], "seconds": 0}]) == rows
 
 
 def test_reduced_runs_never_write_where_committed_records_are():
-    reduced, full = Place.of(True), Place.of(False)
+    reduced, full = Folders.of(True), Folders.of(False)
     assert full.measurements == MEASUREMENTS and full.figures == ROOT / "figures"
     for path in (reduced.state, reduced.measurements, reduced.figures):
         assert path.is_relative_to(ROOT / "runs" / "reproduce" / "reduced")
 
 
-def finish(piece: Piece, place: Place, record: dict, **files: str) -> PieceFolder:
-    """A piece as if its command had been run."""
-    folder = PieceFolder(piece, place)
-    write_record(folder.record, {**record, "run": {"commands": ["c"], "seconds": 2.0, "memory": 5, "load_before": 0.1}})
+def finish(command: Command, folders: Folders, record: dict, **files: str) -> Run:
+    """The run of a command, as if it had been made."""
+    run = Run(command, folders)
+    write_record(run.record, {**record, "run": {"commands": ["c"], "seconds": 2.0, "memory": 5, "load_before": 0.1}})
     for name, text in files.items():
-        folder.output.joinpath(name.replace("_", ".")).write_text(text)
-    mark = {"command": piece.command_line(place.reduced), "date": "today"}
-    folder.record.parent.parent.joinpath("finished.json").write_text(json.dumps(mark))
-    return folder
+        run.output.joinpath(name.replace("_", ".")).write_text(text)
+    mark = {"command": command.line(folders.reduced), "date": "today"}
+    run.record.parent.parent.joinpath("finished.json").write_text(json.dumps(mark))
+    return run
 
 
 def test_a_record_is_published_once_with_its_pictures(tmp_path):
-    place, piece = Place.of(False, tmp_path), Piece("one", ("tables",))
-    target = Target("t", "", "", "ours", (piece,))
-    folder = finish(piece, place, {"rows": [1]}, picture_npz="pixels")
-    assert runner.publish(target, [folder], place) == (place.measurements / "one.json",)
-    assert (place.measurements / "picture.npz").read_text() == "pixels"
-    (place.measurements / "one.json").write_text("newer")
-    assert runner.publish(target, [folder], place) == ()
-    assert (place.measurements / "one.json").read_text() == "newer"
-    other = PieceFolder(replace(piece, full=("--changed",)), place)  # another command has not been finished
-    assert folder.finished and other.finished is None
-    folder.forget()
-    assert folder.finished is None
+    folders, command = Folders.of(False, tmp_path), Command("one", ("tables",))
+    run = finish(command, folders, {"rows": [1]}, picture_npz="pixels")
+    assert runner.publish([run], folders) == (folders.measurements / "one.json",)
+    assert (folders.measurements / "picture.npz").read_text() == "pixels"
+    (folders.measurements / "one.json").write_text("newer")
+    assert runner.publish([run], folders) == ()
+    assert (folders.measurements / "one.json").read_text() == "newer"
+    other = Run(replace(command, full=("--changed",)), folders)  # another command has not been finished
+    assert run.finished and other.finished is None
+    run.forget()
+    assert run.finished is None
 
 
 def test_a_command_that_fails_is_named_and_nothing_is_published(tmp_path):
-    place, piece = Place.of(False, tmp_path), Piece("wrong", ("bench", "step", "no-such-model"))
+    folders, command = Folders.of(False, tmp_path), Command("wrong", ("bench", "step", "no-such-model"))
     with pytest.raises(CipherDMError, match="`cipherdm bench step no-such-model` ended with exit code 1"):
-        runner.reproduce([Target("t", "", "", "ours", (piece,))], place, lambda text: None)
-    assert PieceFolder(piece, place).finished is None and not (tmp_path / "data").exists()
+        runner.reproduce([Target("t", "", "", "ours", (command,))], folders, lambda text: None)
+    assert Run(command, folders).finished is None and not (tmp_path / "data").exists()
 
 
 def test_unknown_targets_are_answered_with_the_known_ones():
@@ -237,7 +237,7 @@ def test_unknown_targets_are_answered_with_the_known_ones():
     assert [target.name for target in runner.choose(TARGETS, ["quality", "step", "quality"])] == ["quality", "step"]
     with pytest.raises(CipherDMError, match="'stpe'.*step"):
         runner.choose(TARGETS, ["stpe"])
-    listing = runner.listing(TARGETS, Place.of(True))
+    listing = runner.listing(TARGETS, Folders.of(True))
     assert all(f"{target.name}: {target.title}" in listing for target in TARGETS)
 
 
@@ -296,7 +296,7 @@ def test_what_a_run_took_is_read_from_its_record(tmp_path):
     assert tables.parties_memory({"peak_memory_bytes": [1, 5, 3]}) == 15
     assert tables.seconds({"environment": {"process_seconds": 9}, "seconds": 4.0}) == 9
     assert tables.seconds(environment | {"run": {"seconds": 11}}) == 11 and tables.seconds(environment) is None
-    pieces = (Piece("a", ("tables",)), Piece("b", ("tables",)))
+    pieces = (Command("a", ("tables",)), Command("b", ("tables",)))
     assert tables.full(pieces, tmp_path) == "not timed"
     write_record(tmp_path / "a.json", {"run": {"seconds": 90.0, "memory": 3 * 2**29}})
     assert tables.full(pieces, tmp_path) == "2 min, 1.5 GiB, and 1 not timed"

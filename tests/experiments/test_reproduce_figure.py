@@ -11,10 +11,12 @@ import pytest
 from cipherdm.errors import CipherDMError
 from cipherdm.records import read_record
 from cipherdm.views.style import png
-from cipherdm_experiments import figures
+from cipherdm_experiments import quality
+from cipherdm_experiments.activations import function_gains
 from cipherdm_experiments.ladder import ladder_figure
 from cipherdm_experiments.quality import ORDER, quality_figure, read_quality
-from cipherdm_experiments.step import CLAIMED, claims_figure, function_gains, gains
+from cipherdm_experiments.step_gains import CLAIMED, claims_figure, gains, step_rows
+from cipherdm_experiments.target import MODELS
 
 ROOT = Path(__file__).parents[2]
 MEASUREMENTS = ROOT / "data" / "measurements"
@@ -26,7 +28,7 @@ def points(axis) -> np.ndarray:
 
 
 def test_the_claims_picture_shows_every_gain_above_the_claimed_range():
-    table = gains(figures.step_rows(MEASUREMENTS))
+    table = gains(step_rows(MEASUREMENTS))
     figure = claims_figure(table)
     for axis, quantity in zip(figure.axes, ("time", "bytes"), strict=True):
         drawn = [c.get_offsets()[:, 0] for c in axis.collections if c.get_label().startswith("against")]
@@ -97,9 +99,9 @@ def test_the_quality_picture_shows_the_samplers_that_there_are(records):
 
 def test_the_committed_quality_can_be_drawn():
     table = read_quality(MEASUREMENTS)
-    known = table[table["model"].isin(figures.MODELS)]
+    known = table[table["model"].isin(MODELS)]
     assert set(known["protocols"]) >= {"direct", "fast"} and set(ORDER) >= {"direct", "fast"}
-    assert len(png(figures.quality(MEASUREMENTS))) > 10_000
+    assert len(png(quality.quality(MEASUREMENTS))) > 10_000
 
 
 def test_gains_of_functions_are_those_of_the_record():

@@ -4,12 +4,12 @@ import pytest
 
 from cipherdm.files import root
 from cipherdm.records import read_record
-from cipherdm_experiments.soak import TOLERANCE, growth, soak
+from cipherdm_experiments.soak import TOLERANCE, growth, run
 
 
 @pytest.mark.slow
 def test_none_of_many_requests_is_lost_or_mixed_up():
-    record = soak(requests=48, clients=4)
+    record = run(requests=48, clients=4)
     assert record["errors"] == [] and record["right"] == 48
     assert record["largest_difference"] < TOLERANCE
     assert record["done_by_party"] == [48] * 3 and record["failed_by_party"] == [0] * 3

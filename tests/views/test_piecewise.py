@@ -26,8 +26,7 @@ from cipherdm.views.piecewise import (
     outcome,
     ring_values,
 )
-from cipherdm.views.piecewise_widget import PiecewiseFitter, Row, piecewise_fitter, rows_html
-from cipherdm_experiments import piecewise as benchmark
+from cipherdm.views.piecewise_widget import PiecewiseFitter, Row, measure, piecewise_fitter, rows_html
 
 MEASUREMENTS = Path(__file__).parents[2] / "data" / "measurements"
 
@@ -190,7 +189,7 @@ def test_the_button_tells_what_went_wrong(fitter):
 @pytest.mark.parametrize("choice", [Choice("gelu", 3.0, 2, 3), Choice("exp", 8.0, 3, 4, False)], ids=str)
 def test_three_parties_do_what_was_predicted(choice, prices, cluster):
     def run(found, x):
-        measured = benchmark.measure(cluster, found.function, x)
+        measured = measure(cluster, found.function, x)
         error = float(np.abs(measured.values - found.choice.target.exact(x)).max())
         return Row("measured", error, measured.bytes / len(x), measured.sends)
 

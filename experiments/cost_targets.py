@@ -1,1 +1,0 @@
-"""The targets of what computing on shares costs: operations, functions, products, a step, and networks."""

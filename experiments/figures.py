@@ -1,1 +1,0 @@
-"""The figure of each target, drawn from the records in a folder. Views are imported when a figure is drawn."""

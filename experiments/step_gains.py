@@ -1,0 +1,347 @@
+"""How many times less a denoising step takes under each protocol set: the paper's claim, the same ratios measured, targets.
+
+CipherDM (arXiv 2409.05414) claims 1.084 to 2.328 times less time and 1.212 to 1.791 times less communication than the plain
+model on SPU. Its release runs SPU with the Pade exponential; SPU's default is the Taylor exponential, which is cheaper. So
+there are two baselines, and a gain says little without the name of its baseline.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from cipherdm.errors import CipherDMError
+from cipherdm.records import read_record
+from cipherdm.views.style import GREY, PALETTE, describe, new_figure
+
+from .step import BASELINES
+from .target import MODELS, PROMPT_MODEL, TEN, TINY, Check, Command, Records, Target, Value
+
+CLAIMED = {"time": (1.084, 2.328), "bytes": (1.212, 1.791)}
+"""The lowest and the highest ratio that the paper claims."""
+
+STEP_BATCHES = (1, 4, 16)
+"""Numbers of pictures that a step is measured with."""
+
+
+def step_record(model: str, batch: int = 1) -> str:
+    """The name of the record of `bench step` for so many pictures, without its folder and ending."""
+    return f"step_{model}" + (f"_batch{batch}" if batch > 1 else "")
+
+
+def gains(rows: Sequence[Mapping[str, Any]], batch: int = 1) -> pd.DataFrame:
+    """How many times less every set of protocols takes than each of the two baselines, from rows of `bench step`.
+
+    Returns:
+        A row for each model, set and baseline, with columns model, protocols, baseline, time, time_low, time_high, bytes,
+        sends. The last five are baseline divided by set; time is of medians, time_low and time_high of the least favourable
+        and of the most favourable runs.
+    """
+    found = []
+    here = [row for row in rows if row["batch"] == batch]
+    for row in here:
+        for base in here:
+            if base["model"] == row["model"] and base["variant"] in BASELINES and row["variant"] not in BASELINES:
+                found.append(
+                    {
+                        "model": row["model"],
+                        "protocols": row["variant"],
+                        "baseline": base["variant"],
+                        "time": base["seconds"] / row["seconds"],
+                        "time_low": base["seconds_low"] / row["seconds_high"],
+                        "time_high": base["seconds_high"] / row["seconds_low"],
+                        "bytes": base["bytes"] / row["bytes"],
+                        "sends": base["sends"] / row["sends"],
+                    }
+                )
+    return pd.DataFrame(
+        found, columns=["model", "protocols", "baseline", "time", "time_low", "time_high", "bytes", "sends"]
+    )
+
+
+def gains_by_batch(
+    rows: Sequence[Mapping[str, Any]], protocols: str = "cipherdm", quantity: str = "time"
+) -> pd.DataFrame:
+    """`gains` of one set in one quantity: a row for each model and baseline, a column for each number of pictures."""
+    tables = [gains(rows, batch).assign(batch=batch) for batch in sorted({row["batch"] for row in rows})]
+    table = pd.concat(tables)
+    mine = table[table["protocols"] == protocols]
+    return mine.pivot(index=["model", "baseline"], columns="batch", values=quantity).rename_axis(columns="pictures")
+
+
+def verdict(gain: float, quantity: str) -> str:
+    """ "below", "within" or "above" the claimed range of "time" or "bytes"."""
+    low, high = CLAIMED[quantity]
+    return "below" if gain < low else "above" if gain > high else "within"
+
+
+def verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """`gains` with the verdict on time and on bytes, for the set "cipherdm" that the claim is about."""
+    mine = table[table["protocols"] == "cipherdm"]
+    told = {f"{quantity}, claimed": [verdict(gain, quantity) for gain in mine[quantity]] for quantity in CLAIMED}
+    return mine[["model", "baseline", "time", "bytes"]].assign(**told).reset_index(drop=True)
+
+
+RERUN = pd.DataFrame(
+    {
+        "FID": [117.13, 316.56, 242.65],
+        "F1": [0.8575, 0.0820, 0.6000],
+        "seconds": [14.12, 430.59, 442.23],
+    },
+    index=pd.Index(["plaintext", "CipherDM", "CipherDM with their correction"], name="binary MNIST on SPU"),
+)
+"""The independent re-run: "Secure Inference for Diffusion Models via Unconditional Scores", ICLR 2026."""
+
+
+def step_rows(records: Path, models: Sequence[str] = MODELS) -> list[dict]:
+    """The rows of all records of `bench step` on some models, by default the two of the paper's claims.
+
+    Rows are of every number of pictures that was measured.
+
+    Raises:
+        CipherDMError: there are none.
+    """
+    stems = [step_record(model, batch) for model in models for batch in STEP_BATCHES]
+    paths = [path for stem in stems if (path := records / f"{stem}.json").exists()]
+    if not paths:
+        raise CipherDMError(
+            f"there is no record {records}/step_*.json: make them with `cipherdm bench step MODEL` of "
+            f"{' and '.join(models)}."
+        )
+    return pd.concat([pd.DataFrame(read_record(path)["rows"]) for path in paths]).to_dict("records")
+
+
+_AXES = {"time": "times less time", "bytes": "times fewer bytes"}
+
+_BASELINES = {  # label, colour, marker
+    "direct": ("against SPU's default", PALETTE[0], "o"),
+    "direct-pade": ("against SPU with the Pade exponential", PALETTE[1], "s"),
+}
+
+_TICKS = (0.5, 1, 2, 5, 10, 20, 50)
+
+
+def claims_figure(table: pd.DataFrame) -> Figure:
+    """Gains in time and bytes of each set of protocols against both baselines, above the range that the paper claims.
+
+    A thin line goes from the least to the most favourable runs. Right of 1 the set is cheaper than its baseline.
+
+    Args:
+        table: as `cipherdm.reproduce.claims.gains` returns it.
+    """
+    names = list(dict.fromkeys(zip(table["model"], table["protocols"], strict=True)))
+    models = list(dict.fromkeys(table["model"]))
+    places = {name: index + 0.8 * models.index(name[0]) for index, name in enumerate(names)}
+    figure = new_figure(8.2, 1.7 + 0.33 * max(places.values(), default=1))
+    panels = figure.subplots(1, 2, sharey=True)
+    told = []
+    for axis, (quantity, label) in zip(panels, _AXES.items(), strict=True):
+        low, high = CLAIMED[quantity]
+        axis.axvspan(low, high, color="#F0E442", alpha=0.45, linewidth=0, label="claimed by the paper", zorder=0)
+        axis.axvline(1, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
+        for baseline, (text, colour, marker) in _BASELINES.items():
+            rows = table[table["baseline"] == baseline]
+            height = [places[name] + (-0.13 if baseline == "direct" else 0.13) for name in _names(rows)]
+            if quantity == "time":
+                axis.hlines(height, rows["time_low"], rows["time_high"], color=colour, linewidth=1.2, zorder=2)
+            axis.scatter(rows[quantity], height, color=colour, marker=marker, s=34, label=text, zorder=3)
+        axis.set(xscale="log", xlabel=label)
+        shown = [tick for tick in _TICKS if tick <= 1.3 * max(table[quantity].max(), table["time_high"].max())]
+        axis.set_xticks(shown)
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.grid(axis="x", color="#dddddd")
+        axis.set_axisbelow(True)
+        told.append(f"{label}, claimed {low} to {high}: " + "; ".join(_told(table, quantity, name) for name in names))
+    panels[0].set_yticks(list(places.values()), [protocols for _, protocols in names])
+    panels[0].set_ylim(max(places.values()) + 0.6, -0.6 - 0.5)
+    for model in models:
+        first = min(place for name, place in places.items() if name[0] == model)
+        panels[0].text(
+            0.02, first - 0.5, model, transform=panels[0].get_yaxis_transform(), fontsize=9, weight="bold", va="center"
+        )
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9
+    )
+    return describe(
+        figure,
+        f"Two panels of points on logarithmic axes. {'. '.join(told)}. The first number is against SPU's default, the second "
+        "against SPU with the Pade exponential.",
+    )
+
+
+def _names(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    return list(zip(rows["model"], rows["protocols"], strict=True))
+
+
+def _told(table: pd.DataFrame, quantity: str, name: tuple[str, str]) -> str:
+    rows = table[(table["model"] == name[0]) & (table["protocols"] == name[1])].set_index("baseline")[quantity]
+    values = [f"{rows[baseline]:.2f}" for baseline in _BASELINES if baseline in rows and np.isfinite(rows[baseline])]
+    return f"{name[1]} on {name[0]} {' and '.join(values)}"
+
+
+def figure(records: Path) -> Figure:
+    """Draw the gains of a step against both baselines, with the paper's ranges as bands."""
+    return claims_figure(gains(step_rows(records)))
+
+
+def prompt_figure(records: Path) -> Figure:
+    """Draw the gains of a step of the model that takes prompts."""
+    return claims_figure(gains(step_rows(records, (PROMPT_MODEL,))))
+
+
+def gain(
+    model: str,
+    protocols: str,
+    quantity: str,
+    baseline: str = "direct",
+    *,
+    benchmark: str = "step",
+    batch: int = 1,
+) -> Value:
+    """Return the function that takes a gain from the record of a step: "time", "bytes" or "sends", baseline / set."""
+    stem = step_record(model, batch) if benchmark == "step" else f"{benchmark}_{model}"
+
+    def value(records: Records) -> float:
+        table = gains(records[stem]["rows"], batch)
+        found = table[(table["protocols"] == protocols) & (table["baseline"] == baseline)]
+        return float(found[quantity].iloc[0])
+
+    return value
+
+
+# Batch size, then how it is measured in the full run, which takes turns of minutes for many pictures, and in the reduced run.
+_STEPS = (
+    (1, ("--repetitions", "3", "--at-once", "3"), ("--repetitions", "1", "--at-once", "1")),
+    *(
+        (
+            batch,
+            ("--repetitions", "2", "--at-once", "1"),
+            ("--protocols", "direct,fast", "--repetitions", "1", "--at-once", "1"),
+        )
+        for batch in STEP_BATCHES[1:]
+    ),
+)
+
+STEP = Target(
+    "step",
+    "One denoising step under each set of protocols",
+    "CipherDM's functions take 1.084 to 2.328 times less time and 1.212 to 1.791 times less communication than direct SPU; "
+    "ours take less still",
+    "paper",
+    tuple(
+        Command(
+            step_record(model, batch),
+            ("bench", "step", model, "--batch", str(batch)),
+            full,
+            reduced,
+        )
+        for batch, full, reduced in _STEPS
+        for model in MODELS
+    ),
+    tuple(
+        check
+        for model, with_taylor, with_pade, ours, distilled, times, published in (
+            (TINY, 1.22, 2.66, 12.6, 22.6, (8.2, 8.2), (1.16, 0.93, 1.87)),
+            (TEN, 2.14, 3.43, 7.4, 12.5, (5.9, 5.3), (1.48, 1.29, 2.12)),
+        )
+        for check in (
+            Check(
+                f"{model}: bytes, direct / cipherdm",
+                with_taylor,
+                0.02,
+                gain(model, "cipherdm", "bytes"),
+                0.02,
+                2,
+            ),
+            Check(
+                f"{model}: bytes, direct-pade / cipherdm",
+                with_pade,
+                0.03,
+                gain(model, "cipherdm", "bytes", "direct-pade"),
+                0.03,
+                2,
+            ),
+            Check(f"{model}: bytes, direct / fast", ours, 0.2, gain(model, "fast", "bytes"), 0.2),
+            Check(
+                f"{model}: bytes, direct / distilled",
+                distilled,
+                0.3,
+                gain(model, f"fast on {model}-quad", "bytes"),
+                0.3,
+            ),
+            *(
+                Check(f"{model}: time, direct / fast{more}", time, 0.4 * time, gain(model, "fast", "time", batch=batch))
+                for more, batch, time in (("", 1, times[0]), (", 16 pictures", 16, times[1]))
+            ),
+            *(
+                Check(f"{model}: time, {name}", time, 0.3, gain(model, "cipherdm", "time", base, batch=batch), digits=2)
+                for name, base, batch, time in (
+                    ("direct / cipherdm", "direct", 1, published[0]),
+                    ("direct / cipherdm, 16 pictures", "direct", 16, published[1]),
+                    ("direct-pade / cipherdm", "direct-pade", 1, published[2]),
+                )
+            ),
+        )
+    ),
+    figure,
+)
+
+RINGS = Target(
+    "rings",
+    "A step with products on shares, in one ring and in two",
+    "products on shares take less time than SPU's; the small ring sends less where layers are chosen for it",
+    "ours",
+    (
+        Command(
+            f"rings_{TEN}",
+            ("bench", "step", TEN, "--batch", "16", "--protocols", "direct,fast,fast-kernels,fast-mixed"),
+            ("--repetitions", "3", "--at-once", "1"),
+            ("--repetitions", "1", "--at-once", "1"),
+        ),
+        Command(
+            f"blocks_{TEN}",
+            ("bench", "step", TEN, "--protocols", "fast,fast-kernels", "--granularity", "block"),
+            ("--batch", "1,4,16", "--repetitions", "5"),
+            ("--batch", "1", "--repetitions", "1"),
+        ),
+    ),
+    (
+        Check(
+            "bytes, direct / fast-kernels",
+            7.4,
+            0.2,
+            gain(TEN, "fast-kernels", "bytes", benchmark="rings", batch=16),
+            0.2,
+        ),
+        Check(
+            "bytes, direct / fast-mixed", 7.5, 0.2, gain(TEN, "fast-mixed", "bytes", benchmark="rings", batch=16), 0.2
+        ),
+        Check("time, direct / fast-kernels", 5.6, 2.2, gain(TEN, "fast-kernels", "time", benchmark="rings", batch=16)),
+    ),
+)
+
+PROMPT_STEP = Target(
+    f"step-{PROMPT_MODEL}",
+    "One denoising step of a model that takes prompts, with guidance",
+    "at least 5 times less time, fewer bytes and fewer messages than direct SPU",
+    "ours",
+    (
+        Command(
+            f"step_{PROMPT_MODEL}",
+            ("bench", "step", PROMPT_MODEL, "--batch", "1"),
+            ("--repetitions", "3", "--at-once", "3"),
+            ("--repetitions", "1", "--at-once", "1"),
+        ),
+    ),
+    (
+        Check("bytes, direct / fast", 5, 0, gain(PROMPT_MODEL, "fast", "bytes"), 0, bound="least"),
+        Check("messages, direct / fast", 5, 0, gain(PROMPT_MODEL, "fast", "sends"), None, bound="least"),
+        Check("time, direct / fast", 5, 0, gain(PROMPT_MODEL, "fast", "time"), None, bound="least"),
+    ),
+    prompt_figure,
+)
