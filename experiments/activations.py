@@ -53,7 +53,7 @@ from cipherdm.approximations.softmax import (
 )
 from cipherdm.cli.options import parse_numbers
 from cipherdm.engine import EngineConfig, LocalCluster, Node, Plan, Spec, compile_plan
-from cipherdm.progress import ProgressBar
+from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import direct
 from cipherdm.protocols.direct import with_affine
 from cipherdm.records import read_record
@@ -74,9 +74,6 @@ _VARIANCES = (0.5, 2.0)  # of rows, and the domain of their inverse root
 _ONCE = 1_000_000  # from this size on, one repetition: the exact functions take many seconds
 
 _SCORE_SPREAD = 1.5
-
-Progress = Callable[[int, int, str], None]
-"""Called before each measurement as `progress(done, total, name)`."""
 
 
 @dataclass(frozen=True)

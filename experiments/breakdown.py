@@ -16,7 +16,7 @@ the program's text, which takes milliseconds at every run, whatever the program 
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -30,7 +30,7 @@ from cipherdm.costs import count_path_bytes
 from cipherdm.engine import CostReport, Graph, LocalCluster, Node, Plan, Spec, compile_plan
 from cipherdm.errors import CipherDMError
 from cipherdm.models import UNet, find_model, load_unet, unet_blocks
-from cipherdm.progress import ProgressBar
+from cipherdm.progress import Progress, ProgressBar
 from cipherdm.sampling.sample import Task
 from cipherdm.sampling.steps import setup_graph, step_graph
 
@@ -82,9 +82,6 @@ GROUPS = (*dict.fromkeys(_GROUPS.values()), _OTHERS)
 """What parts are put together to, in the order of the U-Net."""
 
 Costs = dict[str, float]
-
-Progress = Callable[[int, int, str], None]
-"""Called before each piece of work as `progress(done, total, name)`."""
 
 
 @dataclass(frozen=True, eq=False)

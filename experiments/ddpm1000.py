@@ -14,7 +14,7 @@ import io
 import json
 import os
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +31,7 @@ from cipherdm.errors import CipherDMError
 from cipherdm.files import replacing, root
 from cipherdm.likeness import psnr
 from cipherdm.models import UNet, find_model, load_unet
-from cipherdm.progress import ProgressBar
+from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import DIRECT, FAST, Protocols, named
 from cipherdm.records import environment
 from cipherdm.sampling import Task, engine_for, make_task, sampling_nodes
@@ -49,9 +49,6 @@ _COMMAND = "cipherdm bench segments MODEL"
 _STEP_AXES = {
     "step_table": 0, "class_table": 1, "class_rows": 1, "noise": 0, "coefficients": 0, "prediction": 0, "timesteps": 0,
 }  # fmt: skip
-
-Progress = Callable[[int, int, str], None]
-"""Called before each segment as `progress(done, total, name)`."""
 
 
 @dataclass(frozen=True, eq=False)

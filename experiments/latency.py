@@ -3,7 +3,7 @@
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from cipherdm.costs import LAN, NARROW, WAN, Latency, Network, network_named, pr
 from cipherdm.engine import CostReport, LocalCluster
 from cipherdm.errors import CipherDMError
 from cipherdm.models import UNet, find_model, load_unet
-from cipherdm.progress import ProgressBar
+from cipherdm.progress import Progress, ProgressBar
 from cipherdm.records import read_record
 from cipherdm.views.networks import PARTS
 from cipherdm.views.style import PALETTE, describe, new_figure
@@ -30,9 +30,6 @@ from .step import variants as variants_named
 from .target import TINY, Check, Command, Records, Target
 
 _SLOW = 20.0  # predicted seconds above which a run is made once and without another to warm up
-
-Progress = Callable[[int, int, str], None]
-"""Called before each run as `progress(done, total, name)`."""
 
 
 @dataclass(frozen=True)

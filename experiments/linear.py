@@ -22,7 +22,7 @@ from cipherdm.engine import CostReport, EngineConfig, LocalCluster, Node, Sessio
 from cipherdm.errors import CipherDMError
 from cipherdm.kernels.operation import Kernel, apply
 from cipherdm.kernels.products import trial
-from cipherdm.progress import ProgressBar
+from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import fast
 from cipherdm.protocols.fast import POWER_BITS, VALUE_BITS
 from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, dot_general, encode, matmul
@@ -47,9 +47,6 @@ CONVERSIONS = {
 }
 
 ELEMENTS = 1_000_000  # that are converted
-
-Progress = Callable[[int, int, str], None]
-"""Called before each measurement as `progress(done, total, name)`."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import pandas as pd
@@ -11,7 +11,7 @@ import typer
 
 from cipherdm.costs import NETWORKS, LinkShaper, Network
 from cipherdm.costs.shaping import ping
-from cipherdm.progress import ProgressBar
+from cipherdm.progress import Progress, ProgressBar
 
 from .commands import RecordOption, finish, record_path
 from .target import Check, Command, Target, Value
@@ -21,9 +21,6 @@ _TRANSFER = 0.5  # seconds that a transfer should take
 _LARGEST = 250_000_000  # bytes of a transfer
 
 _ADDRESSES = ("127.0.0.1:1",) * 3  # parties that nobody connects to here
-
-Progress = Callable[[int, int, str], None]
-"""Called before each measurement as `progress(done, total, name)`."""
 
 
 def run(

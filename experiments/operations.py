@@ -13,7 +13,7 @@ import typer
 from jax import lax
 
 from cipherdm.engine import CostReport, LocalCluster, Session, run_once
-from cipherdm.progress import ProgressBar
+from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols.fixed import spread
 
 from .commands import RecordOption, RepetitionsOption, finish, record_path
@@ -22,9 +22,6 @@ from .target import Check, Command, Records, Target, Value
 ROW = 100  # numbers in a softmax row, and rows and columns of the matrices
 
 ADDITIONS = 20  # one after the other, because one is over before it can be measured
-
-Progress = Callable[[int, int, str], None]
-"""Called before each measurement as `progress(done, total, name)`."""
 
 
 @dataclass(frozen=True)

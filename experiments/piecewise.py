@@ -4,7 +4,7 @@ Both are the same at every run and do not depend on how busy the machine is, so 
 the coefficients, except on which of them are 0, so each point of the grid is measured once, with coefficients made up here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from cipherdm.approximations.piecewise_costs import Counts, Prices
 from cipherdm.approximations.silu import silu_cipherdm
 from cipherdm.engine import LocalCluster
 from cipherdm.errors import CipherDMError
-from cipherdm.progress import ProgressBar
+from cipherdm.progress import Progress, ProgressBar
 from cipherdm.views import piecewise_widget
 
 from .commands import RecordOption, finish, record_path
@@ -33,9 +33,6 @@ _END, _WIDEST = 1.5, 2.0  # the outer breakpoints and the outermost values: near
 
 Ends = Literal["none", "zero", "zero and x"]
 """What lies outside the segments: nothing (the range is known), 0 on the left (exp), or 0 and x (SiLU, Mish, GeLU)."""
-
-Progress = Callable[[int, int, str], None]
-"""Called before each measurement as `progress(done, total, name)`."""
 
 
 @dataclass(frozen=True)

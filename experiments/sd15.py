@@ -27,7 +27,7 @@ from cipherdm.files import replacing, root
 from cipherdm.models import UNet, UNetConditionConfig, init_unet, load_unet, save_unet
 from cipherdm.owner.calibrate import calibrate_prompted
 from cipherdm.owner.observe import FILE, save_calibration, weights_digest
-from cipherdm.progress import ProgressBar
+from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import FAST_KERNELS, Protocols, named
 from cipherdm.records import read_record
 from cipherdm.schedules import make_schedule
@@ -57,9 +57,6 @@ SCHEDULER = {
 }
 
 _CALIBRATION_SEED, _CALL_SEED = 1, 2
-
-Progress = Callable[[int, int, str], None]
-"""Called before each block as `progress(done, total, name)`."""
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ from cipherdm.costs import count_path_bytes
 from cipherdm.engine import CostReport, EngineConfig, LocalCluster, Node, Plan, Spec, compile_plan
 from cipherdm.errors import CipherDMError
 from cipherdm.models import UNet, UNetConditionConfig, find_model, load_unet
-from cipherdm.progress import ProgressBar
+from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import DIRECT, FAST, Protocols
-from cipherdm.records import read_record, write_record
 from cipherdm.sampling import Granularity, Task, engine_for, make_task, sampling_nodes
 from cipherdm.sampling.steps import Loop, setup_graph, step_graph
 
@@ -51,9 +50,6 @@ DEFAULT_NAMES = (
 AT_ONCE = 5
 
 _RATIOS = {"time_ratio": "seconds", "bytes_ratio": "bytes", "sends_ratio": "sends"}
-
-Progress = Callable[[int, int, str], None]
-"""Called before each piece of work as `progress(done, total, name)`."""
 
 
 @dataclass(frozen=True)
@@ -323,20 +319,6 @@ def ratios(frame: pd.DataFrame) -> pd.DataFrame:
 def as_record(frame: pd.DataFrame, *, steps: int) -> dict[str, Any]:
     """The JSON-ready contents of a record: the rows of `run`, and the length of its schedule."""
     return {"benchmark": "step", "scheduler": "ddim", "steps": steps, "rows": frame.to_dict("records")}
-
-
-def write(path: str | Path, frame: pd.DataFrame, *, steps: int) -> None:
-    """Write the rows of `run` as a record, with the machine and the versions."""
-    write_record(path, as_record(frame, steps=steps))
-
-
-def read(path: str | Path) -> pd.DataFrame:
-    """The rows that `write` wrote. Raises CipherDMError, naming the command that makes it, if there is no such record."""
-    path = Path(path)
-    if not path.exists():
-        model = path.stem.removeprefix("step_")
-        raise CipherDMError(f"there is no record {path}: make it with `cipherdm bench step {model}`.")
-    return pd.DataFrame(read_record(path)["rows"])
 
 
 class _Counter:

@@ -12,7 +12,7 @@ earnest, parties that serve a model owner hand out the last sample alone, which 
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +29,7 @@ from cipherdm.errors import CipherDMError
 from cipherdm.files import replacing
 from cipherdm.likeness import psnr
 from cipherdm.models import UNet, find_model, load_unet
-from cipherdm.progress import ProgressBar
+from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import DIRECT, FAST, Protocols, named
 from cipherdm.protocols.fixed import decode
 from cipherdm.records import read_record, write_record
@@ -38,9 +38,6 @@ from cipherdm.sampling.steps import COEFFICIENT_BITS, StepShape, setup_graph, st
 from cipherdm.views.pictures import grey_levels
 
 from .commands import ProtocolsOption, RecordOption, record_path
-
-Progress = Callable[[int, int, str], None]
-"""Called before each step as `progress(done, total, name)`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from cipherdm.approximations.piecewise import PiecewisePolynomial
 from cipherdm.approximations.piecewise_costs import Counts, Prices
 from cipherdm.errors import CipherDMError
 from cipherdm.records import read_record, write_record
+from cipherdm.views.piecewise_widget import Measured
 from cipherdm_experiments import activations, operations, piecewise
 
 MEASUREMENTS = Path(__file__).parents[2] / "data" / "measurements"

@@ -16,6 +16,7 @@ from cipherdm import DIRECT, FAST, CipherDMError, CostReport, EngineConfig, samp
 from cipherdm.cli import build
 from cipherdm.models import init_unet, save_unet
 from cipherdm.protocols import direct
+from cipherdm.records import read_record, write_record
 from cipherdm.sampling import make_task
 from cipherdm.sampling.steps import setup_graph, step_graph
 from cipherdm_experiments import activations, step
@@ -55,7 +56,7 @@ def command(folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def measured(command):
     """Its rows, by variant."""
-    return step.read(command[1]).set_index("variant", drop=False)
+    return pd.DataFrame(read_record(command[1])["rows"]).set_index("variant", drop=False)
 
 
 def rows_of(**columns) -> pd.DataFrame:
@@ -212,14 +213,6 @@ def test_ratios_are_against_the_faster_baseline_of_each_batch():
     assert step.ratios(frame[frame["variant"] == "fast"])["time_ratio"].isna().all()
 
 
-def test_a_record_can_be_written_and_read(tmp_path):
-    frame = rows_of(variant=["direct", "cipherdm"], seconds=[5.1, 1.0])
-    step.write(tmp_path / "step_m.json", frame, steps=STEPS)
-    pd.testing.assert_frame_equal(step.read(tmp_path / "step_m.json"), frame)
-    with pytest.raises(CipherDMError, match="cipherdm bench step other"):
-        step.read(tmp_path / "step_other.json")
-
-
 def test_the_command_of_the_activations(tmp_path, monkeypatch):
     cases = [case for case in activations.cases() if case.name == "silu_cipherdm"]
     monkeypatch.setattr(activations, "cases", lambda: cases)
@@ -255,7 +248,7 @@ def test_a_table_without_its_record_names_the_command(tmp_path, name, command):
 
 def test_the_table_of_steps(tmp_path):
     frame = rows_of(batch=[1, 1, 4], variant=["direct", "cipherdm", "cipherdm"], seconds=[5.1, 1.0, 0.25])
-    step.write(tmp_path / "step_m.json", frame.assign(bytes=[51_000_000, 10_000_000, 10]), steps=20)
+    write_record(tmp_path / "step_m.json", step.as_record(frame.assign(bytes=[51_000_000, 10_000_000, 10]), steps=20))
     headline, batches = TABLES["step"](tmp_path), TABLES["step_batches"](tmp_path)
     assert "| m | 1 | cipherdm | 1.00 s | 10.0 | 10 | 5.1x | 5.1x | 1.0x | 0.0 | 256 |" in headline
     assert "| m | 4 |" not in headline
@@ -263,7 +256,7 @@ def test_the_table_of_steps(tmp_path):
         "| m | direct | 1.0x, 1.0x, 1.0x | - |",
         "| m | cipherdm | 5.1x, 5.1x, 1.0x | -, -, - |",
     ]
-    step.write(tmp_path / "step_m.json", frame[frame["batch"] == 4], steps=20)
+    write_record(tmp_path / "step_m.json", step.as_record(frame[frame["batch"] == 4], steps=20))
     with pytest.raises(CipherDMError, match="--batch 1"):
         TABLES["step"](tmp_path)
 
