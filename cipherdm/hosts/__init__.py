@@ -1,6 +1,6 @@
-"""Three hosts for three organisations: parties as services, roles by certificate, models that owners register, requests.
+"""Three hosts for three organisations: parties as services, roles by certificate, registered models, requests.
 
-The names below are imported when they are first used, because a party does without the models and their libraries.
+Names are imported when they are first used, because a party does without the models and their libraries.
 """
 
 import lazy_loader
@@ -8,11 +8,31 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "config": ["CallerConfig", "HostConfig", "Limits", "RoleNames", "Timeouts", "load_caller", "load_host"],
+        "config": [
+            "CallerConfig",
+            "HostConfig",
+            "Limits",
+            "PARTY_NAMES",
+            "RoleNames",
+            "Timeouts",
+            "load_caller",
+            "load_host",
+        ],
+        "inspection": [
+            "DENIED",
+            "METHODS",
+            "NOT_REACHED",
+            "attempts",
+            "register_unchecked",
+            "table_of_roles",
+            "words_on_disk",
+        ],
         "loopback": ["LoopbackHosts"],
         "model": ["Model"],
+        "process": ["command"],
         "remote": ["Answer", "RemoteCluster"],
         "sampling": ["images_of", "sampling_model", "text_to_image_model", "text_to_image_of"],
+        "status": ["report"],
         "trial_files": ["make_trial"],
     },
 )

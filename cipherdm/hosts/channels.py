@@ -1,4 +1,4 @@
-"""Connections between hosts and their callers: mutual TLS, the party's name and not its address checked, signs of life."""
+"""Connections between hosts and their callers: mutual TLS, a check of the party's name, and signs of life."""
 
 import json
 
@@ -6,11 +6,11 @@ import grpc
 
 from ..engine.config import Certificates
 from ..engine.wire import GRPC_OPTIONS
-from .config import CallerConfig, Timeouts
+from .config import PARTY_NAMES, CallerConfig, Timeouts
 from .host_pb2_grpc import HostStub
-from .roles import PARTY_NAMES
 
-# Questions that may be asked twice. A connection that was cut and mended can fail at its next use, before it is made anew.
+# Only these calls are retried: they change nothing, so they may be asked twice. A connection that was cut and mended can
+# fail at its next use, before it is made anew.
 _RETRIED = [{"service": "cipherdm.hosts.Host", "method": method} for method in ("Describe", "Status", "Slot")]
 
 _RETRIES = {
@@ -25,12 +25,12 @@ _SERVICE_CONFIG = json.dumps({"methodConfig": [{"name": _RETRIED, "retryPolicy":
 
 
 def keepalive_options(timeouts: Timeouts) -> tuple[tuple[str, int], ...]:
-    """gRPC's options so that both ends notice when the other is gone, or cut off, while a call lasts."""
+    """Return gRPC's options with which both ends notice, while a call lasts, that the other is gone or cut off."""
     milliseconds = round(timeouts.keepalive * 1000)
     return (
         ("grpc.keepalive_time_ms", milliseconds),
         ("grpc.keepalive_timeout_ms", milliseconds),
-        ("grpc.http2.ping_timeout_ms", milliseconds),  # which is a minute otherwise, whatever the line above says
+        ("grpc.http2.ping_timeout_ms", milliseconds),  # a minute by default, whatever the line above says
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", min(1000, milliseconds // 2)),
         ("grpc.http2.min_ping_interval_without_data_ms", min(1000, milliseconds // 2)),
@@ -38,31 +38,32 @@ def keepalive_options(timeouts: Timeouts) -> tuple[tuple[str, int], ...]:
 
 
 def connect(config: CallerConfig, rank: int) -> tuple[grpc.Channel, HostStub]:
-    """A channel to one party, which connects when it is first used, and again when the party is back after a failure.
+    """Return a channel to one party. It connects when it is first used, and again when the party is back after a failure.
 
-    The party must present a certificate with its name, party0 and so on, as a DNS name: a party that has another's address
-    cannot take its place.
+    The party must present a certificate with its name, party0 and so on, as a DNS name: a host that has taken over its
+    address cannot take its place.
     """
     options = (
         *GRPC_OPTIONS,
         *keepalive_options(config.timeouts),
         ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.ssl_target_name_override", PARTY_NAMES[rank]),
+        # gRPC's own pauses grow to two minutes; a party that was restarted is to be found again within a second.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 1000),
-        ("grpc.use_local_subchannel_pool", 1),  # or channels to one address share a connection and its backoff
+        ("grpc.use_local_subchannel_pool", 1),  # otherwise channels to one address share a connection and its pauses
     )
     channel = grpc.secure_channel(config.parties[rank], channel_credentials(config.identity), options)
     return channel, HostStub(channel)
 
 
 def channel_credentials(identity: Certificates) -> grpc.ChannelCredentials:
-    """What a caller presents and trusts."""
+    """Return a caller's certificate and the authority that it trusts, as gRPC takes them."""
     certificate, private_key, authority = identity.read()
     return grpc.ssl_channel_credentials(authority, private_key, certificate)
 
 
 def server_credentials(identity: Certificates) -> grpc.ServerCredentials:
-    """What a party presents and trusts; callers must present a certificate too."""
+    """Return a party's certificate and the authority that it trusts; callers must present a certificate too."""
     certificate, private_key, authority = identity.read()
     return grpc.ssl_server_credentials([(private_key, certificate)], authority, require_client_auth=True)

@@ -1,126 +1,15 @@
-"""What a party's host, and whoever calls it, reads from a TOML file. `trial` writes complete ones."""
-
-# FROM cipherdm.hosts.fields:
-# Reading a TOML file field by field, so that every wrong, missing or unknown one is named.
+"""Configuration of a party's host, and of whoever calls it, read from a TOML file; `trial_files` writes complete ones."""
 
 import hashlib
 import json
-import tomllib
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 from ..engine.config import PARTIES, Certificates
-from ..errors import CipherDMError
+from .toml_fields import Fields, TomlFile
 
-_Kind = TypeVar("_Kind", str, int, float, list)
-
-_REQUIRED = object()
-
-_KINDS = {str: "a text", int: "a whole number", float: "a number", list: "a list"}
-
-
-class Fields:
-    """The fields of one section of a file. Those that nobody reads are unknown, and `finish` says so.
-
-    Args:
-        where: how errors name the section, such as "party.toml, [limits]".
-        values: the section as `tomllib` reads it.
-    """
-
-    def __init__(self, where: str, values: Mapping[str, Any]):
-        self._where, self._values = where, values
-        self._read: set[str] = set()
-
-    def text(self, name: str, default: Any = _REQUIRED) -> str:
-        """A text that is not empty."""
-        value = self._get(name, str, default)
-        if value == "":
-            raise self.error(name, "is empty")
-        return value
-
-    def whole(self, name: str, default: Any = _REQUIRED, *, least: int = 0) -> int:
-        """A whole number of at least `least`."""
-        value = self._get(name, int, default)
-        if value < least:
-            raise self.error(name, f"is {value}, and must be at least {least}")
-        return value
-
-    def seconds(self, name: str, default: Any = _REQUIRED) -> float:
-        """A number of seconds above 0."""
-        value = float(self._get(name, float, default))
-        if not 0 < value < float("inf"):
-            raise self.error(name, f"is {value:g}, and must be a number of seconds above 0")
-        return value
-
-    def texts(self, name: str, default: Any = _REQUIRED, *, count: int | None = None) -> tuple[str, ...]:
-        """A list of different texts, `count` of them if that is given."""
-        values = self._get(name, list, default)
-        if not all(isinstance(value, str) and value for value in values):
-            raise self.error(name, "must be a list of texts")
-        if count is not None and len(values) != count:
-            raise self.error(name, f"has {len(values)} entries instead of {count}")
-        if len(set(values)) != len(values):
-            raise self.error(name, "names something twice")
-        return tuple(values)
-
-    def finish(self) -> None:
-        """Raise CipherDMError if there are fields that nobody has asked for."""
-        unknown = [name for name in self._values if name not in self._read]
-        if unknown:
-            raise self.error(unknown[0], f"is unknown; there are {', '.join(sorted(self._read))}")
-
-    def error(self, name: str, what: str) -> CipherDMError:
-        """The error for a field."""
-        return CipherDMError(f"{self._where}: {name} {what}.")
-
-    def _get(self, name: str, kind: type[_Kind], default: Any) -> _Kind:
-        self._read.add(name)
-        if name not in self._values:
-            if default is _REQUIRED:
-                raise self.error(name, f"is missing; give {_KINDS[kind]}")
-            return default
-        value = self._values[name]
-        kinds = (int, float) if kind is float else kind
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise self.error(name, f"is {value!r}, and must be {_KINDS[kind]}")
-        return value
-
-
-class TomlFile:
-    """A TOML file whose sections are read as `Fields`.
-
-    Raises:
-        CipherDMError: there is no such file, or it is not TOML.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        try:
-            self._sections = tomllib.loads(path.read_text())
-        except (OSError, UnicodeDecodeError) as error:
-            raise CipherDMError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from None
-        except tomllib.TOMLDecodeError as error:
-            raise CipherDMError(f"{path} is not TOML: {error}.") from None
-
-    def section(self, name: str, *, required: bool = True) -> Fields:
-        """A section; an empty one where it is missing and not `required`."""
-        values = self._sections.get(name)
-        if values is None and required:
-            raise CipherDMError(f"{self.path}: the section [{name}] is missing.")
-        if values is not None and not isinstance(values, dict):
-            raise CipherDMError(f"{self.path}: {name} must be a section, [{name}].")
-        return Fields(f"{self.path}, [{name}]", values or {})
-
-    def check_sections(self, known: tuple[str, ...]) -> None:
-        """Raise CipherDMError if there is another section than these."""
-        for name in self._sections:
-            if name not in known:
-                raise CipherDMError(
-                    f"{self.path}: the section [{name}] is unknown; there are {', '.join(f'[{k}]' for k in known)}."
-                )
-
+PARTY_NAMES = tuple(f"party{rank}" for rank in range(PARTIES))
+"""Common names of the parties' certificates, by rank."""
 
 _SECTIONS = ("cluster", "timeouts", "limits", "roles", "identity", "party")
 
@@ -130,11 +19,11 @@ class Timeouts:
     """Seconds after which waiting ends.
 
     Attributes:
-        connect: for a connection, and for an answer to a question that takes no work.
-        start: for the three processes of a run to be there and connected.
-        receive: for a message of another party within a run.
-        upload: for a client's inputs to be there.
-        keepalive: between two signs of life on a connection where nothing happens; after twice as many it counts as cut.
+        connect: Limit for a connection, and for an answer that takes no work.
+        start: Limit until the three processes of a run are there and connected.
+        receive: Limit for a message of another party within a run.
+        upload: Limit until an upload is there.
+        keepalive: Time between two signs of life on an idle connection; after twice as long it counts as cut.
     """
 
     connect: float = 10.0
@@ -146,15 +35,15 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class Limits:
-    """What callers may take up at one party.
+    """Resources of one party that callers may take up.
 
     Attributes:
-        runs: runs at a time; each has a process and a port of its own.
-        queue: runs that may wait beside those.
-        runs_per_client: runs of one client, computing or waiting.
-        input_bytes: bytes of shares that one run's inputs may have.
-        model_bytes: bytes of shares and programs that one model may have.
-        models: models of one owner.
+        runs: Runs at a time; each has a process and a port of its own.
+        queue: Runs that may wait in addition to those.
+        runs_per_client: Runs of one client, computing or waiting.
+        input_bytes: Bytes of shares of one run's inputs.
+        model_bytes: Bytes of shares and programs of one model.
+        models: Models of one owner.
     """
 
     runs: int = 2
@@ -167,7 +56,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class RoleNames:
-    """Who is what, by the common name of their certificates. Parties are party0, party1 and party2."""
+    """Common names of the certificates of each role. Parties are party0, party1 and party2."""
 
     owners: tuple[str, ...] = ()
     clients: tuple[str, ...] = ()
@@ -176,12 +65,12 @@ class RoleNames:
 
 @dataclass(frozen=True)
 class CallerConfig:
-    """What a model owner, a client or an operator needs to know.
+    """Configuration of a model owner, a client or an operator.
 
     Attributes:
         parties: `host:port` of the three parties for callers, by rank.
-        timeouts: see `Timeouts`.
-        identity: what this role presents and trusts.
+        timeouts: See `Timeouts`.
+        identity: Certificate that this role presents, and the authority that it trusts.
     """
 
     parties: tuple[str, str, str]
@@ -191,19 +80,19 @@ class CallerConfig:
 
 @dataclass(frozen=True)
 class HostConfig:
-    """What a party's host needs to know.
+    """Configuration of one party's host.
 
     Attributes:
-        caller: its own side as a caller of the other two.
+        caller: Its own side as a caller of the other two.
         rank: 0, 1 or 2.
         links: `host:port` at which the parties reach each other; the run in slot k uses the port k above.
-        link_identity: what the party presents and trusts there. The authority signs for parties alone: SPU accepts any
-            certificate of it, whatever the name.
-        listen: the address that this host listens at.
-        state: the folder of registered models' shares.
-        threads: of the processor, for each run.
-        limits: see `Limits`.
-        roles: see `RoleNames`.
+        link_identity: Certificate and authority for the links. The authority signs for parties alone, because SPU accepts
+            any certificate that it signed, whatever the name.
+        listen: Address that this host listens at.
+        state: Folder of the registered models' shares.
+        threads: Processor threads of each run.
+        limits: See `Limits`.
+        roles: See `RoleNames`.
     """
 
     caller: CallerConfig
@@ -218,7 +107,7 @@ class HostConfig:
 
     @property
     def agreement(self) -> str:
-        """A hash of all that the three parties must have alike: addresses, timeouts, limits, roles and the ring."""
+        """Hash of all that the three parties must have alike: addresses, timeouts, limits, roles and the ring."""
         common = {
             "parties": self.caller.parties,
             "links": self.links,
@@ -230,7 +119,7 @@ class HostConfig:
         return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:16]
 
     def links_of_slot(self, slot: int) -> tuple[str, str, str]:
-        """Where the three parties' processes of a slot reach each other; this one's as it listens."""
+        """Return where the three processes of a slot reach each other; for this party, where its process listens."""
         addresses = [split_address(address) for address in self.links]
         hosts = [self.listen if rank == self.rank else host for rank, (host, _) in enumerate(addresses)]
         return tuple(f"{host}:{port + slot}" for host, (_, port) in zip(hosts, addresses, strict=True))
@@ -240,12 +129,10 @@ def load_caller(path: str | Path) -> CallerConfig:
     """Read a caller's TOML file: [cluster] parties, [timeouts], [identity]. A party's file serves as well.
 
     Raises:
-        CipherDMError: a field is wrong, missing or unknown, or a file that it names is not there.
+        CipherDMError: A field is wrong, missing or unknown, or a file that it names is not there.
     """
-    file = TomlFile(Path(path))
-    file.check_sections(_SECTIONS)
-    cluster = file.section("cluster")
-    parties = _addresses(cluster, "parties")
+    file = TomlFile(Path(path), _SECTIONS)
+    parties = _addresses(file.section("cluster"), "parties")
     return CallerConfig(parties, _timeouts(file), _certificates(file.section("identity"), file.path))
 
 
@@ -253,44 +140,45 @@ def load_host(path: str | Path) -> HostConfig:
     """Read a party's TOML file: all sections.
 
     Raises:
-        CipherDMError: a field is wrong, missing or unknown, or a file that it names is not there.
+        CipherDMError: A field is wrong, missing or unknown, or a file that it names is not there.
     """
-    file = TomlFile(Path(path))
-    file.check_sections(_SECTIONS)
-    cluster = file.section("cluster")
-    parties, links = _addresses(cluster, "parties"), _addresses(cluster, "links")
-    for name, value, supported in (
-        ("protocol", cluster.text("protocol", "ABY3"), "ABY3"),
-        ("ring_bits", cluster.whole("ring_bits", 64), 64),
-    ):
-        if value != supported:
-            raise cluster.error(name, f"is {value}; only {supported} is supported")
-    cluster.finish()
-    identity = file.section("identity")
-    caller = CallerConfig(parties, _timeouts(file), _certificates(identity, file.path))
-    identity.finish()
-    party = file.section("party")
-    rank = party.whole("rank")
-    if rank >= PARTIES:
-        raise party.error("rank", f"is {rank}, and must be 0, 1 or 2")
-    config = HostConfig(
-        caller,
-        rank,
-        links,
-        _certificates(party, file.path, "link_"),
-        party.text("listen", split_address(parties[rank])[0]),
-        file.path.parent / party.text("state"),
-        party.whole("threads", 1, least=1),
-        _limits(file),
-        _roles(file),
-    )
-    party.finish()
+    file = TomlFile(Path(path), _SECTIONS)
+    with file.section("cluster") as cluster:
+        parties, links = _addresses(cluster, "parties"), _addresses(cluster, "links")
+        for name, value, supported in (
+            ("protocol", cluster.text("protocol", "ABY3"), "ABY3"),
+            ("ring_bits", cluster.whole("ring_bits", 64), 64),
+        ):
+            if value != supported:
+                raise cluster.error(name, f"is {value}; only {supported} is supported")
+    with file.section("identity") as identity:
+        caller = CallerConfig(parties, _timeouts(file), _certificates(identity, file.path))
+    with file.section("party") as party:
+        rank = party.whole("rank")
+        if rank >= PARTIES:
+            raise party.error("rank", f"is {rank}, and must be 0, 1 or 2")
+        config = HostConfig(
+            caller,
+            rank,
+            links,
+            _certificates(party, file.path, "link_"),
+            party.text("listen", split_address(parties[rank])[0]),
+            file.path.parent / party.text("state"),
+            party.whole("threads", 1, least=1),
+            _limits(file),
+            _roles(file),
+        )
     _check_ports(cluster, config)
     return config
 
 
+def agreement_of(cipherdm_version: str, spu_version: str, configuration: str) -> str:
+    """Return what must be alike at all three parties before anything runs; `configuration` is `HostConfig.agreement`."""
+    return f"{cipherdm_version}/{spu_version}/{configuration}"
+
+
 def split_address(address: str) -> tuple[str, int]:
-    """ "host:port" as (host, port). Raises ValueError for anything else."""
+    """Split "host:port" into (host, port). Raises ValueError for anything else."""
     host, colon, port = address.rpartition(":")
     if not host or not colon or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ValueError(address)
@@ -308,31 +196,26 @@ def _addresses(fields: Fields, name: str) -> tuple[str, str, str]:
 
 
 def _timeouts(file: TomlFile) -> Timeouts:
-    fields, usual = file.section("timeouts", required=False), Timeouts()
-    timeouts = Timeouts(**{name: fields.seconds(name, value) for name, value in asdict(usual).items()})
-    fields.finish()
-    return timeouts
+    with file.section("timeouts", required=False) as fields:
+        return Timeouts(**{name: fields.seconds(name, value) for name, value in asdict(Timeouts()).items()})
 
 
 def _limits(file: TomlFile) -> Limits:
-    fields, usual = file.section("limits", required=False), Limits()
-    limits = Limits(
-        **{name: fields.whole(name, value, least=0 if name == "queue" else 1) for name, value in asdict(usual).items()}
-    )
-    fields.finish()
-    return limits
+    with file.section("limits", required=False) as fields:
+        # A queue may have no places at all; a limit of 0 anywhere else would refuse every call.
+        least = {"queue": 0}
+        usual = asdict(Limits())
+        return Limits(**{name: fields.whole(name, value, least=least.get(name, 1)) for name, value in usual.items()})
 
 
 def _roles(file: TomlFile) -> RoleNames:
-    fields = file.section("roles")
-    roles = RoleNames(fields.texts("owners"), fields.texts("clients"), fields.texts("operators", ()))
-    for name, members in asdict(roles).items():
-        for member in members:
-            if member in {f"party{rank}" for rank in range(PARTIES)}:
+    with file.section("roles") as fields:
+        roles = RoleNames(fields.texts("owners"), fields.texts("clients"), fields.texts("operators", ()))
+        for name, members in asdict(roles).items():
+            for party in set(members) & set(PARTY_NAMES):
                 raise fields.error(
-                    name, f"has {member}: a party has no other role, since it would see more than its share"
+                    name, f"has {party}: a party has no other role, since it would see more than its share"
                 )
-    fields.finish()
     return roles
 
 
@@ -346,11 +229,12 @@ def _certificates(fields: Fields, path: Path, prefix: str = "") -> Certificates:
 
 
 def _check_ports(fields: Fields, config: HostConfig) -> None:
-    """Each slot takes a port, so ranges of ports on one address must not overlap."""
+    """Refuse overlapping ranges of ports on one address: each slot takes a port from a party's first one on."""
     taken: dict[tuple[str, int], str] = {}
-    uses = [(f"parties[{rank}]", *split_address(address), 1) for rank, address in enumerate(config.caller.parties)]
-    uses += [(f"links[{rank}]", *split_address(a), config.limits.runs) for rank, a in enumerate(config.links)]
-    for name, host, first, count in uses:
+    uses = [(f"parties[{rank}]", address, 1) for rank, address in enumerate(config.caller.parties)]
+    uses += [(f"links[{rank}]", address, config.limits.runs) for rank, address in enumerate(config.links)]
+    for name, address, count in uses:
+        host, first = split_address(address)
         if first + count > 65536:
             raise fields.error(
                 name, f"is port {first}, and {count} runs at a time need ports up to {first + count - 1}"

@@ -1,11 +1,8 @@
-"""Every call that a party serves, tried with somebody's certificate: what it lets through to a handler, and what it denies.
+"""Inspection of a party from outside: every call tried with somebody's certificate, and the shares on its disk.
 
-The messages name nothing that exists, so a call that is let through changes nothing. A party's log, and its last error, tell
-of each attempt.
+For lessons and tests. The calls name nothing that exists, so one that is let through changes nothing; the party's log, and
+its last error, tell of each attempt. The shares show what a stolen disk gives away.
 """
-
-# FROM cipherdm.hosts.disk:
-# What lies on a party's disk of a registered model: for lessons, and to see what a stolen disk gives away.
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -21,7 +18,7 @@ from .config import CallerConfig, HostConfig, RoleNames
 from .roles import ALLOWED, roles_of
 from .store import read_published
 
-_NOTHING, _NO_RUN, _NO_SLOT = "/nothing", "0" * 32, 2**32 - 1  # no model, run or slot can be called so
+_NOTHING, _NO_RUN, _NO_SLOT = "/nothing", "0" * 32, 2**32 - 1  # names that no model, run or slot can have
 
 _MESSAGES: Mapping[str, object] = {
     "Describe": pb.DescribeRequest(),
@@ -35,7 +32,7 @@ _MESSAGES: Mapping[str, object] = {
 }
 
 METHODS = tuple(method.rpartition("/")[2] for method in ALLOWED)
-"""The calls of the table, without the service's name."""
+"""Names of the calls in the table of roles, without the service's name."""
 
 DENIED, NOT_REACHED = "PERMISSION_DENIED", frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 
@@ -44,13 +41,13 @@ def attempts(callers: Mapping[str, CallerConfig], rank: int = 1) -> pd.DataFrame
     """Try each call as each caller.
 
     Args:
-        callers: who calls, by the name that the row gets.
-        rank: of the party that is called.
+        callers: Configuration of each caller, by the name of its row.
+        rank: Rank of the party that is called.
 
     Returns:
-        A row for each caller and a column for each method, with the names of the gRPC statuses that the calls ended with: "OK"
-        for an answer, `DENIED` where the table of roles denies, one of `NOT_REACHED` where no connection came about, and
-        others where the handler found the message wanting.
+        A row per caller and a column per method, with the gRPC status that ended the call: "OK" for an answer, `DENIED`
+        where the table of roles denies, one of `NOT_REACHED` where there was no connection, and others where the handler
+        refused the message.
     """
     rows = {}
     for name, caller in callers.items():
@@ -61,7 +58,7 @@ def attempts(callers: Mapping[str, CallerConfig], rank: int = 1) -> pd.DataFrame
 
 
 def table_of_roles(names: Iterable[str], roles: RoleNames) -> pd.DataFrame:
-    """What the table says: a row for each common name and a column for each method, true where the call is allowed."""
+    """Return the table of roles: a row per common name and a column per method, true where the call is allowed."""
     rows = {
         name: {method.rpartition("/")[2]: bool(roles_of(name, roles) & may) for method, may in ALLOWED.items()}
         for name in names
@@ -73,7 +70,7 @@ def register_unchecked(caller: CallerConfig, manifest: pb.Manifest, rank: int = 
     """Send one party a manifest as it is, without the check that `RemoteCluster.register` makes at the owner's side.
 
     Returns:
-        What the party answers: the status and its reason, or "accepted".
+        The party's answer: its status and reason, or "accepted".
     """
     channel, stub = connect(caller, rank)
     with channel:
@@ -98,19 +95,19 @@ def _attempt(stub: object, method: str, timeout: float) -> str:
 
 
 def words_on_disk(host: HostConfig, model: str, value: str) -> np.ndarray:
-    """A party's share of one of a model's secret values, read from its folder. The party may be running or not.
+    """Read a party's share of one of a model's secret values from its folder. The party may be running or not.
 
     Args:
-        host: the party's configuration.
-        model: what its owner registered.
-        value: the name of one of the owner's arrays.
+        host: Configuration of the party.
+        model: Name of a registered model.
+        value: Name of one of its owner's arrays.
 
     Returns:
-        uint64 [elements, 2]: the party's own component of each number and the next party's. The three different ones add up
-        to the value times 2^fraction_bits.
+        uint64 [elements, 2]: the party's own component of each number, and the next party's. The three different
+        components add up to the value times 2^fraction_bits.
 
     Raises:
-        CipherDMError: there is no such model or value, or it is public.
+        CipherDMError: There is no such model or value, or the value is public.
     """
     stored = read_published(host.state, model)
     declared = {item.name: item for item in stored.manifest.values}

@@ -1,4 +1,4 @@
-"""Three hosts on this machine, each a process of its own started from its TOML file: for tests, trials and the soak."""
+"""Three hosts on this machine, each a process started from its TOML file: for lessons, tests and trials."""
 
 import os
 import signal
@@ -9,24 +9,24 @@ from pathlib import Path
 
 from ..engine.config import PARTIES
 from ..errors import CipherDMError
+from .config import PARTY_NAMES
 from .process import command
-from .roles import PARTY_NAMES
 
-_START_TIMEOUT = 120.0
+_START_TIMEOUT = 120.0  # seconds
 
 
 class LoopbackHosts:
-    """Three processes such as `cipherdm party` becomes. Use it as a context manager: leaving the block ends them.
+    """Three processes like those of `cipherdm party`. Use it as a context manager: leaving the block ends them.
 
     They also end when this process does, however it ends.
 
     Args:
-        files: the parties' TOML files by role, as `make_trial` returns them. Each party's events go to a file beside its
-            own, with the suffix .log.
-        launchers: for each party what comes before its command, such as `ip netns exec NAME`; nothing by default.
+        files: TOML files by role, as `make_trial` returns them. A party writes its events to a file beside its own, with
+            the suffix .log.
+        launchers: Words before each party's command, such as `ip netns exec NAME`; none by default.
 
     Raises:
-        CipherDMError: (on entering) a party does not start; the message has the last line of its log.
+        CipherDMError: (on entering) A party does not start; the message has the last line of its log.
     """
 
     def __init__(self, files: Mapping[str, Path], launchers: Sequence[Sequence[str]] = ((), (), ())):
@@ -50,11 +50,11 @@ class LoopbackHosts:
 
     @property
     def pids(self) -> tuple[int | None, ...]:
-        """The processes' ids, by rank; None for one that was killed."""
+        """Process ids by rank; None for a party that was killed."""
         return tuple(process and process.pid for process in self._processes)
 
     def log(self, rank: int) -> str:
-        """All that a party has logged."""
+        """Return all that a party has logged."""
         return self._log_path(rank).read_text()
 
     def start(self, rank: int) -> None:
@@ -70,7 +70,7 @@ class LoopbackHosts:
         process.stdin.close()
 
     def pause(self, rank: int) -> None:
-        """Stop a party's process (SIGSTOP): it is there and does nothing."""
+        """Stop a party's process (SIGSTOP): it exists and does nothing."""
         os.kill(self._processes[rank].pid, signal.SIGSTOP)
 
     def resume(self, rank: int) -> None:
@@ -82,7 +82,7 @@ class LoopbackHosts:
         processes = [process for process in self._processes if process is not None]
         self._processes = [None] * PARTIES
         for process in processes:
-            process.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGCONT)  # a stopped process would not see that its input ends
             process.stdin.close()
         for process in processes:
             try:
@@ -103,7 +103,7 @@ class LoopbackHosts:
             )
 
     def _wait(self, rank: int) -> None:
-        """Until the log says "ready", since this process was started."""
+        """Wait until the log has "ready" with this process's id: the lines of earlier processes stay in it."""
         process, deadline = self._processes[rank], time.monotonic() + _START_TIMEOUT
         while time.monotonic() < deadline and process.poll() is None:
             lines = self.log(rank).splitlines()

@@ -1,4 +1,4 @@
-"""What a registered model is to a party: a manifest of names, shapes, programs and calls, and the checks that it must pass."""
+"""Manifests of registered models: names, shapes, programs and calls, and the checks that a party makes of them."""
 
 import hashlib
 import math
@@ -11,8 +11,8 @@ from ..engine import EngineConfig, Spec
 from ..engine import party_pb2 as engine_pb
 from ..errors import CipherDMError
 from . import host_pb2 as pb
-from .errors import Forbidden
 from .programs import Type, signature_of
+from .refusals import Forbidden
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -26,41 +26,42 @@ _TYPES = {
     "bool": libspu.DataType.DT_I1,
 }
 
-_SHARED, _SHARED_BITS, _PUBLIC = "aby3.AShr<FM64>", "aby3.BShr<PT_U8,1>", "Pub2k<"  # how SPU stores each
+_SHARED, _SHARED_BITS, _PUBLIC = "aby3.AShr<FM64>", "aby3.BShr<PT_U8,1>", "Pub2k<"  # SPU's names of its ways to store
 
 _KERNELS = ("conv2d", "matmul", "products")
 
+# A declared shape is only numbers in a message. So many elements are 32 GiB of shares: more is a mistake or an attack.
 MAX_ELEMENTS = 1 << 31
 
 
 def variable(name: str, spec: Spec) -> pb.Variable:
-    """A spec as a message."""
+    """Return a spec as a message."""
     return pb.Variable(name=name, shape=spec.shape, dtype=spec.dtype, public=spec.public)
 
 
 def spec_of(message: pb.Variable) -> Spec:
-    """The inverse of `variable`."""
+    """Return a message as a spec, the inverse of `variable`."""
     return Spec(tuple(message.shape), message.dtype, message.public)
 
 
 def digest_of(manifest: pb.Manifest) -> str:
-    """A hash of a whole manifest, the same at all who have it."""
+    """Return a hash of a whole manifest, the same wherever it is computed."""
     return hashlib.sha256(manifest.SerializeToString(deterministic=True)).hexdigest()
 
 
 def engine_of(manifest: pb.Manifest | pb.Model) -> EngineConfig:
-    """How the parties compute the model."""
+    """Return the configuration of SPU for a model."""
     return EngineConfig(fraction_bits=manifest.fraction_bits, exp=manifest.exp)
 
 
 def check_manifest(manifest: pb.Manifest) -> None:
-    """Check all that a party can know of a model beforehand.
+    """Check all that a party can know of a model before it runs.
 
-    Every program is one that it may run (`signature_of`), every call reads what is there with the shapes and secrecy that
-    its program expects, outputs are written by a call, and values and inputs have different names.
+    Every program is one that the party accepts (`signature_of`). Every call reads variables that exist, with the shapes and
+    secrecy that its program expects. Outputs are written by a call, and values and inputs have different names.
 
     Raises:
-        CipherDMError: something is wrong, and named.
+        CipherDMError: Something is wrong; the message names it.
     """
     check_name(manifest.name)
     if not _REGISTRATION.fullmatch(manifest.registration):
@@ -75,23 +76,23 @@ def check_manifest(manifest: pb.Manifest) -> None:
         known[item.name] = Type(tuple(item.shape), not item.public)
     for item in manifest.inputs:
         if item.public:
-            raise CipherDMError(f"the input {item.name!r} is public; what a client brings is shared.")
+            raise CipherDMError(f"the input {item.name!r} is public; a client's inputs are secret. Declare it so.")
     written = _walk(manifest, known)
     if not manifest.outputs:
-        raise CipherDMError("a model needs an output.")
+        raise CipherDMError("a model needs an output: name one that a call writes.")
     for name in manifest.outputs:
         if name not in written:
             raise CipherDMError(f"the output {name!r} is written by no call, or freed again.")
 
 
 def check_name(name: str) -> None:
-    """Raise CipherDMError unless a model may have this name, which is also that of a file."""
+    """Raise CipherDMError unless a model may have this name. It becomes the name of a file, so no path may be hidden in it."""
     if not _NAME.fullmatch(name):
         raise CipherDMError(f"{name!r} is no name for a model: take letters, digits, '.', '_' and '-', at most 64.")
 
 
 def check_share(piece: engine_pb.SharePiece, declared: pb.Variable) -> None:
-    """Raise CipherDMError unless the head of a share says what was declared: shape, dtype, secrecy, and how it is stored."""
+    """Raise CipherDMError unless a share's head has the declared shape, dtype and secrecy, and SPU's storage for them."""
     meta = libspu.ValueMeta()
     if not meta.ParseFromString(piece.meta):
         raise CipherDMError(f"the share of {piece.name!r} cannot be read.")
@@ -113,11 +114,11 @@ def check_share(piece: engine_pb.SharePiece, declared: pb.Variable) -> None:
 def checked_shares(
     pieces: Iterable[engine_pb.SharePiece], declared: Iterable[pb.Variable]
 ) -> Iterator[engine_pb.SharePiece]:
-    """The pieces of one party's shares as they come: of what was declared, each variable once and whole, and nothing else.
+    """Yield the pieces of one party's shares as they come: each declared variable once and whole, and nothing else.
 
     Raises:
-        Forbidden: a piece is of something else, or of a variable that was whole before.
-        CipherDMError: a share is not as it was declared, or one is missing in the end.
+        Forbidden: A piece belongs to something else, or to a variable that was whole before.
+        CipherDMError: A share is not as it was declared, or one is missing in the end.
     """
     waiting = {item.name: item for item in declared}
     left: dict[str, int] = {}  # pieces still to come, by name
@@ -144,7 +145,7 @@ def _check_variable(item: pb.Variable) -> None:
 
 
 def _walk(manifest: pb.Manifest, known: dict[str, Type]) -> set[str]:
-    """The names that calls have written and not freed in the end."""
+    """Check the calls in their order; return the names that they have written and not freed in the end."""
     signatures = {code.id: signature_of(code.name, code.text) for code in manifest.programs}
     known, written = dict(known), set()
     for call in manifest.calls:
@@ -177,7 +178,7 @@ def _check_arguments(call: engine_pb.Call, known: Mapping[str, Type | None], exp
         raise CipherDMError(f"{call.label} names {len(call.inputs)} arguments, and its program takes {len(expected)}.")
     for name, want in zip(call.inputs, expected, strict=True):
         have = known[name]
-        # A kernel's result has a shape that is not worked out here; it is secret.
+        # A kernel's result is secret; its shape is not worked out here, and the kernel itself checks it when it runs.
         if have is None and want.secret:
             continue
         if have != want:

@@ -1,4 +1,4 @@
-"""What a model owner registers with three hosts: values, programs, the plan, and what clients bring and get."""
+"""A model as its owner registers it with three hosts: values, programs, the plan, inputs and outputs."""
 
 import json
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from .manifest import check_manifest, variable
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model as its owner has it.
+    """A model before it is registered.
 
     Attributes:
-        name: what clients ask for.
-        plan: the calls that the parties walk for each request.
-        values: the owner's arrays, to be secret-shared.
-        public: what all parties may know.
-        inputs: what a client brings, secret-shared, by name.
-        outputs: what a client gets.
-        engine: how the parties compute.
-        about: public facts that clients need, as JSON has them.
+        name: Name by which clients ask for it.
+        plan: Calls that the parties walk for each request.
+        values: Arrays of the owner, to be secret-shared.
+        public: Arrays that all parties may know.
+        inputs: Shapes and dtypes of a client's arrays, to be secret-shared, by name.
+        outputs: Names of the arrays that a client gets.
+        engine: Configuration of SPU.
+        about: Public facts that clients need, as JSON.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Model:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def manifest(self, registration: str) -> pb.Manifest:
-        """Everything of it but the values' contents, checked as the parties will check it.
+        """Return all but the values' contents, checked as the parties will check it.
 
         Raises:
-            CipherDMError: a program reveals a secret, or names and shapes do not fit together.
+            CipherDMError: A program reveals a secret, or names and shapes do not fit together.
         """
         programs = {call.program.id: call.program for call in self.plan.calls if isinstance(call.program, Program)}
         values = [variable(name, Spec.of(np.asarray(array))) for name, array in self.values.items()]

@@ -1,4 +1,4 @@
-"""A party's host as a process: listens, serves until it is told to end, and then ends what it started.
+"""Process of a party's host: it listens, serves until it is told to end, and then ends what it started.
 
 `cipherdm party` becomes this process, `python -m cipherdm.hosts.process FILE`, which needs no more than SPU.
 """
@@ -21,11 +21,12 @@ from ..errors import CipherDMError
 from .channels import keepalive_options, server_credentials
 from .config import HostConfig, load_host, split_address
 from .host_pb2_grpc import add_HostServicer_to_server
-from .log import EventLog
 from .roles import RoleCheck
-from .service import HostService
+from .service import EventLog, HostService
 
-_SPARE_THREADS = 16  # for calls other than requests
+# Each request holds a thread until it is answered. These are for the other calls, which are short, so that status, and party
+# 0's word that a run begins, come through however many requests wait.
+_SPARE_THREADS = 16
 
 _END_WITH_INPUT = "--end-with-input"
 
@@ -34,12 +35,12 @@ def serve(host: HostConfig, *, end_with_input: bool = False, log: EventLog | Non
     """Serve until SIGTERM or SIGINT.
 
     Args:
-        host: the party's configuration.
-        end_with_input: end also when the standard input closes, for processes that must not outlive whoever started them.
-        log: where events go; standard error by default.
+        host: Configuration of the party.
+        end_with_input: True to end also when the standard input closes, so that this process does not outlive its parent.
+        log: Log of events; to standard error by default.
 
     Raises:
-        CipherDMError: a port is in use, or the state's folder cannot be used.
+        CipherDMError: A port is in use, or the state's folder cannot be used.
     """
     log = log or EventLog(host.rank)
     ended = threading.Event()
@@ -84,9 +85,9 @@ def _listen(service: HostService, host: HostConfig, address: str) -> grpc.Server
 
 
 def _run_folder(host: HostConfig) -> Path:
-    """An empty folder for sockets and logs, always the same, so that what a killed process has left is deleted here.
+    """Make an empty folder for sockets and logs. Its name is always the same, so what a killed process has left is deleted.
 
-    A socket's path is limited to a hundred characters, so it is not in the state's folder.
+    It is not in the state's folder, because the path of a socket is limited to about a hundred characters.
     """
     name = hashlib.sha256(str(host.state.resolve()).encode()).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"cipherdm-party{host.rank}-{name}"
@@ -101,12 +102,12 @@ def _run_folder(host: HostConfig) -> Path:
 
 
 def command(config: Path, *, end_with_input: bool = False) -> list[str]:
-    """The command of such a process for a party's TOML file."""
+    """Return the command of such a process for a party's TOML file."""
     return [sys.executable, "-m", "cipherdm.hosts.process", str(config), *([_END_WITH_INPUT] if end_with_input else [])]
 
 
 def main() -> None:
-    """Entry point of the process: the party's TOML file, and `--end-with-input`."""
+    """Entry point of the process. Its arguments are the party's TOML file and, if wanted, `--end-with-input`."""
     try:
         serve(load_host(sys.argv[1]), end_with_input=_END_WITH_INPUT in sys.argv)
     except CipherDMError as error:

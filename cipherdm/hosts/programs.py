@@ -1,10 +1,11 @@
-"""Which programs a party agrees to run: such as tell no party anything, as far as their text shows.
+"""Check of an owner's programs: a party runs only those whose text shows that they open no secret.
 
 SPU runs any textual MLIR that it can parse, and several of its operations open a secret to all parties: the calls named
 reveal and dbg_print, a conversion from a secret type to a public one, a loop whose condition is secret, an update at a
-secret place. Names can also be written with escapes. So a text is accepted only if all that it consists of is known:
-the operations in `OPERATIONS`, types written in one way, and public types wherever SPU would open a secret. SPU itself
-checks that the types of operands and results fit (it verifies the module, and `enable_type_checker` at run time).
+secret place. Names can also be written with escapes. A list of what is forbidden could therefore never be complete.
+Instead, a text is accepted only if all that it consists of is known: the operations in `OPERATIONS`, types written in one
+way, and public types wherever SPU would open a secret. SPU itself checks that the types of operands and results fit (it
+verifies the module, and `enable_type_checker` at run time).
 """
 
 import re
@@ -23,7 +24,7 @@ OPERATIONS = frozenset(
         "while xor"
     ).split()
 )
-"""Operations of SPU's dialect pphlo that compute on shares and open nothing, if their types are as checked here."""
+"""Operations of SPU's dialect pphlo that compute on shares and open nothing if their types are as checked here."""
 
 _TENSOR = r"tensor<(?:\d+x)*(?:[a-z]+\d+|!pphlo\.secret<[a-z]+\d+>)>"
 
@@ -61,22 +62,24 @@ class Type:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a program takes and returns."""
+    """Types of a program's arguments and results."""
 
     inputs: tuple[Type, ...]
     outputs: tuple[Type, ...]
 
 
 def signature_of(name: str, text: bytes) -> Signature:
-    """The types of a program that a party may run.
+    """Return the types of a program that a party may run.
 
     Raises:
-        CipherDMError: the program reveals something, or is not of the kind that `compile_program` makes.
+        CipherDMError: The program reveals something, or is not of the kind that `compile_program` makes.
     """
     return _Reader(name, text).signature()
 
 
 class _Reader:
+    """Reader of one program's text. Each check refuses what it does not find written in the one way that it knows."""
+
     def __init__(self, name: str, text: bytes):
         self._name = name
         if b"reveal" in text or b"dbg_print" in text:

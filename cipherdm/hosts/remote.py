@@ -1,4 +1,4 @@
-"""Three hosts as an owner, a client or an operator calls them."""
+"""Three hosts, as an owner, a client or an operator calls them."""
 
 import time
 import uuid
@@ -20,20 +20,19 @@ from ..errors import CipherDMError
 from ..progress import Progress
 from . import host_pb2 as pb
 from .channels import connect
-from .config import CallerConfig, load_caller
+from .config import CallerConfig, agreement_of, load_caller
 from .manifest import engine_of, spec_of
 from .model import Model
-from .service import agreement_of
 from .upload import spread
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What a client gets.
+    """Answer to a client's request.
 
     Attributes:
-        outputs: arrays by name.
-        cost: what the run cost the parties; `seconds` is wall time from the upload on, waiting included.
+        outputs: Arrays by name.
+        cost: Cost of the run for the parties; `seconds` is wall time from the upload on, waiting included.
     """
 
     outputs: Mapping[str, np.ndarray]
@@ -49,7 +48,7 @@ class RemoteCluster:
     def __init__(self, config: CallerConfig | str | Path):
         """
         Args:
-            config: where the parties are and who calls them, or the TOML file that says so.
+            config: Addresses of the parties and identity of the caller, or the TOML file that has them.
         """
         self._config = config if isinstance(config, CallerConfig) else load_caller(config)
         connections = [connect(self._config, rank) for rank in range(PARTIES)]
@@ -63,20 +62,20 @@ class RemoteCluster:
         self.close()
 
     def close(self) -> None:
-        """Close the connections. What this caller has in hand at the parties is freed."""
+        """Close the connections. The parties then end and free this caller's runs."""
         for channel in self._channels:
             channel.close()
 
     def descriptions(self) -> tuple[pb.Description, ...]:
-        """Version, configuration and models of each party, by rank.
+        """Return version, configuration and models of each party, by rank.
 
         Raises:
-            CipherDMError: a party does not answer within the timeout for connecting.
+            CipherDMError: A party does not answer within the timeout for connecting.
         """
         return tuple(self._all([self._describe(rank) for rank in range(PARTIES)]))
 
     def states(self) -> tuple[tuple[pb.Description, pb.HostStatus] | CipherDMError, ...]:
-        """The same with each party's status, or why there is none, by rank. For operators and parties."""
+        """Return description and status of each party, or the error in their place, by rank. For operators and parties."""
         asked = [(self._describe(rank), self._call(rank, "Status", pb.StatusRequest())) for rank in range(PARTIES)]
         found = []
         for rank, calls in enumerate(asked):
@@ -87,20 +86,20 @@ class RemoteCluster:
         return tuple(found)
 
     def models(self) -> dict[str, pb.Model]:
-        """What clients can ask for, by name.
+        """Return the models that clients can ask for, by name.
 
         Raises:
-            CipherDMError: the parties have different versions or configurations, or one does not answer.
+            CipherDMError: The parties have different versions or configurations, or one does not answer.
         """
         return self._agreed()[1]
 
     def register(self, model: Model, progress: Progress | None = None) -> None:
         """Upload a model to all three parties; an earlier one of the same name is replaced. For owners.
 
-        Each party gets its share of the values, and all get the programs and the plan. The owner may leave then.
+        Each party gets its share of the values, and all get the programs and the plan. The owner may leave afterwards.
 
         Raises:
-            CipherDMError: the model is refused, or a party is gone; what was registered before is still there then.
+            CipherDMError: The model is refused, or a party is gone; an earlier model of this name is then still there.
         """
         self._agreed()
         registration = uuid.uuid4().hex
@@ -127,11 +126,12 @@ class RemoteCluster:
             spread(messages(), [stub.Register.future for stub in self._stubs])
         except PartyError as failure:
             raise self._failure(failure.rank, failure.error) from None
+        # Published only now that all three have it whole: shares of different uploads do not fit together.
         version = pb.ModelVersion(name=model.name, registration=registration)
         self._all([self._call(rank, "Publish", version) for rank in range(PARTIES)])
 
     def remove(self, name: str) -> None:
-        """Delete a model at all three parties. For its owner."""
+        """Delete a model at all three parties. For owners."""
         self._all([self._call(rank, "Remove", pb.ModelVersion(name=name)) for rank in range(PARTIES)])
 
     def request(self, name: str, inputs: Mapping[str, np.ndarray], progress: Progress | None = None) -> Answer:
@@ -140,13 +140,13 @@ class RemoteCluster:
         The inputs are split into shares here, each party gets its own, and the outputs' shares are put together here.
 
         Args:
-            name: of the model.
-            inputs: what it declares, by name.
-            progress: called as `progress(done, total, label)` after each call of the plan, and with 0 while waiting.
+            name: Name of the model.
+            inputs: Arrays that the model declares, by name.
+            progress: Called as `progress(done, total, label)` after each call of the plan, and with 0 while waiting.
 
         Raises:
-            CipherDMError: the inputs are not what the model declares, a party refuses them, or one fails or is gone. The
-                parties forget the request then.
+            CipherDMError: The inputs are not those that the model declares, a party refuses them, or one fails or is gone.
+                The parties then forget the request.
         """
         agreement, models = self._agreed()
         if name not in models:
@@ -188,12 +188,12 @@ class RemoteCluster:
         return received, book
 
     def _agreed(self) -> tuple[str, dict[str, pb.Model]]:
-        """What the three parties have alike, and the models that all three have."""
+        """Return the agreement of the three parties, and the models that all three have."""
         first, *others = descriptions = self.descriptions()
         for rank, description in enumerate(descriptions):
             if description.rank != rank:
                 raise CipherDMError(
-                    f"party {description.rank} answers in the place of party {rank}: see [cluster] parties."
+                    f"party {description.rank} answers instead of party {rank}: correct [cluster] parties."
                 )
         for field in ("cipherdm_version", "spu_version", "configuration"):
             found = [getattr(description, field) for description in descriptions]
@@ -212,7 +212,7 @@ class RemoteCluster:
         return self._call(rank, "Describe", pb.DescribeRequest())
 
     def _call(self, rank: int, method: str, request: object) -> grpc.Future:
-        """A call that takes no work, and so has to be answered soon."""
+        """Begin a call that takes no work and is therefore answered soon."""
         return getattr(self._stubs[rank], method).future(
             request, timeout=self._config.timeouts.connect, wait_for_ready=True
         )
@@ -224,7 +224,7 @@ class RemoteCluster:
             raise self._failure(failure.rank, failure.error) from None
 
     def _failure(self, rank: int, error: grpc.RpcError) -> CipherDMError:
-        """The error to raise for a party's."""
+        """Return the error to raise for a party's answer."""
         code, who = error.code(), f"party {rank} at {self._config.parties[rank]}"
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             return CipherDMError(
@@ -244,7 +244,7 @@ class RemoteCluster:
 def _shared(
     model: pb.Model, inputs: Mapping[str, np.ndarray], engine: EngineConfig, header: pb.RequestHeader
 ) -> tuple[list[pb.RequestPiece], ...]:
-    """The messages to each party: the header, and its shares of the inputs."""
+    """Return the messages to each party: the header, and its shares of the inputs."""
     wanted = {item.name: spec_of(item) for item in model.inputs}
     wrong = sorted(set(inputs) ^ set(wanted))
     if wrong:

@@ -1,16 +1,19 @@
-"""A client's request at one party, from its header to the outputs' shares."""
+"""Requests at one party, from header to the outputs' shares, and the queue in which party 0 gives slots to them."""
 
+import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import TimeoutError as Unfinished
+from contextlib import contextmanager
 
 from ..engine import party_pb2 as engine_pb
 from ..errors import CipherDMError
 from . import host_pb2 as pb
 from .config import HostConfig
-from .errors import Disagreement, RunFailed, TooMuch
 from .manifest import checked_shares
-from .peers import Peers
-from .runs import Assignment, Queue, Run, Runs
+from .other_parties import OtherParties
+from .refusals import Disagreement, RunFailed, TooMuch
+from .runs import Assignment, Run, Runs
 from .store import ModelStore, StoredModel
 from .worker import Slots
 
@@ -19,17 +22,22 @@ Pieces = list[engine_pb.SharePiece]
 Events = Generator[pb.RequestEvent, None, Pieces]
 """Events for the client, and in the end this party's shares of the outputs."""
 
-_LOOK = 0.2  # seconds after which whoever waits looks whether its client is still there
+# Seconds between two looks at whether the client is still there. gRPC tells of its end in another thread, which cannot
+# interrupt a wait; a place in the queue is given up this much later at most.
+_LOOK = 0.2
 
 
 class Requests:
-    """All requests of one party. Party 0 decides when a run is computed, and in which slot; the others are told by it.
+    """All requests of one party. Party 0 decides when a run is computed, and in which slot, and tells the others.
+
+    One party must decide: if each had a queue of its own, two runs could each hold a slot at one party and wait for
+    ever for the other's.
 
     Args:
-        host: this party.
-        agreement: what the other parties must have alike, versions included.
-        store: the registered models.
-        slots: the processes.
+        host: Configuration of this party.
+        agreement: Versions and configuration that the other parties must have alike.
+        store: The registered models.
+        slots: The processes.
     """
 
     def __init__(self, host: HostConfig, agreement: str, store: ModelStore, slots: Slots):
@@ -37,16 +45,16 @@ class Requests:
         self._store, self._slots = store, slots
         self._runs = Runs(host.limits)
         self._queue = Queue(host.limits.runs)
-        self._peers = Peers(host, agreement) if host.rank == 0 else None
+        self._others = OtherParties(host, agreement) if host.rank == 0 else None
 
     def __len__(self) -> int:
-        """How many are in hand, computing or waiting."""
+        """Number of requests in hand, computing or waiting."""
         return len(self._runs)
 
     def close(self) -> None:
         """Close the connections to the other parties."""
-        if self._peers is not None:
-            self._peers.close()
+        if self._others is not None:
+            self._others.close()
 
     def serve(
         self,
@@ -56,41 +64,42 @@ class Requests:
         on_end: Callable[[Callable[[], None]], bool],
         uploaded: Callable[[], None],
     ) -> Iterator[pb.RequestEvent]:
-        """Take the inputs in, have the run computed, and hand the outputs out.
+        """Receive the inputs, have the run computed, and hand out the outputs.
 
         Args:
-            client: the common name of whoever asks.
-            header: what it asks for.
-            pieces: its shares of the inputs.
-            on_end: registers what to do when the call ends; false if it has ended.
-            uploaded: called when the inputs are there.
+            client: Common name of the caller.
+            header: Its request.
+            pieces: Its shares of the inputs.
+            on_end: Registers a function to call when the call ends; returns false if it has ended.
+            uploaded: Called when the inputs are there.
 
         Raises:
-            Refused, CipherDMError: why this cannot be done.
+            Refused, CipherDMError: The request cannot be served, with the reason.
         """
         model = self._model(header)
         with self._runs.admitted(client, header.run) as run:
             if not on_end(run.cancel):
                 return
+            # Inputs come before a place in the queue: a client that is slow to upload holds no slot meanwhile.
             inputs = self._inputs(pieces, model)
             uploaded()
             run.uploaded.set()
-            place = self._as_told if self._peers is None else self._as_scheduler
-            for piece in (yield from place(run, model, inputs)):
+            compute = self._as_told if self._others is None else self._as_scheduler
+            for piece in (yield from compute(run, model, inputs)):
                 yield pb.RequestEvent(output=piece)
 
     def generation(self, slot: int, agreement: str) -> str:
-        """Of this party's process in a slot, for party 0, whose agreement must be ours."""
+        """Return the generation of this party's process in a slot, for party 0, whose agreement must be ours."""
         self._check_agreement(agreement, "party 0 has")
         self._check_slot(slot)
         return self._slots.generation(slot)
 
     def start(self, request: pb.StartRequest, is_active: Callable[[], bool]) -> None:
-        """Party 0's word that a run is to be computed; returns when this party's process is ready for it.
+        """Have a run computed as party 0 tells; return when this party's process is ready for it.
 
         Raises:
-            RunFailed: it is not, or there is no such run.
-            Cancelled: its client has gone away.
+            RunFailed: It is not, or there is no such run.
+            Cancelled: The run's client has gone away.
         """
         self._check_slot(request.slot)
         who, timeout = f"party {self._host.rank}", self._host.caller.timeouts.start
@@ -110,6 +119,7 @@ class Requests:
             raise RunFailed(f"{who} did not get its process ready in time") from None
 
     def _as_scheduler(self, run: Run, model: StoredModel, inputs: Pieces) -> Events:
+        """Wait for a slot, tell the others which one it is, and compute with them."""
         with self._queue.place() as place:
             told = None
             while (slot := place.wait(_LOOK)) is None:
@@ -118,11 +128,13 @@ class Requests:
                 if ahead != told:
                     told = ahead
                     yield pb.RequestEvent(waiting=ahead)
-            assignment = self._peers.assign(run, slot, self._slots.generation(slot))
-            with self._peers.started(run, assignment) as others:
-                return (yield from self._compute(run, model, inputs, assignment, others.wait))
+            assignment = self._others.assign(run, slot, self._slots.generation(slot))
+            # The others start their processes while this party starts its own: the three connect to each other.
+            with self._others.started(run, assignment) as ready:
+                return (yield from self._compute(run, model, inputs, assignment, ready))
 
     def _as_told(self, run: Run, model: StoredModel, inputs: Pieces) -> Events:
+        """Wait for party 0's assignment, and compute in its slot."""
         while True:
             run.check()
             try:
@@ -133,6 +145,7 @@ class Requests:
         try:
             return (yield from self._compute(run, model, inputs, assignment, lambda: run.prepared.set_result(None)))
         except CipherDMError as error:
+            # Party 0 waits for this answer: with the reason its client learns why, and at once.
             if not run.prepared.done():
                 run.prepared.set_exception(error)
             raise
@@ -154,6 +167,7 @@ class Requests:
                 else:
                     progress = pb.Progress(done=item, label=labels[item.index], total=len(labels))
                     yield pb.RequestEvent(progress=progress)
+        # The slot is free by now: a client that reads its outputs slowly keeps nobody waiting.
         return outputs
 
     def _model(self, header: pb.RequestHeader) -> StoredModel:
@@ -168,10 +182,11 @@ class Requests:
         return model
 
     def _inputs(self, pieces: Iterator[pb.RequestPiece], model: StoredModel) -> Pieces:
-        """A client's shares: those that the model declares, whole, and nothing else."""
+        """Return a client's shares: those that the model declares, whole, and nothing else."""
         inputs: Pieces = []
         size = 0
         for piece in checked_shares((message.share for message in pieces), model.manifest.inputs):
+            # Counted as they come: a client cannot make a party hold more than its limit, whatever it announces.
             size += len(piece.chunk)
             if size > self._host.limits.input_bytes:
                 raise TooMuch(f"the inputs are larger than {self._host.limits.input_bytes} bytes, which is the limit")
@@ -187,3 +202,55 @@ class Requests:
     def _check_slot(self, slot: int) -> None:
         if slot >= self._host.limits.runs:
             raise CipherDMError(f"party {self._host.rank} has no slot {slot}.")
+
+
+class Queue:
+    """Gives slots to runs, first come, first served, so that no run waits for ever. Only party 0's is used."""
+
+    def __init__(self, slots: int):
+        # A stack, slot 0 on top: the slot used last is taken first, because its processes are there already and idle
+        # slots that were never used need none.
+        self._free = list(range(slots))[::-1]
+        self._waiting: deque[Place] = deque()
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def place(self) -> Iterator["Place"]:
+        """Take a place at the end of the queue. Leaving the block gives it up, with the slot that came of it."""
+        place = Place(self)
+        with self.changed:
+            self._waiting.append(place)
+            self._give()
+        try:
+            yield place
+        finally:
+            with self.changed:
+                if place.slot is None:
+                    self._waiting.remove(place)
+                else:
+                    self._free.append(place.slot)
+                self._give()
+
+    def ahead(self, place: "Place") -> int:
+        """Return how many wait before a place."""
+        with self.changed:
+            return self._waiting.index(place) if place in self._waiting else 0
+
+    def _give(self) -> None:
+        while self._free and self._waiting:
+            self._waiting.popleft().slot = self._free.pop()
+        self.changed.notify_all()
+
+
+class Place:
+    """A place in the queue, and in the end a slot."""
+
+    def __init__(self, queue: Queue):
+        self._queue = queue
+        self.slot: int | None = None
+
+    def wait(self, timeout: float) -> int | None:
+        """Return the slot, or None if there is none within the timeout."""
+        with self._queue.changed:
+            self._queue.changed.wait_for(lambda: self.slot is not None, timeout)
+            return self.slot

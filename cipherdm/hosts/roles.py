@@ -1,4 +1,7 @@
-"""Who may call what: one table, looked up before any handler runs. What is not in the table is denied."""
+"""Roles of callers, and one table of the calls that each may make, looked up before any handler runs.
+
+A call that is not in the table is denied.
+"""
 
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -6,14 +9,11 @@ from typing import Any
 
 import grpc
 
-from ..engine.config import PARTIES
-from .config import RoleNames
-
-PARTY_NAMES = tuple(f"party{rank}" for rank in range(PARTIES))
+from .config import PARTY_NAMES, RoleNames
 
 
 class Role(Enum):
-    """What the holder of a certificate is. Party 0 is also the one that schedules runs."""
+    """Role of a certificate's holder. Party 0 also schedules runs."""
 
     SCHEDULER = "scheduler"
     PARTY = "party"
@@ -34,11 +34,11 @@ ALLOWED: Mapping[str, frozenset[Role]] = {
     "/cipherdm.hosts.Host/Slot": frozenset({Role.SCHEDULER}),
     "/cipherdm.hosts.Host/Start": frozenset({Role.SCHEDULER}),
 }
-"""The roles that may call each method. Within a method an owner reaches its own models only, and a client its own run only."""
+"""Roles that may call each method. Within a method an owner reaches its own models only, and a client its own run only."""
 
 
 def roles_of(name: str, names: RoleNames) -> frozenset[Role]:
-    """The roles of a common name; none for a name that the configuration does not have."""
+    """Return the roles of a common name: none for a name that the configuration does not have."""
     if name in PARTY_NAMES:
         return frozenset({Role.PARTY, Role.SCHEDULER} if name == PARTY_NAMES[0] else {Role.PARTY})
     members = {Role.OWNER: names.owners, Role.CLIENT: names.clients, Role.OPERATOR: names.operators}
@@ -46,17 +46,17 @@ def roles_of(name: str, names: RoleNames) -> frozenset[Role]:
 
 
 def caller_name(context: grpc.ServicerContext) -> str:
-    """The common name of the caller's certificate; empty if it has none, or several."""
+    """Return the common name of the caller's certificate; empty if it has none, or several."""
     names = context.auth_context().get("x509_common_name", [])
     return names[0].decode(errors="replace") if len(names) == 1 else ""
 
 
 class RoleCheck(grpc.ServerInterceptor):
-    """Ends a call with PERMISSION_DENIED, before its handler runs, unless `ALLOWED` has a role of its caller.
+    """Interceptor that ends a call with PERMISSION_DENIED before its handler runs, unless `ALLOWED` has a role of its caller.
 
     Args:
-        names: who has which role.
-        denied: told of each call that was denied, as `denied(caller, method)`.
+        names: Common names of each role.
+        denied: Called as `denied(caller, method)` for each call that was denied.
     """
 
     def __init__(self, names: RoleNames, denied: Callable[[str, str], None]):

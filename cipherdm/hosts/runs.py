@@ -1,20 +1,19 @@
-"""The requests that a party has in hand: who may have how many, which wait, and which has which slot."""
+"""Runs that a party has in hand, waiting or computing, within the limits of each client and of all."""
 
 import threading
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .config import Limits
-from .errors import Cancelled, TooMuch
+from .refusals import Cancelled, TooMuch
 from .worker import Worker
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Which processes compute a run: a slot, and the generation that is there or, if `fresh`, is to be started."""
+    """Processes that compute a run: a slot, and the generation that is there or, if `fresh`, is to be started."""
 
     slot: int
     generation: str
@@ -22,7 +21,7 @@ class Assignment:
 
 
 class Run:
-    """One request of one client. Its client's name is part of its identity, so that nobody else can mean it."""
+    """One request, identified by client and name, so no other client can refer to it."""
 
     def __init__(self, client: str, name: str):
         self.client, self.name = client, name
@@ -34,7 +33,8 @@ class Run:
         self._worker: Worker | None = None
 
     def cancel(self) -> None:
-        """The client has gone away: end what computes for it, from whatever thread this is told."""
+        """Note that the client has gone away, and kill the process that computes for it. Any thread may call this."""
+        # The flag comes first: `using` looks at it after it has set the worker, so one of the two sees the other.
         self._cancelled.set()
         with self._lock:
             if self._worker is not None:
@@ -47,7 +47,7 @@ class Run:
 
     @contextmanager
     def using(self, worker: Worker) -> Iterator[None]:
-        """While this run has a worker, `cancel` kills it."""
+        """Let `cancel` kill this worker while the block lasts."""
         with self._lock:
             self._worker = worker
         try:
@@ -59,7 +59,7 @@ class Run:
 
 
 class Runs:
-    """All requests of a party, within its limits."""
+    """All runs of a party, within its limits."""
 
     def __init__(self, limits: Limits):
         self._limits = limits
@@ -71,16 +71,18 @@ class Runs:
 
     @contextmanager
     def admitted(self, client: str, name: str) -> Iterator[Run]:
-        """A new run of a client, in hand until the block is left.
+        """Have a new run of a client in hand until the block is left.
 
         Raises:
-            TooMuch: there are too many, of this client or of all, or one of this name.
+            TooMuch: There are too many, of this client or of all, or there is one of this name.
         """
         run = Run(client, name)
         with self._changed:
+            # The client's own limit is checked first: who has used it up is told so even when the party is full.
             of_client = sum(other.client == client for other in self._runs.values())
             if of_client >= self._limits.runs_per_client:
                 raise TooMuch(f"{client} has {of_client} runs in hand, which is the limit; wait for one to end")
+            # Each run in hand holds one of the server's threads, of which `process` starts this many and some.
             if len(self._runs) >= self._limits.runs + self._limits.queue:
                 raise TooMuch(f"{len(self._runs)} runs are in hand, which is the limit; try again later")
             if (client, name) in self._runs:
@@ -94,57 +96,10 @@ class Runs:
                 del self._runs[client, name]
 
     def find(self, client: str, name: str, timeout: float) -> Run | None:
-        """The run of this name, waiting for it if need be."""
+        """Return the run of this name, or None if it has not come within the timeout.
+
+        A client calls the three parties at once, so party 0 may ask for a run before its client has reached this party.
+        """
         with self._changed:
             self._changed.wait_for(lambda: (client, name) in self._runs, timeout)
             return self._runs.get((client, name))
-
-
-class Queue:
-    """Gives slots to runs in the order in which they came. Party 0 has the only one."""
-
-    def __init__(self, slots: int):
-        self._free = list(range(slots))[::-1]  # the last one used is taken first, since its processes are there
-        self._waiting: deque[Place] = deque()
-        self.changed = threading.Condition()
-
-    @contextmanager
-    def place(self) -> Iterator["Place"]:
-        """A place at the end of the queue. Leaving the block gives it up, and the slot that came of it."""
-        place = Place(self)
-        with self.changed:
-            self._waiting.append(place)
-            self._give()
-        try:
-            yield place
-        finally:
-            with self.changed:
-                if place.slot is None:
-                    self._waiting.remove(place)
-                else:
-                    self._free.append(place.slot)
-                self._give()
-
-    def ahead(self, place: "Place") -> int:
-        """How many wait before a place."""
-        with self.changed:
-            return self._waiting.index(place) if place in self._waiting else 0
-
-    def _give(self) -> None:
-        while self._free and self._waiting:
-            self._waiting.popleft().slot = self._free.pop()
-        self.changed.notify_all()
-
-
-class Place:
-    """A place in the queue, and in the end a slot."""
-
-    def __init__(self, queue: Queue):
-        self._queue = queue
-        self.slot: int | None = None
-
-    def wait(self, timeout: float) -> int | None:
-        """The slot, or None if there is none in this time."""
-        with self._queue.changed:
-            self._queue.changed.wait_for(lambda: self.slot is not None, timeout)
-            return self.slot

@@ -1,33 +1,61 @@
-"""What a party's host does for its callers; see host.proto. Roles have been checked before any of this runs (`roles`)."""
+"""Calls that a party's host answers; see host.proto. `roles` has checked the caller before any of this runs."""
 
+import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any, TextIO
 
 import grpc
 
 from ..errors import CipherDMError
 from . import host_pb2 as pb
-from .config import HostConfig
-from .errors import Cancelled, Refused, TooMuch
+from .config import HostConfig, agreement_of
 from .host_pb2_grpc import HostServicer
-from .log import EventLog
+from .refusals import Cancelled, Refused, TooMuch
 from .request_queue import Requests
 from .roles import caller_name
 from .store import ModelStore, StoredModel
 from .worker import Slots, memory_of
 
 
-class HostService(HostServicer):
-    """One party.
+class EventLog:
+    """Log for an operator: one line of JSON per event, and never a share, value or input. Keeps the last error for `status`.
 
     Args:
-        host: its configuration.
-        folder: for sockets and logs of its processes.
-        log: where events go.
+        rank: Rank of the party, which is in each line.
+        stream: Destination of the lines; standard error by default.
+    """
+
+    def __init__(self, rank: int, stream: TextIO | None = None):
+        self._rank, self._stream = rank, stream or sys.stderr
+        self._lock = threading.Lock()
+        self.last_error, self.last_error_time = "", ""
+
+    def __call__(self, event: str, *, level: str = "info", **about: str | int | float) -> None:
+        """Write one line."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line: dict[str, Any] = {"time": now, "level": level, "party": self._rank, "event": event}
+        # Eight characters of a run's name find it in all three logs, and do not let a reader of a log name the run.
+        line |= {name: value[:8] if name == "run" else value for name, value in about.items()}
+        with self._lock:
+            if level == "error":
+                self.last_error, self.last_error_time = f"{event}: {about.get('reason', '')}", now
+            print(json.dumps(line), file=self._stream, flush=True)
+
+
+class HostService(HostServicer):
+    """Service of one party.
+
+    Args:
+        host: Configuration of the party.
+        folder: Folder for sockets and logs of its processes.
+        log: Log of its events.
     """
 
     def __init__(self, host: HostConfig, folder: Path, log: EventLog):
@@ -127,7 +155,7 @@ class HostService(HostServicer):
         self._log("call denied", level="warning", caller=caller, method=method.rpartition("/")[2])
 
     def _upload_timer(self, context: grpc.ServicerContext) -> threading.Timer:
-        """Ends the call if nobody cancels the timer before the time for an upload is over."""
+        """Start a timer that ends the call, unless it is cancelled before the time for an upload is over."""
         timer = threading.Timer(self._host.caller.timeouts.upload, context.cancel)
         timer.daemon = True
         timer.start()
@@ -138,18 +166,11 @@ class HostService(HostServicer):
         """Log an error of ours, and end the call with its status."""
         try:
             yield
-        except Cancelled as error:
-            self._log(event, level="warning", reason=str(error), **about)
-            context.abort(error.code, str(error))
         except CipherDMError as error:
-            code = error.code if isinstance(error, Refused) else grpc.StatusCode.INVALID_ARGUMENT
-            self._log(event, level="error", reason=str(error), **about)
-            context.abort(code, str(error))
-
-
-def agreement_of(cipherdm_version: str, spu_version: str, configuration: str) -> str:
-    """What must be alike at all three parties before anything runs."""
-    return f"{cipherdm_version}/{spu_version}/{configuration}"
+            # A client that goes away is no fault of the party, and not the last error that `status` shows.
+            level = "warning" if isinstance(error, Cancelled) else "error"
+            self._log(event, level=level, reason=str(error), **about)
+            context.abort(error.code if isinstance(error, Refused) else Refused.code, str(error))
 
 
 def _description(model: StoredModel) -> pb.Model:

@@ -1,4 +1,4 @@
-"""What `cipherdm status` shows: a row for each party, the models, and what is not as it should be."""
+"""Text of `cipherdm status`: a row per party, the models, and what is not as it should be."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ State = tuple[pb.Description, pb.HostStatus] | CipherDMError
 
 
 def report(states: Sequence[State]) -> tuple[str, bool]:
-    """The text for the three parties' states, by rank, and whether all answer and agree."""
+    """Return the text for the three parties' states, by rank, and whether all answer and agree."""
     lines = [_row("party", "cipherdm", "spu", "configuration", "up", "in hand", "done", "failed", "memory")]
     problems = []
     for rank, state in enumerate(states):

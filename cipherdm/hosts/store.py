@@ -1,8 +1,8 @@
-"""The registered models of a party, on its disk: manifests, and this party's shares of the owners' values.
+"""Registered models of a party on its disk: manifests, and this party's shares of the owners' values.
 
     models/REGISTRATION/manifest   the manifest (protobuf)
     models/REGISTRATION/shares     the shares, each piece after its length
-    published/NAME.json            which registration a name stands for, and whose it is
+    published/NAME.json            the registration that a name stands for, and its owner
 
 A registration is written whole before a name stands for it, and what no name stands for is deleted.
 """
@@ -24,8 +24,8 @@ from ..errors import CipherDMError
 from ..files import replacing
 from . import host_pb2 as pb
 from .config import Limits
-from .errors import Forbidden, TooMuch
 from .manifest import check_manifest, checked_shares, digest_of
+from .refusals import Forbidden, TooMuch
 
 _LENGTH = struct.Struct("<Q")
 
@@ -37,10 +37,10 @@ class StoredModel:
     """A model that clients can ask for.
 
     Attributes:
-        owner: the common name of whoever registered it.
-        manifest: see host.proto.
-        digest: of the manifest.
-        folder: where its files are.
+        owner: Common name of its owner.
+        manifest: See host.proto.
+        digest: Hash of the manifest.
+        folder: Folder of its files.
     """
 
     owner: str
@@ -49,7 +49,7 @@ class StoredModel:
     folder: Path
 
     def pieces(self) -> Iterator[engine_pb.SharePiece]:
-        """This party's shares of the owner's values."""
+        """Read this party's shares of the owner's values, piece by piece."""
         with (self.folder / "shares").open("rb") as file:
             while head := file.read(_LENGTH.size):
                 piece = engine_pb.SharePiece()
@@ -58,10 +58,10 @@ class StoredModel:
 
 
 def read_published(folder: Path, name: str) -> StoredModel:
-    """The model that a name stands for in a party's folder, which is left as it is.
+    """Return the model that a name stands for in a party's folder, which is left as it is.
 
     Raises:
-        CipherDMError: there is none, or it cannot be read.
+        CipherDMError: There is none, or it cannot be read.
     """
     path = folder / _PUBLISHED / f"{name}.json"
     try:
@@ -77,8 +77,8 @@ class ModelStore:
     """All models of a party.
 
     Args:
-        folder: where they are; made if it is not there, for this user only.
-        limits: what owners may take up.
+        folder: Their folder; made if it is not there, for this user only.
+        limits: Limits of each owner.
     """
 
     def __init__(self, folder: Path, limits: Limits):
@@ -99,22 +99,22 @@ class ModelStore:
         self._clean()
 
     def all(self) -> list[StoredModel]:
-        """The published models, by name."""
+        """Return the published models, in order of their names."""
         with self._lock:
             return [self._current[name] for name in sorted(self._current)]
 
     def get(self, name: str) -> StoredModel | None:
-        """The published model of this name, if there is one."""
+        """Return the published model of this name, or None."""
         with self._lock:
             return self._current.get(name)
 
     def stage(self, owner: str, manifest: pb.Manifest, pieces: Iterator[engine_pb.SharePiece]) -> None:
-        """Take an owner's upload in. Nobody sees it before `publish`; if anything goes wrong nothing is left of it.
+        """Store an owner's upload. Nobody sees it before `publish`; if anything goes wrong nothing is left of it.
 
         Raises:
-            Forbidden: the name belongs to another owner.
-            TooMuch: the model is larger than allowed, the owner has too many, or the disk is full.
-            CipherDMError: the manifest or a share is wrong.
+            Forbidden: The name belongs to another owner.
+            TooMuch: The model is larger than allowed, the owner has too many, or the disk is full.
+            CipherDMError: The manifest or a share is wrong.
         """
         check_manifest(manifest)
         with self._lock:
@@ -125,7 +125,7 @@ class ModelStore:
                 raise TooMuch(f"{owner} has {len(others)} models already, which is the limit; remove one.")
             if manifest.registration in self._staged or (self._models / manifest.registration).exists():
                 raise CipherDMError("this registration was used before; upload with a new one.")
-            # An owner who begins again does not need what an upload before has left.
+            # An upload of this owner and name that was never published has failed elsewhere: nobody will need it.
             for other in [m for m in self._staged.values() if (m.owner, m.manifest.name) == (owner, manifest.name)]:
                 self._drop(other)
         model = StoredModel(owner, manifest, digest_of(manifest), self._models / manifest.registration)
@@ -146,12 +146,12 @@ class ModelStore:
             self._staged[manifest.registration] = model
 
     def publish(self, owner: str, name: str, registration: str) -> None:
-        """Let a name stand for what was staged; what it stood for before is deleted.
+        """Let a name stand for a staged upload; the model that it stood for before is deleted.
 
         Raises:
-            Forbidden: the name, or what was staged, belongs to another owner.
-            TooMuch: the disk is full.
-            CipherDMError: there is no such upload.
+            Forbidden: The name belongs to another owner.
+            TooMuch: The disk is full.
+            CipherDMError: This owner has no such upload.
         """
         with self._lock:
             self._check_owner(owner, name)

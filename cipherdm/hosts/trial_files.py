@@ -1,7 +1,7 @@
 """Certificates and TOML files for a trial: all roles, on one machine or several.
 
-Whoever makes them holds all private keys for a moment, and could act as any role. In earnest every organisation makes its own
-key and has it signed; DEPLOYING.md says how.
+Whoever makes them holds all private keys for a moment, and could act as any role. In production every organisation makes its
+own key and has it signed; DEPLOYING.md says how.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,7 @@ from ..engine.certificates import make_certificates
 from ..engine.config import PARTIES, Certificates
 from ..errors import CipherDMError
 from ..files import replacing
-from .config import Limits, Timeouts
-from .roles import PARTY_NAMES
+from .config import PARTY_NAMES, Limits, Timeouts
 
 OWNER, CLIENT, OPERATOR = "owner", "client", "operator"
 
@@ -30,15 +29,15 @@ def make_trial(
     """Make two authorities, a certificate for each role, and a TOML file for each; return the files by role.
 
     Args:
-        folder: where; it must not have such files yet, because parties that run with them would stop working.
-        hosts: the parties' addresses by rank, or one for all three.
-        port: of party 0; the others and the parties' links use the ones after it.
-        clients: common names of the clients.
-        timeouts, limits: what goes into the files.
-        days: how long the certificates are valid.
+        folder: Folder of the files. It must not have such files yet: parties that run with them would stop working.
+        hosts: Addresses of the parties by rank, or one for all three.
+        port: Port of party 0; the other parties and the links between them use the ports after it.
+        clients: Common names of the clients.
+        timeouts, limits: Sections of the files.
+        days: Validity of the certificates.
 
     Raises:
-        CipherDMError: names, addresses or ports do not fit, or there are such files.
+        CipherDMError: Names, addresses or ports do not fit, or there are such files.
     """
     roles = (*PARTY_NAMES, OWNER, *clients, OPERATOR)
     hosts = tuple(hosts) * (PARTIES if len(hosts) == 1 else 1)
@@ -68,7 +67,7 @@ def make_trial(
 
 
 def _addresses(hosts: Sequence[str], port: int, runs: int) -> tuple[list[str], list[str]]:
-    """Where callers reach the parties, and where parties reach each other: `runs` ports each."""
+    """Return where callers reach the parties, one port each, and where parties reach each other, `runs` ports each."""
     last = port + PARTIES * (1 + runs) - 1
     if not 0 < port <= last < 65536:
         raise CipherDMError(f"a trial needs the ports {port} to {last}; choose port so that all are from 1 to 65535.")

@@ -1,4 +1,4 @@
-"""One upload to three parties at the pace of the slowest, so that a large model is never shared as a whole in memory."""
+"""Upload to three parties at the pace of the slowest, so that a large model is never shared as a whole in memory."""
 
 import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,7 +7,7 @@ import grpc
 
 from ..engine.wire import gather
 
-_AHEAD = 4  # messages that may wait for a party
+_AHEAD = 4  # messages that may wait for a party: enough to hide its pauses, and few enough to bound the memory
 
 _LOOK = 0.2  # seconds after which to look whether a party that takes nothing has failed
 
@@ -15,14 +15,14 @@ _END = None
 
 
 def spread(messages: Iterable[Sequence], calls: Sequence[Callable[[Iterator], grpc.Future]]) -> list:
-    """Send the messages' parts to the parties, one each, and return what each party answers.
+    """Send each party its part of every message, and return the parties' answers.
 
     Args:
-        messages: for each message its parts, by rank.
-        calls: for each party what begins a call with an iterator of messages.
+        messages: Parts of each message, by rank.
+        calls: Functions that begin a party's call with an iterator of messages, by rank.
 
     Raises:
-        PartyError: for the first party that fails; the other calls are cancelled.
+        PartyError: The first party that fails, and why; the other calls are cancelled.
     """
     queues = [queue.Queue(_AHEAD) for _ in calls]
     futures = [call(iter(waiting.get, _END)) for call, waiting in zip(calls, queues, strict=True)]
@@ -31,7 +31,7 @@ def spread(messages: Iterable[Sequence], calls: Sequence[Callable[[Iterator], gr
             for part, waiting in zip(parts, queues, strict=True):
                 _put(part, waiting, futures)
     except _Ended:
-        pass  # which one, and why, is what gather finds
+        pass  # `gather` finds which one, and why
     except BaseException:
         for future in futures:
             future.cancel()

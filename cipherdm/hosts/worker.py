@@ -1,11 +1,11 @@
-"""The process in which a party computes one run at a time, and the slots that such processes have.
+"""Processes in which a party computes runs, one run at a time each, and the slots that they occupy.
 
-Every slot has its own process, SPU context and port. So runs cannot mix, SPU's log tells the costs of one run, and a crash
-inside SPU ends one run. A process computes run after run, each with a new SPU runtime. When anything goes wrong in a run its
-process is killed, which frees all that it held; the next run in that slot begins with new ones at all three parties.
+Every slot has its own process, SPU context and port. Therefore runs cannot mix, SPU's log tells the costs of one run, and a
+crash inside SPU ends one run. A process computes run after run, each with a new SPU runtime. When anything goes wrong in a
+run, its process is killed, which frees all that it held; the next run in that slot begins with new processes at all parties.
 
-The three processes of a slot are connected to each other and belong together: they are of one *generation*, which party 0
-names.
+The three processes of a slot are connected to each other and belong together: they are one *generation*. Party 0 names it, so
+that a party whose process was replaced, or which was restarted itself, is noticed before a run begins and not within it.
 """
 
 import subprocess
@@ -26,22 +26,22 @@ from ..engine.party_pb2_grpc import PartyStub
 from ..engine.wire import GRPC_OPTIONS
 from . import host_pb2 as pb
 from .config import HostConfig
-from .errors import RunFailed
 from .manifest import engine_of
+from .refusals import RunFailed
 from .store import StoredModel
 
 
 class Worker:
-    """A process of one slot and generation.
+    """The process of one slot and generation.
 
     Args:
-        host: this party.
-        slot: which port it uses.
-        generation: which processes of the other two it belongs to.
-        folder: for its socket and logs.
+        host: Configuration of this party.
+        slot: Slot, which says what port it uses.
+        generation: Name shared with the other two parties' processes that it is connected to.
+        folder: Folder for its socket and logs.
 
     Raises:
-        RunFailed: it does not start.
+        RunFailed: It does not start.
     """
 
     def __init__(self, host: HostConfig, slot: int, generation: str, folder: Path):
@@ -74,15 +74,12 @@ class Worker:
 
     @property
     def memory(self) -> int:
-        """Bytes that the process holds now; 0 if it is gone."""
+        """Bytes of memory that the process holds now; 0 if it is gone."""
         return memory_of(self._process.pid)
 
     def kill(self) -> None:
         """End the process at once, whatever it does. Safe to call twice, and from another thread than the run's."""
-        try:
-            self._process.kill()
-        except ProcessLookupError:
-            pass
+        self._process.kill()
 
     def close(self) -> None:
         """End the process and wait until it is gone and its port is free."""
@@ -99,7 +96,7 @@ class Worker:
     def compute(
         self, run: str, model: StoredModel, inputs: Iterable[engine_pb.SharePiece]
     ) -> Iterator[engine_pb.CallDone | list[engine_pb.SharePiece]]:
-        """Walk a model's plan on a client's inputs: what each call cost, and in the end this party's shares of the outputs.
+        """Walk a model's plan on a client's inputs; yield the cost of each call, and in the end the shares of the outputs.
 
         Raises:
             RunFailed: SPU failed, the process ended, or another party is gone.
@@ -107,8 +104,10 @@ class Worker:
         manifest = model.manifest
         try:
             config = engine_of(manifest).runtime_config()
-            config.enable_type_checker = True  # or a program could declare a secret public, see `programs`
+            # Without it a program could declare a secret public, see `programs`.
+            config.enable_type_checker = True
             opened = engine_pb.OpenRequest(session=run, runtime_config=config.SerializeToString())
+            # The process itself gives up after `start`; two seconds more let its own reason come through.
             self._stub.Open(opened, timeout=self._timeouts.start + 2)
             self._stub.Store(_of_session(run, chain(model.pieces(), inputs)))
             for code in manifest.programs:
@@ -123,7 +122,7 @@ class Worker:
 
     def _what_happened(self, error: grpc.RpcError) -> str:
         try:
-            # If it is the process that is gone, it is so at once.
+            # A process that has ended closes its connections a moment before the system says that it is gone.
             code = self._process.wait(timeout=0.5)
         except subprocess.TimeoutExpired:
             return f"party {self._rank}: {error.details()}"
@@ -135,11 +134,11 @@ class Worker:
 
 
 class Slots:
-    """The processes of all slots of a party.
+    """The slots of a party, each with a process or none. A process is started when a run first needs its slot.
 
     Args:
-        host: this party.
-        folder: where each has a folder of its own.
+        host: Configuration of this party.
+        folder: Folder in which each slot has one of its own.
     """
 
     def __init__(self, host: HostConfig, folder: Path):
@@ -148,12 +147,12 @@ class Slots:
         self._locks = [threading.Lock() for _ in self._workers]
 
     def generation(self, slot: int) -> str:
-        """Of the process that is there and well; empty if there is none."""
+        """Return the generation of the process that runs in a slot; empty if there is none."""
         worker = self._workers[slot]
         return worker.generation if worker is not None and worker.alive else ""
 
     def states(self) -> list[pb.Process]:
-        """Memory of each process that there is, and whether a run has it."""
+        """Return memory and use of each process that there is."""
         return [
             pb.Process(slot=slot, memory_bytes=worker.memory, busy=self._locks[slot].locked())
             for slot, worker in enumerate(self._workers)
@@ -165,13 +164,14 @@ class Slots:
         """Have a slot to oneself. Leaving the block by an exception kills the process.
 
         Args:
-            slot: which.
-            generation: what its process must be of.
-            fresh: whether to start that generation here.
+            slot: The slot.
+            generation: Generation that its process must have.
+            fresh: True to start that generation here.
 
         Raises:
-            RunFailed: the slot is not free in time, or its process is of another generation, or does not start.
+            RunFailed: The slot is not free in time, or its process has another generation, or does not start.
         """
+        # Party 0 gives a slot to the next run when its own process is done; here the run before may end a little later.
         if not self._locks[slot].acquire(timeout=self._host.caller.timeouts.connect):
             raise RunFailed(f"party {self._host.rank} is still at another run in slot {slot}; try again.")
         try:
@@ -200,7 +200,7 @@ class Slots:
 
 
 def memory_of(pid: int | None = None) -> int:
-    """Bytes that a process, this one by default, holds now; 0 if it is gone."""
+    """Return the bytes of memory that a process, this one by default, holds now; 0 if it is gone."""
     try:
         return psutil.Process(pid).memory_info().rss
     except psutil.NoSuchProcess:
@@ -210,5 +210,5 @@ def memory_of(pid: int | None = None) -> int:
 def _of_session(session: str, pieces: Iterable[engine_pb.SharePiece]) -> Iterator[engine_pb.SharePiece]:
     for piece in pieces:
         piece.session = session
-        piece.in_file = False  # runs are over soon, and one that is killed would leave its files
+        piece.in_file = False  # a process that is killed would leave its files behind
         yield piece

@@ -9,8 +9,7 @@ from cryptography.exceptions import InvalidSignature
 
 from cipherdm import CipherDMError
 from cipherdm.cli import main
-from cipherdm.hosts import Limits, Timeouts, load_caller, load_host, make_trial
-from cipherdm.hosts.roles import PARTY_NAMES
+from cipherdm.hosts import PARTY_NAMES, Limits, Timeouts, load_caller, load_host, make_trial
 
 
 @pytest.fixture(scope="module")

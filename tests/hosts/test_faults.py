@@ -27,9 +27,8 @@ from hosting import (
 
 from cipherdm import CipherDMError
 from cipherdm.engine import Node, Spec, compile_plan
-from cipherdm.hosts import LoopbackHosts, Model, RemoteCluster, load_caller, load_host
+from cipherdm.hosts import PARTY_NAMES, LoopbackHosts, Model, RemoteCluster, load_caller, load_host
 from cipherdm.hosts.config import split_address
-from cipherdm.hosts.roles import PARTY_NAMES
 
 SLACK = 20.0  # seconds beside the timeouts, for a machine that is busy with other things
 INSIDE, OUTSIDE = "127.0.1.{}", "127.0.2.{}"

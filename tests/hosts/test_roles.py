@@ -20,8 +20,8 @@ from cipherdm.engine.wire import pieces
 from cipherdm.hosts import RemoteCluster, load_caller, load_host
 from cipherdm.hosts import host_pb2 as pb
 from cipherdm.hosts.channels import connect
+from cipherdm.hosts.config import agreement_of
 from cipherdm.hosts.roles import ALLOWED, Role, roles_of
-from cipherdm.hosts.service import agreement_of
 
 DENIED = grpc.StatusCode.PERMISSION_DENIED
 REQUESTS = {

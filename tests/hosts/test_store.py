@@ -11,7 +11,7 @@ from spu import api, libspu
 from cipherdm import CipherDMError
 from cipherdm.engine import EngineConfig
 from cipherdm.engine.wire import pieces
-from cipherdm.hosts.errors import Forbidden, TooMuch
+from cipherdm.hosts.refusals import Forbidden, TooMuch
 from cipherdm.hosts.store import ModelStore
 
 

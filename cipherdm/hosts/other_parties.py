@@ -1,8 +1,8 @@
-"""How party 0 places a run: it asks the other two which processes they have, and tells them which to use or to start."""
+"""The other two parties as party 0 calls them: it asks which processes they have, and tells them which a run gets."""
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
@@ -11,12 +11,14 @@ from ..engine.config import PARTIES
 from . import host_pb2 as pb
 from .channels import connect
 from .config import HostConfig
-from .errors import RunFailed
+from .refusals import RunFailed
 from .runs import Assignment, Run
 
+_LOOK = 0.005  # seconds between two looks at calls; short, because each run waits for them before it computes
 
-class Peers:
-    """The other two parties, as party 0 calls them."""
+
+class OtherParties:
+    """Connections of party 0 to the other two."""
 
     def __init__(self, host: HostConfig, agreement: str):
         self._timeouts, self._agreement = host.caller.timeouts, agreement
@@ -26,11 +28,13 @@ class Peers:
                 self._channels[rank], self._stubs[rank] = connect(host.caller, rank)
 
     def assign(self, run: Run, slot: int, own_generation: str) -> Assignment:
-        """The processes that are there, if all three are of one generation, or else a new one.
+        """Return the processes that are there, if all three are of one generation, or else a new generation.
+
+        Processes of a slot are connected to each other, so one that was restarted is of no use to the other two.
 
         Raises:
-            RunFailed: a party does not answer, or has another version or configuration.
-            Cancelled: the client has gone away.
+            RunFailed: A party does not answer, or has another version or configuration.
+            Cancelled: The client has gone away.
         """
         request = pb.SlotRequest(slot=slot, agreement=self._agreement)
         calls = {
@@ -43,8 +47,11 @@ class Peers:
         return Assignment(slot, uuid.uuid4().hex, fresh=True)
 
     @contextmanager
-    def started(self, run: Run, assignment: Assignment) -> Iterator["Starting"]:
-        """Tell the others to have their processes ready; `wait` in the block until they have."""
+    def started(self, run: Run, assignment: Assignment) -> Iterator[Callable[[], None]]:
+        """Tell the others to have their processes ready, and give a function that waits until they have.
+
+        The function raises RunFailed if one of them cannot, and Cancelled if the client has gone away.
+        """
         request = pb.StartRequest(
             client=run.client,
             run=run.name,
@@ -52,11 +59,12 @@ class Peers:
             generation=assignment.generation,
             fresh=assignment.fresh,
         )
+        # `start` is allowed twice at the other side: once for the client to reach it, once for its process to be ready.
         calls = {
             rank: stub.Start.future(request, timeout=2 * self._timeouts.start) for rank, stub in self._stubs.items()
         }
         try:
-            yield Starting(run, calls)
+            yield lambda: _gathered(run, calls)
         finally:
             for call in calls.values():
                 call.cancel()
@@ -67,19 +75,8 @@ class Peers:
             channel.close()
 
 
-class Starting:
-    """Parties that are getting ready."""
-
-    def __init__(self, run: Run, calls: dict[int, grpc.Future]):
-        self._run, self._calls = run, calls
-
-    def wait(self) -> None:
-        """Return when all are ready. Raises RunFailed if one cannot be, Cancelled if the client has gone away."""
-        _gathered(self._run, self._calls)
-
-
 def _gathered(run: Run, calls: dict[int, grpc.Future]) -> dict[int, object]:
-    """The results by rank, looking out for the client meanwhile."""
+    """Return the results by rank; meanwhile look whether the client is still there."""
     waiting = dict(calls)
     while waiting:
         run.check()
@@ -91,7 +88,7 @@ def _gathered(run: Run, calls: dict[int, grpc.Future]) -> dict[int, object]:
                     for other in calls.values():
                         other.cancel()
                     raise RunFailed(_why(rank, error))
-        time.sleep(0.005)
+        time.sleep(_LOOK)
     return {rank: call.result() for rank, call in calls.items()}
 
 

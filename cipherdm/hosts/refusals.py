@@ -1,4 +1,4 @@
-"""Why a party refuses a call or fails at it, with the gRPC status that the caller gets; INVALID_ARGUMENT for other errors."""
+"""Errors with which a party refuses a call or fails at it, each with the gRPC status that the caller gets."""
 
 import grpc
 
@@ -6,25 +6,25 @@ from ..errors import CipherDMError
 
 
 class Refused(CipherDMError):
-    """A call that ends with an error of a certain kind, `code`."""
+    """Base of the errors that end a call with a status of their own, `code`."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
 
 
 class Forbidden(Refused):
-    """A caller asked for what it has no right to."""
+    """The caller has no right to this."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class TooMuch(Refused):
-    """A caller asked for more than the party's limits, or its disk, allow."""
+    """The call needs more than the party's limits, or its disk, allow."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class Disagreement(Refused):
-    """Parties, or a caller and a party, do not have the same versions, configuration or model."""
+    """Parties, or a caller and a party, differ in versions, configuration or model."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 

@@ -1,0 +1,122 @@
+"""TOML files read field by field, so that an error names every wrong, missing or unknown field."""
+
+import tomllib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import CipherDMError
+
+_Kind = TypeVar("_Kind", str, int, float, list)
+
+_REQUIRED = object()
+
+_KINDS = {str: "a text", int: "a whole number", float: "a number", list: "a list"}
+
+
+class Fields:
+    """The fields of one section of a file. As a context manager it calls `finish` at the end of the block.
+
+    Args:
+        where: Name of the section in errors, such as "party.toml, [limits]".
+        values: The section as `tomllib` reads it.
+    """
+
+    def __init__(self, where: str, values: Mapping[str, Any]):
+        self._where, self._values = where, values
+        self._read: set[str] = set()
+
+    def __enter__(self) -> "Fields":
+        return self
+
+    def __exit__(self, kind: type | None, *exception) -> None:
+        if kind is None:
+            self.finish()
+
+    def text(self, name: str, default: Any = _REQUIRED) -> str:
+        """Return a text that is not empty."""
+        value = self._get(name, str, default)
+        if value == "":
+            raise self.error(name, "is empty")
+        return value
+
+    def whole(self, name: str, default: Any = _REQUIRED, *, least: int = 0) -> int:
+        """Return a whole number of at least `least`."""
+        value = self._get(name, int, default)
+        if value < least:
+            raise self.error(name, f"is {value}, and must be at least {least}")
+        return value
+
+    def seconds(self, name: str, default: Any = _REQUIRED) -> float:
+        """Return a number of seconds above 0."""
+        value = float(self._get(name, float, default))
+        if not 0 < value < float("inf"):
+            raise self.error(name, f"is {value:g}, and must be a number of seconds above 0")
+        return value
+
+    def texts(self, name: str, default: Any = _REQUIRED, *, count: int | None = None) -> tuple[str, ...]:
+        """Return a list of distinct texts, exactly `count` of them if that is given."""
+        values = self._get(name, list, default)
+        if not all(isinstance(value, str) and value for value in values):
+            raise self.error(name, "must be a list of texts")
+        if count is not None and len(values) != count:
+            raise self.error(name, f"has {len(values)} entries instead of {count}")
+        if len(set(values)) != len(values):
+            raise self.error(name, "names something twice")
+        return tuple(values)
+
+    def finish(self) -> None:
+        """Raise CipherDMError if the section has a field that was not read: nobody knows it."""
+        unknown = [name for name in self._values if name not in self._read]
+        if unknown:
+            raise self.error(unknown[0], f"is unknown; there are {', '.join(sorted(self._read))}")
+
+    def error(self, name: str, problem: str) -> CipherDMError:
+        """Return the error for a field."""
+        return CipherDMError(f"{self._where}: {name} {problem}.")
+
+    def _get(self, name: str, kind: type[_Kind], default: Any) -> _Kind:
+        self._read.add(name)
+        if name not in self._values:
+            if default is _REQUIRED:
+                raise self.error(name, f"is missing; give {_KINDS[kind]}")
+            return default
+        value = self._values[name]
+        kinds = (int, float) if kind is float else kind
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise self.error(name, f"is {value!r}, and must be {_KINDS[kind]}")
+        return value
+
+
+class TomlFile:
+    """A TOML file whose sections are read as `Fields`.
+
+    Args:
+        path: The file.
+        known: Names of all sections that it may have.
+
+    Raises:
+        CipherDMError: There is no such file, it is not TOML, or it has an unknown section.
+    """
+
+    def __init__(self, path: Path, known: Collection[str]):
+        self.path = path
+        try:
+            self._sections = tomllib.loads(path.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise CipherDMError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from None
+        except tomllib.TOMLDecodeError as error:
+            raise CipherDMError(f"{path} is not TOML: {error}.") from None
+        for name in self._sections:
+            if name not in known:
+                there = ", ".join(f"[{section}]" for section in known)
+                raise CipherDMError(f"{path}: the section [{name}] is unknown; there are {there}.")
+
+    def section(self, name: str, *, required: bool = True) -> Fields:
+        """Return a section; an empty one if it is missing and not `required`."""
+        values = self._sections.get(name)
+        if values is None and required:
+            raise CipherDMError(f"{self.path}: the section [{name}] is missing.")
+        if values is not None and not isinstance(values, dict):
+            raise CipherDMError(f"{self.path}: {name} must be a section, [{name}].")
+        return Fields(f"{self.path}, [{name}]", values or {})
