@@ -22,10 +22,10 @@ from cipherdm.records import read_record
 
 from .step import ratios
 from .step_gains import gains_by_batch, step_rows
-from .target import Check, Command, Records, Target
+from .target import Command
 from .targets import TARGETS
 
-DOCUMENTS = ("README.md", "FUNCTIONS.md", "REPRODUCING.md")
+DOCUMENTS = ("README.md", "RESULTS.md", "experiments/README.md", "data/models/README.md")
 
 _ELEMENTS = 100_000  # of the rows of activations.json that the table shows
 
@@ -111,6 +111,26 @@ def prompts_table(measurements: Path) -> str:
 def step_table(measurements: Path) -> str:
     """One denoising step of one picture under each set of protocols, against the faster exact baseline."""
     return _step_table(measurements, "step", lambda row: " on " not in row["variant"])
+
+
+SUMMARY = {"mnist10": ("direct", "direct-pade", "cipherdm", "puma", "fast"), "sd-mini": ("direct", "fast")}
+"""Rows of README's table: protocol sets by model, of which the first is the baseline."""
+
+
+def summary_table(measurements: Path) -> str:
+    """One denoising step of one image under the best known protocol sets, against direct SPU."""
+    rows = []
+    for model, names in SUMMARY.items():
+        (record,) = _records(measurements, f"step_{model}.json", f"cipherdm bench step {model}")
+        found = {row["variant"]: row for row in record["rows"]}
+        base = found[names[0]]
+        for name in names:
+            row = found[name]
+            gains = (base[key] / row[key] for key in ("seconds", "bytes", "sends"))
+            cost = [_duration(row["seconds"]), _megabytes(row["bytes"]), f"{row['sends']:,}"]
+            rows.append([model, name, *cost, *map(_times, gains)])
+    header = ["model", "protocol set", "time", "MB", "messages", "less time", "fewer bytes", "fewer messages"]
+    return _markdown(header, rows)
 
 
 def step_batches_table(measurements: Path) -> str:
@@ -340,38 +360,6 @@ def targets_table(measurements: Path) -> str:
     return _plain_markdown(["target", "shows", "claim", "whose", "full run", "reduced run"], rows)
 
 
-def pieces_table(measurements: Path) -> str:
-    """Each piece: the command of its full run, what the reduced one changes, and the record that it makes."""
-    rows = [
-        [
-            f"`{target.name}`",
-            f"`{piece.line(reduced=False)}`",
-            f"`{' '.join(piece.reduced)}`" if piece.reduced else "the same",
-            f"data/measurements/{piece.name}.json",
-        ]
-        for target in TARGETS
-        for piece in target.commands
-    ]
-    return _plain_markdown(["target", "command", "reduced", "record"], rows)
-
-
-def expected_table(measurements: Path) -> str:
-    """Each expected number with its tolerances, and what the committed record says."""
-    rows = [
-        [
-            f"`{target.name}`",
-            check.what,
-            check.shown(check.expected),
-            check.margin(check.tolerance),
-            "-" if check.reduced is None else check.margin(check.reduced),
-            _found(target, check, measurements),
-        ]
-        for target in TARGETS
-        for check in target.checks
-    ]
-    return _plain_markdown(["target", "number", "expected", "full", "reduced", "committed"], rows)
-
-
 def published_table(measurements: Path) -> str:
     """What the published functions gain in a step, in time for each number of pictures, and in bytes, beside both baselines."""
     rows = step_rows(measurements)
@@ -474,14 +462,6 @@ def _took(known: list[tuple[float, int]], missing: int) -> str:
     return text + (f", and {missing} not timed" if missing else "")
 
 
-def _found(target: Target, check: Check, measurements: Path) -> str:
-    """What the committed record says, or "not run" if it is not there."""
-    try:
-        return check.shown(check.value(Records(measurements)))
-    except CipherDMError:
-        return "not run"
-
-
 def _plain_markdown(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -495,6 +475,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "captions": captions_table,
     "prompts": prompts_table,
     "step": step_table,
+    "summary": summary_table,
     "step_batches": step_batches_table,
     "ladder": ladder_table,
     "distilled": distilled_table,
@@ -503,8 +484,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "rings": rings_table,
     "activations": activations_table,
     "targets": targets_table,
-    "pieces": pieces_table,
-    "expected": expected_table,
     "published": published_table,
     "full_size": full_size_table,
 }

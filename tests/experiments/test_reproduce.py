@@ -53,11 +53,9 @@ def test_names_are_unique():
 
 
 def test_the_document_and_the_targets_agree():
-    text = (ROOT / "REPRODUCING.md").read_text()
+    text = (ROOT / "experiments" / "README.md").read_text()
     table = re.search(r"<!-- table: targets -->\n(.*?)<!-- end -->", text, re.DOTALL)[1]
     assert re.findall(r"^\| `([\w-]+)` ", table, re.MULTILINE) == [target.name for target in TARGETS]
-    commands = re.search(r"<!-- table: pieces -->\n(.*?)<!-- end -->", text, re.DOTALL)[1]
-    assert re.findall(r"\| `(cipherdm [^`]+)` \|", commands) == [command.line(False) for command in COMMANDS]
     mentioned = set(re.findall(r"--only ([\w,-]+)", text)) | set(re.findall(r"targets? `([\w-]+)`", text))
     assert {name for names in mentioned for name in names.split(",")} <= {target.name for target in TARGETS}
 
