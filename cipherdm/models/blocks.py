@@ -1,14 +1,10 @@
-"""The functions that a UNet2DModel is made of, channels first; a UNet2DConditionModel shares all but the attention.
+"""The functions that U-Nets are made of. Images [B, C, H, W] and tokens [B, C, N] are channels first.
 
-Each takes its parameters under names local to the block ("conv1.weight"), its inputs by position, and by keyword the
-set of protocols and static values. Linear and nonlinear layers are computed by the protocols, and by nothing else, so
-that a function reads the same in plaintext, with approximations, and on SPU.
+Each takes its parameters under names local to the block ("conv1.weight"), its inputs by position, and the protocol set and
+static values by keyword. Only the protocols compute linear and nonlinear layers, so a function reads the same in plaintext,
+with approximations and on SPU. UNet2DModel has `attention`. UNet2DConditionModel has transformers instead: `context` and
+the functions from `transformer_in` to `transformer_out`.
 """
-
-# FROM cipherdm.models.condition_blocks:
-# The functions that only a UNet2DConditionModel is made of: its transformers, and what they attend to of the prompt.
-#
-# They are written as those in `blocks`. Tokens are channels first too, [B, C, N], which is an image's own layout.
 
 import math
 from collections.abc import Mapping
@@ -19,30 +15,34 @@ import numpy as np
 
 from ..protocols.fixed import broadcast_to, concatenate, swapaxes
 
-SAME = ((1, 1), (1, 1))  # the padding with which a 3 x 3 convolution keeps height and width
+SAME = ((1, 1), (1, 1))  # padding with which a 3 x 3 convolution keeps height and width
+
+# Constants in diffusers' transformers: neither is taken from the configuration.
+GROUP_NORM_EPS = 1e-6
+LAYER_NORM_EPS = 1e-5
 
 
 def layer(params: Mapping, name: str) -> dict:
-    """One layer's share of a block's parameters: "weight", "bias", and what preparations put beside them."""
+    """Return one layer's parameters out of a block's: "weight", "bias", and what the owner prepared beside them."""
     return {key[len(name) + 1 :]: value for key, value in params.items() if key.startswith(name + ".")}
 
 
 def time_embedding(params, timestep, class_onehot=None, *, protocols, channels, flip_sin_to_cos, freq_shift, act_fn):
-    """timestep [1], and class_onehot [B, classes] if the model is conditional, to the embedding [1, D] or [B, D].
+    """Map timestep [1], and class_onehot [B, classes] if the model has classes, to the embedding [1, D] or [B, D].
 
-    TimestepEmbedding in diffusers, which a UNet2DModel gives SiLU whatever its own act_fn says.
+    TimestepEmbedding in diffusers. A UNet2DModel gives it SiLU, whatever its own act_fn says.
     """
     wave = sinusoid(timestep, channels, flip_sin_to_cos=flip_sin_to_cos, freq_shift=freq_shift)
     hidden = getattr(protocols, act_fn)(protocols.linear(layer(params, "linear_1"), wave))
     embedding = protocols.linear(layer(params, "linear_2"), hidden)
     if class_onehot is None:
         return embedding
-    # The table is [classes, D]: a product with the one-hot rows selects, and never indexes by a secret.
+    # The table is [classes, D]. A product with the one-hot rows selects from it: indexing by a secret would reveal it.
     return embedding + jnp.matmul(class_onehot, params["class_embedding.weight"])
 
 
 def sinusoid(timestep, channels, *, flip_sin_to_cos, freq_shift):
-    """timestep [1] to its sines and cosines [1, channels], at frequencies from 1 down to 1/10000, as in diffusers."""
+    """Map timestep [1] to its sines and cosines [1, channels], at frequencies from 1 down to 1/10000, as in diffusers."""
     half = channels // 2
     exponent = np.float32(-math.log(10000)) * np.arange(half, dtype=np.float32) / np.float32(half - freq_shift)
     angle = timestep[:, None] * np.exp(exponent)[None, :]
@@ -55,17 +55,17 @@ def sinusoid(timestep, channels, *, flip_sin_to_cos, freq_shift):
 
 
 def time_projection(params, embedding, *, protocols, act_fn):
-    """The embedding [b, D] to a residual block's time term [b, C], or [b, 2 C] for scale and shift; b is 1 or B."""
+    """Map the embedding [b, D] to a residual block's time term [b, C], or [b, 2 C] for scale and shift; b is 1 or B."""
     return protocols.linear(params, getattr(protocols, act_fn)(embedding))
 
 
 def conv_in(params, sample, *, protocols):
-    """The sample [B, C, H, W] to the first level's channels."""
+    """Convolve the sample [B, C, H, W] to the first level's channels."""
     return protocols.conv2d(params, sample, padding=SAME)
 
 
 def resnet(params, hidden, *rest, protocols, groups, eps, act_fn, scale_shift, output_scale):
-    """A residual block on hidden [B, C, H, W]: inputs (hidden, time_term) or (hidden, skip, time_term).
+    """Apply a residual block to hidden [B, C, H, W]: inputs (hidden, time_term) or (hidden, skip, time_term).
 
     A skip [B, C', H, W] is appended to the channels. The time term is [b, O], added after the first convolution, or
     [b, 2 O], scale and shift after the second normalisation; b is 1 or B. ResnetBlock2D in diffusers.
@@ -86,31 +86,24 @@ def resnet(params, hidden, *rest, protocols, groups, eps, act_fn, scale_shift, o
     return _rescaled(hidden + y, output_scale)
 
 
-def attention(params, hidden, *, protocols, groups, eps, heads, head_channels, output_scale, kernel):
-    """Self-attention over the pixels of hidden [B, C, H, W], with a residual; groups None means no normalisation.
+def attention(params, hidden, *, protocols, groups, eps, heads, output_scale, kernel):
+    """Add to hidden [B, C, H, W] the attention of its pixels to each other; groups None means no normalisation.
 
-    Attention in diffusers, as its U-Nets for images configure it, or, with kernel "linear", without softmax.
+    Attention in diffusers, as a UNet2DModel configures it, or, with kernel "linear", without softmax.
     """
-    batch, channels = hidden.shape[:2]
-    tokens = hidden.reshape(batch, channels, -1)
+    tokens = hidden.reshape(*hidden.shape[:2], -1)
     if groups is not None:
         tokens = protocols.group_norm(layer(params, "group_norm"), tokens, groups=groups, eps=eps)
     layers = [layer(params, name) for name in ("to_q", "to_k", "to_v")]
-    projected = protocols.projections(layers, tokens, protocols=protocols)
-    q, k, v = (x.reshape(batch, heads, head_channels, -1) for x in projected)
-    scale = head_channels**-0.5
-    if kernel == "linear":
-        y = protocols.linear_attention(params, q, k, v, scale=scale)
-    else:
-        y = protocols.attention(params, q, k, v, scale=scale, softmax=protocols.softmax)
-    y = protocols.linear(layer(params, "to_out.0"), y.reshape(batch, heads * head_channels, -1))
+    q, k, v = protocols.projections(layers, tokens, protocols=protocols)
+    y = _attended(params, q, k, v, heads, protocols, kernel)
     return _rescaled(hidden + y.reshape(hidden.shape), output_scale)
 
 
 def downsample(params, hidden, *, protocols, padding):
     """Halve the height and width of hidden [B, C, H, W] by a convolution with stride 2.
 
-    With padding 0 diffusers pads on the right and below only, so that height and width are halved all the same.
+    With padding 0 diffusers pads on the right and below only, which halves height and width too.
     """
     edges = SAME if padding else ((0, 1), (0, 1))
     return protocols.conv2d(layer(params, "conv"), hidden, stride=2, padding=edges)
@@ -136,16 +129,10 @@ def _rescaled(x, divisor):
     return x if divisor == 1 else x * jnp.float32(1 / divisor)
 
 
-# Constants in diffusers: neither is taken from the configuration.
-GROUP_NORM_EPS = 1e-6
-
-LAYER_NORM_EPS = 1e-5
-
-
 def context(params, encoder_hidden_states, *, protocols):
-    """Keys and values, each [B, D, tokens], of one cross-attention from the prompt's embedding [B, tokens, C].
+    """Return keys and values, each [B, D, tokens], of one cross-attention to the prompt's embedding [B, tokens, C].
 
-    They depend on nothing but the prompt and the weights, so once is enough for all steps of a picture.
+    They depend on prompt and weights alone, so they are computed once for all steps.
     """
     tokens = swapaxes(encoder_hidden_states, 1, 2)
     layers = [layer(params, name) for name in ("attn2.to_k", "attn2.to_v")]
@@ -153,10 +140,10 @@ def context(params, encoder_hidden_states, *, protocols):
 
 
 def transformer_in(params, hidden, *, protocols, groups, linear_projection):
-    """hidden [B, C, H, W], normalised and projected to tokens [B, D, H W]. The beginning of Transformer2DModel in diffusers.
+    """Normalise hidden [B, C, H, W] and project it to tokens [B, D, H W]. The beginning of Transformer2DModel in diffusers.
 
-    The projection is a linear layer, or a convolution with a 1 x 1 kernel, which computes the same from a weight of
-    another shape.
+    The projection is a linear layer, or a convolution with a 1 x 1 kernel, which computes the same with a weight of another
+    shape.
     """
     y = protocols.group_norm(layer(params, "norm"), hidden, groups=groups, eps=GROUP_NORM_EPS)
     projection = layer(params, "proj_in")
@@ -167,22 +154,22 @@ def transformer_in(params, hidden, *, protocols, groups, linear_projection):
 
 
 def self_attention(params, tokens, *, protocols, heads):
-    """tokens [B, D, N] plus attention of each to all."""
+    """Add to tokens [B, D, N] the attention of each to all."""
     y = _normalised(params, "norm1", tokens, protocols)
     layers = [layer(params, f"attn1.{name}") for name in ("to_q", "to_k", "to_v")]
     q, k, v = protocols.projections(layers, y, protocols=protocols)
-    return tokens + _attention(params, "attn1", q, k, v, heads, protocols)
+    return tokens + _attended(layer(params, "attn1"), q, k, v, heads, protocols)
 
 
 def cross_attention(params, tokens, k, v, *, protocols, heads):
-    """tokens [B, D, N] plus their attention to the prompt, whose keys and values [B, D, M] `context` computed."""
+    """Add to tokens [B, D, N] their attention to the prompt, whose keys and values [B, D, M] `context` computed."""
     y = _normalised(params, "norm2", tokens, protocols)
     (q,) = protocols.projections([layer(params, "attn2.to_q")], y, protocols=protocols)
-    return tokens + _attention(params, "attn2", q, k, v, heads, protocols)
+    return tokens + _attended(layer(params, "attn2"), q, k, v, heads, protocols)
 
 
 def feed_forward(params, tokens, *, protocols):
-    """tokens [B, D, N] plus a feed-forward network with a gated GELU: one half of a layer times the GELU of the other.
+    """Add to tokens [B, D, N] a feed-forward network with a gated GELU: one half of a layer times the GELU of the other.
 
     GEGLU in diffusers.
     """
@@ -193,7 +180,7 @@ def feed_forward(params, tokens, *, protocols):
 
 
 def transformer_out(params, tokens, hidden, *, protocols, linear_projection):
-    """tokens [B, D, H W], projected and added to the image hidden [B, C, H, W] that the transformer began with."""
+    """Project tokens [B, D, H W] and add them to the image hidden [B, C, H, W] that the transformer began with."""
     projection = layer(params, "proj_out")
     if linear_projection:
         return hidden + protocols.linear(projection, tokens).reshape(*hidden.shape)
@@ -204,11 +191,13 @@ def _normalised(params, name, tokens, protocols):
     return protocols.layer_norm(layer(params, name), tokens, eps=LAYER_NORM_EPS)
 
 
-def _attention(params, name, q, k, v, heads, protocols):
+def _attended(params, q, k, v, heads, protocols, kernel="softmax"):
     """Attention of the queries [B, D, N] to keys and values [B, D, M], divided into heads, and its last projection."""
     batch, channels = q.shape[:2]
     size = channels // heads
     q, k, v = (x.reshape(batch, heads, size, -1) for x in (q, k, v))
-    local = layer(params, name)
-    y = protocols.attention(local, q, k, v, scale=size**-0.5, softmax=protocols.softmax)
-    return protocols.linear(layer(local, "to_out.0"), y.reshape(batch, channels, -1))
+    if kernel == "linear":
+        y = protocols.linear_attention(params, q, k, v, scale=size**-0.5)
+    else:
+        y = protocols.attention(params, q, k, v, scale=size**-0.5, softmax=protocols.softmax)
+    return protocols.linear(layer(params, "to_out.0"), y.reshape(batch, channels, -1))

@@ -1,4 +1,4 @@
-"""U-Nets in and out of diffusers folders."""
+"""Reading and writing U-Nets in diffusers folders."""
 
 import json
 import re
@@ -18,17 +18,14 @@ from .layout import unet_shapes
 from .unet import UNet
 
 CONFIG = "config.json"
-
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-
 SCHEDULER = "scheduler_config.json"
-
-PIPELINE = "model_index.json"  # of a pipeline's folder, which holds the U-Net's and others
+PIPELINE = "model_index.json"  # in a pipeline's folder, which holds the U-Net's folder and others
 
 _CONFIGS = {"UNet2DModel": UNetConfig, "UNet2DConditionModel": UNetConditionConfig}
 
 # In FM64 with 18 fraction bits a product is right below 2^26 and can be silently wrong above. A weight of 2^13 leaves 2^13
-# to what it is multiplied with; a network whose weights are larger is broken, or needs rescaling before it is shared.
+# to the other factor. A network with larger weights is broken, or needs rescaling before it is shared.
 MAX_WEIGHT = 2.0**13
 
 # Names that diffusers gave to the parts of an attention layer up to 2023, and still reads.
@@ -38,9 +35,10 @@ _SHOWN = 3  # tensors that an error message names
 
 
 def find_model(name: str | Path) -> Path:
-    """The folder of a model: a path to one, or a name in the checkout's `data/models`.
+    """Return the folder of a model: a path to one, or a name in the checkout's `data/models`.
 
-    Raises CipherDMError, listing the names, if there is neither.
+    Raises:
+        CipherDMError: there is neither; the message lists the names.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -53,7 +51,7 @@ def find_model(name: str | Path) -> Path:
 
 
 class WeightsFile(Mapping[str, np.ndarray]):
-    """A U-Net's weights in their file, each read when it is asked for, as float32 under its name of today."""
+    """A U-Net's weights in their file, each read on access, as float32 under diffusers' current name."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -76,13 +74,15 @@ class WeightsFile(Mapping[str, np.ndarray]):
 
 
 def load_unet(folder: str | Path, *, lazily: bool = False) -> UNet:
-    """Read a U-Net that diffusers saved: a model's folder, or a pipeline's with `unet/` and `scheduler/` in it.
+    """Read a UNet2DModel or UNet2DConditionModel that diffusers saved. Tensors of any floating-point type become float32.
 
-    It is a UNet2DModel or, with a UNetConditionConfig, a UNet2DConditionModel.
+    Args:
+        folder: path of a model's folder, or of a pipeline's with `unet/` and `scheduler/` in it.
+        lazily: leave the weights in their file (`WeightsFile`), for models that are larger than the memory.
 
-    Tensors of any floating-point type become float32. Raises CipherDMError, naming the file or tensor, if something is
-    missing, unreadable, of another architecture, not finite, or beyond MAX_WEIGHT. With `lazily` the weights stay in
-    their file, for models that are larger than the memory (`WeightsFile`).
+    Raises:
+        CipherDMError: something is missing, unreadable, of another architecture, not finite, or beyond MAX_WEIGHT; the message
+            names the file or tensor.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -103,10 +103,13 @@ def load_unet(folder: str | Path, *, lazily: bool = False) -> UNet:
 
 
 def save_unet(unet: UNet, folder: str | Path) -> None:
-    """Write `unet` so that its class in diffusers loads it with from_pretrained, and its scheduler if it has one.
+    """Write `unet`, and its scheduler if it has one, so that diffusers loads them with from_pretrained.
 
-    Each file appears whole or not at all. Raises CipherDMError if the weights do not fit the configuration, are not
-    finite or beyond MAX_WEIGHT, and if the folder cannot be written.
+    Each file appears whole or not at all.
+
+    Raises:
+        CipherDMError: the weights do not fit the configuration, are not finite or beyond MAX_WEIGHT, or the folder cannot be
+            written.
     """
     folder = Path(folder)
     params = {name: np.ascontiguousarray(value, np.float32) for name, value in unet.params.items()}
@@ -122,9 +125,9 @@ def save_unet(unet: UNet, folder: str | Path) -> None:
 
 
 def check_params(config: UNetConfig | UNetConditionConfig, params: Mapping[str, np.ndarray], where: str) -> None:
-    """Raise CipherDMError unless `params` are what `config` asks for, finite, and within MAX_WEIGHT.
+    """Raise CipherDMError unless `params` fit `config`, are finite, and within MAX_WEIGHT.
 
-    `where` says in messages where the parameters come from.
+    `where` tells in messages where the parameters come from.
     """
     expected = unet_shapes(config)
     problems = [f"{name} is missing" for name in expected if name not in params]
@@ -162,7 +165,7 @@ def _read_config(values: Mapping[str, Any]) -> UNetConfig | UNetConditionConfig:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[safetensors.safe_open]:
-    """A weights' file. Raises CipherDMError if it is missing, or something in it cannot be read."""
+    """Open a file of weights. Raises CipherDMError if it is missing, or something in it cannot be read."""
     if not path.is_file():
         others = sorted(file.name for file in path.parent.glob("diffusion_pytorch_model*"))
         found = f" It holds {', '.join(others)}." if others else ""
@@ -187,7 +190,7 @@ def _current_name(name: str) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a model's folder. Raises CipherDMError if it is missing, or holds something else."""
+    """Read the JSON object in a file of a model's folder. Raises CipherDMError if it is missing, or holds something else."""
     try:
         contents = json.loads(path.read_text())
     except FileNotFoundError:

@@ -1,120 +1,135 @@
-"""The configuration of a U-Net: the part of diffusers' UNet2DModel that this package computes."""
+"""Configurations of U-Nets: the parts of diffusers' UNet2DModel and UNet2DConditionModel that this package computes.
 
-# FROM cipherdm.models.checks:
-# What the configurations of both kinds of U-Net are checked for. Errors name the field, its value and what is supported.
-
-# FROM cipherdm.models.condition_config:
-# The configuration of a U-Net with cross-attention: the part of diffusers' UNet2DConditionModel that this package computes.
+Errors name the field, its value and what is supported.
+"""
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from ..errors import CipherDMError
 
 _TUPLES = ("down_block_types", "up_block_types")
 
 
-def known_fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a `config.json` that the dataclass `kind` has fields for, with tuples for lists."""
-    known = {field.name: values[field.name] for field in fields(kind) if field.name in values}
-    known = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
-    for name in _TUPLES:
-        if isinstance(known.get(name), tuple):  # an older spelling, which diffusers reads in the same way
-            known[name] = tuple(str(block_type).removeprefix("UNetRes") for block_type in known[name])
-    return known
+class _Config:
+    """Behaviour that both dataclasses share, and checks of the fields that both have."""
 
+    # diffusers' class.
+    _kind: ClassVar[str]
+    # Field: its supported values. diffusers has more; nobody should get another network than they asked for.
+    _choices: ClassVar[Mapping[str, tuple]]
+    # Options that diffusers has for other families of models. One value of each is supported, so it is not stored.
+    _absent: ClassVar[Mapping[str, Any]] = {}
+    _down_blocks: ClassVar[tuple[str, ...]]
+    _up_blocks: ClassVar[tuple[str, ...]]
+    # Fields that are positive whole numbers, and those that may be None instead.
+    _counts: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "layers_per_block", "norm_num_groups")
+    _optional_counts: ClassVar[tuple[str, ...]] = ("num_class_embeds", "time_embedding_dim")
 
-def check_choices(values: Mapping[str, Any], choices: Mapping[str, tuple]) -> None:
-    """Raise CipherDMError unless each value is one of its choices."""
-    for name, supported in choices.items():
-        value = values[name]
-        if not any(value is choice or (choice is not None and value == choice) for choice in supported):
-            raise unsupported(name, value, "one of " + ", ".join(repr(choice) for choice in supported))
+    def __post_init__(self):
+        for name, choices in self._choices.items():
+            value = getattr(self, name)
+            if not any(value is choice or (choice is not None and value == choice) for choice in choices):
+                raise _unsupported(name, value, "one of " + ", ".join(map(repr, choices)))
+        for name, supported in (("down_block_types", self._down_blocks), ("up_block_types", self._up_blocks)):
+            _check_tuple(name, getattr(self, name), str, "block types")
+            for block_type in getattr(self, name):
+                if block_type not in supported:
+                    raise _unsupported(name, block_type, "made of " + ", ".join(supported))
+        _check_tuple("block_out_channels", self.block_out_channels, int, "numbers of channels")
+        for name in self._counts:
+            _check_count(name, getattr(self, name))
+        for name in self._optional_counts:
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name))
+        for channels in self.block_out_channels:
+            _check_count("block_out_channels", channels)
+        for name, zero in (("norm_eps", True), ("mid_block_scale_factor", False), ("dropout", True)):
+            _check_number(name, getattr(self, name), zero=zero)
+        _check_levels(self)
+        self._check_attention()
 
+    @classmethod
+    def from_diffusers(cls, values: Mapping[str, Any]) -> Self:
+        """Read the contents of a diffusers `config.json`.
 
-def check_block_types(name: str, value: Any, supported: tuple[str, ...]) -> None:
-    """Raise CipherDMError unless `value` is a tuple of supported block types."""
-    check_tuple(name, value, str, "block types")
-    for block_type in value:
-        if block_type not in supported:
-            raise unsupported(name, block_type, "made of " + ", ".join(supported))
+        Keys that diffusers' class does not know are left out, as diffusers does.
 
+        Raises:
+            CipherDMError: a value is not supported, an option without a field here is on, or the contents belong to another
+                class of model.
+        """
+        kind = values.get("_class_name", cls._kind)
+        if kind != cls._kind:
+            raise CipherDMError(f"The configuration is of a {kind}, and not of a {cls._kind}.")
+        for name, supported in cls._absent.items():
+            value = values.get(name, supported)
+            entries = value if isinstance(value, list | tuple) and value else [value]  # one for all levels, or one each
+            for entry in entries:
+                if entry != supported and (entry or supported):  # False and None say the same
+                    raise _unsupported(name, value, repr(supported))
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        known = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+        for name in _TUPLES:
+            if isinstance(known.get(name), tuple):  # an older spelling, which diffusers reads in the same way
+                known[name] = tuple(str(block_type).removeprefix("UNetRes") for block_type in known[name])
+        return cls(**known)
 
-def check_tuple(name: str, value: Any, kind: type, what: str) -> None:
-    """Raise CipherDMError unless `value` is a tuple that holds something, all of that type."""
-    if not isinstance(value, tuple) or not value or not all(isinstance(entry, kind) for entry in value):
-        raise unsupported(name, value, f"a sequence of {what}")
+    def to_diffusers(self) -> dict[str, Any]:
+        """Return the contents of a `config.json`, which diffusers loads if the functions are its own."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {"_class_name": self._kind, "_diffusers_version": metadata.version("diffusers"), **values}
 
+    @property
+    def time_channels(self) -> int:
+        """Channels of the time embedding."""
+        return self.time_embedding_dim or 4 * self.block_out_channels[0]
 
-def check_count(name: str, value: Any) -> None:
-    """Raise CipherDMError unless `value` is a positive whole number."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise unsupported(name, value, "a positive whole number")
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a sample. `sample_size` must not be None."""
+        size = self.sample_size
+        return (self.in_channels, *((size, size) if isinstance(size, int) else size))
 
-
-def check_number(name: str, value: Any, *, zero: bool) -> None:
-    """Raise CipherDMError unless `value` is a finite positive number, or zero if `zero` says so."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < 0 or (value == 0 and not zero):
-        raise unsupported(name, value, "a number from 0 on" if zero else "a positive number")
-
-
-def check_levels(config) -> None:
-    """Raise CipherDMError unless the numbers of levels, groups, frequencies and pixels fit together."""
-    levels = len(config.block_out_channels)
-    for name in ("down_block_types", "up_block_types"):
-        if len(getattr(config, name)) != levels:
-            raise unsupported(name, getattr(config, name), f"as long as block_out_channels, that is {levels} entries")
-    for channels in config.block_out_channels:
-        if channels % config.norm_num_groups:
-            raise unsupported("norm_num_groups", config.norm_num_groups, f"a divisor of {channels}, a level's channels")
-    if not isinstance(config.freq_shift, int | float) or config.freq_shift >= config.block_out_channels[0] // 2:
-        raise unsupported("freq_shift", config.freq_shift, "a number below half of block_out_channels[0]")
-    if config.sample_size is not None:
-        size = config.sample_size if isinstance(config.sample_size, tuple) else (config.sample_size,) * 2
-        factor = 2 ** (levels - 1)
-        if len(size) != 2 or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 or n % factor for n in size):
-            raise unsupported("sample_size", config.sample_size, f"multiples of {factor}, for {levels} levels")
-
-
-def unsupported(name: str, value: Any, supported: str) -> CipherDMError:
-    """The error for a field's value that this package does not compute."""
-    return CipherDMError(f"The U-Net's {name} is {value!r}, which is not supported. It must be {supported}.")
-
-
-# Field: the values of it that are supported. diffusers has more; nobody should get another network than they asked for.
-_CHOICES = {
-    "center_input_sample": (False,),
-    "time_embedding_type": ("positional",),
-    "mid_block_type": ("UNetMidBlock2D", None),
-    "downsample_padding": (0, 1),
-    "downsample_type": ("conv",),
-    "upsample_type": ("conv",),
-    "act_fn": ("silu", "swish", "mish", "gelu", "quad"),
-    "attention_kernel": ("softmax", "linear"),
-    "resnet_time_scale_shift": ("default", "scale_shift"),
-    "class_embed_type": (None,),
-    "flip_sin_to_cos": (True, False),
-    "add_attention": (True, False),
-}
-
-_DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D")
-
-_UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D")
+    def _attending(self) -> list[int]:
+        """Levels with attention on the way down or up, counted from the outside."""
+        pairs = zip(self.down_block_types, reversed(self.up_block_types), strict=True)
+        return [level for level, pair in enumerate(pairs) if any("Attn" in kind for kind in pair)]
 
 
 @dataclass(frozen=True)
-class UNetConfig:
+class UNetConfig(_Config):
     """diffusers' UNet2DModel configuration: its field names and defaults, with tuples for lists, hashable.
 
-    `dropout` is kept for those who train with diffusers; the functions of this package do not drop anything.
-    Two things are ours, for models distilled into cheaper functions, which diffusers refuses to load: the activation "quad",
-    which also stands in the place of the SiLU before the last convolution, and `attention_kernel="linear"`.
-    Raises CipherDMError, naming the field, its value and what is supported, for what this package does not compute.
+    `dropout` is kept for those who train with diffusers; this package drops nothing.
+    Two things are ours, for models distilled into cheaper functions, and diffusers refuses to load them: the activation
+    "quad", which also replaces the SiLU before the last convolution, and `attention_kernel="linear"`.
+
+    Raises:
+        CipherDMError: this package does not compute what a field asks for.
     """
+
+    _kind = "UNet2DModel"
+    _choices = {
+        "center_input_sample": (False,),
+        "time_embedding_type": ("positional",),
+        "mid_block_type": ("UNetMidBlock2D", None),
+        "downsample_padding": (0, 1),
+        "downsample_type": ("conv",),
+        "upsample_type": ("conv",),
+        "act_fn": ("silu", "swish", "mish", "gelu", "quad"),
+        "attention_kernel": ("softmax", "linear"),
+        "resnet_time_scale_shift": ("default", "scale_shift"),
+        "class_embed_type": (None,),
+        "flip_sin_to_cos": (True, False),
+        "add_attention": (True, False),
+    }
+    _down_blocks = ("DownBlock2D", "AttnDownBlock2D")
+    _up_blocks = ("UpBlock2D", "AttnUpBlock2D")
+    _optional_counts = ("attention_head_dim", "attn_norm_num_groups", *_Config._optional_counts)
 
     sample_size: int | tuple[int, int] | None = None
     in_channels: int = 3
@@ -145,129 +160,79 @@ class UNetConfig:
     num_class_embeds: int | None = None
     attention_kernel: str = "softmax"
 
-    def __post_init__(self):
-        _check(self)
-
-    @classmethod
-    def from_diffusers(cls, values: Mapping[str, Any]) -> "UNetConfig":
-        """Read the contents of a diffusers `config.json`.
-
-        Keys that UNet2DModel does not know are left out, as diffusers does. Raises CipherDMError as the class does, and
-        if the contents belong to another class of model.
-        """
-        kind = values.get("_class_name", "UNet2DModel")
-        if kind != "UNet2DModel":
-            raise CipherDMError(f"The configuration is of a {kind}, and not of a UNet2DModel.")
-        return cls(**known_fields(cls, values))
-
     def to_diffusers(self) -> dict[str, Any]:
-        """The contents of a `config.json`, which diffusers loads if the functions are its own."""
-        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Return the contents of a `config.json`, which diffusers loads if the functions are its own."""
+        values = super().to_diffusers()
         if self.attention_kernel == "softmax":
-            del values["attention_kernel"]  # which diffusers does not know
-        return {"_class_name": "UNet2DModel", "_diffusers_version": metadata.version("diffusers"), **values}
-
-    @property
-    def time_channels(self) -> int:
-        """Channels of the time embedding."""
-        return self.time_embedding_dim or 4 * self.block_out_channels[0]
+            del values["attention_kernel"]  # diffusers does not know it
+        return values
 
     def heads(self, channels: int) -> tuple[int, int]:
-        """Heads, and channels of each, of an attention layer over `channels` channels."""
+        """Return the number of heads of an attention layer over `channels` channels, and the channels of each."""
         size = self.attention_head_dim or channels
         return channels // size, size
 
-
-def _check(config: UNetConfig) -> None:
-    check_choices({name: getattr(config, name) for name in _CHOICES}, _CHOICES)
-    check_block_types("down_block_types", config.down_block_types, _DOWN_BLOCKS)
-    check_block_types("up_block_types", config.up_block_types, _UP_BLOCKS)
-    check_tuple("block_out_channels", config.block_out_channels, int, "numbers of channels")
-    for name in ("in_channels", "out_channels", "layers_per_block", "norm_num_groups"):
-        check_count(name, getattr(config, name))
-    for name in ("attention_head_dim", "attn_norm_num_groups", "num_class_embeds", "time_embedding_dim"):
-        if getattr(config, name) is not None:
-            check_count(name, getattr(config, name))
-    for channels in config.block_out_channels:
-        check_count("block_out_channels", channels)
-    for name, zero in (("norm_eps", True), ("mid_block_scale_factor", False), ("dropout", True)):
-        check_number(name, getattr(config, name), zero=zero)
-    check_levels(config)
-    _check_attention(config)
-
-
-def _check_attention(config: UNetConfig) -> None:
-    attending = [
-        channels
-        for down, up, channels in zip(
-            config.down_block_types, reversed(config.up_block_types), config.block_out_channels, strict=True
-        )
-        if down.startswith("Attn") or up.startswith("Attn")
-    ]
-    if config.mid_block_type is not None and config.add_attention:
-        last = config.block_out_channels[-1]
-        attending.append(last)
-        if config.attn_norm_num_groups is not None and last % config.attn_norm_num_groups:
-            raise unsupported("attn_norm_num_groups", config.attn_norm_num_groups, f"a divisor of {last}")
-    for channels in attending:
-        if config.heads(channels)[0] == 0:
-            raise unsupported(
-                "attention_head_dim",
-                config.attention_head_dim,
-                f"at most {channels}, the channels of a level that attends",
-            )
-
-
-# Field: the values of it that are supported.
-_CONDITION_CHOICES = {
-    "mid_block_type": ("UNetMidBlock2DCrossAttn", None),
-    "downsample_padding": (0, 1),
-    "act_fn": ("silu", "swish", "mish", "gelu"),
-    "resnet_time_scale_shift": ("default", "scale_shift"),
-    "flip_sin_to_cos": (True, False),
-    "use_linear_projection": (True, False),
-    "upcast_attention": (True, False, None),
-}
-
-# What diffusers has beyond, for other families of models: options of which one value is supported, and so not stored.
-_ABSENT = {
-    "center_input_sample": False,
-    "only_cross_attention": False,
-    "mid_block_only_cross_attention": None,
-    "dual_cross_attention": False,
-    "num_attention_heads": None,
-    "reverse_transformer_layers_per_block": None,
-    "encoder_hid_dim": None,
-    "encoder_hid_dim_type": None,
-    "class_embed_type": None,
-    "addition_embed_type": None,
-    "resnet_skip_time_act": False,
-    "resnet_out_scale_factor": 1,
-    "time_embedding_type": "positional",
-    "time_embedding_act_fn": None,
-    "timestep_post_act": None,
-    "time_cond_proj_dim": None,
-    "conv_in_kernel": 3,
-    "conv_out_kernel": 3,
-    "attention_type": "default",
-    "class_embeddings_concat": False,
-    "cross_attention_norm": None,
-}
-
-_CONDITION_DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
-
-_CONDITION_UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
+    def _check_attention(self) -> None:
+        attending = [self.block_out_channels[level] for level in self._attending()]
+        if self.mid_block_type is not None and self.add_attention:
+            last = self.block_out_channels[-1]
+            attending.append(last)
+            if self.attn_norm_num_groups is not None and last % self.attn_norm_num_groups:
+                raise _unsupported("attn_norm_num_groups", self.attn_norm_num_groups, f"a divisor of {last}")
+        for channels in attending:
+            if self.heads(channels)[0] == 0:
+                limit = f"at most {channels}, the channels of a level that attends"
+                raise _unsupported("attention_head_dim", self.attention_head_dim, limit)
 
 
 @dataclass(frozen=True)
-class UNetConditionConfig:
+class UNetConditionConfig(_Config):
     """diffusers' UNet2DConditionModel configuration, of Stable Diffusion 1 and 2: its field names and defaults, hashable.
 
-    `attention_head_dim` is the number of heads, of all levels or of each, as diffusers takes it for this class against
-    the field's name. `upcast_attention` asks for float32 inside models of half precision; here everything is float32, so it
+    `attention_head_dim` is the number of heads, of all levels or of each: diffusers takes it so for this class, whatever
+    the name says. `upcast_attention` asks for float32 inside models of half precision; here everything is float32, so it
     changes nothing. `dropout` is kept for those who train with diffusers.
-    Raises CipherDMError, naming the field, its value and what is supported, for what this package does not compute.
+
+    Raises:
+        CipherDMError: this package does not compute what a field asks for.
     """
+
+    _kind = "UNet2DConditionModel"
+    _choices = {
+        "mid_block_type": ("UNetMidBlock2DCrossAttn", None),
+        "downsample_padding": (0, 1),
+        "act_fn": ("silu", "swish", "mish", "gelu"),
+        "resnet_time_scale_shift": ("default", "scale_shift"),
+        "flip_sin_to_cos": (True, False),
+        "use_linear_projection": (True, False),
+        "upcast_attention": (True, False, None),
+    }
+    _down_blocks = ("DownBlock2D", "CrossAttnDownBlock2D")
+    _up_blocks = ("UpBlock2D", "CrossAttnUpBlock2D")
+    _counts = (*_Config._counts, "cross_attention_dim", "transformer_layers_per_block")
+    _absent = {
+        "center_input_sample": False,
+        "only_cross_attention": False,
+        "mid_block_only_cross_attention": None,
+        "dual_cross_attention": False,
+        "num_attention_heads": None,
+        "reverse_transformer_layers_per_block": None,
+        "encoder_hid_dim": None,
+        "encoder_hid_dim_type": None,
+        "class_embed_type": None,
+        "addition_embed_type": None,
+        "resnet_skip_time_act": False,
+        "resnet_out_scale_factor": 1,
+        "time_embedding_type": "positional",
+        "time_embedding_act_fn": None,
+        "timestep_post_act": None,
+        "time_cond_proj_dim": None,
+        "conv_in_kernel": 3,
+        "conv_out_kernel": 3,
+        "attention_type": "default",
+        "class_embeddings_concat": False,
+        "cross_attention_norm": None,
+    }
 
     sample_size: int | tuple[int, int] | None = None
     in_channels: int = 4
@@ -294,75 +259,62 @@ class UNetConditionConfig:
     resnet_time_scale_shift: str = "default"
     num_class_embeds: int | None = None
 
-    def __post_init__(self):
-        _check_condition(self)
-
-    @classmethod
-    def from_diffusers(cls, values: Mapping[str, Any]) -> "UNetConditionConfig":
-        """Read the contents of a diffusers `config.json`.
-
-        Keys that UNet2DConditionModel does not know are left out, as diffusers does. Raises CipherDMError as the class does,
-        for options that it has no field for unless they are off, and if the contents belong to another class of model.
-        """
-        kind = values.get("_class_name", "UNet2DConditionModel")
-        if kind != "UNet2DConditionModel":
-            raise CipherDMError(f"The configuration is of a {kind}, and not of a UNet2DConditionModel.")
-        for name, supported in _ABSENT.items():
-            value = values.get(name, supported)
-            entries = value if isinstance(value, list | tuple) and value else [value]  # one for all levels, or one each
-            for entry in entries:
-                if entry != supported and (entry or supported):  # False and None say the same
-                    raise unsupported(name, value, repr(supported))
-        return cls(**known_fields(cls, values))
-
-    def to_diffusers(self) -> dict[str, Any]:
-        """The contents of a `config.json`, which diffusers loads."""
-        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return {"_class_name": "UNet2DConditionModel", "_diffusers_version": metadata.version("diffusers"), **values}
-
-    @property
-    def time_channels(self) -> int:
-        """Channels of the time embedding."""
-        return self.time_embedding_dim or 4 * self.block_out_channels[0]
-
     def heads(self, level: int) -> tuple[int, int]:
-        """Heads, and channels of each, of the attention layers in a level, counted from the outside."""
+        """Return the number of heads of the attention layers in a level, counted from the outside, and the channels of each."""
         count = self.attention_head_dim
         count = count if isinstance(count, int) else count[level]
         return count, self.block_out_channels[level] // count
 
+    def _check_attention(self) -> None:
+        count, levels = self.attention_head_dim, len(self.block_out_channels)
+        if isinstance(count, tuple) and len(count) != levels:
+            raise _unsupported("attention_head_dim", count, f"one number of heads, or {levels}, one for each level")
+        for heads in count if isinstance(count, tuple) else (count,):
+            _check_count("attention_head_dim", heads)
+        attending = {*self._attending(), *([] if self.mid_block_type is None else [levels - 1])}
+        for level in sorted(attending):
+            if self.heads(level)[1] == 0:
+                channels = self.block_out_channels[level]
+                raise _unsupported(
+                    "attention_head_dim", count, f"at most {channels} heads in a level of so many channels"
+                )
 
-def _check_condition(config: UNetConditionConfig) -> None:
-    check_choices({name: getattr(config, name) for name in _CONDITION_CHOICES}, _CONDITION_CHOICES)
-    check_block_types("down_block_types", config.down_block_types, _CONDITION_DOWN_BLOCKS)
-    check_block_types("up_block_types", config.up_block_types, _CONDITION_UP_BLOCKS)
-    check_tuple("block_out_channels", config.block_out_channels, int, "numbers of channels")
-    counts = ("in_channels", "out_channels", "layers_per_block", "norm_num_groups", "cross_attention_dim")
-    for name in (*counts, "transformer_layers_per_block"):
-        check_count(name, getattr(config, name))
-    for name in ("num_class_embeds", "time_embedding_dim"):
-        if getattr(config, name) is not None:
-            check_count(name, getattr(config, name))
+
+def _check_tuple(name: str, value: Any, kind: type, what: str) -> None:
+    if not isinstance(value, tuple) or not value or not all(isinstance(entry, kind) for entry in value):
+        raise _unsupported(name, value, f"a sequence of {what}")
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise _unsupported(name, value, "a positive whole number")
+
+
+def _check_number(name: str, value: Any, *, zero: bool) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0 or (value == 0 and not zero):
+        raise _unsupported(name, value, "a number from 0 on" if zero else "a positive number")
+
+
+def _check_levels(config: _Config) -> None:
+    """Raise CipherDMError unless the numbers of levels, groups, frequencies and pixels fit together."""
+    levels = len(config.block_out_channels)
+    for name in _TUPLES:
+        if len(getattr(config, name)) != levels:
+            raise _unsupported(name, getattr(config, name), f"as long as block_out_channels, that is {levels} entries")
     for channels in config.block_out_channels:
-        check_count("block_out_channels", channels)
-    check_number("norm_eps", config.norm_eps, zero=True)
-    check_number("mid_block_scale_factor", config.mid_block_scale_factor, zero=False)
-    check_number("dropout", config.dropout, zero=True)
-    check_levels(config)
-    _check_heads(config)
+        if channels % config.norm_num_groups:
+            raise _unsupported(
+                "norm_num_groups", config.norm_num_groups, f"a divisor of {channels}, a level's channels"
+            )
+    if not isinstance(config.freq_shift, int | float) or config.freq_shift >= config.block_out_channels[0] // 2:
+        raise _unsupported("freq_shift", config.freq_shift, "a number below half of block_out_channels[0]")
+    if config.sample_size is not None:
+        size = config.sample_size if isinstance(config.sample_size, tuple) else (config.sample_size,) * 2
+        factor = 2 ** (levels - 1)  # each level but the last halves height and width
+        if len(size) != 2 or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 or n % factor for n in size):
+            raise _unsupported("sample_size", config.sample_size, f"multiples of {factor}, for {levels} levels")
 
 
-def _check_heads(config: UNetConditionConfig) -> None:
-    count, levels = config.attention_head_dim, len(config.block_out_channels)
-    if isinstance(count, tuple) and len(count) != levels:
-        raise unsupported("attention_head_dim", count, f"one number of heads, or {levels}, one for each level")
-    for heads in count if isinstance(count, tuple) else (count,):
-        check_count("attention_head_dim", heads)
-    block_types = zip(config.down_block_types, reversed(config.up_block_types), strict=True)
-    attending = {level for level, pair in enumerate(block_types) if any("CrossAttn" in kind for kind in pair)}
-    if config.mid_block_type is not None:
-        attending.add(levels - 1)
-    for level in sorted(attending):
-        if config.heads(level)[1] == 0:
-            channels = config.block_out_channels[level]
-            raise unsupported("attention_head_dim", count, f"at most {channels} heads in a level of so many channels")
+def _unsupported(name: str, value: Any, supported: str) -> CipherDMError:
+    return CipherDMError(f"The U-Net's {name} is {value!r}, which is not supported. It must be {supported}.")

@@ -14,17 +14,16 @@ from ..protocols import DIRECT, Protocols
 from .config import UNetConditionConfig, UNetConfig
 from .layout import Block, unet_blocks, unet_shapes
 
-TIME_KINDS = ("time_embedding", "time_projection")  # the kinds of block that depend on nothing but weights, step, class
-
-CONTEXT_KINDS = ("context",)  # that depend on nothing but weights and prompt: once for a picture, not at every step
+TIME_KINDS = ("time_embedding", "time_projection")  # kinds of block that depend on weights, step and class alone
+CONTEXT_KINDS = ("context",)  # kinds that depend on weights and prompt alone: computed once, not at every step
 
 
 @dataclass(frozen=True, eq=False)
 class UNet:
     """A diffusers U-Net: its configuration, and its state dict as float32 NumPy arrays under diffusers' names.
 
-    `scheduler_config` is what `scheduler_config.json` beside it holds, and `folder` where it was read from; both may be
-    None. Two are compared by identity, since arrays have no single truth value.
+    `scheduler_config` has the contents of `scheduler_config.json` beside it, and `folder` is where it was read from; both may
+    be None. Two are compared by identity, since arrays have no single truth value.
     """
 
     config: UNetConfig | UNetConditionConfig
@@ -34,7 +33,7 @@ class UNet:
 
 
 def init_unet(config: UNetConfig | UNetConditionConfig, seed: int = 0) -> UNet:
-    """A U-Net with random weights, distributed as PyTorch initialises the layers (not the same numbers).
+    """Return a U-Net with random weights, distributed as PyTorch initialises the layers (not the same numbers).
 
     Weights and biases of convolutions and linear layers are uniform up to 1 / sqrt(inputs of one output), class
     embeddings are standard normal, normalisations are the identity.
@@ -65,13 +64,22 @@ def apply_unet(
     *,
     protocols: Protocols = DIRECT,
 ):
-    """The predicted noise [B, out_channels, H, W] for float32 sample [B, in_channels, H, W].
+    """Return the predicted noise [B, out_channels, H, W] for float32 sample [B, in_channels, H, W].
 
-    `timestep` is a number or an array of shape [1], the same for the whole batch; `class_onehot` is [B, classes] for
-    models with classes; `encoder_hidden_states` [B, tokens, cross_attention_dim] is the prompts' embedding for a
-    UNet2DConditionModel. With DIRECT this is the plaintext reference; with another set, the emulation of a secure run:
-    the time blocks are then exact if the owner computes them, as `protocols.time_embedding` says.
-    Raises CipherDMError if shapes do not fit the configuration.
+    With DIRECT this is the plaintext reference, with another protocol set the emulation of a secure run. In an emulation the
+    time blocks are exact if the owner computes them (`protocols.time_embedding`).
+
+    Args:
+        config: configuration of the model.
+        params: the whole state dict.
+        sample: noisy images or latents.
+        timestep: a number or an array of shape [1], one for the whole batch.
+        class_onehot: [B, classes], for models with classes.
+        encoder_hidden_states: the prompts' embedding [B, tokens, cross_attention_dim], for a UNet2DConditionModel.
+        protocols: the protocol set.
+
+    Raises:
+        CipherDMError: shapes do not fit the configuration.
     """
     sample = jnp.asarray(sample, jnp.float32)
     _check_inputs(config, sample, class_onehot)
@@ -89,7 +97,7 @@ def apply_unet(
 
 
 def run_blocks(blocks: Iterable[Block], params, values: Mapping, *, protocols: Protocols) -> dict:
-    """`values` with what `blocks` write added to it. `params` is the whole state dict."""
+    """Run `blocks` and return `values` with their outputs added. `params` is the whole state dict."""
     values = dict(values)
     for block in blocks:
         local = {name: params[full] for name, full in block.params}
@@ -99,7 +107,7 @@ def run_blocks(blocks: Iterable[Block], params, values: Mapping, *, protocols: P
 
 
 def check_takes_no_prompt(unet: UNet) -> None:
-    """Raise CipherDMError if `unet` is a UNet2DConditionModel, for what works with a UNet2DModel alone."""
+    """Raise CipherDMError if `unet` is a UNet2DConditionModel. Callers work with a UNet2DModel alone."""
     if isinstance(unet.config, UNetConditionConfig):
         raise CipherDMError(
             "The model is a UNet2DConditionModel, which draws what a prompt says, and there is no prompt here. Draw with "

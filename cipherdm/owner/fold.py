@@ -92,7 +92,7 @@ def prepare_fast(unet: UNet, timesteps: np.ndarray, *, guarded: bool = False, mi
             weights.bits.update(dict.fromkeys((f"{name}.low", f"{name}.high"), GAIN_BITS + VALUE_BITS))
     for block in unet_blocks(unet.config):
         if block.kind == "attention":
-            size = dict(block.static)["head_channels"]
+            size = len(unet.params[f"{block.name}.to_q.weight"]) // dict(block.static)["heads"]
             if block.name in softmax_blocks(unet):
                 _prepare_attention(weights, stored, nearest, block.name, size)
             else:

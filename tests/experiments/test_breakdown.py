@@ -125,7 +125,7 @@ def test_calls_and_those_within_them_are_found():
 
 def test_softmax_is_within_attention():
     weights = {f"{name}.weight": (8, 8) for name in ("to_q", "to_k", "to_v", "to_out.0")}
-    settings = {"groups": None, "eps": 1e-5, "heads": 2, "head_channels": 4, "output_scale": 1, "kernel": "softmax"}
+    settings = {"groups": None, "eps": 1e-5, "heads": 2, "output_scale": 1, "kernel": "softmax"}
     calls = traced(attention, weights | {"x": (1, 8, 4, 4)}, **settings)
     assert [call.name for call in calls] == ["projections", "attention", "linear"]
     (softmax,) = calls[1].inner
