@@ -4,11 +4,10 @@
 # How large the products of a model's linear layers are: measured by its owner, in plaintext, on public noise.
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,11 +17,12 @@ from .models import UNet
 from .owner.calibrate import calibrate_prompted
 from .owner.observe import load_calibration, save_calibration
 from .owner.rings import LayerProduct
+from .progress import Progress
 from .protocols import FAST, Protocols, fast
 from .protocols.fixed import Fixed
 from .sampling.pipeline import Pipeline, embed_prompts
-from .sampling.sample import make_task
-from .sampling.steps import WEIGHTS, BlockFunction, setup_graph, step_graph
+from .sampling.sample import make_task, plaintext_steps
+from .sampling.steps import WEIGHTS, BlockFunction, step_graph
 from .schedules import guided_coefficients, make_schedule
 
 GUIDANCE_SCALE = "guidance_scale"  # of the fits' arrays: the one that they were made with
@@ -100,7 +100,7 @@ def measure_products(
     steps: int = 10,
     per_class: int = 4,
     seed: int = 0,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, LayerProduct]:
     """Sample with FAST's emulation by DDIM; the largest product of every convolution and linear layer, by diffusers' names.
 
@@ -122,22 +122,14 @@ def measure_products(
     classes = unet.config.num_class_embeds
     pictures = {"count": per_class} if classes is None else {"labels": [*range(classes)] * per_class}
     task = make_task(unet, steps=steps, protocols=FAST, seed=seed, ring=False, **pictures)
-    values = {name: jnp.asarray(array) for name, array in (task.owner | task.client | task.public).items()}
-    setup, step = setup_graph(task.shape), step_graph(task.shape)
-    if setup is not None:
-        values.update(zip(setup.outputs, setup(*(values[name] for name in setup.inputs)), strict=True))
-    layers: dict[str, LayerProduct] = {}  # filled when the step is traced
-    call = jax.jit(_recorded(step, layers, task.shape.batch))
+    step = _RecordedStep(step_graph(task.shape), task.shape.batch)
     largest: dict[str, float] = {}
-    for index in range(steps):
-        values["step"] = values[f"step.{index}"]
-        outputs, found = call({name: values[name] for name in step.inputs})
-        values.update(outputs)
-        for name, size in found.items():
+    for index, outputs in enumerate(plaintext_steps(task, step)):
+        for name, size in outputs["products"].items():
             largest[name] = max(largest.get(name, 0.0), float(_finite(name, size)))
         if progress is not None:
             progress(index + 1, steps, "products")
-    return {name: replace(layer, largest=largest[name]) for name, layer in layers.items()}
+    return {name: replace(layer, largest=largest[name]) for name, layer in step.layers.items()}
 
 
 def _finite(name: str, size: jnp.ndarray) -> np.ndarray:
@@ -149,22 +141,36 @@ def _finite(name: str, size: jnp.ndarray) -> np.ndarray:
     return np.asarray(size)
 
 
-def _recorded(step: Graph, layers: dict[str, LayerProduct], batch: int):
-    """A function of a step's values to its outputs and the largest size of each layer's product, both by name."""
+@dataclass(frozen=True, eq=False)
+class _RecordedStep:
+    """A step that also returns "products": the largest size of each layer's product, by name.
 
-    def call(values):
-        values, found = dict(values), {}
-        for node in step.nodes:
+    `layers` is filled when the step is traced.
+    """
+
+    step: Graph
+    batch: int
+    layers: dict[str, LayerProduct] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.step.inputs
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return (*self.step.outputs, "products")
+
+    def __call__(self, *arrays) -> tuple:
+        values, found = dict(zip(self.inputs, arrays, strict=True)), {}
+        for node in self.step.nodes:
             function, inputs = node.function, [values[name] for name in node.inputs]
             if isinstance(function, BlockFunction):
                 names = {id(array): name for array, name in zip(inputs, node.inputs, strict=True)}
-                note = _note_to(layers, found, names, batch)
+                note = _note_to(self.layers, found, names, self.batch)
                 function = replace(function, protocols=_recording(function.protocols, note))
             results = function(*inputs)
             values.update(zip(node.outputs, results if isinstance(results, tuple) else (results,), strict=True))
-        return {name: values[name] for name in step.outputs}, found
-
-    return call
+        return (*(values[name] for name in self.step.outputs), found)
 
 
 def _note_to(layers: dict[str, LayerProduct], found: dict[str, jnp.ndarray], names: dict[int, str], batch: int):

@@ -1,18 +1,25 @@
-"""The progress bar of the commands, for whatever reports `progress(done, total, label)` before each of its parts."""
+"""Progress of what runs long: the function that is told of it, and the bar that commands show."""
 
 from collections.abc import Callable
 
 from tqdm import tqdm
 
 Progress = Callable[[int, int, str], None]
-"""Called as `progress(done, total, label)`. `label` names the part that begins, or the one that has just been done."""
+"""Function called as `progress(done, total, label)` while something long runs.
+
+`done` of `total` parts are finished. `label` names the part that begins, or the one that has just been done. A total of 0
+means that it is not known. A run on three parties first reports "compiling NAME" for each program to be compiled, counted
+by themselves, and then its calls.
+"""
 
 
 class ProgressBar:
-    """A bar that says what is being done. In a with statement; an ended one is full, unless there was an error.
+    """Bar that says what is being done, itself a `Progress`. Use it in a `with` statement.
+
+    It is filled on exit unless an error was raised.
 
     Args:
-        unit: what is counted.
+        unit: name of one part.
     """
 
     def __init__(self, unit: str):
@@ -28,8 +35,8 @@ class ProgressBar:
         self._bar.close()
 
     def __call__(self, done: int, total: int, label: str) -> None:
-        """Show that `done` of `total` parts are finished, and that `label` begins. A total of 0 is unknown."""
+        """Show how many parts are finished, and which one is at hand."""
         self._bar.total = total or None
         self._bar.set_description(label, refresh=False)
         self._bar.update(done - self._bar.n)
-        self._bar.refresh()  # before the part, and not only when there is progress
+        self._bar.refresh()  # tqdm redraws only when the count grows, and a label may come before that

@@ -22,13 +22,13 @@ import jax
 import numpy as np
 
 from cipherdm.engine import LocalCluster, Node, Plan, Session, Spec, compile_plan
-from cipherdm.engine.session import Progress
 from cipherdm.errors import CipherDMError
 from cipherdm.files import replacing
 from cipherdm.models import Block, UNet
 from cipherdm.owner import prepare_weights
 from cipherdm.owner.observe import load_calibration
 from cipherdm.owner.prepared import chosen_blocks
+from cipherdm.progress import Progress
 from cipherdm.protocols import Protocols
 from cipherdm.protocols.fast import WEIGHT_BITS
 from cipherdm.protocols.fixed import decode, encode

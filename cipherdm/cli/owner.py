@@ -1,6 +1,6 @@
 """`cipherdm calibrate` and `cipherdm check-ranges`: what the owner of a checkpoint runs before it is sampled from shares."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +8,7 @@ import numpy as np
 import typer
 
 from ..errors import CipherDMError
-from ..progress import ProgressBar
+from ..progress import Progress, ProgressBar
 from .options import ModelArgument, ProtocolsOption
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def report(
     steps: int,
     count: int,
     seed: int,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[str, int]:
     """What to print, and the exit code: 0 if every layer stays in its range, LEFT if one leaves it.
 
@@ -174,9 +174,7 @@ def calibrate_folder(
     )
 
 
-def add_products(
-    folder: Path, *, steps: int, per_class: int, seed: int, progress: Callable[[int, int, str], None] | None = None
-) -> str:
+def add_products(folder: Path, *, steps: int, per_class: int, seed: int, progress: Progress | None = None) -> str:
     """Measure products and store them, in the place of earlier ones; nothing else in the calibration changes.
 
     Args:

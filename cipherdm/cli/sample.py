@@ -1,6 +1,6 @@
 """`cipherdm sample`: pictures from labels or from prompts, beside plaintext ones from the same noise."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,7 @@ import cipherdm as cdm
 
 from ..errors import CipherDMError
 from ..files import replacing
-from ..progress import ProgressBar
+from ..progress import Progress, ProgressBar
 from ..records import write_record
 from .options import SETS, ModelOption, SchedulerOption, parse_labels
 
@@ -165,7 +165,7 @@ def sample_prompts(
     protocols: "Protocols",
     granularity: str,
     out: Path,
-    progress: Callable[[int, int, str], None],
+    progress: Progress,
     **settings: Any,
 ) -> str:
     """Draw in plaintext and on three parties, write the picture of both and its record, and return what to print.

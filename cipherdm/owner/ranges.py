@@ -9,6 +9,7 @@ import numpy as np
 from ..approximations.softmax import ShiftedSoftmax
 from ..errors import CipherDMError
 from ..models.unet import UNet
+from ..progress import Progress
 from ..protocols import Protocols
 from ..schedules import make_schedule
 from .observe import Observation, load_calibration, norm_layers, observe, softmax_blocks
@@ -63,7 +64,7 @@ def check_ranges(
     steps: int = 20,
     per_class: int = 4,
     seed: int = 1,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[LayerRange]:
     """Sample with the exact model by DDIM, and compare what every layer carries with the ranges of the set's functions.
 

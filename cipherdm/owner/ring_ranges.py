@@ -5,7 +5,6 @@ from -2^31 to 2^31 - 1. Only the product matters: operands may be larger than th
 wraps around on the way wraps back. A bias is added afterwards, in the ring of 64 bits.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -15,6 +14,7 @@ import numpy as np
 from ..errors import CipherDMError
 from ..models.layout import unet_blocks
 from ..models.unet import TIME_KINDS, UNet, run_blocks
+from ..progress import Progress
 from ..protocols import DIRECT, FAST_MIXED, direct
 from ..protocols.fixed import encode
 from ..protocols.small_ring import SMALL_BITS, WORD_BITS, product_limit
@@ -33,7 +33,7 @@ def check_small_ring(
     steps: int = 20,
     per_class: int = 4,
     seed: int = 1,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[LayerRange]:
     """Sample with the exact model by DDIM, and compare products with what the ring of 32 bits holds.
 

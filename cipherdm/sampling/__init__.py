@@ -5,5 +5,6 @@ from .sample import SamplingResult as SamplingResult
 from .sample import Task as Task
 from .sample import engine_for as engine_for
 from .sample import make_task as make_task
+from .sample import plaintext_steps as plaintext_steps
 from .sample import sample as sample
 from .sample import sampling_nodes as sampling_nodes

@@ -1,6 +1,6 @@
 """Sampling: on three parties, or in plaintext from the same noise with the same functions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -204,15 +204,27 @@ def _batch(unet: UNet, labels: Sequence[int] | None, count: int | None) -> int:
     return batch
 
 
-def _run_plaintext(task: Task) -> np.ndarray:
+def plaintext_steps(task: Task, step: Graph | None = None) -> Iterator[dict[str, jax.Array]]:
+    """Sample here and now: yield what each step returns, by name ("sample" and what a multistep schedule remembers).
+
+    Args:
+        task: made with `ring=False`.
+        step: graph to run instead of the task's own step, which must return at least the same values.
+    """
     values = {name: jax.numpy.asarray(array) for name, array in (task.owner | task.client | task.public).items()}
-    setup, step = setup_graph(task.shape), step_graph(task.shape)
+    setup, step = setup_graph(task.shape), step_graph(task.shape) if step is None else step
     if setup is not None:
         values.update(zip(setup.outputs, _run(setup, values), strict=True))
     for index in range(task.shape.steps):
         values["step"] = values[f"step.{index}"]
-        values.update(zip(step.outputs, _run(step, values), strict=True))
-    return task.decoded(np.asarray(values["sample"]))
+        outputs = dict(zip(step.outputs, _run(step, values), strict=True))
+        values |= outputs
+        yield outputs
+
+
+def _run_plaintext(task: Task) -> np.ndarray:
+    *_, last = plaintext_steps(task)
+    return task.decoded(np.asarray(last["sample"]))
 
 
 def _run(graph: Graph, values: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:

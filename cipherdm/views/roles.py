@@ -1,12 +1,13 @@
 """Who brings what into a sampling run, what each party holds of it, and how far a run is."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..progress import Progress
 from ..sampling import Task
 from ..sampling.steps import WEIGHTS
 from .pictures import grey_levels
@@ -68,7 +69,7 @@ def party_pictures(image: np.ndarray, words: Sequence[np.ndarray], fraction_bits
     )
 
 
-def progress_line() -> Callable[[int, int, str], None]:
+def progress_line() -> Progress:
     """A line in a notebook's output that follows a run; to be passed as its `progress`."""
     from IPython.display import Pretty, display  # which only notebooks need
 
