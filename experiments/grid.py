@@ -3,7 +3,7 @@
 # FROM cipherdm.views.grid:
 # The same prompts under many settings, from records of `cipherdm bench grid`: a sheet of them, and sliders over all.
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -19,7 +19,7 @@ from cipherdm.cli.options import parse_numbers
 from cipherdm.errors import CipherDMError
 from cipherdm.likeness import psnr
 from cipherdm.models import find_model
-from cipherdm.progress import ProgressBar
+from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import CIPHERDM, CIPHERDM_CORRECTED, DIRECT, FAST, PUMA, Protocols
 from cipherdm.sampling.pipeline import Pipeline, load_pipeline
 from cipherdm.sampling.text_to_image import text_to_image
@@ -32,8 +32,6 @@ from .prompts import PROMPTS
 from .target import PROMPT_MODEL, Check, Command, Records, Target
 from .trajectory import read_with_pictures, write
 from .trajectory_figures import shown_pixels
-
-Progress = Callable[[int, int, str], None]
 
 STEPS = (5, 10, 20, 50)
 

@@ -3,7 +3,7 @@
 # FROM cipherdm.views.prompts:
 # Pictures that prompts asked for, secure below plaintext, with what they cost: from records of `cipherdm bench prompts`.
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -20,7 +20,7 @@ from cipherdm.engine import LocalCluster
 from cipherdm.errors import CipherDMError
 from cipherdm.likeness import extent_psnr, psnr
 from cipherdm.models import find_model
-from cipherdm.progress import ProgressBar
+from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import DIRECT, FAST, Protocols, named
 from cipherdm.sampling.pipeline import Pipeline, load_pipeline
 from cipherdm.sampling.sample import Granularity
@@ -32,8 +32,6 @@ from .commands import PromptModel, ProtocolsOption, RecordOption, record_path
 from .target import PROMPT_MODEL, Check, Command, Target, of_rows
 from .trajectory import read_with_pictures, write
 from .trajectory_figures import shown_pixels
-
-Progress = Callable[[int, int, str], None]
 
 PROMPTS = (
     "a small red seven on a blue background",
