@@ -42,7 +42,8 @@ def train(
         name_or_config: recipe's name, or a configuration.
         out: folder of the model, `data/models/NAME` by default; rewritten on the way with the averaged weights.
         steps: number of steps instead of the configuration's, also for the cosine of the learning rate.
-        resume: True to continue a checkpoint of this configuration, if there is one. The result equals that of an uninterrupted run.
+        resume: True to continue a checkpoint of this configuration, if there is one; the
+            result equals that of an uninterrupted run.
         runs: folder whose `NAME/` holds the checkpoint and sample grids.
         data: folder of MNIST.
         threads: number of torch's threads.

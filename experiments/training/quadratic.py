@@ -25,7 +25,7 @@ class LinearAttention:
     def __call__(
         self, attn: Attention, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None
     ) -> torch.Tensor:
-        """Compute attention with the signature of `diffusers.models.attention_processor.AttnProcessor`; masks and cross-attention are not for U-Nets like ours."""
+        """Compute attention, called as diffusers' `AttnProcessor` is. Masks and cross-attention are not supported."""
         tokens = hidden_states.flatten(2).mT  # [B, N, C]
         if attn.group_norm is not None:
             tokens = attn.group_norm(tokens.mT).mT

@@ -167,9 +167,9 @@ def _reader(session: _Session) -> Run:
 
 
 def _autoencoder(session: _Session, reader: LeNet) -> Run:
-    """Train the autoencoder. Its scores are of held-out images that it encoded and decoded: as the reader finds them, and the mean square error.
+    """Train the autoencoder. Its scores are of held-out images, encoded and decoded: the reader's, and the mean square error.
 
-    The scaling factor stands among them, so that the denoiser finds the very same number again after an interruption.
+    The scaling factor stands among them, so the denoiser finds this very number again after an interruption.
     """
     own = session.config.autoencoder
     run = session.start("autoencoder", lambda: build_autoencoder(own))
