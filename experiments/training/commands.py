@@ -34,7 +34,9 @@ def evaluate(
     eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
     protocols: ProtocolsOption = "direct",
     compare: Annotated[int, typer.Option(help="Number of images to compare with exact ones from the same noise.")] = 64,
-    secure: Annotated[int, typer.Option(help="Number of images to draw on three parties too, for this comparison.")] = 0,
+    secure: Annotated[
+        int, typer.Option(help="Number of images to draw on three parties too, for this comparison.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     record: Annotated[Path | None, typer.Option(help="JSON file for the scores, if they are to be recorded.")] = None,
 ) -> None:
