@@ -1,4 +1,4 @@
-"""`cipherdm read-back`: what sd-mini draws, read by a classifier."""
+"""Agreement of sd-mini's images with their captions, as a classifier reads them: the record of `cipherdm read-back`."""
 
 from .target import PROMPT_MODEL, Check, Command, Target, field
 

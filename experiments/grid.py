@@ -1,7 +1,4 @@
-"""The same prompts under many settings, emulated in plaintext: what steps, guidance and protocols do to a picture."""
-
-# FROM cipherdm.views.grid:
-# The same prompts under many settings, from records of `cipherdm bench grid`: a sheet of them, and sliders over all.
+"""The same prompts under many settings, emulated in plaintext: steps, guidance and protocols change what is drawn."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,42 +24,40 @@ from cipherdm.views.pictures import grey_levels
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 from cipherdm.views.widgets import MovingPicture
 
+from . import recording
 from .commands import PromptModel, RecordOption, record_path
 from .prompts import PROMPTS
-from .target import PROMPT_MODEL, Check, Command, Records, Target
-from .trajectory import read_with_pictures, write
-from .trajectory_figures import shown_pixels
+from .recording import draw_levels, image_axes, shown_pixels
+from .target import PROMPT_MODEL, Check, Command, Target, Value
 
 STEPS = (5, 10, 20, 50)
 
 GUIDANCE_SCALES = (1.0, 2.0, 4.0, 7.0)
 
 SETS = (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST)
-"""The exact functions first: the others are compared with them."""
+"""Protocol sets, the exact functions first. The others are compared with them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A run, as `read` gives it.
+    """A recorded run.
 
     Attributes:
-        about: the record: model, prompts, steps, guidance_scales, protocols, seed, calibration, rows, environment.
-        pictures: uint8 [protocols, guidance scales, steps, prompts, C, H, W].
+        about: Record: model, prompts, steps, guidance_scales, protocols, seed, calibration, rows, environment.
+        pictures: Images uint8 [protocols, guidance scales, steps, prompts, C, H, W].
     """
 
     about: Mapping[str, Any]
     pictures: np.ndarray
 
     def picture(self, protocols: str, guidance_scale: float, steps: int, prompt: int) -> np.ndarray:
-        """uint8 [C, H, W], of a set by its name and a prompt by its number. Raises CipherDMError for what was not drawn."""
+        """Return an image uint8 [C, H, W] of a protocol set and a prompt's number. Raises CipherDMError if it was not drawn."""
         return self.pictures[*self._place(protocols, guidance_scale, steps), prompt]
 
     def psnr(self, protocols: str, guidance_scale: float, steps: int) -> np.ndarray:
-        """In dB, [prompts], to the pictures of the first set. Raises CipherDMError for what was not drawn."""
+        """Return the PSNR in dB to the first set's images, [prompts]. Raises CipherDMError if they were not drawn."""
         self._place(protocols, guidance_scale, steps)
-        wanted = (protocols, guidance_scale, steps)
-        rows = (row for row in self.about["rows"] if (row["protocols"], row["guidance_scale"], row["steps"]) == wanted)
-        return np.array(next(rows)["psnr_db"])
+        return np.array(_row(self.about, protocols, guidance_scale, steps)["psnr_db"])
 
     def _place(self, protocols: str, guidance_scale: float, steps: int) -> tuple[int, int, int]:
         wanted = {"protocols": protocols, "guidance_scales": guidance_scale, "steps": steps}
@@ -83,18 +78,17 @@ def run(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Draw prompts by DDIM under all combinations, from the same noise; the record, and its pictures, for `recording.write`.
+    """Draw prompts by DDIM under all combinations, from the same noise. Return the record and its images.
 
-    A row has the PSNR in dB of each picture, as it is shown, to that of the first set of protocols. A set that is calibrated
-    works with what is stored with the model, which was made for one guidance scale and some timesteps. It is used under all
-    others too, at the nearest timestep, so that the record shows what that does; "calibration" says what it was made for.
-    A value that overflows is shown as grey.
+    A row has the PSNR in dB of each image, as it is shown, to that of the first protocol set. A value that overflows is shown
+    as grey. A model's stored calibration was made for one guidance scale and some timesteps, which "calibration" names. It
+    serves all other scales too, and all steps by the nearest timestep, so the record shows the effect.
 
     Raises:
-        CipherDMError: a prompt, a number of steps, a guidance scale or a set is missing; or as `text_to_image`.
+        CipherDMError: a prompt, a number of steps, a guidance scale or a protocol set is missing; or as `text_to_image`.
     """
     if not (prompts and steps and guidance_scales and protocols):
-        raise CipherDMError("there must be at least one prompt, number of steps, guidance scale and set of protocols.")
+        raise CipherDMError("there must be at least one prompt, number of steps, guidance scale and protocol set.")
     calibrated = any(chosen.prepare is not None for chosen in protocols)
     calibration = calibration_of(pipeline) if calibrated else None  # before minutes of drawing
     shape = (len(protocols), len(guidance_scales), len(steps))
@@ -123,38 +117,39 @@ def run(
 
 
 def read(path: str | Path) -> Grid:
-    """Read what `run` found and `recording.write` wrote. Raises CipherDMError if it is not there or not whole."""
-    return Grid(**read_with_pictures(path, "make it with `cipherdm bench grid`."))
+    """Read a recorded run. Raises CipherDMError if there is none, or its images are missing or belong to another run."""
+    about, images = recording.read(path, "cipherdm bench grid")
+    return Grid(about, **images)
 
 
 def summary(record: Mapping[str, Any]) -> str:
-    """Mean PSNR of each set, a row for each guidance scale and a column for each number of steps."""
+    """Return the mean PSNR of each protocol set, a row for each guidance scale and a column for each number of steps."""
     frame = pd.DataFrame(record["rows"])
     frame["psnr_db"] = frame["psnr_db"].map(np.mean)
     return frame.pivot(index=["protocols", "guidance_scale"], columns="steps", values="psnr_db").round(1).to_string()
 
 
 MAGNIFIED = 4
-"""How many times larger than it is a difference is drawn."""
+"""Factor by which drawn differences are enlarged."""
 
 EXACT = "exact"
-"""How figures call the first set, which the others are compared with."""
+"""Name of the first protocol set in figures. The others are compared with it."""
 
 _LONGEST = 60.0  # dB, of a bar
 
 
 def grid_sheet(grid: Grid, prompt: int = 0, guidance_scale: float | None = None, *, steps: int | None = None) -> Figure:
-    """One prompt under all sets of protocols, a row for each, with the PSNR in dB below each picture.
+    """Draw one prompt under all protocol sets, a row for each, with the PSNR in dB below each image.
 
     Columns are the numbers of steps, for one guidance scale; or the guidance scales, for one number of steps.
 
     Args:
-        grid: the recorded pictures.
-        prompt: its number.
-        guidance_scale, steps: one of the two is given.
+        grid: Recorded images.
+        prompt: Number of the prompt.
+        guidance_scale, steps: The setting that all columns share; give one of the two.
 
     Raises:
-        CipherDMError: none of the two is given, or both; or they were not drawn.
+        CipherDMError: none of the two is given, or both; or their images were not drawn.
     """
     if (guidance_scale is None) == (steps is None):
         raise CipherDMError(
@@ -168,15 +163,12 @@ def grid_sheet(grid: Grid, prompt: int = 0, guidance_scale: float | None = None,
         settings = [(scale, steps) for scale in about["guidance_scales"]]
         titles, fixed = [f"guidance {scale:g}" for scale in about["guidance_scales"]], f"{steps} steps"
     figure = new_figure(1.5 + 1.3 * len(settings), 0.7 + 1.55 * len(about["protocols"]))
-    axes = figure.subplots(len(about["protocols"]), len(settings), squeeze=False)
+    axes = image_axes(figure, len(about["protocols"]), len(settings))
     told = []
     for row, name in zip(axes, about["protocols"], strict=True):
         for axis, setting in zip(row, settings, strict=True):
-            levels = grid.picture(name, *setting, prompt)
-            axis.imshow(shown_pixels(levels), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-        label = _label(grid, name)
+            draw_levels(axis, grid.picture(name, *setting, prompt))
+        label = EXACT if name == about["protocols"][0] else name
         row[0].set_ylabel(label.replace("-", "-\n"), fontsize=9, rotation=0, ha="right", va="center", labelpad=8)
         if label == EXACT:
             continue
@@ -196,10 +188,10 @@ def grid_sheet(grid: Grid, prompt: int = 0, guidance_scale: float | None = None,
 
 
 class GridPicture(MovingPicture):
-    """One prompt under one setting; `show` another without building the figure anew.
+    """A figure of one prompt under one setting. `show` shows another without building the figure anew.
 
-    The exact picture, that of a set of protocols, the difference of the two, `MAGNIFIED` times, and the PSNR of all sets as
-    bars, that of the set in colour.
+    It has the exact image, that of a protocol set, the difference of the two, `MAGNIFIED` times, and the PSNR of all sets as
+    bars, with the set's own in colour.
     """
 
     def __init__(self, grid: Grid):
@@ -228,7 +220,7 @@ class GridPicture(MovingPicture):
         self.show(0, about["steps"][-1], about["guidance_scales"][-1], self._names[-1])
 
     def show(self, prompt: int, steps: int, guidance_scale: float, protocols: str) -> Figure:
-        """Show another setting; returns the figure, with its description. Raises CipherDMError for what was not drawn."""
+        """Show another setting. Return the figure, with its description. Raises CipherDMError if it was not drawn."""
         grid, about = self._grid, self._grid.about
         exact, found = (
             grid.picture(name, guidance_scale, steps, prompt) for name in (about["protocols"][0], protocols)
@@ -255,12 +247,12 @@ class GridPicture(MovingPicture):
 
 
 def grid_controls(grid: Grid):
-    """`GridPicture` under controls for prompt, steps, guidance scale and protocols. Nothing is computed but the drawing.
+    """Show a `GridPicture` under controls for prompt, steps, guidance scale and protocols. It only draws.
 
     Returns:
-        An ipywidgets.VBox. Its children are the four controls, the image, and its description as text.
+        An ipywidgets.VBox. Its children are the four controls, the figure, and its description as text.
     """
-    import ipywidgets as widgets  # which only notebooks need
+    import ipywidgets as widgets  # only notebooks need it
 
     about, picture = grid.about, GridPicture(grid)
     wide = {"style": {"description_width": "9em"}, "layout": {"width": "36em"}}
@@ -291,32 +283,20 @@ def grid_controls(grid: Grid):
     return widgets.VBox([*controls, image, text])
 
 
-def _label(grid: Grid, name: str) -> str:
-    return EXACT if name == grid.about["protocols"][0] else name
+def _row(record: Mapping[str, Any], protocols: str, guidance_scale: float, steps: int) -> Mapping[str, Any]:
+    """Return the row of a protocol set under one setting."""
+    wanted = {"protocols": protocols, "guidance_scale": guidance_scale, "steps": steps}
+    (row,) = (row for row in record["rows"] if wanted.items() <= {name: row[name] for name in wanted}.items())
+    return row
 
 
-@dataclass(frozen=True)
-class GridMean:
-    """The mean PSNR in dB over the prompts of `bench grid`, under one set of protocols and one setting."""
-
-    stem: str
-    protocols: str
-    guidance_scale: float
-    steps: int
-
-    def __call__(self, records: Records) -> float:
-        wanted = (self.protocols, self.guidance_scale, self.steps)
-        (row,) = (
-            row
-            for row in records[self.stem]["rows"]
-            if (row["protocols"], row["guidance_scale"], row["steps"]) == wanted
-        )
-        return float(np.mean(row["psnr_db"]))
+def mean_psnr(stem: str, protocols: str, guidance_scale: float, steps: int) -> Value:
+    """Return the function that takes the mean PSNR in dB over the prompts, of a protocol set under one setting."""
+    return lambda records: float(np.mean(_row(records[stem], protocols, guidance_scale, steps)["psnr_db"]))
 
 
-def grid(records: Path) -> Figure:
-    """The first prompt under all sets of protocols, with guidance as it is calibrated, over the numbers of steps."""
-
+def figure(records: Path) -> Figure:
+    """Draw the first prompt under all protocol sets, with guidance as calibrated, over the numbers of steps."""
     return grid_sheet(read(records / f"grid_{PROMPT_MODEL}.json"), 0, 4)
 
 
@@ -341,8 +321,8 @@ def measure(
     }
     with ProgressBar("picture") as bar:
         found, images = run(load_pipeline(folder), seed=seed, progress=bar, **chosen)
-    beside = write(path, found, images)
-    typer.echo(f"{summary(found)}\nWrote {path} and {', '.join(map(str, beside))}.")
+    written = recording.write(path, found, images)
+    typer.echo(f"{summary(found)}\n{written}")
 
 
 TARGET = Target(
@@ -360,11 +340,11 @@ TARGET = Target(
             f"mean PSNR of {protocols} to exact, guidance 4, 10 steps",
             expected,
             4,
-            GridMean(f"grid_{PROMPT_MODEL}", protocols, 4, 10),
+            mean_psnr(f"grid_{PROMPT_MODEL}", protocols, 4, 10),
             4,
             unit=" dB",
         )
         for protocols, expected in (("cipherdm", 25.7), ("cipherdm-corrected", 24.4), ("puma", 41.1), ("fast", 45.8))
     ),
-    grid,
+    figure,
 )

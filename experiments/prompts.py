@@ -1,7 +1,4 @@
-"""Pictures of several prompts, each drawn by itself on three parties and in plaintext from the same noise."""
-
-# FROM cipherdm.views.prompts:
-# Pictures that prompts asked for, secure below plaintext, with what they cost: from records of `cipherdm bench prompts`.
+"""Images of several prompts, each drawn by itself on three parties and in plaintext from the same noise."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +25,10 @@ from cipherdm.sampling.text_to_image import text_to_image
 from cipherdm.views.pictures import grey_levels, wrapped
 from cipherdm.views.style import GREY, describe, new_figure
 
+from . import recording
 from .commands import PromptModel, ProtocolsOption, RecordOption, record_path
+from .recording import draw_levels, image_axes
 from .target import PROMPT_MODEL, Check, Command, Target, of_rows
-from .trajectory import read_with_pictures, write
-from .trajectory_figures import shown_pixels
 
 PROMPTS = (
     "a small red seven on a blue background",
@@ -43,16 +40,16 @@ PROMPTS = (
     "a large white five at the bottom left on a black background",
     "a small green nine in the middle on a yellow background",
 )
-"""In the words of sd-mini's captions."""
+"""Prompts in the words of sd-mini's captions."""
 
 
 @dataclass(frozen=True, eq=False)
 class DrawnPrompts:
-    """A run, as `read` gives it.
+    """A recorded run.
 
     Attributes:
-        about: the record: model, protocols, scheduler, steps, guidance_scale, a row for each prompt, environment.
-        pictures: uint8 [2, prompts, C, H, W], plaintext and secure.
+        about: Record: model, protocols, scheduler, steps, guidance_scale, a row for each prompt, environment.
+        pictures: Images uint8 [2, prompts, C, H, W], plaintext and secure.
     """
 
     about: Mapping[str, Any]
@@ -71,13 +68,16 @@ def run(
     granularity: Granularity = "block",
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Draw one prompt after the other; the record, and its pictures, for `recording.write`.
+    """Draw one prompt after the other. Return the record and its images, for `recording.write`.
 
-    Each row has the PSNR in dB of the secure picture to that of the exact functions in plaintext ("psnr_db"), of the latents
-    that they were decoded from ("latents_psnr_db"), and of the picture by the same protocols in plaintext to the exact one
-    ("emulated_psnr_db"), all from the same noise; what the parties' computation cost; how long the client waited in all,
-    with compiling and sharing ("whole_seconds"); and the most bytes that one party's process held ("peak_memory"). Programs
-    are compiled for the first prompt, and stay with the parties for the others; shares are made anew for each.
+    Programs are compiled for the first prompt, and stay with the parties for the others. Shares are made anew for each. Each
+    row has, besides what the parties' computation cost:
+
+    - "psnr_db": PSNR of the secure image to that of the exact functions in plaintext, from the same noise.
+    - "latents_psnr_db": PSNR of the latents that these two were decoded from.
+    - "emulated_psnr_db": PSNR of the image by the same protocols in plaintext to the exact one.
+    - "whole_seconds": seconds that the client waited, including compiling and sharing.
+    - "peak_memory": most bytes that one party's process held.
 
     Raises:
         CipherDMError: there is no prompt; or as `text_to_image`.
@@ -88,8 +88,9 @@ def run(
     with LocalCluster() as cluster:
         for index, prompt in enumerate(prompts):
             settings = {"steps": steps, "scheduler": scheduler, "guidance_scale": guidance_scale, "seed": seed + index}
-            exact = text_to_image(pipeline, None, [prompt], protocols=DIRECT, **settings)
-            emulated = text_to_image(pipeline, None, [prompt], protocols=protocols, **settings)
+            exact, emulated = (
+                text_to_image(pipeline, None, [prompt], protocols=chosen, **settings) for chosen in (DIRECT, protocols)
+            )
             start = perf_counter()
             secure = text_to_image(
                 pipeline,
@@ -129,12 +130,13 @@ def run(
 
 
 def read(path: str | Path) -> DrawnPrompts:
-    """Read what `run` found and `recording.write` wrote. Raises CipherDMError if it is not there or not whole."""
-    return DrawnPrompts(**read_with_pictures(path, "make it with `cipherdm bench prompts`."))
+    """Read a recorded run. Raises CipherDMError if there is none, or its images are missing or belong to another run."""
+    about, images = recording.read(path, "cipherdm bench prompts")
+    return DrawnPrompts(about, **images)
 
 
 def summary(record: Mapping[str, Any]) -> str:
-    """A line for each prompt, and what they have in common."""
+    """Return a line for each prompt, and a few sentences about all."""
     frame = pd.DataFrame(record["rows"])
     shown = frame[["prompt", "psnr_db", "emulated_psnr_db", "seconds", "whole_seconds", "bytes", "sends"]]
     likeness, seconds = record["psnr_db"], frame["whole_seconds"]
@@ -149,33 +151,29 @@ def summary(record: Mapping[str, Any]) -> str:
 
 
 def _within(progress: Progress | None, index: int, count: int) -> Progress | None:
-    """A progress of one prompt's run as a part of all."""
+    """Return a function that reports the progress of one prompt's run as a part of all."""
     if progress is None:
         return None
     return lambda done, total, label: progress(index * total + done, count * total, f"prompt {index + 1}, {label}")
 
 
 ACROSS = 4
-"""Prompts side by side."""
+"""Number of prompts side by side."""
 
 
 def prompts_sheet(drawn: DrawnPrompts) -> Figure:
-    """Each prompt above its pictures, plaintext and secure, with PSNR, seconds and MB of all parties below."""
+    """Draw each prompt above its images, plaintext and secure, with PSNR, seconds and MB of all parties below."""
     rows = drawn.about["rows"]
     columns = min(len(rows), ACROSS)
     bands = -(-len(rows) // columns)
     titles = [wrapped(row["prompt"]) for row in rows]
     lines = 1 + max(title.count("\n") for title in titles)
     figure = new_figure(0.4 + 2.0 * columns, (3.9 + 0.17 * lines) * bands)
-    axes = figure.subplots(2 * bands, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
+    axes = image_axes(figure, 2 * bands, columns)
     for index, (row, title) in enumerate(zip(rows, titles, strict=True)):
         band, column = divmod(index, columns)
         for way, levels in enumerate(drawn.pictures[:, index]):
-            axis = axes[2 * band + way, column]
-            axis.imshow(shown_pixels(levels), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            draw_levels(axes[2 * band + way, column], levels)
         axes[2 * band, column].set_title(title, fontsize=9, pad=4)
         told = f"{row['psnr_db']:.1f} dB, {row['seconds']:.0f} s\n{row['bytes'] / 1e6:,.0f} MB"
         axes[2 * band + 1, column].set_xlabel(told, fontsize=8.5, color=GREY, labelpad=3)
@@ -186,7 +184,7 @@ def prompts_sheet(drawn: DrawnPrompts) -> Figure:
 
 
 def prompts_table(drawn: DrawnPrompts) -> pd.DataFrame:
-    """A row for each prompt: PSNR in dB, secure and emulated; what the parties computed and sent, and held at most."""
+    """Return a row for each prompt: PSNR in dB, secure and emulated, and the parties' seconds, traffic and most memory."""
     rows = pd.DataFrame(drawn.about["rows"])
     columns = {
         "PSNR": rows["psnr_db"],
@@ -215,9 +213,8 @@ def _description(drawn: DrawnPrompts) -> str:
     )
 
 
-def prompts(records: Path) -> Figure:
-    """Prompts, secure below plaintext."""
-
+def figure(records: Path) -> Figure:
+    """Draw the prompts, secure below plaintext."""
     return prompts_sheet(read(records / f"prompts_{PROMPT_MODEL}.json"))
 
 
@@ -242,8 +239,8 @@ def measure(
     settings = {"scheduler": scheduler, "steps": steps, "guidance_scale": guidance_scale, "seed": seed}
     with ProgressBar("run") as bar:
         found, images = run(load_pipeline(folder), chosen, protocols=named(protocols), progress=bar, **settings)
-    beside = write(path, found, images)
-    typer.echo(f"{summary(found)}\nWrote {path} and {', '.join(map(str, beside))}.")
+    written = recording.write(path, found, images)
+    typer.echo(f"{summary(found)}\n{written}")
 
 
 DRAWN = f"prompts_{PROMPT_MODEL}"
@@ -269,5 +266,5 @@ TARGET = Target(
         ),
         Check("most memory of a party", 4, 0, of_rows(DRAWN, "peak_memory", max, 2**-30), 0, 2, " GiB", "most"),
     ),
-    prompts,
+    figure,
 )

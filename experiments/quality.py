@@ -1,4 +1,4 @@
-"""How good samples are under each set of protocols, from all records of `cipherdm evaluate` that there are."""
+"""Quality of samples under each protocol set and over the number of steps, from the records of `cipherdm evaluate`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from cipherdm.costs import LAN, WAN, Network
-from cipherdm.costs.sampling import SAMPLERS, StepCost
+from cipherdm.costs.sampling import SAMPLERS, StepCost, cost_of
 from cipherdm.errors import CipherDMError
 from cipherdm.records import read_record
 from cipherdm.views.latency import SAMPLER_MARKERS, _pictures
+from cipherdm.views.latency_widget import load_costs
 from cipherdm.views.style import PALETTE, describe, new_figure
 
 from .target import MODELS, TEN, TINY, Check, Command, Target, field, mean_of
@@ -23,10 +24,10 @@ _MARKERS = "osD^vP"
 
 
 def read_quality(measurements: Path) -> pd.DataFrame:
-    """A row for each record of `cipherdm evaluate`.
+    """Return a row for each record of `cipherdm evaluate`.
 
     Columns: model, protocols, sampler, accuracy, f1, lenet_fid, samples, overflowed, psnr. `sampler` is the scheduler with its
-    steps, "DDIM-50"; `psnr` that of the emulation to exact samples, NaN without one.
+    steps, such as "DDIM-50". `psnr` compares the emulation with exact samples, and is NaN without an emulation.
 
     Raises:
         CipherDMError: there is no such record.
@@ -41,9 +42,7 @@ def read_quality(measurements: Path) -> pd.DataFrame:
             "model": record["model"],
             "protocols": record["protocols"],
             "sampler": f"{record['scheduler'].upper()}-{record['steps']}",
-            "accuracy": record["accuracy"],
-            "f1": record["f1"],
-            "lenet_fid": record["lenet_fid"],
+            **{name: record[name] for name in ("accuracy", "f1", "lenet_fid")},
             "samples": record["count"],
             "overflowed": record.get("overflowed", 0),
             "psnr": record.get("emulated", {}).get("psnr", float("nan")),
@@ -57,20 +56,18 @@ def read_quality(measurements: Path) -> pd.DataFrame:
 
 
 def quality_figure(table: pd.DataFrame, models: Sequence[str], samplers: Sequence[str]) -> Figure:
-    """Accuracy and LeNet-FID of each set of protocols, a row of panels for each model and a marker for each sampler.
+    """Draw accuracy and LeNet-FID of each protocol set, a row of panels for each model and a marker for each sampler.
 
     Better is right on the left panel and left on the right one.
 
     Args:
-        table: as `read_quality` returns it.
-        models: which to show.
-        samplers: which to show, such as "DDIM-50"; up to six.
+        table: Table of `read_quality`.
+        models: Models to show.
+        samplers: Samplers to show, such as "DDIM-50"; up to six.
     """
     chosen = table[table["model"].isin(models) & table["sampler"].isin(samplers)]
     samplers = [name for name in samplers if name in set(chosen["sampler"])]
-    names = list(
-        dict.fromkeys([name for name in ORDER if name in set(chosen["protocols"])] + list(chosen["protocols"]))
-    )
+    names = [name for name in dict.fromkeys((*ORDER, *chosen["protocols"])) if name in set(chosen["protocols"])]
     figure = new_figure(8.0, 1.0 + (0.75 + 0.3 * len(names)) * len(models))
     panels = figure.subplots(len(models), 2, sharex="col", sharey=True, squeeze=False)
     told = []
@@ -104,9 +101,9 @@ def quality_figure(table: pd.DataFrame, models: Sequence[str], samplers: Sequenc
 
 
 def quality_frame(model: str, measurements: Path) -> pd.DataFrame:
-    """The quality of a model by sampler and steps, from the records that `cipherdm evaluate` wrote for exact functions.
+    """Return the quality of a model by sampler and steps, from its records of `cipherdm evaluate` with exact functions.
 
-    Columns sampler, steps, accuracy, f1, lenet_fid, count; a row a record.
+    Columns: sampler, steps, accuracy, f1, lenet_fid, count. Each row is a record.
 
     Raises:
         CipherDMError: there is no record.
@@ -125,44 +122,32 @@ def quality_frame(model: str, measurements: Path) -> pd.DataFrame:
         if not record["eta"]
     ]
     frame = pd.DataFrame(rows).drop_duplicates(["sampler", "steps"])
-    order = {name: index for index, name in enumerate(SAMPLERS.values())}
-    return frame.sort_values(
-        ["sampler", "steps"],
-        key=lambda column: column.map(order) if column.name == "sampler" else column,
-        ignore_index=True,
-    )
+    rank = frame["sampler"].map(list(SAMPLERS.values()).index)
+    return frame.loc[frame.assign(rank=rank).sort_values(["rank", "steps"]).index].reset_index(drop=True)
 
 
 def quality_against_cost(
     quality: pd.DataFrame, cost: StepCost, networks: Sequence[Network] = (LAN, WAN), quantity: str = "lenet_fid"
 ) -> Figure:
-    """Quality over the time that sampling takes, by the latency model, a panel for each network; numbers are steps.
+    """Draw quality over the seconds of sampling, by the latency model, a panel for each network. Numbers are steps.
 
     Args:
-        quality: of `quality_frame`, for the same model.
-        cost: of one step. Samplers differ in their last few additions alone, so that one step serves for all.
-        networks: between the parties.
+        quality: Table of `quality_frame` for the same model.
+        cost: Cost of one step. Samplers differ only in their last few additions, so one step serves for all.
+        networks: Networks between the parties.
         quantity: "lenet_fid", where less is better, "accuracy" or "f1".
     """
     figure = new_figure(0.8 + 3.6 * len(networks), 3.5)
     axes = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
     label = {"lenet_fid": "LeNet-FID, less is better", "accuracy": "accuracy", "f1": "F1"}[quantity]
+    above = {"xytext": (0, 7), "textcoords": "offset points", "fontsize": 8, "ha": "center"}
     for axis, network in zip(axes, networks, strict=True):
-        for (sampler, rows), colour, marker in zip(
-            quality.groupby("sampler", sort=False), PALETTE, SAMPLER_MARKERS, strict=False
-        ):
+        samplers = quality.groupby("sampler", sort=False)
+        for (sampler, rows), colour, marker in zip(samplers, PALETTE, SAMPLER_MARKERS, strict=False):
             times = [cost.over(network, steps).seconds for steps in rows["steps"]]
             axis.plot(times, rows[quantity], color=colour, marker=marker, linewidth=1.2, label=sampler)
-            for time, (_, row) in zip(times, rows.iterrows(), strict=True):
-                axis.annotate(
-                    f"{row['steps']:.0f}",
-                    (time, row[quantity]),
-                    (0, 7),
-                    textcoords="offset points",
-                    fontsize=8,
-                    ha="center",
-                    color=colour,
-                )
+            for time, steps, value in zip(times, rows["steps"], rows[quantity], strict=True):
+                axis.annotate(f"{steps}", (time, value), color=colour, **above)
         axis.set(
             xscale="log",
             title=str(network),
@@ -176,7 +161,7 @@ def quality_against_cost(
         axis.xaxis.set_minor_locator(NullLocator())
         axis.grid(color="#dddddd")
         axis.margins(y=0.15)
-    if quantity == "lenet_fid":  # of which good samplers differ in little and poor ones in much
+    if quantity == "lenet_fid":  # good samplers differ by little, and poor ones by much
         axes[0].set_yscale("log")
         axes[0].yaxis.set_major_locator(FixedLocator([n * 10.0**e for e in range(-2, 4) for n in (1, 2, 5)]))
         axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -191,26 +176,19 @@ def quality_against_cost(
     )
 
 
-def quality(records: Path) -> Figure:
-    """Accuracy and LeNet-FID under each set of protocols."""
-
+def figure(records: Path) -> Figure:
+    """Draw accuracy and LeNet-FID under each protocol set."""
     return quality_figure(read_quality(records), MODELS, ("DDIM-50", "DDPM-20"))
 
 
-def samplers(records: Path) -> Figure:
-    """LeNet-FID over the seconds that sampling takes under fast, by the committed record of a step if there is none here."""
-    from cipherdm.costs.sampling import cost_of
-    from cipherdm.views.latency_widget import load_costs
-
-    model = MODELS[1]
-    here = (records / f"step_{model}.json").exists()
-    costs = load_costs(records if here else None, (model,))
-    return quality_against_cost(quality_frame(model, records), cost_of(costs[model], "fast"))
+def samplers_figure(records: Path) -> Figure:
+    """Draw LeNet-FID over the seconds of sampling under fast. Without a step's record here, the committed one serves."""
+    here = (records / f"step_{TEN}.json").exists()
+    costs = load_costs(records if here else None, (TEN,))
+    return quality_against_cost(quality_frame(TEN, records), cost_of(costs[TEN], "fast"))
 
 
-_PUBLISHED_SETS = ("cipherdm", "cipherdm-corrected", "puma")
-
-# Accuracy in percent, and how far it may be off with 2,000 pictures and with 200. The further from 100, the more it varies.
+# Accuracy in percent, and its tolerance with 2,000 images and with 200. The further from 100, the more it varies.
 _ACCURACIES = (
     (TINY, "direct", 95.6, 1.5, 5),
     (TINY, "cipherdm", 89.6, 3, 8),
@@ -222,9 +200,9 @@ _ACCURACIES = (
 
 
 def quality_command(model: str, protocols: str, scheduler: str = "ddim", steps: int = 50) -> Command:
-    """One row of the quality table: 2,000 pictures, in the reduced run 200.
+    """Return the command for one row of the quality table: 2,000 images, in the reduced run 200.
 
-    With `fast` and 50 steps of DDIM, 16 are drawn on three parties as well.
+    With `fast` and 50 steps of DDIM, 16 images are drawn on three parties as well.
     """
     sampler = "" if (scheduler, steps) == ("ddim", 50) else f"_{scheduler.removesuffix('++')}-{steps}"
     chosen = ("--scheduler", scheduler, "--steps", str(steps)) if sampler else ()
@@ -237,13 +215,12 @@ def quality_command(model: str, protocols: str, scheduler: str = "ddim", steps: 
     )
 
 
-def _sampler(scheduler: str, steps: int) -> str:
-    """The record of the larger model with exact functions."""
-    return quality_command(TEN, "direct", scheduler, steps).name
-
-
 _ROWS = (
-    *((model, protocols) for model in MODELS for protocols in ("direct", *_PUBLISHED_SETS, "fast")),
+    *(
+        (model, protocols)
+        for model in MODELS
+        for protocols in ("direct", "cipherdm", "cipherdm-corrected", "puma", "fast")
+    ),
     *((f"{model}-quad", "fast") for model in MODELS),
     (TEN, "fast-mixed"),
 )
@@ -277,7 +254,7 @@ QUALITY = Target(
             f"{TEN}: PSNR of fast to exact", 32.9, 2, field(f"quality_{TEN}_fast", "psnr", "emulated"), 4, unit=" dB"
         ),
     ),
-    quality,
+    figure,
 )
 
 _SAMPLERS = (
@@ -298,7 +275,7 @@ SAMPLERS_TARGET = Target(
                 f"LeNet-FID, {name}-{steps}",
                 expected,
                 tolerance,
-                field(_sampler(scheduler, steps), "lenet_fid"),
+                field(quality_command(TEN, "direct", scheduler, steps).name, "lenet_fid"),
                 None,
                 2,
             )
@@ -313,12 +290,12 @@ SAMPLERS_TARGET = Target(
             "accuracy, DPM-Solver++-10",
             99.1,
             1,
-            field(_sampler("dpmsolver++", 10), "accuracy", factor=100),
+            field(quality_command(TEN, "direct", "dpmsolver++", 10).name, "accuracy", factor=100),
             3,
             unit="%",
         ),
     ),
-    samplers,
+    samplers_figure,
 )
 
 PICTURE = Target(

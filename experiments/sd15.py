@@ -1,16 +1,12 @@
 """One call of a U-Net of Stable Diffusion's size on three parties, block by block, against diffusers in plaintext.
 
-What it takes is measured: time, bytes, rounds and memory of each block. Without a folder the weights are random, of Stable
-Diffusion 1.5's own configuration; what a call costs does not depend on them. The owner calibrates with noise and embeddings of
-its own, before the call. Each part leaves its result in the folder, so that an interrupted run goes on with the next part, or
-with the next block.
+The record holds time, bytes, rounds and memory of each block. Without a folder the weights are random, in Stable Diffusion
+1.5's own configuration; costs do not depend on them. The owner calibrates with noise and embeddings of its own, before the
+call. Each part leaves its result in a folder, so an interrupted run goes on with the next part, or with the next block.
 """
 
-# FROM cipherdm.views.full_call:
-# Where the time of one U-Net call goes, block by block, and what a party held: from records of `cipherdm bench full-call`.
-
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +19,7 @@ from matplotlib.patches import Patch
 
 from cipherdm.engine import sum_totals
 from cipherdm.errors import CipherDMError
-from cipherdm.files import replacing, root
+from cipherdm.files import root
 from cipherdm.models import UNet, UNetConditionConfig, init_unet, load_unet, save_unet
 from cipherdm.owner.calibrate import calibrate_prompted
 from cipherdm.owner.observe import FILE, save_calibration, weights_digest
@@ -34,8 +30,9 @@ from cipherdm.schedules import make_schedule
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 
 from .commands import ProtocolsOption, RecordOption, finish, record_path
+from .journal import kept
 from .sd15_blockwise import UNetCall, call_in_plaintext, call_on_parties
-from .target import Check, Command, Records, Target, field
+from .target import Check, Command, Target, field
 
 SD15 = UNetConditionConfig(sample_size=64, cross_attention_dim=768)
 """Stable Diffusion 1.5: 860 million parameters."""
@@ -61,18 +58,18 @@ _CALIBRATION_SEED, _CALL_SEED = 1, 2
 
 @dataclass(frozen=True)
 class Model:
-    """Which U-Net is called.
+    """The U-Net that is called.
 
     Attributes:
-        folder: with the weights; those of a pipeline, or of the U-Net alone.
-        config: of the random weights that are put there if the folder does not exist; None for a folder that must.
+        folder: Folder of a pipeline, or of the U-Net alone.
+        config: Configuration of the random weights that a missing folder is filled with; None if the folder must exist.
     """
 
     folder: Path
     config: UNetConditionConfig | None = None
 
     def prepared(self) -> UNet:
-        """The U-Net with its calibration, made if it is missing; its weights stay in their file."""
+        """Return the U-Net, after making its calibration if there is none. Its weights stay in their file."""
         if not self.folder.exists() and self.config is not None:
             save_unet(replace(init_unet(self.config), scheduler_config=SCHEDULER), self.folder)
         unet = load_unet(self.folder, lazily=True)
@@ -89,30 +86,30 @@ def run(
     """Call the U-Net in plaintext and on three parties, and return the record.
 
     Args:
-        model: whose U-Net is called, for one picture and one prompt at the first timestep of a schedule of one step.
-        keep: folder of finished parts; what is there already is not computed again.
-        protocols: how the parties compute.
-        progress: told of each block, in plaintext and then on the parties.
+        model: U-Net to call, for one image and one prompt at the first timestep of a schedule of one step.
+        keep: Folder of finished parts, which are not computed again.
+        protocols: Protocol set of the parties.
+        progress: Function that is told of each block, in plaintext and then on the parties.
 
     Returns:
-        The record: configuration, totals, "error" (of the parties' result against diffusers, and of the emulation in
-        plaintext, each rms and max, relative to the rms of diffusers' result), and a row for each block.
+        The record: configuration, totals, a row for each block, and "error": rms and max of the parties' result and of the
+        emulation in plaintext, both against diffusers' result and in units of its rms.
 
     Raises:
-        CipherDMError: as `call_on_parties`, the model is not one that takes prompts, or its values leave the ring.
+        CipherDMError: as `call_on_parties`, or the model takes no prompts, or its values leave the ring.
     """
     unet = model.prepared()
     call = _call(unet, protocols)
     about = {"weights": weights_digest(unet), "protocols": protocols.name, "timestep": call.timestep}
     about["inputs"] = hashlib.sha256(call.sample.tobytes() + call.encoder_hidden_states.tobytes()).hexdigest()
-    # The parties take longest, and are not started where the emulation, which takes minutes, tells that they would fail.
-    emulated = _kept(keep / "emulated.npy", lambda: call_in_plaintext(call, progress))
+    # The parties take longest. The emulation takes minutes and tells whether they would fail, so it comes first.
+    emulated = kept(keep / "emulated.npy", lambda: call_in_plaintext(call, progress))
     if not np.isfinite(emulated).all():
         raise CipherDMError(
             f"in {protocols.name} the values of {unet.folder.name} leave the ring, as its emulation in plaintext shows; the "
-            f"parties were not started. Choose another set of protocols."
+            f"parties were not started. Choose another protocol set."
         )
-    expected = _kept(keep / "diffusers.npy", lambda: _by_diffusers(call))
+    expected = kept(keep / "diffusers.npy", lambda: _by_diffusers(call))
     found, rows = call_on_parties(call, keep / "call", about, progress)
     return {
         "benchmark": "full_call",
@@ -134,7 +131,7 @@ def run(
 
 
 def summary(record: dict[str, Any]) -> str:
-    """A sentence about a run."""
+    """Return a sentence about a run."""
     return (
         f"One call of {record['parameters'] / 1e6:.0f} million parameters in {record['seconds'] / 60:.1f} minutes, and "
         f"{record['share_seconds'] / 60:.1f} to prepare and share weights; the parties sent {record['bytes'] / 1e9:.2f} GB in "
@@ -144,22 +141,19 @@ def summary(record: dict[str, Any]) -> str:
 
 
 def _calibrate(unet: UNet) -> None:
-    """Fit what the layers carry at the timestep of the call, for pictures and prompts of random numbers."""
-    size = unet.config.sample_size
-    pixels = size * size if isinstance(size, int) else size[0] * size[1]
-    # What one picture at full size shows is taken from several small ones.
-    embeddings = _embeddings(unet.config, min(8, max(1, 4096 // pixels)), _CALIBRATION_SEED)
+    """Calibrate the model at the timestep of the call, with random images and prompts."""
+    height, width = _extent(unet.config.sample_size)
+    # Several small images show as many values as one at full size does.
+    embeddings = _embeddings(unet.config, min(8, max(1, 4096 // (height * width))), _CALIBRATION_SEED)
     schedule = make_schedule(unet.scheduler_config, "ddim", 1)
     save_calibration(calibrate_prompted(unet, schedule, embeddings, guided=False, seed=_CALIBRATION_SEED), unet)
 
 
 def _call(unet: UNet, protocols: Protocols) -> UNetCall:
-    """The call that is measured: noise, and an embedding like those of CLIP, whose numbers are about 1."""
+    """Return the call that is measured: noise, and an embedding of numbers about 1, as CLIP's are."""
     config = unet.config
-    size = config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    generator = np.random.default_rng(_CALL_SEED)
-    sample = generator.standard_normal((1, config.in_channels, height, width), np.float32)
+    shape = (1, config.in_channels, *_extent(config.sample_size))
+    sample = np.random.default_rng(_CALL_SEED).standard_normal(shape, np.float32)
     timestep = float(make_schedule(unet.scheduler_config, "ddim", 1).timesteps[0])
     return UNetCall(unet, protocols, sample, _embeddings(config, 1, _CALL_SEED + 1), timestep)
 
@@ -170,7 +164,7 @@ def _embeddings(config: UNetConditionConfig, count: int, seed: int) -> np.ndarra
 
 
 def _by_diffusers(call: UNetCall) -> np.ndarray:
-    """What diffusers' own model computes, in float32."""
+    """Return the noise that diffusers' own model predicts, in float32."""
     import torch
     from diffusers import UNet2DConditionModel
 
@@ -182,17 +176,8 @@ def _by_diffusers(call: UNetCall) -> np.ndarray:
         return network(*values).sample.numpy()
 
 
-def _kept(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array of a file, computed and written if there is none."""
-    if not path.exists():
-        array = compute()
-        with replacing(path) as temporary:
-            np.save(temporary, array)
-    return np.load(path)
-
-
 def _error(found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
-    """The difference in units of the rms of what is expected."""
+    """Return rms and maximum of the difference, in units of the rms of the expected values."""
     unit = float(np.sqrt(np.mean(expected.astype(np.float64) ** 2)))
     difference = np.abs(found.astype(np.float64) - expected)
     return {"rms": float(np.sqrt(np.mean(difference**2))) / unit, "max": float(difference.max()) / unit}
@@ -205,15 +190,17 @@ KINDS = {
     "feed_forward": ("feed-forward", PALETTE[5]),
     "resnet": ("residual block", PALETTE[3]),
 }
-"""How kinds of blocks are called, and their colours; all others are `OTHER`."""
+"""Shown name and colour of each kind of block; all others are `OTHER`."""
 
 OTHER = ("projections, resampling, ends", "#bbbbbb")
 
 _NAMES = {"down_blocks": "down", "mid_block": "middle", "up_blocks": "up"}
 
+_ORDER = ("first", "down", "middle", "up", "last")
+
 
 def full_call_frame(record: Mapping[str, Any]) -> pd.DataFrame:
-    """A row for each block: part of the U-Net, kind as it is shown, seconds, MB, GiB held by the party that held most."""
+    """Return a row for each block: part, kind as it is shown, seconds, MB, rounds, GiB of the party that held most."""
     rows = pd.DataFrame(record["rows"])
     return pd.DataFrame(
         {
@@ -228,15 +215,14 @@ def full_call_frame(record: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def full_call_figure(record: Mapping[str, Any]) -> Figure:
-    """Seconds of each part of the U-Net, stacked by kind of block; beside it the most memory that a party held in it.
+    """Draw the seconds of each part of the U-Net, stacked by kind of block, and the most memory that a party held in it.
 
-    Parts are labelled with the height and width of what their layers take.
+    Parts are labelled with the height and width of their layers' inputs.
     """
     frame = full_call_frame(record)
     seconds = frame.pivot_table(index="part", columns="kind", values="seconds", aggfunc="sum", fill_value=0)
-    parts = list(dict.fromkeys(frame["part"]))
     # Keys and values of the prompt are computed first, but belong to parts that come later.
-    parts.sort(key=_place)
+    parts = sorted(set(frame["part"]), key=lambda part: (_ORDER.index(part.split()[0]), part))
     colours = dict([*KINDS.values(), OTHER])
     seconds = seconds.reindex(index=parts, columns=list(colours), fill_value=0)
     memory = frame.groupby("part")["GiB"].max().reindex(parts)
@@ -249,7 +235,9 @@ def full_call_figure(record: Mapping[str, Any]) -> Figure:
     held.barh(range(len(parts)), memory, color=GREY, height=0.75)
     time.set(xlabel=f"seconds, of {record['seconds']:,.0f} in all")
     held.set(xlabel="GiB held by a party at most")
-    time.set_yticks(range(len(parts)), [f"{part}, {_extent(part, record['config'])}" for part in parts], fontsize=9)
+    time.set_yticks(
+        range(len(parts)), [f"{part}, {_part_extent(part, record['config'])}" for part in parts], fontsize=9
+    )
     time.invert_yaxis()
     for axis in (time, held):
         axis.grid(axis="x", color="#dddddd")
@@ -267,41 +255,30 @@ def full_call_figure(record: Mapping[str, Any]) -> Figure:
 
 
 def _part(block: str) -> str:
-    """ "down_blocks.0.resnets.1" to "down 0", "conv_in" to "first layer"."""
+    """Return "down 0" for "down_blocks.0.resnets.1", "first layer" for "conv_in"."""
     head, _, rest = block.partition(".")
     if head not in _NAMES:
         return {"conv_in": "first layer", "conv_out": "last layer"}.get(head, head)
     return _NAMES[head] if head == "mid_block" else f"{_NAMES[head]} {rest.partition('.')[0]}"
 
 
-def _extent(part: str, config: Mapping[str, Any]) -> str:
-    """ "64 x 64": latents are halved from one level down to the next, and doubled on the way up."""
-    size, last = config["sample_size"], len(config["block_out_channels"]) - 1
+def _part_extent(part: str, config: Mapping[str, Any]) -> str:
+    """Return "64 x 64": latents are halved from one level down to the next, and doubled on the way up."""
+    last = len(config["block_out_channels"]) - 1
     way, *rest = part.split()
-    levels = {"down": lambda: int(rest[0]), "middle": lambda: last, "up": lambda: last - int(rest[0])}
-    halved = 2 ** levels.get(way, lambda: 0)()
-    height, width = (size, size) if isinstance(size, int) else size
+    level = {"down": lambda: int(rest[0]), "middle": lambda: last, "up": lambda: last - int(rest[0])}
+    halved = 2 ** level.get(way, lambda: 0)()
+    height, width = _extent(config["sample_size"])
     return f"{-(-height // halved)} x {-(-width // halved)}"
 
 
-def _place(part: str) -> tuple[int, str]:
-    order = ("first", "down", "middle", "up", "last")
-    return order.index(part.split()[0]), part
+def _extent(size: int | Sequence[int]) -> tuple[int, int]:
+    """Return height and width of latents, from a configuration's sample_size."""
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
-@dataclass(frozen=True)
-class ErrorOfCall:
-    """The error of the parties' result against diffusers in a record of `bench full-call`, of the rms of that."""
-
-    stem: str
-
-    def __call__(self, records: Records) -> float:
-        return float(records[self.stem]["error"]["parties"]["rms"])
-
-
-def full_call(records: Path) -> Figure:
-    """Where the time of one U-Net call of Stable Diffusion's size goes."""
-
+def figure(records: Path) -> Figure:
+    """Draw where the time of one U-Net call of Stable Diffusion's size goes."""
     return full_call_figure(read_record(records / "sd15_step.json"))
 
 
@@ -340,8 +317,16 @@ TARGET = Target(
     "ours",
     (Command("sd15_step", ("bench", "full-call"), (), ("--reduced",), resumes=True),),
     (
-        Check("error against diffusers, of the rms", 0.1, 0, ErrorOfCall("sd15_step"), 0, 3, bound="most"),
+        Check(
+            "error against diffusers, of the rms",
+            0.1,
+            0,
+            lambda records: records["sd15_step"]["error"]["parties"]["rms"],
+            0,
+            3,
+            bound="most",
+        ),
         Check("GB of all parties", 46.7, 0.5, field("sd15_step", "bytes", factor=1e-9), unit=" GB"),
     ),
-    full_call,
+    figure,
 )

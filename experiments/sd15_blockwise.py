@@ -1,15 +1,14 @@
-"""One call of a U-Net on three parties, block by block, for models that do not fit into memory; it can be interrupted.
+"""One call of a U-Net on three parties, block by block, for models that do not fit into memory. It can be interrupted.
 
-For each block the owner prepares the block's weights alone and shares them into the parties' files. The parties load them for
-the block's programs, and put what the block writes into files as well. Once all three are done, the client notes the block in
-its journal; then what no later block reads is deleted. So a party's memory and disk are bounded by the largest block and the
-skip connections, and an interrupted call goes on with the block that the journal lacks, with new processes of the parties:
-what an unfinished attempt has left in the files is overwritten.
+For each block the owner prepares the block's weights and shares them into the parties' files. The parties load them for the
+block's programs, and put what the block writes into files as well. Once all three are done, the client notes the block in its
+journal; then what no later block reads is deleted. So the largest block and the skip connections bound a party's memory and
+disk. An interrupted call goes on with the block that the journal lacks, in new processes of the parties. They overwrite what
+an unfinished attempt has left in the files.
 
 One person plays all roles here, as everywhere with `LocalCluster`.
 """
 
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -21,9 +20,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from cipherdm.engine import LocalCluster, Node, Plan, Session, Spec, compile_plan
+from cipherdm.engine import LocalCluster, Node, Session, Spec, compile_plan
 from cipherdm.errors import CipherDMError
-from cipherdm.files import replacing
 from cipherdm.models import Block, UNet
 from cipherdm.owner import prepare_weights
 from cipherdm.owner.observe import load_calibration
@@ -36,6 +34,8 @@ from cipherdm.records import environment
 from cipherdm.sampling.sample import engine_for
 from cipherdm.sampling.steps import TIME_TERM, WEIGHTS, StepShape, block_node, value_name
 
+from .journal import Journal, write_array
+
 _FILES = "unet"  # the name of the session's files
 
 
@@ -44,13 +44,14 @@ class UNetCall:
     """One call of a U-Net that takes prompts.
 
     Attributes:
-        unet: the model; with `load_unet(folder, lazily=True)` its weights are read block by block.
-        protocols: a set whose owner computes the time terms.
-        sample: float32 [B, C, H, W].
-        encoder_hidden_states: float32 [B, tokens, width].
-        timestep: of the whole batch.
+        unet: Model. With `load_unet(folder, lazily=True)` its weights are read block by block.
+        protocols: Protocol set whose owner computes the time terms.
+        sample: Noisy latents, float32 [B, C, H, W].
+        encoder_hidden_states: Embedded prompts, float32 [B, tokens, width].
+        timestep: Timestep of the whole batch.
 
-    Raises CipherDMError if the model has classes, or the set computes the time terms on shares.
+    Raises:
+        CipherDMError: the model has classes, or the protocol set computes the time terms on shares.
     """
 
     unet: UNet
@@ -69,22 +70,22 @@ class UNetCall:
 
     @property
     def blocks(self) -> list[Block]:
-        """In order, without those that compute time terms."""
+        """Blocks of the U-Net in order, without those that compute time terms."""
         return chosen_blocks(self.unet.config, None)
 
     @cached_property
     def calibration(self) -> Mapping[str, np.ndarray] | None:
-        """What the owner has measured, if the set needs it."""
+        """Calibration that the owner has stored; None if the protocol set needs none."""
         return None if self.protocols.prepare is None else load_calibration(self.unet)
 
     def inputs(self, ring: bool) -> dict[str, np.ndarray]:
-        """What the client shares."""
+        """Return the values that the client shares."""
         values = {"sample": self.sample, "encoder_hidden_states": self.encoder_hidden_states}
         bits = self.protocols.value_bits
         return values if bits is None else {name: encode(array, bits, ring) for name, array in values.items()}
 
     def node(self, block: Block, ring: bool) -> tuple[Node, dict[str, np.ndarray]]:
-        """A block as a node, and what its owner shares for it: weights, and the terms of this timestep."""
+        """Return a block as a node, and the arrays that its owner shares for it: weights, and this timestep's time terms."""
         timesteps = np.float32([self.timestep])
         weights = prepare_weights(
             self.unet, timesteps, self.protocols, blocks=[block.name], calibration=self.calibration
@@ -104,65 +105,31 @@ class UNetCall:
         return block_node(block, shape), arrays
 
     def decoded(self, values: np.ndarray) -> np.ndarray:
-        """What was predicted, from a revealed "eps"."""
+        """Return the predicted noise from a revealed "eps"."""
         bits = self.protocols.value_bits
         return values if bits is None else decode(values, bits, ring=True)
-
-
-class Journal:
-    """Which blocks are finished, with what they took and the shapes of what they wrote. A file that is replaced at each entry.
-
-    Args:
-        path: of the file.
-        call: what identifies the call; a journal of another one is refused.
-
-    Raises:
-        CipherDMError: the journal is of another call.
-    """
-
-    def __init__(self, path: Path, call: Mapping[str, Any]):
-        self._path, self._call = path, dict(call)
-        self.rows: list[dict[str, Any]] = []
-        if path.exists():
-            stored = json.loads(path.read_text())
-            if stored["call"] != self._call:
-                raise CipherDMError(
-                    f"{path} is of another model, or of other inputs: delete {path.parent}, or choose another folder."
-                )
-            self.rows = stored["rows"]
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Note a finished block."""
-        self.rows.append(dict(row))
-        with replacing(self._path) as temporary:
-            temporary.write_text(json.dumps({"call": self._call, "rows": self.rows}, indent=1) + "\n")
-
-    @property
-    def specs(self) -> dict[str, Spec]:
-        """Of all that finished blocks have written."""
-        return {name: Spec(tuple(shape), kind) for row in self.rows for name, (shape, kind) in row["writes"].items()}
 
 
 def call_on_parties(
     call: UNetCall, folder: Path, about: Mapping[str, Any], progress: Progress | None = None
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Compute a call on three parties on this machine, or what is left of it.
+    """Compute a call on three parties on this machine, or the part of it that is not finished.
 
     Args:
-        call: what to compute.
-        folder: for the parties' files and the journal.
-        about: what identifies the call, JSON-ready: which weights, inputs and settings.
-        progress: called before each block as `progress(done, total, name)`.
+        call: Call to compute.
+        folder: Folder of the parties' files and the journal.
+        about: Identity of the call, JSON-ready: its weights, inputs and settings.
+        progress: Function that is told of each block.
 
     Returns:
         The predicted noise, float32 [B, C, H, W], and a row for each block: block, kind, `CostReport.totals`,
-        share_seconds (preparing and sharing the weights), parameters, peak_memory (bytes, of the party that held most),
-        seconds by operator, load_before, commit (of the code that ran it), first_of_process.
+        share_seconds (preparing and sharing the weights), parameters, calls, peak_memory (bytes of the party that held
+        most), operators (seconds by operator), load_before, commit (of the code that ran it), writes, first_of_process.
 
     Raises:
         CipherDMError: a failure of a party, or the folder holds another call. Finished blocks are kept.
     """
-    journal = Journal(folder / "journal.json", about)
+    journal = Journal(folder, about)
     commit = environment()["commit"]  # now, since a long run's record is written when the checkout may have moved on
     result = folder / "eps.npy"
     if result.exists():
@@ -170,30 +137,27 @@ def call_on_parties(
     blocks, names = call.blocks, [row["block"] for row in journal.rows]
     with LocalCluster(files=folder / "parties") as cluster:
         session = cluster.session(engine_for(call.protocols), files=_FILES)
-        specs = {name: Spec.of(array) for name, array in call.inputs(ring=True).items()} | journal.specs
+        inputs = {name: Spec.of(array) for name, array in call.inputs(ring=True).items()}
         if names:
-            _delete_unread(session, blocks, len(names))
+            session.delete(_unread(blocks, len(names)))
         else:
             session.share(call.inputs(ring=True), in_files=True)
         for index in range(len(names), len(blocks)):
             if progress is not None:
                 progress(index, len(blocks), blocks[index].name)
-            row, written = _run_block(session, call, blocks[index], specs)
-            specs |= written
-            writes = {name: (spec.shape, spec.dtype) for name, spec in written.items()}
-            journal.add(row | {"commit": commit, "writes": writes, "first_of_process": index == len(names)})
-            _delete_unread(session, blocks, index + 1)
+            row = _run_block(session, call, blocks[index], inputs | _specs_of(journal))
+            journal.add(row | {"commit": commit, "first_of_process": index == len(names)})
+            session.delete(_unread(blocks, index + 1))
         eps = call.decoded(session.reveal("eps"))
-        with replacing(result) as temporary:
-            np.save(temporary, eps)
+        write_array(result, eps)
         session.delete(["eps"])
     return eps, journal.rows
 
 
 def call_in_plaintext(call: UNetCall, progress: Progress | None = None) -> np.ndarray:
-    """The same here, with the call's functions, block by block: the reference, or the emulation of a secure call.
+    """Compute a call here, block by block: the reference with exact functions, the emulation of a secure call with others.
 
-    The emulation is not a number where the parties' words would overflow.
+    The emulation gives NaN where the parties' words would overflow.
     """
     values = {name: jax.numpy.asarray(array) for name, array in call.inputs(ring=False).items()}
     for index, block in enumerate(call.blocks, start=1):
@@ -206,10 +170,8 @@ def call_in_plaintext(call: UNetCall, progress: Progress | None = None) -> np.nd
     return np.asarray(values["eps"])
 
 
-def _run_block(
-    session: Session, call: UNetCall, block: Block, specs: Mapping[str, Spec]
-) -> tuple[dict[str, Any], dict[str, Spec]]:
-    """Run one block; returns its row, and the specs of what it wrote into files."""
+def _run_block(session: Session, call: UNetCall, block: Block, specs: Mapping[str, Spec]) -> dict[str, Any]:
+    """Run one block, and return its row."""
     load = os.getloadavg()[0]
     session.peak_memory(reset=True)
     start = time.perf_counter()
@@ -221,7 +183,8 @@ def _run_block(
     del weights
     plan = compile_plan([node], specs | of_weights, keep=node.outputs, files=node.outputs)
     cost = session.run(plan)
-    row = {
+    session.delete(of_weights)
+    return {
         "block": block.name,
         "kind": block.kind,
         **cost.totals(),
@@ -231,24 +194,16 @@ def _run_block(
         "peak_memory": max(session.peak_memory()),
         "operators": cost.by_operator()["seconds"].to_dict(),
         "load_before": load,
+        "writes": {name: (plan.outputs[name].shape, plan.outputs[name].dtype) for name in node.outputs},
     }
-    session.delete(of_weights)
-    return row, _written(plan, node.outputs)
 
 
-def _written(plan: Plan, names: tuple[str, ...]) -> dict[str, Spec]:
-    """The specs of what a plan writes under these names."""
-    specs = {}
-    for call in plan.calls:
-        specs.update(zip(call.outputs, call.program.outputs, strict=True))
-    return {name: specs[name] for name in names}
-
-
-def _delete_unread(session: Session, blocks: list[Block], done: int) -> None:
-    session.delete(_unread(blocks, done))
+def _specs_of(journal: Journal) -> dict[str, Spec]:
+    """Return the specs of all values that finished blocks have written."""
+    return {name: Spec(tuple(shape), kind) for row in journal.rows for name, (shape, kind) in row["writes"].items()}
 
 
 def _unread(blocks: list[Block], done: int) -> list[str]:
-    """The values between blocks that none after the first `done` reads."""
+    """Return the names of written values that no block after the first `done` reads."""
     later = {name for block in blocks[done:] for name in block.inputs} | {"eps"}
     return [name for block in blocks[:done] for name in (*block.inputs, *block.outputs) if name not in later]

@@ -1,19 +1,16 @@
-"""What a whole picture of Stable Diffusion's size would take, projected from one call of its U-Net, beside published figures.
+"""Projected cost of an image at Stable Diffusion's size, from one measured call of its U-Net, beside published figures.
 
-`full_call` measures one call of the U-Net, for one picture and one prompt. A picture with classifier-free guidance takes two
-calls at each step, with the prompt and without. Here they are twice the call that was measured, one after the other, and not
-a batch of two: that would take half the rounds at best, and about the same time for computing and for sending bytes.
+`sd15` measures one call of the U-Net, for one image and one prompt. With classifier-free guidance each step of an image takes
+two calls, with the prompt and without. Here they count twice the measured call, one after the other. One batch of two would
+take half the rounds at best, and about as long for computing and for sending bytes.
 
-Keys and values of a prompt do not depend on the step, so that their blocks count once for each of the two prompts. All other
-blocks count once for each call, weights being read from the parties' files included. Seconds over a network follow from
-the latency model (`cipherdm.costs.latency`), in which computing is what was measured: three parties on the cores of one
-machine, with whatever else ran on it. On three hosts each party has its own.
+Keys and values of a prompt do not depend on the step, so their blocks count once for each of the two prompts. All other blocks
+count once for each call, including reading weights from the parties' files. Seconds over a network follow from the latency
+model (`cipherdm.costs.latency`). Its computing is the measured time: three parties on the cores of one machine, with whatever
+else ran on it. In a deployment each party has its own host.
 
-A projection is no measurement of a picture. `LEFT_OUT` says what is not in it.
+A projection is no measurement of an image. `LEFT_OUT` lists what is not in it.
 """
-
-# FROM cipherdm.views.full_size:
-# A picture at Stable Diffusion's size, projected over networks beside published figures; from `cipherdm bench full-call`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +28,7 @@ from cipherdm.views.networks import PARTS
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 
 LITERATURE = (LAN, CHEETAH_LAN, WAN, SPU_WAN)
-"""The networks of the projection: those that publications compute on."""
+"""Networks of the projection: those that publications compute on."""
 
 LEFT_OUT = (
     "preparing the owner's weights and sharing them with the parties, which is done once for a model and its schedule",
@@ -39,16 +36,16 @@ LEFT_OUT = (
     "guidance and the scheduler's update, a few operations on the latents at each step",
     "sending the shares of the prompt and of the noise, and fetching the latents",
 )
-"""What a picture takes besides the calls."""
+"""Work for an image besides the calls."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """How many calls of the U-Net a picture takes.
+    """Number of calls of the U-Net for an image.
 
     Attributes:
-        steps: denoising steps.
-        branches: calls at each step: 2 with classifier-free guidance, 1 without.
+        steps: Denoising steps.
+        branches: Calls at each step: 2 with classifier-free guidance, 1 without.
 
     Raises:
         CipherDMError: a number is below 1.
@@ -71,12 +68,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Projection:
-    """A picture over one network.
+    """Cost of an image over one network.
 
     Attributes:
-        network: None where the parties are next to each other, as in the measurement.
-        latency: seconds, by what they go into.
-        bytes: sent by all parties.
+        network: Network between the parties; None for one machine, as in the measurement.
+        latency: Seconds of computing, delays and sending.
+        bytes: Bytes that all parties send.
     """
 
     network: Network | None
@@ -85,24 +82,24 @@ class Projection:
 
     @property
     def name(self) -> str:
-        """How tables and figures call the network."""
+        """Name of the network in tables and figures."""
         return "one machine" if self.network is None else self.network.name
 
 
 @dataclass(frozen=True)
 class Published:
-    """What a publication reports of a model of this size.
+    """Published cost of a model of this size.
 
     Attributes:
-        name: in tables and figures.
-        setting: who computes.
-        measured: what the figures are of.
-        network: over which network and on which machines, as far as it is known here.
-        parameters: of the U-Net.
-        steps: denoising steps that the figures are of.
-        seconds: for all of them.
-        bytes: sent for all of them.
-        source: where the figures come from.
+        name: Name in tables and figures.
+        setting: Parties that compute.
+        measured: Model and sampler of the figures.
+        network: Network and machines, as far as they are known here.
+        parameters: Parameters of the U-Net.
+        steps: Denoising steps of the figures.
+        seconds: Seconds for all steps.
+        bytes: Bytes sent for all steps.
+        source: Origin of the figures.
     """
 
     name: str
@@ -116,7 +113,7 @@ class Published:
     source: str
 
     def part(self, steps: int) -> tuple[float, float]:
-        """Seconds and bytes of so many steps, in proportion."""
+        """Return seconds and bytes of some number of steps, in proportion."""
         return self.seconds * steps / self.steps, self.bytes * steps / self.steps
 
 
@@ -133,24 +130,24 @@ PUBLISHED = (
         source="a paper of ICLR 2026; both figures are rounded",
     ),
 )
-"""What is known in seconds and bytes. CipherDM's evaluation on Stable Diffusion is not among it, because only its ranges of
-gains over SPU are quoted here: 1.084 to 2.328 times less time, 1.212 to 1.791 times less communication (arXiv 2409.05414)."""
+"""Publications with seconds and bytes. CipherDM's evaluation on Stable Diffusion is not among them, because only its ranges of
+gains over SPU are known here: 1.084 to 2.328 times less time, 1.212 to 1.791 times less communication (arXiv 2409.05414)."""
 
 
 def published_of(record: Mapping[str, Any]) -> tuple[Published, ...]:
-    """The published figures that are of a U-Net as large as the record's, within 5%; none for a reduced record."""
+    """Return the published figures of a U-Net as large as the record's, within 5%; none for a reduced record."""
     return tuple(found for found in PUBLISHED if abs(record["parameters"] / found.parameters - 1) < 0.05)
 
 
 def picture_totals(record: Mapping[str, Any], picture: Picture) -> dict[str, float]:
-    """Seconds on one machine, bytes, sends, rounds and bytes on the path of a picture, from the rows of a record.
+    """Return an image's seconds on one machine, bytes, sends, rounds and bytes on the path, from the rows of a record.
 
     Args:
-        record: of `cipherdm bench full-call`.
-        picture: how many calls.
+        record: Record of `cipherdm bench full-call`.
+        picture: Number of calls.
 
     Raises:
-        CipherDMError: the rows are of an older version, without rounds or bytes on the path.
+        CipherDMError: the rows come from an older version, without rounds or bytes on the path.
     """
     once = sum_totals(row for row in record["rows"] if row["kind"] in CONTEXT_KINDS)
     each = sum_totals(row for row in record["rows"] if row["kind"] not in CONTEXT_KINDS)
@@ -162,7 +159,7 @@ def project(
     picture: Picture = Picture(),
     networks: Sequence[Network] = LITERATURE,  # noqa: B008 (frozen)
 ) -> tuple[Projection, ...]:
-    """A picture on the machine of the measurement, then over each of the networks.
+    """Return the cost of an image on the machine of the measurement, then over each of the networks.
 
     Raises:
         CipherDMError: as `picture_totals`.
@@ -177,21 +174,20 @@ _PUBLISHED_COLOUR = "#bbbbbb"
 
 
 def full_size_frame(record: Mapping[str, Any], picture: Picture = Picture()) -> pd.DataFrame:  # noqa: B008 (frozen)
-    """A row for each network, then for each published figure: hours of `PARTS`, hours, GB, what it is of, also in short.
+    """Return a row for each network, then for each publication: hours of `PARTS`, hours, GB, a description, a short one.
 
-    Published figures are of as many steps as the picture, in proportion, and have no parts. They are left out if the record's
-    U-Net is of another size.
+    Published figures are scaled to the image's number of steps, and have no parts. They are left out if the record's U-Net
+    has another size.
     """
     rows = [
         {
             "over": projection.name,
-            **dict(zip(PARTS, (found.computing / 3600, found.delays / 3600, found.sending / 3600), strict=True)),
-            "hours": found.seconds / 3600,
+            **dict(zip(PARTS, _hours(projection.latency), strict=True)),
+            "hours": projection.latency.seconds / 3600,
             "GB": projection.bytes / 1e9,
             "what": "as measured" if projection.network is None else str(projection.network).partition(": ")[2],
         }
         for projection in project(record, picture)
-        for found in [projection.latency]
     ]
     for published in published_of(record):
         seconds, size = published.part(picture.steps)
@@ -203,7 +199,7 @@ def full_size_frame(record: Mapping[str, Any], picture: Picture = Picture()) -> 
 
 
 def full_size_figure(record: Mapping[str, Any], picture: Picture = Picture()) -> Figure:  # noqa: B008 (frozen)
-    """Hours of a picture as stacked bars, by network, and published figures below."""
+    """Draw the hours of an image as stacked bars, by network, and published figures below."""
     frame = full_size_frame(record, picture)
     ours, published = frame[frame[PARTS[0]].notna()], frame[frame[PARTS[0]].isna()]
     figure = new_figure(7.6, 1.7 + 0.42 * len(frame))
@@ -231,6 +227,10 @@ def full_size_figure(record: Mapping[str, Any], picture: Picture = Picture()) ->
         f"{record['parameters'] / 1e6:.1f} million parameters under {record['protocols']}: {told}. Not in them: "
         f"{'; '.join(LEFT_OUT)}.",
     )
+
+
+def _hours(found: Latency) -> tuple[float, float, float]:
+    return found.computing / 3600, found.delays / 3600, found.sending / 3600
 
 
 def _told(hours: float, size: float) -> str:

@@ -1,14 +1,10 @@
-"""Many small requests by several clients, each checked against plaintext: is any lost or mixed up, does memory stay flat?"""
-
-# FROM cipherdm.reproduce.host_targets:
-# The target of three hosts that answer many requests.
+"""Many small requests by several clients, each checked against plaintext: none may be lost, and memory stays level."""
 
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,11 +26,11 @@ from cipherdm.records import read_record, write_record
 from cipherdm.views.style import PALETTE, describe, new_figure
 
 from .commands import RecordOption, record_path
-from .target import Check, Command, Records, Target
+from .target import Check, Command, Target
 
 SHAPE = (32, 16)
 
-TOLERANCE = 0.01  # of an output that is at most some 30 in size
+TOLERANCE = 0.01  # outputs are up to 30 in size
 
 
 def run(
@@ -42,17 +38,17 @@ def run(
 ) -> dict[str, Any]:
     """Start three hosts on this machine and have clients make requests, all at the same time.
 
-    Each request brings numbers of its own, so that the answer to another's would be seen.
+    Each request brings numbers of its own, so that an answer to another request would be noticed.
 
     Args:
-        requests: of all clients together.
-        clients: that make them.
-        runs: that the hosts compute at a time.
-        progress: called as `progress(done, requests)`.
+        requests: Number of requests, of all clients together.
+        clients: Number of clients.
+        runs: Number of runs that the hosts compute at a time.
+        progress: Function called as `progress(done, requests)`.
 
     Returns:
-        A JSON-ready record: how many answers were right, wrong or missing, the seconds of each, and after each the bytes
-        of memory that each party's processes held together.
+        A JSON-ready record: number of right answers, errors, seconds of each request, and bytes of memory that each party's
+        processes held together after it.
     """
     names = [f"client{index}" for index in range(clients)]
     limits = Limits(runs=runs, queue=max(16, clients), runs_per_client=1)
@@ -94,10 +90,10 @@ def run(
     }
 
 
-def growth(record: dict[str, Any]) -> list[float]:
-    """By how much each party's memory grew from the second quarter of the requests to the last, as a share.
+def growth(record: Mapping[str, Any]) -> list[float]:
+    """Return the growth of each party's memory from the second quarter of the requests to the last, as a share.
 
-    The first quarter is left out: processes are started then, and libraries reserve what they go on to use again.
+    The first quarter is left out: processes start then, and libraries reserve memory that they use again.
     """
     memory = np.asarray(record["memory_bytes"], float)
     quarter = len(memory) // 4
@@ -128,7 +124,7 @@ def _one(cluster: RemoteCluster, weights: np.ndarray, generator: np.random.Gener
 
 
 def _memory(operator: RemoteCluster) -> list[int]:
-    """Bytes that each party's processes hold together, by rank; 0 for one that does not answer."""
+    """Return the bytes that each party's processes hold together, by rank; 0 for a party that does not answer."""
     states = operator.states()
     return [
         0
@@ -139,11 +135,7 @@ def _memory(operator: RemoteCluster) -> list[int]:
 
 
 def endurance(record: Mapping[str, Any]) -> Figure:
-    """How long each request of a soak took, and the memory of each party's processes after it.
-
-    Args:
-        record: as `hosts.soak.soak` returns it.
-    """
+    """Draw the seconds of each request of a record, and the memory of each party's processes after it."""
     seconds, memory = np.asarray(record["request_seconds"]), np.asarray(record["memory_bytes"]) / 2**20
     figure = new_figure(8.6, 3.2)
     left, right = figure.subplots(1, 2)
@@ -169,29 +161,8 @@ def endurance(record: Mapping[str, Any]) -> Figure:
     )
 
 
-@dataclass(frozen=True)
-class RightAnswers:
-    """The share of requests in the record of `bench soak` that were answered rightly, in percent."""
-
-    def __call__(self, records: Records) -> float:
-        return 100 * records["soak"]["right"] / records["soak"]["requests"]
-
-
-@dataclass(frozen=True)
-class MemoryGrowth:
-    """The largest growth of a party's memory from the second quarter of the requests to the last, in percent.
-
-    From the record of `bench soak`.
-    """
-
-    def __call__(self, records: Records) -> float:
-
-        return 100 * max(growth(records["soak"]))
-
-
-def requests(records: Path) -> Figure:
-    """How long the requests of a soak took, and the memory of the parties' processes."""
-
+def figure(records: Path) -> Figure:
+    """Draw the seconds of the requests of a soak, and the memory of the parties' processes."""
     return endurance(read_record(records / "soak.json"))
 
 
@@ -219,8 +190,23 @@ TARGET = Target(
     "ours",
     (Command("soak", ("bench", "soak"), (), ("--requests", "48")),),
     (
-        Check("answers that are right", 100, 0, RightAnswers(), 0, unit="%"),
-        Check("growth of a party's memory, second quarter to last", 2, 0, MemoryGrowth(), 3, unit="%", bound="most"),
+        Check(
+            "answers that are right",
+            100,
+            0,
+            lambda records: 100 * records["soak"]["right"] / records["soak"]["requests"],
+            0,
+            unit="%",
+        ),
+        Check(
+            "growth of a party's memory, second quarter to last",
+            2,
+            0,
+            lambda records: 100 * max(growth(records["soak"])),
+            3,
+            unit="%",
+            bound="most",
+        ),
     ),
-    requests,
+    figure,
 )

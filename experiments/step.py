@@ -15,7 +15,8 @@ import typer
 
 from cipherdm import protocols as protocol_sets
 from cipherdm.cli.options import ModelArgument, parse_numbers
-from cipherdm.engine import CostReport, EngineConfig, LocalCluster, Node, Plan, Spec, compile_plan
+from cipherdm.costs import count_path_bytes
+from cipherdm.engine import CostReport, EngineConfig, LocalCluster, Node, Plan, compile_plan
 from cipherdm.errors import CipherDMError
 from cipherdm.models import UNet, UNetConditionConfig, find_model, load_unet
 from cipherdm.progress import Progress, ProgressBar
@@ -156,7 +157,7 @@ def prepare(
     if before:
         kept = [name for node in before for name in node.outputs]
         setup = compile_plan(before, specs, keep=kept)
-        specs |= _written(setup)
+        specs |= setup.outputs
     return PreparedStep(variant, task, setup, compile_plan(nodes, specs, keep=[f"{prefix}next_sample"]), count, prefix)
 
 
@@ -354,11 +355,6 @@ def _prefixed(values: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {prefix + name: value for name, value in values.items()}
 
 
-def _written(plan: Plan) -> dict[str, Spec]:
-    """The specs of all that a plan writes."""
-    return {name: spec for call in plan.calls for name, spec in zip(call.outputs, call.program.outputs, strict=True)}
-
-
 def _measure_costs(
     prepared: Sequence[PreparedStep], repetitions: int, report: _Counter
 ) -> tuple[list[CostReport | None], list[list[CostReport]]]:
@@ -399,7 +395,7 @@ def _row(step: PreparedStep, setup: CostReport | None, costs: list[CostReport], 
         "bytes": round(statistics.median(cost.bytes for cost in costs) / step.count),
         "sends": round(statistics.median(cost.sends for cost in costs) / step.count),
         "rounds": round(statistics.median(cost.rounds for cost in costs) / step.count),
-        "path_bytes": round(statistics.median(cost.path_bytes for cost in costs) / step.count),
+        "path_bytes": round(statistics.median(count_path_bytes(cost) for cost in costs) / step.count),
         "peak_memory": memory,
         "repetitions": len(costs),
         "setup_seconds": setup.seconds if setup else 0.0,
@@ -429,9 +425,13 @@ def batch_task(unet: UNet, protocols: Protocols, batch: int, steps: int) -> Task
         from cipherdm.sampling.text_to_image import text_to_image_task
 
         return text_to_image_task(load_pipeline(unet.folder), [""] * batch, steps=steps, protocols=protocols)
+    return make_task(unet, steps=steps, protocols=protocols, **labels_or_count(unet, batch))
+
+
+def labels_or_count(unet: UNet, batch: int) -> dict[str, Any]:
+    """Return the arguments of `sample` for a batch: labels 0, 1, ... again and again, or the count for a model without."""
     classes = unet.config.num_class_embeds
-    pictures = {"count": batch} if classes is None else {"labels": [i % classes for i in range(batch)]}
-    return make_task(unet, steps=steps, protocols=protocols, **pictures)
+    return {"count": batch} if classes is None else {"labels": [index % classes for index in range(batch)]}
 
 
 def takes_prompts(unet: UNet) -> bool:

@@ -1,23 +1,17 @@
-"""Sampling recorded step by step, on three parties and in plaintext from the same noise: pictures, likeness, costs.
+"""Sampling recorded step by step, on three parties and in plaintext from the same noise: images, likeness, costs.
 
-For the recording one person plays all roles, and the client fetches the sample and the predicted noise after every step. The
+For the record one person plays all roles, and the client fetches the sample and the predicted noise after every step. The
 parties learn nothing by that, since they send shares that they hold anyway. The client learns more than it should: every
-sample with its predicted noise is an answer of the model to a chosen question, and many of them tell about the weights. In
-earnest, parties that serve a model owner hand out the last sample alone, which is what `cipherdm.sample` fetches.
+sample with its predicted noise is an answer of the model to a chosen question, and many of them reveal its weights. In
+production, parties that serve a model's owner hand out the last sample only, which `cipherdm.sample` fetches.
 """
 
-# FROM cipherdm.bench.recording:
-# Records of sampling step by step: what `bench.trajectory` measured, with its pictures beside it, written and read.
-
-import hashlib
-import io
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 import pandas as pd
 import typer
@@ -25,30 +19,29 @@ import typer
 from cipherdm.cli.options import ModelArgument, SchedulerOption
 from cipherdm.costs import Network, latency
 from cipherdm.engine import TOTALS, CostReport, Graph, LocalCluster, Node, Session, compile_plan
-from cipherdm.errors import CipherDMError
-from cipherdm.files import replacing
 from cipherdm.likeness import psnr
 from cipherdm.models import UNet, find_model, load_unet
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import DIRECT, FAST, Protocols, named
 from cipherdm.protocols.fixed import decode
-from cipherdm.records import read_record, write_record
-from cipherdm.sampling import Task, engine_for, make_task
+from cipherdm.sampling import Task, engine_for, make_task, plaintext_steps
 from cipherdm.sampling.steps import COEFFICIENT_BITS, StepShape, setup_graph, step_graph
 from cipherdm.views.pictures import grey_levels
 
+from . import recording
 from .commands import ProtocolsOption, RecordOption, record_path
+from .step import labels_or_count
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """A run, step by step, as somebody sees it who fetches everything.
+    """A run, step by step, with everything fetched.
 
     Attributes:
-        samples: float32 [steps + 1, B, C, H, W]: the initial noise, then the sample after each step.
-        predicted: float32 [steps, B, C, H, W]: the picture that each step believes its sample to come from.
-        setup: what came before the first step cost the parties; None in plaintext, or if there was nothing.
-        costs: what each step cost the parties, without fetching; empty in plaintext.
+        samples: Initial noise, then the sample after each step, float32 [steps + 1, B, C, H, W].
+        predicted: Image that each step predicts from its sample, float32 [steps, B, C, H, W].
+        setup: Cost of what precedes the first step; None in plaintext, or if nothing does.
+        costs: Cost of each step, without fetching; empty in plaintext.
     """
 
     samples: np.ndarray
@@ -59,26 +52,18 @@ class Trajectory:
 
 def follow_plaintext(task: Task) -> Trajectory:
     """Sample in plaintext, with the functions of the task's protocols. The task must be made with `ring=False`."""
-    values = task.owner | task.client | task.public
-    setup, step = setup_graph(task.shape), recorded_step(task.shape)
-    if setup is not None:
-        values.update(zip(setup.outputs, setup(*(values[name] for name in setup.inputs)), strict=True))
-    call = jax.jit(step.__call__)
-    found = []
-    for index in range(task.shape.steps):
-        values["step"] = values[f"step.{index}"]
-        values.update(zip(step.outputs, call(*(values[name] for name in step.inputs)), strict=True))
-        found.append((np.asarray(values["sample"]), np.asarray(values["eps"])))
+    steps = plaintext_steps(task, recorded_step(task.shape))
+    found = [(np.asarray(values["sample"]), np.asarray(values["eps"])) for values in steps]
     return Trajectory(*_samples_and_predictions(task, found))
 
 
 def follow_secure(task: Task, session: Session, progress: Progress | None = None) -> Trajectory:
-    """Sample on three parties, one program a step, and fetch the sample and the predicted noise after each.
+    """Sample on three parties, one program per step, and fetch the sample and the predicted noise after each.
 
     Args:
-        task: made with `ring=True`.
-        session: with the task's engine, see `cipherdm.sampling.engine_for`. No variables are left on it.
-        progress: told of each step.
+        task: Task made with `ring=True`.
+        session: Session with the task's engine, see `cipherdm.sampling.engine_for`. No variables are left on it.
+        progress: Function that is told of each step.
     """
     specs, kept = dict(task.specs), set(task.specs)
     setup, step = setup_graph(task.shape), recorded_step(task.shape)
@@ -88,9 +73,7 @@ def follow_secure(task: Task, session: Session, progress: Progress | None = None
         if setup is not None:
             plan = compile_plan(setup.nodes, specs, keep=setup.outputs)
             kept.update(setup.outputs)
-            specs |= {
-                n: spec for call in plan.calls for n, spec in zip(call.outputs, call.program.outputs, strict=True)
-            }
+            specs |= plan.outputs
             setup_cost = session.run(plan)
         for index in range(task.shape.steps):
             if progress is not None:
@@ -106,7 +89,7 @@ def follow_secure(task: Task, session: Session, progress: Progress | None = None
 
 
 def recorded_step(shape: StepShape) -> Graph:
-    """One denoising step that also keeps "eps", the model's output. It costs the parties no message more."""
+    """Return a denoising step that also keeps "eps", the model's output, which costs the parties no message."""
     graph = step_graph(shape)
     return replace(graph, outputs=(*graph.outputs, "eps"))
 
@@ -117,7 +100,7 @@ def _node_at(step: Graph, index: int) -> Node:
 
 
 def _samples_and_predictions(task: Task, found: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """[steps + 1, B, C, H, W] and [steps, B, C, H, W] from each step's sample and predicted noise."""
+    """Return samples [steps + 1, B, C, H, W] and predicted images [steps, B, C, H, W] from each step's sample and noise."""
     samples, eps = (np.stack([task.decoded(array) for array in arrays]) for arrays in zip(*found, strict=True))
     samples = np.concatenate([task.decoded(np.asarray(task.client["sample"]))[None], samples])
     factors = task.public["prediction"]
@@ -138,16 +121,14 @@ def run(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Sample on three parties and in plaintext from the same noise; the record, and its pictures, for `recording.write`.
+    """Sample on three parties and in plaintext from the same noise. Return the record and its images, for `recording.write`.
 
     Labels go through the model's classes, 0, 1, ..., again and again.
 
     Raises:
         CipherDMError: as `cipherdm.sample`.
     """
-    classes = unet.config.num_class_embeds
-    pictures = {"count": batch} if classes is None else {"labels": [index % classes for index in range(batch)]}
-    settings = {**pictures, "scheduler": scheduler, "steps": steps, "eta": eta, "seed": seed}
+    settings = {**labels_or_count(unet, batch), "scheduler": scheduler, "steps": steps, "eta": eta, "seed": seed}
     load = os.getloadavg()[0]
     task = make_task(unet, protocols=protocols, **settings)
     with LocalCluster() as cluster:
@@ -188,25 +169,14 @@ def _rows(task: Task, exact: Trajectory, emulated: Trajectory, secure: Trajector
         }
 
 
-_REMEDY = "make it with `cipherdm bench trajectory MODEL --scheduler NAME`."
-
-LIKENESSES = {
-    "secure_to_exact": "samples on shares, against those of the exact functions in plaintext",
-    "emulated_to_exact": "samples of the protocols in plaintext, against those of the exact functions",
-    "secure_to_emulated": "samples on shares, against those of the same protocols in plaintext",
-    "predicted_to_exact": "predicted pictures on shares, against those of the exact functions in plaintext",
-}
-"""Which two runs a PSNR compares, all from the same noise."""
-
-
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """A recorded run, as `read` gives it: pictures in grey levels of 0 to 255 for values of -1 to 1, clipped.
+    """A recorded run. Its images are grey levels of 0 to 255 for values of -1 to 1, clipped.
 
     Attributes:
-        about: the record: model, protocols, scheduler, steps, labels, seed, setup, a row for each step, environment.
-        samples: uint8 [2, steps + 1, B, C, H, W], plaintext and secure: the noise, and the sample after each step.
-        predicted: uint8 [2, steps, B, C, H, W], plaintext and secure: each step's predicted picture.
+        about: Record: model, protocols, scheduler, steps, labels, seed, setup, a row for each step, environment.
+        samples: Noise, and the sample after each step, plaintext and secure: uint8 [2, steps + 1, B, C, H, W].
+        predicted: Predicted image of each step, plaintext and secure: uint8 [2, steps, B, C, H, W].
     """
 
     about: Mapping[str, Any]
@@ -215,84 +185,44 @@ class Recording:
 
     @property
     def steps(self) -> int:
-        """Denoising steps."""
+        """Number of denoising steps."""
         return len(self.about["rows"])
 
     @property
     def name(self) -> str:
-        """Model, protocols, scheduler and steps in a few words."""
+        """Model, protocols, scheduler and steps, in a few words."""
         about = self.about
         return f"{about['model']}, {about['protocols']}, {about['scheduler'].upper()}-{about['steps']}"
 
     def likeness(self, pair: str) -> np.ndarray:
-        """PSNR in dB [steps, B] of `pair`, one of LIKENESSES."""
+        """Return the PSNR in dB [steps, B] of one run to another from the same noise, after each step.
+
+        Args:
+            pair: "secure_to_exact", "emulated_to_exact", "secure_to_emulated", or "predicted_to_exact", which is that of
+                secure predicted images. Secure runs are on shares; exact runs are in plaintext with exact functions;
+                emulated runs are in plaintext with the functions of the protocols.
+        """
         return np.array([row[pair] for row in self.about["rows"]])
 
     def so_far(self, quantity: str) -> np.ndarray:
-        """float64 [steps + 1]: "seconds", "bytes", "sends", "rounds" or "path_bytes" spent up to the end of each step."""
+        """Return the "seconds", "bytes", "sends", "rounds" or "path_bytes" spent up to the end of each step, [steps + 1]."""
         parts = [self.about["setup"], *self.about["rows"]]
         return np.cumsum([part[quantity] for part in parts], dtype=np.float64)
 
     def seconds_over(self, network: Network) -> np.ndarray:
-        """float64 [steps + 1]: seconds up to the end of each step over a network, by the latency model."""
+        """Return the seconds up to the end of each step over a network, by the latency model, [steps + 1]."""
         seconds, rounds, size = (self.so_far(quantity) for quantity in ("seconds", "rounds", "path_bytes"))
         return latency(seconds, rounds, size, network).seconds
 
 
-def write(path: str | Path, record: Mapping[str, Any], pictures: Mapping[str, np.ndarray]) -> tuple[Path, ...]:
-    """Write a record as JSON and its pictures beside it, an .npz file for each kind; returns the pictures' paths.
-
-    Pictures are uint8 [n, ...], plaintext ones first. The others are stored as their difference from those, modulo 256, which
-    compresses well.
-    """
-    path = Path(path)
-    files, paths = {}, []
-    for kind, levels in pictures.items():
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, plaintext=levels[0], difference=levels[1:] - levels[0])
-        beside = path.with_name(f"{path.stem}_{kind}.npz")
-        with replacing(beside) as temporary:
-            temporary.write_bytes(buffer.getvalue())
-        files[kind] = {"file": beside.name, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
-        paths.append(beside)
-    write_record(path, {**record, "pictures": files})
-    return tuple(paths)
-
-
 def read(path: str | Path) -> Recording:
-    """Read what `write` wrote.
-
-    Raises:
-        CipherDMError: there is no such record, or its pictures are missing or of another run.
-    """
-    return Recording(**read_with_pictures(path, _REMEDY))
-
-
-def read_with_pictures(path: str | Path, remedy: str) -> dict[str, Any]:
-    """A record that `write` wrote as "about", and its pictures by kind, uint8 [n, ...].
-
-    Raises:
-        CipherDMError: there is no such record, or its pictures are missing or of another run; with the remedy.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise CipherDMError(f"there is no record {path}: {remedy}")
-    about = read_record(path)
-    return {"about": about} | {kind: _pictures(path, named, remedy) for kind, named in about["pictures"].items()}
-
-
-def _pictures(path: Path, named: Mapping[str, str], remedy: str) -> np.ndarray:
-    beside = path.with_name(named["file"])
-    content = beside.read_bytes() if beside.exists() else b""
-    if hashlib.sha256(content).hexdigest() != named["sha256"]:
-        raise CipherDMError(f"{beside} is missing or does not belong to {path.name}: {remedy}")
-    with np.load(io.BytesIO(content)) as stored:
-        first, difference = stored["plaintext"], stored["difference"]
-        return np.concatenate([first[None], first + difference.reshape(-1, *first.shape)])
+    """Read a recorded run. Raises CipherDMError if there is none, or its images are missing or belong to another run."""
+    about, images = recording.read(path, "cipherdm bench trajectory MODEL --scheduler NAME")
+    return Recording(about, **images)
 
 
 def table(recording: Recording) -> pd.DataFrame:
-    """A row for each step: timestep, median PSNR of the samples in dB, and what it cost the parties."""
+    """Return a row for each step: timestep, cost, and median PSNR of the samples in dB."""
     frame = pd.DataFrame(recording.about["rows"]).set_index("step")
     medians = {"PSNR": np.median(recording.likeness("secure_to_exact"), axis=1)}
     return frame[["timestep", "seconds", "bytes", "sends", "rounds"]].assign(**medians)
@@ -318,6 +248,5 @@ def measure(
     settings = {"scheduler": scheduler, "steps": steps, "batch": batch, "eta": eta, "seed": seed}
     with ProgressBar("run") as bar:
         found = run(load_unet(folder), protocols=named(protocols), progress=bar, **settings)
-    beside = write(path, *found)
-    typer.echo(table(read(path)).to_string(float_format="{:.4g}".format))
-    typer.echo(f"Wrote {path} and {', '.join(map(str, beside))}.")
+    written = recording.write(path, *found)
+    typer.echo(f"{table(read(path)).to_string(float_format='{:.4g}'.format)}\n{written}")

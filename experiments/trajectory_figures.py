@@ -1,10 +1,6 @@
-"""Sampling step by step, from records of `cipherdm bench trajectory`: a film strip, PSNR over the steps, and what it cost."""
-
-# FROM cipherdm.views.trajectory_steps:
-# All pictures of a recorded run at one step, secure beside plaintext, with its cost so far; and a slider for the step.
+"""Figures of recorded sampling: a film strip, PSNR over the steps, costs so far, and a slider that shows any step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Literal
@@ -19,12 +15,14 @@ from cipherdm.costs import LAN, WAN, Network
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 from cipherdm.views.widgets import MovingPicture
 
-from .target import TEN, TINY, Check, Command, Records, Target
-from .trajectory import Recording
+from .recording import draw_levels, image_axes, shown_pixels
+from .target import TEN, TINY, Check, Command, Target, Value
+from .trajectory import Recording, read
 
 ROWS = ("sample, plaintext", "sample, secure", "predicted, plaintext", "predicted, secure")
 
-_LINES = {  # of the PSNR figure: label, colour, line, in the order in which they are drawn
+# Comparisons of the PSNR figure in the order in which they are drawn: label, colour, line.
+_LINES = {
     "secure_to_exact": ("on shares, against the exact functions in plaintext", PALETTE[0], "-"),
     "emulated_to_exact": ("the same functions in plaintext, against the exact ones", PALETTE[1], "--"),
     "secure_to_emulated": ("on shares, against the same functions in plaintext", PALETTE[2], ":"),
@@ -32,41 +30,41 @@ _LINES = {  # of the PSNR figure: label, colour, line, in the order in which the
 
 
 def filmstrip(recording: Recording, picture: int = 0, columns: int = 9) -> Figure:
-    """One picture on its way, at evenly spaced steps: the sample and the predicted picture, plaintext above secure.
+    """Draw one image on its way, at evenly spaced steps: the sample and the predicted image, plaintext above secure.
 
-    The number below a secure picture is its PSNR to the one above it, in dB.
+    The number below a secure image is its PSNR to the one above it, in dB.
     """
     shown = np.unique(np.linspace(0, recording.steps, columns).round().astype(int))
     figure = new_figure(1.35 + 0.86 * len(shown), 4.5)
-    axes = figure.subplots(4, len(shown))
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        for spine in axis.spines.values():
-            spine.set_visible(False)
+    axes = image_axes(figure, 4, len(shown))
     for axis, text in zip(axes[:, 0], ROWS, strict=True):
         axis.set_ylabel(text.replace(", ", ",\n"), fontsize=9, rotation=0, ha="right", va="center")
     ratios = {name: recording.likeness(name)[:, picture] for name in ("secure_to_exact", "predicted_to_exact")}
     for column, step in zip(axes.T, shown, strict=True):
         column[0].set_title(f"step {step}" if step else "noise", fontsize=9)
-        _draw_pair(
-            column[:2], recording.samples[:, step, picture], ratios["secure_to_exact"][step - 1] if step else None
-        )
-        if step:
-            _draw_pair(column[2:], recording.predicted[:, step - 1, picture], ratios["predicted_to_exact"][step - 1])
+        images = [*recording.samples[:, step, picture]]
+        if step:  # before the first step nothing is predicted
+            images += [*recording.predicted[:, step - 1, picture]]
+            for axis, name in zip(column[1::2], ratios, strict=True):
+                axis.set_xlabel(f"{ratios[name][step - 1]:.1f} dB", fontsize=8, color=GREY, labelpad=2)
+        for axis, levels in zip(column, images, strict=False):
+            draw_levels(axis, levels)
     last = ratios["secure_to_exact"]
+    labels = recording.about.get("labels")
+    title = f"label {labels[picture]}" if labels else f"picture {picture}"
     return describe(
         figure,
-        f"{recording.name}: {_title(recording, picture)} at steps {_numbers(shown)}. Four rows: the sample in plaintext and on "
+        f"{recording.name}: {title} at steps {', '.join(map(str, shown))}. Four rows: the sample in plaintext and on "
         f"shares, which goes from noise to a digit, and the picture that each step predicts, in plaintext and on shares. "
         f"The samples' PSNR is {last[0]:.1f} dB after the first step and {last[-1]:.1f} dB after the last.",
     )
 
 
 def psnr_by_step(recordings: Sequence[Recording]) -> Figure:
-    """PSNR of the samples after each step, medians over the pictures, a panel for each recording.
+    """Draw the PSNR of the samples after each step, medians over the images, a panel for each recording.
 
-    Three comparisons: secure sampling with exact plaintext, and its two parts, the replaced functions (in plaintext) and
-    computing on shares. The band goes from the lowest to the highest secure picture.
+    It compares secure sampling with exact plaintext, and shows the two parts of the difference: the replaced functions, in
+    plaintext, and computing on shares. The band goes from the lowest to the highest secure image.
     """
     figure = new_figure(max(6.5, 3.4 * len(recordings)), 3.5)
     panels = figure.subplots(1, len(recordings), sharey=True, squeeze=False)[0]
@@ -74,24 +72,15 @@ def psnr_by_step(recordings: Sequence[Recording]) -> Figure:
     for axis, recording in zip(panels, recordings, strict=True):
         steps = np.arange(1, recording.steps + 1)
         for pair, (label, colour, line) in _LINES.items():
-            axis.plot(
-                steps,
-                np.median(recording.likeness(pair), axis=1),
-                color=colour,
-                linestyle=line,
-                linewidth=2,
-                label=label,
-            )
+            median = np.median(recording.likeness(pair), axis=1)
+            axis.plot(steps, median, color=colour, linestyle=line, linewidth=2, label=label)
         secure = recording.likeness("secure_to_exact")
-        axis.fill_between(
-            steps,
-            secure.min(axis=1),
-            secure.max(axis=1),
-            color=PALETTE[0],
-            alpha=0.15,
-            linewidth=0,
-            label="from the lowest picture to the highest, on shares against exact",
-        )
+        band = {
+            "alpha": 0.15,
+            "linewidth": 0,
+            "label": "from the lowest picture to the highest, on shares against exact",
+        }
+        axis.fill_between(steps, secure.min(axis=1), secure.max(axis=1), color=PALETTE[0], **band)
         axis.set(title=recording.name, xlabel="step")
         axis.title.set_fontsize(10)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -114,7 +103,7 @@ def psnr_by_step(recordings: Sequence[Recording]) -> Figure:
 
 
 def costs_so_far(recording: Recording, networks: Sequence[Network], steps: Sequence[int]) -> pd.DataFrame:
-    """What sampling has cost up to some steps: seconds on the recording's machine and over networks, MB, messages, rounds."""
+    """Return the cost of sampling up to some steps: seconds, measured and over networks, MB, messages, rounds."""
     columns = {"s, here": recording.so_far("seconds")}
     columns |= {f"s, {network.name}": recording.seconds_over(network) for network in networks}
     columns |= {"MB": recording.so_far("bytes") / 1e6, "messages": recording.so_far("sends").astype(int)}
@@ -123,7 +112,7 @@ def costs_so_far(recording: Recording, networks: Sequence[Network], steps: Seque
 
 
 def likenesses(recordings: Sequence[Recording]) -> pd.DataFrame:
-    """PSNR in dB of the finished pictures, a row for each recording: medians of the three comparisons, and the lowest."""
+    """Return the PSNR in dB of the finished images: medians of three comparisons, and the lowest; a row for each recording."""
     rows = {}
     for recording in recordings:
         last = {pair: recording.likeness(pair)[-1] for pair in _LINES}
@@ -136,49 +125,28 @@ def likenesses(recordings: Sequence[Recording]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def shown_pixels(levels: np.ndarray) -> np.ndarray:
-    """[C, H, W] of one or three channels to what `imshow` takes."""
-    return levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)
-
-
-def _draw_pair(axes, pair: np.ndarray, ratio: float | None) -> None:
-    for axis, levels in zip(axes, pair, strict=True):
-        axis.imshow(shown_pixels(levels), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    if ratio is not None:
-        axes[1].set_xlabel(f"{ratio:.1f} dB", fontsize=8, color=GREY, labelpad=2)
-
-
-def _title(recording: Recording, picture: int) -> str:
-    labels = recording.about.get("labels")
-    return f"label {labels[picture]}" if labels else f"picture {picture}"
-
-
-def _numbers(steps: np.ndarray) -> str:
-    return ", ".join(map(str, steps))
-
-
 Kind = Literal["samples", "predicted"]
 
 MAGNIFIED = 8
-"""How many times larger than it is a difference is drawn."""
+"""Factor by which drawn differences are enlarged."""
 
 _KINDS = {"samples": "samples", "predicted": "predicted pictures"}
 
 _ROWS = ("plaintext", "secure", f"difference\n{MAGNIFIED} times")
 
-_GAP = 2  # pixels between pictures
+_GAP = 2  # pixels between images
 
-# Inches. Pictures and bars stand right of their labels.
+# Inches. Images and bars stand right of their labels.
 _WIDTH, _LEFT, _RIGHT, _TOP, _LINE = 8.4, 1.3, 0.15, 0.62, 0.27
 
 _BAR = 5.2
 
 
 class StepPicture(MovingPicture):
-    """A recorded run at one step; `show` another step without building the figure anew.
+    """A figure of a recorded run at one step. `show` shows another step without building the figure anew.
 
-    Rows of pictures: plaintext, secure, and secure minus plaintext, `MAGNIFIED` times. Below, bars of the seconds so far, on
-    the recording's machine (measured) and over LAN and WAN by the latency model, in an outline of the whole run's.
+    It has rows of images: plaintext, secure, and secure minus plaintext, `MAGNIFIED` times. Below, bars give the seconds so
+    far, on the recording's machine (measured) and over LAN and WAN by the latency model, in an outline of the whole run's.
 
     Everything stands in one system of axes, in inches.
     """
@@ -211,7 +179,7 @@ class StepPicture(MovingPicture):
         self.show(recording.steps if step is None else step, kind)
 
     def show(self, step: int, kind: Kind = "samples") -> Figure:
-        """Show the state after a step, 0 for the beginning; returns the figure, with its description."""
+        """Show the state after a step, 0 for the beginning. Return the figure, with its description."""
         recording, steps = self._recording, self._recording.steps
         plaintext, secure = self._levels(step, kind)
         difference = np.clip(MAGNIFIED * (secure.astype(int) - plaintext), -255, 255)
@@ -235,7 +203,7 @@ class StepPicture(MovingPicture):
         return describe(self.figure, self._description(step, kind, ratios, traffic))
 
     def _levels(self, step: int, kind: Kind) -> np.ndarray:
-        """uint8 [2, B, C, H, W]. Before the first step nothing is predicted, and all is grey."""
+        """Return images uint8 [2, B, C, H, W]. Before the first step nothing is predicted, and all is grey."""
         if kind == "samples":
             return self._recording.samples[:, step]
         return self._recording.predicted[:, step - 1] if step else np.full_like(self._recording.predicted[:, 0], 128)
@@ -272,13 +240,13 @@ class StepPicture(MovingPicture):
 
 
 def step_slider(recording: Recording):
-    """The pictures of a recorded run under a slider for the step, which also plays by itself.
+    """Show the images of a recorded run under a slider for the step, which also plays by itself.
 
     Returns:
         An ipywidgets.VBox. Its children are the play button with the slider, the choice between samples and predicted
-        pictures, the image, and its description as text.
+        images, the figure, and its description as text.
     """
-    import ipywidgets as widgets  # which only notebooks need
+    import ipywidgets as widgets  # only notebooks need it
 
     picture = StepPicture(recording)
     settings = {"min": 0, "max": recording.steps, "value": recording.steps}
@@ -299,7 +267,7 @@ def step_slider(recording: Recording):
 
 
 def _side_by_side(levels: np.ndarray) -> np.ndarray:
-    """Pictures [B, C, H, W] in a row, [H, W'] or [H, W', 3], with white between them."""
+    """Return images [B, C, H, W] in a row, [H, W'] or [H, W', 3], with white between them."""
     white = 255 if levels.dtype == np.uint8 else 0
     parts = []
     for picture in levels:
@@ -308,23 +276,18 @@ def _side_by_side(levels: np.ndarray) -> np.ndarray:
     return np.concatenate(parts[:-1], axis=1)
 
 
-@dataclass(frozen=True)
-class LastMedian:
-    """The median over the pictures of a PSNR in dB after the last step of a recorded trajectory."""
-
-    stem: str
-    pair: str = "secure_to_exact"
-
-    def __call__(self, records: Records) -> float:
-        return float(np.median(records[self.stem]["rows"][-1][self.pair]))
+def figure(records: Path) -> Figure:
+    """Draw the PSNR of secure sampling after each step."""
+    return psnr_by_step([read(path) for path in sorted(records.glob("trajectory_*.json"))])
 
 
-def trajectories(records: Path) -> Figure:
-    """PSNR of secure sampling after each step."""
-    from . import trajectory
+def last_median(stem: str, pair: str) -> Value:
+    """Return the function that takes the median over the images of a PSNR after the last step, see `Recording.likeness`."""
+    return lambda records: float(np.median(records[stem]["rows"][-1][pair]))
 
-    return psnr_by_step([trajectory.read(path) for path in sorted(records.glob("trajectory_*.json"))])
 
+# Model, scheduler, steps, images, and the median PSNR that is expected.
+_RUNS = ((TINY, "ddim", 20, 4, 33.7), (TEN, "ddim", 20, 10, 32.6), (TEN, "ddpm", 50, 5, 31.8))
 
 TARGET = Target(
     "trajectory",
@@ -338,28 +301,22 @@ TARGET = Target(
             ("--steps", str(steps), "--batch", str(batch)),
             ("--steps", "4", "--batch", "1"),
         )
-        for model, scheduler, steps, batch in ((TINY, "ddim", 20, 4), (TEN, "ddim", 20, 10), (TEN, "ddpm", 50, 5))
+        for model, scheduler, steps, batch, _ in _RUNS
     ),
     tuple(
-        check
-        for model, scheduler, expected in ((TINY, "ddim", 33.7), (TEN, "ddim", 32.6), (TEN, "ddpm", 31.8))
-        for check in (
-            Check(
-                f"{model}, {scheduler}: median PSNR to plaintext",
-                expected,
-                2,
-                LastMedian(f"trajectory_{model}_{scheduler}"),
-                unit=" dB",
-            ),
-            Check(
-                f"{model}, {scheduler}: median PSNR to plaintext with the same functions",
-                50,
-                0,
-                LastMedian(f"trajectory_{model}_{scheduler}", "secure_to_emulated"),
-                unit=" dB",
-                bound="least",
-            ),
+        Check(
+            f"{model}, {scheduler}: median PSNR to plaintext{functions}",
+            number,
+            tolerance,
+            last_median(f"trajectory_{model}_{scheduler}", pair),
+            unit=" dB",
+            bound=bound,
+        )
+        for model, scheduler, _, _, expected in _RUNS
+        for functions, pair, number, tolerance, bound in (
+            ("", "secure_to_exact", expected, 2, ""),
+            (" with the same functions", "secure_to_emulated", 50, 0, "least"),
         )
     ),
-    trajectories,
+    figure,
 )

@@ -85,6 +85,13 @@ class Plan:
 
     calls: tuple[Call, ...]
 
+    @property
+    def outputs(self) -> dict[str, Spec]:
+        """Specs of all variables that the calls write, by name."""
+        return {
+            name: spec for call in self.calls for name, spec in zip(call.outputs, call.program.outputs, strict=True)
+        }
+
 
 @lru_cache(maxsize=1024)
 def compile_program(function: Callable, inputs: tuple[Spec, ...]) -> Program:

@@ -15,7 +15,7 @@ from cipherdm.owner.observe import load_calibration
 from cipherdm.owner.prepared import chosen_blocks
 from cipherdm.schedules import make_schedule
 from cipherdm_experiments import sd15
-from cipherdm_experiments.sd15_blockwise import Journal, UNetCall, call_in_plaintext
+from cipherdm_experiments.sd15_blockwise import UNetCall, call_in_plaintext
 
 EXACT = replace(DIRECT, name="exact", time_embedding="precomputed")
 SCHEDULER = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, **BETAS}
@@ -115,13 +115,6 @@ def test_parties_are_not_started_for_values_that_leave_the_ring(unet, tmp_path):
     with pytest.raises(CipherDMError, match="leave the ring"):
         sd15.run(sd15.Model(tmp_path / "large"), tmp_path / "kept")
     assert not (tmp_path / "kept" / "call").exists()
-
-
-def test_a_journal_of_another_call_is_refused(tmp_path):
-    Journal(tmp_path / "journal.json", {"model": "small"}).add({"block": "conv_in", "writes": {}})
-    assert [row["block"] for row in Journal(tmp_path / "journal.json", {"model": "small"}).rows] == ["conv_in"]
-    with pytest.raises(CipherDMError, match="another model"):
-        Journal(tmp_path / "journal.json", {"model": "other"})
 
 
 def test_time_terms_on_shares_are_refused(unet, values):

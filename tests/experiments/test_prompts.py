@@ -13,7 +13,7 @@ from cipherdm.errors import CipherDMError
 from cipherdm.likeness import BEST_PSNR, extent_psnr
 from cipherdm.protocols import CIPHERDM_CORRECTED, DIRECT, FAST, PUMA
 from cipherdm.views.pictures import grey_levels
-from cipherdm_experiments import grid, prompts, trajectory
+from cipherdm_experiments import grid, prompts, recording
 from cipherdm_experiments.training.sd_mini.captions import vocabulary
 
 MEASUREMENTS = Path(__file__).parents[2] / "data" / "measurements"
@@ -65,7 +65,7 @@ def test_a_grid_has_the_pictures_of_every_combination(pipeline_folder, tmp_path)
     chosen = {"steps": (1, 2), "guidance_scales": (1.0, 3.0), "protocols": (DIRECT, PUMA, CIPHERDM_CORRECTED)}
     told = []
     found = grid.run(pipeline, ("a red seven", "a two"), seed=4, progress=lambda *step: told.append(step), **chosen)
-    trajectory.write(tmp_path / "grid.json", *found)
+    recording.write(tmp_path / "grid.json", *found)
     stored = grid.read(tmp_path / "grid.json")
     rows = stored.about["rows"]
     assert stored.pictures.shape[:4] == (3, 2, 2, 2) and len(rows) == 12 == len(told)

@@ -101,7 +101,7 @@ def test_the_committed_quality_can_be_drawn():
     table = read_quality(MEASUREMENTS)
     known = table[table["model"].isin(MODELS)]
     assert set(known["protocols"]) >= {"direct", "fast"} and set(ORDER) >= {"direct", "fast"}
-    assert len(png(quality.quality(MEASUREMENTS))) > 10_000
+    assert len(png(quality.figure(MEASUREMENTS))) > 10_000
 
 
 def test_gains_of_functions_are_those_of_the_record():

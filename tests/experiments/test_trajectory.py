@@ -16,7 +16,8 @@ from cipherdm.cli import build
 from cipherdm.likeness import BEST_PSNR, psnr
 from cipherdm.models import apply_unet, init_unet, save_unet
 from cipherdm.sampling import make_task
-from cipherdm_experiments import trajectory
+from cipherdm.views.pictures import grey_levels
+from cipherdm_experiments import recording, trajectory
 from cipherdm_experiments.trajectory import follow_plaintext, follow_secure
 
 MEASUREMENTS = Path(__file__).parents[2] / "data" / "measurements"
@@ -94,7 +95,7 @@ def test_a_run_is_recorded(unet, tmp_path):
     assert found.samples.shape == (2, 3, 4, 1, 8, 8) and found.predicted.shape == (2, 2, 4, 1, 8, 8)
     np.testing.assert_array_equal(*found.samples[:, 0])  # the same noise
     exact = sample(unet, None, labels=about["labels"], steps=2).images
-    np.testing.assert_array_equal(found.samples[0, -1], trajectory.grey_levels(exact))
+    np.testing.assert_array_equal(found.samples[0, -1], grey_levels(exact))
     # These protocols are the exact functions, so only computing on shares makes a difference.
     assert found.likeness("emulated_to_exact").min() == BEST_PSNR
     np.testing.assert_array_equal(found.likeness("secure_to_emulated"), found.likeness("secure_to_exact"))
@@ -108,9 +109,10 @@ def test_a_record_comes_back_as_it_was_written(tmp_path):
         "samples": generator.integers(0, 256, (2, 4, 2, 1, 8, 8), np.uint8),
         "predicted": generator.integers(0, 256, (2, 3, 2, 1, 8, 8), np.uint8),
     }
-    paths = trajectory.write(tmp_path / "run.json", {"rows": []}, pictures)
+    told = recording.write(tmp_path / "run.json", {"rows": []}, pictures)
+    paths = [tmp_path / f"run_{kind}.npz" for kind in pictures]
     found = trajectory.read(tmp_path / "run.json")
-    assert [path.name for path in paths] == ["run_samples.npz", "run_predicted.npz"]
+    assert told == f"Wrote {tmp_path / 'run.json'} and {paths[0]}, {paths[1]}."
     for kind, levels in pictures.items():
         np.testing.assert_array_equal(getattr(found, kind), levels)
     paths[1].write_bytes(paths[1].read_bytes()[:-1])
@@ -138,7 +140,7 @@ def test_psnr_is_that_of_clipped_pictures():
 
 def test_grey_levels():
     values = np.array([-2, -1, 0, 1, 5, np.nan], np.float32)
-    np.testing.assert_array_equal(trajectory.grey_levels(values), [0, 0, 128, 255, 255, 128])
+    np.testing.assert_array_equal(grey_levels(values), [0, 0, 128, 255, 255, 128])
 
 
 @pytest.mark.parametrize("name", RECORDED)

@@ -1,4 +1,4 @@
-"""Images that a pipeline draws for captions, and how much of the captions a reader finds in them."""
+"""What a pipeline draws for captions, and how much of it a reader finds again."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,0 +1,68 @@
+"""Finished parts of a long run, kept in a folder so that an interrupted run goes on with the next part."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cipherdm.errors import CipherDMError
+from cipherdm.files import replacing
+
+
+class Journal:
+    """A row for each finished part of a run, in order, and an array for those that have one.
+
+    A part's array is written before its row, so that whatever the journal lists is whole.
+
+    Args:
+        folder: Folder of the run.
+        about: Identity of the run, JSON-ready: its weights, inputs and settings.
+
+    Attributes:
+        rows: Rows of the finished parts.
+
+    Raises:
+        CipherDMError: the folder holds another run.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any]):
+        self._folder, self._path, self._about = folder, folder / "journal.json", dict(about)
+        self.rows: list[dict[str, Any]] = []
+        if self._path.exists():
+            stored = json.loads(self._path.read_text())
+            if stored.get("about") != self._about:
+                raise CipherDMError(
+                    f"{self._path} is of another run, with other weights, inputs or settings: delete {folder}, or choose "
+                    f"another folder."
+                )
+            self.rows = stored["rows"]
+
+    def add(self, row: Mapping[str, Any], array: np.ndarray | None = None) -> None:
+        """Note a finished part, and keep its array if it has one."""
+        if array is not None:
+            write_array(self._array(len(self.rows)), array)
+        self.rows.append(dict(row))
+        with replacing(self._path) as temporary:
+            temporary.write_text(json.dumps({"about": self._about, "rows": self.rows}, indent=1) + "\n")
+
+    def arrays(self) -> list[np.ndarray]:
+        """Return the arrays of all finished parts."""
+        return [np.load(self._array(index)) for index in range(len(self.rows))]
+
+    def _array(self, index: int) -> Path:
+        return self._folder / f"part_{index:04}.npy"
+
+
+def kept(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return the array in a file, after computing and writing it if there is no such file."""
+    if not path.exists():
+        write_array(path, compute())
+    return np.load(path)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array to an .npy file, whole or not at all."""
+    with replacing(path) as temporary:
+        np.save(temporary, array)
