@@ -31,7 +31,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "model": ["Model"],
         "process": ["command"],
         "remote": ["Answer", "RemoteCluster"],
-        "sampling": ["images_of", "sampling_model", "text_to_image_model", "text_to_image_of"],
+        "sampling": ["images_of", "sampling_model"],
         "status": ["report"],
         "trial_files": ["make_trial"],
     },

@@ -157,7 +157,7 @@ def test_the_commands_make_a_trial_and_name_what_is_wrong_with_a_file(tmp_path, 
     assert command("certificates", tmp_path / "other", "--clients", "x,,y") == 1
     assert command("party", "--config", folder / "x.toml") == 1
     printed = capsys.readouterr()
-    assert "In earnest every organisation makes its own" in printed.out
+    assert "In production every organisation makes its own" in printed.out
     for words in ("has such files already", "cannot read the names 'x,,y'", "the section [party] is missing"):
         assert words in printed.err
 

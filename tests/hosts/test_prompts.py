@@ -10,7 +10,7 @@ from PIL import Image
 from prompted_models import SMALL, save_pipeline
 
 from cipherdm import DIRECT, CipherDMError, load_pipeline, text_to_image
-from cipherdm.hosts import RemoteCluster, images_of, text_to_image_of
+from cipherdm.hosts import RemoteCluster, images_of
 from cipherdm.sampling.pipeline import load_client_components
 
 PROMPTS = ["a small red seven", "a blue two"]
@@ -40,13 +40,19 @@ def test_prompts_are_drawn_as_in_plaintext(hosts, folder, registered, run, tmp_p
     shutil.copytree(folder, client_folder, ignore=shutil.ignore_patterns("unet", "scheduler"))
     components = load_client_components(client_folder)
     with RemoteCluster(hosts["alice"]) as alice:
-        found = text_to_image_of(alice, registered, components, PROMPTS, negative_prompts=["", "red"], seed=7)
+        found = images_of(
+            alice, registered, prompts=PROMPTS, negative_prompts=["", "red"], components=components, seed=7
+        )
         with pytest.raises(CipherDMError, match="it takes .* Give prompts"):
             images_of(alice, registered, labels=[1])
         with pytest.raises(CipherDMError, match="1 negative prompts for 2 prompts"):
-            text_to_image_of(alice, registered, components, PROMPTS, negative_prompts=["red"])
+            images_of(alice, registered, prompts=PROMPTS, negative_prompts=["red"], components=components)
         with pytest.raises(CipherDMError, match="give a multiple of that, not 0 prompts"):
-            text_to_image_of(alice, registered, components, [])
+            images_of(alice, registered, prompts=[], components=components)
+        with pytest.raises(CipherDMError, match="prompts need components"):
+            images_of(alice, registered, prompts=PROMPTS)
+        with pytest.raises(CipherDMError, match="components go with prompts"):
+            images_of(alice, registered, components=components)
     pipeline = load_pipeline(folder)
     for index, (prompt, negative) in enumerate(zip(PROMPTS, ["", "red"], strict=True)):
         settings = {"negative_prompts": [negative], "guidance_scale": 3.0, "steps": 2, "seed": 7 + index}
@@ -71,4 +77,4 @@ def test_components_of_another_pipeline_are_named(hosts, registered, tmp_path):
     save_pipeline(tmp_path, replace(SMALL, cross_attention_dim=24))
     other = load_client_components(tmp_path)
     with RemoteCluster(hosts["alice"]) as alice, pytest.raises(CipherDMError, match="the text encoder's width is 24"):
-        text_to_image_of(alice, registered, other, PROMPTS)
+        images_of(alice, registered, prompts=PROMPTS, components=other)
