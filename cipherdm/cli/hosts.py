@@ -29,8 +29,8 @@ def certificates(
 
     Whoever runs this holds all private keys, and could act as every party at once. In production each organisation makes
     its own key (`openssl req -new -newkey ec ...`) and has it signed by an authority that all trust. Common name and DNS name
-    are party0, party1 or party2; other roles have the common name that [roles] gives them. The parties' links get an
-    authority of their own, which signs for nobody else. DEPLOYING.md has the steps.
+    of a party are party0, party1 or party2; other roles have a common name from the section roles of the TOML files. The
+    parties' links get an authority of their own, which signs for nobody else. DEPLOYING.md has the steps.
     """
     from ..hosts import Limits, make_trial
 

@@ -12,7 +12,6 @@ from .host_pb2_grpc import HostStub
 # Only these calls are retried: they change nothing, so they may be asked twice. A connection that was cut and mended can
 # fail at its next use, before it is made anew.
 _RETRIED = [{"service": "cipherdm.hosts.Host", "method": method} for method in ("Describe", "Status", "Slot")]
-
 _RETRIES = {
     "maxAttempts": 5,
     "initialBackoff": "0.2s",
@@ -20,7 +19,6 @@ _RETRIES = {
     "backoffMultiplier": 2,
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
-
 _SERVICE_CONFIG = json.dumps({"methodConfig": [{"name": _RETRIED, "retryPolicy": _RETRIES}]})
 
 

@@ -15,7 +15,6 @@ from .programs import Type, signature_of
 from .refusals import Forbidden
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
 _REGISTRATION = re.compile(r"[0-9a-f]{32}")
 
 _TYPES = {

@@ -31,19 +31,17 @@ _SPARE_THREADS = 16
 _END_WITH_INPUT = "--end-with-input"
 
 
-def serve(host: HostConfig, *, end_with_input: bool = False, log: EventLog | None = None) -> None:
+def serve(host: HostConfig, *, end_with_input: bool = False) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
         host: Configuration of the party.
         end_with_input: True to end also when the standard input closes, so that this process does not outlive its parent.
-        log: Log of events; to standard error by default.
 
     Raises:
         CipherDMError: A port is in use, or the state's folder cannot be used.
     """
-    log = log or EventLog(host.rank)
-    ended = threading.Event()
+    log, ended = EventLog(host.rank), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     address = f"{host.listen}:{split_address(host.caller.parties[host.rank])[1]}"

@@ -27,28 +27,18 @@ OPERATIONS = frozenset(
 """Operations of SPU's dialect pphlo that compute on shares and open nothing if their types are as checked here."""
 
 _TENSOR = r"tensor<(?:\d+x)*(?:[a-z]+\d+|!pphlo\.secret<[a-z]+\d+>)>"
-
 _VALUE = r"%\w+(?:#\d+)?"
-
 _ALIAS = re.compile(rf"^(!t\d+) = ({_TENSOR})$", re.MULTILINE)
-
 _HEADER = re.compile(r"module @\w+ attributes \{[^\n]*\} \{\n")
-
 _WORD = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+")
-
 _MAIN = re.compile(r"func\.func @main\(([^()]*)\) -> (\([^()]*\)|[^\s(]+) \{")
-
 _CONVERT = re.compile(rf"pphlo\.(?:convert|bitcast_convert) {_VALUE} : (?:\((\S+)\) -> (\S+)|(\S+))\n")
-
 _WHILE = re.compile(r"pphlo\.while\([^\n]*\)[^\n]*\n?\s*cond \{([^{}]*)\} do \{")
-
 _RETURN = re.compile(rf"pphlo\.return {_VALUE} : (\S+)\s*$")
-
 _GATHER = re.compile(
     rf"pphlo\.custom_call @spu\.gather\({_VALUE}, {_VALUE}\) \{{pphlo\.attributes = \{{[\w\s=<>:,]*\}}\}}"
     r" : \((\S+), (\S+)\) -> \S+\n"
 )
-
 _DYNAMIC = re.compile(r"pphlo\.(dynamic_slice|dynamic_update_slice) [^\n:]* : \(([^()\n]*)\) -> (\S+)\n")
 
 

@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as Unfinished
 from contextlib import contextmanager
 
@@ -31,13 +32,7 @@ class Requests:
     """All requests of one party. Party 0 decides when a run is computed, and in which slot, and tells the others.
 
     One party must decide: if each had a queue of its own, two runs could each hold a slot at one party and wait for
-    ever for the other's.
-
-    Args:
-        host: Configuration of this party.
-        agreement: Versions and configuration that the other parties must have alike.
-        store: The registered models.
-        slots: The processes.
+    ever for the other's. `agreement` is what all parties must have alike, see `agreement_of`.
     """
 
     def __init__(self, host: HostConfig, agreement: str, store: ModelStore, slots: Slots):
@@ -122,12 +117,13 @@ class Requests:
         """Wait for a slot, tell the others which one it is, and compute with them."""
         with self._queue.place() as place:
             told = None
-            while (slot := place.wait(_LOOK)) is None:
+            while not _is_done(place):
                 run.check()
                 ahead = self._queue.ahead(place)
                 if ahead != told:
                     told = ahead
                     yield pb.RequestEvent(waiting=ahead)
+            slot = place.result()
             assignment = self._others.assign(run, slot, self._slots.generation(slot))
             # The others start their processes while this party starts its own: the three connect to each other.
             with self._others.started(run, assignment) as ready:
@@ -135,13 +131,9 @@ class Requests:
 
     def _as_told(self, run: Run, model: StoredModel, inputs: Pieces) -> Events:
         """Wait for party 0's assignment, and compute in its slot."""
-        while True:
+        while not _is_done(run.assignment):
             run.check()
-            try:
-                assignment = run.assignment.result(_LOOK)
-                break
-            except Unfinished:
-                continue
+        assignment = run.assignment.result()
         try:
             return (yield from self._compute(run, model, inputs, assignment, lambda: run.prepared.set_result(None)))
         except CipherDMError as error:
@@ -204,6 +196,11 @@ class Requests:
             raise CipherDMError(f"party {self._host.rank} has no slot {slot}.")
 
 
+def _is_done(future: Future) -> bool:
+    """Wait a moment for a future; return whether it has its result."""
+    return bool(wait((future,), _LOOK).done)
+
+
 class Queue:
     """Gives slots to runs, first come, first served, so that no run waits for ever. Only party 0's is used."""
 
@@ -211,46 +208,31 @@ class Queue:
         # A stack, slot 0 on top: the slot used last is taken first, because its processes are there already and idle
         # slots that were never used need none.
         self._free = list(range(slots))[::-1]
-        self._waiting: deque[Place] = deque()
-        self.changed = threading.Condition()
+        self._waiting: deque[Future[int]] = deque()
+        self._lock = threading.Lock()
 
     @contextmanager
-    def place(self) -> Iterator["Place"]:
-        """Take a place at the end of the queue. Leaving the block gives it up, with the slot that came of it."""
-        place = Place(self)
-        with self.changed:
+    def place(self) -> Iterator[Future[int]]:
+        """Take a place at the end of the queue; its result is a slot. Leaving the block gives up both."""
+        place: Future[int] = Future()
+        with self._lock:
             self._waiting.append(place)
             self._give()
         try:
             yield place
         finally:
-            with self.changed:
-                if place.slot is None:
-                    self._waiting.remove(place)
+            with self._lock:
+                if place.done():
+                    self._free.append(place.result())
                 else:
-                    self._free.append(place.slot)
+                    self._waiting.remove(place)
                 self._give()
 
-    def ahead(self, place: "Place") -> int:
+    def ahead(self, place: Future[int]) -> int:
         """Return how many wait before a place."""
-        with self.changed:
+        with self._lock:
             return self._waiting.index(place) if place in self._waiting else 0
 
     def _give(self) -> None:
         while self._free and self._waiting:
-            self._waiting.popleft().slot = self._free.pop()
-        self.changed.notify_all()
-
-
-class Place:
-    """A place in the queue, and in the end a slot."""
-
-    def __init__(self, queue: Queue):
-        self._queue = queue
-        self.slot: int | None = None
-
-    def wait(self, timeout: float) -> int | None:
-        """Return the slot, or None if there is none within the timeout."""
-        with self._queue.changed:
-            self._queue.changed.wait_for(lambda: self.slot is not None, timeout)
-            return self.slot
+            self._waiting.popleft().set_result(self._free.pop())

@@ -67,9 +67,7 @@ class RoleCheck(grpc.ServerInterceptor):
         handler = continuation(handler_call_details) if method in ALLOWED else None
         if handler is None:
             return grpc.stream_stream_rpc_method_handler(lambda _, context: self._check(context, method))
-        kind = ("stream_" if handler.request_streaming else "unary_") + (
-            "stream" if handler.response_streaming else "unary"
-        )
+        kind = "_".join("stream" if way else "unary" for way in (handler.request_streaming, handler.response_streaming))
         behaviour = getattr(handler, kind)
 
         def checked(request: Any, context: grpc.ServicerContext) -> Any:

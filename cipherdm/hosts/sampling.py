@@ -30,9 +30,7 @@ from .remote import RemoteCluster
 
 # Kinds of registered models, among the public facts of each.
 _LABELS, _PROMPTS = "unet2d sampling, version 1", "text to image, version 1"
-
 _HINTS = {_LABELS: " Leave prompts out, and give labels if it has classes.", _PROMPTS: " Give prompts."}
-
 _GUIDANCE_SCALE = 7.5
 
 

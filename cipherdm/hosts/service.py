@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import grpc
 
@@ -25,15 +25,13 @@ from .worker import Slots, memory_of
 
 
 class EventLog:
-    """Log for an operator: one line of JSON per event, and never a share, value or input. Keeps the last error for `status`.
+    """Log of the party `rank` for its operator: one line of JSON per event on standard error, never a share, value or input.
 
-    Args:
-        rank: Rank of the party, which is in each line.
-        stream: Destination of the lines; standard error by default.
+    It keeps the last error for `status`.
     """
 
-    def __init__(self, rank: int, stream: TextIO | None = None):
-        self._rank, self._stream = rank, stream or sys.stderr
+    def __init__(self, rank: int):
+        self._rank = rank
         self._lock = threading.Lock()
         self.last_error, self.last_error_time = "", ""
 
@@ -46,17 +44,11 @@ class EventLog:
         with self._lock:
             if level == "error":
                 self.last_error, self.last_error_time = f"{event}: {about.get('reason', '')}", now
-            print(json.dumps(line), file=self._stream, flush=True)
+            print(json.dumps(line), file=sys.stderr, flush=True)
 
 
 class HostService(HostServicer):
-    """Service of one party.
-
-    Args:
-        host: Configuration of the party.
-        folder: Folder for sockets and logs of its processes.
-        log: Log of its events.
-    """
+    """Service of the party `host`, whose processes have their sockets and logs in `folder`."""
 
     def __init__(self, host: HostConfig, folder: Path, log: EventLog):
         self._host, self._log = host, log

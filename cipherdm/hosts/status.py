@@ -44,18 +44,14 @@ def report(states: Sequence[State]) -> tuple[str, bool]:
 
 
 def _models(descriptions: Sequence[pb.Description], problems: list[str]) -> list[str]:
-    versions: dict[str, set[str]] = {}
-    holders: dict[str, int] = {}
-    owners: dict[str, str] = {}
+    found: dict[str, list[pb.Model]] = {}
     for description in descriptions:
         for model in description.models:
-            versions.setdefault(model.name, set()).add(model.digest)
-            holders[model.name] = holders.get(model.name, 0) + 1
-            owners[model.name] = model.owner
-    for name in sorted(versions):
-        if len(versions[name]) > 1 or holders[name] < len(descriptions):
+            found.setdefault(model.name, []).append(model)
+    for name, models in sorted(found.items()):
+        if len(models) < len(descriptions) or len({model.digest for model in models}) > 1:
             problems.append(f"the model {name} is not the same at all parties; its owner registers it again.")
-    return [f"Model {name}, of {owners[name]}" for name in sorted(versions)] or ["No models are registered."]
+    return [f"Model {name}, of {found[name][-1].owner}" for name in sorted(found)] or ["No models are registered."]
 
 
 def _row(*cells: str) -> str:

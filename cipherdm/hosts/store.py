@@ -28,7 +28,6 @@ from .manifest import check_manifest, checked_shares, digest_of
 from .refusals import Forbidden, TooMuch
 
 _LENGTH = struct.Struct("<Q")
-
 _MODELS, _PUBLISHED = "models", "published"
 
 
@@ -74,12 +73,7 @@ def read_published(folder: Path, name: str) -> StoredModel:
 
 
 class ModelStore:
-    """All models of a party.
-
-    Args:
-        folder: Their folder; made if it is not there, for this user only.
-        limits: Limits of each owner.
-    """
+    """All models of a party, in a folder that is made for this user only, within the limits of each owner."""
 
     def __init__(self, folder: Path, limits: Limits):
         self._models, self._published = folder / _MODELS, folder / _PUBLISHED
@@ -96,7 +90,8 @@ class ModelStore:
         self._current = {
             path.stem: read_published(folder, path.stem) for path in sorted(self._published.glob("*.json"))
         }
-        self._clean()
+        for left in set(self._models.iterdir()) - {model.folder for model in self._current.values()}:
+            shutil.rmtree(left, ignore_errors=True)
 
     def all(self) -> list[StoredModel]:
         """Return the published models, in order of their names."""
@@ -127,7 +122,8 @@ class ModelStore:
                 raise CipherDMError("this registration was used before; upload with a new one.")
             # An upload of this owner and name that was never published has failed elsewhere: nobody will need it.
             for other in [m for m in self._staged.values() if (m.owner, m.manifest.name) == (owner, manifest.name)]:
-                self._drop(other)
+                del self._staged[other.manifest.registration]
+                shutil.rmtree(other.folder, ignore_errors=True)
         model = StoredModel(owner, manifest, digest_of(manifest), self._models / manifest.registration)
         try:
             model.folder.mkdir(mode=0o700)
@@ -136,11 +132,10 @@ class ModelStore:
                 file.flush()
                 os.fsync(file.fileno())
             (model.folder / "manifest").write_bytes(manifest.SerializeToString())
-        except OSError as error:
+        except BaseException as error:
             shutil.rmtree(model.folder, ignore_errors=True)
-            raise TooMuch(f"the model cannot be stored: {error.strerror}.") from None
-        except BaseException:
-            shutil.rmtree(model.folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise TooMuch(f"the model cannot be stored: {error.strerror}.") from None
             raise
         with self._lock:
             self._staged[manifest.registration] = model
@@ -192,13 +187,3 @@ class ModelStore:
         model = self._current.get(name)
         if model is not None and model.owner != owner:
             raise Forbidden(f"the model {name!r} belongs to another owner.")
-
-    def _clean(self) -> None:
-        kept = {model.folder for model in self._current.values()}
-        for folder in self._models.iterdir():
-            if folder not in kept:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def _drop(self, model: StoredModel) -> None:
-        del self._staged[model.manifest.registration]
-        shutil.rmtree(model.folder, ignore_errors=True)

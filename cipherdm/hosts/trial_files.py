@@ -4,6 +4,7 @@ Whoever makes them holds all private keys for a moment, and could act as any rol
 own key and has it signed; DEPLOYING.md says how.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,17 +86,9 @@ def _common(parties: list[str], links: list[str], timeouts: Timeouts, limits: Li
 
 
 def _section(name: str, fields: dict) -> str:
-    return f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in fields.items()) + "\n"
-
-
-def _toml(value: str | int | float | list[str]) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    if isinstance(value, str):
-        if any(character in value for character in '"\\\n'):
-            raise CipherDMError(f"{value!r} cannot be written to a TOML file; choose a plainer name.")
-        return f'"{value}"'
-    return repr(value)
+    # Texts, numbers and lists of them are written alike in JSON and in TOML.
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items()]
+    return f"[{name}]\n" + "".join(lines) + "\n"
 
 
 def _paths(folder: Path, certificates: Certificates) -> dict[str, str]:

@@ -8,9 +8,7 @@ import grpc
 from ..engine.wire import gather
 
 _AHEAD = 4  # messages that may wait for a party: enough to hide its pauses, and few enough to bound the memory
-
 _LOOK = 0.2  # seconds after which to look whether a party that takes nothing has failed
-
 _END = None
 
 

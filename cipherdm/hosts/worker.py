@@ -134,11 +134,9 @@ class Worker:
 
 
 class Slots:
-    """The slots of a party, each with a process or none. A process is started when a run first needs its slot.
+    """The slots of the party `host`, each with a process or none and a folder of its own in `folder`.
 
-    Args:
-        host: Configuration of this party.
-        folder: Folder in which each slot has one of its own.
+    A process is started when a run first needs its slot.
     """
 
     def __init__(self, host: HostConfig, folder: Path):

@@ -8,7 +8,6 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from cipherdm import CipherDMError
-from cipherdm.cli import main
 from cipherdm.hosts import PARTY_NAMES, Limits, Timeouts, load_caller, load_host, make_trial
 
 
@@ -112,6 +111,11 @@ def test_a_trial_does_not_replace_another(files):
     assert files["owner"].read_text() == before
 
 
+def test_names_are_written_so_that_they_are_read_back(tmp_path):
+    files = make_trial(tmp_path / "trial", clients=('of "Zoë"', "a\\b"))
+    assert load_host(files["party0"]).roles.clients == ('of "Zoë"', "a\\b")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -141,21 +145,15 @@ def test_certificates_have_names_and_the_links_their_own_authority(files):
         assert path.stat().st_mode & 0o077 == 0
 
 
-def test_the_commands_make_a_trial_and_name_what_is_wrong_with_a_file(tmp_path, monkeypatch, capsys):
-    def command(*arguments: object) -> int:
-        monkeypatch.setattr("sys.argv", ["cipherdm", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ending:
-            main()
-        return ending.value.code
-
+def test_the_commands_make_a_trial_and_name_what_is_wrong_with_a_file(run, tmp_path, capsys):
     folder = tmp_path / "trial"
-    assert command("certificates", folder, "--hosts", "a.example, b.example,c.example", "--clients", "x,y") == 0
+    assert run("certificates", folder, "--hosts", "a.example, b.example,c.example", "--clients", "x,y") == 0
     host = load_host(folder / "party2.toml")
     assert host.caller.parties == ("a.example:9300", "b.example:9301", "c.example:9302")
     assert host.listen == "c.example" and host.roles.clients == ("x", "y")
-    assert command("certificates", folder) == 1
-    assert command("certificates", tmp_path / "other", "--clients", "x,,y") == 1
-    assert command("party", "--config", folder / "x.toml") == 1
+    assert run("certificates", folder) == 1
+    assert run("certificates", tmp_path / "other", "--clients", "x,,y") == 1
+    assert run("party", "--config", folder / "x.toml") == 1
     printed = capsys.readouterr()
     assert "In production every organisation makes its own" in printed.out
     for words in ("has such files already", "cannot read the names 'x,,y'", "the section [party] is missing"):

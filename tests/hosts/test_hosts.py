@@ -12,7 +12,6 @@ from PIL import Image
 from small import ONE_LEVEL, SCHEDULER
 
 from cipherdm import CipherDMError, sample
-from cipherdm.cli import main
 from cipherdm.engine import EngineConfig, Node, Spec, compile_plan
 from cipherdm.engine.programs import KernelProgram
 from cipherdm.hosts import Model, RemoteCluster, images_of
@@ -206,32 +205,26 @@ def test_status_is_a_table_for_operators(hosts):
     assert not well and "party 2 does not answer" in text
 
 
-def test_pictures_by_command_are_those_of_plaintext(hosts, tmp_path, monkeypatch, capsys, quick_compilation):
-    """The owner registers a folder, a client asks for pictures: equal to sampling in plaintext from the same noise."""
+def test_images_by_command_are_those_of_plaintext(hosts, run, tmp_path, capsys, quick_compilation):
+    """The owner registers a folder, a client asks for images: equal to sampling in plaintext from the same noise."""
     unet = replace(init_unet(replace(ONE_LEVEL, add_attention=False)), scheduler_config=SCHEDULER)
     save_unet(unet, tmp_path / "digits")
 
-    def command(*arguments: object) -> int:
-        monkeypatch.setattr("sys.argv", ["cipherdm", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ending:
-            main()
-        return ending.value.code
-
     registration = ("--steps", 2, "--protocols", "direct", "--config", hosts["owner"])
-    assert command("register", tmp_path / "digits", *registration) == 0
+    assert run("register", tmp_path / "digits", *registration) == 0
     out = tmp_path / "drawn.png"
-    assert command("request", "digits", "--labels", "2", "--config", hosts["alice"], "--out", out) == 0
+    assert run("request", "digits", "--labels", "2", "--config", hosts["alice"], "--out", out) == 0
     assert Image.open(out).width > 50 and out.with_suffix(".json").exists()
-    assert command("request", "digits", "--labels", "9", "--config", hosts["alice"], "--out", out) == 1
+    assert run("request", "digits", "--labels", "9", "--config", hosts["alice"], "--out", out) == 1
     assert "label 9 does not exist" in capsys.readouterr().err
-    assert command("status", "--config", hosts["operator"]) == 0
+    assert run("status", "--config", hosts["operator"]) == 0
     assert "Model digits, of owner" in capsys.readouterr().out
     with RemoteCluster(hosts["alice"]) as alice:
         drawn = images_of(alice, "digits", labels=[1], seed=7).images
     expected = sample(unet, None, labels=[1], steps=2, protocols=DIRECT, seed=7).images
     np.testing.assert_allclose(drawn, expected, atol=0.02)
-    assert command("unregister", "digits", "--config", hosts["owner"]) == 0
-    assert command("request", "digits", "--labels", "1", "--config", hosts["alice"], "--out", out) == 1
+    assert run("unregister", "digits", "--config", hosts["owner"]) == 0
+    assert run("request", "digits", "--labels", "1", "--config", hosts["alice"], "--out", out) == 1
     assert "no model 'digits'" in capsys.readouterr().err
 
 

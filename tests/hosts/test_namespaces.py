@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def network(tmp_path_factory):
     """(files by role, what comes before a command on each host)"""
     if not permitted():
-        pytest.skip("network namespaces are not permitted here; test_hosts_faults.py says much the same on loopback")
+        pytest.skip("network namespaces are not permitted here; test_faults.py says much the same on loopback")
     addresses = [SUBNET.format(rank + 1) for rank in range(3)]
     folder = tmp_path_factory.mktemp("namespaces") / "trial"
     files = make_trial(folder, hosts=addresses, clients=("alice",), timeouts=TIMEOUTS, limits=LIMITS)

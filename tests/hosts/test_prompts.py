@@ -17,27 +17,19 @@ PROMPTS = ["a small red seven", "a blue two"]
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Of a small pipeline with random weights."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    save_pipeline(folder, SMALL)
-    return folder
-
-
 @pytest.fixture
-def registered(hosts, folder, run):
+def registered(hosts, pipeline_folder, run):
     """The name of the model, registered on the command line as the owner does."""
     settings = ("--steps", 2, "--guidance-scale", 3, "--protocols", "direct", "--granularity", "step")
-    assert run("register", folder, "--name", "drawer", *settings, "--config", hosts["owner"]) == 0
+    assert run("register", pipeline_folder, "--name", "drawer", *settings, "--config", hosts["owner"]) == 0
     yield "drawer"
     assert run("unregister", "drawer", "--config", hosts["owner"]) == 0
 
 
-def test_prompts_are_drawn_as_in_plaintext(hosts, folder, registered, run, tmp_path, capsys):
+def test_prompts_are_drawn_as_in_plaintext(hosts, pipeline_folder, registered, run, tmp_path, capsys):
     # The client's folder has no U-Net.
     client_folder = tmp_path / "client"
-    shutil.copytree(folder, client_folder, ignore=shutil.ignore_patterns("unet", "scheduler"))
+    shutil.copytree(pipeline_folder, client_folder, ignore=shutil.ignore_patterns("unet", "scheduler"))
     components = load_client_components(client_folder)
     with RemoteCluster(hosts["alice"]) as alice:
         found = images_of(
@@ -53,7 +45,7 @@ def test_prompts_are_drawn_as_in_plaintext(hosts, folder, registered, run, tmp_p
             images_of(alice, registered, prompts=PROMPTS)
         with pytest.raises(CipherDMError, match="components go with prompts"):
             images_of(alice, registered, components=components)
-    pipeline = load_pipeline(folder)
+    pipeline = load_pipeline(pipeline_folder)
     for index, (prompt, negative) in enumerate(zip(PROMPTS, ["", "red"], strict=True)):
         settings = {"negative_prompts": [negative], "guidance_scale": 3.0, "steps": 2, "seed": 7 + index}
         expected = text_to_image(pipeline, None, [prompt], protocols=DIRECT, **settings)

@@ -1,4 +1,4 @@
-"""Trying calls as somebody, and reading a party's disk: what comes of it is what roles and shares promise."""
+"""Inspection of a party: calls tried as somebody, and its disk, show what roles and shares promise."""
 
 import uuid
 from dataclasses import replace
