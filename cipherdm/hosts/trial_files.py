@@ -5,6 +5,7 @@ own key and has it signed; DEPLOYING.md says how.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,6 +47,12 @@ def make_trial(
         raise CipherDMError(f"there are three parties, and {len(hosts)} addresses; give one for all, or one each.")
     if len(set(roles)) != len(roles):
         raise CipherDMError(f"two roles have the same name among {', '.join(roles)}; name clients differently.")
+    for role in roles:
+        # A name stands in a certificate, in a TOML file and in the names of files.
+        if not re.fullmatch(r"[\w.@ -]+", role, re.ASCII):
+            raise CipherDMError(
+                f"{role!r} cannot be the name of a client: use letters, digits, spaces, '.', '_', '@' and '-'."
+            )
     parties, links = _addresses(hosts, port, limits.runs)
     if any((folder / f"{role}.toml").exists() for role in roles):
         raise CipherDMError(f"{folder} has such files already; choose another folder, or delete it.")
@@ -87,7 +94,7 @@ def _common(parties: list[str], links: list[str], timeouts: Timeouts, limits: Li
 
 def _section(name: str, fields: dict) -> str:
     # Texts, numbers and lists of them are written alike in JSON and in TOML.
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items()]
+    lines = [f"{key} = {json.dumps(value)}\n" for key, value in fields.items()]
     return f"[{name}]\n" + "".join(lines) + "\n"
 
 

@@ -111,16 +111,13 @@ def test_a_trial_does_not_replace_another(files):
     assert files["owner"].read_text() == before
 
 
-def test_names_are_written_so_that_they_are_read_back(tmp_path):
-    files = make_trial(tmp_path / "trial", clients=('of "Zoë"', "a\\b"))
-    assert load_host(files["party0"]).roles.clients == ('of "Zoë"', "a\\b")
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"hosts": ("a", "b")}, "three parties, and 2 addresses"),
         ({"clients": ("owner",)}, "same name"),
+        ({"clients": ("alice", 'of "B"')}, """'of "B"' cannot be the name of a client"""),
+        ({"clients": ("../alice",)}, "cannot be the name of a client"),
         ({"port": 65530}, "65535"),
     ],
 )
