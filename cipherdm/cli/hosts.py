@@ -84,7 +84,7 @@ def register(
     ] = None,
     guidance_scale: Annotated[float, typer.Option(help="Guidance scale of a model with prompts.", min=1.0)] = 7.5,
 ) -> None:
-    """As model owner: share a model's weights among the three parties, so that clients can ask for images.
+    """Share a model's weights among the three parties, as its owner, so that clients can ask for images.
 
     A model registered before under this name is replaced.
     """
@@ -106,7 +106,7 @@ def register(
 
 
 def unregister(name: Annotated[str, typer.Argument(help="Name of the model.")], config: ConfigOption) -> None:
-    """As model owner: have the three parties delete a model."""
+    """Have the three parties delete a model, as its owner."""
     from ..hosts import RemoteCluster
 
     with RemoteCluster(config) as cluster:
@@ -129,7 +129,7 @@ def request(
         "request.png"
     ),
 ) -> None:
-    """As client: have the three parties sample from a registered model. Only this command sees labels, prompts and images."""
+    """Have the three parties sample from a registered model, as client. Only this command sees labels, prompts and images."""
     from ..files import replacing
     from ..hosts import RemoteCluster, images_of
     from ..records import write_record

@@ -19,11 +19,11 @@ class Timeouts:
     """Seconds after which waiting ends.
 
     Attributes:
-        connect: Limit for a connection, and for an answer that takes no work.
-        start: Limit until the three processes of a run are there and connected.
-        receive: Limit for a message of another party within a run.
-        upload: Limit until an upload is there.
-        keepalive: Time between two signs of life on an idle connection; after twice as long it counts as cut.
+        connect: limit for a connection, and for an answer that takes no work.
+        start: limit until the three processes of a run are there and connected.
+        receive: limit for a message of another party within a run.
+        upload: limit until an upload is there.
+        keepalive: time between two signs of life on an idle connection; after twice as long it counts as cut.
     """
 
     connect: float = 10.0
@@ -38,12 +38,12 @@ class Limits:
     """Resources of one party that callers may take up.
 
     Attributes:
-        runs: Runs at a time; each has a process and a port of its own.
-        queue: Runs that may wait in addition to those.
-        runs_per_client: Runs of one client, computing or waiting.
-        input_bytes: Bytes of shares of one run's inputs.
-        model_bytes: Bytes of shares and programs of one model.
-        models: Models of one owner.
+        runs: runs at a time; each has a process and a port of its own.
+        queue: runs that may wait in addition to those.
+        runs_per_client: runs of one client, computing or waiting.
+        input_bytes: bytes of shares of one run's inputs.
+        model_bytes: bytes of shares and programs of one model.
+        models: models of one owner.
     """
 
     runs: int = 2
@@ -69,8 +69,8 @@ class CallerConfig:
 
     Attributes:
         parties: `host:port` of the three parties for callers, by rank.
-        timeouts: See `Timeouts`.
-        identity: Certificate that this role presents, and the authority that it trusts.
+        timeouts: see `Timeouts`.
+        identity: certificate that this role presents, and the authority that it trusts.
     """
 
     parties: tuple[str, str, str]
@@ -83,16 +83,16 @@ class HostConfig:
     """Configuration of one party's host.
 
     Attributes:
-        caller: Its own side as a caller of the other two.
+        caller: its own side as a caller of the other two.
         rank: 0, 1 or 2.
         links: `host:port` at which the parties reach each other; the run in slot k uses the port k above.
-        link_identity: Certificate and authority for the links. The authority signs for parties alone, because SPU accepts
+        link_identity: certificate and authority for the links. The authority signs for parties alone, because SPU accepts
             any certificate that it signed, whatever the name.
-        listen: Address that this host listens at.
-        state: Folder of the registered models' shares.
-        threads: Processor threads of each run.
-        limits: See `Limits`.
-        roles: See `RoleNames`.
+        listen: address that this host listens at.
+        state: folder of the registered models' shares.
+        threads: processor threads of each run.
+        limits: see `Limits`.
+        roles: see `RoleNames`.
     """
 
     caller: CallerConfig
@@ -129,7 +129,7 @@ def load_caller(path: str | Path) -> CallerConfig:
     """Read a caller's TOML file: [cluster] parties, [timeouts], [identity]. A party's file serves as well.
 
     Raises:
-        CipherDMError: A field is wrong, missing or unknown, or a file that it names is not there.
+        CipherDMError: a field is wrong, missing or unknown, or a file that it names is not there.
     """
     file = TomlFile(Path(path), _SECTIONS)
     parties = _addresses(file.section("cluster"), "parties")
@@ -140,7 +140,7 @@ def load_host(path: str | Path) -> HostConfig:
     """Read a party's TOML file: all sections.
 
     Raises:
-        CipherDMError: A field is wrong, missing or unknown, or a file that it names is not there.
+        CipherDMError: a field is wrong, missing or unknown, or a file that it names is not there.
     """
     file = TomlFile(Path(path), _SECTIONS)
     with file.section("cluster") as cluster:

@@ -41,8 +41,8 @@ def attempts(callers: Mapping[str, CallerConfig], rank: int = 1) -> pd.DataFrame
     """Try each call as each caller.
 
     Args:
-        callers: Configuration of each caller, by the name of its row.
-        rank: Rank of the party that is called.
+        callers: configuration of each caller, by the name of its row.
+        rank: rank of the party that is called.
 
     Returns:
         A row per caller and a column per method, with the gRPC status that ended the call: "OK" for an answer, `DENIED`
@@ -98,16 +98,16 @@ def words_on_disk(host: HostConfig, model: str, value: str) -> np.ndarray:
     """Read a party's share of one of a model's secret values from its folder. The party may be running or not.
 
     Args:
-        host: Configuration of the party.
-        model: Name of a registered model.
-        value: Name of one of its owner's arrays.
+        host: configuration of the party.
+        model: name of a registered model.
+        value: name of one of its owner's arrays.
 
     Returns:
         uint64 [elements, 2]: the party's own component of each number, and the next party's. The three different
         components add up to the value times 2^fraction_bits.
 
     Raises:
-        CipherDMError: There is no such model or value, or the value is public.
+        CipherDMError: there is no such model or value, or the value is public.
     """
     stored = read_published(host.state, model)
     declared = {item.name: item for item in stored.manifest.values}

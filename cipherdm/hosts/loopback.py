@@ -23,10 +23,10 @@ class LoopbackHosts:
     Args:
         files: TOML files by role, as `make_trial` returns them. A party writes its events to a file beside its own, with
             the suffix .log.
-        launchers: Words before each party's command, such as `ip netns exec NAME`; none by default.
+        launchers: words before each party's command, such as `ip netns exec NAME`; none by default.
 
     Raises:
-        CipherDMError: (on entering) A party does not start; the message has the last line of its log.
+        CipherDMError: (on entering) a party does not start; the message has the last line of its log.
     """
 
     def __init__(self, files: Mapping[str, Path], launchers: Sequence[Sequence[str]] = ((), (), ())):

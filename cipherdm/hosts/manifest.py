@@ -60,7 +60,7 @@ def check_manifest(manifest: pb.Manifest) -> None:
     secrecy that its program expects. Outputs are written by a call, and values and inputs have different names.
 
     Raises:
-        CipherDMError: Something is wrong; the message names it.
+        CipherDMError: something is wrong; the message names it.
     """
     check_name(manifest.name)
     if not _REGISTRATION.fullmatch(manifest.registration):
@@ -116,8 +116,8 @@ def checked_shares(
     """Yield the pieces of one party's shares as they come: each declared variable once and whole, and nothing else.
 
     Raises:
-        Forbidden: A piece belongs to something else, or to a variable that was whole before.
-        CipherDMError: A share is not as it was declared, or one is missing in the end.
+        Forbidden: a piece belongs to something else, or to a variable that was whole before.
+        CipherDMError: a share is not as it was declared, or one is missing in the end.
     """
     waiting = {item.name: item for item in declared}
     left: dict[str, int] = {}  # pieces still to come, by name

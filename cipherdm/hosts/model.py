@@ -18,14 +18,14 @@ class Model:
     """A model before it is registered.
 
     Attributes:
-        name: Name by which clients ask for it.
-        plan: Calls that the parties walk for each request.
-        values: Arrays of the owner, to be secret-shared.
-        public: Arrays that all parties may know.
-        inputs: Shapes and dtypes of a client's arrays, to be secret-shared, by name.
-        outputs: Names of the arrays that a client gets.
-        engine: Configuration of SPU.
-        about: Public facts that clients need, as JSON.
+        name: name by which clients ask for it.
+        plan: calls that the parties walk for each request.
+        values: arrays of the owner, to be secret-shared.
+        public: arrays that all parties may know.
+        inputs: shapes and dtypes of a client's arrays, to be secret-shared, by name.
+        outputs: names of the arrays that a client gets.
+        engine: configuration of SPU.
+        about: public facts that clients need, as JSON.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Model:
         """Return all but the values' contents, checked as the parties will check it.
 
         Raises:
-            CipherDMError: A program reveals a secret, or names and shapes do not fit together.
+            CipherDMError: a program reveals a secret, or names and shapes do not fit together.
         """
         programs = {call.program.id: call.program for call in self.plan.calls if isinstance(call.program, Program)}
         values = [variable(name, Spec.of(np.asarray(array))) for name, array in self.values.items()]

@@ -33,8 +33,8 @@ class OtherParties:
         Processes of a slot are connected to each other, so one that was restarted is of no use to the other two.
 
         Raises:
-            RunFailed: A party does not answer, or has another version or configuration.
-            Cancelled: The client has gone away.
+            RunFailed: a party does not answer, or has another version or configuration.
+            Cancelled: the client has gone away.
         """
         request = pb.SlotRequest(slot=slot, agreement=self._agreement)
         calls = {

@@ -35,11 +35,11 @@ def serve(host: HostConfig, *, end_with_input: bool = False) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
-        host: Configuration of the party.
+        host: configuration of the party.
         end_with_input: True to end also when the standard input closes, so that this process does not outlive its parent.
 
     Raises:
-        CipherDMError: A port is in use, or the state's folder cannot be used.
+        CipherDMError: a port is in use, or the state's folder cannot be used.
     """
     log, ended = EventLog(host.rank), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

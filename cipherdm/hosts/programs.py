@@ -62,7 +62,7 @@ def signature_of(name: str, text: bytes) -> Signature:
     """Return the types of a program that a party may run.
 
     Raises:
-        CipherDMError: The program reveals something, or is not of the kind that `compile_program` makes.
+        CipherDMError: the program reveals something, or is not of the kind that `compile_program` makes.
     """
     return _Reader(name, text).signature()
 

@@ -31,8 +31,8 @@ class Answer:
     """Answer to a client's request.
 
     Attributes:
-        outputs: Arrays by name.
-        cost: Cost of the run for the parties; `seconds` is wall time from the upload on, waiting included.
+        outputs: arrays by name.
+        cost: cost of the run for the parties; `seconds` is wall time from the upload on, waiting included.
     """
 
     outputs: Mapping[str, np.ndarray]
@@ -48,7 +48,7 @@ class RemoteCluster:
     def __init__(self, config: CallerConfig | str | Path):
         """
         Args:
-            config: Addresses of the parties and identity of the caller, or the TOML file that has them.
+            config: addresses of the parties and identity of the caller, or the TOML file that has them.
         """
         self._config = config if isinstance(config, CallerConfig) else load_caller(config)
         connections = [connect(self._config, rank) for rank in range(PARTIES)]
@@ -70,15 +70,15 @@ class RemoteCluster:
         """Return version, configuration and models of each party, by rank.
 
         Raises:
-            CipherDMError: A party does not answer within the timeout for connecting.
+            CipherDMError: a party does not answer within the timeout for connecting.
         """
-        return tuple(self._all([self._describe(rank) for rank in range(PARTIES)]))
+        return tuple(self._all("Describe", pb.DescribeRequest()))
 
     def states(self) -> tuple[tuple[pb.Description, pb.HostStatus] | CipherDMError, ...]:
         """Return description and status of each party, or the error in their place, by rank. For operators and parties."""
-        asked = [(self._describe(rank), self._call(rank, "Status", pb.StatusRequest())) for rank in range(PARTIES)]
+        described, asked = self._begin("Describe", pb.DescribeRequest()), self._begin("Status", pb.StatusRequest())
         found = []
-        for rank, calls in enumerate(asked):
+        for rank, calls in enumerate(zip(described, asked, strict=True)):
             try:
                 found.append(tuple(call.result() for call in calls))
             except grpc.RpcError as error:
@@ -89,7 +89,7 @@ class RemoteCluster:
         """Return the models that clients can ask for, by name.
 
         Raises:
-            CipherDMError: The parties have different versions or configurations, or one does not answer.
+            CipherDMError: the parties have different versions or configurations, or one does not answer.
         """
         return self._agreed()[1]
 
@@ -99,7 +99,7 @@ class RemoteCluster:
         Each party gets its share of the values, and all get the programs and the plan. The owner may leave afterwards.
 
         Raises:
-            CipherDMError: The model is refused, or a party is gone; an earlier model of this name is then still there.
+            CipherDMError: the model is refused, or a party is gone; an earlier model of this name is then still there.
         """
         self._agreed()
         registration = uuid.uuid4().hex
@@ -127,12 +127,11 @@ class RemoteCluster:
         except PartyError as failure:
             raise self._failure(failure.rank, failure.error) from None
         # Published only now that all three have it whole: shares of different uploads do not fit together.
-        version = pb.ModelVersion(name=model.name, registration=registration)
-        self._all([self._call(rank, "Publish", version) for rank in range(PARTIES)])
+        self._all("Publish", pb.ModelVersion(name=model.name, registration=registration))
 
     def remove(self, name: str) -> None:
         """Delete a model at all three parties. For owners."""
-        self._all([self._call(rank, "Remove", pb.ModelVersion(name=name)) for rank in range(PARTIES)])
+        self._all("Remove", pb.ModelVersion(name=name))
 
     def request(self, name: str, inputs: Mapping[str, np.ndarray], progress: Progress | None = None) -> Answer:
         """Have a registered model computed on this client's inputs. For clients.
@@ -140,12 +139,12 @@ class RemoteCluster:
         The inputs are split into shares here, each party gets its own, and the outputs' shares are put together here.
 
         Args:
-            name: Name of the model.
-            inputs: Arrays that the model declares, by name.
-            progress: Called as `progress(done, total, label)` after each call of the plan, and with 0 while waiting.
+            name: name of the model.
+            inputs: arrays that the model declares, by name.
+            progress: called as `progress(done, total, label)` after each call of the plan, and with 0 while waiting.
 
         Raises:
-            CipherDMError: The inputs are not those that the model declares, a party refuses them, or one fails or is gone.
+            CipherDMError: the inputs are not those that the model declares, a party refuses them, or one fails or is gone.
                 The parties then forget the request.
         """
         agreement, models = self._agreed()
@@ -208,18 +207,14 @@ class RemoteCluster:
         models = {m.name: m for m in first.models if all(of.get(m.name) == m.digest for of in digests)}
         return agreement, models
 
-    def _describe(self, rank: int) -> grpc.Future:
-        return self._call(rank, "Describe", pb.DescribeRequest())
+    def _begin(self, method: str, request: object) -> list[grpc.Future]:
+        """Begin a call to all parties that takes no work and is therefore answered soon."""
+        settings = {"timeout": self._config.timeouts.connect, "wait_for_ready": True}
+        return [getattr(stub, method).future(request, **settings) for stub in self._stubs]
 
-    def _call(self, rank: int, method: str, request: object) -> grpc.Future:
-        """Begin a call that takes no work and is therefore answered soon."""
-        return getattr(self._stubs[rank], method).future(
-            request, timeout=self._config.timeouts.connect, wait_for_ready=True
-        )
-
-    def _all(self, calls: list[grpc.Future]) -> list:
+    def _all(self, method: str, request: object) -> list:
         try:
-            return gather(calls)
+            return gather(self._begin(method, request))
         except PartyError as failure:
             raise self._failure(failure.rank, failure.error) from None
 

@@ -62,14 +62,14 @@ class Requests:
         """Receive the inputs, have the run computed, and hand out the outputs.
 
         Args:
-            client: Common name of the caller.
-            header: Its request.
-            pieces: Its shares of the inputs.
-            on_end: Registers a function to call when the call ends; returns false if it has ended.
-            uploaded: Called when the inputs are there.
+            client: common name of the caller.
+            header: its request.
+            pieces: its shares of the inputs.
+            on_end: registers a function to call when the call ends; returns false if it has ended.
+            uploaded: called when the inputs are there.
 
         Raises:
-            Refused, CipherDMError: The request cannot be served, with the reason.
+            Refused, CipherDMError: the request cannot be served, with the reason.
         """
         model = self._model(header)
         with self._runs.admitted(client, header.run) as run:
@@ -93,8 +93,8 @@ class Requests:
         """Have a run computed as party 0 tells; return when this party's process is ready for it.
 
         Raises:
-            RunFailed: It is not, or there is no such run.
-            Cancelled: The run's client has gone away.
+            RunFailed: it is not, or there is no such run.
+            Cancelled: the run's client has gone away.
         """
         self._check_slot(request.slot)
         who, timeout = f"party {self._host.rank}", self._host.caller.timeouts.start

@@ -55,8 +55,8 @@ class RoleCheck(grpc.ServerInterceptor):
     """Interceptor that ends a call with PERMISSION_DENIED before its handler runs, unless `ALLOWED` has a role of its caller.
 
     Args:
-        names: Common names of each role.
-        denied: Called as `denied(caller, method)` for each call that was denied.
+        names: common names of each role.
+        denied: called as `denied(caller, method)` for each call that was denied.
     """
 
     def __init__(self, names: RoleNames, denied: Callable[[str, str], None]):

@@ -74,7 +74,7 @@ class Runs:
         """Have a new run of a client in hand until the block is left.
 
         Raises:
-            TooMuch: There are too many, of this client or of all, or there is one of this name.
+            TooMuch: there are too many, of this client or of all, or there is one of this name.
         """
         run = Run(client, name)
         with self._changed:

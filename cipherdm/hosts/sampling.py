@@ -54,16 +54,16 @@ def sampling_model(
     Images to start from are not supported, because they would need a schedule of their own.
 
     Args:
-        name: Name by which clients ask for it.
-        model: The U-Net with its scheduler's configuration, or a pipeline for a model with prompts.
-        batch: Number of images per run. A client asks for a multiple of it.
-        steps, scheduler, eta, protocols: See `cipherdm.sample` and `cipherdm.text_to_image`.
-        clip: See `cipherdm.sample`; not for prompts.
-        guidance_scale: See `cipherdm.text_to_image`; for prompts only, 7.5 by default.
-        granularity: See `cipherdm.sample`; "block" for prompts and "step" otherwise by default.
+        name: name by which clients ask for it.
+        model: the U-Net with its scheduler's configuration, or a pipeline for a model with prompts.
+        batch: number of images per run. A client asks for a multiple of it.
+        steps, scheduler, eta, protocols: see `cipherdm.sample` and `cipherdm.text_to_image`.
+        clip: see `cipherdm.sample`; not for prompts.
+        guidance_scale: see `cipherdm.text_to_image`; for prompts only, 7.5 by default.
+        granularity: see `cipherdm.sample`; "block" for prompts and "step" otherwise by default.
 
     Raises:
-        CipherDMError: An argument that `cipherdm.sample` or `cipherdm.text_to_image` refuses, or a protocol set without a name.
+        CipherDMError: an argument that `cipherdm.sample` or `cipherdm.text_to_image` refuses, or a protocol set without a name.
     """
     if batch < 1:
         raise CipherDMError(f"a run draws at least one image, not {batch}.")
@@ -104,18 +104,18 @@ def images_of(
     """Ask for images of a registered model. Only this process sees labels, prompts, noise, latents and images.
 
     Args:
-        cluster: The three hosts, called as a client.
-        name: Name of the model.
-        labels: One class per image, for models with classes.
-        count: Number of images, for models without classes; as many as one run draws by default.
-        prompts: One per image, for models with prompts; as many as one run draws, or a multiple.
-        negative_prompts: One per image; empty by default. A model without guidance takes none.
-        components: The client's components of the pipeline to which the model belongs, for prompts.
-        seed: Seed of the noise; unpredictable by default, as it should be in production.
-        progress: See `RemoteCluster.request`.
+        cluster: the three hosts, called as a client.
+        name: name of the model.
+        labels: one class per image, for models with classes.
+        count: number of images, for models without classes; as many as one run draws by default.
+        prompts: one per image, for models with prompts; as many as one run draws, or a multiple.
+        negative_prompts: one per image; empty by default. A model without guidance takes none.
+        components: the client's components of the pipeline to which the model belongs, for prompts.
+        seed: seed of the noise; unpredictable by default, as it should be in production.
+        progress: see `RemoteCluster.request`.
 
     Raises:
-        CipherDMError: The model is not there or takes other inputs, labels, prompts or components do not fit it, or the
+        CipherDMError: the model is not there or takes other inputs, labels, prompts or components do not fit it, or the
             request fails.
     """
     if prompts is None and (negative_prompts is not None or components is not None):

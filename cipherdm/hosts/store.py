@@ -36,10 +36,10 @@ class StoredModel:
     """A model that clients can ask for.
 
     Attributes:
-        owner: Common name of its owner.
-        manifest: See host.proto.
-        digest: Hash of the manifest.
-        folder: Folder of its files.
+        owner: common name of its owner.
+        manifest: see host.proto.
+        digest: hash of the manifest.
+        folder: folder of its files.
     """
 
     owner: str
@@ -60,7 +60,7 @@ def read_published(folder: Path, name: str) -> StoredModel:
     """Return the model that a name stands for in a party's folder, which is left as it is.
 
     Raises:
-        CipherDMError: There is none, or it cannot be read.
+        CipherDMError: there is none, or it cannot be read.
     """
     path = folder / _PUBLISHED / f"{name}.json"
     try:
@@ -107,9 +107,9 @@ class ModelStore:
         """Store an owner's upload. Nobody sees it before `publish`; if anything goes wrong nothing is left of it.
 
         Raises:
-            Forbidden: The name belongs to another owner.
-            TooMuch: The model is larger than allowed, the owner has too many, or the disk is full.
-            CipherDMError: The manifest or a share is wrong.
+            Forbidden: the name belongs to another owner.
+            TooMuch: the model is larger than allowed, the owner has too many, or the disk is full.
+            CipherDMError: the manifest or a share is wrong.
         """
         check_manifest(manifest)
         with self._lock:
@@ -144,9 +144,9 @@ class ModelStore:
         """Let a name stand for a staged upload; the model that it stood for before is deleted.
 
         Raises:
-            Forbidden: The name belongs to another owner.
-            TooMuch: The disk is full.
-            CipherDMError: This owner has no such upload.
+            Forbidden: the name belongs to another owner.
+            TooMuch: the disk is full.
+            CipherDMError: this owner has no such upload.
         """
         with self._lock:
             self._check_owner(owner, name)

@@ -18,8 +18,8 @@ class Fields:
     """The fields of one section of a file. As a context manager it calls `finish` at the end of the block.
 
     Args:
-        where: Name of the section in errors, such as "party.toml, [limits]".
-        values: The section as `tomllib` reads it.
+        where: name of the section in errors, such as "party.toml, [limits]".
+        values: the section as `tomllib` reads it.
     """
 
     def __init__(self, where: str, values: Mapping[str, Any]):
@@ -92,11 +92,11 @@ class TomlFile:
     """A TOML file whose sections are read as `Fields`.
 
     Args:
-        path: The file.
-        known: Names of all sections that it may have.
+        path: the file.
+        known: names of all sections that it may have.
 
     Raises:
-        CipherDMError: There is no such file, it is not TOML, or it has an unknown section.
+        CipherDMError: there is no such file, it is not TOML, or it has an unknown section.
     """
 
     def __init__(self, path: Path, known: Collection[str]):

@@ -31,15 +31,15 @@ def make_trial(
     """Make two authorities, a certificate for each role, and a TOML file for each; return the files by role.
 
     Args:
-        folder: Folder of the files. It must not have such files yet: parties that run with them would stop working.
-        hosts: Addresses of the parties by rank, or one for all three.
-        port: Port of party 0; the other parties and the links between them use the ports after it.
-        clients: Common names of the clients.
-        timeouts, limits: Sections of the files.
-        days: Validity of the certificates.
+        folder: folder of the files. It must not have such files yet: parties that run with them would stop working.
+        hosts: addresses of the parties by rank, or one for all three.
+        port: port of party 0; the other parties and the links between them use the ports after it.
+        clients: common names of the clients.
+        timeouts, limits: sections of the files.
+        days: validity of the certificates.
 
     Raises:
-        CipherDMError: Names, addresses or ports do not fit, or there are such files.
+        CipherDMError: names, addresses or ports do not fit, or there are such files.
     """
     roles = (*PARTY_NAMES, OWNER, *clients, OPERATOR)
     hosts = tuple(hosts) * (PARTIES if len(hosts) == 1 else 1)

@@ -16,11 +16,11 @@ def spread(messages: Iterable[Sequence], calls: Sequence[Callable[[Iterator], gr
     """Send each party its part of every message, and return the parties' answers.
 
     Args:
-        messages: Parts of each message, by rank.
-        calls: Functions that begin a party's call with an iterator of messages, by rank.
+        messages: parts of each message, by rank.
+        calls: functions that begin a party's call with an iterator of messages, by rank.
 
     Raises:
-        PartyError: The first party that fails, and why; the other calls are cancelled.
+        PartyError: the first party that fails, and why; the other calls are cancelled.
     """
     queues = [queue.Queue(_AHEAD) for _ in calls]
     futures = [call(iter(waiting.get, _END)) for call, waiting in zip(calls, queues, strict=True)]

@@ -35,13 +35,13 @@ class Worker:
     """The process of one slot and generation.
 
     Args:
-        host: Configuration of this party.
-        slot: Slot, which says what port it uses.
-        generation: Name shared with the other two parties' processes that it is connected to.
-        folder: Folder for its socket and logs.
+        host: configuration of this party.
+        slot: slot, which says what port it uses.
+        generation: name shared with the other two parties' processes that it is connected to.
+        folder: folder for its socket and logs.
 
     Raises:
-        RunFailed: It does not start.
+        RunFailed: it does not start.
     """
 
     def __init__(self, host: HostConfig, slot: int, generation: str, folder: Path):
@@ -69,7 +69,7 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there."""
+        """True while the process runs."""
         return self._process.poll() is None
 
     @property
@@ -162,12 +162,12 @@ class Slots:
         """Have a slot to oneself. Leaving the block by an exception kills the process.
 
         Args:
-            slot: The slot.
-            generation: Generation that its process must have.
-            fresh: True to start that generation here.
+            slot: the slot.
+            generation: generation that its process must have.
+            fresh: true to start that generation here.
 
         Raises:
-            RunFailed: The slot is not free in time, or its process has another generation, or does not start.
+            RunFailed: the slot is not free in time, or its process has another generation, or does not start.
         """
         # Party 0 gives a slot to the next run when its own process is done; here the run before may end a little later.
         if not self._locks[slot].acquire(timeout=self._host.caller.timeouts.connect):

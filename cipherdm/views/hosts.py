@@ -72,8 +72,8 @@ def permissions(tried: pd.DataFrame, allowed: pd.DataFrame) -> Figure:
     """What was let through and what was denied, and where that is not what the table of roles says.
 
     Args:
-        tried: as `hosts.attempts.attempts` returns it.
-        allowed: as `hosts.attempts.table_of_roles` does, with the same rows and columns.
+        tried: as `hosts.attempts` returns it.
+        allowed: as `hosts.table_of_roles` does, with the same rows and columns.
     """
     codes, may = tried.to_numpy(), allowed.loc[tried.index, tried.columns].to_numpy(bool)
     denied, lost = codes == DENIED, np.isin(codes, list(NOT_REACHED))
