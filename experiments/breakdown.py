@@ -26,7 +26,6 @@ import pandas as pd
 import typer
 
 from cipherdm.cli.options import ModelArgument
-from cipherdm.costs import count_path_bytes
 from cipherdm.engine import CostReport, Graph, LocalCluster, Node, Plan, Spec, compile_plan
 from cipherdm.errors import CipherDMError
 from cipherdm.models import UNet, find_model, load_unet, unet_blocks
@@ -196,7 +195,7 @@ def program_costs(report: CostReport) -> dict[str, Costs]:
             "sends": int(row["sends"]),
             # A program that sends nothing has no kernels, which would be taken for a report without any.
             "rounds": own.rounds if row["sends"] else 0,
-            "path_bytes": count_path_bytes(own) if row["sends"] else 0,
+            "path_bytes": own.path_bytes if row["sends"] else 0,
         }
     return found
 

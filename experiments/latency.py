@@ -15,7 +15,7 @@ import typer
 from matplotlib.figure import Figure
 
 from cipherdm.cli.options import ModelArgument
-from cipherdm.costs import LAN, NARROW, WAN, Latency, Network, network_named, predict
+from cipherdm.costs import LAN, NARROW, WAN, Latency, Network, network_named
 from cipherdm.engine import CostReport, LocalCluster
 from cipherdm.errors import CipherDMError
 from cipherdm.models import UNet, find_model, load_unet
@@ -128,7 +128,7 @@ def _compare(
     alone: list[CostReport] = []
     measured: list[float] = []
     step.run(local)
-    slow = predict(step.run(local), network).seconds > _SLOW
+    slow = step.run(local).latency(network) > _SLOW
     if not slow:
         step.run(shaped)
     for _ in range(1 if slow else repetitions):
@@ -140,7 +140,7 @@ def _compare(
     return Comparison(
         step.variant.name,
         network,
-        predict(median, network),
+        median.latency_parts(network),
         median.rounds,
         tuple(measured),
         tuple(report.seconds for report in alone),

@@ -12,7 +12,7 @@ import pandas as pd
 import typer
 from jax import lax
 
-from cipherdm.engine import CostReport, LocalCluster, Session, run_once
+from cipherdm.engine import CostReport, LocalCluster, Session
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols.fixed import spread
 
@@ -126,7 +126,7 @@ def run(
             if progress is not None:
                 progress(turn * len(chosen) + index, total, operation.name)
             arguments = [values[name] for name in operation.arguments]
-            result, cost = run_once(session, operation.function, *arguments)
+            result, cost = session.run_once(operation.function, *arguments)
             expected = np.asarray(operation.function(*arguments), np.float64)
             errors[index] = max(errors[index], float(np.abs(result - expected).max()))
             if turn:

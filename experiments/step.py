@@ -15,7 +15,6 @@ import typer
 
 from cipherdm import protocols as protocol_sets
 from cipherdm.cli.options import ModelArgument, parse_numbers
-from cipherdm.costs import count_path_bytes
 from cipherdm.engine import CostReport, EngineConfig, LocalCluster, Node, Plan, compile_plan
 from cipherdm.errors import CipherDMError
 from cipherdm.models import UNet, UNetConditionConfig, find_model, load_unet
@@ -395,7 +394,7 @@ def _row(step: PreparedStep, setup: CostReport | None, costs: list[CostReport], 
         "bytes": round(statistics.median(cost.bytes for cost in costs) / step.count),
         "sends": round(statistics.median(cost.sends for cost in costs) / step.count),
         "rounds": round(statistics.median(cost.rounds for cost in costs) / step.count),
-        "path_bytes": round(statistics.median(count_path_bytes(cost) for cost in costs) / step.count),
+        "path_bytes": round(statistics.median(cost.path_bytes for cost in costs) / step.count),
         "peak_memory": memory,
         "repetitions": len(costs),
         "setup_seconds": setup.seconds if setup else 0.0,

@@ -227,7 +227,7 @@ def activations_table(measurements: Path) -> str:
 
 def candidates_table(measurements: Path) -> str:
     """Sizes that mnist10 could have had: what their cost depends on, and the loss after a short training."""
-    (record,) = _records(measurements, "mnist10_candidates.json", "python -m cipherdm.training candidates")
+    (record,) = _records(measurements, "mnist10_candidates.json", "python -m cipherdm_experiments.training.candidates")
     columns = ("parameters", "multiply_adds", "activation_elements", "softmax_elements")
     rows = [[row["name"], *(f"{row[column]:,}" for column in columns), f"{row['loss']:.4f}"] for row in record["rows"]]
     return _markdown(["channels", *(column.replace("_", " ") for column in columns), "loss"], rows)

@@ -25,14 +25,10 @@ cores, so on three hosts computing is faster; connections of the client are not 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from .networks import Network
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from ..engine import CostReport
 
 _ROUNDS_A_CALL = {"trunc_a": 2, "mul_a1b": 2}
 
@@ -67,34 +63,38 @@ def latency(seconds: float, rounds: float, path_bytes: float, network: Network) 
     return Latency(seconds, rounds * network.round_trip / 2, 8 * path_bytes / network.bandwidth)
 
 
-def predict(report: "CostReport", network: Network) -> Latency:
-    """What a run would take over a network, from its report on one machine without `network`."""
-    return latency(report.seconds, count_rounds(report), count_path_bytes(report), network)
+def count_rounds(kernels: pd.DataFrame, sends: int) -> int:
+    """Return the rounds of a run: messages that cannot be sent before another has arrived.
 
+    A run without kernels (not profiled, or from an old record) is treated as products with truncation only: 3 rounds for
+    8 messages. For a denoising step this estimate is 4 to 13% too high.
 
-def count_rounds(report: "CostReport") -> int:
-    """Rounds of a run: messages that cannot be sent before another has arrived.
-
-    A report without kernels, of a run without profile or from an old record, is taken for products with truncation alone:
-    3 rounds for 8 messages of the three parties. For a denoising step that is 4 to 13% too many.
+    Args:
+        kernels: costs by party and kernel, as in `CostReport.kernels`.
+        sends: messages of all parties, used if there are no kernels.
     """
-    if report.kernels.empty:
-        return round(report.sends * _ROUNDS_A_MESSAGE)
-    return round(sum(_rounds(row.Index, row.calls, row.sends) for row in _by_kernel(report).itertuples()))
+    if kernels.empty:
+        return round(sends * _ROUNDS_A_MESSAGE)
+    return round(sum(_rounds(row.Index, row.calls, row.sends) for row in _by_kernel(kernels).itertuples()))
 
 
-def count_path_bytes(report: "CostReport") -> int:
-    """Bytes of a run that leave one after the other; without kernels in the report, all that the busiest party sends."""
-    if report.kernels.empty:
-        return int(report.programs.groupby("party")["sent_bytes"].sum().max()) if len(report.programs) else 0
-    rows = _by_kernel(report).itertuples()
+def count_path_bytes(kernels: pd.DataFrame, programs: pd.DataFrame) -> int:
+    """Return the bytes of a run that leave one after the other.
+
+    Args:
+        kernels: costs by party and kernel, as in `CostReport.kernels`.
+        programs: costs by party and program. Without kernels, the answer is all bytes of the party that sends most.
+    """
+    if kernels.empty:
+        return int(programs.groupby("party")["sent_bytes"].sum().max()) if len(programs) else 0
+    rows = _by_kernel(kernels).itertuples()
     return round(sum(row.sent_bytes * _SHARE_OF_BYTES.get(row.Index, 1 / 3) for row in rows))
 
 
-def _by_kernel(report: "CostReport") -> "pd.DataFrame":
-    """Calls of one party, messages and bytes of all, by kernel."""
-    table = report.kernels.groupby("kernel")[["calls", "sends", "sent_bytes"]].sum()
-    return table.assign(calls=table["calls"] / report.kernels["party"].nunique())
+def _by_kernel(kernels: pd.DataFrame) -> pd.DataFrame:
+    """Sum up each kernel: calls of one party; messages and bytes of all."""
+    table = kernels.groupby("kernel")[["calls", "sends", "sent_bytes"]].sum()
+    return table.assign(calls=table["calls"] / kernels["party"].nunique())
 
 
 def _rounds(kernel: str, calls: float, messages: int) -> float:

@@ -1,6 +1,8 @@
 """Three parties that compute on secret shares with SPU, and their client."""
 
+from .certificates import make_certificates as make_certificates
 from .cluster import LocalCluster as LocalCluster
+from .cluster import free_ports as free_ports
 from .config import Certificates as Certificates
 from .config import EngineConfig as EngineConfig
 from .costs import TOTALS as TOTALS
@@ -9,11 +11,10 @@ from .costs import sum_totals as sum_totals
 from .graph import Graph as Graph
 from .graph import Node as Node
 from .graph import compile_plan as compile_plan
+from .kernel_stages import split_at_kernels as split_at_kernels
 from .programs import Call as Call
 from .programs import Plan as Plan
 from .programs import Program as Program
 from .programs import Spec as Spec
 from .programs import compile_program as compile_program
 from .session import Session as Session
-from .trial import run_once as run_once
-from .trial import words_of as words_of

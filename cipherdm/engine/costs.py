@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..costs import Network, count_path_bytes, count_rounds, predict
+from ..costs import Latency, Network, count_path_bytes, count_rounds, latency
 from ..errors import CipherDMError
 from .profile import KERNEL
 
@@ -51,23 +51,24 @@ class CostReport:
     @property
     def rounds(self) -> int:
         """Messages that had to wait for one another, see `cipherdm.costs.latency`."""
-        return count_rounds(self)
+        return count_rounds(self.kernels, self.sends)
 
     @property
     def path_bytes(self) -> int:
         """Bytes that leave one after the other, see `cipherdm.costs.latency`."""
-        return count_path_bytes(self)
+        return count_path_bytes(self.kernels, self.programs)
 
     def totals(self) -> dict[str, float]:
         """The run's sums, a row of a record: wall seconds, and counts of all parties, by the names in `TOTALS`."""
         return {name: getattr(self, name) for name in TOTALS}
 
     def latency(self, network: Network) -> float:
-        """Seconds that the run would take over a network, by the model of `cipherdm.costs.latency`.
+        """Return the seconds that the run would take over a network: the sum of `latency_parts`."""
+        return self.latency_parts(network).seconds
 
-        The report is to be of a `LocalCluster` without a network; `cipherdm.costs.predict` tells what the seconds go into.
-        """
-        return predict(self, network).seconds
+    def latency_parts(self, network: Network) -> Latency:
+        """Apply the model of `cipherdm.costs.latency` to a run that was measured on a `LocalCluster` without a network."""
+        return latency(self.seconds, self.rounds, self.path_bytes, network)
 
     def by_program(self) -> pd.DataFrame:
         """A row for each program label: calls (of one party), seconds (mean of the parties), bytes and sends (all parties)."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import CipherDMError
 from ..progress import Progress
-from .kernel_stages import split
+from .kernel_stages import split_at_kernels
 from .programs import Call, KernelProgram, Plan, Program, Spec, compile_program
 
 
@@ -106,7 +106,7 @@ def _stages(
     node: Node, specs: Mapping[str, Spec]
 ) -> list[tuple[Callable | KernelProgram, tuple[str, ...], tuple[str, ...]]]:
     """What a node's function is made of: functions and kernels, with the names of what they read and write."""
-    stages = split(node.function, tuple((specs[name].shape, specs[name].dtype) for name in node.inputs))
+    stages = split_at_kernels(node.function, tuple((specs[name].shape, specs[name].dtype) for name in node.inputs))
     if stages is None:
         return [(node.function, node.inputs, node.outputs)]
     # Results get their names when the last of the arguments has been read, which may have the same names.

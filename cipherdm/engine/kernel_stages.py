@@ -62,7 +62,7 @@ class Part:
         return tuple(values[name] for name in traced.writes(self.level))
 
 
-def split(function: Callable, shapes: tuple[tuple[tuple[int, ...], str], ...]) -> tuple[Stage, ...] | None:
+def split_at_kernels(function: Callable, shapes: tuple[tuple[tuple[int, ...], str], ...]) -> tuple[Stage, ...] | None:
     """The stages of a function of arrays with these shapes and dtypes, or None if there is no kernel in it.
 
     Raises:

@@ -1,7 +1,7 @@
 """The client's side of a session: share values, run plans, and reveal results to the client alone."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import grpc
@@ -13,9 +13,10 @@ from ..progress import Progress
 from . import party_pb2 as pb
 from .config import PARTIES, EngineConfig
 from .costs import CostBook, CostReport
+from .graph import Node, compile_plan
 from .party_pb2_grpc import PartyStub
-from .programs import Call, Plan, Program
-from .wire import PartyError, checked_array, follow, gather, pieces, share_of
+from .programs import Call, Plan, Program, Spec
+from .wire import PartyError, checked_array, follow, gather, pieces, share_of, words_in
 
 _UPLOAD_BATCH = 64 << 20  # bytes of plaintext that are shared and sent at a time
 
@@ -75,6 +76,15 @@ class Session:
         except grpc.RpcError as error:
             raise self._on_failure(rank, error) from None
 
+    def words_of(self, name: str, rank: int) -> np.ndarray:
+        """Fetch what one party holds of a secret variable, as numbers modulo 2^64.
+
+        Returns:
+            uint64 [elements, 2]: the party's own component of each element, and the next party's. Party r's second component
+            is party r+1's first; the three different ones add up to the value times 2^fraction_bits.
+        """
+        return words_in(self.share_of(name, rank).share_chunks)
+
     def delete(self, names: Iterable[str]) -> None:
         """Delete variables on the parties; unknown names are passed over."""
         self._check_open()
@@ -104,6 +114,23 @@ class Session:
         except PartyError as failure:
             raise self._on_failure(failure.rank, failure.error) from None
         return book.report(time.perf_counter() - start)
+
+    def run_once(self, function: Callable, *arrays: np.ndarray) -> tuple[np.ndarray, CostReport]:
+        """Share arrays, run one JAX function of them on the parties, and reveal its only result here.
+
+        Nothing stays on the parties. Sampling keeps its values there between calls instead, see `compile_plan`.
+
+        Returns:
+            The result, and what the run cost without sharing and revealing.
+        """
+        values = {f"trial.in{index}": np.asarray(array) for index, array in enumerate(arrays)}
+        specs = {name: Spec.of(array) for name, array in values.items()}
+        plan = compile_plan([Node("trial", function, tuple(values), ("trial.out",))], specs, ("trial.out",))
+        self.share(values)
+        cost = self.run(plan)
+        result = self.reveal("trial.out")
+        self.delete([*values, "trial.out"])
+        return result, cost
 
     def peak_memory(self, *, reset: bool = False) -> tuple[int, ...]:
         """The most memory that each party's process has held so far, in bytes, by rank; with `reset`, counted anew from now."""

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -41,6 +41,16 @@ def share_of(received: Sequence[pb.SharePiece]) -> libspu.Share:
     share.meta = received[0].meta
     share.share_chunks = [piece.chunk for piece in received][: received[0].chunk_count]
     return share
+
+
+def words_in(chunks: Iterable[bytes]) -> np.ndarray:
+    """Read the ring words in the chunks of a share: uint64 [elements, 2], as `Session.words_of` returns them."""
+    contents = []
+    for data in chunks:
+        chunk = libspu.ValueChunk()
+        chunk.ParseFromString(data)
+        contents.append(chunk.content)
+    return np.frombuffer(b"".join(contents), "<u8").reshape(-1, 2)
 
 
 def checked_array(name: str, value: np.ndarray, config: EngineConfig) -> np.ndarray:

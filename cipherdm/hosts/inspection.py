@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pandas as pd
 
-from ..engine.trial import words_in
+from ..engine.wire import words_in
 from ..errors import CipherDMError
 from . import host_pb2 as pb
 from .channels import connect

@@ -1,6 +1,22 @@
 """Linear layers on replicated shares as exact integer products, at the speed of a processor's integer matrix units.
 
-`digits`, `paths`, `products`: matrix products modulo 2^64 and 2^32. `zero`: zero shares. `shares`: a party's pair of
-components and the one message of a multiplication. `patches`, `kernels`: matrix product, convolution and batched product of
-one party. Nothing here knows of SPU, of a network or of a model.
+`digits` and `products` multiply matrices modulo 2^64 and 2^32. `zero` draws shares of zero. `shares` has a party's pair of
+components and the one message of a multiplication. `patches` and `layers` make matrix products, convolutions and batched
+products of them, as one party computes them. `operation` is such a layer as an operation of JAX. Nothing here knows of SPU,
+networks or models.
 """
+
+import lazy_loader
+
+# PyTorch is imported only by those who multiply: models name `operation` in their functions, and need none of it.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "digits": ["Digits", "Format"],
+        "layers": ["Weights", "batched_product", "conv2d", "matmul", "prepare"],
+        "operation": ["Kernel", "after", "apply"],
+        "products": ["FLOAT64", "INT8", "INTEGERS", "PATHS", "choose_path", "matrix_product", "product", "trial"],
+        "shares": ["finish", "joined", "replicate"],
+        "zero": ["AgreedKeys", "ZeroShares", "agree", "fresh_key"],
+    },
+)

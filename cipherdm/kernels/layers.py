@@ -30,31 +30,27 @@ class Weights:
 
     Attributes:
         path: how products are computed.
-        outputs, channels, size: of the weights [O, C, size, size]; a matrix has size 1.
-        upsampled: whether images are doubled in size before the convolution.
-        digits: one left operand; upsampled, one for each place of an output pixel in its 2 x 2.
+        outputs, channels, size: shape [O, C, size, size] of the weights; a matrix has size 1.
+        digits: the weights as a left operand.
     """
 
     path: Path
     outputs: int
     channels: int
     size: int
-    upsampled: bool
-    digits: tuple[Digits, ...]
+    digits: Digits
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory."""
-        return sum(digits.nbytes for digits in self.digits)
+        return self.digits.nbytes
 
 
-def prepare(path: Path, pair: np.ndarray, *, upsampled: bool = False) -> Weights:
+def prepare(path: Path, pair: np.ndarray) -> Weights:
     """Split weights into digits.
 
     Args:
         pair: [2, O, C, K, K] of a convolution or [2, O, C] of a matrix.
-        upsampled: for a convolution with K = 3 and padding 1 of images that are doubled in size first, each pixel repeated.
-            An output pixel then meets only 2 x 2 different pixels, with sums of weights, and 16 products replace 36.
 
     Raises:
         CipherDMError: for weights of other shapes or types.
@@ -64,29 +60,9 @@ def prepare(path: Path, pair: np.ndarray, *, upsampled: bool = False) -> Weights
     if pair.ndim != 5 or pair.shape[0] != 2 or pair.shape[3] != pair.shape[4]:
         raise CipherDMError(f"weights have the shape [2, O, C] or [2, O, C, K, K], not {pair.shape}")
     _, outputs, channels, size, _ = pair.shape
-    if upsampled and size != 3:
-        raise CipherDMError(
-            f"an upsampled convolution has weights of 3 x 3 here, not {size} x {size}; repeat the pixels before"
-        )
-    form = path.form(pair.dtype.type)
-    kernels = _of_doubled_images(pair) if upsampled else [pair]
-    # A row's order is that of patches: component, row, column, channel.
-    rows = (kernel.transpose(1, 0, 3, 4, 2).reshape(outputs, -1) for kernel in kernels)
-    return Weights(path, outputs, channels, size, upsampled, tuple(Digits.left(form, words) for words in rows))
-
-
-def _of_doubled_images(pair: np.ndarray) -> list[np.ndarray]:
-    """The four kernels [2, O, C, 2, 2] of a 3 x 3 kernel on doubled images, for output rows and columns 0 and 1 modulo 2.
-
-    Of the rows r - 1, r, r + 1 of a doubled image, an even r meets one row of the image in the first and another in the two
-    others; an odd r one in the first two and another in the last.
-    """
-    kernels = []
-    for row in (0, 1):
-        for column in (0, 1):
-            rows = np.add.reduceat(pair, (0, 1 + row), axis=3, dtype=pair.dtype)
-            kernels.append(np.add.reduceat(rows, (0, 1 + column), axis=4, dtype=pair.dtype))
-    return kernels
+    # A row has the order of patches: component, row, column, channel.
+    rows = pair.transpose(1, 0, 3, 4, 2).reshape(outputs, -1)
+    return Weights(path, outputs, channels, size, Digits.left(path.form(pair.dtype.type), rows))
 
 
 def matmul(weights: Weights, x: np.ndarray, zeros: ZeroShares) -> np.ndarray:
@@ -107,41 +83,25 @@ def conv2d(
     """z [B, O, rows, columns] of the convolution, as PyTorch defines it, of x with the pair [2, B, C, H, W].
 
     Args:
-        padding: zeros ((above, below), (left, right)). Upsampled weights take images before they are doubled, with stride 1
-            and padding 1.
+        padding: zeros ((above, below), (left, right)).
 
     Raises:
         CipherDMError: for shapes or types that do not fit.
     """
-    _check_images(weights, x, stride, padding)
-    form = weights.digits[0].form
+    _check_images(weights, x, padding)
+    form = weights.digits.form
     # [2, B, H, W, C]: the sum of both components, and the first
     images = np.stack([x[0] + x[1], x[0]]).transpose(0, 1, 3, 4, 2)
     images = np.ascontiguousarray(np.pad(images, ((0, 0), (0, 0), *padding, (0, 0))))
     _, batch, height, width, _ = images.shape
-    size = 2 if weights.upsampled else weights.size
+    outputs = tuple((length - weights.size) // stride + 1 for length in (height, width))
     patches = Patches(form, images)
-    if weights.upsampled:
-        outputs = (height - 2, width - 2)
-        z = np.empty((batch, weights.outputs, 2 * outputs[0], 2 * outputs[1]), form.word)
-        for index, digits in enumerate(weights.digits):
-            corner = divmod(index, 2)
-            places = z[:, :, corner[0] :: 2, corner[1] :: 2]
-            _convolve(weights.path, digits, patches, Window(size, 1, outputs, corner), places)
-    else:
-        outputs = tuple((length - size) // stride + 1 for length in (height, width))
-        z = np.empty((batch, weights.outputs, *outputs), form.word)
-        _convolve(weights.path, weights.digits[0], patches, Window(size, stride, outputs), z)
+    window = Window(weights.size, stride, outputs)
+    z = np.empty((batch, weights.outputs, *outputs), form.word)
+    for some, rows in blocks(batch, outputs, _columns_at_a_time(weights.digits)):
+        words = product(weights.path, weights.digits, patches.block(window, some, rows))
+        z[some, :, rows] = words.reshape(weights.outputs, some.stop - some.start, -1, outputs[1]).swapaxes(0, 1)
     return zeros.add_to(z)
-
-
-def _convolve(path: Path, kernel: Digits, patches: Patches, window: Window, z: np.ndarray) -> None:
-    """Fill z [B, O, rows, columns], any strides, block by block."""
-    batch, outputs, _, columns = z.shape
-    inner = sum(kernel.sizes)
-    for images, rows in blocks(batch, window.outputs, _columns_at_a_time(kernel, inner)):
-        words = product(path, kernel, patches.block(window, images, rows))
-        z[images, :, rows] = words.reshape(outputs, images.stop - images.start, -1, columns).swapaxes(0, 1)
 
 
 def batched_product(path: Path, x: np.ndarray, y: np.ndarray, zeros: ZeroShares) -> np.ndarray:
@@ -159,7 +119,7 @@ def batched_product(path: Path, x: np.ndarray, y: np.ndarray, zeros: ZeroShares)
     for index in np.ndindex(*x.shape[1:-2]):
         own, following = x[0][index], x[1][index]
         left = Digits.left(form, np.concatenate([own + following, own], axis=1))
-        step = _columns_at_a_time(left, sum(left.sizes))
+        step = _columns_at_a_time(left)
         for first in range(0, y.shape[-1], step):
             columns = [component[index][:, first : first + step].T for component in y]
             right = Digits.right(form, np.concatenate(columns, axis=1))
@@ -167,24 +127,20 @@ def batched_product(path: Path, x: np.ndarray, y: np.ndarray, zeros: ZeroShares)
     return zeros.add_to(z)
 
 
-def _columns_at_a_time(left: Digits, inner: int) -> int:
-    """So many columns of the right operand that their digits have about BLOCK_BYTES, from 128 to 1024."""
-    column = inner * left.form.count * np.dtype(left.form.digit).itemsize
+def _columns_at_a_time(left: Digits) -> int:
+    """Return how many columns of the right operand have about BLOCK_BYTES of digits, from 128 to 1024."""
+    column = sum(left.sizes) * left.form.count * np.dtype(left.form.digit).itemsize
     return min(1024, max(128, BLOCK_BYTES // max(1, column)))
 
 
-def _check_images(weights: Weights, x: np.ndarray, stride: int, padding: Padding) -> None:
+def _check_images(weights: Weights, x: np.ndarray, padding: Padding) -> None:
     if x.ndim != 5 or x.shape[0] != 2 or x.shape[2] != weights.channels:
         raise CipherDMError(
             f"x has the shape {x.shape}; weights of {weights.channels} channels take [2, B, C, H, W] with as many"
         )
-    if x.dtype != weights.digits[0].form.word:
+    if x.dtype != weights.digits.form.word:
         raise CipherDMError(
-            f"x has words of {x.dtype} and the weights of {np.dtype(weights.digits[0].form.word)}; convert one"
-        )
-    if weights.upsampled and (stride != 1 or padding != ((1, 1), (1, 1))):
-        raise CipherDMError(
-            "upsampled weights take stride 1 and padding 1; prepare them without `upsampled` and repeat the pixels"
+            f"x has words of {x.dtype} and the weights of {np.dtype(weights.digits.form.word)}; convert one"
         )
     for length, around in zip(x.shape[3:], padding, strict=True):
         if length + sum(around) < weights.size:

@@ -23,13 +23,11 @@ class Window:
         size: rows and columns of a patch.
         stride: from one patch to the next.
         outputs: rows and columns of patches.
-        corner: row and column where the first patch begins.
     """
 
     size: int
     stride: int
     outputs: tuple[int, int]
-    corner: tuple[int, int] = (0, 0)
 
 
 class Patches:
@@ -59,14 +57,12 @@ class Patches:
     def _stretches(self, window: Window, images: slice, rows: slice) -> Iterator[np.ndarray]:
         """Views [count, B, rows, columns, size * C], for each part and each row of a patch."""
         width = window.size * self._channels
-        top, left = window.corner
-        step = window.stride * self._channels
-        views = sliding_window_view(self._planes, width, axis=-1)[..., left * self._channels :: step, :]
+        views = sliding_window_view(self._planes, width, axis=-1)[..., :: window.stride * self._channels, :]
         first, last = rows.start, min(rows.stop, window.outputs[0]) - 1
         for part in range(self._parts):
             for row in range(window.size):
-                start = top + row + first * window.stride
-                stop = top + row + last * window.stride + 1
+                start = row + first * window.stride
+                stop = row + last * window.stride + 1
                 yield views[:, part, images, start : stop : window.stride, : window.outputs[1]]
 
 

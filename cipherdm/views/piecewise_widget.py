@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from ..approximations.piecewise import PiecewisePolynomial
 from ..approximations.piecewise_costs import Prices
-from ..engine import LocalCluster, run_once
+from ..engine import LocalCluster
 from ..errors import CipherDMError
 from ..files import root
 from ..records import read_record
@@ -42,7 +42,7 @@ class Measured:
 
 def measure(cluster: LocalCluster, function: PiecewisePolynomial, x: np.ndarray) -> Measured:
     """Evaluate a function at x [N] on the cluster's parties."""
-    values, cost = run_once(cluster.session(), function, np.asarray(x, np.float32))
+    values, cost = cluster.session().run_once(function, np.asarray(x, np.float32))
     return Measured(values, cost.bytes, cost.sends, float(cost.by_program()["seconds"].iloc[0]))
 
 

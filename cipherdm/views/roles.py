@@ -43,7 +43,7 @@ def party_pictures(image: np.ndarray, words: Sequence[np.ndarray], fraction_bits
 
     Args:
         image: [H, W] in [-1, 1], clipped.
-        words: for each of the three parties uint64 [at least H * W, 2], see `cipherdm.engine.words_of`, of which the first
+        words: for each of the three parties uint64 [at least H * W, 2], see `Session.words_of`, of which the first
             H * W are drawn.
         fraction_bits: of the words' sum.
     """

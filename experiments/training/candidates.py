@@ -1,9 +1,8 @@
-"""Measurements behind two choices: the architecture of mnist10, and PyTorch rather than JAX for training."""
+"""The measurement behind the architecture of mnist10: `python -m cipherdm_experiments.training.candidates [OUT.json]`."""
 
 import dataclasses
-import os
+import sys
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,14 @@ import torch
 from torch import nn
 
 from cipherdm.datasets import load_mnist
+from cipherdm.files import root
 from cipherdm.records import write_record
 
-from .checkpoint import Run
-from .loop import noise_levels, train_step
+from .digits import noise_objective, start
 from .recipes import RECIPES, TrainingConfig
+from .run import torch_threads
 
-_XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+RECORD = root() / "data" / "measurements" / "mnist10_candidates.json"
 
 # Sizes for ten digits: channels of the three levels, whether 7x7 attends (in all its blocks, in the middle, nowhere).
 _SIZES = (
@@ -53,7 +53,7 @@ def candidates() -> tuple[TrainingConfig, ...]:
 
 
 def costs(config: TrainingConfig) -> dict[str, int]:
-    """What a secure call on one image depends on, counted by running the model once.
+    """Count what the cost of a secure call on one image depends on, by running the model once.
 
     Keys: `parameters`; `multiply_adds` of convolutions, linear layers and attention; `activation_elements` through SiLU
     or Mish; `softmax_elements`; `resnets` and `attentions`, the layers that determine the rounds. Time embeddings count
@@ -88,98 +88,28 @@ def costs(config: TrainingConfig) -> dict[str, int]:
     return count
 
 
-def compare_candidates(out: str | Path, *, steps: int = 800, say: Callable[[str], None] = print) -> None:
+def compare_candidates(out: str | Path = RECORD, *, steps: int = 800) -> None:
     """Train every candidate for `steps` steps on the same batches, and record losses beside costs in `out`.
 
-    The recipe's loss without its guidance, which would add a classifier's noise to the comparison, and with the learning
-    rate's cosine as long as the trial.
+    The loss is the recipe's without its guidance, which would add a classifier's noise to the comparison. The learning rate's
+    cosine is as long as the trial.
     """
-    torch.set_num_threads(1)
-    images = torch.from_numpy(load_mnist("train").images)
-    class_ids = load_mnist("train").labels
-    levels = noise_levels()
-    rows = []
-    for config in candidates():
-        run = Run.start(dataclasses.replace(config, steps=steps, guidance=0.0), "cpu")
-        seconds = time.process_time()
-        while run.step < steps:
-            train_step(run, images, class_ids, levels)
-        seconds = (time.process_time() - seconds) / steps
-        last = float(np.mean(run.losses[-steps // 5 :]))
-        rows.append({"name": config.name, **costs(config), "loss": last, "cpu_seconds_per_step": seconds})
-        say(str(rows[-1]))
-        _write_candidates(out, rows, steps)
-
-
-def _write_candidates(out: str | Path, rows: Sequence[dict[str, object]], steps: int) -> None:
+    digits, rows = load_mnist("train"), []
     what = f"mean loss of the last fifth of {steps} steps on the same batches; costs are of one call on one image"
-    write_record(out, {"what": what, "rows": list(rows)})
+    with torch_threads(1):
+        for config in candidates():
+            config = dataclasses.replace(config, steps=steps, guidance=0.0)
+            run = start(config)
+            objective = noise_objective(run.model, config, digits)
+            begin = time.process_time()
+            while not run.finished:
+                run.take_step(objective)
+            seconds = (time.process_time() - begin) / steps
+            last = float(np.mean(run.losses[-steps // 5 :]))
+            rows.append({"name": config.name, **costs(config), "loss": last, "cpu_seconds_per_step": seconds})
+            print(rows[-1])
+            write_record(out, {"what": what, "rows": rows})
 
 
-def compare_frameworks(
-    out: str | Path, *, names: Sequence[str] = tuple(RECIPES), repeats: int = 5, say: Callable[[str], None] = print
-) -> None:
-    """Time one training step in PyTorch (diffusers' module) and in JAX with optax (ours), and record both in `out`.
-
-    One thread each, the same batch, forward, backward and Adam; the fastest of `repeats` steps in processor time, since
-    the machine may be busy. JAX's compile time is recorded apart. Run it in a fresh process: XLA reads its flags once.
-    """
-    os.environ.setdefault("XLA_FLAGS", _XLA_FLAGS)
-    torch.set_num_threads(1)
-    rows = []
-    for name in names:
-        config = RECIPES[name]
-        row = {"name": name, "batch": config.batch, "torch_seconds": _torch_step(config, repeats)}
-        row["jax_seconds"], row["jax_compile_seconds"] = _jax_step(config, repeats)
-        rows.append(row)
-        say(str(row))
-    what = f"processor seconds of one training step, the fastest of {repeats}, one thread"
-    write_record(out, {"what": what, "xla_flags": os.environ["XLA_FLAGS"], "rows": rows})
-
-
-def _torch_step(config: TrainingConfig, repeats: int) -> float:
-    run = Run.start(config, "cpu")
-    images, class_ids = torch.zeros(config.batch, 1, 28, 28), np.zeros(config.batch, np.int64)
-    levels = noise_levels()
-    return _fastest(lambda: train_step(run, images, class_ids, levels), repeats)
-
-
-def _jax_step(config: TrainingConfig, repeats: int) -> tuple[float, float]:
-    import jax
-    import optax
-
-    from cipherdm.models import UNetConfig, init_unet, run_blocks, unet_blocks
-    from cipherdm.protocols import DIRECT
-
-    model = UNetConfig.from_diffusers(dict(config.unet().config))
-    blocks, optimizer = unet_blocks(model), optax.adam(config.learning_rate)
-    generator = np.random.default_rng(0)
-    noise = generator.standard_normal((config.batch, 1, 28, 28), dtype=np.float32)
-    timesteps = generator.integers(0, 1000, config.batch).astype(np.float32)
-    onehot = np.eye(len(config.digits), dtype=np.float32)[generator.integers(0, len(config.digits), config.batch)]
-
-    def loss(params: dict) -> jax.Array:
-        inputs = {"sample": noise, "timestep": timesteps, "class_onehot": onehot}
-        return ((run_blocks(blocks, params, inputs, protocols=DIRECT)["eps"] - noise) ** 2).mean()
-
-    @jax.jit
-    def step(params: dict, state: optax.OptState) -> tuple[dict, optax.OptState]:
-        updates, state = optimizer.update(jax.grad(loss)(params), state)
-        return optax.apply_updates(params, updates), state
-
-    params = dict(init_unet(model).params)
-    state = optimizer.init(params)
-    begin = time.process_time()
-    compiled = step.lower(params, state).compile()
-    seconds = time.process_time() - begin
-    return _fastest(lambda: jax.block_until_ready(compiled(params, state)), repeats), seconds
-
-
-def _fastest(step: Callable[[], object], repeats: int) -> float:
-    step()
-    seconds = []
-    for _ in range(repeats):
-        begin = time.process_time()
-        step()
-        seconds.append(time.process_time() - begin)
-    return min(seconds)
+if __name__ == "__main__":
+    compare_candidates(*sys.argv[1:])

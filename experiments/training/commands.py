@@ -14,34 +14,36 @@ from cipherdm.cli.options import ModelArgument, ProtocolsOption, SchedulerOption
 def train(
     name: Annotated[str, typer.Argument(help="A recipe: mnist10, mnist01-tiny, mnist10-quad, sd-mini, ...")],
     steps: Annotated[int | None, typer.Option(help="Optimisation steps; the recipe's own by default.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in runs/NAME, if there is one.")] = True,
-    out: Annotated[Path | None, typer.Option(help="Where the model goes; data/models/NAME by default.")] = None,
+    resume: Annotated[bool, typer.Option(help="Whether to go on from the last checkpoint in runs/NAME.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Folder of the model; data/models/NAME by default.")] = None,
 ) -> None:
     """Train a model on MNIST, and export it as a diffusers folder."""
-    from .loop import train as run_training
+    from .digits import train as train_digits
     from .sd_mini.train import train_sd_mini
 
     settings = {"out": out, "steps": steps, "resume": resume}
-    folder = train_sd_mini(**settings) if name == "sd-mini" else run_training(name, **settings)
+    folder = train_sd_mini(**settings) if name == "sd-mini" else train_digits(name, **settings)
     typer.echo(f"Wrote {folder}.")
 
 
 def evaluate(
     name: ModelArgument,
-    count: Annotated[int, typer.Option(help="Pictures to draw, labels balanced.")] = 2000,
+    count: Annotated[int, typer.Option(help="Number of images, labels balanced.")] = 2000,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
     scheduler: SchedulerOption = "ddim",
     eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
     protocols: ProtocolsOption = "direct",
-    compare: Annotated[int, typer.Option(help="Pictures to compare with exact ones from the same noise.")] = 64,
-    secure: Annotated[int, typer.Option(help="Pictures to draw on three parties too, for the same comparison.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    record: Annotated[Path | None, typer.Option(help="Also write the scores to this JSON file.")] = None,
+    compare: Annotated[int, typer.Option(help="Number of images to compare with exact ones from the same noise.")] = 64,
+    secure: Annotated[
+        int, typer.Option(help="Number of images to draw on three parties too, for this comparison.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    record: Annotated[Path | None, typer.Option(help="JSON file for the scores, if they are to be recorded.")] = None,
 ) -> None:
-    """Draw pictures in plaintext with a set of protocols, and have a classifier judge them.
+    """Draw images in plaintext with a protocol set, and have a classifier judge them.
 
     Prints the accuracy (LeNet reads the digit that was asked for), F1, and LeNet-FID, the Frechet distance to MNIST's
-    test images in LeNet's features; and how near pictures are to those of the exact functions from the same noise, in
+    test images in LeNet's features; and how near images are to those of the exact functions from the same noise, in
     plaintext and, if asked for, on three parties.
     """
     import cipherdm as cdm
@@ -96,16 +98,16 @@ _PARTS = ("digit", "colour", "background", "size", "place", "all")
 
 def read_back(
     model: Annotated[str, typer.Argument(help="A name in data/models, or the path of a folder that was trained here.")],
-    count: Annotated[int, typer.Option(help="Pictures to draw, captions balanced.")] = 500,
+    count: Annotated[int, typer.Option(help="Number of images, captions balanced.")] = 500,
     steps: Annotated[int, typer.Option(help="Denoising steps, by DDIM.")] = 20,
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 is none.")] = 4.0,
-    seed: Annotated[int, typer.Option(help="Of captions and noise.")] = 0,
-    record: Annotated[Path | None, typer.Option(help="Also write the scores to this JSON file.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of captions and noise.")] = 0,
+    record: Annotated[Path | None, typer.Option(help="JSON file for the scores, if they are to be recorded.")] = None,
 ) -> None:
     """Draw captions with a Stable Diffusion pipeline in plaintext, and read digit, colours, size and place back.
 
-    Prints the share of pictures that show what their caption says, beside the same for pictures composed from MNIST's test
-    images, as they are and after the autoencoder: what the reader can find at best.
+    Prints the share of images that show what their caption says. Beside it stand the shares for images composed from MNIST's
+    test images, as they are and after the autoencoder, which is the most that the reader can find.
     """
     from cipherdm.errors import CipherDMError
     from cipherdm.models import find_model

@@ -1,4 +1,4 @@
-"""How good generated digits are: do they show what was asked for, and are they distributed like MNIST's?"""
+"""Quality of generated digits: do they show what was asked for, and are they distributed like MNIST's?"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ Sampler = Callable[[np.ndarray, int], np.ndarray]
 
 @dataclass(frozen=True)
 class Scores:
-    """What `score_images` finds.
+    """Scores of generated images.
 
     `accuracy` is the fraction of images that LeNet reads as the digit that was asked for, `f1` the mean over the digits
     of the F1 score of the same predictions, `lenet_fid` the Frechet distance to MNIST's test images of these digits in
@@ -69,7 +69,7 @@ def evaluate(
 
 
 def balanced_labels(classes: int, count: int) -> np.ndarray:
-    """`count` class ids, int64, in turn: every class as often as every other, up to one."""
+    """`count` class ids, int64, in turn: each class appears equally often (counts differ by at most one)."""
     return np.arange(count) % classes
 
 

@@ -5,13 +5,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from diffusers import UNet2DModel
 
 from cipherdm.files import replacing
 from cipherdm.records import write_record
 
-from .checkpoint import Run
 from .evaluation import diffusers_sampler
-from .recipes import scheduler
+from .recipes import TrainingConfig, scheduler
+from .run import Run, loss_summary
 
 _DIFFUSERS_USAGE = """from diffusers import UNet2DModel
 
@@ -23,7 +24,7 @@ _OWN_USAGE = """import cipherdm as cdm
 unet = cdm.load_unet("data/models/{name}")"""
 
 
-def export(run: Run, images: int, out: Path) -> None:
+def export(run: Run, config: TrainingConfig, images: int, out: Path) -> None:
     """Write the averaged weights as a diffusers folder `out`, with a model card and the training record.
 
     `images` is the number of training images. Each file is replaced whole, and nothing else in `out` is touched.
@@ -31,42 +32,31 @@ def export(run: Run, images: int, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as name:
         temporary = Path(name)
-        run.averaged.save_pretrained(temporary)
+        run.averaged.module.save_pretrained(temporary)
         scheduler().save_config(temporary)
-        (temporary / "README.md").write_text(_card(run, images))
-        write_record(temporary / "training.json", _record(run, images))
+        (temporary / "README.md").write_text(_card(run, config, images))
+        write_record(temporary / "training.json", _record(run, config, images))
         for file in sorted(temporary.iterdir()):
             os.replace(file, out / file.name)
 
 
-def write_grid(run: Run, path: Path, *, per_digit: int = 8, steps: int = 25) -> None:
-    """Write a PNG with one row of `per_digit` DDIM samples of the averaged weights for each class."""
+def write_grid(model: UNet2DModel, config: TrainingConfig, path: Path, *, per_digit: int = 8, steps: int = 25) -> None:
+    """Write a PNG with one row of `per_digit` DDIM samples of a model per class."""
     from matplotlib.image import imsave
 
-    classes = len(run.config.digits)
+    classes = len(config.digits)
     labels = np.repeat(np.arange(classes), per_digit)
-    images = diffusers_sampler(run.averaged, steps=steps)(labels, run.config.seed)
+    images = diffusers_sampler(model, steps=steps)(labels, config.seed)
     grid = images.reshape(classes, per_digit, 28, 28).transpose(0, 2, 1, 3).reshape(classes * 28, per_digit * 28)
     with replacing(path) as temporary:
         imsave(temporary, grid, cmap="gray", vmin=-1, vmax=1)
 
 
-def _record(run: Run, images: int) -> dict[str, object]:
-    losses = np.asarray(run.losses)
-    edges = range(0, len(losses), 100)
-    return {
-        "config": run.config.as_json(),
-        "steps_done": run.step,
-        "training_images": images,
-        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
-        "seconds": round(run.seconds, 1),
-        "loss": float(losses[-500:].mean()),
-        "loss_by_100_steps": [round(float(losses[edge : edge + 100].mean()), 5) for edge in edges],
-    }
+def _record(run: Run, config: TrainingConfig, images: int) -> dict[str, object]:
+    return {"config": config.as_json(), "training_images": images, **loss_summary(run, 500)}
 
 
-def _card(run: Run, images: int) -> str:
-    config = run.config
+def _card(run: Run, config: TrainingConfig, images: int) -> str:
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
     digits = ", ".join(map(str, config.digits))
     start = f"It started from the weights of `{config.initial}`." if config.initial else ""

@@ -20,12 +20,12 @@ class Quad(nn.Module):
 
 
 class LinearAttention:
-    """What diffusers calls an attention processor: `linear_attention` over the pixels of [B, C, H, W], with a residual."""
+    """An attention processor of diffusers: `linear_attention` over the pixels of [B, C, H, W], with a residual."""
 
     def __call__(
         self, attn: Attention, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None
     ) -> torch.Tensor:
-        """As `diffusers.models.attention_processor.AttnProcessor`; masks and cross-attention are not for U-Nets like ours."""
+        """Compute attention, called as diffusers' `AttnProcessor` is. Masks and cross-attention are not supported."""
         tokens = hidden_states.flatten(2).mT  # [B, N, C]
         if attn.group_norm is not None:
             tokens = attn.group_norm(tokens.mT).mT

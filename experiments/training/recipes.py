@@ -1,4 +1,4 @@
-"""What is trained: one frozen configuration for each model of `data/models`."""
+"""Recipes: one frozen configuration for each model of `data/models`."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class TrainingConfig:
     layers_per_block: int
     norm_num_groups: int
     attention_head_dim: int
-    act_fn: str = "silu"  # "quad" is ours, and brings attention without softmax; see `cheap`
+    act_fn: str = "silu"  # "quad" is ours, and brings attention without softmax; see `quadratic`
     add_attention: bool = True
     batch: int = 64
     steps: int = 4000
@@ -156,7 +156,7 @@ _TINY_MISH = dataclasses.replace(
 
 
 def _distilled(base: TrainingConfig, **changes: Any) -> TrainingConfig:
-    """The same network with a quadratic activation and attention without softmax, taught by the trained one."""
+    """The recipe of a network with a quadratic activation and attention without softmax, taught by the trained one."""
     teacher = f"data/models/{base.name}"
     fixed = {"name": f"{base.name}-quad", "act_fn": "quad", "initial": teacher, "teacher": teacher}
     return dataclasses.replace(base, **fixed, guidance=0.0, score_weight=0.0, identity=False, **changes)

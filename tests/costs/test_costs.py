@@ -11,8 +11,8 @@ import pytest
 
 import cipherdm as cdm
 from cipherdm import CipherDMError
-from cipherdm.costs import NETWORKS, Network, count_path_bytes, count_rounds, latency, network_named, predict
-from cipherdm.engine import TOTALS, CostReport, run_once, sum_totals
+from cipherdm.costs import NETWORKS, Network, latency, network_named
+from cipherdm.engine import TOTALS, CostReport, sum_totals
 from cipherdm.engine.costs import CostBook
 from cipherdm.engine.profile import KERNEL, parse_profile
 
@@ -66,18 +66,18 @@ def test_the_model_adds_delays_and_bytes_to_computing():
 def test_rounds_and_bytes_follow_from_kernels():
     # 10 products and 10 truncations: 3 rounds each, and 20 bytes of 52 on the path, as the messages' sizes have it.
     products = report(mul_aa=(10, 30, 2400), trunc_a=(10, 50, 2800))
-    assert count_rounds(products) == 10 * 1 + 10 * 2
-    assert count_path_bytes(products) == 2400 / 3 + 1200
+    assert products.rounds == 10 * 1 + 10 * 2
+    assert products.path_bytes == 2400 / 3 + 1200
     # Two comparisons of 8 rounds, a selection, and five conversions of bits of which two take the adder.
     others = report(msb_a2b=(2, 48, 0), mul_a1b=(1, 8, 6400), b2a=(5, 3 * 4 + 2 * 28, 0))
-    assert count_rounds(others) == 2 * 8 + 2 + (3 * 2 + 2 * 10)
-    assert count_path_bytes(others) == 3200
+    assert others.rounds == 2 * 8 + 2 + (3 * 2 + 2 * 10)
+    assert others.path_bytes == 3200
 
 
 def test_a_report_without_kernels_is_taken_for_products():
     old = replace(report(), kernels=pd.DataFrame())
-    assert old.sends == 24 and count_rounds(old) == 9
-    assert count_path_bytes(old) == 3000  # of the busiest party
+    assert old.sends == 24 and old.rounds == 9
+    assert old.path_bytes == 3000  # of the busiest party
     nothing = CostBook().report(1.0)
     assert nothing.rounds == 0 and nothing.latency(cdm.WAN) == 1.0
 
@@ -86,7 +86,7 @@ def test_a_report_tells_its_latency():
     found = report(mul_aa=(10, 30, 3_000_000))
     assert found.rounds == 10
     assert found.latency(cdm.WAN) == pytest.approx(2.0 + 10 * 0.020 + 8e6 / 400e6)
-    assert found.latency(cdm.WAN) == predict(found, cdm.WAN).seconds
+    assert found.latency(cdm.WAN) == found.latency_parts(cdm.WAN).seconds
     assert (found + found).rounds == 20
 
 
@@ -151,6 +151,6 @@ def test_the_profiles_levels_are_told_apart():
 def test_rounds_of_operations(session, function, rounds, share):
     """As SPU's source has them, and bytes per element that leave one after the other."""
     x, y = np.random.default_rng(3).uniform(0.5, 2, (2, 500)).astype(np.float32)
-    _, cost = run_once(session, function, x, y)
+    _, cost = session.run_once(function, x, y)
     assert cost.rounds == rounds
-    assert count_path_bytes(cost) / x.size == pytest.approx(share, rel=0.02)
+    assert cost.path_bytes / x.size == pytest.approx(share, rel=0.02)

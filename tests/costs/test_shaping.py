@@ -20,7 +20,6 @@ from cipherdm import CipherDMError, LocalCluster, Network
 from cipherdm.costs import LinkShaper
 from cipherdm.costs.forwarding import Wire
 from cipherdm.costs.shaping import ping
-from cipherdm.engine import run_once
 from cipherdm_experiments import network as benchmark
 
 NOBODY = ("127.0.0.1:1",) * 3
@@ -136,7 +135,7 @@ def test_parties_compute_over_a_network():
     for delay in (2e-3, 22e-3):
         with LocalCluster(network=Network("far", 2 * delay, 1e9)) as cluster:
             session, pids = cluster.session(), (*cluster.pids, cluster._shaper.pid)
-            runs = [run_once(session, jax.numpy.exp, x) for _ in range(3)]
+            runs = [session.run_once(jax.numpy.exp, x) for _ in range(3)]
         assert not any(alive(pid) for pid in pids)
         for result, cost in runs:
             np.testing.assert_allclose(result, np.exp(x), atol=0.01)
@@ -151,11 +150,11 @@ def test_a_cluster_whose_shaper_ends_says_so():
     x = np.ones(1000, np.float32)
     with LocalCluster(network=Network("quick", 1e-3, 1e9)) as cluster:
         session, pids = cluster.session(), cluster.pids
-        run_once(session, jax.nn.silu, x)
+        session.run_once(jax.nn.silu, x)
         cluster._shaper._process.kill()
         cluster._shaper._process.wait()
         with pytest.raises(CipherDMError, match="shapes the links had ended"):
-            run_once(session, jax.nn.silu, x)
+            session.run_once(jax.nn.silu, x)
     assert not any(alive(pid) for pid in pids)
 
 

@@ -115,6 +115,30 @@ def test_compiling_a_plan_reports_each_function_before_it_is_compiled():
     assert plan == compile_plan(nodes, specs, keep=["z"])
 
 
+def test_a_function_is_run_once_and_leaves_nothing(session):
+    x, y = np.float32([1, 2, 3]), np.float32([-2, 0.5, 4])
+    result, cost = session.run_once(jnp.multiply, x, y)
+    np.testing.assert_allclose(result, x * y, atol=1e-4)
+    assert cost.sends > 0 and list(cost.by_program().index) == ["trial"]
+    for name in ("trial.in0", "trial.in1", "trial.out"):
+        with pytest.raises(CipherDMError, match="no variable"):
+            session.reveal(name)
+
+
+def test_two_parties_words_are_the_value_and_one_partys_are_not(session):
+    value = np.linspace(-5, 5, 11, dtype=np.float32)
+    session.share({"value": value})
+    words = [session.words_of("value", rank) for rank in range(3)]
+    assert all(held.shape == (11, 2) for held in words)
+    for rank in range(3):
+        np.testing.assert_array_equal(words[rank][:, 1], words[(rank + 1) % 3][:, 0])
+    opened = (words[0][:, 0] + words[0][:, 1] + words[1][:, 1]).view(np.int64) / 2**18
+    np.testing.assert_allclose(opened, value, atol=2**-18)
+    assert np.abs(words[0].astype(np.int64) / 2**18).max() > 1e9
+    with pytest.raises(CipherDMError, match="no variable 'other'"):
+        session.words_of("other", 0)
+
+
 def test_sessions_do_not_mix(cluster):
     one, other = cluster.session(), cluster.session(EngineConfig(exp="pade"))
     one.share({"name": np.float32(1)})

@@ -12,9 +12,8 @@ from words import on_words
 
 from cipherdm import CipherDMError
 from cipherdm.engine import EngineConfig, Node, Spec, compile_plan, kernels
-from cipherdm.engine.kernel_stages import split
+from cipherdm.engine.kernel_stages import split_at_kernels
 from cipherdm.engine.programs import KernelProgram
-from cipherdm.engine.trial import words_of
 from cipherdm.kernels.operation import Kernel, apply
 from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, encode
 
@@ -58,7 +57,7 @@ def words(cluster):
 
 def test_a_function_is_cut_at_its_kernels():
     """Weights and x reach kernels under their own names; what no kernel needs is left for the last program."""
-    kernel, square, second, last = split(TwoLayers(), SHAPES)
+    kernel, square, second, last = split_at_kernels(TwoLayers(), SHAPES)
     assert [type(stage.function) is KernelProgram for stage in (kernel, square, second, last)] == [1, 0, 1, 0]
     assert kernel.inputs == ("in0", "in3") and second.inputs[0] == "in2"
     assert "out1" in square.outputs and last.outputs == ("out0",)
@@ -68,7 +67,7 @@ def test_a_function_is_cut_at_its_kernels():
 def test_the_parts_together_are_the_function():
     arrays = [jnp.asarray(random_integers(*shape)) for shape, _ in SHAPES]
     values = {f"in{index}": array for index, array in enumerate(arrays)}
-    for stage in split(TwoLayers(), SHAPES):
+    for stage in split_at_kernels(TwoLayers(), SHAPES):
         inputs = [values[name] for name in stage.inputs]
         function = stage.function.kernel if isinstance(stage.function, KernelProgram) else stage.function
         results = function(*inputs)
@@ -83,12 +82,12 @@ def test_an_argument_that_is_returned_becomes_a_result():
     def layer(w, x):
         return apply(Kernel("matmul"), w, x), x
 
-    stages = split(layer, (((2, 2), "float32"), ((2, 2), "float32")))
+    stages = split_at_kernels(layer, (((2, 2), "float32"), ((2, 2), "float32")))
     assert {name for stage in stages for name in stage.outputs} >= {"out0", "out1"}
 
 
 def test_a_function_without_kernels_is_one_program():
-    assert split(lambda x: x + x, (((2,), "float32"),)) is None
+    assert split_at_kernels(lambda x: x + x, (((2,), "float32"),)) is None
 
 
 def test_a_kernel_in_a_loop_is_refused():
@@ -96,7 +95,7 @@ def test_a_kernel_in_a_loop_is_refused():
         return lax.fori_loop(0, 3, lambda _, state: apply(Kernel("matmul"), w, state), x)
 
     with pytest.raises(CipherDMError, match="kernel is inside a .*granularity"):
-        split(loop, (((2, 2), "float32"), ((2, 2), "float32")))
+        split_at_kernels(loop, (((2, 2), "float32"), ((2, 2), "float32")))
 
 
 def test_a_result_may_not_take_the_name_of_what_is_still_read():
@@ -140,7 +139,7 @@ def test_in_the_small_ring_products_are_right_to_the_last_bit_up_to_its_edges(cl
     kernel = Kernel("matmul", ring=32)
     words(Node("layer", on_words(kernel), ("a", "b"), ("y",)), {"a": first, "b": second})
     session = cluster.session(EngineConfig(fraction_bits=ENGINE_FRACTION_BITS))
-    total = sum(words_of(session, "y", rank)[:, 0] for rank in range(3))
+    total = sum(session.words_of("y", rank)[:, 0] for rank in range(3))
     np.testing.assert_array_equal(total, expected.astype(np.uint64) << np.uint64(32))
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from cipherdm import DIRECT, CipherDMError, LocalCluster
 from cipherdm.cli import build
-from cipherdm.engine import Graph, Node, Spec, run_once
+from cipherdm.engine import Graph, Node, Spec
 from cipherdm.models import init_unet, save_unet
 from cipherdm.models.blocks import attention, resnet
 from cipherdm.records import read_record
@@ -87,7 +87,7 @@ def test_calls_explain_nearly_all_that_the_parties_send(record):
 @pytest.mark.slow
 def test_a_softmax_is_booked_with_what_it_costs_by_itself(record, session):
     """64 tokens, 2 heads: the attention block's softmax is that of two 64 x 64 matrices of scores."""
-    _, alone = run_once(session, DIRECT.softmax, jnp.zeros((1, 2, 64, 64), jnp.float32))
+    _, alone = session.run_once(DIRECT.softmax, jnp.zeros((1, 2, 64, 64), jnp.float32))
     found = sums(record, "direct", part="mid_block.attentions.0", kind="softmax")
     assert found["bytes"] == pytest.approx(alone.bytes, rel=0.01)
     assert found["rounds"] == pytest.approx(alone.rounds, rel=0.01)

@@ -6,7 +6,7 @@ import pytest
 from fast_layers import number, numbers, on_shares
 
 from cipherdm.engine import EngineConfig, Node, Spec, compile_plan
-from cipherdm.engine.kernel_stages import split
+from cipherdm.engine.kernel_stages import split_at_kernels
 from cipherdm.engine.programs import KernelProgram
 from cipherdm.kernels.operation import Kernel, after, apply
 from cipherdm.protocols import fast, fast_attention
@@ -84,7 +84,7 @@ SHAPES = ((1, 2, 3, 6), (1, 2, 3, 5), (1, 2, 3, 5))
 
 
 def test_kernels_of_one_part_come_after_those_of_the_part_before():
-    stages = split(squared_scores, tuple((shape, "float32") for shape in SHAPES))
+    stages = split_at_kernels(squared_scores, tuple((shape, "float32") for shape in SHAPES))
     kernels = [stage for stage in stages if isinstance(stage.function, KernelProgram)]
     shapes = [stage.function.outputs[0].shape for stage in kernels]
     assert shapes == [(1, 2, 2, 5), (1, 2, 3, 2)] * 3  # scores and values of one part after the other

@@ -14,7 +14,6 @@ from small import ONE_LEVEL, SCHEDULER, products_of_diffusers
 
 from cipherdm import DIRECT, CipherDMError, sample
 from cipherdm.calibration import measure_products
-from cipherdm.engine import run_once
 from cipherdm.kernels.operation import Kernel
 from cipherdm.models import init_unet, load_unet, save_unet
 from cipherdm.owner import prepare_weights
@@ -43,7 +42,7 @@ def on_parties(cluster):
         def entry(*shares):
             return layer(*map(load, shares, widths)).truncated(VALUE_BITS).store()
 
-        result, cost = run_once(session, entry, *(encode(array, bits, ring=True) for array, bits in operands))
+        result, cost = session.run_once(entry, *(encode(array, bits, ring=True) for array, bits in operands))
         return decode(result, VALUE_BITS, ring=True), cost
 
     return run

@@ -20,6 +20,7 @@ import cipherdm as cdm
 from cipherdm.cli import build
 from cipherdm.datasets import load_mnist
 from cipherdm.errors import CipherDMError
+from cipherdm_experiments.training.run import Run, go_on
 from cipherdm_experiments.training.sd_mini.autoencoder import autoencoder_objective, scaling_factor
 from cipherdm_experiments.training.sd_mini.captions import Caption, all_captions, balanced_captions
 from cipherdm_experiments.training.sd_mini.denoiser import denoiser_objective, scheduler
@@ -27,7 +28,6 @@ from cipherdm_experiments.training.sd_mini.export import write_grid
 from cipherdm_experiments.training.sd_mini.pictures import Source, rgb
 from cipherdm_experiments.training.sd_mini.recipe import Optimisation, SDMiniConfig
 from cipherdm_experiments.training.sd_mini.score import draw, load_pipeline, read_back
-from cipherdm_experiments.training.sd_mini.stage import Stage, learning_rate, restore, run_stage
 from cipherdm_experiments.training.sd_mini.train import train_sd_mini
 
 _SHORT = Optimisation(steps=3, batch=4, learning_rate=1e-3, warmup=1, cooldown=2)
@@ -62,6 +62,12 @@ def tensors(folder):
     return {f"{type(part).__name__}.{key}": value for part in parts for key, value in part.state_dict().items()}
 
 
+def averaged_weights(path):
+    """The averaged weights in a checkpoint, under the network's own names."""
+    stored = torch.load(path, weights_only=True)["averaged"]
+    return {name.removeprefix("module."): value for name, value in stored.items() if name != "n_averaged"}
+
+
 def test_stopping_and_resuming(trained, tmp_path):
     straight, _, steps = trained
     assert [(part, step) for part, step, _ in steps] == [(part, step) for part in PARTS for step in (1, 2, 3)]
@@ -82,31 +88,48 @@ def test_stopping_and_resuming(trained, tmp_path):
     assert tensors(tmp_path / "out").keys() == tensors(straight).keys()
 
 
-def test_a_resumed_stage_goes_on_exactly(tmp_path):
+def start_line(steps=8, rate=1e-3):
+    torch.manual_seed(7)
+    settings = {"rate": lambda step: rate / (step + 1), "steps": steps, "ema_decay": 0.9, "clip_norm": 1.0}
+    return Run.start("line", {}, nn.Linear(3, 1), torch.optim.AdamW, **settings)
+
+
+def on_a_line(model, step):
+    inputs = torch.from_numpy(np.random.default_rng(step).standard_normal((16, 3), np.float32))
+    loss = (model(inputs) - inputs.sum(1, keepdim=True)).square().mean()
+    return loss, loss
+
+
+def test_averaged_weights_follow_the_formula():
+    """w' = d w' + (1 - d) w with d = min(decay, (1 + n) / (10 + n)) after the n-th step, from the initial weights on."""
+    run = start_line()
+    expected = run.model.weight.detach().clone()
+    for step in range(1, 9):
+        run.take_step(on_a_line)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * run.model.weight.detach()
+    torch.testing.assert_close(run.averaged.module.weight, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_resumed_run_goes_on_exactly(tmp_path):
     """A network so small that every run of it rounds alike."""
-
-    def start():
-        return Stage.start("line", lambda: nn.Linear(3, 1), {}, replace(_SHORT, steps=8, cooldown=4), 7)
-
-    def objective(model, generator):
-        inputs = torch.from_numpy(generator.standard_normal((16, 3), np.float32))
-        return (model(inputs) - inputs.sum(1, keepdim=True)).square().mean()
+    start, objective = start_line, on_a_line
 
     straight, stopped = start(), threading.Event()
-    run_stage(straight, objective, tmp_path / "straight", stopped, progress=False)
+    go_on(straight, objective, tmp_path / "straight", stopped, progress=False)
 
     def stop(name, step, loss):
         return stopped.set() if step == 5 else None
 
     with pytest.raises(KeyboardInterrupt, match="step 5 of 8 of line"):
-        run_stage(start(), objective, tmp_path / "resumed", stopped, progress=False, on_step=stop)
+        go_on(start(), objective, tmp_path / "resumed", stopped, progress=False, on_step=stop)
     resumed = start()
-    restore(tmp_path / "resumed", resumed)
+    resumed.restore(tmp_path / "resumed")
     assert resumed.step == 5 and resumed.losses == straight.losses[:5]
     looked = []
-    run_stage(
+    go_on(
         resumed, objective, tmp_path / "resumed", threading.Event(), progress=False, every=3,
-        visit=lambda stage: looked.append(stage.step),
+        visit=lambda run: looked.append(run.step),
     )  # fmt: skip
     assert resumed.losses == straight.losses and looked == [6, 8]
     for kind in ("model", "averaged"):
@@ -135,7 +158,7 @@ def test_the_folder_is_a_pipeline_that_draws_with_guidance(trained):
 def test_what_is_exported_is_what_was_averaged(trained):
     out, runs, _ = trained
     unet = cdm.load_unet(out)
-    averaged = torch.load(runs / "denoiser.pt", weights_only=True)["averaged"]
+    averaged = averaged_weights(runs / "denoiser.pt")
     assert unet.params.keys() == averaged.keys()
     for name, value in averaged.items():
         assert unet.params[name].dtype == np.float32
@@ -144,7 +167,7 @@ def test_what_is_exported_is_what_was_averaged(trained):
         )  # stored in half precision
     assert unet.scheduler_config["beta_schedule"] == "linear"
     vae = load_pipeline(out).vae
-    for name, value in torch.load(runs / "autoencoder.pt", weights_only=True)["averaged"].items():
+    for name, value in averaged_weights(runs / "autoencoder.pt").items():
         torch.testing.assert_close(vae.state_dict()[name], value, rtol=0, atol=0)
 
     record = json.loads((out / "training.json").read_text())
@@ -226,7 +249,7 @@ def test_what_the_autoencoder_is_taught(source):
 
 def test_learning_rate_rises_stays_and_falls():
     optimisation = Optimisation(steps=100, batch=1, learning_rate=2.0, warmup=10, cooldown=40)
-    rates = [learning_rate(optimisation, step) for step in range(100)]
+    rates = [optimisation.rate(step) for step in range(100)]
     np.testing.assert_allclose(rates[:10], 0.2 * np.arange(1, 11))
     np.testing.assert_allclose(rates[10:60], 2.0)
     assert rates[80] == pytest.approx(1.0) and 0 < rates[99] < 0.01
@@ -260,7 +283,7 @@ def test_checkpoints_that_do_not_fit(trained, tmp_path):
 def test_a_loss_that_is_not_finite(tmp_path):
     broken = replace(_SHORT, learning_rate=1e30, clip_norm=1e30, steps=50, cooldown=1)
     config = replace(SHORT, reader=replace(SHORT.reader, optimisation=broken))
-    with pytest.raises(CipherDMError, match="(?s)loss of reader is nan.*lower learning_rate"):
+    with pytest.raises(CipherDMError, match="(?s)loss of reader is nan.*Lower learning_rate"):
         train_sd_mini(tmp_path / "out", config=config, runs=tmp_path, progress=False)
     assert not (tmp_path / "out").exists()
 

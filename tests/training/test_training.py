@@ -12,9 +12,8 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from cipherdm.errors import CipherDMError
 from cipherdm_experiments.training.candidates import candidates, costs
-from cipherdm_experiments.training.checkpoint import Run, load_checkpoint
+from cipherdm_experiments.training.digits import batch_at, learning_rate, noise_levels, start, train
 from cipherdm_experiments.training.guidance import load_guide, train_guide
-from cipherdm_experiments.training.loop import batch_at, learning_rate, noise_levels, train
 from cipherdm_experiments.training.recipes import RECIPES, TrainingConfig
 from cipherdm_experiments.training.scores import ScoreRecorder
 
@@ -40,7 +39,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     losses = []
     out = train(
-        SMALL, folder / "out", runs=folder / "runs", progress=False, on_step=lambda _, loss: losses.append(loss)
+        SMALL, folder / "out", runs=folder / "runs", progress=False, on_step=lambda _, __, loss: losses.append(loss)
     )
     return out, folder / "runs", losses
 
@@ -50,7 +49,7 @@ def weights(folder):
 
 
 def interrupt_at(step, number):
-    return lambda done, _: os.kill(os.getpid(), number) if done == step else None
+    return lambda _, done, __: os.kill(os.getpid(), number) if done == step else None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -63,7 +62,7 @@ def test_stopping_and_resuming_changes_nothing(trained, tmp_path, number):
     assert signal.getsignal(number) is handler
     assert not (tmp_path / "out").exists()
     later = []
-    resumed = train(SMALL, tmp_path / "out", on_step=lambda step, loss: later.append((step, loss)), **arguments)
+    resumed = train(SMALL, tmp_path / "out", on_step=lambda _, step, loss: later.append((step, loss)), **arguments)
     assert later == list(zip([4, 5, 6], losses[3:], strict=True))
     for name, value in weights(straight).items():
         torch.testing.assert_close(weights(resumed)[name], value, rtol=0, atol=0)
@@ -73,8 +72,9 @@ def test_exported_folder_is_what_diffusers_loads(trained):
     out, runs, losses = trained
     unet = UNet2DModel.from_pretrained(out, low_cpu_mem_usage=False)
     assert unet.config.num_class_embeds == 2 and unet.config.block_out_channels == [2, 4]
-    averaged = load_checkpoint(runs / "small", SMALL, "cpu").averaged
-    for name, value in averaged.state_dict().items():
+    run = start(SMALL)
+    run.restore(runs / "small")
+    for name, value in run.averaged.module.state_dict().items():
         torch.testing.assert_close(unet.state_dict()[name], value, rtol=0, atol=0)
 
     scheduler = DDPMScheduler.from_pretrained(out)
@@ -100,27 +100,29 @@ def test_export_leaves_other_files_alone(tmp_path):
 def test_steps_replace_the_recipe_and_thread_count_is_restored(tmp_path):
     threads = torch.get_num_threads()
     steps = []
-    train(SMALL, tmp_path / "out", steps=2, runs=tmp_path, progress=False, on_step=lambda step, _: steps.append(step))
+    train(
+        SMALL, tmp_path / "out", steps=2, runs=tmp_path, progress=False, on_step=lambda _, step, __: steps.append(step)
+    )
     assert steps == [1, 2] and torch.get_num_threads() == threads
 
 
 def test_damaged_checkpoint(tmp_path):
     train(SMALL, tmp_path / "out", steps=1, runs=tmp_path / "runs", progress=False)
-    path = tmp_path / "runs" / "small" / "checkpoint.pt"
+    path = tmp_path / "runs" / "small" / "small.pt"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CipherDMError, match="(?s)checkpoint.pt cannot be read.*resume=False"):
+    with pytest.raises(CipherDMError, match="(?s)small.pt cannot be read.*resume=False"):
         train(SMALL, tmp_path / "out", steps=1, runs=tmp_path / "runs", progress=False)
     train(SMALL, tmp_path / "out", steps=1, runs=tmp_path / "runs", progress=False, resume=False)
 
 
 def test_checkpoint_of_another_configuration(tmp_path):
     train(SMALL, tmp_path / "out", steps=1, runs=tmp_path / "runs", progress=False)
-    with pytest.raises(CipherDMError, match="(?s)another configuration: batch 4 there and 5 now.*resume=False"):
+    with pytest.raises(CipherDMError, match="(?s)another training: batch is 4 there and 5 now.*resume=False"):
         train(replace(SMALL, batch=5), tmp_path / "out", steps=1, runs=tmp_path / "runs", progress=False)
 
 
 def test_loss_that_is_not_finite(tmp_path):
-    with pytest.raises(CipherDMError, match="(?s)loss of 'small' is .*Lower learning_rate"):
+    with pytest.raises(CipherDMError, match="(?s)loss of small is .*Lower learning_rate"):
         broken = replace(SMALL, learning_rate=1e30, clip_norm=1e30, warmup=0, steps=50)
         train(broken, tmp_path / "out", runs=tmp_path, progress=False)
     assert not (tmp_path / "out").exists()
@@ -162,7 +164,7 @@ def test_tiny_recipe_has_the_size_of_cipherdm():
 
 def test_identity_start_predicts_its_input():
     config = replace(RECIPES["mnist10"], seed=1)
-    unet = Run.start(config, "cpu").model.eval()
+    unet = start(config).model.eval()
     noise = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(8)
     with torch.no_grad():
@@ -172,17 +174,17 @@ def test_identity_start_predicts_its_input():
 
 
 def test_identity_start_leaves_groups_of_two_alone():
-    plain = Run.start(SMALL, "cpu").model.state_dict()
-    for name, value in Run.start(replace(SMALL, identity=True), "cpu").model.state_dict().items():
+    plain = start(SMALL).model.state_dict()
+    for name, value in start(replace(SMALL, identity=True)).model.state_dict().items():
         torch.testing.assert_close(value, plain[name], rtol=0, atol=0)
 
 
 def test_initial_weights(trained, tmp_path):
     out, _, _ = trained
-    run = Run.start(replace(SMALL, initial=str(out), act_fn="mish"), "cpu")
+    run = start(replace(SMALL, initial=str(out), act_fn="mish"))
     torch.testing.assert_close(run.model.state_dict()["conv_in.weight"], weights(out)["conv_in.weight"])
     with pytest.raises(CipherDMError, match="(?s)small.*cannot be used.*Train that model first"):
-        Run.start(replace(SMALL, initial=str(tmp_path)), "cpu")
+        start(replace(SMALL, initial=str(tmp_path)))
 
 
 def test_candidates_differ_in_cost():
@@ -271,7 +273,7 @@ def test_guidance_moves_the_target(trained, tmp_path):
     """Resumed or not, a guided run is the same, and differs from one that is not guided."""
     guided = replace(SMALL, guidance=0.5, steps=3)
     arguments = {"runs": tmp_path / "runs", "progress": False}
-    with mock.patch("cipherdm_experiments.training.loop.train_guide", partial(train_guide, steps=2)):
+    with mock.patch("cipherdm_experiments.training.digits.train_guide", partial(train_guide, steps=2)):
         with pytest.raises(KeyboardInterrupt):
             train(guided, tmp_path / "resumed", on_step=interrupt_at(2, signal.SIGTERM), **arguments)
         resumed = weights(train(guided, tmp_path / "resumed", **arguments))

@@ -17,7 +17,7 @@ from cipherdm.views import kernels, rings
 from cipherdm.views.style import PALETTE
 from cipherdm_experiments import linear as experiment
 
-LINEAR = Path(__file__).parents[2] / "data" / "measurements" / "kernels.json"
+LINEAR = Path(__file__).parents[2] / "data" / "measurements" / "linear.json"
 
 
 def random_words(*shape, seed=0):

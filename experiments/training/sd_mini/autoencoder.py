@@ -8,8 +8,7 @@ from diffusers import AutoencoderKL
 
 from .captions import Caption
 from .pictures import SIZE, Source, compose
-from .recipe import AutoencoderConfig
-from .stage import Objective
+from .recipe import AutoencoderConfig, Objective
 
 
 def build_autoencoder(config: AutoencoderConfig, scaling_factor: float = 1.0) -> AutoencoderKL:

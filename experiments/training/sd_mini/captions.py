@@ -33,7 +33,7 @@ PLACES = {
 
 @dataclass(frozen=True)
 class Caption:
-    """What a picture shows. `digit` is 0 to 9; `colour` and `background` differ; with no `place` it may be anywhere.
+    """Content of an image. `digit` is 0 to 9; `colour` and `background` differ; with no `place` it may be anywhere.
 
     Raises CipherDMError, naming the words that there are, for another one.
     """

@@ -2,8 +2,8 @@
 
 from diffusers import StableDiffusionPipeline
 
+from ..run import Run
 from .recipe import SDMiniConfig
-from .stage import Stage
 
 _USAGE = """from diffusers import StableDiffusionPipeline
 
@@ -11,15 +11,15 @@ pipeline = StableDiffusionPipeline.from_pretrained("data/models/{name}")
 pipeline("a small red seven on a blue background", num_inference_steps=20, guidance_scale=4.0).images[0]"""
 
 
-def card(pipeline: StableDiffusionPipeline, config: SDMiniConfig, stages: list[Stage]) -> str:
+def card(pipeline: StableDiffusionPipeline, config: SDMiniConfig, runs: list[Run]) -> str:
     """README.md of the folder, in Markdown: what it draws, its parts, how they were trained."""
     size = {name: _size(getattr(pipeline, name)) for name in ("vae", "text_encoder", "unet")}
-    steps = {stage.name: f"{stage.step:,} steps of {stage.optimisation.batch}" for stage in stages}
+    steps = {run.name: f"{run.step:,} steps of {getattr(config, run.name).optimisation.batch}" for run in runs}
     vae, unet, text = pipeline.vae.config, pipeline.unet.config, pipeline.text_encoder.config
     latent, pixels = unet.sample_size, vae.sample_size
     return f"""# {config.name}
 
-A diffusers `StableDiffusionPipeline` that draws pictures of {pixels} x {pixels} pixels by caption:
+A diffusers `StableDiffusionPipeline` that draws images of {pixels} x {pixels} pixels by caption:
 
 > a (small | large) COLOUR DIGIT [PLACE] on a COLOUR background
 

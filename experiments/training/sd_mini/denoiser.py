@@ -11,8 +11,7 @@ from ..scores import ScoreRecorder
 from .autoencoder import encode, normal
 from .captions import Caption
 from .pictures import Source, compose
-from .recipe import DenoiserConfig
-from .stage import Objective
+from .recipe import DenoiserConfig, Objective
 
 
 def build_denoiser(config: DenoiserConfig, latent: tuple[int, int], width: int) -> UNet2DConditionModel:
@@ -33,7 +32,7 @@ def build_denoiser(config: DenoiserConfig, latent: tuple[int, int], width: int) 
 
 
 def scheduler() -> DDIMScheduler:
-    """That of the MNIST models: 1000 steps, linear betas 1e-4 to 0.02, predicting noise, nothing clipped.
+    """The schedule of the MNIST models: 1000 steps, linear betas 1e-4 to 0.02, predicting noise, nothing clipped.
 
     Stable Diffusion's own betas leave 7 % of the latents in the last step, and with them the colour of a plain background,
     which sampling from pure noise would have to do without. These leave 0.6 %.

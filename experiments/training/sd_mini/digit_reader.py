@@ -14,8 +14,7 @@ from ..classifier import WEIGHTS, LeNet, load_classifier
 from .autoencoder import normal
 from .pictures import SCALES, Source, placed
 from .reader import as_mnist, middle_of
-from .recipe import ReaderConfig
-from .stage import Objective
+from .recipe import Objective, ReaderConfig
 
 
 def build_reader() -> LeNet:

@@ -16,13 +16,13 @@ from cipherdm.files import replacing
 from cipherdm.records import write_record
 
 from ..classifier import LeNet
+from ..run import Run, loss_summary
 from .captions import balanced_captions
 from .card import card
 from .denoiser import scheduler
 from .digit_reader import save_reader
 from .recipe import SDMiniConfig
 from .score import READER
-from .stage import Stage
 from .tokenizer import save_tokenizer
 
 _CALIBRATION_CAPTIONS, _CALIBRATION_SEED = 200, 1
@@ -46,9 +46,7 @@ def assemble(
     return pipeline
 
 
-def export(
-    pipeline: StableDiffusionPipeline, reader: LeNet, config: SDMiniConfig, stages: list[Stage], out: Path
-) -> None:
+def export(pipeline: StableDiffusionPipeline, reader: LeNet, config: SDMiniConfig, runs: list[Run], out: Path) -> None:
     """Write the pipeline, the digit reader, captions to calibrate with, a model card and the training record to `out`.
 
     The U-Net's weights, most of all, are stored in half precision; whoever loads them computes in single. Each file is
@@ -61,10 +59,10 @@ def export(
         assemble(pipeline.tokenizer, pipeline.text_encoder, pipeline.vae, half).save_pretrained(temporary)
         save_tokenizer(pipeline.tokenizer, temporary / "tokenizer")
         save_reader(reader, temporary / READER)
-        (temporary / "README.md").write_text(card(pipeline, config, stages))
+        (temporary / "README.md").write_text(card(pipeline, config, runs))
         captions = balanced_captions(_CALIBRATION_CAPTIONS, _CALIBRATION_SEED)
         (temporary / CAPTIONS).write_text("".join(f"{caption.text}\n" for caption in captions))
-        write_record(temporary / "training.json", _record(config, stages))
+        write_record(temporary / "training.json", _record(config, runs))
         for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
             target = out / file.relative_to(temporary)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,17 +83,6 @@ def write_grid(pictures: torch.Tensor, path: Path, *, columns: int = 10) -> None
         imsave(temporary, sheet.reshape(rows * height, columns * width, channels))
 
 
-def _record(config: SDMiniConfig, stages: list[Stage]) -> dict[str, Any]:
-    return {"config": config.as_json(), "stages": {stage.name: _stage_record(stage) for stage in stages}}
-
-
-def _stage_record(stage: Stage) -> dict[str, Any]:
-    losses = np.asarray(stage.losses)
-    return {
-        "parameters": sum(parameter.numel() for parameter in stage.model.parameters()),
-        "steps_done": stage.step,
-        "seconds": round(stage.seconds, 1),
-        "loss": float(losses[-100:].mean()),
-        "loss_by_100_steps": [round(float(losses[edge : edge + 100].mean()), 5) for edge in range(0, len(losses), 100)],
-        "scores": stage.scores,
-    }
+def _record(config: SDMiniConfig, runs: list[Run]) -> dict[str, Any]:
+    stages = {run.name: {**loss_summary(run, 100), "scores": run.scores} for run in runs}
+    return {"config": config.as_json(), "stages": stages}

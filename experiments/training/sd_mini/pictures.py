@@ -35,7 +35,7 @@ class Source:
 
     @classmethod
     def of(cls, digits: Digits) -> "Source":
-        """From images in [-1, 1] as `load_mnist` gives them."""
+        """Make a source from images in [-1, 1], as `load_mnist` gives them."""
         rows = tuple(np.flatnonzero(digits.labels == digit) for digit in range(10))
         return cls(torch.from_numpy((digits.images + 1) / 2), rows)
 
@@ -66,7 +66,7 @@ def rgb(colour: str) -> torch.Tensor:
 
 
 def shift(size: str, place: str) -> tuple[float, float]:
-    """How far right and down of the middle a digit of that size is at a place, in pixels."""
+    """Offset in pixels, right and down of the middle, of a digit of a size at a place."""
     room = (SIZE - 20 * SCALES[size]) / 2 - _MARGIN
     right, down = PLACES[place]
     return right * room, down * room

@@ -22,7 +22,7 @@ _LEAST_INK = 6.0  # pixels' worth of ink, below which there is no digit
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows. None where it cannot be told: a colour that is far from all, a digit without ink."""
+    """What was read in an image. None where it cannot be told: a colour that is far from all, a digit without ink."""
 
     size: str | None
     colour: str | None

@@ -1,10 +1,19 @@
-"""What is trained for sd-mini, and how: frozen configurations of its three networks."""
+"""Recipe of sd-mini: frozen configurations of its networks and of their optimisation."""
 
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
+from torch import nn
+
 from cipherdm.errors import CipherDMError
+
+Objective = Callable[[nn.Module, np.random.Generator], torch.Tensor]
+"""A batch's loss, from the network in training and a generator for all that is drawn at random."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,12 @@ class Optimisation:
         for name in ("steps", "batch", "cooldown"):
             if getattr(self, name) < 1:
                 raise CipherDMError(f"{name} is {getattr(self, name)} in a training of sd-mini. It must be at least 1.")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step counted from 0: a linear rise, a constant, a cosine down to zero."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        left = min(1.0, (self.steps - step) / self.cooldown)
+        return self.learning_rate * rise * 0.5 * (1 - math.cos(math.pi * left))
 
 
 @dataclass(frozen=True)
@@ -60,7 +75,7 @@ class TextConfig:
 class DenoiserConfig:
     """diffusers' UNet2DConditionModel over the latents.
 
-    Convolutions alone at 8 x 8, attention to the picture and to the prompt at 4 x 4: 16 queries in the place of 64, which
+    Convolutions alone at 8 x 8, attention to the picture and to the prompt at 4 x 4: 16 queries instead of 64, which
     is what a secure run pays for.
     """
 
@@ -73,7 +88,7 @@ class DenoiserConfig:
     heads: int = 2
     no_caption: float = 0.1  # share of pictures that come with the empty caption, for classifier-free guidance
     score_weight: float = (
-        2e-3  # of the mean square of the attention scores, in the loss, for a cheap exponential on shares
+        2e-3  # of the mean square of the attention scores, in the loss, for an exponential that is cheap on shares
     )
 
 

@@ -1,4 +1,4 @@
-"""What a pipeline draws for captions, and how much of it a reader finds again."""
+"""Images that a pipeline draws for captions, and how much of the captions a reader finds in them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -9,8 +9,7 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .captions import COLOURS, PLACES, SIZES, Caption
-from .recipe import TextConfig
-from .stage import Objective
+from .recipe import Objective, TextConfig
 
 # What a caption says, and the number of answers to each.
 ATTRIBUTES = {
@@ -89,7 +88,7 @@ def understood(model: CaptionModel, tokenizer: CLIPTokenizer, captions: Sequence
 
 @torch.no_grad()
 def embeddings(text: CLIPTextModel, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
-    """What the U-Net attends to, [B, tokens, width], as StableDiffusionPipeline computes it."""
+    """Embeddings [B, tokens, width] that the U-Net attends to, as StableDiffusionPipeline computes them."""
     return text(token_ids(tokenizer, texts)).last_hidden_state
 
 

@@ -122,21 +122,6 @@ def test_convolution_in_blocks_and_parts(path, word, shape, monkeypatch):
 
 
 @pytest.mark.parametrize("word", WORDS)
-@pytest.mark.parametrize("channels", (2, 30))
-def test_upsampled_convolution_is_that_of_repeated_pixels(word, channels):
-    generator = default_rng(5)
-    x, w = random_words(generator, (2, channels, 4, 5), word), random_words(generator, (3, channels, 3, 3), word)
-    around = ((1, 1), (1, 1))
-
-    def party(w, x, zeros):
-        return layers.conv2d(layers.prepare(INT8, w, upsampled=True), x, zeros, padding=around)
-
-    result, *_ = lockstep(party, w, x)
-    repeated = x.repeat(2, axis=2).repeat(2, axis=3)
-    np.testing.assert_array_equal(result, direct_convolution(w, repeated, 1, around))
-
-
-@pytest.mark.parametrize("word", WORDS)
 @pytest.mark.parametrize("leading", ((), (3,), (2, 2)))
 def test_matrix_product(word, leading):
     generator = default_rng(6)
@@ -281,19 +266,16 @@ def images(*shape, word=np.uint64):
 
 ZEROS = AgreedKeys(*KEYS[:2]).zero_shares(b"refused")
 PLAIN = layers.prepare(INT8, images(2, 3, 4, 3, 3))
-DOUBLED = layers.prepare(INT8, images(2, 3, 4, 3, 3), upsampled=True)
 
 
 @pytest.mark.parametrize(
     "call, message",
     [
         (lambda: layers.prepare(INT8, images(3, 3, 4, 3, 3)), "weights have the shape"),
-        (lambda: layers.prepare(INT8, images(2, 3, 4, 1, 1), upsampled=True), "3 x 3"),
         (lambda: layers.prepare(INT8, np.zeros((2, 3, 4))), "float64"),
         (lambda: layers.conv2d(PLAIN, images(2, 1, 5, 8, 8), ZEROS), "4 channels"),
         (lambda: layers.conv2d(PLAIN, images(2, 1, 4, 8, 8, word=np.uint32), ZEROS), "uint32"),
         (lambda: layers.conv2d(PLAIN, images(2, 1, 4, 2, 8), ZEROS), "smaller than a kernel"),
-        (lambda: layers.conv2d(DOUBLED, images(2, 1, 4, 8, 8), ZEROS), "padding 1"),
         (lambda: layers.matmul(PLAIN, images(2, 4, 8), ZEROS), "matrix product"),
         (lambda: layers.batched_product(INT8, images(2, 3, 4), images(2, 3, 4), ZEROS), "no product"),
         (lambda: layers.batched_product(INT8, images(2, 3, 4), images(2, 4, 4, word=np.uint32), ZEROS), "uint32"),

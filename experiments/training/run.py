@@ -1,0 +1,228 @@
+"""A network in training: steps, a moving average of the weights, checkpoints, and going on exactly where it stopped."""
+
+import math
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from cipherdm.errors import CipherDMError
+from cipherdm.files import replacing
+
+_CHECKPOINT_SECONDS = 120.0
+
+Objective = Callable[[nn.Module, int], tuple[torch.Tensor, torch.Tensor]]
+"""(model, step) to what is minimised on that step's batch, and the loss that is noted. All randomness follows from the step."""
+
+
+@dataclass
+class Run:
+    """A network in training. `step` counts finished steps; `losses` has one entry per step.
+
+    Attributes:
+        name: name of the checkpoint's file and of the progress bar.
+        about: values that the training depends on; a checkpoint of others is refused.
+        model: the network, in `torch.channels_last`.
+        averaged: network with the moving average of the weights (`averaged.module`).
+        optimizer: Adam or AdamW over the model's parameters.
+        rate: learning rate per step, counted from 0.
+        steps: number of steps to take.
+        clip_norm: largest norm of a step's gradient.
+        scores: JSON-ready measurements made on the way.
+    """
+
+    name: str
+    about: dict[str, Any]
+    model: nn.Module
+    averaged: AveragedModel
+    optimizer: torch.optim.Optimizer
+    rate: Callable[[int], float]
+    steps: int
+    clip_norm: float
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    scores: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def start(
+        cls,
+        name: str,
+        about: dict[str, Any],
+        model: nn.Module,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        *,
+        rate: Callable[[int], float],
+        steps: int,
+        ema_decay: float,
+        clip_norm: float,
+    ) -> "Run":
+        """Return a run at step 0. `optimizer(parameters)` makes the optimizer."""
+        # oneDNN's convolutions are faster on channels_last, and torch would convert back and forth otherwise.
+        model = model.to(memory_format=torch.channels_last).train()
+
+        @torch.no_grad()
+        def average(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor) -> None:
+            # Faster in the beginning, when the weights change quickly.
+            decay = min(ema_decay, (1 + int(count)) / (10 + int(count)))
+            torch._foreach_lerp_(averaged, current, 1 - decay)
+
+        averaged = AveragedModel(model, multi_avg_fn=average).requires_grad_(False).eval()
+        averaged.n_averaged += 1  # the initial weights count; with 0 the first average would be a copy
+        return cls(name, about, model, averaged, optimizer(model.parameters()), rate, steps, clip_norm)
+
+    @property
+    def finished(self) -> bool:
+        """True once all steps are taken."""
+        return self.step >= self.steps
+
+    def take_step(self, objective: Objective) -> None:
+        """Take one step of the optimizer, and move the averaged weights."""
+        minimised, noted = objective(self.model, self.step)
+        minimised.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(self.step)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.losses.append(noted.item())
+        self.averaged.update_parameters(self.model)
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint `folder/NAME.pt`, whole or not at all."""
+        parts = {name: getattr(self, name).state_dict() for name in ("model", "averaged", "optimizer")}
+        rest = {name: getattr(self, name) for name in ("about", "step", "seconds", "losses", "scores")}
+        with replacing(folder / f"{self.name}.pt") as temporary:
+            torch.save(parts | rest, temporary)
+
+    def restore(self, folder: Path) -> None:
+        """Bring the run to the state of `folder/NAME.pt`, if that file exists.
+
+        Raises CipherDMError if the file is damaged, or of a training that depended on something else.
+        """
+        path = folder / f"{self.name}.pt"
+        if not path.exists():
+            return
+        remedy = f"Train with resume=False to begin anew, or move {folder} away."
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            about = saved["about"]
+        except (OSError, RuntimeError, EOFError, KeyError, ValueError, TypeError, pickle.UnpicklingError) as error:
+            raise CipherDMError(f"The checkpoint {path} cannot be read ({error}). {remedy}") from error
+        differing = [key for key in self.about if about.get(key) != self.about[key]]
+        if differing:
+            changes = ", ".join(f"{key} is {about.get(key)} there and {self.about[key]} now" for key in differing)
+            raise CipherDMError(f"The checkpoint {path} is of another training: {changes}. {remedy}")
+        for name in ("model", "averaged", "optimizer"):
+            getattr(self, name).load_state_dict(saved[name])
+        for name in ("step", "seconds", "losses", "scores"):
+            setattr(self, name, saved[name])
+
+
+def go_on(
+    run: Run,
+    objective: Objective,
+    folder: Path,
+    stopped: threading.Event,
+    *,
+    progress: bool,
+    every: int = 0,
+    visit: Callable[[Run], None] | None = None,
+    on_step: Callable[[str, int, float], None] | None = None,
+) -> None:
+    """Take the steps that are left, with a checkpoint in `folder` every two minutes, before stopping, and at the end.
+
+    Args:
+        run: the network in training.
+        objective: loss of each step.
+        folder: folder of the checkpoint.
+        stopped: event that ends the training after the current step.
+        progress: True to show a bar.
+        every: number of steps between two visits; 0 for none but the last.
+        visit: called as visit(run) after every `every` steps and at the end; what it appends to `run.scores` is kept.
+        on_step: called as on_step(name, step, loss) after each step.
+
+    Raises:
+        KeyboardInterrupt: `stopped` was set before the last step; there is a checkpoint.
+        CipherDMError: the loss is not finite.
+    """
+    begin = saved = time.perf_counter()
+    with tqdm(
+        total=run.steps, initial=run.step, desc=run.name, unit="step", disable=not progress, mininterval=2.0,
+        dynamic_ncols=True,
+    ) as bar:  # fmt: skip
+        while not run.finished:
+            run.take_step(objective)
+            if not math.isfinite(run.losses[-1]):
+                raise CipherDMError(
+                    f"The loss of {run.name} is {run.losses[-1]} at step {run.step}. Lower learning_rate and train again "
+                    f"with resume=False; {folder} keeps the last good checkpoint."
+                )
+            bar.update()
+            bar.set_postfix(loss=f"{np.mean(run.losses[-100:]):.4f}", refresh=False)
+            if on_step is not None:
+                on_step(run.name, run.step, run.losses[-1])
+            visiting = visit is not None and (run.finished or (every > 0 and run.step % every == 0))
+            now = time.perf_counter()
+            if visiting or run.finished or stopped.is_set() or now - saved > _CHECKPOINT_SECONDS:
+                run.seconds, begin, saved = run.seconds + now - begin, now, now
+                if visiting:
+                    visit(run)
+                    begin = time.perf_counter()  # the seconds are of training alone
+                run.save(folder)
+            if stopped.is_set() and not run.finished:
+                raise KeyboardInterrupt(
+                    f"Stopped at step {run.step} of {run.steps} of {run.name}. The same command resumes."
+                )
+
+
+@contextmanager
+def stop_requested() -> Iterator[threading.Event]:
+    """Yield an event that SIGINT and SIGTERM set while the block runs, so no step is cut in the middle."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # only the main thread may handle signals; elsewhere an interrupt falls back to the last checkpoint
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in before:
+            signal.signal(number, lambda *_: event.set())
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads while the block runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def loss_summary(run: Run, last: int) -> dict[str, Any]:
+    """The part of a training record that follows from a run: steps, seconds, the mean of the `last` losses, and a curve."""
+    losses = np.asarray(run.losses)
+    return {
+        "steps_done": run.step,
+        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+        "seconds": round(run.seconds, 1),
+        "loss": float(losses[-last:].mean()),
+        "loss_by_100_steps": [round(float(losses[edge : edge + 100].mean()), 5) for edge in range(0, len(losses), 100)],
+    }
