@@ -18,7 +18,7 @@ from .files import replacing, root
 MEASUREMENTS = root() / "data" / "measurements"
 """Folder of the checkout's own records."""
 
-_PACKAGES = ("cipherdm", "spu", "jax", "numpy", "torch", "diffusers", "optax", "grpcio")
+_PACKAGES = ("cipherdm", "spu", "jax", "numpy", "torch", "diffusers", "grpcio")
 
 
 def environment() -> dict[str, Any]:
