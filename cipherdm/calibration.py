@@ -14,7 +14,7 @@ import numpy as np
 from .engine import Graph
 from .errors import CipherDMError
 from .models import UNet
-from .owner.calibrate import calibrate_prompted
+from .owner.calibrate import calibrate
 from .owner.observe import load_calibration, save_calibration
 from .owner.rings import LayerProduct
 from .progress import Progress
@@ -37,7 +37,7 @@ def calibrate_pipeline(
     timesteps: int = 50,
     guidance_scale: float = 7.5,
     seed: int = 0,
-    progress: bool = True,
+    progress: Progress | None = None,
 ) -> Path:
     """Draw one picture for each caption by DDIM with the exact model, fit every layer, and store the fits in the folder.
 
@@ -50,7 +50,7 @@ def calibrate_pipeline(
         timesteps: how many, evenly spaced; schedules take the nearest.
         guidance_scale: from 1 on; that of the sampling to come.
         seed: of the noise.
-        progress: whether to show a bar.
+        progress: called as progress(done, timesteps, "calibrate") after each step.
 
     Returns:
         The path of the stored fits.
@@ -65,7 +65,7 @@ def calibrate_pipeline(
     schedule = make_schedule(pipeline.unet.scheduler_config, "ddim", timesteps)
     if guided:
         schedule = replace(schedule, coefficients=guided_coefficients(schedule.coefficients, guidance_scale))
-    fits = calibrate_prompted(pipeline.unet, schedule, embeddings, guided=guided, seed=seed, progress=progress)
+    fits = calibrate(pipeline.unet, schedule, embeddings=embeddings, guided=guided, seed=seed, progress=progress)
     return save_calibration(fits | {GUIDANCE_SCALE: np.float32([guidance_scale])}, pipeline.unet)
 
 

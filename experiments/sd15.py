@@ -21,7 +21,7 @@ from cipherdm.engine import sum_totals
 from cipherdm.errors import CipherDMError
 from cipherdm.files import root
 from cipherdm.models import UNet, UNetConditionConfig, init_unet, load_unet, save_unet
-from cipherdm.owner.calibrate import calibrate_prompted
+from cipherdm.owner.calibrate import calibrate
 from cipherdm.owner.observe import FILE, save_calibration, weights_digest
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import FAST_KERNELS, Protocols, named
@@ -146,7 +146,7 @@ def _calibrate(unet: UNet) -> None:
     # Several small images show as many values as one at full size does.
     embeddings = _embeddings(unet.config, min(8, max(1, 4096 // (height * width))), _CALIBRATION_SEED)
     schedule = make_schedule(unet.scheduler_config, "ddim", 1)
-    save_calibration(calibrate_prompted(unet, schedule, embeddings, guided=False, seed=_CALIBRATION_SEED), unet)
+    save_calibration(calibrate(unet, schedule, embeddings=embeddings, seed=_CALIBRATION_SEED), unet)
 
 
 def _call(unet: UNet, protocols: Protocols) -> UNetCall:

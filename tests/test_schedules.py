@@ -28,7 +28,7 @@ def unet(tmp_path_factory):
     config = replace(ONE_LEVEL, sample_size=4, add_attention=False)
     save_unet(replace(init_unet(config, seed=1), scheduler_config=BOUNDED), folder)
     loaded = load_unet(folder)
-    save_calibration(calibrate(loaded, make_schedule(BOUNDED, "ddim", 20), images_per_class=24, progress=False), loaded)
+    save_calibration(calibrate(loaded, make_schedule(BOUNDED, "ddim", 20), images_per_class=24), loaded)
     return loaded
 
 

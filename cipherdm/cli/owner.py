@@ -55,14 +55,18 @@ def calibrate(
         return
     if (folder / PIPELINE).is_file():
         settings = {"timesteps": timesteps or 50, "guidance_scale": guidance_scale, "count": images or 64}
-        typer.echo(f"Wrote {calibrate_folder(folder, captions, seed=seed, **settings)}.")
+        with ProgressBar("step") as bar:
+            path = calibrate_folder(folder, captions, seed=seed, progress=bar, **settings)
+        typer.echo(f"Wrote {path}.")
         return
     if captions is not None:
         raise CipherDMError(f"{folder} is no Stable Diffusion folder, and takes no captions.")
     images, timesteps = images or 24, timesteps or 100
     unet = load_unet(folder)
     schedule = make_schedule(unet.scheduler_config, "ddim", timesteps)
-    typer.echo(f"Wrote {save_calibration(fit(unet, schedule, images_per_class=images, seed=seed), unet)}.")
+    with ProgressBar("step") as bar:
+        fits = fit(unet, schedule, images_per_class=images, seed=seed, progress=bar)
+    typer.echo(f"Wrote {save_calibration(fits, unet)}.")
 
 
 def check_ranges(
@@ -152,7 +156,14 @@ def verdict(found: "Sequence[LayerRange]") -> str:
 
 
 def calibrate_folder(
-    folder: Path, captions: Path | None, *, timesteps: int, guidance_scale: float, count: int | None, seed: int
+    folder: Path,
+    captions: Path | None,
+    *,
+    timesteps: int,
+    guidance_scale: float,
+    count: int | None,
+    seed: int,
+    progress: Progress | None = None,
 ) -> Path:
     """Calibrate a pipeline on the captions of a file, or of `captions.txt` in its folder; returns the fits' path.
 
@@ -170,7 +181,12 @@ def calibrate_folder(
     if count is not None and count < len(texts):
         texts = [texts[index] for index in np.linspace(0, len(texts) - 1, count).round().astype(int)]
     return calibrate_pipeline(
-        load_pipeline(folder), texts, timesteps=timesteps, guidance_scale=guidance_scale, seed=seed
+        load_pipeline(folder),
+        texts,
+        timesteps=timesteps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        progress=progress,
     )
 
 

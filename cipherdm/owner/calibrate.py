@@ -1,16 +1,17 @@
-"""Calibration for FAST: fits of every layer at each timestep, from what the model carries on public noise."""
-
-# FROM cipherdm.models.condition_calibration:
-# Calibration of a U-Net with cross-attention for FAST: fits of every layer, from what it carries on public prompts.
+"""Calibration for FAST: fits of every layer at each timestep, from what the model carries on public noise and prompts."""
 
 from functools import partial
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
+from ..errors import CipherDMError
 from ..models.blocks import GROUP_NORM_EPS, LAYER_NORM_EPS
+from ..models.config import UNetConditionConfig
+from ..models.layout import unet_blocks
 from ..models.unet import UNet
+from ..progress import Progress
+from ..schedules import Schedule
 from .fits import (
     fit_even,
     fit_exponential,
@@ -20,93 +21,162 @@ from .fits import (
     gelu,
     mish,
     newton_start,
-    silu,
     widened_ends,
 )
-from .observe import Layers, Observation, PromptedObservation, norm_layers, observe, observe_prompted, softmax_blocks
+from .observe import Layers, Observation, observe, one_hot_labels
 
-SAMPLES = 3000  # of a channel, to fit an activation
+SAMPLES = 3000  # values of a channel that an activation is fitted to
+ROWS = 600  # rows of scores taken at each step
+MAX_NEWTON = 9  # Newton steps for an inverse root; a normalisation that needs more is refused
+LOWEST = -12.0  # lowest score below its row's maximum that is kept: its exponential is 6e-6
+
+_ACTIVATIONS = {"silu": ("even", fit_even), "mish": ("cubic", partial(fit_with_cubic, mish))}  # "quad" is exact
 
 _SQUARINGS = (0, 1, 2, 3, 4, 5)
-
-_EXP_ERROR = 0.05  # relative, of the exponential; the fewest squarings that stay below are taken
-
-_BELOW_ERROR = 0.01  # the same where scores are below their maximum, which pays for its price by being right
-
+_EXP_ERROR = 0.05  # relative, of the exponential; the fewest squarings that stay below it are taken
+_BELOW_ERROR = 0.01  # the same for scores below their maximum, which is worth its cost only if accurate
 _INVERSE_ERROR = 0.003
+_LARGEST_SCORE = 18.0  # SPU's products can hold its exponential
+_SUM_MARGIN = 1.5  # factor by which sums of rows may leave the range that was met, where scores are below their maximum
 
-_LARGEST_SCORE = 18.0  # whose exponential SPU's products can hold
-
-LOWEST = -12.0  # of scores below their row's maximum, of which exp is 6e-6
-
-_SUM_MARGIN = 1.5  # how far sums of rows may leave the range that was met, where scores are below their maximum
+_SPREAD = 1.3  # factor by which variances may leave the range that was met, on either side
+# Relative, of inverse roots at the ends of that range and in its middle. Each Newton step adds messages; what this error
+# leaves of the images' likeness is in prompts_sd-mini.json.
+_ROOT_ERROR = 0.05
 
 
 def calibrate(
-    unet: UNet, schedule, *, images_per_class: int = 24, seed: int = 0, progress: bool = True
+    unet: UNet,
+    schedule: Schedule,
+    *,
+    images_per_class: int = 24,
+    embeddings: np.ndarray | None = None,
+    guided: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> dict[str, np.ndarray]:
-    """Fit every layer at each timestep of a schedule; the arrays that `save_calibration` stores.
+    """Fit every layer at each timestep of a schedule, and return the arrays that `save_calibration` stores.
 
+    For all models:
     - "timesteps" [steps].
-    - "NORM.center" and "NORM.typical" [classes, steps, groups]: the mean, and the geometric mean of the mean square about it.
-    - "NORM.rstd" [classes, steps, groups, 2]: (p, q) with 1/sqrt(variance + eps) ~ p - q x, x the mean square about the centre.
-    - "NORM.even" [steps, C, 5]: SiLU for what each channel carries after the normalisation, as `fit_even` has it. Or, for
-      Mish, "NORM.cubic" [steps, C, 7], as `fit_with_cubic`. Nothing for "quad", which is exact.
-    - "NORM.range" [steps, C, 2]: the ends of the range that it was fitted on.
-    - "NORM.pixels" [1]: values of one channel.
+    - "NORM.even" [steps, C, 5]: SiLU for what each channel carries after a GroupNorm, as `fit_even` has it. For Mish
+      "NORM.cubic" [steps, C, 7], as `fit_with_cubic`. Nothing for "quad", which is exact.
     - "ATTENTION.exp" [steps, 3]: (alpha, beta, gamma) of `fit_exponential`, scaled so that rows sum to about 1.
-    - "ATTENTION.key" [steps, heads * d]: the mean key.
     - "ATTENTION.sum" [steps, 2]: (r0, r1) with 1/x ~ (x + r0)^2 + r1 for the sums of the rows.
     - "ATTENTION.counts" [2]: squarings, and Newton iterations for the inverse.
     - "ATTENTION.floor" [1], where scores are taken below their row's maximum: the lowest that is kept.
+
+    For models with labels:
+    - "NORM.center" and "NORM.typical" [classes, steps, groups]: the mean, and the geometric mean of the mean square about it.
+    - "NORM.rstd" [classes, steps, groups, 2]: (p, q) with 1/sqrt(variance + eps) ~ p - q x, x the mean square about the centre.
+    - "NORM.range" [steps, C, 2]: the ends of the range that the activation is fitted on.
+    - "NORM.pixels" [1]: number of values of one channel.
+    - "ATTENTION.key" [steps, heads * d]: the mean key.
+
+    For models with prompts:
+    - "NORM.spread" [steps, groups, 2]: the lowest and the highest variance plus eps of each group, widened; for a LayerNorm
+      [steps, 1, 2], over all tokens.
+    - "NORM.count" [1]: number of values that are normalised together.
+    - "NORM.newton" [1]: number of Newton steps that make 1/sqrt right on that range.
+    - "GATE.even" [C, 5]: GELU for what each channel carries at any step.
+
+    Args:
+        unet: the model.
+        schedule: DDIM without fresh noise; its coefficients are guided if there are two branches.
+        images_per_class: number of images of each class, for models with labels.
+        embeddings: embeddings of prompts as `embed_prompts` makes them, for models with prompts; one image each.
+        guided: whether the embeddings are of two branches.
+        seed: seed of the noise.
+        progress: called as progress(done, steps, "calibrate") after each step.
+
+    Raises:
+        CipherDMError: FAST does not compute the model, or embeddings are given to a model without prompts or not given to one
+            with prompts.
     """
-    recorder = _Recorder(unet, images_per_class, seed)
-    with tqdm(total=schedule.steps, desc="calibrate", unit="step", disable=not progress) as bar, threadpool_limits(1):
+    check_computed_by_fast(unet)
+    if embeddings is not None and not isinstance(unet.config, UNetConditionConfig):
+        raise CipherDMError("A UNet2DModel attends to no prompt; leave embeddings out.")
+    conditions = one_hot_labels(unet, images_per_class) if embeddings is None else np.float32(embeddings)
+    recorder = _Recorder(unet, conditions, schedule.steps, seed)
 
-        def visit(step: int, seen: Observation) -> None:
-            recorder.visit(seen)
-            bar.update()
+    def visit(step: int, seen: Observation) -> None:
+        recorder.visit(seen)
+        if progress is not None:
+            progress(step + 1, schedule.steps, "calibrate")
 
-        observe(
-            unet, schedule.timesteps, schedule.coefficients, images_per_class=images_per_class, seed=seed, visit=visit
-        )
+    with threadpool_limits(1):  # the fits are small: more threads would only wait for each other
+        observe(unet, schedule, conditions, guided=guided, seed=seed, visit=visit)
     return recorder.arrays() | {"timesteps": np.asarray(schedule.timesteps, np.float32)}
 
 
-class _Recorder:
-    """Collects the fits of one step after the other."""
+def check_computed_by_fast(unet: UNet) -> None:
+    """Raise CipherDMError if FAST does not compute a layer of the model."""
+    config = unet.config
+    attention = [block for block in unet_blocks(config) if block.kind == "attention"]
+    problems = {
+        "resnet_time_scale_shift='scale_shift'": config.resnet_time_scale_shift == "scale_shift",
+        f"mid_block_scale_factor={config.mid_block_scale_factor}": config.mid_block_scale_factor != 1,
+        "act_fn='gelu' in residual blocks": config.act_fn == "gelu",
+        "attention without normalisation": any(dict(block.static)["groups"] is None for block in attention),
+    }
+    found = [problem for problem, present in problems.items() if present]
+    if found:
+        raise CipherDMError(f"FAST does not compute {', '.join(found)}, which this model has; choose another set.")
 
-    def __init__(self, unet: UNet, images_per_class: int, seed: int):
-        named = {"silu": silu, "swish": silu, "mish": mish, "quad": None}[unet.config.act_fn]
-        self.activations = dict.fromkeys(norm_layers(unet), named) | {"conv_norm_out": named and silu}
+
+class _Recorder:
+    """Collects the fits of one step after the other.
+
+    Draws from the generator come in the order of the layers: activations, attentions, gates.
+    """
+
+    def __init__(self, unet: UNet, conditions: np.ndarray, steps: int, seed: int):
+        self.layers = Layers.of(unet)
+        # The class of each image, for models with labels.
+        self.labels = None if isinstance(unet.config, UNetConditionConfig) else conditions.argmax(1)
+        self.widths = {name: unet.params[f"{name}.weight"].size for name in self.layers.token_norms}
         self.eps = unet.config.norm_eps
-        self.attentions = softmax_blocks(unet)
-        self.labels = np.tile(np.arange(unet.config.num_class_embeds or 1), images_per_class)
+        self.steps = steps
         self.generator = np.random.default_rng(seed)
-        self.rows: dict[str, list[np.ndarray]] = {}
-        self.scores: dict[str, list[np.ndarray]] = {name: [] for name in self.attentions}
+        self.rows: dict[str, list[np.ndarray]] = {}  # by name, one row a step
+        self.scores: dict[str, list[np.ndarray]] = {name: [] for name in self.layers.attentions}
+        self.gates: dict[str, list[np.ndarray]] = {name: [] for name in self.layers.gates}
         self.constants: dict[str, np.ndarray] = {}
 
     def visit(self, seen: Observation) -> None:
-        for name, function in self.activations.items():
-            for leaf, values in self._norm(seen.means[name], seen.variances[name] + self.eps).items():
-                self.rows.setdefault(f"{name}.{leaf}", []).append(values)
-            carried = seen.normalised[name]
-            self.constants[f"{name}.pixels"] = np.asarray([carried[0, 0].size], np.int32)
-            channels = np.moveaxis(carried, 1, 0).reshape(carried.shape[1], -1)
-            ends = widened_ends(channels)
-            self.rows.setdefault(f"{name}.range", []).append(ends)
-            if function is not None and not name.endswith("group_norm"):
-                chosen = self.generator.choice(channels.shape[1], min(SAMPLES, channels.shape[1]), replace=False)
-                leaf, fit = ("even", fit_even) if function is silu else ("cubic", partial(fit_with_cubic, function))
-                self.rows.setdefault(f"{name}.{leaf}", []).append(fit(channels[:, chosen], ends))
-        for name in self.attentions:
-            scores = seen.scores[name].reshape(-1, seen.scores[name].shape[-1]).astype(np.float64)
-            scores = scores[self.generator.choice(len(scores), min(600, len(scores)), replace=False)]
-            self.scores[name].append(scores - scores.mean(1, keepdims=True))
-            self.rows.setdefault(f"{name}.key", []).append(seen.keys[name].mean(axis=(0, 3)).reshape(-1))
+        for name, groups in self.layers.group_norms.items():
+            self._group_norm(name, groups, seen)
+        for name in self.layers.token_norms:
+            self._spread(name, seen.variances[name].reshape(-1, 1) + LAYER_NORM_EPS, self.widths[name])
+        for name, scores in seen.scores.items():
+            rows = scores.reshape(-1, scores.shape[-1])
+            rows = rows[self._some(len(rows), ROWS)].astype(np.float64)
+            self.scores[name].append(rows - rows.mean(1, keepdims=True))
+            if self.labels is not None:
+                self._row(f"{name}.key", seen.keys[name].mean(axis=(0, 3)).reshape(-1))
+        for name, gates in seen.gates.items():
+            channels = _by_channel(gates)
+            # The ends are among the samples, so that the range is that of all values.
+            ends = np.stack([channels.min(1), channels.max(1)], axis=1)
+            chosen = channels[:, self._some(channels.shape[1], -(-SAMPLES // self.steps))]
+            self.gates[name].append(np.concatenate([ends, chosen], axis=1))
 
-    def _norm(self, means: np.ndarray, variances: np.ndarray) -> dict[str, np.ndarray]:
+    def _group_norm(self, name: str, groups: int, seen: Observation) -> None:
+        channels, activation = _by_channel(seen.normalised[name]), self.layers.activations.get(name)
+        ends = widened_ends(channels)
+        if self.labels is None:
+            eps = self.eps if activation else GROUP_NORM_EPS
+            self._spread(name, seen.variances[name] + eps, seen.normalised[name][0].size // groups)
+        else:
+            for leaf, values in self._lines(seen.means[name], seen.variances[name] + self.eps).items():
+                self._row(f"{name}.{leaf}", values)
+            self._row(f"{name}.range", ends)
+            self.constants[f"{name}.pixels"] = np.asarray([seen.normalised[name][0, 0].size], np.int32)
+        if activation in _ACTIVATIONS:
+            leaf, fit = _ACTIVATIONS[activation]
+            self._row(f"{name}.{leaf}", fit(channels[:, self._some(channels.shape[1], SAMPLES)], ends))
+
+    def _lines(self, means: np.ndarray, variances: np.ndarray) -> dict[str, np.ndarray]:
         """center, typical and rstd of one normalisation at one step, [classes, groups, ...]."""
         classes, groups = self.labels.max() + 1, means.shape[1]
         center, typical, rstd = np.empty((classes, groups)), np.empty((classes, groups)), np.empty((classes, groups, 2))
@@ -119,21 +189,53 @@ class _Recorder:
                 rstd[label, group] = fit_inverse_root(squares, variance)
         return {"center": center, "typical": typical, "rstd": rstd}
 
+    def _spread(self, name: str, variances: np.ndarray, count: int) -> None:
+        low, high = variances.min(0) / _SPREAD, variances.max(0) * _SPREAD
+        self._row(f"{name}.spread", np.stack([low, high], axis=1))
+        self.constants[f"{name}.count"] = np.asarray([count], np.int32)
+
+    def _some(self, total: int, count: int) -> np.ndarray:
+        return self.generator.choice(total, min(count, total), replace=False)
+
+    def _row(self, name: str, values: np.ndarray) -> None:
+        self.rows.setdefault(name, []).append(values)
+
     def arrays(self) -> dict[str, np.ndarray]:
         arrays = {name: np.stack(values) for name, values in self.rows.items()}
         for name in arrays:
             if name.endswith((".center", ".typical", ".rstd")):
-                arrays[name] = np.moveaxis(arrays[name], 0, 1)
+                arrays[name] = np.moveaxis(arrays[name], 0, 1)  # classes first
         for name, scores in self.scores.items():
-            arrays |= {f"{name}.{leaf}": values for leaf, values in fit_attention(name, scores).items()}
-        return {name: array.astype(np.float32) for name, array in arrays.items()} | self.constants
+            arrays |= {f"{name}.{leaf}": values for leaf, values in fit_attention(scores).items()}
+        for name, gates in self.gates.items():
+            samples = np.concatenate(gates, axis=1)
+            arrays[f"{name}.even"] = fit_even(samples, widened_ends(samples), gelu)
+        arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+        newton = {
+            name.replace(".spread", ".newton"): np.asarray([_newton_steps(array)], np.int32)
+            for name, array in arrays.items()
+            if name.endswith(".spread")
+        }
+        return arrays | newton | self.constants
 
 
-def fit_attention(name: str, scores: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """exp, sum and counts of an attention block from its centred scores [rows, N] of each step.
+def _by_channel(values: np.ndarray) -> np.ndarray:
+    """[B, C, ...] to [C, B ...]."""
+    return np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
+
+
+def _newton_steps(spread: np.ndarray) -> int:
+    """Number of Newton steps needed on the widest of the ranges [..., 2], at most MAX_NEWTON."""
+    ratio = float((spread[..., 1] / spread[..., 0]).max())
+    errors = (newton_start(1, ratio, steps)[2] for steps in range(MAX_NEWTON))
+    return next((steps for steps, error in enumerate(errors) if error < _ROOT_ERROR), MAX_NEWTON)
+
+
+def fit_attention(scores: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Return exp, sum and counts of an attention module from its centred scores [rows, N] of each step.
 
     Scores too far apart for one exponential about their row's mean are taken below their row's maximum, and no lower than
-    LOWEST: then there is "floor" [1] too, and any scores are right, for a maximum and a comparison on shares.
+    LOWEST. Then there is also "floor" [1], and no scores are out of range; it costs a maximum and a comparison on shares.
     """
     fitted = _fit_exponentials(scores, _EXP_ERROR)
     floor = {}
@@ -147,7 +249,7 @@ def fit_attention(name: str, scores: list[np.ndarray]) -> dict[str, np.ndarray]:
         sums = [_widened(total, rows.shape[1]) for total, rows in zip(sums, scores, strict=True)]
     inverses, errors = zip(*(fit_reciprocal(total) for total in sums), strict=True)
     newton = 0
-    while max(errors) ** 2**newton > _INVERSE_ERROR:
+    while max(errors) ** 2**newton > _INVERSE_ERROR:  # each iteration squares the error
         newton += 1
     inverses = np.stack(inverses)
     return {
@@ -160,7 +262,7 @@ def fit_attention(name: str, scores: list[np.ndarray]) -> dict[str, np.ndarray]:
 def _fit_exponentials(
     scores: list[np.ndarray], tolerance: float, ends: tuple[float, float] | None = None
 ) -> tuple[tuple[np.ndarray, ...], int] | None:
-    """`fit_exponential` of each step with the fewest squarings that are right at all of them, and how many these are."""
+    """`fit_exponential` of each step with the fewest squarings that are right at all of them, and the number of these."""
     if max(rows.max() for rows in scores) > _LARGEST_SCORE:
         return None
     for squarings in _SQUARINGS:
@@ -171,128 +273,5 @@ def _fit_exponentials(
 
 
 def _widened(sums: np.ndarray, count: int) -> np.ndarray:
-    """The ends of the range of sums of `count` exponentials of which one is 1, for prompts that were not calibrated with."""
+    """Ends of the range of sums of `count` exponentials of which one is 1, for prompts that were not calibrated with."""
     return np.clip([sums.min() / _SUM_MARGIN, sums.max() * _SUM_MARGIN], 1, count)
-
-
-ROWS = 600  # of scores, at each step
-
-MAX_NEWTON = 9  # steps for an inverse root; one that needs more is refused
-
-_SPREAD = 1.3  # how far variances may leave the range that was met, on either side
-
-# Relative, of inverse roots at the ends of that range and in its middle; each of Newton's steps is 11 messages more. What
-# this leaves of the pictures' likeness is in prompts_sd-mini.json.
-_ROOT_ERROR = 0.05
-
-
-def calibrate_prompted(
-    unet: UNet, schedule, embeddings: np.ndarray, *, guided: bool, seed: int = 0, progress: bool = True
-) -> dict[str, np.ndarray]:
-    """Fit every layer at each timestep of a schedule; the arrays that `save_calibration` stores.
-
-    - "timesteps" [steps].
-    - "NORM.spread" [steps, groups, 2]: the lowest and the highest variance plus eps of each group, widened; of a LayerNorm
-      [steps, 1, 2], over all tokens.
-    - "NORM.count" [1]: how many values are normalised together.
-    - "NORM.newton" [1]: how many of Newton's steps make 1/sqrt right on that range.
-    - "NORM.even" [steps, C, 5] or, for Mish, "NORM.cubic" [steps, C, 7]: the activation for what each channel carries.
-    - "ATTENTION.exp" [steps, 3], "ATTENTION.sum" [steps, 2], "ATTENTION.counts" [2], and perhaps "ATTENTION.floor" [1]: as
-      `fast_calibration.calibrate` has them.
-    - "GATE.even" [C, 5]: GELU for what each channel carries at any step.
-
-    Args:
-        unet: a UNet2DConditionModel.
-        schedule: of DDIM without fresh noise, its coefficients guided if there are two branches.
-        embeddings: of the prompts, as `embed_prompts` makes them; one picture each is drawn.
-        guided: whether they are of two branches.
-        seed: of the noise.
-        progress: whether to show a bar.
-    """
-    recorder = _PromptedRecorder(unet, schedule.steps, seed)
-    with tqdm(total=schedule.steps, desc="calibrate", unit="step", disable=not progress) as bar, threadpool_limits(1):
-
-        def visit(_: int, seen: PromptedObservation) -> None:
-            recorder.visit(seen)
-            bar.update()
-
-        observe_prompted(
-            unet, embeddings, schedule.timesteps, schedule.coefficients, guided=guided, seed=seed, visit=visit
-        )
-    return recorder.arrays() | {"timesteps": np.asarray(schedule.timesteps, np.float32)}
-
-
-class _PromptedRecorder:
-    """Collects what one step after the other shows."""
-
-    def __init__(self, unet: UNet, steps: int, seed: int):
-        self.layers = Layers.of(unet)
-        self.widths = {name: unet.params[f"{name}.weight"].size for name in self.layers.token_norms}
-        self.eps = unet.config.norm_eps
-        self.fit = {"mish": ("cubic", partial(fit_with_cubic, mish))}.get(unet.config.act_fn, ("even", fit_even))
-        self.steps = steps
-        self.generator = np.random.default_rng(seed)
-        self.rows: dict[str, list[np.ndarray]] = {}
-        self.scores: dict[str, list[np.ndarray]] = {name: [] for name in self.layers.attentions}
-        self.gates: dict[str, list[np.ndarray]] = {name: [] for name in self.layers.gates}
-        self.counts: dict[str, np.ndarray] = {}
-
-    def visit(self, seen: PromptedObservation) -> None:
-        for name, groups in self.layers.group_norms.items():
-            values = seen.normalised[name]
-            activated = not name.endswith(".norm")
-            eps = self.eps if activated else GROUP_NORM_EPS
-            self._spread(name, seen.variances[name] + eps, values[0].size // groups)
-            if activated:
-                leaf, fit = self.fit
-                channels = _by_channel(values)
-                self._row(f"{name}.{leaf}", fit(self._some(channels, SAMPLES), widened_ends(channels)))
-        for name in self.layers.token_norms:
-            self._spread(name, seen.variances[name].reshape(-1, 1) + LAYER_NORM_EPS, self.widths[name])
-        for name, scores in seen.scores.items():
-            rows = scores.reshape(-1, scores.shape[-1])
-            rows = rows[self.generator.choice(len(rows), min(ROWS, len(rows)), replace=False)].astype(np.float64)
-            self.scores[name].append(rows - rows.mean(1, keepdims=True))
-        for name, gates in seen.gates.items():
-            channels = _by_channel(gates)
-            # The ends are among the samples, so that the range is that of all values.
-            ends = np.stack([channels.min(1), channels.max(1)], axis=1)
-            self.gates[name].append(np.concatenate([ends, self._some(channels, -(-SAMPLES // self.steps))], axis=1))
-
-    def _spread(self, name: str, variances: np.ndarray, count: int) -> None:
-        low, high = variances.min(0) / _SPREAD, variances.max(0) * _SPREAD
-        self._row(f"{name}.spread", np.stack([low, high], axis=1))
-        self.counts[f"{name}.count"] = np.asarray([count], np.int32)
-
-    def _some(self, channels: np.ndarray, count: int) -> np.ndarray:
-        return channels[:, self.generator.choice(channels.shape[1], min(count, channels.shape[1]), replace=False)]
-
-    def _row(self, name: str, values: np.ndarray) -> None:
-        self.rows.setdefault(name, []).append(values)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        arrays = {name: np.stack(values) for name, values in self.rows.items()}
-        for name, scores in self.scores.items():
-            arrays |= {f"{name}.{leaf}": values for leaf, values in fit_attention(name, scores).items()}
-        for name, gates in self.gates.items():
-            samples = np.concatenate(gates, axis=1)
-            arrays[f"{name}.even"] = fit_even(samples, widened_ends(samples), gelu)
-        arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
-        newton = {
-            name.replace(".spread", ".newton"): np.asarray([_newton_steps(array)], np.int32)
-            for name, array in arrays.items()
-            if name.endswith(".spread")
-        }
-        return arrays | newton | self.counts
-
-
-def _by_channel(values: np.ndarray) -> np.ndarray:
-    """[B, C, ...] to [C, B ...]."""
-    return np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
-
-
-def _newton_steps(spread: np.ndarray) -> int:
-    """How many are needed on every one of the ranges [..., 2], at most MAX_NEWTON."""
-    ratio = float((spread[..., 1] / spread[..., 0]).max())
-    errors = (newton_start(1, ratio, steps)[2] for steps in range(MAX_NEWTON))
-    return next((steps for steps, error in enumerate(errors) if error < _ROOT_ERROR), MAX_NEWTON)

@@ -1,13 +1,10 @@
-"""What a model's layers carry: measured by its owner, in plaintext, on public noise, and stored beside the checkpoint."""
-
-# FROM cipherdm.models.condition_observation:
-# What the layers of a U-Net with cross-attention carry: observed by its owner, in plaintext, on prompts of its own.
+"""What a model's layers carry: observed by its owner, in plaintext, on public noise; and the fits that are stored beside it."""
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,117 +14,165 @@ from safetensors.numpy import save_file
 
 from ..errors import CipherDMError
 from ..files import replacing
+from ..models.config import UNetConditionConfig
 from ..models.layout import Block, unet_blocks
-from ..models.unet import TIME_KINDS, UNet, check_takes_no_prompt
+from ..models.unet import UNet, check_takes_no_prompt, run_blocks
 from ..protocols import DIRECT, direct
+from ..schedules import Schedule
 
 FILE = "calibration.safetensors"
 
-_NORMS = ("norm1", "norm2", "group_norm", "conv_norm_out")
+# By kind of block: its GroupNorms, its LayerNorm, and the module in it that attends ("" for the block itself).
+_GROUP_NORMS = {
+    "resnet": ("norm1", "norm2"),
+    "conv_out": ("conv_norm_out",),
+    "attention": ("group_norm",),
+    "transformer_in": ("norm",),
+}
+_TOKEN_NORMS = {"self_attention": "norm1", "cross_attention": "norm2", "feed_forward": "norm3"}
+_ATTENTIONS = {"attention": "", "self_attention": "attn1.", "cross_attention": "attn2."}
+_GATE = "ff.net.0.proj"
 
 
-@dataclass(frozen=True, eq=False)
-class Observation:
+@dataclass(frozen=True)
+class Layers:
+    """The layers that an observation looks at, by diffusers' names, each in the order of execution.
+
+    Attributes:
+        group_norms: GroupNorms with the numbers of their groups.
+        activations: names of the functions applied after a GroupNorm; GroupNorms before attention have none.
+        token_norms: LayerNorms.
+        attentions: attention modules with softmax, with the numbers of their heads.
+        linear_attentions: those without softmax, with the numbers of their heads.
+        gates: linear layers before gated GELUs.
+    """
+
+    group_norms: Mapping[str, int]
+    activations: Mapping[str, str]
+    token_norms: tuple[str, ...]
+    attentions: Mapping[str, int]
+    linear_attentions: Mapping[str, int]
+    gates: tuple[str, ...]
+
+    @classmethod
+    def of(cls, unet: UNet, names: Collection[str] | None = None) -> "Layers":
+        """Return the layers of a U-Net, or of its blocks of these names."""
+        groups, activations, token_norms, gates = {}, {}, [], []
+        attentions: dict[str, dict[str, int]] = {"softmax": {}, "linear": {}}
+        for block in unet_blocks(unet.config):
+            if names is not None and block.name not in names:
+                continue
+            static, full = dict(block.static), _full_names(block)
+            for local in _GROUP_NORMS.get(block.kind, ()):
+                if local in full:  # attention has a normalisation or none
+                    groups[full[local]] = static["groups"]
+                    if "act_fn" in static:
+                        activations[full[local]] = static["act_fn"]
+            if block.kind in _TOKEN_NORMS:
+                token_norms.append(full[_TOKEN_NORMS[block.kind]])
+            if block.kind in _ATTENTIONS:
+                module = full[f"{_ATTENTIONS[block.kind]}to_q"].removesuffix(".to_q")
+                attentions[static.get("kernel", "softmax")][module] = static["heads"]
+            if _GATE in full:
+                gates.append(full[_GATE])
+        return cls(groups, activations, tuple(token_norms), attentions["softmax"], attentions["linear"], tuple(gates))
+
+
+def _full_names(block: Block) -> dict[str, str]:
+    """diffusers' names of a block's layers by their names within the block."""
+    return {local.rpartition(".")[0]: full.rpartition(".")[0] for local, full in block.params}
+
+
+class Observation(NamedTuple):
     """What one call of the U-Net showed, by layer (diffusers' names).
 
     Attributes:
-        timestep: of the call.
-        means: [B, groups] of each normalisation's input.
-        variances: [B, groups] of the same, without eps.
-        normalised: [B, C, ...], each normalisation's output.
-        scores: [B, heads, N, N] of each attention block with softmax, before it.
-        keys: [B, heads, d, N] of the same.
+        means: [B, groups] of each GroupNorm's input.
+        variances: without eps, [B, groups] of each GroupNorm's input and [B, tokens] of each LayerNorm's.
+        normalised: [B, C, ...], each GroupNorm's output.
+        scores: [B, heads, N, M] of each attention with softmax, before it.
+        keys: [B, heads, d, M] of each attention with softmax.
+        gates: [B, C, N], the input of each gated GELU.
     """
 
-    timestep: int
     means: Mapping[str, np.ndarray]
     variances: Mapping[str, np.ndarray]
     normalised: Mapping[str, np.ndarray]
     scores: Mapping[str, np.ndarray]
     keys: Mapping[str, np.ndarray]
+    gates: Mapping[str, np.ndarray]
 
 
 def observe(
     unet: UNet,
-    timesteps: np.ndarray,
-    coefficients: np.ndarray,
+    schedule: Schedule,
+    conditions: np.ndarray,
     *,
-    images_per_class: int,
+    guided: bool = False,
     seed: int,
     visit: Callable[[int, Observation], None],
-) -> np.ndarray:
+) -> None:
     """Sample in plaintext with the exact model, and call `visit(step, observation)` at each step.
 
     Args:
-        timesteps: [steps], as `Schedule.timesteps`.
-        coefficients: [steps, 3], as `Schedule.coefficients`; of a schedule without fresh noise.
-        images_per_class: how many images of each class are drawn together.
-        seed: of the initial noise, which needs no secrecy.
-
-    Returns:
-        The labels of the images, int64 [B].
+        unet: the model.
+        schedule: a schedule without fresh noise; guided, its coefficients are those of `guided_coefficients`.
+        conditions: one row for each image: labels as `one_hot_labels` makes them, or embeddings [B, tokens, width]. Guided,
+            embeddings [2 B, tokens, width], those without the prompts first.
+        guided: whether there are two branches.
+        seed: seed of the initial noise, which is public.
+        visit: called at each step.
     """
-    check_takes_no_prompt(unet)
-    call = jax.jit(_recorded_call(unet))
 
-    def look(step: int, records) -> None:
-        visit(step, Observation(int(timesteps[step]), *(jax.tree_util.tree_map(np.asarray, part) for part in records)))
+    def look(step: int, records: Observation) -> None:
+        visit(step, jax.tree_util.tree_map(np.asarray, records))
 
-    return walk(unet, call, timesteps, coefficients, images_per_class=images_per_class, seed=seed, visit=look)
+    walk(unet, jax.jit(_recorded_call(unet)), schedule, conditions, guided=guided, seed=seed, visit=look)
 
 
 def walk(
     unet: UNet,
     call: Callable,
-    timesteps: np.ndarray,
-    coefficients: np.ndarray,
+    schedule: Schedule,
+    conditions: np.ndarray,
     *,
-    images_per_class: int,
+    guided: bool = False,
     seed: int,
     visit: Callable[[int, Any], None],
-) -> np.ndarray:
-    """Sample in plaintext, and hand on what a call of the U-Net recorded at each step.
+) -> None:
+    """Sample in plaintext, and hand on what each call of the U-Net recorded.
 
     Args:
-        call: (params, sample, timestep [1], onehot [B, classes]) to the predicted noise and the records.
-        timesteps, coefficients, images_per_class, seed: as `observe` has them.
+        unet, schedule, conditions, guided, seed: as in `observe`.
+        call: function of (params, sample, timestep [1], conditions) to the predicted noise and the records.
         visit: called as visit(step, records).
+    """
+    branches = 2 if guided else 1
+    shape = (len(conditions) // branches, *unet.config.sample_shape)
+    sample = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+    for step, timestep in enumerate(schedule.timesteps):
+        eps, records = call(unet.params, np.concatenate([sample] * branches), np.float32([timestep]), conditions)
+        visit(step, records)
+        terms = [sample, *np.split(np.asarray(eps), branches)]
+        # The last coefficient is that of fresh noise, which there is none of.
+        factors = schedule.coefficients[step, : len(terms)]
+        sample = sum(np.float32(factor) * term for factor, term in zip(factors, terms, strict=True))
 
-    Returns:
-        The labels of the images, int64 [B].
+
+def one_hot_labels(unet: UNet, per_class: int) -> np.ndarray:
+    """Return labels 0, 1, ..., 0, 1, ... for `per_class` images of each class, as float32 rows [B, classes].
+
+    A model without classes has one.
+
+    Raises:
+        CipherDMError: the model takes prompts.
     """
     check_takes_no_prompt(unet)
-    classes = unet.config.num_class_embeds or 1
-    labels = np.arange(classes * images_per_class) % classes
-    size = unet.config.sample_size
-    shape = (len(labels), unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
-    sample = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-    for step, timestep in enumerate(timesteps):
-        eps, records = call(unet.params, sample, np.float32([timestep]), np.eye(classes, dtype=np.float32)[labels])
-        visit(step, records)
-        sample = np.asarray(coefficients[step, 0] * sample + coefficients[step, 1] * np.asarray(eps))
-    return labels
-
-
-def norm_layers(unet: UNet) -> dict[str, int]:
-    """The names of all normalisations with their numbers of groups, in the order of execution."""
-    layers = {}
-    for block in unet_blocks(unet.config):
-        for local, full in block.params:
-            if local.rpartition(".")[0] in _NORMS and local.endswith(".weight"):
-                layers[full.removesuffix(".weight")] = dict(block.static)["groups"]
-    return layers
-
-
-def softmax_blocks(unet: UNet) -> tuple[str, ...]:
-    """The names of all attention blocks with softmax, in the order of execution."""
-    if unet.config.attention_kernel != "softmax":
-        return ()
-    return tuple(block.name for block in unet_blocks(unet.config) if block.kind == "attention")
+    return np.tile(np.eye(unet.config.num_class_embeds or 1, dtype=np.float32), (per_class, 1))
 
 
 def save_calibration(arrays: Mapping[str, np.ndarray], unet: UNet) -> Path:
-    """Write fitted arrays and a digest of the weights to `calibration.safetensors` in the model's folder; returns the path."""
+    """Write fits and a digest of the weights to `calibration.safetensors` in the model's folder, and return the path."""
     path = unet.folder / FILE
     with replacing(path) as temporary:
         stored = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -136,7 +181,7 @@ def save_calibration(arrays: Mapping[str, np.ndarray], unet: UNet) -> Path:
 
 
 def load_calibration(unet: UNet) -> dict[str, np.ndarray]:
-    """Read what `save_calibration` wrote. Raises CipherDMError if there is none, or if it is of other weights."""
+    """Read the fits that `save_calibration` wrote. Raises CipherDMError if there are none, or if they fit other weights."""
     remedy = f"run `cipherdm calibrate {unet.folder or 'MODEL'}` first."
     if unet.folder is None or not (unet.folder / FILE).is_file():
         where = unet.folder or "a model that was not read from a folder"
@@ -148,7 +193,7 @@ def load_calibration(unet: UNet) -> dict[str, np.ndarray]:
 
 
 def weights_digest(unet: UNet) -> str:
-    """SHA-256 of the weights, in the order of their names."""
+    """Return the SHA-256 of the weights, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(unet.params):
         digest.update(name.encode() + np.ascontiguousarray(unet.params[name]).tobytes())
@@ -156,177 +201,39 @@ def weights_digest(unet: UNet) -> str:
 
 
 def _recorded_call(unet: UNet):
-    """A function of (params, sample, timestep, onehot) to eps and the five records of an `Observation`."""
-    norms, attentions = list(norm_layers(unet)), list(softmax_blocks(unet))
-
-    def call(params, sample, timestep, onehot):
-        means, variances, normalised, scores, keys = {}, {}, {}, {}, {}
-        # Layers are met in the order of execution, so each call takes the next name.
-        norm_names, attention_names = iter(norms), iter(attentions)
-
-        def group_norm(local, x, *, groups, eps):
-            name = next(norm_names)
-            rows = x.reshape(x.shape[0], groups, -1)
-            means[name], variances[name] = jnp.mean(rows, axis=-1), jnp.var(rows, axis=-1)
-            normalised[name] = direct.group_norm(local, x, groups=groups, eps=eps)
-            return normalised[name]
-
-        def attention(local, q, k, v, *, scale, softmax):
-            name = next(attention_names)
-            scores[name] = jnp.einsum("bhdn,bhdm->bhnm", q * jnp.float32(scale), k)
-            keys[name] = k
-            return direct.attention(local, q, k, v, scale=scale, softmax=softmax)
-
-        recording = replace(DIRECT, group_norm=group_norm, attention=attention)
-        values = {"sample": sample, "timestep": timestep, "class_onehot": onehot}
-        for block in unet_blocks(unet.config):
-            local = {name: params[full] for name, full in block.params}
-            result = block(local, *(values[name] for name in block.inputs), protocols=recording)
-            values[block.outputs[0]] = result
-        return values["eps"], (means, variances, normalised, scores, keys)
-
-    return call
-
-
-_TRANSFORMER_NORMS = {"self_attention": "norm1", "cross_attention": "norm2", "feed_forward": "norm3"}
-
-_ATTENTIONS = {"self_attention": "attn1", "cross_attention": "attn2"}
-
-_GATE = "ff.net.0.proj"
-
-_RESNET_NORMS = {"resnet": ("norm1", "norm2"), "conv_out": ("conv_norm_out",), "transformer_in": ("norm",)}
-
-
-@dataclass(frozen=True)
-class Layers:
-    """The layers that a calibration looks at, by diffusers' names, each in the order of execution.
-
-    Attributes:
-        group_norms: with the numbers of their groups.
-        token_norms: LayerNorms.
-        attentions: of both kinds, with the numbers of their heads.
-        gates: the linear layers before gated GELUs.
-    """
-
-    group_norms: Mapping[str, int]
-    token_norms: tuple[str, ...]
-    attentions: Mapping[str, int]
-    gates: tuple[str, ...]
-
-    @classmethod
-    def of(cls, unet: UNet, names: Collection[str] | None = None) -> "Layers":
-        """Those of a UNet2DConditionModel, or of its blocks of these names."""
-        blocks = [block for block in unet_blocks(unet.config) if names is None or block.name in names]
-        group_norms = {
-            _full_name(block, local): dict(block.static)["groups"]
-            for block in blocks
-            for local in _RESNET_NORMS.get(block.kind, ())
-        }
-
-        attentions = {
-            _full_name(block, _ATTENTIONS[block.kind]): dict(block.static)["heads"]
-            for block in blocks
-            if block.kind in _ATTENTIONS
-        }
-        token_norms = [
-            _full_name(block, _TRANSFORMER_NORMS[block.kind]) for block in blocks if block.kind in _TRANSFORMER_NORMS
-        ]
-        gates = [_full_name(block, _GATE) for block in blocks if block.kind == "feed_forward"]
-        return cls(group_norms, tuple(token_norms), attentions, tuple(gates))
-
-
-def _full_name(block: Block, local: str) -> str:
-    """diffusers' name of a layer or a module that is called `local` within the block."""
-    found = next(pair for pair in block.params if pair[0].startswith(f"{local}."))
-    return found[1].removesuffix(found[0]) + local
-
-
-@dataclass(frozen=True, eq=False)
-class PromptedObservation:
-    """What one call of the U-Net showed, by layer.
-
-    Attributes:
-        variances: [B, groups] of each GroupNorm's input, and [B, tokens] of each LayerNorm's, without eps.
-        normalised: [B, C, H, W], each GroupNorm's output.
-        scores: [B, heads, N, M] of each attention, before the softmax.
-        gates: [B, C, N], what each GELU is applied to.
-    """
-
-    variances: Mapping[str, np.ndarray]
-    normalised: Mapping[str, np.ndarray]
-    scores: Mapping[str, np.ndarray]
-    gates: Mapping[str, np.ndarray]
-
-
-def observe_prompted(
-    unet: UNet,
-    embeddings: np.ndarray,
-    timesteps: np.ndarray,
-    coefficients: np.ndarray,
-    *,
-    guided: bool,
-    seed: int,
-    visit: Callable[[int, PromptedObservation], None],
-) -> None:
-    """Sample in plaintext with the exact model, one picture for each prompt, and call `visit(step, observation)`.
-
-    Args:
-        embeddings: [B, tokens, width], or guided [2 B, tokens, width], those without the prompts first.
-        timesteps: [steps], as `Schedule.timesteps`.
-        coefficients: [steps, 3], as `Schedule.coefficients`, or guided [steps, 4], as `guided_coefficients` makes them; of a
-            schedule without fresh noise.
-        guided: whether there are two branches.
-        seed: of the initial noise, which needs no secrecy.
-    """
-    branches = 2 if guided else 1
-    size = unet.config.sample_size
-    shape = (len(embeddings) // branches, unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
-    sample = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-    call = jax.jit(_recorded_prompted_call(unet))
-    for step, timestep in enumerate(timesteps):
-        eps, records = call(
-            unet.params, np.concatenate([sample] * branches), np.float32([timestep]), np.float32(embeddings)
-        )
-        visit(step, PromptedObservation(*(jax.tree_util.tree_map(np.asarray, record) for record in records)))
-        outputs = [sample, *np.split(np.asarray(eps), branches)]
-        sample = sum(np.float32(factor) * output for factor, output in zip(coefficients[step], outputs, strict=False))
-
-
-def _recorded_prompted_call(unet: UNet):
-    """A function of (params, sample, timestep, embeddings) to eps and the four records of an observation."""
+    """A function of (params, sample, timestep, conditions) to eps and an `Observation`."""
     layers, blocks = Layers.of(unet), unet_blocks(unet.config)
+    condition = "encoder_hidden_states" if isinstance(unet.config, UNetConditionConfig) else "class_onehot"
 
-    def call(params, sample, timestep, embeddings):
-        variances, normalised, scores, gates = {}, {}, {}, {}
+    def call(params, sample, timestep, conditions):
+        seen = Observation({}, {}, {}, {}, {}, {})
         # Layers are met in the order of execution, so each call takes the next name.
         group_names, token_names = iter(layers.group_norms), iter(layers.token_norms)
         attention_names, gate_names = iter(layers.attentions), iter(layers.gates)
 
         def group_norm(local, x, *, groups, eps):
             name = next(group_names)
-            variances[name] = jnp.var(x.reshape(x.shape[0], groups, -1), axis=-1)
-            normalised[name] = direct.group_norm(local, x, groups=groups, eps=eps)
-            return normalised[name]
+            rows = x.reshape(x.shape[0], groups, -1)
+            seen.means[name], seen.variances[name] = jnp.mean(rows, axis=-1), jnp.var(rows, axis=-1)
+            seen.normalised[name] = direct.group_norm(local, x, groups=groups, eps=eps)
+            return seen.normalised[name]
 
         def layer_norm(local, x, *, eps):
-            variances[next(token_names)] = jnp.var(x, axis=1)
+            seen.variances[next(token_names)] = jnp.var(x, axis=1)
             return direct.layer_norm(local, x, eps=eps)
 
         def attention(local, q, k, v, *, scale, softmax):
-            scores[next(attention_names)] = jnp.einsum("bhdn,bhdm->bhnm", q * jnp.float32(scale), k)
+            name = next(attention_names)
+            seen.scores[name] = jnp.einsum("bhdn,bhdm->bhnm", q * jnp.float32(scale), k)
+            seen.keys[name] = k
             return direct.attention(local, q, k, v, scale=scale, softmax=softmax)
 
         def geglu(local, x, *, protocols):
-            gates[next(gate_names)] = x[:, x.shape[1] // 2 :]
+            seen.gates[next(gate_names)] = x[:, x.shape[1] // 2 :]
             return direct.geglu(local, x, protocols=protocols)
 
         recording = replace(DIRECT, group_norm=group_norm, layer_norm=layer_norm, attention=attention, geglu=geglu)
-        values = {"sample": sample, "timestep": timestep, "encoder_hidden_states": embeddings}
-        for block in blocks:
-            local = {name: params[full] for name, full in block.params}
-            protocols = DIRECT if block.kind in TIME_KINDS else recording
-            result = block(local, *(values[name] for name in block.inputs), protocols=protocols)
-            values.update(zip(block.outputs, result if isinstance(result, tuple) else (result,), strict=True))
-        return values["eps"], (variances, normalised, scores, gates)
+        values = {"sample": sample, "timestep": timestep, condition: conditions}
+        return run_blocks(blocks, params, values, protocols=recording)["eps"], seen
 
     return call

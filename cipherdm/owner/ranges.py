@@ -12,7 +12,7 @@ from ..models.unet import UNet
 from ..progress import Progress
 from ..protocols import Protocols
 from ..schedules import make_schedule
-from .observe import Observation, load_calibration, norm_layers, observe, softmax_blocks
+from .observe import Layers, Observation, load_calibration, observe, one_hot_labels
 
 TOLERANCE = 0.1  # relative error beyond which an inverse, an inverse root or a sum of exponentials counts as wrong
 
@@ -113,7 +113,7 @@ def check_ranges(
         if progress is not None:
             progress(step + 1, schedule.steps, "check")
 
-    observe(unet, schedule.timesteps, schedule.coefficients, images_per_class=per_class, seed=seed, visit=visit)
+    observe(unet, schedule, one_hot_labels(unet, per_class), seed=seed, visit=visit)
     found = [tally.result(*key) for key, tally in tallies.items()]
     return sorted(found, key=lambda entry: (-entry.outside, -entry.excess))
 
@@ -158,11 +158,9 @@ def _within(values: np.ndarray, low, high) -> _Met:
 def _rules_of_functions(unet: UNet, protocols: Protocols) -> _Rules:
     """For sets whose activations and softmax are functions with a domain."""
     rules: _Rules = {}
-    named = "silu" if unet.config.act_fn == "swish" else unet.config.act_fn
-    for name in norm_layers(unet):
-        if name.endswith("group_norm"):
-            continue
-        function = getattr(protocols, "silu" if name == "conv_norm_out" and named != "quad" else named)
+    layers = Layers.of(unet)
+    for name, activation in layers.activations.items():
+        function = getattr(protocols, activation)
         domain = getattr(function, "domain", (-inf, inf))
         if domain != (-inf, inf):
             _require_observed(unet, protocols, function)
@@ -170,7 +168,7 @@ def _rules_of_functions(unet: UNet, protocols: Protocols) -> _Rules:
     softmax = protocols.softmax
     shifted = isinstance(softmax, ShiftedSoftmax)
     domain = softmax.exponential.domain if shifted else getattr(softmax, "domain", (-inf, inf))
-    for name in softmax_blocks(unet):
+    for name in layers.attentions:
         if domain != (-inf, inf):
             rules[name, softmax.exponential.name] = lambda _, seen, name=name: _within(
                 _less_maximum(seen.scores[name]) if shifted else seen.scores[name], *domain
@@ -206,8 +204,9 @@ def _rules_of_calibration(unet: UNet, timesteps: np.ndarray, *, guarded: bool) -
     stored = load_calibration(unet)
     nearest = np.abs(stored["timesteps"][None, :] - timesteps[:, None]).argmin(1)
     rules: _Rules = {}
-    for name in norm_layers(unet):
-        restricted = unet.config.act_fn != "quad" and not name.endswith("group_norm")
+    layers = Layers.of(unet)
+    for name in layers.group_norms:
+        restricted = layers.activations.get(name, "quad") != "quad"
         if guarded or restricted:
             if f"{name}.range" not in stored:
                 raise CipherDMError(
@@ -219,7 +218,7 @@ def _rules_of_calibration(unet: UNet, timesteps: np.ndarray, *, guarded: bool) -
         rules[name, "inverse root"] = _root_rule(
             name, *lines, stored[f"{name}.center"][:, nearest], unet.config.norm_eps
         )
-    for name in softmax_blocks(unet):
+    for name in layers.attentions:
         fits = (stored[f"{name}.{leaf}"][nearest].astype(np.float64) for leaf in ("exp", "key", "sum"))
         rules[name, "inverse sum"] = _sum_rule(name, *fits, stored[f"{name}.counts"], stored.get(f"{name}.floor"))
     return rules

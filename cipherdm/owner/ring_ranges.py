@@ -20,7 +20,7 @@ from ..protocols.fixed import encode
 from ..protocols.small_ring import SMALL_BITS, WORD_BITS, product_limit
 from ..schedules import make_schedule
 from .fold import prepare_weights
-from .observe import walk
+from .observe import one_hot_labels, walk
 from .prepared import PreparedWeights
 from .ranges import LayerRange
 
@@ -68,7 +68,7 @@ def check_small_ring(
             progress(step + 1, schedule.steps, "check")
 
     call = jax.jit(_recorded_call(unet, _in_small_ring(weights), schedule.timesteps))
-    walk(unet, call, schedule.timesteps, schedule.coefficients, images_per_class=per_class, seed=seed, visit=visit)
+    walk(unet, call, schedule, one_hot_labels(unet, per_class), seed=seed, visit=visit)
     found = [_summed(*key, np.array(records)) for key, records in seen.items()]
     return sorted(found, key=lambda entry: (-entry.outside, -max(-entry.lowest, entry.highest)))
 

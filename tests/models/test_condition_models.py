@@ -26,10 +26,11 @@ from cipherdm.models import (
     unet_blocks,
     unet_shapes,
 )
-from cipherdm.owner.observe import observe
+from cipherdm.owner.calibrate import calibrate
 from cipherdm.protocols import DIRECT, FAST
 from cipherdm.protocols.fast import VALUE_BITS, WEIGHT_BITS
 from cipherdm.protocols.fixed import Fixed, encode
+from cipherdm.schedules import make_schedule
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -194,4 +195,4 @@ def test_commands_without_a_prompt_refuse_the_model():
     with pytest.raises(CipherDMError, match="UNet2DConditionModel.* there is no prompt"):
         cdm.sample(unet, None, count=1, steps=2)
     with pytest.raises(CipherDMError, match="UNet2DConditionModel.* there is no prompt"):
-        observe(unet, np.arange(2), np.zeros((2, 3)), images_per_class=1, seed=0, visit=lambda *_: None)
+        calibrate(unet, make_schedule(SCHEDULER, "ddim", 2))

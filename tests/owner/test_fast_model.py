@@ -45,7 +45,7 @@ def unets(tmp_path_factory):
         folder = tmp_path_factory.mktemp(act_fn.replace(" ", "-"))
         save_unet(replace(unet, params=params, scheduler_config=SCHEDULER), folder)
         made[act_fn] = load_unet(folder)
-        fits = calibrate(made[act_fn], make_schedule(SCHEDULER, "ddim", STEPS), images_per_class=24, progress=False)
+        fits = calibrate(made[act_fn], make_schedule(SCHEDULER, "ddim", STEPS), images_per_class=24)
         save_calibration(fits, made[act_fn])
     return made
 

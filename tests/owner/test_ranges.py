@@ -13,7 +13,7 @@ from cipherdm.approximations.softmax import softmax_bounded
 from cipherdm.cli import build
 from cipherdm.models import init_unet, load_unet, save_unet
 from cipherdm.owner.calibrate import calibrate
-from cipherdm.owner.observe import observe, save_calibration
+from cipherdm.owner.observe import observe, one_hot_labels, save_calibration
 from cipherdm.owner.ranges import TOLERANCE, _inverse_root_range, check_ranges
 from cipherdm.protocols import named
 from cipherdm.schedules import make_schedule
@@ -30,7 +30,7 @@ def model(tmp_path_factory):
     save_unet(replace(init_unet(CONFIG), scheduler_config=SCHEDULER), folder)
     unet = load_unet(folder)
     schedule = make_schedule(SCHEDULER, "ddim", NOISE["steps"])
-    arrays = calibrate(unet, schedule, images_per_class=NOISE["per_class"], seed=NOISE["seed"], progress=False)
+    arrays = calibrate(unet, schedule, images_per_class=NOISE["per_class"], seed=NOISE["seed"])
     save_calibration(arrays, unet)
     return unet, arrays
 
@@ -120,8 +120,7 @@ def independent_counts(unet, arrays):
                 )
                 roots.setdefault(name, []).append(abs((p - q * square) * variance**0.5 - 1) > 0.1)
 
-    settings = {"images_per_class": NOISE["per_class"], "seed": NOISE["seed"], "visit": visit}
-    observe(unet, schedule.timesteps, schedule.coefficients, **settings)
+    observe(unet, schedule, one_hot_labels(unet, NOISE["per_class"]), seed=NOISE["seed"], visit=visit)
     return fractions, max(distances), roots
 
 

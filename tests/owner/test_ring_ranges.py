@@ -32,7 +32,7 @@ def unet(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ring") / "model"
     save_unet(replace(init_unet(replace(ONE_LEVEL, num_class_embeds=2)), scheduler_config=SCHEDULER), folder)
     made = load_unet(folder)
-    fits = calibrate(made, make_schedule(SCHEDULER, "ddim", 1), images_per_class=16, progress=False)
+    fits = calibrate(made, make_schedule(SCHEDULER, "ddim", 1), images_per_class=16)
     save_calibration(fits, made)
     save_calibration(fits | products_to_arrays(measure_products(made, steps=1, per_class=2)), made)
     return made

@@ -6,7 +6,8 @@ from fast_layers import number, numbers, run_on_shares
 from scipy.special import softmax
 
 from cipherdm.owner.calibrate import LOWEST, fit_attention
-from cipherdm.owner.fold import prepare_exponential
+from cipherdm.owner.fold import fold_exponential
+from cipherdm.owner.fold_norms import Fits
 from cipherdm.owner.prepared import PreparedWeights
 from cipherdm.protocols import fast_attention
 
@@ -28,7 +29,7 @@ def scores_of(q, k):
 def fitted(spread):
     """The calibration of one step of scores with that deviation about their row's mean."""
     scores = np.concatenate([scores_of(*projected(seed, spread)[:2]).reshape(-1, TOKENS) for seed in range(50)])
-    return fit_attention("attention", [scores - scores.mean(1, keepdims=True)])
+    return fit_attention([scores - scores.mean(1, keepdims=True)])
 
 
 def prepared(spread):
@@ -36,7 +37,7 @@ def prepared(spread):
     stored = {f"attention.{leaf}": values for leaf, values in fitted(spread).items()}
     identity = {"attention.to_q.weight": np.ones((1, 1)), "attention.to_q.bias": np.zeros(1)}
     weights = PreparedWeights(identity, {}, {}, {}, {})
-    prepare_exponential(weights, stored, np.array([0]), "attention", SIZE)
+    fold_exponential(weights, Fits(stored, np.array([0])), "attention", SIZE)
     params = {
         name.removeprefix("attention."): (values[0].astype(np.float32), weights.bits[name])
         for name, values in weights.by_step.items()

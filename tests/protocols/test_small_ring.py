@@ -201,9 +201,7 @@ def unet(tmp_path_factory):
     params = {name: array * np.float32(0.3 if ".to_q." in name else 1) for name, array in made.params.items()}
     save_unet(replace(made, params=params, scheduler_config=SCHEDULER), folder)
     made = load_unet(folder)
-    save_calibration(
-        calibrate(made, make_schedule(SCHEDULER, "ddim", STEPS), images_per_class=16, progress=False), made
-    )
+    save_calibration(calibrate(made, make_schedule(SCHEDULER, "ddim", STEPS), images_per_class=16), made)
     return made
 
 
@@ -222,7 +220,7 @@ def test_products_are_those_of_the_layers(unet, tmp_path):
     """One step: of the first layer to float32's precision, of the others those of diffusers as nearly as FAST is."""
     save_unet(unet, tmp_path)
     unet = load_unet(tmp_path)
-    save_calibration(calibrate(unet, make_schedule(SCHEDULER, "ddim", 1), images_per_class=16, progress=False), unet)
+    save_calibration(calibrate(unet, make_schedule(SCHEDULER, "ddim", 1), images_per_class=16), unet)
     found = measure_products(unet, steps=1, per_class=2, seed=4)
     noise = np.random.default_rng(4).standard_normal((6, 1, 8, 8), dtype=np.float32)
     x = torch.from_numpy(np.round(noise * 2**10) / 2**10)

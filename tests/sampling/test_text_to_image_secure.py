@@ -29,7 +29,7 @@ def pipeline(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibrated")
     save_pipeline(folder, SMALL)
     loaded = load_pipeline(folder)
-    path = calibrate_pipeline(loaded, CAPTIONS * 2, timesteps=2, guidance_scale=3.0, seed=1, progress=False)
+    path = calibrate_pipeline(loaded, CAPTIONS * 2, timesteps=2, guidance_scale=3.0, seed=1)
     assert path.parent == folder
     return loaded
 
