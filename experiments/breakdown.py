@@ -1,16 +1,16 @@
-"""Where a denoising step's time, bytes and rounds go: by part of the U-Net, and within a part by kind of layer.
+"""A denoising step's time, bytes and rounds by part of the U-Net, and within a part by kind of layer.
 
 A part is what runs as one program with granularity "block": a residual block, an attention block, the scheduler's update.
 Its cost comes from running the step so. SPU's own operators do not tell which layer they belong to (an exponential may be a
 softmax's or a SiLU's), so each distinct call of a set's functions is also compiled and run by itself, on the same shapes:
-a softmax, a convolution. A call's own cost is what it takes less what the calls within it take, and what a part's calls do not
-explain is its "rest": sums, concatenations, truncations at a block's end, and conversions.
+a softmax, a convolution. A call's own cost is its cost less that of the calls within it. Costs that a part's calls do not
+explain are its "rest": sums, concatenations, truncations at a block's end, and conversions.
 
 All quantities add up to those of the step, block by block. In one program for the whole step the compiler spares a few things
-that blocks repeat, of which the activation in each residual block's time projection is the largest. Where a part's calls
-take more by themselves than within it, they are scaled down to what the part takes: a constant that several calls use is shared
-once in a part, and time is never quite the same. Seconds are those that SPU spends in a program's operators, without reading
-the program's text, which takes milliseconds at every run, whatever the program does.
+that blocks repeat; the largest is the activation in each residual block's time projection. Where a part's calls take more by
+themselves than within it, they are scaled down to the part's cost: a constant that several calls use is shared once in a part,
+and times differ a little. Seconds are those that SPU spends in a program's operators, without reading the program's text, which
+takes milliseconds at every run.
 """
 
 import os
@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any
 
 import jax
@@ -34,12 +35,12 @@ from cipherdm.sampling.sample import Task
 from cipherdm.sampling.steps import setup_graph, step_graph
 
 from .breakdown_calls import ProtocolCall, calls_of
-from .commands import RecordOption, RepetitionsOption, StepsOption, finish, record_path, split_names
-from .step import PreparedStep, Variant, prepare
-from .step import variants as variants_named
+from .commands import RecordOption, RepetitionsOption, StepsOption, finish, record_path, silent, split_names, take_turns
+from .variants import PreparedStep, Variant, prepare
+from .variants import variants as variants_named
 
 QUANTITIES = ("seconds", "bytes", "sends", "rounds", "path_bytes")
-"""What is measured of each program. `path_bytes` are those that leave one after the other, see `cipherdm.costs.latency`."""
+"""Measured quantities of each program. `path_bytes` leave one after the other, see `cipherdm.costs.latency`."""
 
 REST = "rest"
 
@@ -58,7 +59,7 @@ KINDS = {
     "group_norm": "normalisation",
     "layer_norm": "normalisation",
 }
-"""The kind of layer that each function of a set is booked on; a set's attention may have its softmax within the products."""
+"""Kind of layer that each function of a set counts as; a set's attention may have its softmax within the products."""
 
 _GROUPS = {
     "time_embedding": "time embedding",
@@ -78,23 +79,23 @@ _GROUPS = {
 _OTHERS = "other parts"
 
 GROUPS = (*dict.fromkeys(_GROUPS.values()), _OTHERS)
-"""What parts are put together to, in the order of the U-Net."""
+"""Groups of parts, in the order of the U-Net."""
 
 Costs = dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
-class _Pieces:
+class _Compiled:
     """A variant's step, block by block, and its distinct calls, each as a program by itself.
 
     Attributes:
-        step: the step.
-        calls: what each part calls.
-        labels: of the calls' programs in `plan`.
-        plan: the step, and behind the first part that makes a call that call by itself, so that a busy moment of the
-            machine falls on both.
-        zeros: the variables that it reads; what a call costs does not depend on values.
-        public: those that the parties know.
+        step: Step.
+        calls: Calls of each part.
+        labels: Labels of the calls' programs in `plan`.
+        plan: Programs of the step. Behind the first part that makes a call stands that call by itself, so that a busy moment
+            of the machine falls on both.
+        zeros: Secret variables that it reads; the cost of a call does not depend on values.
+        public: Variables that the parties know.
     """
 
     step: PreparedStep
@@ -104,6 +105,17 @@ class _Pieces:
     zeros: dict[str, np.ndarray]
     public: dict[str, np.ndarray]
 
+    def start(self, cluster: LocalCluster) -> None:
+        """Share all values, and run what comes before the first step."""
+        self.step.start(cluster)
+        session = cluster.session(self.step.variant.engine)
+        session.share(self.zeros)
+        session.share(self.public, public=True)
+
+    def run(self, cluster: LocalCluster) -> dict[str, Costs]:
+        """Run the step and the calls; return what each program cost."""
+        return program_costs(cluster.session(self.step.variant.engine).run(self.plan))
+
 
 def run(
     unet: UNet,
@@ -112,42 +124,35 @@ def run(
     batch: int = 1,
     steps: int = 20,
     repetitions: int = 3,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Measure the first denoising step by part and kind, variants taking turns, and return the record.
 
-    The first turn of each warms up. Of each program the median of bytes, messages and rounds is kept, and the least time:
-    what it takes when nothing else delays it.
+    Of each program the median of bytes, messages and rounds is kept, and the least time: the time without other delays.
 
     Args:
-        unet: the model, with its scheduler's configuration.
-        variants: ways to compute the step; their granularity does not matter.
-        batch: images at a time.
-        steps: length of the DDIM schedule whose first step is run.
-        repetitions: counted runs.
-        progress: told of each piece of work.
+        unet: Model with its scheduler's configuration.
+        variants: Ways to compute the step; their granularity does not matter.
+        batch: Images at a time.
+        steps: Length of the DDIM schedule whose first step is run.
+        repetitions: Counted runs; one more warms up.
+        progress: Function that is told of each piece of work.
 
     Raises:
-        CipherDMError: there is nothing to run, or the parties fail.
+        CipherDMError: There is nothing to run, or the parties fail.
     """
     if not variants or repetitions < 1:
         raise CipherDMError("there must be at least one variant and one repetition for a breakdown.")
     total = len(variants) * (repetitions + 2)
-    load, start, pieces = os.getloadavg()[0], time.monotonic(), []
+    load, start, compiled = os.getloadavg()[0], time.monotonic(), []
     for index, variant in enumerate(variants):
-        _tell(progress, index, total, f"{variant.name}: compile")
-        pieces.append(_prepare(unet, variant, batch=batch, steps=steps, prefix=f"{index}/"))
-    costs: list[list[dict[str, Costs]]] = [[] for _ in variants]
+        progress(index, total, f"{variant.name}: compile")
+        compiled.append(_prepare(unet, variant, batch=batch, steps=steps, prefix=f"{index}/"))
     with LocalCluster() as cluster:
-        for piece in pieces:
-            _start(piece, cluster)
-        for turn in range(repetitions + 1):
-            for index, piece in enumerate(pieces):
-                _tell(progress, len(variants) * (turn + 1) + index, total, f"{piece.step.variant.name}: run {turn}")
-                session = cluster.session(piece.step.variant.engine)
-                found = program_costs(session.run(piece.plan))
-                if turn:
-                    costs[index].append(found)
+        for one in compiled:
+            one.start(cluster)
+        runs = [(one.step.variant.name, partial(one.run, cluster)) for one in compiled]
+        costs = take_turns(runs, repetitions, progress, before=len(variants), total=total)
     return {
         "benchmark": "breakdown",
         "model": "" if unet.folder is None else unet.folder.resolve().name,
@@ -156,7 +161,7 @@ def run(
         "repetitions": repetitions,
         "load_before": load,
         "seconds": time.monotonic() - start,
-        "rows": [row for piece, runs in zip(pieces, costs, strict=True) for row in _rows(piece, _typical(runs))],
+        "rows": [row for one, runs in zip(compiled, costs, strict=True) for row in _rows(one, _typical(runs))],
     }
 
 
@@ -180,7 +185,7 @@ def measure(
 
 
 def program_costs(report: CostReport) -> dict[str, Costs]:
-    """The `QUANTITIES` of each program label in a report: seconds in operators, bytes and messages of all parties."""
+    """Return the `QUANTITIES` of each program label in a report: seconds in operators, bytes and messages of all parties."""
     seconds = report.operators.groupby("program")["seconds"].sum() / max(report.operators["party"].nunique(), 1)
     found = {}
     for label, row in report.by_program().iterrows():
@@ -201,10 +206,10 @@ def program_costs(report: CostReport) -> dict[str, Costs]:
 
 
 def table(record: Mapping[str, Any], quantity: str = "seconds") -> pd.DataFrame:
-    """A quantity by group of parts (rows) and variant and kind (columns), with sums; zero where there is nothing.
+    """Return a quantity by group of parts (rows) and variant (columns), with sums; zero where there is nothing.
 
     Raises:
-        CipherDMError: the quantity is not one of `QUANTITIES`.
+        CipherDMError: The quantity is not one of `QUANTITIES`.
     """
     if quantity not in QUANTITIES:
         raise CipherDMError(f"no quantity is called {quantity!r}: choose from {', '.join(QUANTITIES)}.")
@@ -216,7 +221,7 @@ def table(record: Mapping[str, Any], quantity: str = "seconds") -> pd.DataFrame:
 
 
 def split(whole: Costs, calls: Iterable[tuple[str, Costs]]) -> dict[str, Costs]:
-    """A part's costs by kind, adding up to `whole`, from the costs of its calls by themselves; "rest" is what is left.
+    """Return a part's costs by kind, which add up to `whole`, from the costs of its calls by themselves, and the "rest".
 
     Nothing is negative: where calls take more than the whole, they are scaled down to it.
     """
@@ -236,12 +241,7 @@ def split(whole: Costs, calls: Iterable[tuple[str, Costs]]) -> dict[str, Costs]:
     return kinds
 
 
-def _tell(progress: Progress | None, done: int, total: int, name: str) -> None:
-    if progress is not None:
-        progress(done, total, name)
-
-
-def _prepare(unet: UNet, variant: Variant, *, batch: int, steps: int, prefix: str) -> _Pieces:
+def _prepare(unet: UNet, variant: Variant, *, batch: int, steps: int, prefix: str) -> _Compiled:
     step = prepare(unet, replace(variant, granularity="block"), batch=batch, steps=steps, prefix=prefix)
     graph = step_graph(step.task.shape)
     calls = calls_of(graph, _specs(step.task, graph))
@@ -262,11 +262,11 @@ def _prepare(unet: UNet, variant: Variant, *, batch: int, steps: int, prefix: st
         public: {name: np.zeros(spec.shape, spec.dtype) for name, spec in specs.items() if spec.public is public}
         for public in (False, True)
     }
-    return _Pieces(step, calls, labels, Plan(tuple(plan)), zeros[False], zeros[True])
+    return _Compiled(step, calls, labels, Plan(tuple(plan)), zeros[False], zeros[True])
 
 
 def _specs(task: Task, graph: Graph) -> dict[str, Spec]:
-    """Of all that a step reads: what is shared, the step's number, and what is computed once before the first step."""
+    """Return specs of all that a step reads: shared values, the step's number, and what is computed once before."""
     specs = task.specs | {"step": task.specs["step.0"]}
     before = setup_graph(task.shape)
     if before is not None:
@@ -279,15 +279,8 @@ def _specs(task: Task, graph: Graph) -> dict[str, Spec]:
     return {name: specs[name] for name in graph.inputs}
 
 
-def _start(pieces: _Pieces, cluster: LocalCluster) -> None:
-    pieces.step.start(cluster)
-    session = cluster.session(pieces.step.variant.engine)
-    session.share(pieces.zeros)
-    session.share(pieces.public, public=True)
-
-
 def _all_calls(calls: Mapping[str, Sequence[ProtocolCall]]) -> Iterable[ProtocolCall]:
-    """Every call, then those within it."""
+    """Yield every call, then those within it."""
     for made in calls.values():
         for call in made:
             yield call
@@ -295,7 +288,7 @@ def _all_calls(calls: Mapping[str, Sequence[ProtocolCall]]) -> Iterable[Protocol
 
 
 def _typical(runs: Sequence[dict[str, Costs]]) -> dict[str, Costs]:
-    """Medians of what several runs cost, but the least seconds."""
+    """Return the medians of what several runs cost, but the least seconds."""
     return {
         label: {
             quantity: (min if quantity == "seconds" else statistics.median)([run[label][quantity] for run in runs])
@@ -305,13 +298,13 @@ def _typical(runs: Sequence[dict[str, Costs]]) -> dict[str, Costs]:
     }
 
 
-def _rows(pieces: _Pieces, costs: Mapping[str, Costs]) -> list[dict[str, Any]]:
-    kinds_of_block = {block.name: block.kind for block in unet_blocks(pieces.step.task.shape.config)}
+def _rows(compiled: _Compiled, costs: Mapping[str, Costs]) -> list[dict[str, Any]]:
+    kinds_of_block = {block.name: block.kind for block in unet_blocks(compiled.step.task.shape.config)}
     rows = []
-    for part, calls in pieces.calls.items():
-        own = [_own(call, pieces.labels, costs) for call in _all_calls({"": calls})]
+    for part, calls in compiled.calls.items():
+        own = [_own(call, compiled.labels, costs) for call in _all_calls({"": calls})]
         about = {
-            "variant": pieces.step.variant.name,
+            "variant": compiled.step.variant.name,
             "part": part,
             "group": _GROUPS.get(kinds_of_block.get(part, part), _OTHERS),
         }
@@ -320,6 +313,6 @@ def _rows(pieces: _Pieces, costs: Mapping[str, Costs]) -> list[dict[str, Any]]:
 
 
 def _own(call: ProtocolCall, labels: Mapping[ProtocolCall, str], costs: Mapping[str, Costs]) -> tuple[str, Costs]:
-    """A call's kind, and what it costs less the calls within it."""
+    """Return a call's kind, and its cost less that of the calls within it."""
     whole, inner = costs[labels[call]], [costs[labels[other]] for other in call.inner]
     return KINDS[call.name], {q: whole[q] - sum(found[q] for found in inner) for q in QUANTITIES}

@@ -1,4 +1,4 @@
-"""Which functions of a set of protocols a block calls, on which shapes, and each call as a function that runs by itself."""
+"""The functions of a protocol set that a block calls, with shapes, and each call as a function that runs by itself."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -16,7 +16,7 @@ from cipherdm.sampling.steps import BlockFunction
 
 @dataclass(frozen=True)
 class Slot:
-    """Where an array goes among a call's arguments: as it is, or as a `Fixed` number with so many fraction bits."""
+    """Place of an array among a call's arguments: as it is, or as a `Fixed` number with so many fraction bits."""
 
     bits: int | None = None
     ring: bool = False
@@ -27,9 +27,9 @@ class CallFunction:
     """One call of a protocol as a function of the arrays in its arguments, all else being fixed; equal calls are equal.
 
     Attributes:
-        function: what was called.
-        structure: how the arguments nest (a JAX tree).
-        leaves: the arguments, with a `Slot` for each array.
+        function: Function that was called.
+        structure: Nesting of the arguments (a JAX tree).
+        leaves: Arguments, with a `Slot` for each array.
     """
 
     function: Callable
@@ -55,10 +55,10 @@ class ProtocolCall:
     """A call that a block made.
 
     Attributes:
-        name: which field of `Protocols`.
-        function: the call, as a function of arrays.
-        inputs: their shapes, and which of them the parties know.
-        inner: calls that this one made in turn, such as a softmax within attention.
+        name: Field of `Protocols`.
+        function: Call as a function of arrays.
+        inputs: Shapes of the arrays, and whether the parties know them.
+        inner: Calls that this one made, such as a softmax within attention.
     """
 
     name: str
@@ -68,11 +68,11 @@ class ProtocolCall:
 
 
 def calls_of(graph: Graph, specs: Mapping[str, Spec]) -> dict[str, tuple[ProtocolCall, ...]]:
-    """What each node of a step calls, by the node's label, found by tracing it on shapes alone.
+    """Return the calls of each node of a step, by the node's label, found by tracing it on shapes alone.
 
     Args:
-        graph: a step, as `cipherdm.sampling.steps.step_graph` has it.
-        specs: of its inputs.
+        graph: Step, as `cipherdm.sampling.steps.step_graph` returns it.
+        specs: Specs of its inputs.
     """
     specs = dict(specs)
     found = {}
@@ -128,7 +128,7 @@ def _filled(slot: Slot, array):
 
 
 def _recording(protocols: Protocols, log: _Log) -> Protocols:
-    """The set with functions that write down their calls."""
+    """Return the set with functions that write down their calls."""
     functions = {item.name: getattr(protocols, item.name) for item in fields(protocols)}
     wrapped = {
         name: _Recorded(name, function, protocols, log) for name, function in functions.items() if callable(function)
@@ -137,7 +137,7 @@ def _recording(protocols: Protocols, log: _Log) -> Protocols:
 
 
 def _trace(function: Callable, specs: Sequence[Spec]) -> tuple[list[Spec], tuple[ProtocolCall, ...]]:
-    """The specs of a function's outputs, and its calls of protocols.
+    """Return the specs of a function's outputs, and its calls of protocols.
 
     Secret arrays get a batch axis that `vmap` takes off again: what depends on them is a `BatchTracer`, and what the
     parties know is not.

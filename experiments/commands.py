@@ -1,13 +1,16 @@
-"""What the commands of experiments share: their options, and how they end, with a record and a printed table."""
+"""What the commands of experiments share: options, runs in turns, medians of what they cost, and how a command ends."""
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pandas as pd
 import typer
 
+from cipherdm.engine import CostReport
 from cipherdm.files import root
+from cipherdm.progress import Progress
 from cipherdm.records import write_record
 
 RecordOption = Annotated[Path | None, typer.Option(help="The JSON file to write; in data/measurements by default.")]
@@ -18,10 +21,65 @@ StepsOption = Annotated[int, typer.Option(help="Length of the schedule whose fir
 AtOnceOption = Annotated[int, typer.Option(help="Steps in one program; costs are divided by them.")]
 PromptModel = Annotated[str, typer.Argument(help="A name in data/models, or the path of a Stable Diffusion folder.")]
 
+Result = TypeVar("Result")
+
 
 def split_names(text: str) -> list[str]:
     """Return the names in a text that has commas between them."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def silent(done: int, total: int, label: str) -> None:
+    """Report no progress."""
+
+
+def take_turns(
+    runs: Sequence[tuple[str, Callable[[], Result]]],
+    repetitions: int,
+    progress: Progress = silent,
+    *,
+    warm_up: bool = True,
+    before: int = 0,
+    total: int = 0,
+) -> list[list[Result]]:
+    """Run several things in turns, so that a busy moment of the machine does not fall on one of them alone.
+
+    Args:
+        runs: Functions to call, each with the name that progress shows.
+        repetitions: Number of counted turns.
+        progress: Function that is told of each run.
+        warm_up: Whether there is one more turn before them, which is not counted.
+        before, total: Parts of the work that were done before, and of all of it; by default there are only the turns.
+
+    Returns:
+        The results of the counted turns, a list per function.
+    """
+    found: list[list[Result]] = [[] for _ in runs]
+    labels = ["warm-up"] * warm_up + [f"run {turn + 1} of {repetitions}" for turn in range(repetitions)]
+    for turn, label in enumerate(labels):
+        for index, (name, run) in enumerate(runs):
+            progress(before + turn * len(runs) + index, total or len(labels) * len(runs), f"{name}: {label}")
+            result = run()
+            if turn >= warm_up:
+                found[index].append(result)
+    return found
+
+
+def typical(costs: Sequence[CostReport]) -> dict[str, Any]:
+    """Return the time of repeated runs of one program (median, least, most), and medians of what they sent.
+
+    It is the parties' own time: the client's would add a round trip to each run.
+    """
+    times = [1000 * float(cost.by_program()["seconds"].iloc[0]) for cost in costs]
+    return {
+        "ms": statistics.median(times),
+        "ms_low": min(times),
+        "ms_high": max(times),
+        **{
+            name: round(statistics.median(getattr(cost, name) for cost in costs))
+            for name in ("bytes", "sends", "rounds")
+        },
+    }
 
 
 def record_path(record: Path | None, stem: str) -> Path:

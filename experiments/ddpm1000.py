@@ -36,8 +36,8 @@ from . import recording
 from .commands import ProtocolsOption, RecordOption, record_path
 from .journal import Journal
 from .recording import draw_levels, image_axes
-from .step import labels_or_count
 from .target import TINY, Check, Command, Target, field, mean_of
+from .variants import labels_or_count
 
 # The arrays of a task that have a row for each step, with the axis of the steps.
 _STEP_AXES = {

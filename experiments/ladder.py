@@ -1,7 +1,4 @@
-"""From `direct` to `fast`, one change after the other: what each of them brings to a denoising step."""
-
-# FROM cipherdm.views.ladder:
-# What each change on the way from the plain model to ours takes off a denoising step.
+"""A denoising step from `direct` to `fast`, one change after the other, and what each change saves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,17 +21,18 @@ from cipherdm.sampling import engine_for
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 
 from .commands import AtOnceOption, BatchOption, RecordOption, RepetitionsOption, StepsOption
-from .step import AT_ONCE, Variant, measure_variants
+from .step import measure_variants
 from .step_gains import gain
 from .target import TINY, Check, Command, Target
+from .variants import AT_ONCE, Variant
 
 _SCORE_BOUND = 4.0
 
 
 def rungs(unet: UNet, activation_bound: float = 12.0) -> tuple[Variant, ...]:
-    """The variants, each with one change more than the one before it.
+    """Return the variants, each with one change more than the one before it.
 
-    One polynomial for a whole model must reach as far as any of its activations, which `activation_bound` says.
+    One polynomial for a whole model must reach as far as any of its activations, up to `activation_bound`.
 
     - "direct": the plain model.
     - "+ time terms": the owner computes them in plaintext.
@@ -63,7 +61,7 @@ def rungs(unet: UNet, activation_bound: float = 12.0) -> tuple[Variant, ...]:
 
 
 def conv2d_by_patches(params, x, *, stride=1, padding=((0, 0), (0, 0))):
-    """As `direct.conv2d`, on float32 arrays."""
+    """Convolve as `direct.conv2d`, by one matrix product of float32 arrays."""
     weight = params["weight"]
     outputs, _, size, _ = weight.shape
     corner = x[0, 0, 0, 0]
@@ -78,7 +76,7 @@ _QUANTITIES = {"seconds": ("seconds", 1.0), "bytes": ("MB, all parties", 1e-6), 
 
 
 def ladder_figure(rows: Sequence[Mapping[str, Any]], batch: int = 1) -> Figure:
-    """Time, bytes and messages of a step as bars, a rung below the other, from rows of `cipherdm bench ladder`."""
+    """Draw time, bytes and messages of a step as bars, a rung below the other, from rows of `cipherdm bench ladder`."""
     rows = [row for row in rows if row["batch"] == batch]
     names, places = [row["variant"] for row in rows], np.arange(len(rows))
     figure = new_figure(8.2, 1.0 + 0.33 * len(rows))
@@ -129,30 +127,15 @@ TARGET = Target(
             ("--repetitions", "1", "--at-once", "1"),
         ),
     ),
-    (
+    tuple(
         Check(
-            "bytes, direct / fast",
-            12.6,
-            0.2,
-            gain(TINY, "fast", "bytes", benchmark="ladder"),
-            0.2,
-        ),
-        Check(
-            "bytes, direct / polynomials",
-            1.58,
-            0.03,
-            gain(TINY, "+ polynomials", "bytes", benchmark="ladder"),
-            0.03,
-            2,
-        ),
-        Check(
-            "bytes, direct / bounded softmax",
-            2.78,
-            0.03,
-            gain(TINY, "+ bounded softmax", "bytes", benchmark="ladder"),
-            0.03,
-            2,
-        ),
+            f"bytes, direct / {name}", expected, allowed, gain(TINY, rung, "bytes", benchmark="ladder"), allowed, digits
+        )
+        for name, rung, expected, allowed, digits in (
+            ("fast", "fast", 12.6, 0.2, 1),
+            ("polynomials", "+ polynomials", 1.58, 0.03, 2),
+            ("bounded softmax", "+ bounded softmax", 2.78, 0.03, 2),
+        )
     ),
     figure,
 )

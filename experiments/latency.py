@@ -5,7 +5,8 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ import typer
 from matplotlib.figure import Figure
 
 from cipherdm.cli.options import ModelArgument
-from cipherdm.costs import LAN, NARROW, WAN, Latency, Network, network_named
+from cipherdm.costs import LAN, NARROW, WAN, Network, network_named
 from cipherdm.engine import CostReport, LocalCluster
 from cipherdm.errors import CipherDMError
 from cipherdm.models import UNet, find_model, load_unet
@@ -24,38 +25,12 @@ from cipherdm.records import read_record
 from cipherdm.views.networks import PARTS
 from cipherdm.views.style import PALETTE, describe, new_figure
 
-from .commands import RecordOption, finish, record_path, split_names
-from .step import PreparedStep, Variant, prepare
-from .step import variants as variants_named
+from .commands import RecordOption, finish, record_path, silent, split_names
 from .target import TINY, Check, Command, Records, Target
+from .variants import PreparedStep, Variant, prepare
+from .variants import variants as variants_named
 
 _SLOW = 20.0  # predicted seconds above which a run is made once and without another to warm up
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A step over a network: what the model says, and what was measured.
-
-    Attributes:
-        variant: how the step is computed.
-        network: between the parties.
-        parts: the model's seconds, from the runs without a network.
-        rounds: that the model counts.
-        measured: seconds of the runs over shaped links, by the client's clock.
-        alone: seconds of the runs without a network, in turns with those.
-    """
-
-    variant: str
-    network: Network
-    parts: Latency
-    rounds: int
-    measured: tuple[float, ...]
-    alone: tuple[float, ...]
-
-    @property
-    def error(self) -> float:
-        """How far the prediction is from the median of what was measured, as a fraction of that."""
-        return self.parts.seconds / statistics.median(self.measured) - 1
 
 
 def run(
@@ -64,7 +39,7 @@ def run(
     variants: Sequence[Variant],
     networks: Sequence[Network] = (LAN, WAN, NARROW),
     repetitions: int = 3,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Run the first denoising step with each variant and without and with each network in turns, and return the record.
 
@@ -72,14 +47,14 @@ def run(
     not counted. A run that would take more than 20 seconds is made once and counted: of its length, warming up is little.
 
     Args:
-        unet: the model.
-        variants: what to run; the whole step is one program.
-        networks: what to put between the parties.
-        repetitions: counted runs over each network, of those that do not take long.
-        progress: told of each run.
+        unet: Model with its scheduler's configuration.
+        variants: Ways to compute the step, which is one program.
+        networks: Networks between the parties.
+        repetitions: Counted runs over each network, of those that do not take long.
+        progress: Function that is told of each comparison.
 
     Raises:
-        CipherDMError: there is nothing to run.
+        CipherDMError: There is nothing to run.
     """
     if not variants or not networks or repetitions < 1:
         raise CipherDMError("there must be at least one variant, network and repetition to compare.")
@@ -87,36 +62,29 @@ def run(
         prepare(unet, replace(variant, granularity="step"), batch=1, prefix=f"{index}/")
         for index, variant in enumerate(variants)
     ]
-    load, start = os.getloadavg()[0], time.monotonic()
+    load, start, rows = os.getloadavg()[0], time.monotonic(), []
     with ExitStack() as stack:
         local = stack.enter_context(LocalCluster())
         shaped = [stack.enter_context(LocalCluster(network=network)) for network in networks]
         for cluster in (local, *shaped):
             for step in steps:
                 step.start(cluster)
-        found = []
-        for index, step in enumerate(steps):
-            for place, (network, cluster) in enumerate(zip(networks, shaped, strict=True)):
-                if progress is not None:
-                    progress(
-                        index * len(networks) + place,
-                        len(steps) * len(networks),
-                        f"{step.variant.name}, {network.name}",
-                    )
-                found.append(_compare(step, local, cluster, network, repetitions))
-    model = "" if unet.folder is None else unet.folder.resolve().name
+        pairs = list(product(steps, zip(networks, shaped, strict=True)))
+        for done, (step, (network, cluster)) in enumerate(pairs):
+            progress(done, len(pairs), f"{step.variant.name}, {network.name}")
+            rows.append(_compare(step, local, cluster, network, repetitions))
     return {
         "benchmark": "latency",
-        "model": model,
+        "model": "" if unet.folder is None else unet.folder.resolve().name,
         "batch": 1,
         "load_before": load,
         "seconds": time.monotonic() - start,
-        "rows": [_row(item) for item in found],
+        "rows": rows,
     }
 
 
 def table(record: Mapping[str, Any]) -> pd.DataFrame:
-    """A row for each variant and network: seconds of the model and its parts, seconds measured, and the error in percent."""
+    """Return a row for each variant and network: the model's seconds and their parts, seconds measured, error in percent."""
     columns = ["variant", "network", "rounds", "computing", "delays", "sending", "predicted", "measured", "error"]
     frame = pd.DataFrame(record["rows"])[columns]
     return frame.assign(error=100 * frame["error"]).rename(columns={"error": "error %"})
@@ -124,7 +92,8 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
 
 def _compare(
     step: PreparedStep, local: LocalCluster, shaped: LocalCluster, network: Network, repetitions: int
-) -> Comparison:
+) -> dict[str, Any]:
+    """Return a row of the record: the model's seconds, from runs without a network, beside those over shaped links."""
     alone: list[CostReport] = []
     measured: list[float] = []
     step.run(local)
@@ -137,39 +106,28 @@ def _compare(
         alone.append(step.run(local))
     middle = sorted(alone, key=lambda report: report.seconds)[len(alone) // 2]
     median = replace(middle, seconds=statistics.median(report.seconds for report in alone))
-    return Comparison(
-        step.variant.name,
-        network,
-        median.latency_parts(network),
-        median.rounds,
-        tuple(measured),
-        tuple(report.seconds for report in alone),
-    )
-
-
-def _row(item: Comparison) -> dict[str, Any]:
+    parts, found = median.latency_parts(network), statistics.median(measured)
     return {
-        "variant": item.variant,
-        "network": item.network.name,
-        "round_trip": item.network.round_trip,
-        "bandwidth": item.network.bandwidth,
-        "rounds": item.rounds,
-        "computing": item.parts.computing,
-        "delays": item.parts.delays,
-        "sending": item.parts.sending,
-        "predicted": item.parts.seconds,
-        "measured": statistics.median(item.measured),
-        "measured_runs": list(item.measured),
-        "alone_runs": list(item.alone),
-        "error": item.error,
+        "variant": step.variant.name,
+        "network": network.name,
+        "round_trip": network.round_trip,
+        "bandwidth": network.bandwidth,
+        "rounds": median.rounds,
+        "computing": parts.computing,
+        "delays": parts.delays,
+        "sending": parts.sending,
+        "predicted": parts.seconds,
+        "measured": found,
+        "measured_runs": measured,
+        "alone_runs": [report.seconds for report in alone],
+        "error": parts.seconds / found - 1,
     }
 
 
 def model_check(record: Mapping[str, Any]) -> Figure:
-    """Steps over shaped links: what the latency model predicts, by parts, above what was measured; a panel a variant.
+    """Draw what the latency model predicts for steps, by parts, above what was measured; a panel per variant.
 
-    The record is that of `cipherdm bench latency`. Numbers are the model's errors; thin lines go from the fastest to the
-    slowest run.
+    Numbers are the model's errors; thin lines go from the fastest to the slowest run.
     """
     frame = pd.DataFrame(record["rows"])
     variants = list(dict.fromkeys(frame["variant"]))

@@ -1,15 +1,12 @@
 """Linear layers on three parties: SPU's matrix products against kernels in both rings, in turns in one run.
 
-And what numbers pay on their way into the small ring and back.
+Also the conversions that numbers need on their way into the small ring and back.
 """
 
-# FROM cipherdm.views.linear_costs:
-# A picture of what linear layers cost on three parties: SPU's products beside kernels in both rings.
-
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -29,16 +26,17 @@ from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, dot_ge
 from cipherdm.protocols.small_ring import SMALL_BITS, WORD_BITS
 from cipherdm.views.style import PALETTE, describe, new_figure
 
-from .commands import RecordOption, RepetitionsOption, finish, record_path
+from .commands import RecordOption, RepetitionsOption, finish, record_path, silent, take_turns, typical
+from .markdown import markdown, records_named, times
 from .target import Check, Command, Records, Target, Value, of_rows
 
 ENGINE = EngineConfig(fraction_bits=ENGINE_FRACTION_BITS)
 
 WAYS = ("spu", "kernel, 64 bits", "kernel, 32 bits")
 
-PADDING = ((1, 1), (1, 1))  # of convolutions
+PADDING = ((1, 1), (1, 1))  # of convolutions: it keeps the size
 
-BITS = 8  # fraction bits of both operands, so that products of up to some thousand terms fit into 32 bits
+BITS = 8  # fraction bits of both operands, so that products of some thousand terms fit into 32 bits
 
 # Conversions with the fraction bits before and after. All else of them, halves of words and shifts, is free.
 CONVERSIONS = {
@@ -54,10 +52,10 @@ class Shape:
     """`batch` products of [rows, inner] and [inner, columns], or a convolution of 3 x 3 that is one such product.
 
     Attributes:
-        name: of a layer that has it.
-        rows, inner, columns, batch: the extents. With a batch both operands are activations; without, the first is weights.
-        pictures: of a convolution: how many pictures of how many pixels a side, whose patches are the columns. Its channels
-            are inner / 9.
+        name: Name of a layer that has it.
+        rows, inner, columns, batch: Extents. With a batch both operands are activations; without one the first is weights.
+        images: For a convolution, the number of images and their side in pixels; their patches are the columns. It has
+            inner / 9 channels.
     """
 
     name: str
@@ -65,37 +63,37 @@ class Shape:
     inner: int
     columns: int
     batch: int | None = None
-    pictures: tuple[int, int] | None = None
+    images: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.inner}x{self.columns}" + (f" x {self.batch}" if self.batch else "")
 
     @property
     def kind(self) -> Literal["matmul", "products", "conv2d"]:
-        """As kernels call it."""
-        return "conv2d" if self.pictures else "products" if self.batch else "matmul"
+        """Name of the operation, as kernels call it."""
+        return "conv2d" if self.images else "products" if self.batch else "matmul"
 
     @property
     def operands(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The extents of both operands."""
-        if self.pictures:
-            count, side = self.pictures
+        """Extents of both operands."""
+        if self.images:
+            count, side = self.images
             return (self.rows, self.inner // 9, 3, 3), (count, self.inner // 9, side, side)
         batch = (self.batch,) if self.batch else ()
         return (*batch, self.rows, self.inner), (*batch, self.inner, self.columns)
 
 
 SHAPES = (
-    Shape("a convolution of mnist10, 16 pictures", 32, 288, 3136, pictures=(16, 14)),
-    Shape("a convolution of 128 channels", 128, 1152, 196, pictures=(1, 14)),
+    Shape("a convolution of mnist10, 16 pictures", 32, 288, 3136, images=(16, 14)),
+    Shape("a convolution of 128 channels", 128, 1152, 196, images=(1, 14)),
     Shape("Stable Diffusion 1.5, feed-forward", 1280, 5120, 256),
-    Shape("Stable Diffusion 1.5, convolution", 320, 2880, 4096, pictures=(1, 64)),
+    Shape("Stable Diffusion 1.5, convolution", 320, 2880, 4096, images=(1, 64)),
     Shape("Stable Diffusion 1.5, attention scores of two of eight heads", 4096, 40, 4096, 2),
 )
 
 
 def shape_named(text: str) -> Shape:
-    """The shape written as "128x1152x196". Raises CipherDMError for other texts."""
+    """Return the shape written as "128x1152x196". Raises CipherDMError for other texts."""
     for known in SHAPES:
         if str(known) == text.strip():
             return known
@@ -107,7 +105,7 @@ def shape_named(text: str) -> Shape:
 
 @dataclass(frozen=True)
 class Product:
-    """One way to multiply two arrays of stored words: as the protocol sets do it for a layer of that shape."""
+    """One way to multiply two arrays of stored words, as protocol sets do it for a layer of that shape."""
 
     way: str
     kind: Literal["matmul", "products", "conv2d"]
@@ -130,43 +128,48 @@ _BY_SPU: dict[str, Callable[[Fixed, Fixed], Fixed]] = {
 
 
 def run(
-    session: Session,
-    shapes: Sequence[Shape] = SHAPES,
-    repetitions: int = 3,
-    progress: Progress | None = None,
+    session: Session, shapes: Sequence[Shape] = SHAPES, repetitions: int = 3, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Multiply at each shape in all ways in turns, and return the record; the first turn warms up and is not counted.
+    """Multiply at each shape in all ways in turns, and return the record.
 
     The products are not truncated. Times are the parties' own, without sharing and revealing. Kernels keep weights' digits.
 
     Args:
-        session: with the configuration `ENGINE`.
-        shapes: what to multiply.
-        repetitions: counted turns.
-        progress: told of each run.
+        session: Session with the configuration `ENGINE`.
+        shapes: Shapes to multiply.
+        repetitions: Counted turns; one more warms up.
+        progress: Function that is told of each run.
 
     Raises:
-        CipherDMError: there is nothing to measure, or the session has another configuration.
+        CipherDMError: There is nothing to measure, or the session has another configuration.
     """
     if not shapes or repetitions < 1 or session.config != ENGINE:
-        raise CipherDMError("give at least one shape and repetition, and a session with cipherdm.bench.linear.ENGINE.")
-    rows, total = [], len(shapes) * len(WAYS) * (repetitions + 1)
+        raise CipherDMError(
+            "give at least one shape and repetition, and a session with cipherdm_experiments.linear.ENGINE."
+        )
+    rows, parts = [], len(WAYS) * (repetitions + 1)
     for place, shape in enumerate(shapes):
-        values = _operands(shape)
+        values, errors = _operands(shape), {}
         session.share({name: encode(value, BITS, ring=True) for name, value in values.items()})
-        costs: dict[str, list[CostReport]] = {way: [] for way in WAYS}
-        errors = {}
-        for turn in range(repetitions + 1):
-            for index, way in enumerate(WAYS):
-                if progress is not None:
-                    progress((place * (repetitions + 1) + turn) * len(WAYS) + index, total, f"{shape}, {way}")
-                cost = session.run(_plan(shape, way))
-                if turn:
-                    costs[way].append(cost)
-                else:
-                    errors[way] = _error(session, values, way)
+
+        def multiply(way, shape=shape, values=values, errors=errors) -> CostReport:
+            cost = session.run(_plan(shape, way))
+            if way not in errors:
+                errors[way] = _error(session, values, way)
+            return cost
+
+        runs = [(f"{shape}, {way}", partial(multiply, way)) for way in WAYS]
+        costs = take_turns(runs, repetitions, progress, before=place * parts, total=len(shapes) * parts)
         session.delete([*values, "z"])
-        rows += [_row(shape, way, costs[way], errors[way]) for way in WAYS]
+        about = {
+            "name": shape.name,
+            "shape": str(shape),
+            "multiply_adds": (shape.batch or 1) * shape.rows * shape.inner * shape.columns,
+        }
+        rows += [
+            about | {"way": way} | typical(found) | {"max_error": errors[way]}
+            for way, found in zip(WAYS, costs, strict=True)
+        ]
     return {
         "benchmark": "linear",
         "repetitions": repetitions,
@@ -176,7 +179,7 @@ def run(
 
 
 def table(record: Mapping[str, Any]) -> pd.DataFrame:
-    """A row for each shape and way: ms, G multiply-adds a second of each party, MB, rounds, error, and ratios to SPU's."""
+    """Return a row for each shape and way: ms, G multiply-adds per second of each party, MB, rounds, error, ratios to SPU's."""
     frame = pd.DataFrame(record["rows"])
     spu = frame[frame["way"] == "spu"].set_index("shape")
     frame["faster"] = frame["shape"].map(spu["ms"]) / frame["ms"]
@@ -189,7 +192,7 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Conversion:
-    """Stored words with fewer fraction bits."""
+    """The truncation of stored words to fewer fraction bits."""
 
     before: int
     after: int
@@ -200,43 +203,44 @@ class Conversion:
 
 
 def run_conversions(
-    session: Session, elements: int = ELEMENTS, repetitions: int = 3, progress: Progress | None = None
+    session: Session, elements: int = ELEMENTS, repetitions: int = 3, progress: Progress = silent
 ) -> list[dict[str, Any]]:
-    """Truncate numbers as the conversions between the rings do, in turns; the rows of a record's "conversions".
-
-    The first turn warms up and is not counted.
+    """Truncate numbers as the conversions between the rings do, in turns; return the rows of a record's "conversions".
 
     Args:
-        session: with the configuration `ENGINE`.
-        elements: numbers to convert.
-        repetitions: counted turns.
-        progress: told of each run.
+        session: Session with the configuration `ENGINE`.
+        elements: Numbers to convert.
+        repetitions: Counted turns; one more warms up.
+        progress: Function that is told of each run.
 
     Raises:
-        CipherDMError: there is nothing to measure, or the session has another configuration.
+        CipherDMError: There is nothing to measure, or the session has another configuration.
     """
     if elements < 1 or repetitions < 1 or session.config != ENGINE:
-        raise CipherDMError("give at least one number and repetition, and a session with cipherdm.bench.linear.ENGINE.")
-    values = np.random.default_rng(0).uniform(-8, 8, elements).astype(np.float32)
-    costs: dict[str, list[CostReport]] = {name: [] for name in CONVERSIONS}
-    errors = {}
-    for turn in range(repetitions + 1):
-        for index, (name, bits) in enumerate(CONVERSIONS.items()):
-            if progress is not None:
-                progress(turn * len(CONVERSIONS) + index, len(CONVERSIONS) * (repetitions + 1), name)
-            session.share({"x": encode(values, bits[0], ring=True)})
-            node = Node("conversion", Conversion(*bits), ("x",), ("z",))
-            cost = session.run(compile_plan([node], {"x": Spec((elements,))}, keep=["z"]))
-            if turn:
-                costs[name].append(cost)
-            else:
-                errors[name] = float(np.abs(decode(session.reveal("z"), bits[1], ring=True) - values).max())
+        raise CipherDMError(
+            "give at least one number and repetition, and a session with cipherdm_experiments.linear.ENGINE."
+        )
+    values, errors = np.random.default_rng(0).uniform(-8, 8, elements).astype(np.float32), {}
+
+    def convert(name: str) -> CostReport:
+        before, after = CONVERSIONS[name]
+        session.share({"x": encode(values, before, ring=True)})
+        node = Node("conversion", Conversion(before, after), ("x",), ("z",))
+        cost = session.run(compile_plan([node], {"x": Spec((elements,))}, keep=["z"]))
+        if name not in errors:
+            errors[name] = float(np.abs(decode(session.reveal("z"), after, ring=True) - values).max())
+        return cost
+
+    costs = take_turns([(name, partial(convert, name)) for name in CONVERSIONS], repetitions, progress)
     session.delete(["x", "z"])
-    return [{"name": name, "elements": elements, **_costs(costs[name], errors[name])} for name in CONVERSIONS]
+    return [
+        {"name": name, "elements": elements} | typical(found) | {"max_error": errors[name]}
+        for name, found in zip(CONVERSIONS, costs, strict=True)
+    ]
 
 
 def conversion_table(record: Mapping[str, Any]) -> pd.DataFrame:
-    """A row for each conversion: ms, MB, bytes a number of all parties, rounds and error. Empty for records without any."""
+    """Return a row for each conversion: ms, MB, bytes per number of all parties, rounds, error. Records may have none."""
     columns = ["conversion", "elements", "ms", "MB", "B a number", "rounds", "max_error"]
     rows = record.get("conversions", [])
     frame = pd.DataFrame(rows, columns=["name", "elements", "ms", "bytes", "rounds", "max_error"])
@@ -245,7 +249,7 @@ def conversion_table(record: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _operands(shape: Shape) -> dict[str, np.ndarray]:
-    """Multiples of 2^-8 between -1/8 and 1/8, so that sums are exact, in float32 and in a ring of 32 bits."""
+    """Return multiples of 2^-8 between -1/8 and 1/8, so that sums are exact, in float32 and in a ring of 32 bits."""
     generator = np.random.default_rng(0)
     first, second = (generator.integers(-32, 33, extents) / 256 for extents in shape.operands)
     return {"first": first, "second": second}
@@ -258,7 +262,7 @@ def _plan(shape: Shape, way: str):
 
 
 def _error(session: Session, values: Mapping[str, np.ndarray], way: str) -> float:
-    """The largest difference of the last result from the product in plaintext."""
+    """Return the largest difference of the last result from the product in plaintext."""
     bits = 2 * BITS + (32 if way == "kernel, 32 bits" else 0)
     found = decode(session.reveal("z"), bits, ring=True)
     first, second = values["first"], values["second"]
@@ -267,32 +271,24 @@ def _error(session: Session, values: Mapping[str, np.ndarray], way: str) -> floa
 
 
 def _convolution(weight: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """3 x 3 with padding 1, exact for `_operands`."""
+    """Convolve with 3 x 3 weights and padding 1, exactly for `_operands`."""
     tensors = (torch.from_numpy(array.astype(np.float32)) for array in (images, weight))
     return torch.nn.functional.conv2d(*tensors, padding=1).numpy()
 
 
-def _row(shape: Shape, way: str, costs: Sequence[CostReport], error: float) -> dict[str, Any]:
-    return {
-        "name": shape.name,
-        "shape": str(shape),
-        "multiply_adds": (shape.batch or 1) * shape.rows * shape.inner * shape.columns,
-        "way": way,
-        **_costs(costs, error),
-    }
-
-
-def _costs(costs: Sequence[CostReport], error: float) -> dict[str, Any]:
-    times = [1000 * float(cost.by_program()["seconds"].iloc[0]) for cost in costs]
-    return {
-        "ms": statistics.median(times),
-        "ms_low": min(times),
-        "ms_high": max(times),
-        "bytes": round(statistics.median(cost.bytes for cost in costs)),
-        "sends": round(statistics.median(cost.sends for cost in costs)),
-        "rounds": round(statistics.median(cost.rounds for cost in costs)),
-        "max_error": error,
-    }
+def linear_table(measurements: Path) -> str:
+    """Return matrix products by SPU and by kernels on shares, and conversions between the rings, as Markdown."""
+    (record,) = records_named(measurements, "linear.json", "cipherdm bench linear")
+    rows = [
+        [row["shape"], row["way"], f"{row['ms']:,.0f}", f"{row['G/s']:.1f}", f"{row['MB']:,.1f}"]
+        + [times(row["faster"]), times(row["fewer bytes"])]
+        for row in table(record).to_dict("records")
+    ]
+    rows += [
+        [f"{row['elements']:,} numbers", row["conversion"], f"{row['ms']:,.0f}", "", f"{row['MB']:,.1f}", "", ""]
+        for row in conversion_table(record).to_dict("records")
+    ]
+    return markdown(["product", "by", "ms", "G multiply-adds/s", "MB", "faster", "fewer bytes"], rows)
 
 
 _NAMES = {"spu": "SPU"}
@@ -301,11 +297,7 @@ _COLOURS = dict(zip(WAYS, (PALETTE[7], PALETTE[0], PALETTE[1]), strict=True))
 
 
 def speeds(record: Mapping[str, Any]) -> Figure:
-    """Time and bytes of each shape as bars, in each way relative to SPU's, with the numbers beside them.
-
-    Args:
-        record: of `cipherdm bench linear`.
-    """
+    """Draw time and bytes of each shape as bars, in each way relative to SPU's, with the numbers beside them."""
     rows = table(record)
     shapes = list(dict.fromkeys(rows["shape"]))
     figure = new_figure(8.6, 0.9 + 0.95 * len(shapes))

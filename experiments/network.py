@@ -1,4 +1,4 @@
-"""How exactly links are shaped: round trip and throughput that a connection over a network gets, beside what was asked."""
+"""Round trip and throughput of a connection over shaped links, beside those that were asked for."""
 
 import statistics
 import threading
@@ -13,31 +13,30 @@ from cipherdm.costs import NETWORKS, LinkShaper, Network
 from cipherdm.costs.shaping import ping
 from cipherdm.progress import Progress, ProgressBar
 
-from .commands import RecordOption, finish, record_path
+from .commands import RecordOption, finish, record_path, silent
 from .target import Check, Command, Target, Value
 
 _TRANSFER = 0.5  # seconds that a transfer should take
 
 _LARGEST = 250_000_000  # bytes of a transfer
 
-_ADDRESSES = ("127.0.0.1:1",) * 3  # parties that nobody connects to here
+_ADDRESSES = ("127.0.0.1:1",) * 3  # of parties that nobody connects to here
 
 
 def run(
-    networks: Sequence[Network] = tuple(NETWORKS.values()), repetitions: int = 5, progress: Progress | None = None
+    networks: Sequence[Network] = tuple(NETWORKS.values()), repetitions: int = 5, progress: Progress = silent
 ) -> dict[str, Any]:
     """Measure shaped connections, networks taking turns, and return the record.
 
     Args:
-        networks: what to ask for.
-        repetitions: shapers started for each network; each gives a median round trip and a throughput.
-        progress: told of each measurement.
+        networks: Networks to ask for.
+        repetitions: Shapers started for each network; each gives a median round trip and a throughput.
+        progress: Function that is told of each measurement.
     """
     found: dict[str, list[tuple[float, float]]] = {network.name: [] for network in networks}
     for turn in range(repetitions):
         for index, network in enumerate(networks):
-            if progress is not None:
-                progress(turn * len(networks) + index, repetitions * len(networks), network.name)
+            progress(turn * len(networks) + index, repetitions * len(networks), network.name)
             with LinkShaper(network, _ADDRESSES) as shaper:
                 found[network.name].append((measure_round_trip(shaper), measure_throughput(shaper)))
     rows = [_row(network, found[network.name]) for network in networks]
@@ -45,14 +44,14 @@ def run(
 
 
 def measure_round_trip(shaper: LinkShaper, pings: int = 100) -> float:
-    """Median seconds of a byte there and back; of fewer pings, at least ten, where they would take more than a second."""
+    """Return the median seconds of a byte there and back, from `pings`, or from ten or more if they take over a second."""
     pings = min(pings, max(10, round(1 / max(shaper.network.round_trip, 1e-3))))
     with shaper.probe() as (near, far):
         return statistics.median(ping(near, far) for _ in range(pings))
 
 
 def measure_throughput(shaper: LinkShaper) -> float:
-    """Bit/s of one long transfer, from the first piece's arrival to the last's."""
+    """Return the bit/s of one long transfer, from the arrival of its first bytes to that of its last."""
     size = int(min(_TRANSFER * shaper.network.bandwidth / 8, _LARGEST))
     buffer = bytearray(1 << 18)
     with shaper.probe() as (near, far):
@@ -68,7 +67,7 @@ def measure_throughput(shaper: LinkShaper) -> float:
 
 
 def table(record: Mapping[str, Any]) -> pd.DataFrame:
-    """A row for each network: round trip in ms and throughput in Mbit/s, asked for and measured, and the errors in percent."""
+    """Return a row for each network: round trip (ms) and throughput (Mbit/s), asked and measured, and errors in percent."""
     rows = [
         {
             "network": row["network"],

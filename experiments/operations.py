@@ -1,8 +1,9 @@
-"""What each elementary operation costs three parties: time, bytes and messages, from an addition to a softmax."""
+"""Cost of each elementary operation on three parties: time, bytes and messages, from an addition to a softmax."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import jax
@@ -16,12 +17,12 @@ from cipherdm.engine import CostReport, LocalCluster, Session
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols.fixed import spread
 
-from .commands import RecordOption, RepetitionsOption, finish, record_path
+from .commands import RecordOption, RepetitionsOption, finish, record_path, silent, take_turns, typical
 from .target import Check, Command, Records, Target, Value
 
 ROW = 100  # numbers in a softmax row, and rows and columns of the matrices
 
-ADDITIONS = 20  # one after the other, because one is over before it can be measured
+ADDITIONS = 20  # one after the other, because a single one is over before it can be measured
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class Operation:
     """An operation to measure.
 
     Attributes:
-        name: how tables and figures call it.
-        function: what runs on shares.
-        arguments: one or two of the secret inputs, see `inputs`.
+        name: Name in tables and figures.
+        function: Function that runs on shares.
+        arguments: Names of its secret inputs, see `inputs`.
     """
 
     name: str
@@ -89,7 +90,7 @@ LAYOUTS = (
 
 
 def inputs(elements: int) -> dict[str, np.ndarray]:
-    """The secrets that operations take, by name, `elements` numbers each (rounded to whole rows for matrices)."""
+    """Return the secrets that operations take, by name, `elements` numbers each (rounded to whole rows for matrices)."""
     generator = np.random.default_rng(0)
     x, y = generator.uniform(0.5, 4, (2, elements)).astype(np.float32)
     scores = generator.normal(0, 1.5, elements).astype(np.float32).clip(-4, 4)
@@ -105,46 +106,44 @@ def run(
     session: Session,
     elements: int = 10_000,
     repetitions: int = 3,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     chosen: Sequence[Operation] = OPERATIONS,
 ) -> dict[str, Any]:
-    """Measure operations on a session's parties, taking turns, and return the record; one more run of each warms up.
+    """Measure operations on a session's parties, taking turns, and return the record.
 
     Args:
-        session: of running parties.
-        elements: how many numbers an operation works on at once.
-        repetitions: counted runs of each operation.
-        progress: told of each measurement.
-        chosen: what to measure.
+        session: Session of running parties.
+        elements: Numbers that an operation works on at once.
+        repetitions: Counted runs of each operation; one more warms up.
+        progress: Function that is told of each run.
+        chosen: Operations to measure.
     """
     values = inputs(elements)
-    costs: list[list[CostReport]] = [[] for _ in chosen]
-    errors = [0.0] * len(chosen)
-    total = (repetitions + 1) * len(chosen)
-    for turn in range(repetitions + 1):
-        for index, operation in enumerate(chosen):
-            if progress is not None:
-                progress(turn * len(chosen) + index, total, operation.name)
-            arguments = [values[name] for name in operation.arguments]
-            result, cost = session.run_once(operation.function, *arguments)
-            expected = np.asarray(operation.function(*arguments), np.float64)
-            errors[index] = max(errors[index], float(np.abs(result - expected).max()))
-            if turn:
-                costs[index].append(cost)
+    errors = dict.fromkeys((operation.name for operation in chosen), 0.0)
+
+    def run_operation(operation: Operation) -> CostReport:
+        arguments = [values[name] for name in operation.arguments]
+        result, cost = session.run_once(operation.function, *arguments)
+        expected = np.asarray(operation.function(*arguments), np.float64)
+        errors[operation.name] = max(errors[operation.name], float(np.abs(result - expected).max()))
+        return cost
+
+    runs = [(operation.name, partial(run_operation, operation)) for operation in chosen]
+    costs = take_turns(runs, repetitions, progress)
     rows = [
         {
             "operation": operation.name,
-            "elements": int(_size(operation, values)),
+            "elements": _size(operation, values),
             **_summary(found),
-            "max_error": e,
+            "max_error": errors[operation.name],
         }
-        for operation, found, e in zip(chosen, costs, errors, strict=True)
+        for operation, found in zip(chosen, costs, strict=True)
     ]
     return {"benchmark": "operations", "repetitions": repetitions, "row": ROW, "rows": rows}
 
 
 def table(record: Mapping[str, Any]) -> pd.DataFrame:
-    """A row for each operation: ms (median), bytes per element and messages of all parties, messages of the busiest."""
+    """Return a row for each operation: ms (median), bytes per element and messages of all parties, messages of the busiest."""
     frame = pd.DataFrame(record["rows"]).set_index("operation")
     frame.insert(1, "bytes_per_element", frame["bytes"] / frame["elements"])
     return frame[["ms", "bytes_per_element", "messages", "busiest_messages", "busiest_bytes", "max_error"]]
@@ -164,21 +163,17 @@ def measure(
 
 
 def _size(operation: Operation, values: Mapping[str, np.ndarray]) -> int:
-    """How many numbers the operation returns."""
+    """Return how many numbers the operation returns."""
     return jax.eval_shape(operation.function, *(values[name] for name in operation.arguments)).size
 
 
 def _summary(costs: Sequence[CostReport]) -> dict[str, Any]:
-    # The parties' own time: the client's would add a round trip to each.
-    times = [1000 * float(cost.by_program()["seconds"].iloc[0]) for cost in costs]
+    found = typical(costs)
     parties = [cost.programs[["sent_bytes", "sends"]].max() for cost in costs]
     return {
-        "ms": statistics.median(times),
-        "ms_low": min(times),
-        "ms_high": max(times),
-        "bytes": round(statistics.median(cost.bytes for cost in costs)),
-        "messages": round(statistics.median(cost.sends for cost in costs)),
-        "rounds": round(statistics.median(cost.rounds for cost in costs)),
+        **{name: found[name] for name in ("ms", "ms_low", "ms_high", "bytes")},
+        "messages": found["sends"],
+        "rounds": found["rounds"],
         "busiest_bytes": int(statistics.median(party["sent_bytes"] for party in parties)),
         "busiest_messages": int(statistics.median(party["sends"] for party in parties)),
     }
@@ -201,7 +196,7 @@ TARGET = Target(
     "ours",
     (Command("operations", ("bench", "operations"), (), ("--elements", "1000", "--repetitions", "1")),),
     tuple(
-        Check(f"bytes an element, {name}", expected, 1, bytes_per_element(name), 1, 0)
+        Check(f"bytes per element, {name}", expected, 1, bytes_per_element(name), 1, 0)
         for name, expected in {"addition": 0, "secret x secret": 52, "less-than": 108, "reciprocal": 1336}.items()
     ),
 )

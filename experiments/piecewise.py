@@ -1,7 +1,7 @@
-"""Piecewise polynomials over a grid of segments and degrees: bytes and sends of each on three parties.
+"""Piecewise polynomials over a grid of segments and degrees: bytes and messages of each on three parties.
 
-Both are the same at every run and do not depend on how busy the machine is, so no time is recorded. Nor do they depend on
-the coefficients, except on which of them are 0, so each point of the grid is measured once, with coefficients made up here.
+Both are equal at every run, so no time is recorded. They do not depend on the coefficients, except on which of them are 0, so
+each point of the grid is measured once, with coefficients made up here.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from cipherdm.errors import CipherDMError
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.views import piecewise_widget
 
-from .commands import RecordOption, finish, record_path
+from .commands import RecordOption, finish, record_path, silent
 from .target import Check, Command, Records, Target
 
 SEGMENTS = range(1, 7)
@@ -32,7 +32,7 @@ ELEMENTS = 1_000
 _END, _WIDEST = 1.5, 2.0  # the outer breakpoints and the outermost values: near enough to 0 for powers to stay small
 
 Ends = Literal["none", "zero", "zero and x"]
-"""What lies outside the segments: nothing (the range is known), 0 on the left (exp), or 0 and x (SiLU, Mish, GeLU)."""
+"""Function outside the segments: none (the range is known), 0 on the left (exp), or 0 and x (SiLU, Mish, GeLU)."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Point:
     """A point of the grid.
 
     Attributes:
-        segments: polynomials side by side, not counting the ends.
-        degree: of each.
-        ends: see `Ends`.
-        even: only x and the even powers, as in x/2 plus an even polynomial.
+        segments: Number of polynomials side by side, without the ends.
+        degree: Degree of each.
+        ends: Function outside the segments.
+        even: Whether there are only x and the even powers, as in x/2 plus an even polynomial.
     """
 
     segments: int
@@ -52,7 +52,7 @@ class Point:
     even: bool = False
 
     def function(self) -> PiecewisePolynomial:
-        """A piecewise polynomial of this form."""
+        """Return a piecewise polynomial of this form."""
         powers = [k for k in range(self.degree + 1) if not self.even or k == 1 or k % 2 == 0]
         inner = tuple(
             tuple((0.3 + 0.1 * i) / 2**k if k in powers else 0.0 for k in range(self.degree + 1))
@@ -68,7 +68,7 @@ class Point:
 
 
 def grid(segments: Sequence[int] = SEGMENTS, degrees: Sequence[int] = DEGREES) -> tuple[Point, ...]:
-    """Every point: all ends, and for degrees 4, 6, 8 also the even form."""
+    """Return every point: all ends, and for degrees 4, 6, 8 also the even form."""
     return tuple(
         Point(count, degree, ends, even)
         for ends in ("none", "zero", "zero and x")
@@ -82,19 +82,18 @@ def run(
     cluster: LocalCluster,
     points: Sequence[Point] | None = None,
     elements: int = ELEMENTS,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Measure every point once and return the record.
 
-    Raises CipherDMError if a result is not the function's, in which case its cost would mean nothing.
+    Raises CipherDMError if a result is not the function's value: its cost would mean nothing.
     """
     points = grid() if points is None else points
     x = np.linspace(-_WIDEST, _WIDEST, elements, dtype=np.float32)
     rows = []
     for done, point in enumerate(points):
         function = point.function()
-        if progress is not None:
-            progress(done, len(points), f"{function.name} ends={point.ends}")
+        progress(done, len(points), f"{function.name} ends={point.ends}")
         found = piecewise_widget.measure(cluster, function, x)
         _check(function, x, found)
         rows.append(
@@ -105,7 +104,7 @@ def run(
 
 
 def table(record: dict[str, Any]) -> pd.DataFrame:
-    """The record's rows as a table, with bytes by element."""
+    """Return the record's rows as a table, with bytes per element."""
     frame = pd.DataFrame(record["rows"]).drop(columns="counts")
     frame.insert(frame.columns.get_loc("sends"), "bytes_per_element", frame["bytes"] / frame["elements"])
     return frame

@@ -1,27 +1,22 @@
 """A denoising step under several protocol sets that take turns on the same parties: time, bytes, messages, memory.
 
-`step_gains` compares the sets, with the figure and the targets.
+`step_gains` compares the sets with the paper's claim, and has the figure and the targets.
 """
 
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 import typer
 
-from cipherdm import protocols as protocol_sets
 from cipherdm.cli.options import ModelArgument, parse_numbers
-from cipherdm.engine import CostReport, EngineConfig, LocalCluster, Node, Plan, compile_plan
+from cipherdm.engine import CostReport, LocalCluster
 from cipherdm.errors import CipherDMError
-from cipherdm.models import UNet, UNetConditionConfig, find_model, load_unet
+from cipherdm.models import UNet, find_model, load_unet
 from cipherdm.progress import Progress, ProgressBar
-from cipherdm.protocols import DIRECT, FAST, Protocols
-from cipherdm.sampling import Granularity, Task, engine_for, make_task, sampling_nodes
-from cipherdm.sampling.steps import Loop, setup_graph, step_graph
 
 from .commands import (
     AtOnceOption,
@@ -31,138 +26,15 @@ from .commands import (
     StepsOption,
     finish,
     record_path,
+    silent,
     split_names,
+    take_turns,
 )
-
-BASELINES = ("direct", "direct-pade")
-
-DEFAULT_NAMES = (
-    *BASELINES,
-    "cipherdm",
-    "cipherdm-corrected",
-    "puma",
-    "fast",
-    "fast-kernels",
-    "fast-guarded",
-)
-
-AT_ONCE = 5
+from .markdown import Table, duration, markdown, mebibytes, megabytes, records_named, times
+from .variants import AT_ONCE, BASELINES, PreparedStep, Variant, default_names, of_distilled, prepare
+from .variants import variants as variants_named
 
 _RATIOS = {"time_ratio": "seconds", "bytes_ratio": "bytes", "sends_ratio": "sends"}
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to compute a step.
-
-    Attributes:
-        name: its name in the table.
-        protocols: the functions of the model.
-        engine: how the parties compute.
-        granularity: what becomes one program: several steps in a "loop", the whole "step" or each "block".
-        unet: what is measured instead of the benchmark's model: one that was distilled from it.
-    """
-
-    name: str
-    protocols: Protocols
-    engine: EngineConfig
-    granularity: Granularity = "loop"
-    unet: UNet | None = None
-
-
-def variants(names: Sequence[str] = DEFAULT_NAMES, granularity: Granularity | None = None) -> tuple[Variant, ...]:
-    """The variants with these names: sets of protocols, and "direct-pade".
-
-    "direct-pade" is `DIRECT` with the engine's more exact exponential, which is the setting of the CipherDM release.
-
-    Args:
-        names: of the variants.
-        granularity: of all of them; by default a "loop", and a "step" for sets with kernels, which a loop cannot have.
-
-    Raises:
-        CipherDMError: a name is neither "direct-pade" nor that of a set.
-    """
-    made = tuple(_variant(name) for name in names)
-    return made if granularity is None else tuple(replace(variant, granularity=granularity) for variant in made)
-
-
-def of_distilled(unet: UNet, protocols: Protocols = FAST) -> Variant:
-    """A model that was distilled from the benchmark's, as a variant that is named by its folder."""
-    name = f"{protocols.name} on {unet.folder.resolve().name}"
-    return Variant(name, protocols, engine_for(protocols), unet=unet)
-
-
-def _variant(name: str) -> Variant:
-    if name == "direct-pade":
-        return Variant(name, DIRECT, EngineConfig(exp="pade"))
-    chosen = protocol_sets.named(name)
-    return Variant(chosen.name, chosen, engine_for(chosen), granularity="step" if chosen.kernels else "loop")
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedStep:
-    """The first step of a sampling run, or the first steps, compiled, with the values that they read.
-
-    Attributes:
-        variant: how it is computed.
-        task: what the owner and the client share, and what is public.
-        setup: what runs once before the first step, or None.
-        plan: the steps. It leaves its inputs as they are, so that it can be run again.
-        count: how many steps the plan takes.
-        prefix: of its variables on the parties, so that steps can share a session.
-    """
-
-    variant: Variant
-    task: Task
-    setup: Plan | None
-    plan: Plan
-    count: int
-    prefix: str
-
-    def start(self, cluster: LocalCluster) -> CostReport | None:
-        """Share the values and run what comes before the first step; returns what that cost, if there is any."""
-        session = cluster.session(self.variant.engine)
-        session.share(_prefixed(self.task.owner | self.task.client, self.prefix))
-        session.share(_prefixed(self.task.public, self.prefix), public=True)
-        return None if self.setup is None else session.run(self.setup)
-
-    def run(self, cluster: LocalCluster) -> CostReport:
-        """Run the steps on the values that `start` shared; what all of them cost."""
-        return cluster.session(self.variant.engine).run(self.plan)
-
-    def result(self, cluster: LocalCluster) -> np.ndarray:
-        """The sample after the steps, revealed: float32 [B, C, H, W]."""
-        return self.task.decoded(cluster.session(self.variant.engine).reveal(f"{self.prefix}next_sample"))
-
-
-def prepare(
-    unet: UNet, variant: Variant, *, batch: int, steps: int = 20, at_once: int = AT_ONCE, prefix: str = ""
-) -> PreparedStep:
-    """Compile the first of `steps` DDIM steps for a batch, or the first `at_once` of them as a loop, if the variant says so.
-
-    Labels go through the model's classes, 0, 1, ..., again and again. For a model that takes prompts they are empty, and
-    guided, so that the U-Net computes two branches for each picture.
-
-    Raises:
-        CipherDMError: as `make_task`, for a number of steps out of range or a model without a scheduler; as `load_pipeline`,
-            for a model that takes prompts.
-    """
-    task = batch_task(unet, variant.protocols, batch, steps)
-    count = min(at_once, steps) if variant.granularity == "loop" else 1
-    before, nodes = _first_steps(task, variant.granularity, count)
-    before, nodes = ([_renamed(node, prefix) for node in part] for part in (before, nodes))
-    specs = _prefixed(task.specs, prefix)
-    setup = None
-    if before:
-        kept = [name for node in before for name in node.outputs]
-        setup = compile_plan(before, specs, keep=kept)
-        specs |= setup.outputs
-    return PreparedStep(variant, task, setup, compile_plan(nodes, specs, keep=[f"{prefix}next_sample"]), count, prefix)
-
-
-def default_names(unet: UNet) -> tuple[str, ...]:
-    """The names of the variants that a model is measured with by default."""
-    return tuple(name for name in DEFAULT_NAMES if name != "fast-guarded" or not takes_prompts(unet))
 
 
 def run(
@@ -173,57 +45,64 @@ def run(
     repetitions: int = 5,
     steps: int = 20,
     at_once: int = AT_ONCE,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> pd.DataFrame:
     """Measure a denoising step under every variant, for every batch size, and return a row for each.
 
-    SPU reads a program's text at every run, whatever the program does, so the first steps run in one program, as in sampling
+    SPU reads a program's text at every run, whatever the program does. So the first steps run in one program, as in sampling
     with granularity "loop", and a step is charged with its part of the whole. A set with kernels runs one step.
 
-    Within a batch size all variants run on the same parties and take turns, so that a busy moment of the machine does not
-    fall on one of them alone. The first turn of each warms up and is not counted. Memory is measured afterwards, on new
-    parties for each variant, because the peak of a process never falls.
+    Within a batch size all variants run on the same parties and take turns, after one turn that warms up. Memory is measured
+    afterwards, on new parties for each variant, because the peak of a process never falls.
 
     Columns of the result:
-        model, batch, variant, repetitions: what was measured; the model by the name of its folder, if it has one.
-        at_once: steps that one program took. What follows is for one of them.
-        seconds, seconds_low, seconds_high: median, lowest and highest wall time of a step, as the client sees it, without
+        model, batch, variant, repetitions: Names and numbers of what was measured; the model by its folder, if it has one.
+        at_once: Steps that one program took. What follows is for one of them.
+        seconds, seconds_low, seconds_high: Median, least and most wall time of a step, as the client sees it, without
             compiling, sharing and revealing.
-        bytes, sends: what all parties together sent in a step; medians.
-        rounds, path_bytes: messages of a step that had to wait for one another, and bytes that leave one after the other: what
-            `cipherdm.costs.latency` wants for a network; medians.
-        setup_seconds, setup_bytes, setup_sends: of what runs once before the first step, measured once; 0 if there is nothing.
-        peak_memory: bytes that a party's process held at most, the largest of the three: Python, SPU, the shares, and one
+        bytes, sends: Bytes and messages of all parties together in a step; medians.
+        rounds, path_bytes: Messages of a step that had to wait for one another, and bytes that leave one after the other:
+            the arguments of `cipherdm.costs.latency`; medians.
+        setup_seconds, setup_bytes, setup_sends: Costs of what runs once before the first step, measured once; 0 if there is
+            nothing.
+        peak_memory: Bytes that a party's process held at most, the largest of the three: Python, SPU, the shares, and one
             run of the steps after the setup.
 
     Args:
-        unet: the model, with its scheduler's configuration.
-        variants: what to compare.
-        batches: images at a time.
-        repetitions: counted runs of each variant.
-        steps: length of the DDIM schedule whose first steps are run. It sets the sizes of the owner's tables.
-        at_once: steps in one program.
-        progress: told of each piece of work.
+        unet: Model with its scheduler's configuration.
+        variants: Ways to compute a step.
+        batches: Numbers of images at a time.
+        repetitions: Counted runs of each variant.
+        steps: Length of the DDIM schedule whose first steps are run. It sets the sizes of the owner's tables.
+        at_once: Steps in one program.
+        progress: Function that is told of each piece of work.
 
     Raises:
-        CipherDMError: there is nothing to run, a setting is out of range, or the parties fail.
+        CipherDMError: There is nothing to run, a setting is out of range, or the parties fail.
     """
     if not variants or min(repetitions, at_once) < 1 or not batches or min(batches) < 1:
         raise CipherDMError(
-            f"there must be at least one variant, repetition, step and picture: got {len(variants)} variants, "
+            f"there must be at least one variant, repetition, step and image: got {len(variants)} variants, "
             f"{repetitions} repetitions, {at_once} steps at once, batches {list(batches)}."
         )
     model = "" if unet.folder is None else unet.folder.resolve().name
-    report = _Counter(progress, len(batches) * len(variants) * (repetitions + 3))
-    rows = []
-    for batch in batches:
+    parts = len(variants) * (repetitions + 3)  # of a batch: compile, warm up, run, measure the memory
+    total, rows = len(batches) * parts, []
+    for place, batch in enumerate(batches):
+        done, names = place * parts, [f"batch {batch} {variant.name}" for variant in variants]
         prepared = []
         for index, variant in enumerate(variants):
-            report(f"batch {batch} {variant.name}: compile")
+            progress(done + index, total, f"{names[index]}: compile")
             settings = {"batch": batch, "steps": steps, "at_once": at_once, "prefix": f"{index}/"}
             prepared.append(prepare(variant.unet or unet, variant, **settings))
-        setups, costs = _measure_costs(prepared, repetitions, report)
-        memory = [_measure_memory(step, report) for step in prepared]
+        with LocalCluster() as cluster:
+            setups = [step.start(cluster) for step in prepared]
+            runs = [(name, partial(step.run, cluster)) for name, step in zip(names, prepared, strict=True)]
+            costs = take_turns(runs, repetitions, progress, before=done + len(variants), total=total)
+        memory = []
+        for index, step in enumerate(prepared):
+            progress(done + parts - len(variants) + index, total, f"{names[index]}: memory")
+            memory.append(_peak_memory(step))
         rows += [
             {"model": model, "batch": batch, **_row(*measured)}
             for measured in zip(prepared, setups, costs, memory, strict=True)
@@ -262,7 +141,7 @@ def measure(
 
     def chosen(unet: UNet) -> tuple[Variant, ...]:
         names = default_names(unet) if protocols is None else split_names(protocols)
-        return (*variants(names, granularity), *_distilled(model, distilled))
+        return (*variants_named(names, granularity), *_distilled(model, distilled))
 
     settings = {"batch": batch, "repetitions": repetitions, "steps": steps, "at_once": at_once}
     measure_variants("step", model, chosen, record, **settings)
@@ -305,8 +184,13 @@ def _distilled(model: str, name: str | None) -> list[Variant]:
     return [of_distilled(load_unet(find_model(name)))]
 
 
+def as_record(frame: pd.DataFrame, *, steps: int) -> dict[str, Any]:
+    """Return the contents of a record: the rows of `run`, and the length of its schedule."""
+    return {"benchmark": "step", "scheduler": "ddim", "steps": steps, "rows": frame.to_dict("records")}
+
+
 def ratios(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `run` with time_ratio, bytes_ratio and sends_ratio: baseline divided by variant, more is better.
+    """Return the rows of `run` with time_ratio, bytes_ratio and sends_ratio: baseline divided by variant, more is better.
 
     The baseline of a model and batch is "direct" or "direct-pade", whichever took less time. Without either of them the
     ratios are NaN.
@@ -315,75 +199,27 @@ def ratios(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(groups).sort_index()
 
 
-def as_record(frame: pd.DataFrame, *, steps: int) -> dict[str, Any]:
-    """The JSON-ready contents of a record: the rows of `run`, and the length of its schedule."""
-    return {"benchmark": "step", "scheduler": "ddim", "steps": steps, "rows": frame.to_dict("records")}
+def _with_ratios(group: pd.DataFrame) -> pd.DataFrame:
+    """Add the ratios to the rows of one model and batch."""
+    candidates = group[group["variant"].isin(BASELINES)]
+    if candidates.empty:
+        return group.assign(**dict.fromkeys(_RATIOS, float("nan")))
+    baseline = candidates.loc[candidates["seconds"].idxmin()]
+    return group.assign(**{ratio: baseline[column] / group[column] for ratio, column in _RATIOS.items()})
 
 
-class _Counter:
-    """Numbers the pieces of work for a progress function."""
-
-    def __init__(self, progress: Progress | None, total: int):
-        self._progress, self._done, self._total = progress, 0, total
-
-    def __call__(self, name: str) -> None:
-        if self._progress is not None:
-            self._progress(self._done, self._total, name)
-        self._done += 1
-
-
-def _first_steps(task: Task, granularity: str, count: int) -> tuple[list[Node], list[Node]]:
-    """The nodes before the first step, and those of the first `count` steps."""
-    if granularity == "loop":
-        first = Loop(step_graph(task.shape), count)
-        return sampling_nodes(task.shape, "loop")[:-1], [Node("loop", first, first.inputs, ("sample",))]
-    nodes = sampling_nodes(task.shape, granularity)
-    setup = setup_graph(task.shape)
-    before = 0 if setup is None else len(setup.nodes)
-    return nodes[:before], nodes[before : before + count * (len(nodes) - before) // task.shape.steps]
-
-
-def _renamed(node: Node, prefix: str) -> Node:
-    """The node on prefixed variables. The next sample gets its own name, so that the step can be run again."""
-    outputs = ("next_sample" if name == "sample" else name for name in node.outputs)
-    inputs = tuple(prefix + name for name in node.inputs)
-    return replace(node, inputs=inputs, outputs=tuple(prefix + name for name in outputs))
-
-
-def _prefixed(values: dict[str, Any], prefix: str) -> dict[str, Any]:
-    return {prefix + name: value for name, value in values.items()}
-
-
-def _measure_costs(
-    prepared: Sequence[PreparedStep], repetitions: int, report: _Counter
-) -> tuple[list[CostReport | None], list[list[CostReport]]]:
-    """What each setup and each counted run of each step cost."""
-    costs: list[list[CostReport]] = [[] for _ in prepared]
-    with LocalCluster() as cluster:
-        setups = [step.start(cluster) for step in prepared]
-        for turn in range(repetitions + 1):
-            for step, counted in zip(prepared, costs, strict=True):
-                report(f"{_name(step)}: {f'run {turn} of {repetitions}' if turn else 'warm-up'}")
-                cost = step.run(cluster)
-                if turn:
-                    counted.append(cost)
-    return setups, costs
-
-
-def _measure_memory(step: PreparedStep, report: _Counter) -> int:
-    """Bytes that a party holds at most, on parties that do nothing else."""
-    report(f"{_name(step)}: memory")
+def _peak_memory(step: PreparedStep) -> int:
+    """Return the bytes that a party holds at most, on parties that do nothing else."""
     with LocalCluster() as cluster:
         step.start(cluster)
         step.run(cluster)
         return max(cluster.session(step.variant.engine).peak_memory())
 
 
-def _name(step: PreparedStep) -> str:
-    return f"batch {step.task.shape.batch} {step.variant.name}"
-
-
 def _row(step: PreparedStep, setup: CostReport | None, costs: list[CostReport], memory: int) -> dict[str, Any]:
+    def median(numbers: Iterable[float]) -> int:
+        return round(statistics.median(numbers) / step.count)
+
     times = [cost.seconds / step.count for cost in costs]
     return {
         "variant": step.variant.name,
@@ -391,10 +227,10 @@ def _row(step: PreparedStep, setup: CostReport | None, costs: list[CostReport], 
         "seconds": statistics.median(times),
         "seconds_low": min(times),
         "seconds_high": max(times),
-        "bytes": round(statistics.median(cost.bytes for cost in costs) / step.count),
-        "sends": round(statistics.median(cost.sends for cost in costs) / step.count),
-        "rounds": round(statistics.median(cost.rounds for cost in costs) / step.count),
-        "path_bytes": round(statistics.median(cost.path_bytes for cost in costs) / step.count),
+        "bytes": median(cost.bytes for cost in costs),
+        "sends": median(cost.sends for cost in costs),
+        "rounds": median(cost.rounds for cost in costs),
+        "path_bytes": median(cost.path_bytes for cost in costs),
         "peak_memory": memory,
         "repetitions": len(costs),
         "setup_seconds": setup.seconds if setup else 0.0,
@@ -403,36 +239,104 @@ def _row(step: PreparedStep, setup: CostReport | None, costs: list[CostReport], 
     }
 
 
-def _with_ratios(group: pd.DataFrame) -> pd.DataFrame:
-    """One model and batch."""
-    candidates = group[group["variant"].isin(BASELINES)]
-    if candidates.empty:
-        return group.assign(**dict.fromkeys(_RATIOS, float("nan")))
-    baseline = candidates.loc[candidates["seconds"].idxmin()]
-    return group.assign(**{ratio: baseline[column] / group[column] for ratio, column in _RATIOS.items()})
+SUMMARY = {"mnist10": ("direct", "direct-pade", "cipherdm", "puma", "fast"), "sd-mini": ("direct", "fast")}
+"""Rows of README's table: protocol sets by model, of which the first is the baseline."""
 
 
-def batch_task(unet: UNet, protocols: Protocols, batch: int, steps: int) -> Task:
-    """A DDIM run of `steps` steps for a batch of pictures, with labels 0, 1, ... again and again, or guided empty prompts.
+def summary_table(measurements: Path) -> str:
+    """Return one step of one image under the best known protocol sets, against direct SPU, as Markdown."""
+    rows = []
+    for model, names in SUMMARY.items():
+        (record,) = records_named(measurements, f"step_{model}.json", f"cipherdm bench step {model}")
+        found = {row["variant"]: row for row in record["rows"]}
+        for name in names:
+            gains = (found[names[0]][key] / found[name][key] for key in ("seconds", "bytes", "sends"))
+            rows.append([model, name, *_costs(found[name]), *map(times, gains)])
+    header = ["model", "protocol set", "time", "MB", "messages", "less time", "fewer bytes", "fewer messages"]
+    return markdown(header, rows)
 
-    Raises:
-        CipherDMError: as `make_task`; as `load_pipeline`, for a model that takes prompts.
+
+def batches_table(measurements: Path) -> str:
+    """Return what each set gains in a step, for every batch size that was measured, as Markdown."""
+    frame = _measured(measurements, "step")
+    frame["gain"] = [", ".join(map(times, gains)) for gains in frame[list(_RATIOS)].itertuples(index=False)]
+    table = frame.pivot_table(index=["model", "variant"], columns="batch", values="gain", aggfunc="first", sort=False)
+    header = ["model", "protocols", *(f"{batch} at a time" for batch in sorted(table))]
+    return markdown(header, [[*index, *row.fillna("-")] for index, row in table[sorted(table)].iterrows()])
+
+
+def blocks_table(measurements: Path) -> str:
+    """Return a step as blocks of programs, as `cipherdm sample` runs it, without and with kernels, as Markdown."""
+    frame = _measured(measurements, "blocks").pivot(index=["model", "batch"], columns="variant", values="seconds")
+    names = ["fast", "fast-kernels"]
+    rows = [
+        [model, str(batch), *map(duration, row[names]), times(row["fast"] / row["fast-kernels"])]
+        for (model, batch), row in frame.iterrows()
+    ]
+    return markdown(["model", "pictures", *names, "faster"], rows)
+
+
+def steps_table(
+    measurements: Path,
+    benchmark: str = "step",
+    shown: Callable[[pd.DataFrame], pd.Series] | None = None,
+    batch: int = 1,
+) -> str:
+    """Return one step of so many images against the faster exact baseline of each record, as Markdown.
+
+    Args:
+        measurements: Folder of the records.
+        benchmark: Beginning of the records' names.
+        shown: Function that chooses rows; all by default.
+        batch: Number of images.
     """
-    if takes_prompts(unet):
-        # transformers take seconds to import.
-        from cipherdm.sampling.pipeline import load_pipeline
-        from cipherdm.sampling.text_to_image import text_to_image_task
+    frame = _measured(measurements, benchmark)
+    rows = frame[(frame["batch"] == batch) & (True if shown is None else shown(frame))]
+    if rows.empty:
+        raise CipherDMError(
+            f"no record {benchmark}_*.json has batch {batch}: make one with `cipherdm bench {benchmark} MODEL "
+            f"--batch {batch}`."
+        )
+    header = ["model", "batch", "protocols", "time", "MB", "sends", "faster", "fewer bytes", "fewer sends"]
+    return markdown(
+        [*header, "setup MB", "peak MiB"],
+        [
+            [row["model"], str(row["batch"]), row["variant"], *_costs(row), *(times(row[ratio]) for ratio in _RATIOS)]
+            + [megabytes(row["setup_bytes"]), mebibytes(row["peak_memory"])]
+            for row in rows.to_dict("records")
+        ],
+    )
 
-        return text_to_image_task(load_pipeline(unet.folder), [""] * batch, steps=steps, protocols=protocols)
-    return make_task(unet, steps=steps, protocols=protocols, **labels_or_count(unet, batch))
+
+def _measured(measurements: Path, benchmark: str) -> pd.DataFrame:
+    """Return the rows of all records of a benchmark, with ratios."""
+    command = {"blocks": "step MODEL --granularity block"}.get(benchmark, f"{benchmark} MODEL")
+    records = records_named(measurements, f"{benchmark}_*.json", f"cipherdm bench {command}")
+    return ratios(pd.concat([pd.DataFrame(record["rows"]) for record in records], ignore_index=True))
 
 
-def labels_or_count(unet: UNet, batch: int) -> dict[str, Any]:
-    """Return the arguments of `sample` for a batch: labels 0, 1, ... again and again, or the count for a model without."""
-    classes = unet.config.num_class_embeds
-    return {"count": batch} if classes is None else {"labels": [index % classes for index in range(batch)]}
+def _costs(row: Mapping[str, Any]) -> list[str]:
+    return [duration(row["seconds"]), megabytes(row["bytes"]), f"{row['sends']:,}"]
 
 
-def takes_prompts(unet: UNet) -> bool:
-    """Whether a model attends to prompts."""
-    return isinstance(unet.config, UNetConditionConfig)
+def _is_distilled(frame: pd.DataFrame) -> pd.Series:
+    return frame["variant"].str.contains(" on ")
+
+
+def _with_its_distilled(frame: pd.DataFrame) -> pd.Series:
+    """Return which rows tell what distilling a model brings."""
+    distilled = _is_distilled(frame)
+    taught = frame["model"].isin(frame.loc[distilled, "model"])
+    return taught & (frame["variant"].isin(["direct", "fast"]) | distilled)
+
+
+TABLES: dict[str, Table] = {
+    "summary": summary_table,
+    "step": partial(steps_table, shown=lambda frame: ~_is_distilled(frame)),
+    "step_batches": batches_table,
+    "ladder": partial(steps_table, benchmark="ladder"),
+    "distilled": partial(steps_table, shown=_with_its_distilled),
+    "rings": partial(steps_table, benchmark="rings", batch=16),
+    "blocks": blocks_table,
+}
+"""Tables of documents, by name."""

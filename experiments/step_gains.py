@@ -1,4 +1,4 @@
-"""How many times less a denoising step takes under each protocol set: the paper's claim, the same ratios measured, targets.
+"""Gains of a denoising step under each protocol set: the paper's claim, the ratios measured here, and the targets.
 
 CipherDM (arXiv 2409.05414) claims 1.084 to 2.328 times less time and 1.212 to 1.791 times less communication than the plain
 model on SPU. Its release runs SPU with the Pade exponential; SPU's default is the Taylor exponential, which is cheaper. So
@@ -18,55 +18,54 @@ from cipherdm.errors import CipherDMError
 from cipherdm.records import read_record
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 
-from .step import BASELINES
+from .markdown import markdown
 from .target import MODELS, PROMPT_MODEL, TEN, TINY, Check, Command, Records, Target, Value
+from .variants import BASELINES
 
 CLAIMED = {"time": (1.084, 2.328), "bytes": (1.212, 1.791)}
-"""The lowest and the highest ratio that the paper claims."""
+"""Lowest and highest ratio that the paper claims."""
 
 STEP_BATCHES = (1, 4, 16)
-"""Numbers of pictures that a step is measured with."""
+"""Numbers of images that a step is measured with."""
 
 
 def step_record(model: str, batch: int = 1) -> str:
-    """The name of the record of `bench step` for so many pictures, without its folder and ending."""
+    """Return the stem of the record of `bench step` for so many images."""
     return f"step_{model}" + (f"_batch{batch}" if batch > 1 else "")
 
 
 def gains(rows: Sequence[Mapping[str, Any]], batch: int = 1) -> pd.DataFrame:
-    """How many times less every set of protocols takes than each of the two baselines, from rows of `bench step`.
+    """Return how many times less each protocol set takes than each of the two baselines, from rows of `bench step`.
 
     Returns:
         A row for each model, set and baseline, with columns model, protocols, baseline, time, time_low, time_high, bytes,
-        sends. The last five are baseline divided by set; time is of medians, time_low and time_high of the least favourable
-        and of the most favourable runs.
+        sends. The last five are baseline divided by set: of median times, of the least and of the most favourable times, of
+        bytes and of messages.
     """
-    found = []
     here = [row for row in rows if row["batch"] == batch]
-    for row in here:
-        for base in here:
-            if base["model"] == row["model"] and base["variant"] in BASELINES and row["variant"] not in BASELINES:
-                found.append(
-                    {
-                        "model": row["model"],
-                        "protocols": row["variant"],
-                        "baseline": base["variant"],
-                        "time": base["seconds"] / row["seconds"],
-                        "time_low": base["seconds_low"] / row["seconds_high"],
-                        "time_high": base["seconds_high"] / row["seconds_low"],
-                        "bytes": base["bytes"] / row["bytes"],
-                        "sends": base["sends"] / row["sends"],
-                    }
-                )
-    return pd.DataFrame(
-        found, columns=["model", "protocols", "baseline", "time", "time_low", "time_high", "bytes", "sends"]
-    )
+    found = [
+        {
+            "model": row["model"],
+            "protocols": row["variant"],
+            "baseline": base["variant"],
+            "time": base["seconds"] / row["seconds"],
+            "time_low": base["seconds_low"] / row["seconds_high"],
+            "time_high": base["seconds_high"] / row["seconds_low"],
+            "bytes": base["bytes"] / row["bytes"],
+            "sends": base["sends"] / row["sends"],
+        }
+        for row in here
+        for base in here
+        if base["model"] == row["model"] and base["variant"] in BASELINES and row["variant"] not in BASELINES
+    ]
+    columns = ["model", "protocols", "baseline", "time", "time_low", "time_high", "bytes", "sends"]
+    return pd.DataFrame(found, columns=columns)
 
 
 def gains_by_batch(
     rows: Sequence[Mapping[str, Any]], protocols: str = "cipherdm", quantity: str = "time"
 ) -> pd.DataFrame:
-    """`gains` of one set in one quantity: a row for each model and baseline, a column for each number of pictures."""
+    """Return `gains` of one set in one quantity: a row for each model and baseline, a column for each number of images."""
     tables = [gains(rows, batch).assign(batch=batch) for batch in sorted({row["batch"] for row in rows})]
     table = pd.concat(tables)
     mine = table[table["protocols"] == protocols]
@@ -74,13 +73,13 @@ def gains_by_batch(
 
 
 def verdict(gain: float, quantity: str) -> str:
-    """ "below", "within" or "above" the claimed range of "time" or "bytes"."""
+    """Return where a gain lies: "below", "within" or "above" the claimed range of "time" or "bytes"."""
     low, high = CLAIMED[quantity]
     return "below" if gain < low else "above" if gain > high else "within"
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """`gains` with the verdict on time and on bytes, for the set "cipherdm" that the claim is about."""
+    """Return `gains` of the set "cipherdm", which the claim is about, with the verdict on time and on bytes."""
     mine = table[table["protocols"] == "cipherdm"]
     told = {f"{quantity}, claimed": [verdict(gain, quantity) for gain in mine[quantity]] for quantity in CLAIMED}
     return mine[["model", "baseline", "time", "bytes"]].assign(**told).reset_index(drop=True)
@@ -98,12 +97,10 @@ RERUN = pd.DataFrame(
 
 
 def step_rows(records: Path, models: Sequence[str] = MODELS) -> list[dict]:
-    """The rows of all records of `bench step` on some models, by default the two of the paper's claims.
-
-    Rows are of every number of pictures that was measured.
+    """Return the rows of all records of `bench step` on some models, for every number of images that was measured.
 
     Raises:
-        CipherDMError: there are none.
+        CipherDMError: There are none.
     """
     stems = [step_record(model, batch) for model in models for batch in STEP_BATCHES]
     paths = [path for stem in stems if (path := records / f"{stem}.json").exists()]
@@ -126,12 +123,9 @@ _TICKS = (0.5, 1, 2, 5, 10, 20, 50)
 
 
 def claims_figure(table: pd.DataFrame) -> Figure:
-    """Gains in time and bytes of each set of protocols against both baselines, above the range that the paper claims.
+    """Draw the table of `gains` in time and bytes against both baselines, over the range that the paper claims.
 
     A thin line goes from the least to the most favourable runs. Right of 1 the set is cheaper than its baseline.
-
-    Args:
-        table: as `cipherdm.reproduce.claims.gains` returns it.
     """
     names = list(dict.fromkeys(zip(table["model"], table["protocols"], strict=True)))
     models = list(dict.fromkeys(table["model"]))
@@ -184,6 +178,18 @@ def _told(table: pd.DataFrame, quantity: str, name: tuple[str, str]) -> str:
     return f"{name[1]} on {name[0]} {' and '.join(values)}"
 
 
+def published_table(measurements: Path) -> str:
+    """Return what the published functions gain in a step, in time for each number of images and in bytes, as Markdown."""
+    rows = step_rows(measurements)
+    times, sizes = (gains_by_batch(rows, quantity=quantity) for quantity in ("time", "bytes"))
+    cells = [
+        [*named, *(f"{gain:.2f}" for gain in times.loc[named]), f"{sizes.loc[named].iloc[0]:.2f}"]
+        for named in times.index
+    ]
+    pictures = [f"time, {batch} picture{'s' * (batch > 1)}" for batch in times.columns]
+    return markdown(["model", "baseline", *pictures, "bytes"], cells)
+
+
 def figure(records: Path) -> Figure:
     """Draw the gains of a step against both baselines, with the paper's ranges as bands."""
     return claims_figure(gains(step_rows(records)))
@@ -214,7 +220,7 @@ def gain(
     return value
 
 
-# Batch size, then how it is measured in the full run, which takes turns of minutes for many pictures, and in the reduced run.
+# Batch size, then options of the full run, in which a turn with many images takes minutes, and of the reduced run.
 _STEPS = (
     (1, ("--repetitions", "3", "--at-once", "3"), ("--repetitions", "1", "--at-once", "1")),
     *(
@@ -234,12 +240,7 @@ STEP = Target(
     "ours take less still",
     "paper",
     tuple(
-        Command(
-            step_record(model, batch),
-            ("bench", "step", model, "--batch", str(batch)),
-            full,
-            reduced,
-        )
+        Command(step_record(model, batch), ("bench", "step", model, "--batch", str(batch)), full, reduced)
         for batch, full, reduced in _STEPS
         for model in MODELS
     ),
@@ -250,29 +251,14 @@ STEP = Target(
             (TEN, 2.14, 3.43, 7.4, 12.5, (5.9, 5.3), (1.48, 1.29, 2.12)),
         )
         for check in (
-            Check(
-                f"{model}: bytes, direct / cipherdm",
-                with_taylor,
-                0.02,
-                gain(model, "cipherdm", "bytes"),
-                0.02,
-                2,
-            ),
-            Check(
-                f"{model}: bytes, direct-pade / cipherdm",
-                with_pade,
-                0.03,
-                gain(model, "cipherdm", "bytes", "direct-pade"),
-                0.03,
-                2,
-            ),
-            Check(f"{model}: bytes, direct / fast", ours, 0.2, gain(model, "fast", "bytes"), 0.2),
-            Check(
-                f"{model}: bytes, direct / distilled",
-                distilled,
-                0.3,
-                gain(model, f"fast on {model}-quad", "bytes"),
-                0.3,
+            *(
+                Check(f"{model}: bytes, {name}", expected, allowed, gain(model, of, "bytes", base), allowed, digits)
+                for name, expected, allowed, of, base, digits in (
+                    ("direct / cipherdm", with_taylor, 0.02, "cipherdm", "direct", 2),
+                    ("direct-pade / cipherdm", with_pade, 0.03, "cipherdm", "direct-pade", 2),
+                    ("direct / fast", ours, 0.2, "fast", "direct", 1),
+                    ("direct / distilled", distilled, 0.3, f"fast on {model}-quad", "direct", 1),
+                )
             ),
             *(
                 Check(f"{model}: time, direct / fast{more}", time, 0.4 * time, gain(model, "fast", "time", batch=batch))
@@ -310,18 +296,19 @@ RINGS = Target(
             ("--batch", "1", "--repetitions", "1"),
         ),
     ),
-    (
+    tuple(
         Check(
-            "bytes, direct / fast-kernels",
-            7.4,
-            0.2,
-            gain(TEN, "fast-kernels", "bytes", benchmark="rings", batch=16),
-            0.2,
-        ),
-        Check(
-            "bytes, direct / fast-mixed", 7.5, 0.2, gain(TEN, "fast-mixed", "bytes", benchmark="rings", batch=16), 0.2
-        ),
-        Check("time, direct / fast-kernels", 5.6, 2.2, gain(TEN, "fast-kernels", "time", benchmark="rings", batch=16)),
+            f"{quantity}, direct / {name}",
+            expected,
+            allowed,
+            gain(TEN, name, quantity, benchmark="rings", batch=16),
+            reduced,
+        )
+        for quantity, name, expected, allowed, reduced in (
+            ("bytes", "fast-kernels", 7.4, 0.2, 0.2),
+            ("bytes", "fast-mixed", 7.5, 0.2, 0.2),
+            ("time", "fast-kernels", 5.6, 2.2, None),
+        )
     ),
 )
 

@@ -30,7 +30,7 @@ from cipherdm.views.pictures import grey_levels
 
 from . import recording
 from .commands import ProtocolsOption, RecordOption, record_path
-from .step import labels_or_count
+from .variants import labels_or_count
 
 
 @dataclass(frozen=True, eq=False)

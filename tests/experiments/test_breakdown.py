@@ -18,7 +18,7 @@ from cipherdm.sampling.steps import BlockFunction
 from cipherdm_experiments import breakdown
 from cipherdm_experiments.breakdown import KINDS, QUANTITIES, REST, split
 from cipherdm_experiments.breakdown_calls import calls_of
-from cipherdm_experiments.step import prepare, variants
+from cipherdm_experiments.variants import prepare, variants
 
 MEASUREMENTS = Path(__file__).parents[2] / "data" / "measurements"
 COUNTS = [quantity for quantity in QUANTITIES if quantity != "seconds"]

@@ -8,7 +8,7 @@ from cipherdm_experiments import linear
 from cipherdm_experiments.linear import ENGINE, SHAPES, WAYS, Shape, run, shape_named, table
 
 MATRIX, BATCHED = Shape("matrix", 8, 24, 5), Shape("two secrets", 6, 4, 5, 3)
-CONVOLUTION = Shape("3 x 3", 4, 27, 50, pictures=(2, 5))
+CONVOLUTION = Shape("3 x 3", 4, 27, 50, images=(2, 5))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import torch
 
 from cipherdm.approximations import exact
 from cipherdm.approximations.inverses import InverseSqrt
-from cipherdm_experiments.activations import GroupNorm, LayerNorm
+from cipherdm_experiments.activations_cases import GroupNorm, LayerNorm
 
 
 def random(*shape, seed=0):

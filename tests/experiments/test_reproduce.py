@@ -12,7 +12,7 @@ import typer
 from cipherdm.cli import build
 from cipherdm.errors import CipherDMError
 from cipherdm.records import read_record, write_record
-from cipherdm_experiments import runner, soak, tables
+from cipherdm_experiments import runner, soak, targets
 from cipherdm_experiments.breakdown_figures import share_of_step
 from cipherdm_experiments.grid import mean_psnr
 from cipherdm_experiments.quality import QUALITY, quality_command
@@ -285,20 +285,20 @@ def test_what_a_run_took_is_read_from_its_record(tmp_path):
     environment = {"environment": {}}
     row = {"seconds": 2.0, "at_once": 5, "repetitions": 3, "peak_memory": 2**30}
     steps = {"rows": [row, {**row, "seconds": 1.0}]}
-    assert tables.least_seconds(steps) == (2 + 1) * 5 * 5 and tables.parties_memory(steps) == 3 * 2**30
-    assert tables.least_seconds({"cost": {"seconds": 7.0}}) == 7
+    assert targets.least_seconds(steps) == (2 + 1) * 5 * 5 and targets.parties_memory(steps) == 3 * 2**30
+    assert targets.least_seconds({"cost": {"seconds": 7.0}}) == 7
     functions = [{"ms": 1500, "elements": 1000}, {"ms": 500, "elements": 1_000_000}]
-    assert tables.least_seconds({"rows": functions, "repetitions": 2}) == 3.5
-    assert tables.parties_memory({"peak_memory_bytes": [1, 5, 3]}) == 15
-    assert tables.seconds({"environment": {"process_seconds": 9}, "seconds": 4.0}) == 9
-    assert tables.seconds(environment | {"run": {"seconds": 11}}) == 11 and tables.seconds(environment) is None
+    assert targets.least_seconds({"rows": functions, "repetitions": 2}) == 3.5
+    assert targets.parties_memory({"peak_memory_bytes": [1, 5, 3]}) == 15
+    assert targets.seconds({"environment": {"process_seconds": 9}, "seconds": 4.0}) == 9
+    assert targets.seconds(environment | {"run": {"seconds": 11}}) == 11 and targets.seconds(environment) is None
     pieces = (Command("a", ("tables",)), Command("b", ("tables",)))
-    assert tables.full(pieces, tmp_path) == "not timed"
+    assert targets.full(pieces, tmp_path) == "not timed"
     write_record(tmp_path / "a.json", {"run": {"seconds": 90.0, "memory": 3 * 2**29}})
-    assert tables.full(pieces, tmp_path) == "2 min, 1.5 GiB, and 1 not timed"
+    assert targets.full(pieces, tmp_path) == "2 min, 1.5 GiB, and 1 not timed"
     (tmp_path / "b.json").write_text(json.dumps(environment | steps))
-    assert tables.full(pieces, tmp_path) == "> 3 min, 3.0 GiB"
-    assert tables.reduced(pieces, tmp_path) == "not timed"
+    assert targets.full(pieces, tmp_path) == "> 3 min, 3.0 GiB"
+    assert targets.reduced(pieces, tmp_path) == "not timed"
     rows = [{"piece": "a", "reduced": True, "seconds": 30, "memory": 2**30}, {"piece": "b", "reduced": False}]
-    (tmp_path / tables.COSTS).write_text(json.dumps({"rows": rows}))
-    assert tables.reduced(pieces, tmp_path) == "30 s, 1.0 GiB, and 1 not timed"
+    (tmp_path / "reproduce.json").write_text(json.dumps({"rows": rows}))
+    assert targets.reduced(pieces, tmp_path) == "30 s, 1.0 GiB, and 1 not timed"

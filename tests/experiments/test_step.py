@@ -19,7 +19,7 @@ from cipherdm.protocols import direct
 from cipherdm.records import read_record, write_record
 from cipherdm.sampling import make_task
 from cipherdm.sampling.steps import setup_graph, step_graph
-from cipherdm_experiments import activations, step
+from cipherdm_experiments import activations, step, variants
 from cipherdm_experiments.ladder import conv2d_by_patches, rungs
 from cipherdm_experiments.tables import TABLES
 
@@ -116,8 +116,8 @@ def test_every_variant_has_its_row(measured):
 
 
 def test_a_row_has_the_median_of_its_runs():
-    (variant,) = step.variants(["direct"])
-    prepared = step.PreparedStep(variant, task=None, setup=None, plan=None, count=2, prefix="")
+    (variant,) = variants.variants(["direct"])
+    prepared = variants.PreparedStep(variant, task=None, setup=None, plan=None, count=2, prefix="")
     sent = pd.DataFrame({"party": [0, 1, 2], "sent_bytes": [10, 12, 14], "sends": [2, 2, 4]})
     row = step._row(prepared, None, [CostReport(seconds, sent, sent) for seconds in (18.0, 2.0, 4.0)], 77)
     assert (row["seconds_low"], row["seconds"], row["seconds_high"]) == (1, 2, 9)
@@ -137,8 +137,8 @@ def test_a_step_costs_what_it_costs_in_sampling(unet, cluster, measured):
     ("name", "granularity"), [("direct-pade", "loop"), ("direct-pade", "step"), ("cipherdm", "block")]
 )
 def test_the_result_is_that_of_plaintext_however_often_it_runs(unet, cluster, measured, name, granularity):
-    (variant,) = step.variants([name])
-    prepared = step.prepare(unet, replace(variant, granularity=granularity), batch=BATCH, steps=STEPS, prefix="7/")
+    (variant,) = variants.variants([name])
+    prepared = variants.prepare(unet, replace(variant, granularity=granularity), batch=BATCH, steps=STEPS, prefix="7/")
     setup = prepared.start(cluster)
     first, second = (prepared.run(cluster) for _ in range(2))
     assert prepared.count == (STEPS if granularity == "loop" else 1)
@@ -153,31 +153,31 @@ def test_the_result_is_that_of_plaintext_however_often_it_runs(unet, cluster, me
 
 
 def test_variants_are_named():
-    by_name = {variant.name: variant for variant in step.variants()}
-    assert list(by_name) == list(step.DEFAULT_NAMES)
+    by_name = {variant.name: variant for variant in variants.variants()}
+    assert list(by_name) == list(variants.DEFAULT_NAMES)
     assert by_name["direct"].engine == by_name["puma"].engine == EngineConfig()
     assert by_name["direct-pade"].protocols == DIRECT and by_name["direct-pade"].engine.exp == "pade"
     with pytest.raises(CipherDMError, match="magic"):
-        step.variants(["direct", "magic"])
+        variants.variants(["direct", "magic"])
 
 
 def test_a_model_without_classes_gets_a_count(monkeypatch):
-    monkeypatch.setattr(step, "compile_plan", lambda *_, **__: None)  # takes seconds
+    monkeypatch.setattr(variants, "compile_plan", lambda *_, **__: None)  # takes seconds
     plain = replace(init_unet(replace(SMALL, num_class_embeds=None)), scheduler_config=SCHEDULER)
-    (variant,) = step.variants(["direct"])
-    assert step.prepare(plain, variant, batch=3, steps=STEPS).task.shape.batch == 3
+    (variant,) = variants.variants(["direct"])
+    assert variants.prepare(plain, variant, batch=3, steps=STEPS).task.shape.batch == 3
 
 
 @pytest.mark.parametrize("change", [{"batches": [0]}, {"batches": []}, {"repetitions": 0}, {"variants": []}])
 def test_nothing_to_measure_is_refused(unet, change):
-    with pytest.raises(CipherDMError, match="at least one variant, repetition, step and picture"):
-        step.run(unet, **({"variants": step.variants(["direct"])} | change))
+    with pytest.raises(CipherDMError, match="at least one variant, repetition, step and image"):
+        step.run(unet, **({"variants": variants.variants(["direct"])} | change))
 
 
 def test_what_is_no_program_is_refused(unet):
-    (variant,) = step.variants(["direct"])
+    (variant,) = variants.variants(["direct"])
     with pytest.raises(CipherDMError, match="granularity 'layer'"):
-        step.prepare(unet, replace(variant, granularity="layer"), batch=1, steps=STEPS)
+        variants.prepare(unet, replace(variant, granularity="layer"), batch=1, steps=STEPS)
 
 
 @pytest.mark.parametrize("act_fn", ["silu", "mish"])
@@ -185,10 +185,10 @@ def test_all_rungs_of_the_ladder_compute_the_model(act_fn):
     """In plaintext, with activations and scores far inside the polynomials' ranges; the last rung has its own tests."""
     config = replace(SMALL, act_fn=act_fn, add_attention=True, attention_head_dim=2)
     unet = replace(init_unet(config), scheduler_config=SCHEDULER)
-    *variants, last = rungs(unet, activation_bound=3.0)
-    assert last.protocols == FAST and [variant.name for variant in variants][0] == "direct"
-    exact = plaintext_steps(unet, variants[0], 1)
-    for before, variant in zip(variants, variants[1:], strict=False):
+    *others, last = rungs(unet, activation_bound=3.0)
+    assert last.protocols == FAST and [variant.name for variant in others][0] == "direct"
+    exact = plaintext_steps(unet, others[0], 1)
+    for before, variant in zip(others, others[1:], strict=False):
         assert variant.protocols != before.protocols
         assert np.abs(plaintext_steps(unet, variant, 1) - exact).max() < 0.03 * np.abs(exact).max()
     conv = [
@@ -293,7 +293,7 @@ def test_a_distilled_model_is_a_variant_of_its_own(unet, tmp_path):
     cheap = replace(
         init_unet(replace(SMALL, act_fn="quad")), scheduler_config=SCHEDULER, folder=tmp_path / "small-quad"
     )
-    chosen = (*step.variants(["direct"]), step.of_distilled(cheap, DIRECT))
+    chosen = (*variants.variants(["direct"]), variants.of_distilled(cheap, DIRECT))
     frame = step.ratios(step.run(unet, variants=chosen, batches=[1], repetitions=1, steps=2, at_once=1))
     frame = frame.set_index("variant")
     assert list(frame.index) == ["direct", "direct on small-quad"]

@@ -11,7 +11,7 @@ from cipherdm import CipherDMError, load_pipeline
 from cipherdm.models import init_unet
 from cipherdm.protocols import DIRECT
 from cipherdm.sampling.pipeline import embed_prompts
-from cipherdm_experiments.step import DEFAULT_NAMES, batch_task, default_names
+from cipherdm_experiments.variants import DEFAULT_NAMES, batch_task, default_names
 
 
 def test_a_batch_of_prompts_is_empty_and_guided(tmp_path):

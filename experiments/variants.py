@@ -1,0 +1,182 @@
+"""Ways to compute a denoising step: protocol sets, models distilled for them, and the first steps compiled for the parties."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from cipherdm.engine import CostReport, EngineConfig, LocalCluster, Node, Plan, compile_plan
+from cipherdm.models import UNet, UNetConditionConfig
+from cipherdm.protocols import DIRECT, FAST, Protocols, named
+from cipherdm.sampling import Granularity, Task, engine_for, make_task, sampling_nodes
+from cipherdm.sampling.steps import Loop, setup_graph, step_graph
+
+BASELINES = ("direct", "direct-pade")
+
+DEFAULT_NAMES = (*BASELINES, "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-kernels", "fast-guarded")
+
+AT_ONCE = 5
+"""Steps in one program, by default."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute a step.
+
+    Attributes:
+        name: Name in the table.
+        protocols: Protocol set of the model.
+        engine: Configuration of the parties' engine.
+        granularity: Extent of one program: several steps in a "loop", the whole "step" or each "block".
+        unet: Model to measure instead of the benchmark's: one that was distilled from it.
+    """
+
+    name: str
+    protocols: Protocols
+    engine: EngineConfig
+    granularity: Granularity = "loop"
+    unet: UNet | None = None
+
+
+def variants(names: Sequence[str] = DEFAULT_NAMES, granularity: Granularity | None = None) -> tuple[Variant, ...]:
+    """Return the variants with these names: protocol sets, and "direct-pade".
+
+    "direct-pade" is `DIRECT` with the engine's more exact exponential, as the CipherDM release sets it.
+
+    Args:
+        names: Names of the variants.
+        granularity: Granularity of all of them; by default a "loop", and a "step" for sets with kernels, which a loop
+            cannot have.
+
+    Raises:
+        CipherDMError: A name is neither "direct-pade" nor that of a set.
+    """
+    made = tuple(_variant(name) for name in names)
+    return made if granularity is None else tuple(replace(variant, granularity=granularity) for variant in made)
+
+
+def of_distilled(unet: UNet, protocols: Protocols = FAST) -> Variant:
+    """Return a model that was distilled from the benchmark's, as a variant that is named by its folder."""
+    name = f"{protocols.name} on {unet.folder.resolve().name}"
+    return Variant(name, protocols, engine_for(protocols), unet=unet)
+
+
+def _variant(name: str) -> Variant:
+    if name == "direct-pade":
+        return Variant(name, DIRECT, EngineConfig(exp="pade"))
+    chosen = named(name)
+    return Variant(chosen.name, chosen, engine_for(chosen), granularity="step" if chosen.kernels else "loop")
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedStep:
+    """The first step of a sampling run, or the first steps, compiled, with the values that they read.
+
+    Attributes:
+        variant: Way to compute it.
+        task: Values of the owner and the client, and public ones.
+        setup: Plan that runs once before the first step, or None.
+        plan: Plan of the steps. It leaves its inputs as they are, so that it can be run again.
+        count: Number of steps in the plan.
+        prefix: Prefix of its variables on the parties, so that steps can share a session.
+    """
+
+    variant: Variant
+    task: Task
+    setup: Plan | None
+    plan: Plan
+    count: int
+    prefix: str
+
+    def start(self, cluster: LocalCluster) -> CostReport | None:
+        """Share the values and run what comes before the first step; return what that cost, if there is any."""
+        session = cluster.session(self.variant.engine)
+        session.share(_prefixed(self.task.owner | self.task.client, self.prefix))
+        session.share(_prefixed(self.task.public, self.prefix), public=True)
+        return None if self.setup is None else session.run(self.setup)
+
+    def run(self, cluster: LocalCluster) -> CostReport:
+        """Run the steps on the values that `start` shared; return what all of them cost."""
+        return cluster.session(self.variant.engine).run(self.plan)
+
+    def result(self, cluster: LocalCluster) -> np.ndarray:
+        """Reveal the sample after the steps: float32 [B, C, H, W]."""
+        return self.task.decoded(cluster.session(self.variant.engine).reveal(f"{self.prefix}next_sample"))
+
+
+def prepare(
+    unet: UNet, variant: Variant, *, batch: int, steps: int = 20, at_once: int = AT_ONCE, prefix: str = ""
+) -> PreparedStep:
+    """Compile the first of `steps` DDIM steps for a batch, or the first `at_once` of them if the variant is a loop.
+
+    Raises:
+        CipherDMError: As `batch_task`.
+    """
+    task = batch_task(unet, variant.protocols, batch, steps)
+    count = min(at_once, steps) if variant.granularity == "loop" else 1
+    before, nodes = _first_steps(task, variant.granularity, count)
+    before, nodes = ([_renamed(node, prefix) for node in part] for part in (before, nodes))
+    specs = _prefixed(task.specs, prefix)
+    setup = None
+    if before:
+        setup = compile_plan(before, specs, keep=[name for node in before for name in node.outputs])
+        specs |= setup.outputs
+    return PreparedStep(variant, task, setup, compile_plan(nodes, specs, keep=[f"{prefix}next_sample"]), count, prefix)
+
+
+def batch_task(unet: UNet, protocols: Protocols, batch: int, steps: int) -> Task:
+    """Return a DDIM run of `steps` steps for a batch of images.
+
+    Labels are 0, 1, ... again and again. Prompts are empty, and guided, so that the U-Net computes two branches for each
+    image.
+
+    Raises:
+        CipherDMError: As `make_task`, for a number of steps out of range or a model without a scheduler; as
+            `load_pipeline`, for a model that takes prompts.
+    """
+    if takes_prompts(unet):
+        # transformers take seconds to import.
+        from cipherdm.sampling.pipeline import load_pipeline
+        from cipherdm.sampling.text_to_image import text_to_image_task
+
+        return text_to_image_task(load_pipeline(unet.folder), [""] * batch, steps=steps, protocols=protocols)
+    return make_task(unet, steps=steps, protocols=protocols, **labels_or_count(unet, batch))
+
+
+def labels_or_count(unet: UNet, batch: int) -> dict[str, Any]:
+    """Return the arguments of `sample` for a batch: labels 0, 1, ... again and again, or the count for a model without."""
+    classes = unet.config.num_class_embeds
+    return {"count": batch} if classes is None else {"labels": [index % classes for index in range(batch)]}
+
+
+def takes_prompts(unet: UNet) -> bool:
+    """Return True if a model attends to prompts."""
+    return isinstance(unet.config, UNetConditionConfig)
+
+
+def default_names(unet: UNet) -> tuple[str, ...]:
+    """Return the names of the variants that a model is measured with by default."""
+    return tuple(name for name in DEFAULT_NAMES if name != "fast-guarded" or not takes_prompts(unet))
+
+
+def _first_steps(task: Task, granularity: str, count: int) -> tuple[list[Node], list[Node]]:
+    """Return the nodes before the first step, and those of the first `count` steps."""
+    if granularity == "loop":
+        first = Loop(step_graph(task.shape), count)
+        return sampling_nodes(task.shape, "loop")[:-1], [Node("loop", first, first.inputs, ("sample",))]
+    nodes = sampling_nodes(task.shape, granularity)
+    setup = setup_graph(task.shape)
+    before = 0 if setup is None else len(setup.nodes)
+    return nodes[:before], nodes[before : before + count * (len(nodes) - before) // task.shape.steps]
+
+
+def _renamed(node: Node, prefix: str) -> Node:
+    """Return the node on prefixed variables. The next sample gets its own name, so that the step can be run again."""
+    outputs = ("next_sample" if name == "sample" else name for name in node.outputs)
+    inputs = tuple(prefix + name for name in node.inputs)
+    return replace(node, inputs=inputs, outputs=tuple(prefix + name for name in outputs))
+
+
+def _prefixed(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {prefix + name: value for name, value in values.items()}
