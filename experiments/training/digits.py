@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from cipherdm.datasets import Digits, load_mnist
 from cipherdm.errors import CipherDMError
 
+from .attention_scores import ScoreRecorder
 from .export import export, write_grid
 from .guidance import Guide, load_guide, train_guide
 from .identity_start import start_at_identity
 from .recipes import TrainingConfig, recipe, scheduler
 from .run import Objective, Run, go_on, stop_requested, torch_threads
-from .scores import ScoreRecorder
 
 
 def train(

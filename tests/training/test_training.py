@@ -11,11 +11,11 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from cipherdm.errors import CipherDMError
+from cipherdm_experiments.training.attention_scores import ScoreRecorder
 from cipherdm_experiments.training.candidates import candidates, costs
 from cipherdm_experiments.training.digits import batch_at, learning_rate, noise_levels, start, train
 from cipherdm_experiments.training.guidance import load_guide, train_guide
 from cipherdm_experiments.training.recipes import RECIPES, TrainingConfig
-from cipherdm_experiments.training.scores import ScoreRecorder
 
 SMALL = TrainingConfig(
     name="small",

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
+from ..attention_scores import ScoreRecorder
 from ..recipes import NOISE_SCHEDULE
-from ..scores import ScoreRecorder
 from .autoencoder import encode, normal
 from .captions import Caption
 from .pictures import Source, compose

@@ -14,9 +14,9 @@ from torch import nn
 
 from cipherdm.datasets import load_mnist
 
+from ..attention_scores import ScoreRecorder
 from ..classifier import LeNet
 from ..run import Run, go_on, stop_requested, torch_threads
-from ..scores import ScoreRecorder
 from .autoencoder import autoencoder_objective, build_autoencoder, scaling_factor
 from .captions import all_captions, balanced_captions
 from .denoiser import build_denoiser, denoiser_objective
