@@ -46,7 +46,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "records": ["record"],
         "sampling.pipeline": ["load_pipeline"],
         "sampling.sample": ["SamplingResult", "sample"],
-        "sampling.text_to_image": ["TextToImageResult", "text_to_image"],
+        "sampling.text_to_image": ["text_to_image"],
         "views.style": ["show"],
     },
 )

@@ -1,39 +1,28 @@
-"""Schedules as rows of coefficients.
+"""Schedules and guidance as rows of coefficients.
 
 A step of DDPM (Ho et al., arXiv 2006.11239, eq. 7) or DDIM (Song et al., arXiv 2010.02502, eq. 12) is linear in the sample,
-the model's output and fresh noise, and one of DPM-Solver++ (`dpmsolver`) also in those of the step before. The coefficients
-depend on nothing secret, so a schedule is a public table, computed here from the betas of a diffusers scheduler; the same
-table drives plaintext and secure sampling.
+the model's output and fresh noise. A step of DPM-Solver++ (2M; Lu et al., arXiv 2211.01095, algorithm 2) is also linear in
+the sample and output of the step before, so 10 to 15 steps suffice. Classifier-free guidance (Ho and Salimans, arXiv
+2207.12598) is linear in two outputs. The coefficients depend on nothing secret, so a schedule is a public table, computed
+here from the betas of a diffusers scheduler. The same table drives plaintext and secure sampling.
 """
-
-# FROM cipherdm.sampling.dpmsolver:
-# DPM-Solver++ (2M): a step that also remembers the one before it, so that 10 to 15 steps suffice.
-#
-# Lu et al., arXiv 2211.01095, algorithm 2: with lambda = log(alpha / sigma), h the step in lambda from s to t, and h' the step
-# before it, the predicted image is extrapolated,
-#
-#     D = (1 + h / (2 h')) x0_s - h / (2 h') x0_s',
-#     x_t = (sigma_t / sigma_s) x_s - alpha_t (exp(-h) - 1) D,
-#
-# and the first step, as the last one of a short schedule, takes D = x0_s. A predicted image is linear in the sample and the
-# model's output that it came from, so that all is one row of five factors. Remembering those two and not the image
-# keeps the factors small: a predicted image at high noise is a difference of numbers a hundred times its size.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import diffusers
 import numpy as np
 
 from .errors import CipherDMError
 
 SCHEDULERS = ("ddpm", "ddim", "dpmsolver++")
 
+BRANCHES = 2  # outputs per step with guidance: without the prompt (or with the negative one), and with it
+
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """A sampler's steps.
+    """Steps of a sampler.
 
     With `clip` None, a step is
 
@@ -44,14 +33,14 @@ class Schedule:
         x0 = clip(prediction[i] @ [sample, output], -r, r)
         sample <- coefficients[i] @ [sample, x0, noise]
 
-    A multistep schedule has two factors more, of the sample and the output of the step before.
+    A multistep schedule has two more factors, for the sample and the output of the step before.
 
     Attributes:
         name: one of SCHEDULERS.
-        timesteps: [steps] int64, descending: what the model is told.
-        coefficients: [steps, 3] float32, or [steps, 5] of a multistep schedule.
-        prediction: [steps, 2] float32: the predicted image as a combination of sample and model output.
-        clip: the range of the predicted image, or None for no clipping, which costs no comparison.
+        timesteps: [steps] int64, descending, as the model is told them.
+        coefficients: [steps, 3] float32, or [steps, 5] for a multistep schedule.
+        prediction: [steps, 2] float32, the predicted image as a combination of sample and model output.
+        clip: largest absolute value of the predicted image, or None for no clipping, which needs no comparison.
     """
 
     name: str
@@ -62,38 +51,40 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """The number of calls of the model."""
+        """Number of calls of the model."""
         return len(self.timesteps)
 
     @property
     def noisy(self) -> bool:
-        """Whether any step adds fresh noise."""
+        """True if any step adds fresh noise."""
         return bool(self.coefficients[:, 2].any())
 
     @property
     def multistep(self) -> bool:
-        """Whether a step needs the one before."""
+        """True if a step needs the one before."""
         return self.coefficients.shape[1] == 5
 
 
 def make_schedule(
     config: Mapping[str, Any], name: str, steps: int, *, eta: float = 0.0, clip: bool = False, start: int = 0
 ) -> Schedule:
-    """The coefficient rows of `steps` denoising steps, or of the last `steps - start` of them.
+    """Return the coefficient rows of `steps` denoising steps, or of the last `steps - start` of them.
 
     Args:
-        config: a diffusers scheduler's configuration (`scheduler_config.json`): betas, spacing, prediction type.
+        config: configuration of a diffusers scheduler (`scheduler_config.json`): betas, spacing, prediction type.
         name: "ddpm" (ancestral, with the configured variance_type), "ddim", or "dpmsolver++" (2M, midpoint).
         steps: denoising steps, 1 to num_train_timesteps.
-        eta: DDIM's share of fresh noise, 0 to 1; DDPM has its own and ignores this.
+        eta: DDIM's share of fresh noise, 0 to 1. DDPM has its own and ignores this.
         clip: clip the predicted image to the configured clip_sample_range at every step, and derive the noise again from
-            the clipped image (diffusers' use_clipped_model_output). The configuration's clip_sample is not consulted,
-            because clipping under MPC costs two comparisons a pixel: it happens only if asked for here.
-        start: how many of the first steps are left out, because sampling begins with a picture under less noise.
+            the clipped image (diffusers' use_clipped_model_output). The configuration's clip_sample is ignored: clipping
+            shares needs two comparisons per pixel, so it happens only if asked for here.
+        start: number of first steps to leave out, because sampling begins with an image under less noise.
 
     Raises:
         CipherDMError: an unknown scheduler or prediction type, or a number out of its range.
     """
+    import diffusers  # which brings PyTorch: importing this module should not take seconds
+
     if name not in SCHEDULERS:
         raise CipherDMError(f"unknown scheduler {name!r}: choose one of {', '.join(SCHEDULERS)}.")
     if name == "dpmsolver++" and clip:
@@ -114,21 +105,20 @@ def make_schedule(
     if not 0 <= start < steps:
         raise CipherDMError(f"of {steps} steps the first {start} cannot be left out; at least one must remain.")
     if name == "dpmsolver++":
-        timesteps, rows, prediction = dpmsolver_rows(config, steps, start)
-        return Schedule(name, timesteps, rows.astype(np.float32), prediction.astype(np.float32), None)
+        return _dpmsolver(scheduler, steps, start)
     scheduler.set_timesteps(steps)
     timesteps = scheduler.timesteps.numpy().astype(np.int64)
     now, before = _signal_levels(scheduler, name, timesteps)
     timesteps, now, before = timesteps[start:], now[start:], before[start:]
 
-    x0, eps = _predictions(scheduler.config.prediction_type, now)
+    x0, eps = _predictions(scheduler.config.prediction_type, np.sqrt(now), np.sqrt(1 - now))
     if name == "ddpm":
         sample, image, noise = _ddpm(scheduler.config.variance_type, now, before, timesteps)
         output = np.zeros_like(image)
     else:
         sample, image, output, noise = _ddim(eta, now, before)
     if clip:
-        # Noise as (sample - sqrt(now) x0) / sqrt(1 - now), from the clipped image.
+        # The noise is (sample - sqrt(now) x0) / sqrt(1 - now), where x0 is known only once it is clipped.
         sample = sample + output / np.sqrt(1 - now)
         image = image - output * np.sqrt(now / (1 - now))
         rows = [sample, image, noise]
@@ -144,7 +134,7 @@ def make_schedule(
 
 
 def _signal_levels(scheduler, name: str, timesteps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """alphas_cumprod at each timestep and at the one that follows it in sampling."""
+    """`alphas_cumprod` at each timestep and at the one that follows it in sampling."""
     levels = scheduler.alphas_cumprod.numpy().astype(np.float64)
     if name == "ddpm":
         previous, last = np.array([scheduler.previous_timestep(t) for t in timesteps]), 1.0
@@ -154,10 +144,12 @@ def _signal_levels(scheduler, name: str, timesteps: np.ndarray) -> tuple[np.ndar
     return levels[timesteps], np.where(previous >= 0, levels[np.maximum(previous, 0)], last)
 
 
-def _predictions(kind: str, now: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """The predicted image and the predicted noise, each as factors of (sample, model output)."""
-    signal, noise = np.sqrt(now), np.sqrt(1 - now)
-    one, zero = np.ones_like(now), np.zeros_like(now)
+_Factors = tuple[np.ndarray, np.ndarray]  # of the sample and of the model's output, each [steps]
+
+
+def _predictions(kind: str, signal: np.ndarray, noise: np.ndarray) -> tuple[_Factors, _Factors]:
+    """The predicted image and the predicted noise, where the sample is signal * image + noise * predicted noise."""
+    one, zero = np.ones_like(signal), np.zeros_like(signal)
     if kind == "epsilon":
         return (1 / signal, -noise / signal), (zero, one)
     if kind == "v_prediction":
@@ -191,34 +183,19 @@ def _ddim(eta: float, now: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, 
     return np.zeros_like(now), np.sqrt(before), direction, deviation
 
 
-BRANCHES = 2  # without the prompt (or with the negative one), and with it
+def _dpmsolver(scheduler, steps: int, start: int) -> Schedule:
+    """DPM-Solver++ (2M) from the step numbered `start` on.
 
+    With lambda = log(alpha / sigma), h the step in lambda from s to t, and h' the step before it, the predicted image is
+    extrapolated,
 
-def guided_coefficients(coefficients: np.ndarray, guidance_scale: float) -> np.ndarray:
-    """A schedule's rows [steps, 3] or [steps, 5] with the output's column in two: [steps, 4] or [steps, 7], float32.
+        D = (1 + h / (2 h')) x0_s - h / (2 h') x0_s',
+        x_t = (sigma_t / sigma_s) x_s - alpha_t (exp(-h) - 1) D,
 
-    The first of the two is for the output without the prompt, as diffusers puts it. With w the guidance scale their
-    factors are 1 - w and w times that of the output.
+    and the first step, like the last one of a short schedule, takes D = x0_s. The row of a step has factors of the sample,
+    the output, fresh noise (0), and the sample and the output of the step before. Remembering those two instead of the
+    image keeps factors small: a predicted image at high noise is a difference of numbers a hundred times its size.
     """
-    shares = np.array([1 - guidance_scale, guidance_scale])
-    columns = [coefficients[:, index : index + 1] for index in range(coefficients.shape[1])]
-    for index in (1, 4):  # the output, and that of the step before
-        if index < len(columns):
-            columns[index] = columns[index] * shares
-    return np.concatenate(columns, axis=1).astype(np.float32)
-
-
-def dpmsolver_rows(config: Mapping[str, Any], steps: int, start: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The rows of a schedule, float64, for a diffusers scheduler's configuration, from the step numbered `start` on.
-
-    Returns:
-        timesteps [n] int64 for the n = steps - start steps; factors [n, 5] of the sample, the output, fresh noise (0), the
-        sample of the step before and its output; and the predicted image's factors [n, 2] of sample and output.
-
-    Raises:
-        CipherDMError: a variant of the solver that is not this one.
-    """
-    scheduler = diffusers.DPMSolverMultistepScheduler.from_config(dict(config))
     for field, supported in {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}.items():
         if scheduler.config[field] != supported:
             raise CipherDMError(
@@ -228,14 +205,14 @@ def dpmsolver_rows(config: Mapping[str, Any], steps: int, start: int = 0) -> tup
     ratio = scheduler.sigmas.numpy().astype(np.float64)  # sigma / alpha, [steps + 1]
     alpha = 1 / np.sqrt(ratio**2 + 1)
     sigma = ratio * alpha
-    image, output = _predicted_image(scheduler.config.prediction_type, alpha[:-1], sigma[:-1])
+    (image, output), _ = _predictions(scheduler.config.prediction_type, alpha[:-1], sigma[:-1])
 
     decay = ratio[1:] / ratio[:-1]  # exp(-h)
     toward = alpha[1:] * (1 - decay)
     first_order = np.zeros(steps, bool)
     first_order[start] = True  # the first step that is taken has none before it
     first_order[-1] |= _ends_in_first_order(scheduler, steps)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore"):  # the last sigma may be 0, and that step is of first order
         h = -np.log(decay)
     share = np.zeros(steps)
     share[1:] = np.where(first_order[1:], 0.0, h[1:] / (2 * h[:-1]))
@@ -245,22 +222,30 @@ def dpmsolver_rows(config: Mapping[str, Any], steps: int, start: int = 0) -> tup
     rows[:, 1] = toward * (1 + share) * output
     rows[1:, 3] = -(toward * share)[1:] * image[:-1]
     rows[1:, 4] = -(toward * share)[1:] * output[:-1]
-    prediction = np.stack([image, output], axis=1)
-    return scheduler.timesteps.numpy().astype(np.int64)[start:], rows[start:], prediction[start:]
+    return Schedule(
+        name="dpmsolver++",
+        timesteps=scheduler.timesteps.numpy().astype(np.int64)[start:],
+        coefficients=rows[start:].astype(np.float32),
+        prediction=np.stack([image, output], axis=1)[start:].astype(np.float32),
+        clip=None,
+    )
 
 
 def _ends_in_first_order(scheduler, steps: int) -> bool:
-    """As diffusers decides for the last step: it goes to sigma = 0, where the second order has no value, or is one of few."""
+    """True if diffusers takes the last step in first order: it goes to sigma = 0, or is one of few."""
     config = scheduler.config
     return config.euler_at_final or (config.lower_order_final and steps < 15) or config.final_sigmas_type == "zero"
 
 
-def _predicted_image(kind: str, alpha: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The predicted image's factors of sample and model output."""
-    if kind == "epsilon":
-        return 1 / alpha, -sigma / alpha
-    if kind == "v_prediction":
-        return alpha, -sigma
-    if kind == "sample":
-        return np.zeros_like(alpha), np.ones_like(alpha)
-    raise CipherDMError(f"unsupported prediction_type {kind!r}: choose epsilon, v_prediction or sample.")
+def guided_coefficients(coefficients: np.ndarray, guidance_scale: float) -> np.ndarray:
+    """Split the output's column of rows [steps, 3] or [steps, 5] in two: [steps, 4] or [steps, 7], float32.
+
+    Guidance takes eps = eps_without + w (eps_with - eps_without), w the guidance scale. The output without the prompt
+    comes first, as in diffusers, with 1 - w times the factor of the output; the other has w times that factor.
+    """
+    shares = np.array([1 - guidance_scale, guidance_scale])
+    columns = [coefficients[:, index : index + 1] for index in range(coefficients.shape[1])]
+    for index in (1, 4):  # the output, and that of the step before
+        if index < len(columns):
+            columns[index] = columns[index] * shares
+    return np.concatenate(columns, axis=1).astype(np.float32)

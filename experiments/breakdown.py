@@ -31,7 +31,7 @@ from cipherdm.engine import CostReport, Graph, LocalCluster, Node, Plan, Spec, c
 from cipherdm.errors import CipherDMError
 from cipherdm.models import UNet, find_model, load_unet, unet_blocks
 from cipherdm.progress import Progress, ProgressBar
-from cipherdm.sampling.sample import Task
+from cipherdm.sampling import Task
 from cipherdm.sampling.steps import setup_graph, step_graph
 
 from .breakdown_calls import ProtocolCall, calls_of

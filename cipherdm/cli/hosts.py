@@ -99,7 +99,10 @@ def register(
         loaded, settings["guidance_scale"] = load_pipeline(folder), guidance_scale
     else:
         loaded = load_unet(folder)
-    made = sampling_model(name or folder.name, loaded, batch=pictures, granularity=granularity, **settings)
+    with ProgressBar("program") as bar:
+        made = sampling_model(
+            name or folder.name, loaded, batch=pictures, granularity=granularity, progress=bar, **settings
+        )
     with RemoteCluster(config) as cluster, ProgressBar("value") as bar:
         cluster.register(made, bar)
     typer.echo(f"Registered {made.name}: {len(made.values)} values, {len(made.plan.calls)} calls per run.")

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ..protocols import Protocols
     from ..sampling import SamplingResult
     from ..sampling.pipeline import Pipeline
-    from ..sampling.text_to_image import TextToImageResult
 
 
 def sample(
@@ -101,7 +100,7 @@ def write_comparison(
     out: Path,
     figure: "Figure",
     about: Mapping[str, Any],
-    secure: "SamplingResult | TextToImageResult",
+    secure: "SamplingResult",
     found: list[float],
 ) -> str:
     """Write the picture of a secure run, and beside it the record as .json; returns what to print.

@@ -17,13 +17,12 @@ from ..models import UNet, UNetConditionConfig, UNetConfig
 from ..owner import WeightsLayout
 from ..progress import Progress
 from ..protocols import FAST, Protocols, named
-from ..protocols.fixed import decode
 from ..sampling import Task, engine_for, make_task, sampling_nodes
 from ..sampling.pipeline import ClientComponents, Pipeline, decode_latents, embed_prompts
 from ..sampling.roles import client_values
 from ..sampling.sample import Granularity, SamplingResult
 from ..sampling.steps import StepShape
-from ..sampling.text_to_image import TextToImageResult, text_to_image_task
+from ..sampling.text_to_image import text_to_image_task
 from ..schedules import BRANCHES, Schedule, make_schedule
 from .model import Model
 from .remote import RemoteCluster
@@ -46,6 +45,7 @@ def sampling_model(
     guidance_scale: float | None = None,
     protocols: Protocols = FAST,
     granularity: Granularity | None = None,
+    progress: Progress | None = None,
 ) -> Model:
     """Return a model that clients can sample from once it is registered, with labels or with prompts.
 
@@ -61,6 +61,7 @@ def sampling_model(
         clip: see `cipherdm.sample`; not for prompts.
         guidance_scale: see `cipherdm.text_to_image`; for prompts only, 7.5 by default.
         granularity: see `cipherdm.sample`; "block" for prompts and "step" otherwise by default.
+        progress: called before each program is compiled.
 
     Raises:
         CipherDMError: an argument that `cipherdm.sample` or `cipherdm.text_to_image` refuses, or a protocol set without a name.
@@ -79,14 +80,14 @@ def sampling_model(
         settings["guidance_scale"] = _GUIDANCE_SCALE if guidance_scale is None else guidance_scale
         task = text_to_image_task(model, [""] * batch, protocols=protocols, **settings)
         about = {"kind": _PROMPTS, "branches": task.shape.branches, **settings}
-        return _registrable(name, task, model.unet, granularity or "block", about)
+        return _registrable(name, task, model.unet, granularity or "block", about, progress)
     if guidance_scale is not None:
         raise CipherDMError("guidance_scale is for models with prompts; leave it out for a U-Net.")
     settings["clip"] = clip
     classes = getattr(model.config, "num_class_embeds", None)
     who = {"count": batch} if classes is None else {"labels": [0] * batch}
     task = make_task(model, protocols=protocols, **who, **settings)
-    return _registrable(name, task, model, granularity or "step", {**settings, "kind": _LABELS})
+    return _registrable(name, task, model, granularity or "step", {**settings, "kind": _LABELS}, progress)
 
 
 def images_of(
@@ -100,7 +101,7 @@ def images_of(
     components: ClientComponents | None = None,
     seed: int | None = None,
     progress: Progress | None = None,
-) -> SamplingResult | TextToImageResult:
+) -> SamplingResult:
     """Ask for images of a registered model. Only this process sees labels, prompts, noise, latents and images.
 
     Args:
@@ -143,17 +144,22 @@ def images_of(
         answer = cluster.request(name, inputs, progress)
         samples.append(answer.outputs["sample"])
         cost = answer.cost if cost is None else cost + answer.cost
-    sampled, bits = np.concatenate(samples), shape.protocols.value_bits
-    if bits is not None:
-        sampled = decode(sampled, bits, shape.ring)
+    sampled = shape.decoded(np.concatenate(samples))
     if components is None:
         return SamplingResult(sampled, cost)
-    return TextToImageResult(decode_latents(components, sampled), sampled, cost)
+    return SamplingResult(decode_latents(components, sampled), cost, latents=sampled)
 
 
-def _registrable(name: str, task: Task, unet: UNet, granularity: Granularity, about: Mapping[str, Any]) -> Model:
+def _registrable(
+    name: str,
+    task: Task,
+    unet: UNet,
+    granularity: Granularity,
+    about: Mapping[str, Any],
+    progress: Progress | None,
+) -> Model:
     """Return a task, made with `ring=True`, as a model to register: of the client's values only the shapes are kept."""
-    plan = compile_plan(sampling_nodes(task.shape, granularity), task.specs, keep=["sample"])
+    plan = compile_plan(sampling_nodes(task.shape, granularity), task.specs, keep=["sample"], progress=progress)
     public = {
         "config": unet.config.to_diffusers(),
         "scheduler_config": dict(unet.scheduler_config),
@@ -180,16 +186,13 @@ def _described(cluster: RemoteCluster, name: str, kind: str) -> tuple[StepShape,
         about["scheduler_config"], about["scheduler"], about["steps"], eta=about["eta"], clip=about.get("clip", False)
     )
     config = UNetConditionConfig if kind == _PROMPTS else UNetConfig
-    shape = StepShape(
+    shape = StepShape.of(
         config.from_diffusers(about["config"]),
         named(about["protocols"]),
         WeightsLayout((), (), ()),  # a client does not need it
-        schedule.steps,
-        about["pictures"],
-        schedule.noisy,
-        schedule.clip,
+        schedule,
+        batch=about["pictures"],
         ring=True,
-        multistep=schedule.multistep,
         branches=about.get("branches", 1),
     )
     return shape, schedule

@@ -1,8 +1,9 @@
-"""Schedules, the denoising step, and sampling in plaintext and on shares."""
+"""The denoising step, and sampling in plaintext and on shares."""
 
+from .roles import Task as Task
 from .sample import Granularity as Granularity
 from .sample import SamplingResult as SamplingResult
-from .sample import Task as Task
+from .sample import Settings as Settings
 from .sample import engine_for as engine_for
 from .sample import make_task as make_task
 from .sample import plaintext_steps as plaintext_steps

@@ -1,8 +1,8 @@
-"""Classifier-free guidance: the U-Net is asked twice in one batch, with the prompt and without, and the answers are combined.
+"""Classifier-free guidance: the U-Net is asked twice in one batch, without the prompt and with it.
 
-Ho and Salimans, arXiv 2207.12598: eps = eps_without + w (eps_with - eps_without). A step of a schedule is linear in the
-model's output, so that the combination costs nothing: its factors go into the schedule's table. And what the U-Net computes
-before it first attends to the prompt is the same in both branches. It is computed once, and copied where it is read.
+Combining the two outputs costs nothing, because the factors go into the schedule's table
+(`cipherdm.schedules.guided_coefficients`). What the U-Net computes before it first attends to the prompt is equal in both
+branches: it is computed once, and copied where it is read.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from ..engine import Node
 
 @dataclass(frozen=True)
 class Branches:
-    """A value of images [B, ...] for each of several branches: [count * B, ...]. Free on shares."""
+    """Copy a value of images [B, ...] for each of several branches: [count * B, ...]. Free on shares."""
 
     count: int
     __name__ = "branches"
@@ -25,17 +25,17 @@ class Branches:
 
 
 def with_branches(nodes: Sequence[Node], of_prompt: Iterable[str], count: int) -> list[Node]:
-    """The nodes of a U-Net, with copies for all branches of what reads the prompt's values and of what reads copies.
+    """Add copies for all branches to the nodes of a U-Net, where a node first needs them.
 
     Args:
-        nodes: in order of execution, from "sample" to "eps".
+        nodes: nodes in order of execution, from "sample" to "eps".
         of_prompt: names of values that were made from the prompts of all branches.
-        count: of branches; with one, nothing changes.
+        count: number of branches; with one, nothing changes.
     """
     if count == 1:
         return list(nodes)
     branched: set[str] = set(of_prompt)
-    shared = {"sample"}  # values of images that are the same in all branches
+    shared = {"sample"}  # values of images that are equal in all branches
     names: dict[str, str] = {}  # of their copies
     result: list[Node] = []
 

@@ -1,9 +1,11 @@
-"""Who brings what into a sampling run: the model owner's values, the client's, and what everyone may know."""
+"""Values of a sampling run by role: the model owner's, the client's, and what everyone may know."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from ..engine import Session, Spec
 from ..errors import CipherDMError
 from ..models import UNetConfig
 from ..owner import PreparedWeights
@@ -15,8 +17,41 @@ from .steps import COEFFICIENT_BITS, MEMORY, TIME_TERM, WEIGHTS, StepShape
 Values = dict[str, np.ndarray]
 
 
+@dataclass(frozen=True, eq=False)
+class Task:
+    """All that a run needs: the public shape, and the values that each role brings, as they are to be shared.
+
+    Attributes:
+        shape: what the step's functions depend on.
+        owner: the model owner's arrays, to be secret-shared.
+        client: the client's arrays, to be secret-shared.
+        public: what all parties may know.
+    """
+
+    shape: StepShape
+    owner: Values
+    client: Values
+    public: Values
+
+    @property
+    def specs(self) -> dict[str, Spec]:
+        """Shape, dtype and visibility of all values."""
+        specs = {name: Spec.of(np.asarray(array)) for name, array in (self.owner | self.client).items()}
+        return specs | {name: Spec.of(np.asarray(array), public=True) for name, array in self.public.items()}
+
+    def share(self, session: Session) -> None:
+        """Send the parties their shares."""
+        session.share(self.owner)
+        session.share(self.client)
+        session.share(self.public, public=True)
+
+    def decoded(self, sample: np.ndarray) -> np.ndarray:
+        """Real numbers from a sample as the parties hold it."""
+        return self.shape.decoded(sample)
+
+
 def owner_values(weights: PreparedWeights, shape: StepShape) -> Values:
-    """What the model owner shares: the weights, and tables of what changes with the step or with the class.
+    """Return what the model owner shares: the weights, and tables of what changes with the step or with the class.
 
     "step_table" is [steps, width]; "class_table" is [classes, steps, width], from which the client's secret label picks
     a row, or "class_rows" [1, steps, width] if the model has no classes.
@@ -47,17 +82,17 @@ def client_values(
     start: np.ndarray | None = None,
     prompts: np.ndarray | None = None,
 ) -> Values:
-    """What the client shares: its labels as one-hot rows or its prompts, and all noise, known to nobody else.
+    """Return what the client shares: its labels as one-hot rows or its prompts, and all noise, known to nobody else.
 
     "sample" [B, C, H, W] is the initial noise, "noise" [steps, B, C, H, W] the fresh noise of each step, if the schedule
-    has any. The generator is NumPy's, seeded by `seed`: a client in earnest draws an unpredictable one.
+    has any. The generator is NumPy's, seeded by `seed`; in production a client draws an unpredictable seed.
 
     Args:
-        labels: of the pictures, for a model with classes.
-        schedule: whose fresh noise is drawn.
-        shape: of the step.
-        seed: of the noise.
-        start: what sampling starts from instead of noise, in the shape of "sample".
+        labels: labels of the images, for a model with classes.
+        schedule: schedule whose fresh noise is drawn.
+        shape: shape of the step.
+        seed: seed of the noise.
+        start: array to start from instead of noise, in the shape of "sample".
         prompts: embeddings [branches * B, tokens, width] that the model attends to, "encoder_hidden_states".
 
     Raises:
@@ -74,7 +109,7 @@ def client_values(
     if bits is not None:
         values = {name: encode(array, bits, shape.ring) for name, array in values.items()}
     if shape.multistep:
-        # Nothing is before the first step, whose factors of it are 0.
+        # There is no step before the first; its factors for these are 0.
         outputs = np.concatenate([values["sample"]] * shape.branches)
         values |= dict(zip(MEMORY, (values["sample"], outputs), strict=True))
     if labels is not None:
@@ -84,19 +119,20 @@ def client_values(
 
 
 def public_values(schedule: Schedule, shape: StepShape) -> Values:
-    """The schedule, which all parties may know: coefficients, timesteps, and the number of each step as "step.i"."""
+    """Return what all parties may know: coefficients, timesteps, and the number of each step as "step.i"."""
     tables = {"coefficients": schedule.coefficients, "prediction": schedule.prediction}
     if shape.protocols.value_bits is not None:
         tables = {name: encode(table, COEFFICIENT_BITS, shape.ring) for name, table in tables.items()}
-    values = {
-        **tables,
-        "timesteps": schedule.timesteps.astype(np.float32)[:, None],
-    }
+    values = {**tables, "timesteps": schedule.timesteps.astype(np.float32)[:, None]}
     return values | {f"step.{i}": np.int32(i) for i in range(schedule.steps)}
 
 
 def one_hot(labels: Sequence[int], config: UNetConfig) -> np.ndarray:
-    """Labels as float32 rows [B, num_class_embeds] with a single one. Raises CipherDMError for a label out of range."""
+    """Return labels as float32 rows [B, num_class_embeds] with a single one.
+
+    Raises:
+        CipherDMError: a label is out of range, or the model has no classes.
+    """
     classes = config.num_class_embeds
     if classes is None:
         raise CipherDMError("this model has no classes; leave the labels out and say how many images you want.")
@@ -107,6 +143,6 @@ def one_hot(labels: Sequence[int], config: UNetConfig) -> np.ndarray:
 
 
 def _side_by_side(arrays: Mapping[str, np.ndarray], axes: int) -> np.ndarray:
-    """Arrays with the same first `axes` axes, flattened after those and put side by side, float32."""
+    """Flatten arrays after their first `axes` axes, which are equal, and put them side by side; float32."""
     rows = [array.reshape(*array.shape[:axes], -1) for array in arrays.values()]
     return np.concatenate(rows, axis=axes).astype(np.float32)

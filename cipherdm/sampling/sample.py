@@ -8,15 +8,15 @@ from typing import Literal
 import jax
 import numpy as np
 
-from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node, Session, Spec, compile_plan
+from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node, Session, compile_plan
 from ..errors import CipherDMError
 from ..models import UNet, check_takes_no_prompt
 from ..owner import prepare_weights
 from ..progress import Progress
 from ..protocols import DIRECT, Protocols
-from ..protocols.fixed import ENGINE_FRACTION_BITS, decode
-from ..schedules import make_schedule
-from .roles import Values, client_values, owner_values, public_values
+from ..protocols.fixed import ENGINE_FRACTION_BITS
+from ..schedules import BRANCHES, Schedule, guided_coefficients, make_schedule
+from .roles import Task, client_values, owner_values, public_values
 from .steps import Loop, StepShape, setup_graph, step_graph
 
 Granularity = Literal["block", "step", "loop"]
@@ -24,17 +24,19 @@ Granularity = Literal["block", "step", "loop"]
 
 @dataclass(frozen=True, eq=False)
 class SamplingResult:
-    """What the client holds in the end.
+    """Result of a sampling run, held by the client.
 
     Attributes:
         images: float32 [B, C, H, W], nominally in [-1, 1], not clipped.
-        cost: what the run cost the parties, without sharing and revealing; None for a run in plaintext.
-        peak_memory: bytes that each party's process held at most, by rank; empty for a run in plaintext.
+        cost: cost of the run to the parties, without sharing and revealing; None for a run in plaintext.
+        peak_memory: largest number of bytes that each party's process held, by rank; empty for a run in plaintext.
+        latents: float32 [B, C, h, w] that a VAE decoded to the images, or None for a model without one.
     """
 
     images: np.ndarray
     cost: CostReport | None = None
     peak_memory: tuple[int, ...] = ()
+    latents: np.ndarray | None = None
 
 
 def sample(
@@ -55,25 +57,25 @@ def sample(
 ) -> SamplingResult:
     """Draw images from a diffusion model, secretly if there is a cluster.
 
-    On a cluster the weights, the labels, all noise, every intermediate value and the images are secret-shared, and the
-    images are put together here, by the client, alone. Public are the architecture, the schedule, the batch size and the
-    protocols. This function plays both roles, model owner and client; `owner_values` and `client_values` keep them apart.
+    On a cluster the weights, the labels, all noise, every intermediate value and the images are secret-shared. Only the
+    client puts the images together, here. Public are the architecture, the schedule, the batch size and the protocol set.
+    This function plays both roles, model owner and client; `owner_values` and `client_values` keep them apart.
 
     Args:
         unet: the model, with its scheduler's configuration.
-        cluster: three parties, or None to compute here in plaintext, from the same noise and with the same protocols:
-            with DIRECT the reference, with others the emulation of a secure run.
-        labels: one class a picture, for conditional models.
-        count: how many pictures, for models without classes.
+        cluster: three parties, or None to compute here in plaintext from the same noise: with DIRECT the reference, with
+            other protocol sets the emulation of a secure run.
+        labels: class of each image, for models with classes.
+        count: number of images, for models without classes.
         steps: denoising steps.
         scheduler: "ddim", "ddpm" or "dpmsolver++".
         eta: DDIM's share of fresh noise, 0 to 1.
-        clip: clip the predicted image to the data's range at every step, at the price of two comparisons a pixel.
-        protocols: how nonlinear functions and layers are computed.
-        seed: of the client's noise.
-        granularity: what becomes one program: each "block" (costs by block), each "step", or the whole "loop".
-        engine: how the parties compute; what `engine_for(protocols)` says by default.
-        progress: called as `progress(done, total, label)`; only with a cluster.
+        clip: clip the predicted image to the data's range at every step, which takes two comparisons per pixel.
+        protocols: protocol set that nonlinear functions and layers are computed with.
+        seed: seed of the client's noise.
+        granularity: part that becomes one program: each "block" (costs by block), each "step", or the whole "loop".
+        engine: settings of the parties' engine; by default `engine_for(protocols)`.
+        progress: called while programs are compiled and run, see `cipherdm.progress.Progress`; only with a cluster.
 
     Raises:
         CipherDMError: an unknown scheduler, a number of steps or a label out of range, or a failure of the cluster.
@@ -93,119 +95,135 @@ def sample(
     return run_task(task, cluster, granularity=granularity, engine=engine, progress=progress)
 
 
+def make_task(
+    unet: UNet, *, labels: Sequence[int] | None = None, count: int | None = None, clip: bool = False, **settings
+) -> Task:
+    """Return what `sample` runs for the same arguments.
+
+    Args:
+        unet: the model.
+        labels: class of each image, for models with classes.
+        count: number of images, for models without classes.
+        clip: see `sample`.
+        settings: fields of `Settings`.
+
+    Raises:
+        CipherDMError: an argument is out of its range.
+    """
+    check_takes_no_prompt(unet)
+    chosen = Settings(**settings)
+    schedule = chosen.schedule(unet, clip=clip)
+    return chosen.task(unet, schedule, _batch(unet, labels, count), labels=labels)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a run that models with labels and models with prompts share.
+
+    Attributes:
+        steps: denoising steps.
+        scheduler: "ddim", "ddpm" or "dpmsolver++".
+        eta: DDIM's share of fresh noise, 0 to 1.
+        protocols: protocol set that nonlinear functions and layers are computed with.
+        seed: seed of the client's noise.
+        ring: True for three parties, False for plaintext.
+    """
+
+    steps: int = 20
+    scheduler: str = "ddim"
+    eta: float = 0.0
+    protocols: Protocols = DIRECT
+    seed: int = 0
+    ring: bool = True
+
+    def schedule(self, unet: UNet, **options) -> Schedule:
+        """The coefficients of all steps; `options` are those of `make_schedule`.
+
+        Raises:
+            CipherDMError: the model has no scheduler, or a number is out of its range.
+        """
+        if unet.scheduler_config is None:
+            raise CipherDMError("this model has no scheduler: put its scheduler_config.json beside its config.json.")
+        return make_schedule(unet.scheduler_config, self.scheduler, self.steps, eta=self.eta, **options)
+
+    def task(
+        self,
+        unet: UNet,
+        schedule: Schedule,
+        batch: int,
+        *,
+        labels: Sequence[int] | None = None,
+        prompts: np.ndarray | None = None,
+        start: np.ndarray | None = None,
+        guidance_scale: float = 1.0,
+    ) -> Task:
+        """Prepare the owner's weights and draw the client's noise.
+
+        Args:
+            unet: the model.
+            schedule: schedule of the run.
+            batch: number of images.
+            labels, prompts, start: see `client_values`.
+            guidance_scale: weight of the prompt; 1 is no guidance.
+        """
+        guided = guidance_scale > 1
+        weights = prepare_weights(unet, schedule.timesteps, self.protocols)
+        shape = StepShape.of(
+            unet.config,
+            self.protocols,
+            weights.layout,
+            schedule,
+            batch=batch,
+            ring=self.ring,
+            branches=BRANCHES if guided else 1,
+        )
+        values = client_values(labels, schedule, shape, self.seed, start=start, prompts=prompts)
+        if guided:
+            schedule = replace(schedule, coefficients=guided_coefficients(schedule.coefficients, guidance_scale))
+        return Task(shape, owner_values(weights, shape), values, public_values(schedule, shape))
+
+
 def run_task(
-    task: "Task",
+    task: Task,
     cluster: LocalCluster | None,
     *,
     granularity: Granularity = "block",
     engine: EngineConfig | None = None,
     progress: Progress | None = None,
 ) -> SamplingResult:
-    """Run what a task holds, on a cluster or in plaintext; the arguments are those of `sample`.
+    """Run a task on a cluster or in plaintext; the other arguments are those of `sample`.
 
     Raises:
         CipherDMError: an unknown granularity, or a failure of the cluster.
     """
     if cluster is None:
-        return SamplingResult(_run_plaintext(task))
+        *_, last = plaintext_steps(task)
+        return SamplingResult(task.decoded(np.asarray(last["sample"])))
     session = cluster.session(engine_for(task.shape.protocols) if engine is None else engine)
     return _run_secure(session, task, granularity, progress)
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """All that a run needs: the public shape, and who brings which values, as they are to be shared.
-
-    Attributes:
-        shape: what the step's functions depend on.
-        owner: the model owner's arrays, to be secret-shared.
-        client: the client's arrays, to be secret-shared.
-        public: what all parties may know.
-    """
-
-    shape: StepShape
-    owner: Values
-    client: Values
-    public: Values
-
-    @property
-    def specs(self) -> dict[str, Spec]:
-        """Shape, dtype and visibility of all values."""
-        specs = {name: Spec.of(np.asarray(array)) for name, array in (self.owner | self.client).items()}
-        return specs | {name: Spec.of(np.asarray(array), public=True) for name, array in self.public.items()}
-
-    def share(self, session: Session) -> None:
-        """Send the parties their shares."""
-        session.share(self.owner)
-        session.share(self.client)
-        session.share(self.public, public=True)
-
-    def decoded(self, images: np.ndarray) -> np.ndarray:
-        """The images from a revealed "sample"."""
-        bits = self.shape.protocols.value_bits
-        return images if bits is None else decode(images, bits, self.shape.ring)
-
-
 def engine_for(protocols: Protocols) -> EngineConfig:
-    """How parties compute with a set: SPU's defaults, or with the fraction bits that `Fixed` numbers are made for."""
+    """Engine settings for a protocol set: SPU's defaults, or with the fraction bits that `Fixed` numbers are made for."""
     return EngineConfig() if protocols.value_bits is None else EngineConfig(fraction_bits=ENGINE_FRACTION_BITS)
-
-
-def make_task(
-    unet: UNet,
-    *,
-    labels: Sequence[int] | None = None,
-    count: int | None = None,
-    steps: int = 20,
-    scheduler: str = "ddim",
-    eta: float = 0.0,
-    clip: bool = False,
-    protocols: Protocols = DIRECT,
-    seed: int = 0,
-    ring: bool = True,
-) -> Task:
-    """What `sample` runs, for the same arguments; with `ring` for three parties, otherwise for plaintext.
-
-    Raises:
-        CipherDMError: as `sample`, for the arguments.
-    """
-    check_takes_no_prompt(unet)
-    if unet.scheduler_config is None:
-        raise CipherDMError("this model has no scheduler: put its scheduler_config.json beside its config.json.")
-    schedule = make_schedule(unet.scheduler_config, scheduler, steps, eta=eta, clip=clip)
-    batch = _batch(unet, labels, count)
-    weights = prepare_weights(unet, schedule.timesteps, protocols)
-    shape = StepShape(
-        unet.config,
-        protocols,
-        weights.layout,
-        schedule.steps,
-        batch,
-        schedule.noisy,
-        schedule.clip,
-        ring,
-        schedule.multistep,
-    )
-    client = client_values(labels, schedule, shape, seed)
-    return Task(shape, owner_values(weights, shape), client, public_values(schedule, shape))
 
 
 def _batch(unet: UNet, labels: Sequence[int] | None, count: int | None) -> int:
     conditional = unet.config.num_class_embeds is not None
     if conditional and not labels:
         raise CipherDMError(
-            f"this model is conditional: give a label of 0 to {unet.config.num_class_embeds - 1} a picture."
+            f"this model is conditional: give each image a label of 0 to {unet.config.num_class_embeds - 1}."
         )
     if not conditional and labels:
         raise CipherDMError("this model has no classes; leave the labels out and say how many images you want.")
     batch = len(labels) if conditional else (1 if count is None else count)
     if batch < 1 or (conditional and count not in (None, batch)):
-        raise CipherDMError(f"count is {count}, but there must be at least one picture, and one for each label.")
+        raise CipherDMError(f"count is {count}, but there must be at least one image, and one per label.")
     return batch
 
 
 def plaintext_steps(task: Task, step: Graph | None = None) -> Iterator[dict[str, jax.Array]]:
-    """Sample here and now: yield what each step returns, by name ("sample" and what a multistep schedule remembers).
+    """Sample in plaintext, and yield what each step returns, by name: "sample", and the memory of a multistep schedule.
 
     Args:
         task: made with `ring=False`.
@@ -222,11 +240,6 @@ def plaintext_steps(task: Task, step: Graph | None = None) -> Iterator[dict[str,
         yield outputs
 
 
-def _run_plaintext(task: Task) -> np.ndarray:
-    *_, last = plaintext_steps(task)
-    return task.decoded(np.asarray(last["sample"]))
-
-
 def _run(graph: Graph, values: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
     return _jitted(graph)(*(values[name] for name in graph.inputs))
 
@@ -238,7 +251,7 @@ def _jitted(graph: Graph):
 
 def _run_secure(session: Session, task: Task, granularity: Granularity, progress: Progress | None) -> SamplingResult:
     nodes = sampling_nodes(task.shape, granularity)
-    plan = compile_plan(nodes, task.specs, keep=["sample"])
+    plan = compile_plan(nodes, task.specs, keep=["sample"], progress=progress)
     try:
         task.share(session)
         cost = session.run(plan, progress and _with_step(progress, nodes, task.shape.steps))
@@ -251,7 +264,7 @@ def _run_secure(session: Session, task: Task, granularity: Granularity, progress
 
 
 def sampling_nodes(shape: StepShape, granularity: Granularity) -> list[Node]:
-    """The whole run as nodes, each of which becomes one program call.
+    """Return the whole run as nodes, each of which becomes one program call.
 
     Raises:
         CipherDMError: an unknown granularity.
@@ -272,7 +285,7 @@ def _at_step(node: Node, index: int) -> Node:
 
 
 def _with_step(progress: Progress, nodes: list[Node], steps: int) -> Progress:
-    """`progress`, with the number of the step in each label."""
+    """Return `progress` with the number of the step in each label."""
     numbers = [next((int(name[5:]) + 1 for name in node.inputs if name.startswith("step.")), None) for node in nodes]
     first = 0
     for index, number in enumerate(numbers):

@@ -1,7 +1,7 @@
-"""One denoising step as a graph of named functions: the one definition that is run in plaintext, emulated, and on shares."""
+"""One denoising step as a graph of named functions: the one definition that is run in plaintext, emulated, and on shares.
 
-# FROM cipherdm.sampling.scheduler_step:
-# The last part of a denoising step: the sample of the next one, a combination of arrays with public factors.
+Its last node is `SchedulerStep`, which combines arrays with public factors to the next sample.
+"""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,8 @@ from ..models import CONTEXT_KINDS, TIME_KINDS, Block, UNetConditionConfig, UNet
 from ..owner import WeightsLayout
 from ..protocols import Protocols
 from ..protocols.fast import WEIGHT_BITS
-from ..protocols.fixed import Fixed, matmul
+from ..protocols.fixed import Fixed, decode, matmul
+from ..schedules import Schedule
 from .guidance import with_branches
 
 WEIGHTS = "unet/"  # prefix of the weights' names, which are otherwise diffusers'
@@ -32,17 +33,17 @@ class StepShape:
     """What a step's functions depend on besides arrays; everything here is public.
 
     Attributes:
-        config: the architecture.
-        protocols: the functions it is computed with.
+        config: architecture.
+        protocols: functions that the step is computed with.
         weights: names and shapes of what the owner shares.
         steps: denoising steps of the schedule.
-        batch: images at a time.
-        noisy: whether the schedule adds fresh noise.
-        clip: the range that the predicted image is clipped to at each step, or None.
-        ring: whether `Fixed` numbers are words of SPU's ring or, in plaintext, real numbers. Sets without `Fixed` numbers
-            do not ask.
-        multistep: whether a step needs the sample and the output of the one before.
-        branches: how many prompts the U-Net is asked with for each image: 2 with classifier-free guidance.
+        batch: number of images.
+        noisy: True if the schedule adds fresh noise.
+        clip: range that the predicted image is clipped to at each step, or None.
+        ring: True if `Fixed` numbers are words of SPU's ring; in plaintext they are real numbers. Sets without `Fixed`
+            numbers ignore it.
+        multistep: True if a step needs the sample and the output of the one before.
+        branches: number of prompts that the U-Net is asked with for each image: 2 with classifier-free guidance.
     """
 
     config: UNetConfig | UNetConditionConfig
@@ -56,25 +57,54 @@ class StepShape:
     multistep: bool = False
     branches: int = 1
 
+    @classmethod
+    def of(
+        cls,
+        config: UNetConfig | UNetConditionConfig,
+        protocols: Protocols,
+        weights: WeightsLayout,
+        schedule: Schedule,
+        *,
+        batch: int,
+        ring: bool = False,
+        branches: int = 1,
+    ) -> "StepShape":
+        """The shape of a step of a schedule."""
+        return cls(
+            config=config,
+            protocols=protocols,
+            weights=weights,
+            steps=schedule.steps,
+            batch=batch,
+            noisy=schedule.noisy,
+            clip=schedule.clip,
+            ring=ring,
+            multistep=schedule.multistep,
+            branches=branches,
+        )
+
     @property
     def state(self) -> tuple[str, ...]:
-        """The names of what one step hands to the next, the sample first."""
+        """Names of what one step hands to the next, the sample first."""
         return ("sample", *MEMORY) if self.multistep else ("sample",)
 
     @property
     def image_shape(self) -> tuple[int, int, int, int]:
         """[batch, channels, height, width] of the sample."""
-        size = self.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return (self.batch, self.config.in_channels, height, width)
+        return (self.batch, *self.config.sample_shape)
+
+    def decoded(self, sample: np.ndarray) -> np.ndarray:
+        """Real numbers from a sample as the parties hold it."""
+        bits = self.protocols.value_bits
+        return sample if bits is None else decode(sample, bits, self.ring)
 
 
 def setup_graph(shape: StepShape) -> Graph | None:
-    """What is computed once before the first step, or None if there is nothing.
+    """Return what is computed once before the first step, or None if there is nothing.
 
-    For secret classes, the rows of the owner's table: the one-hot rows [B, classes] times the table [classes, steps, width]
-    pick by one matrix product, so that no party learns which. For secret prompts, the keys and values of each
-    cross-attention.
+    For secret classes these are rows of the owner's table, picked by one matrix product of the one-hot rows [B, classes]
+    with the table [classes, steps, width], so that no party learns which. For secret prompts they are the keys and values
+    of each cross-attention.
     """
     nodes = []
     if shape.weights.by_class and shape.config.num_class_embeds not in (None, 1):
@@ -87,7 +117,7 @@ def setup_graph(shape: StepShape) -> Graph | None:
 
 
 def step_graph(shape: StepShape) -> Graph:
-    """One denoising step: (weights, tables, sample, step, coefficients, ...) to the next sample, and what it remembers."""
+    """Return one denoising step, from weights, tables, sample, step and coefficients to the next sample and the memory."""
     weights = shape.weights
     words = shape.ring and shape.protocols.value_bits is not None
     nodes = []
@@ -114,7 +144,7 @@ def step_graph(shape: StepShape) -> Graph:
 class BlockFunction:
     """A block as a function of arrays: first its parameters, then its inputs.
 
-    Where the protocols compute on `Fixed` numbers, arrays become such at the beginning, and results are truncated at the end.
+    Where the protocols compute on `Fixed` numbers, arrays are loaded as such first, and results are truncated at the end.
     """
 
     block_function: Callable
@@ -147,7 +177,9 @@ class BlockFunction:
 
 @dataclass(frozen=True)
 class SplitRow:
-    """(table, step []) to the arrays that the table holds side by side at that step; `axis` is the table's axis of steps.
+    """Function of (table, step []) to the arrays that the table holds side by side at that step.
+
+    `axis` is the table's axis of steps.
 
     With `words` the row is cut as words of the ring, so that one conversion serves all pieces of a step's program.
     """
@@ -169,7 +201,7 @@ class SplitRow:
 
 @dataclass(frozen=True)
 class Loop:
-    """A step graph repeated in one program; its index is public. Inputs are the step's without "step"; so are outputs."""
+    """A step graph repeated in one program, with a public index. Inputs are the step's, without "step"."""
 
     step: Graph
     steps: int
@@ -177,7 +209,7 @@ class Loop:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The step's inputs but for "step"."""
+        """Names of the step's inputs, without "step"."""
         return tuple(name for name in self.step.inputs if name != "step")
 
     def __call__(self, *arrays):
@@ -192,13 +224,13 @@ class Loop:
 
 
 def pick_class_rows(class_onehot, class_table):
-    """class_onehot [B, classes] and class_table [classes, steps, width] to [B, steps, width]."""
+    """Multiply class_onehot [B, classes] and class_table [classes, steps, width] to rows [B, steps, width]."""
     classes, steps, width = class_table.shape
     return jnp.matmul(class_onehot, class_table.reshape(classes, steps * width)).reshape(-1, steps, width)
 
 
 def pick_class_words(class_onehot, class_table):
-    """`pick_class_rows` on words: the labels are encoded with no fraction bits, so that nothing has to be truncated."""
+    """`pick_class_rows` on words. Labels are encoded with no fraction bits, so nothing has to be truncated."""
     onehot, table = (Fixed.load(array, 0, True) for array in (class_onehot, class_table))
     classes, steps, width = table.shape
     return matmul(onehot, table.reshape(classes, steps * width)).reshape(-1, steps, width).store()
@@ -210,12 +242,12 @@ def _split_node(table: str, entries: tuple, axis: int, words: bool) -> Node:
 
 
 def value_name(name: str) -> str:
-    """Time terms are values between blocks, under their own name; all else in the owner's tables is weights."""
+    """Name of a piece of the owner's tables: time terms are values between blocks, everything else is weights."""
     return name if name.endswith(TIME_TERM) else WEIGHTS + name
 
 
 def block_node(block: Block, shape: StepShape) -> Node:
-    """A block with all that the owner prepared for its layers: diffusers' weights, or others beside them or in their place."""
+    """Return a block with all that the owner prepared for its layers, whether by diffusers' names or by others."""
     layout = shape.weights
     layers = {full.rpartition(".")[0]: local.rpartition(".")[0] for local, full in block.params}
     weights, bits = {}, dict(layout.bits)
@@ -240,22 +272,23 @@ def block_node(block: Block, shape: StepShape) -> Node:
 
 
 def _split(static: tuple[tuple[str, int], ...]) -> list[tuple[tuple[str, str], int]]:
-    """(("LAYER", "LEAF"), value) of public numbers named "LAYER.LEAF"."""
+    """Split the names "LAYER.LEAF" of public numbers: (("LAYER", "LEAF"), value)."""
     return [((name.rpartition(".")[0], name.rpartition(".")[2]), value) for name, value in static]
 
 
-COEFFICIENT_BITS = 14  # of the schedule's coefficients
+# Fraction bits of the schedule's coefficients: rounded to 2^-15, with room in the ring for their products with values.
+COEFFICIENT_BITS = 14
 
 
 @dataclass(frozen=True)
 class SchedulerStep:
-    """(coefficients, prediction, step, sample, eps[, noise][, last_sample, last_eps]) to the next sample.
+    """Function of (coefficients, prediction, step, sample, eps[, noise][, last_sample, last_eps]) to the next sample.
 
-    `Schedule` has the formula. One dot product, so that on shares it is truncated once and not once a term. A multistep
-    schedule also returns sample and eps, for the next step to remember.
+    `Schedule` has the formula. It is one dot product, so that on shares it is truncated once and not once per term. A
+    multistep schedule also returns sample and eps, for the next step to remember.
 
     With several branches, eps and last_eps hold the model's output for each prompt, one after the other, and coefficients
-    a column for each of them (`guided_coefficients`).
+    has a column for each of them (`guided_coefficients`).
     """
 
     clip: float | None
@@ -270,7 +303,7 @@ class SchedulerStep:
         noise = [select_row(rest[0], step)] if len(rest) % 2 else []
         memory = [rest[-2], *self._of_branches(rest[-1])] if self.multistep else []
         arrays = [sample, *self._of_branches(eps), *noise, *memory]
-        # The factors of what is there: of the columns [sample, eps, noise, last_sample, last_eps].
+        # The columns are [sample, eps, noise, last_sample, last_eps]; those of what is not there are left out.
         chosen = [index for index in range(len(row)) if index != self.branches + 1 or noise][: len(arrays)]
         factors = [row[index] for index in chosen]
         if self.value_bits is not None:
@@ -283,7 +316,7 @@ class SchedulerStep:
         return (result, sample, eps) if self.multistep else result
 
     def _of_branches(self, outputs) -> list:
-        """The outputs [branches * B, ...] for each branch; all of them if there is one."""
+        """The outputs [branches * B, ...] of each branch."""
         return [outputs] if self.branches == 1 else jnp.split(outputs, self.branches)
 
     def _on_fixed(self, factors, prediction, arrays):
@@ -302,7 +335,7 @@ class SchedulerStep:
 
 
 def select_row(table, step):
-    """Row `step`, a public scalar, of a table [steps, ...]."""
+    """Return the row numbered `step`, a public scalar, of a table [steps, ...]."""
     return lax.dynamic_index_in_dim(table, step, axis=0, keepdims=False)
 
 

@@ -16,7 +16,7 @@ from cipherdm.owner import prepare_weights
 from cipherdm.owner.calibrate import calibrate
 from cipherdm.owner.observe import save_calibration
 from cipherdm.protocols import FAST, FAST_GUARDED, FAST_KERNELS, fast
-from cipherdm.sampling.sample import _run_plaintext, engine_for, make_task
+from cipherdm.sampling.sample import engine_for, make_task, run_task
 from cipherdm.sampling.steps import pick_class_words, setup_graph
 from cipherdm.schedules import make_schedule
 
@@ -117,7 +117,7 @@ def with_noise_times(unet, protocols, factor):
     task = make_task(unet, labels=[0, 1], steps=STEPS, protocols=protocols, seed=5, ring=False)
     first = replace(task.shape, steps=1)  # later steps would multiply the error
     client = task.client | {"sample": task.client["sample"] * np.float32(factor)}
-    return _run_plaintext(replace(task, shape=first, client=client))
+    return run_task(replace(task, shape=first, client=client), None).images
 
 
 def test_the_guard_bounds_what_leaves_the_calibrated_range_of_fast(unets):

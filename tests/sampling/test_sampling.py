@@ -93,7 +93,7 @@ def test_plaintext_sampling_equals_diffusers(unet, tmp_path, name, steps, eta):
     model = diffusers.UNet2DModel.from_pretrained(tmp_path).eval()
     labels = [2, 0]
     schedule = make_schedule(SCHEDULER, name, steps, eta=eta)
-    shape = StepShape(SMALL, DIRECT, NO_WEIGHTS, steps, len(labels), schedule.noisy, schedule.clip)
+    shape = StepShape.of(SMALL, DIRECT, NO_WEIGHTS, schedule, batch=len(labels))
     values = client_values(labels, schedule, shape, seed=3)
     noises = torch.tensor(values.get("noise", np.zeros((steps, 1), np.float32)))
     with torch.no_grad():
@@ -170,7 +170,7 @@ def test_what_a_party_stores_is_uniform_and_tells_labels_apart_no_better_than_ch
 
     io = api.Io(3, EngineConfig().runtime_config())
     schedule = make_schedule(SCHEDULER, "ddpm", 20)
-    shape = StepShape(SMALL, DIRECT, NO_WEIGHTS, 20, 2, schedule.noisy, None)
+    shape = StepShape.of(SMALL, DIRECT, NO_WEIGHTS, schedule, batch=2)
     weights = owner_values(prepare_weights(unet, schedule.timesteps, DIRECT), shape)
     stored = []
     for labels, seed in (([0, 0], 1), ([2, 2], 1)):
@@ -226,7 +226,9 @@ def test_a_model_whose_weights_leave_the_range_is_refused(unet, cluster):
 def test_a_table_is_split_into_the_arrays_of_its_step():
     arrays = {"one": np.arange(12.0).reshape(3, 4), "two": np.arange(18.0).reshape(3, 2, 3)}
     weights = PreparedWeights({}, arrays, {name: np.stack([array, -array]) for name, array in arrays.items()})
-    values = owner_values(weights, StepShape(SMALL, DIRECT, NO_WEIGHTS, 3, 1, False, None))
+    values = owner_values(
+        weights, StepShape.of(SMALL, DIRECT, NO_WEIGHTS, make_schedule(SCHEDULER, "ddim", 3), batch=1)
+    )
     shapes = tuple(shape for _, shape in weights.layout.by_step)
     for step in range(3):
         by_step = SplitRow(shapes, axis=0)(values["step_table"], np.int32(step))
@@ -243,7 +245,7 @@ def test_one_hot_rows():
 def _run_of(unet, protocols, *, steps, granularity="step"):
     schedule = make_schedule(SCHEDULER, "ddim", steps)
     weights = prepare_weights(unet, schedule.timesteps, protocols)
-    shape = StepShape(SMALL, protocols, weights.layout, steps, 1, schedule.noisy, schedule.clip)
+    shape = StepShape.of(SMALL, protocols, weights.layout, schedule, batch=1)
     values = owner_values(weights, shape) | client_values([1], schedule, shape, seed=0)
     public = public_values(schedule, shape)
     specs = {name: Spec.of(np.asarray(array)) for name, array in values.items()}

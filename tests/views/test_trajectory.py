@@ -9,7 +9,7 @@ from PIL import Image
 
 from cipherdm import LAN, WAN, Network
 from cipherdm.costs import latency
-from cipherdm.sampling.sample import Task
+from cipherdm.sampling import Task
 from cipherdm.views.roles import brought, party_pictures, progress_text
 from cipherdm.views.style import png
 from cipherdm_experiments.trajectory import Recording
