@@ -2,13 +2,14 @@
 
 import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 
 import grpc
 
 from ..engine.wire import gather
 
 _AHEAD = 4  # messages that may wait for a party: enough to hide its pauses, and few enough to bound the memory
-_LOOK = 0.2  # seconds after which to look whether a party that takes nothing has failed
+_LOOK = 0.2  # seconds after which to look whether another party has failed while one takes nothing
 _END = None
 
 
@@ -25,32 +26,19 @@ def spread(messages: Iterable[Sequence], calls: Sequence[Callable[[Iterator], gr
     queues = [queue.Queue(_AHEAD) for _ in calls]
     futures = [call(iter(waiting.get, _END)) for call, waiting in zip(calls, queues, strict=True)]
     try:
-        for parts in _then_end(messages, len(calls)):
+        for parts in chain(messages, [(_END,) * len(calls)]):
             for part, waiting in zip(parts, queues, strict=True):
-                _put(part, waiting, futures)
-    except _Ended:
-        pass  # `gather` finds which one, and why
+                # A party that is done without an error has all its messages; a slower one still needs its last.
+                while not any(future.done() and future.exception() for future in futures):
+                    try:
+                        waiting.put(part, timeout=_LOOK)
+                        break
+                    except queue.Full:
+                        continue
+                else:
+                    return gather(futures)
+        return gather(futures)
     except BaseException:
         for future in futures:
             future.cancel()
         raise
-    return gather(futures)
-
-
-class _Ended(Exception):
-    """A call has ended before its messages."""
-
-
-def _put(part: object, waiting: queue.Queue, futures: Sequence[grpc.Future]) -> None:
-    while True:
-        if any(future.done() for future in futures):
-            raise _Ended
-        try:
-            return waiting.put(part, timeout=_LOOK)
-        except queue.Full:
-            continue
-
-
-def _then_end(messages: Iterable[Sequence], count: int) -> Iterator[Sequence]:
-    yield from messages
-    yield (_END,) * count

@@ -1,4 +1,4 @@
-"""What tests of three hosts share: a trial with a second owner and a stranger, and two small models."""
+"""A trial with a second owner and a stranger, and two small models, for tests of three hosts."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ SLOW_CALLS = 2000
 
 
 def small_trial(folder: Path) -> dict[str, Path]:
-    """Files for parties on free ports, by role. "rival" is an owner too, and "stranger" has no role at all."""
+    """Make files for parties on free ports, by role. "rival" is an owner too, and "stranger" has no role at all."""
     files = make_trial(
         folder,
         port=free_ports(3 + 3 * LIMITS.runs),
@@ -34,31 +34,31 @@ def small_trial(folder: Path) -> dict[str, Path]:
 
 
 def product_model(name: str = "product") -> Model:
-    """y = W x."""
+    """Return a model of y = W x."""
     plan = compile_plan([Node("product", jnp.matmul, ("w", "x"), ("y",))], {"w": Spec.of(WEIGHTS), "x": INPUT}, ("y",))
     return Model(name, plan, {"w": WEIGHTS}, {"x": INPUT}, ("y",))
 
 
 def slow_model() -> Model:
-    """Many squares of [8, 4], one after the other: a run that lasts until somebody ends it."""
+    """Return a model of many squares of [8, 4], one after the other: a run that lasts until somebody ends it."""
     nodes = [Node("square", jnp.square, ("x",), ("x",))] * SLOW_CALLS
     return Model("slow", compile_plan(nodes, {"x": INPUT}, ("x",)), {}, {"x": INPUT}, ("x",))
 
 
 def register_models(files: dict[str, Path]) -> None:
-    """Both, by their owner, who then leaves."""
+    """Register both models as their owner, who then leaves."""
     with RemoteCluster(files["owner"]) as owner:
         owner.register(product_model())
         owner.register(slow_model())
 
 
 def some_input(seed: int) -> np.ndarray:
-    """float32 [8, 4], another for each seed."""
+    """Return float32 [8, 4], a different one for each seed."""
     return np.random.default_rng(seed).uniform(-4, 4, INPUT.shape).astype(np.float32)
 
 
 def check_product(cluster: RemoteCluster, seed: int) -> None:
-    """One request of the product, and its answer against plaintext."""
+    """Make one request of the product, and compare its answer with plaintext."""
     x = some_input(seed)
     answer = cluster.request("product", {"x": x})
     np.testing.assert_allclose(answer.outputs["y"], WEIGHTS @ x, atol=1e-3)
