@@ -1,4 +1,4 @@
-"""Fits of cheap functions to what the layers of a model carry: least squares on samples and, lighter, on their whole range."""
+"""Fits of cheap functions to what a model's layers carry: least squares on samples and, lighter, on their whole range."""
 
 from collections.abc import Callable
 
@@ -7,25 +7,24 @@ from scipy.special import expit, ndtr, softmax
 
 from ..approximations.inverses import rsqrt_start
 
-# How far an activation's fit reaches beyond the samples, and the share of their range beside.
+# An activation's fit reaches beyond the samples by a fixed margin plus a share of their range.
 _MARGIN, _SHARE = 0.3, 0.15
 
-_RANGE_WEIGHT = 0.1  # of the range, against the samples
+_RANGE_WEIGHT = 0.1  # weight of the range against the samples
+_MIRROR_WEIGHT = 0.1  # weight of the mirrored range against the range
 
-_MIRROR_WEIGHT = 0.1  # of the mirrored range, against the range
-
-# Of the eighth power, up to sign, in units in which the range is 1: below, scale and constants of Knuth's form lose their bits.
+# Smallest coefficient of the eighth power, up to sign, in units in which the range is 1. Below it scale and constants of
+# Knuth's form lose their bits.
 _SMALLEST_LEADING = 0.02
 
-_EVEN = np.arange(0, 10, 2)
-
-_POINTS = 128
+_EVEN = np.arange(0, 10, 2)  # powers of an even fit
+_POINTS = 128  # of the grid over a range
 
 
 def widened_ends(values: np.ndarray) -> np.ndarray:
-    """The ends [C, 2] of the range that an activation is fitted on, a margin beyond what each row of values [C, n] spans.
+    """Return the ends [C, 2] of the range that an activation is fitted on: a margin beyond each row of values [C, n].
 
-    Beyond it a polynomial of degree 8 leaves the activation quickly, and new images have a few values beyond any sample.
+    Beyond the range a polynomial of degree 8 leaves the activation quickly, and new images have a few values beyond any sample.
     """
     low, high = values.min(1), values.max(1)
     margin = _MARGIN + _SHARE * (high - low)
@@ -33,25 +32,28 @@ def widened_ends(values: np.ndarray) -> np.ndarray:
 
 
 def silu(x: np.ndarray) -> np.ndarray:
-    """x / (1 + exp(-x))."""
+    """Return x / (1 + exp(-x))."""
     return x * expit(x)
 
 
 def mish(x: np.ndarray) -> np.ndarray:
-    """x tanh(log(1 + exp(x)))."""
+    """Return x tanh(log(1 + exp(x)))."""
     return x * np.tanh(np.logaddexp(0, x))
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
-    """x times the normal distribution function at x."""
+    """Return x times the normal distribution function at x."""
     return x * ndtr(x)
 
 
 def fit_even(samples: np.ndarray, ends: np.ndarray, function: Callable = silu) -> np.ndarray:
-    """Fits of x/2 + c0 + c2 x^2 + ... + c8 x^8 to SiLU for each row of samples [C, n]: c0, c2, ..., c8, float64 [C, 5].
+    """Fit x/2 + c0 + c2 x^2 + ... + c8 x^8 to SiLU or GELU for each row of samples [C, n].
 
-    They are right on ends [C, 2] and, being even, on the mirrored range: SiLU(x) - x/2 is even, as it is with GELU. c8 is
-    negative, as the best one mostly is: it becomes -1 by scaling x.
+    SiLU(x) - x/2 and GELU(x) - x/2 are even, so the fits are right on ends [C, 2] and on the mirrored range. c8 is negative, as
+    the best one mostly is: scaling x makes it -1.
+
+    Returns:
+        c0, c2, ..., c8, float64 [C, 5].
     """
     points, weights, reach = _weighted_points(samples, ends)
     powers = (points / reach)[:, :, None] ** _EVEN
@@ -59,13 +61,16 @@ def fit_even(samples: np.ndarray, ends: np.ndarray, function: Callable = silu) -
 
 
 def fit_with_cubic(function: Callable, samples: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Fits of c1 x + c3 x^3 + c0 + c2 x^2 + ... + c8 x^8 to a function: c1, c3, c0, c2, ..., c8, float64 [C, 7].
+    """Fit c1 x + c3 x^3 + c0 + c2 x^2 + ... + c8 x^8 to a function, as `fit_even` does otherwise.
 
-    For Mish, which has no line that leaves an even function. Otherwise as `fit_even`.
+    Mish needs it: no line taken from it leaves an even function.
+
+    Returns:
+        c1, c3, c0, c2, ..., c8, float64 [C, 7].
     """
     points, weights, reach = _weighted_points(samples, ends)
-    # On values of one sign odd and even powers are nearly alike, and would get huge coefficients that cancel. So the fit is
-    # also, lightly, to the mirrored range.
+    # On values of one sign odd and even powers are nearly alike, and would get huge coefficients that cancel. So the mirrored
+    # range is fitted too, with little weight.
     points = np.concatenate([points, -points[:, -_POINTS:]], axis=1)
     weights = np.concatenate([weights, _MIRROR_WEIGHT * weights[-_POINTS:]])
     exponents = np.concatenate([[1, 3], _EVEN])
@@ -101,15 +106,15 @@ def _normal_equations(design: np.ndarray, target: np.ndarray, weights: np.ndarra
 
 
 def _least_squares(design: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Their solutions [C, k]."""
+    """Solutions [C, k] of these equations."""
     moments, right = _normal_equations(design, target, weights)
     return np.linalg.solve(moments, right[:, :, None])[:, :, 0]
 
 
 def fit_inverse_root(squares: np.ndarray, variances: np.ndarray) -> np.ndarray:
-    """(p, q): the line p - q x in `squares` nearest to 1/sqrt(variances), in relative error.
+    """Return (p, q) of the line p - q x, x in `squares`, that is nearest to 1/sqrt(variances) in relative error.
 
-    Both are [n]: mean squares about a fixed centre, and variances with eps. They are fitted as they are and, at a lower
+    Both are [n]: mean squares about a fixed centre, and variances with eps. They are fitted as they are and, with less
     weight, with x and the variance equal over the range that they span and a fifth on either side.
     """
     span = np.geomspace(squares.min() / 1.2, squares.max() * 1.2, 50)
@@ -119,12 +124,14 @@ def fit_inverse_root(squares: np.ndarray, variances: np.ndarray) -> np.ndarray:
 
 
 def newton_start(low: float, high: float, steps: int) -> tuple[float, float, float]:
-    """(p, q), the line p - q v that `steps` of Newton's steps for 1/sqrt(v) start from on [low, high], and their error.
+    """Return the line p - q v from which `steps` Newton steps for 1/sqrt(v) start on [low, high], and their error.
 
-    The error is relative and the largest on that range. `rsqrt_start` is the line of smallest error e: it is between
-    1 - e and 1 + e times the right root. Newton's step makes f(t) = t (3 - t^2)/2 of t times the right root, which is
-    negative beyond sqrt(3). So the line is multiplied by c with f(c (1 - e)) = f(c (1 + e)), that is c^2 = 3/(3 + e^2),
-    unless there is no step.
+    `rsqrt_start` is the line of smallest error e: it is between 1 - e and 1 + e times the right root. A Newton step turns t
+    times the right root into f(t) = t (3 - t^2)/2 times it, which is negative for t beyond sqrt(3). So the line is multiplied
+    by c with f(c (1 - e)) = f(c (1 + e)), that is c^2 = 3/(3 + e^2), unless there is no step.
+
+    Returns:
+        p, q, and the largest relative error on the range.
     """
     p, q = rsqrt_start(low, high)
     error = abs((p - q * high) * np.sqrt(high) - 1)
@@ -138,10 +145,13 @@ def newton_start(low: float, high: float, steps: int) -> tuple[float, float, flo
 def fit_exponential(
     scores: np.ndarray, squarings: int, ends: tuple[float, float] | None = None
 ) -> tuple[np.ndarray, float]:
-    """(alpha, beta, gamma) with exp(s / 2^squarings) ~ alpha s^2 + beta s + gamma for scores [rows, N], and its error.
+    """Fit exp(s / 2^squarings) ~ alpha s^2 + beta s + gamma to scores [rows, N].
 
-    It is fitted, lightly, between `ends` too, or between the lowest and the highest score. The error is the root mean square
-    of the relative error of the power 2^squarings, weighted as softmax weighs scores.
+    It is fitted between `ends` too, or between the lowest and the highest score, with less weight.
+
+    Returns:
+        (alpha, beta, gamma), and the root mean square of the relative error of the power 2^squarings, weighted as softmax
+        weighs scores.
     """
     span = np.linspace(*(ends or (scores.min(), scores.max())), 200)
     points = np.concatenate([scores.reshape(-1), span])
@@ -151,7 +161,7 @@ def fit_exponential(
     target = np.exp(points / 2**squarings)
     design = np.vander(points, 3) * (weight / target)[:, None]
     fit = np.linalg.lstsq(design, weight, rcond=None)[0]
-    if fit[0] < 1e-4:
+    if fit[0] < 1e-4:  # the owner divides by its root
         rest = np.linalg.lstsq(design[:, 1:], weight - 1e-4 * design[:, 0], rcond=None)[0]
         fit = np.append(1e-4, rest)
     ratio = (np.polyval(fit, scores.reshape(-1)) / np.exp(scores.reshape(-1) / 2**squarings)) ** 2**squarings
@@ -159,11 +169,14 @@ def fit_exponential(
 
 
 def fit_reciprocal(sums: np.ndarray) -> tuple[np.ndarray, float]:
-    """(factor, r0, r1) and an error: the inverse of x = factor * sums is about (x + r0)^2 + r1.
+    """Fit (x + r0)^2 + r1 to the inverse of x = factor * sums.
 
-    The maximum of the relative error is least over the range of sums, widened by a tenth on either side. The relative error
-    of a quadratic alpha x^2 + beta x + gamma is a cubic that is 1 at x = 0, and the smallest such cubic on an interval is
+    The largest relative error is least over the range of sums, widened by a tenth on either side. The relative error of a
+    quadratic alpha x^2 + beta x + gamma is a cubic that is 1 at x = 0, and the smallest such cubic on an interval is
     Chebyshev's, scaled. The factor, the cube root of alpha, makes the quadratic monic.
+
+    Returns:
+        (factor, r0, r1), and the largest relative error.
     """
     low, high = float(sums.min()) / 1.1, float(sums.max()) * 1.1
     cubic = np.polynomial.Chebyshev([0, 0, 0, 1], domain=[low, high])

@@ -1,4 +1,4 @@
-"""What a model owner shares: weights, and whatever it can compute from them in the clear beforehand."""
+"""The arrays that a model's owner shares: weights, and what it computes from them in the clear beforehand."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ Entry = tuple[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class WeightsLayout:
-    """What is public of `PreparedWeights`: all but the arrays' contents. Shapes are those of one step and one class."""
+    """The public part of `PreparedWeights`: all but the arrays' contents. Shapes are those of one step and one class."""
 
     constant: tuple[str, ...]
     by_step: tuple[Entry, ...]
@@ -28,15 +28,15 @@ class WeightsLayout:
 
 @dataclass(frozen=True, eq=False)
 class PreparedWeights:
-    """What the owner shares, as float32 arrays under diffusers' names, or names of its own beside them.
+    """Arrays that the owner shares, under diffusers' names or names derived from them.
 
     Attributes:
-        constant: the same at all steps.
-        by_step: [steps, ...], one row a step.
-        by_class: [classes, steps, ...], one row a step and class, of which the secret label picks; one class if the model
-            has none. The time terms of the residual blocks are here.
-        bits: fraction bits by name, for sets that compute on `Fixed` numbers.
-        static: public whole numbers that a layer's function gets beside its parameters, by name.
+        constant: arrays that serve all steps.
+        by_step: arrays [steps, ...].
+        by_class: arrays [classes, steps, ...], from which the secret label picks; one class if the model has none. The time
+            terms of the residual blocks are here.
+        bits: fraction bits by name, for protocol sets that compute on `Fixed` numbers.
+        static: public whole numbers by name, which a layer's function gets beside its parameters.
     """
 
     constant: Mapping[str, np.ndarray]
@@ -47,7 +47,7 @@ class PreparedWeights:
 
     @property
     def layout(self) -> WeightsLayout:
-        """Names and shapes."""
+        """Names, shapes, bits and whole numbers."""
         return WeightsLayout(
             tuple(self.constant),
             tuple((name, array.shape[1:]) for name, array in self.by_step.items()),
@@ -58,21 +58,21 @@ class PreparedWeights:
 
 
 def chosen_blocks(config: UNetConfig | UNetConditionConfig, names: Collection[str] | None) -> list[Block]:
-    """The blocks of these names, or all of them, but not those that compute time terms."""
+    """Return the blocks of these names, or all of them, without those that compute time terms."""
     blocks = [block for block in unet_blocks(config) if block.kind not in TIME_KINDS]
     return [block for block in blocks if names is None or block.name in names]
 
 
 def without_time_blocks(unet: UNet, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """The weights of all blocks, or of those of these names, but not of those that compute time terms."""
+    """Return the weights of all blocks, or of those of these names, without those that compute time terms."""
     return {full: unet.params[full] for block in chosen_blocks(unet.config, names) for _, full in block.params}
 
 
 def time_terms(unet: UNet, timesteps: np.ndarray, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """Every residual block's time term for all classes and steps, as "BLOCK.time_term": float32 [classes or 1, steps, width].
+    """Return the residual blocks' time terms, "BLOCK.time_term", for all classes and steps: float32 [classes or 1, steps, C].
 
-    Exact: these terms depend on nothing but the weights, the step and the class, so the owner computes in the clear what
-    the secure program would otherwise compute at every step. With `names` only the terms that these blocks read.
+    Exact: the terms depend on weights, step and class alone, so the owner computes them in the clear, and no secure program
+    has to at every step. With `names` only the terms that these blocks read.
     """
     read = {name for block in chosen_blocks(unet.config, names) for name in block.inputs}
     if not any(name.endswith(".time_term") for name in read):

@@ -1,4 +1,4 @@
-"""Whether a model's layers stay in the ranges that the functions of a set of protocols are right on: a check in plaintext."""
+"""Check in plaintext that a model's layers stay in the ranges on which the functions of a protocol set are right."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ TOLERANCE = 0.1  # relative error beyond which an inverse, an inverse root or a 
 
 @dataclass(frozen=True)
 class LayerRange:
-    """What one function of a set would get in one layer, over all pictures and steps, against the range it is right on.
+    """Values that one function of a protocol set would get in one layer, over all images and steps, and its range.
 
     Attributes:
         layer: diffusers' name of the normalisation or the attention block.
-        function: what is applied there.
+        function: name of the function that is applied there.
         lowest: the lowest value met.
-        highest: the highest.
-        allowed: the lowest lower end and the highest upper end, where channels, pictures and steps have ranges of their own.
+        highest: the highest value met.
+        allowed: the lowest lower end and the highest upper end, where channels, images and steps have ranges of their own.
         outside: the fraction of the values that lie outside of their own range, 0 to 1. NaN is outside.
-        step: with the largest such fraction, counted from 0; None if no value is outside.
+        step: the step with the largest such fraction, counted from 0; None if no value is outside.
         excess: the largest distance of a value from its own range, in the values' unit; 0 if none is outside.
     """
 
@@ -70,32 +70,35 @@ def check_ranges(
 
     - Activations, of sets on float32 arrays: the normalised values against the function's `domain`.
     - Softmax of such sets: the scores, less the row's maximum if the softmax subtracts it, against the exponential's `domain`.
-      If the exponential has negative values on it, also the sum of each row's exponentials as a share of the right sum,
-      a factor common to all exponentials aside: 1 within TOLERANCE.
+      If the exponential has negative values there, also the sum of each row's exponentials as a share of the right sum:
+      1 within TOLERANCE, after a factor common to all exponentials is divided out.
     - FAST, activations: the normalised values against "NORM.range" of the calibration, by channel and nearest timestep.
-      In FAST_GUARDED, which limits what attention gets from its normalisation too, also these.
+      FAST_GUARDED limits the values before attention too, so they are compared as well.
     - FAST, normalisations: the variances with eps against the range in which the line of `fit_inverse_root` gives
-      1/sqrt(variance) within TOLERANCE. With d the distance of a picture's mean from the calibrated centre, the line sees
-      x = variance + d^2, so that its range depends on d.
+      1/sqrt(variance) within TOLERANCE. With d the distance of an image's mean from the calibrated centre, the line sees
+      x = variance + d^2, so its range depends on d.
     - FAST, attention: the sums of the rows against the range in which the quadratic of `fit_reciprocal` and Newton's
       iteration give 1/sum within TOLERANCE. The fit of the exponential itself has no range, and is not checked.
 
     Args:
-        steps: denoising steps.
-        per_class: pictures of each class.
-        seed: of the initial noise, which is public.
+        unet: a model without prompts.
+        protocols: the protocol set.
+        steps: number of denoising steps.
+        per_class: number of images of each class.
+        seed: seed of the initial noise, which is public.
         progress: called as progress(done, steps, "check") after each step.
 
     Returns:
-        One entry for every layer and restricted function, those with the largest fraction outside first. None, and no
-        picture is sampled, if no function of the set is restricted.
+        One entry for every layer and restricted function, those with the largest fraction outside first. If no function of the
+        set is restricted there are none, and no image is sampled.
 
     Raises:
-        CipherDMError: a number is below 1; the model has no scheduler; the set needs a calibration that the model lacks; or
-            a restricted activation gets values that are not observed.
+        CipherDMError: a number is below 1; the model has no scheduler or takes prompts; the set needs a calibration that the
+            model lacks; or a restricted activation gets values that are not observed.
     """
     if per_class < 1:
-        raise CipherDMError(f"there must be at least 1 picture of each class; got {per_class}.")
+        raise CipherDMError(f"there must be at least 1 image of each class; got {per_class}.")
+    labels = one_hot_labels(unet, per_class)
     if unet.scheduler_config is None:
         raise CipherDMError("this model has no scheduler: put its scheduler_config.json beside its config.json.")
     schedule = make_schedule(unet.scheduler_config, "ddim", steps)
@@ -113,7 +116,7 @@ def check_ranges(
         if progress is not None:
             progress(step + 1, schedule.steps, "check")
 
-    observe(unet, schedule, one_hot_labels(unet, per_class), seed=seed, visit=visit)
+    observe(unet, schedule, labels, seed=seed, visit=visit)
     found = [tally.result(*key) for key, tally in tallies.items()]
     return sorted(found, key=lambda entry: (-entry.outside, -entry.excess))
 
@@ -156,7 +159,7 @@ def _within(values: np.ndarray, low, high) -> _Met:
 
 
 def _rules_of_functions(unet: UNet, protocols: Protocols) -> _Rules:
-    """For sets whose activations and softmax are functions with a domain."""
+    """Rules for sets whose activations and softmax are functions with a domain."""
     rules: _Rules = {}
     layers = Layers.of(unet)
     for name, activation in layers.activations.items():
@@ -181,7 +184,10 @@ def _rules_of_functions(unet: UNet, protocols: Protocols) -> _Rules:
 
 
 def _require_observed(unet: UNet, protocols: Protocols, function) -> None:
-    """An observation has what normalisations give, before a scale and shift by time, and nothing of the time embedding."""
+    """Raise CipherDMError if the function is applied to values that an observation lacks.
+
+    It has the output of normalisations before a scale and shift by time, and nothing of the time embedding.
+    """
     if protocols.time_embedding == "inside" or unet.config.resnet_time_scale_shift == "scale_shift":
         raise CipherDMError(
             f"{function.name} is restricted to {function.domain}, which can be checked only in sets whose time embedding "
@@ -194,13 +200,13 @@ def _less_maximum(scores: np.ndarray) -> np.ndarray:
 
 
 def _share_of_sums(exponential: Callable, scores: np.ndarray) -> np.ndarray:
-    """The sum over the last axis of exponential(scores), relative to exponential(0), as a share of the right sum."""
+    """Sum over the last axis of exponential(scores), relative to exponential(0), as a share of the right sum."""
     sums = np.asarray(exponential(scores), np.float64).sum(-1) / float(exponential(np.zeros(1, np.float32))[0])
     return sums / np.exp(scores.astype(np.float64)).sum(-1)
 
 
 def _rules_of_calibration(unet: UNet, timesteps: np.ndarray, *, guarded: bool) -> _Rules:
-    """For FAST: what the calibration beside the model says for the timesteps [steps]."""
+    """Rules for FAST, from the calibration beside the model, for timesteps [steps]."""
     stored = load_calibration(unet)
     nearest = np.abs(stored["timesteps"][None, :] - timesteps[:, None]).argmin(1)
     rules: _Rules = {}
@@ -248,10 +254,10 @@ def _root_rule(name: str, p: np.ndarray, q: np.ndarray, center: np.ndarray, eps:
 
 
 def _inverse_root_range(variances: np.ndarray, p: np.ndarray, q: np.ndarray) -> _Met:
-    """Variances v against where f(v) = (p - q v) sqrt(v), which should be 1, is; p and q have their shape.
+    """Variances v against the range in which f(v) = (p - q v) sqrt(v) is 1 within TOLERANCE; p and q have their shape.
 
-    f rises to M at v = p/(3 q), and falls. With sqrt(v) = t sqrt(p/(3 q)) it is M (3 t - t^3)/2, which with t = 2 sin a is
-    M sin(3 a): so f is c at a = arcsin(c/M)/3 and at a = (pi - arcsin(c/M))/3. Where M is above 1 + TOLERANCE the middle
+    f rises to M at v = p/(3 q), and falls. With sqrt(v) = t sqrt(p/(3 q)) it is M (3 t - t^3)/2, and with t = 2 sin a that is
+    M sin(3 a). So f is c at a = arcsin(c/M)/3 and at a = (pi - arcsin(c/M))/3. Where M is above 1 + TOLERANCE the middle
     is left out of the range. There is no range, and everything is outside, if M is below 1 - TOLERANCE.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -272,10 +278,10 @@ def _inverse_root_range(variances: np.ndarray, p: np.ndarray, q: np.ndarray) -> 
 def _sum_rule(
     name: str, exp: np.ndarray, key: np.ndarray, inverses: np.ndarray, counts: np.ndarray, floor: np.ndarray | None
 ) -> _Measure:
-    """Sums of rows against the ranges on which (x + r0)^2 + r1 is near 1/x, [steps, 2], after Newton's iteration.
+    """Sums of rows against the ranges on which (x + r0)^2 + r1 is near 1/x after Newton's iteration.
 
-    `exp` is [steps, 3], `key` [steps, heads * d] and `floor`, if there is one, [1], as the calibration has them. A step of
-    Newton's squares the error.
+    `exp` is [steps, 3], `key` [steps, heads * d], `inverses` [steps, 2] and `floor`, if there is one, [1], as the calibration
+    has them. A Newton step squares the error.
     """
     squarings, newton = counts
     error = TOLERANCE ** (0.5**newton)
@@ -283,7 +289,7 @@ def _sum_rule(
     def measure(step: int, seen: Observation) -> _Met:
         scores, keys = (x[name].astype(np.float64) for x in (seen.scores, seen.keys))
         if floor is None:
-            # Scores about the calibrated mean key: of the queries only the scores are known, which are linear in the keys.
+            # Scores about the calibrated mean key. Queries are not observed, but scores are linear in the keys.
             mean = key[step].reshape(1, keys.shape[1], -1, 1)
             scores = scores - scores @ np.linalg.pinv(keys) @ mean
         else:

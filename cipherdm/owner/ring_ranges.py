@@ -1,4 +1,4 @@
-"""Whether the products that FAST_MIXED computes over Z_2^32 fit: a check in plaintext, by the model's owner.
+"""Check in plaintext, by the model's owner, that the products fit which FAST_MIXED computes over Z_2^32.
 
 A product of numbers with f and g fraction bits is a word of f + g fraction bits, and is right modulo 2^32 as long as it is
 from -2^31 to 2^31 - 1. Only the product matters: operands may be larger than the ring, and partial sums too, since what
@@ -41,9 +41,9 @@ def check_small_ring(
     owner prepares for it, without biases.
 
     Args:
-        steps: denoising steps.
-        per_class: pictures of each class.
-        seed: of the initial noise, which is public.
+        steps: number of denoising steps.
+        per_class: number of images of each class.
+        seed: seed of the initial noise, which is public.
         progress: called as progress(done, steps, "check") after each step.
 
     Returns:
@@ -54,7 +54,7 @@ def check_small_ring(
         CipherDMError: a number is below 1, the model has no scheduler or takes prompts, or it is not calibrated for products.
     """
     if min(steps, per_class) < 1:
-        raise CipherDMError(f"there must be at least 1 step and 1 picture of each class, not {steps} and {per_class}.")
+        raise CipherDMError(f"there must be at least 1 step and 1 image of each class, not {steps} and {per_class}.")
     if unet.scheduler_config is None:
         raise CipherDMError("this model has no scheduler: put its scheduler_config.json beside its config.json.")
     schedule = make_schedule(unet.scheduler_config, "ddim", steps)
@@ -102,7 +102,7 @@ def _summed(layer: str, function: str, records: np.ndarray) -> LayerRange:
 
 
 def _record(product: jnp.ndarray) -> jnp.ndarray:
-    """[lowest, highest, fraction outside] of a product; what is not a number is outside."""
+    """[lowest, highest, fraction outside] of a product; NaN is outside."""
     inside = (product >= -LIMIT) & (product < LIMIT)
     return jnp.stack([jnp.min(product), jnp.max(product), jnp.mean(~inside, dtype=jnp.float32)])
 

@@ -1,7 +1,7 @@
-"""Which linear layers FAST_MIXED computes over Z_2^32: those whose products fit, and that gain by it.
+"""The choice of linear layers that FAST_MIXED computes over Z_2^32: those whose products fit, and that gain by it.
 
-`cipherdm.sampling.products` measures products, and stores them with the calibration. What is decided here is public: that a
-layer is computed in the small ring tells that its products are small, and nothing else of the weights.
+`cipherdm calibrate --products` measures products and stores them with the calibration. The choice is public: that a layer is
+computed in the small ring tells that its products are small, and nothing else about the weights.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,8 @@ from ..protocols.small_ring import SMALL_BITS, product_limit
 
 MARGIN = 4  # the largest product that calibration met, times this, must be within the ring
 
-# Bytes of all parties together: a truncation of one number; and what the message of one result saves, 3 x 8 against 3 x 4.
+# Bytes of all parties together: of a truncation of one number, and saved by the message of one result, 3 x 4 instead of 3 x 8.
 TRUNCATION_BYTES = 40
-
 SAVED_BYTES = 12
 
 # Multiply-adds for each number of the input, from which their time pays for its truncation whatever the bytes are. A guess for
@@ -30,14 +29,14 @@ _LEAVES = (".product", ".product_sizes")
 
 @dataclass(frozen=True)
 class LayerProduct:
-    """What calibration found of a layer's product, its weights being those that the owner shares; without the bias.
+    """Measurements of a layer's product, without the bias, for the weights that the owner shares.
 
     Attributes:
         largest: the largest size of a number in it.
         input_bits: fraction bits of the input as FAST multiplies it.
-        inputs: numbers of the input, for one picture.
-        outputs: numbers of the product, for one picture.
-        multiply_adds: for one picture.
+        inputs: count of numbers in the input of one image.
+        outputs: count of numbers in the product of one image.
+        multiply_adds: count of multiply-adds for one image.
     """
 
     largest: float
@@ -48,12 +47,12 @@ class LayerProduct:
 
     @property
     def fits(self) -> bool:
-        """Whether the product is within the ring of 32 bits, with MARGIN."""
+        """True if the product is within the ring of 32 bits, with MARGIN."""
         return self.largest * MARGIN < product_limit()
 
     @property
     def pays(self) -> bool:
-        """Whether the small ring saves more than the input's truncation costs, in bytes or, for many multiply-adds, in time."""
+        """True if the small ring saves more than the input's truncation costs, in bytes or, for many multiply-adds, in time."""
         if self.input_bits <= SMALL_BITS:
             return True
         saves_bytes = SAVED_BYTES * self.outputs > TRUNCATION_BYTES * self.inputs
@@ -61,7 +60,7 @@ class LayerProduct:
 
 
 def small_ring_layers(products: Mapping[str, LayerProduct]) -> tuple[str, ...]:
-    """The names of the layers that go to the small ring, in the order given. Projections of one block go together or stay."""
+    """Return the names of the layers that go to the small ring, in order. Projections of one block go together or stay."""
     blocks: dict[str, list[str]] = {}
     for name in products:
         block, _, leaf = name.rpartition(".")
@@ -84,7 +83,7 @@ def _goes(members: list[LayerProduct]) -> bool:
 
 
 def products_to_arrays(products: Mapping[str, LayerProduct]) -> dict[str, np.ndarray]:
-    """As a calibration stores them: "LAYER.product", float32 [1], and "LAYER.product_sizes", int64 [4], the other fields."""
+    """Return the arrays that a calibration stores: "LAYER.product", float32 [1], and "LAYER.product_sizes", int64 [4]."""
     arrays = {}
     for name, product in products.items():
         largest, *sizes = astuple(product)
@@ -94,7 +93,7 @@ def products_to_arrays(products: Mapping[str, LayerProduct]) -> dict[str, np.nda
 
 
 def products_from_arrays(calibration: Mapping[str, np.ndarray], model: object) -> dict[str, LayerProduct]:
-    """The products that a calibration has. Raises CipherDMError, with the command for `model`, if it has none."""
+    """Return the products that a calibration has. Raises CipherDMError, with the command for `model`, if it has none."""
     names = sorted(name.removesuffix(_LEAVES[0]) for name in calibration if name.endswith(_LEAVES[0]))
     if not names:
         raise CipherDMError(
@@ -108,5 +107,5 @@ def products_from_arrays(calibration: Mapping[str, np.ndarray], model: object) -
 
 
 def without_products(calibration: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All else that a calibration has."""
+    """Return a calibration without its products."""
     return {name: array for name, array in calibration.items() if not name.endswith(_LEAVES)}

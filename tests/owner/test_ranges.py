@@ -178,7 +178,7 @@ def test_functions_with_a_finite_domain_are_checked(model):
 def test_mistakes_are_answered(model):
     unet, _ = model
     for changes, settings, message in (
-        ({}, {"per_class": 0}, "at least 1 picture"),
+        ({}, {"per_class": 0}, "at least 1 image"),
         ({}, {"steps": 0}, "steps must be"),
         ({"scheduler_config": None}, {}, "no scheduler"),
         ({"folder": None}, {}, "calibrate"),

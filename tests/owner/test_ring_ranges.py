@@ -127,7 +127,7 @@ def test_the_command_names_the_layer_and_fails(unet, large, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "settings", "message"),
     [
-        ({}, {"per_class": 0}, "at least 1 step and 1 picture"),
+        ({}, {"per_class": 0}, "at least 1 step and 1 image"),
         ({}, {"steps": 2000}, "steps"),
         ({"scheduler_config": None}, {}, "no scheduler"),
     ],

@@ -190,7 +190,7 @@ def test_wrong_inputs_are_named():
         apply_unet(TWO_LEVELS, init_unet(TWO_LEVELS).params, sample, 0, None, good["encoder_hidden_states"])
 
 
-def test_commands_without_a_prompt_refuse_the_model():
+def test_what_has_no_prompt_refuses_the_model():
     unet = replace(init_unet(TINY), scheduler_config=SCHEDULER)
     with pytest.raises(CipherDMError, match="UNet2DConditionModel.* there is no prompt"):
         cdm.sample(unet, None, count=1, steps=2)
