@@ -1,4 +1,4 @@
-"""Where a denoising step's time, bytes and rounds go, from records of `cipherdm bench breakdown`: bars, an icicle, a table."""
+"""Figures and tables of a step's time, bytes and rounds, from records of `cipherdm bench breakdown`; and the target."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ COLOURS = {
     "linear": PALETTE[5],
     REST: "#bbbbbb",
 }
-"""Of each kind of layer, in the order in which bars stack them."""
+"""Colour of each kind of layer, in the order in which bars stack them."""
 
 UNITS = {
     "seconds": ("seconds", 1.0),
@@ -35,7 +35,7 @@ UNITS = {
     "sends": ("messages, all parties", 1.0),
     "rounds": ("rounds", 1.0),
 }
-"""What an axis says of each quantity, and what values are divided by."""
+"""Label of each quantity's axis, and the unit by which values are divided."""
 
 _TWO_LINES = {
     "first and last convolution": "first and last\nconvolution",
@@ -50,16 +50,16 @@ _CHARACTER = 0.075  # inches that a character takes at _SMALL
 
 
 def breakdown_frame(record: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows of a record, without parts that cost nothing in any variant."""
+    """Return the rows of a record, without parts that cost nothing in any variant."""
     frame = pd.DataFrame(record["rows"])
     used = frame.groupby("group")[["seconds", "bytes"]].sum().max(axis=1)
     return frame[frame["group"].isin(used[used > 0].index)]
 
 
 def over_network(record: Mapping[str, Any], network: Network) -> dict[str, Any]:
-    """The record with each row's seconds as they would be over a network, by the latency model.
+    """Return the record with each row's seconds over a network, by the latency model.
 
-    Exact where the model is, since it is linear: a part's messages wait one after the other, whoever sends them.
+    The parts add up, since the model is linear: a part's messages wait one after the other, whoever sends them.
     """
     rows = [
         row | {"seconds": latency(row["seconds"], row["rounds"], row["path_bytes"], network).seconds}
@@ -69,7 +69,7 @@ def over_network(record: Mapping[str, Any], network: Network) -> dict[str, Any]:
 
 
 def breakdown_bars(record: Mapping[str, Any], quantities: Sequence[str] = ("seconds", "bytes", "rounds")) -> Figure:
-    """A stacked bar for each part of the U-Net, by kind of layer; a row of panels a quantity, and a panel a variant.
+    """Draw a stacked bar for each part of the U-Net, by kind of layer; a row of panels per quantity, a panel per variant.
 
     Panels of a row share their scale, so that bars compare across variants. Sums of the panels are in their titles.
     """
@@ -112,7 +112,7 @@ def breakdown_bars(record: Mapping[str, Any], quantities: Sequence[str] = ("seco
 
 
 def breakdown_icicle(record: Mapping[str, Any], variant: str, quantity: str = "seconds") -> Figure:
-    """A step from above: its groups of parts below it, their parts below those, and in each part the kinds of layers.
+    """Draw a step as an icicle: its groups of parts below it, their parts below those, and in each part the kinds of layers.
 
     Widths are shares of the step. Parts are named as in diffusers, shortened.
 
@@ -157,7 +157,7 @@ def breakdown_icicle(record: Mapping[str, Any], variant: str, quantity: str = "s
 
 
 def breakdown_table(record: Mapping[str, Any], by: str = "group") -> pd.DataFrame:
-    """Seconds, MB and rounds by "group" of parts or by "kind" of layer, columns for each variant; sums in the last row."""
+    """Return seconds, MB and rounds by "group" of parts or "kind" of layer, for each variant; sums in the last row."""
     frame = breakdown_frame(record)
     order = {"group": GROUPS, "kind": tuple(COLOURS)}
     if by not in order:
@@ -203,14 +203,14 @@ def _cell(axis: Axes, left: float, width: float, row: int, colour: str, text: st
 
 
 def _short_name(part: str) -> str:
-    """ "down_blocks.0.resnets.1" to "down 0.1", "conv_in" as it is."""
+    """Return a short name: "down 0.1" for "down_blocks.0.resnets.1", "conv in" for "conv_in"."""
     head, _, rest = part.partition(".")
     numbers = [piece for piece in rest.split(".") if piece.isdecimal()]
     return f"{_SHORT[head]} {'.'.join(numbers)}".strip() if head in _SHORT else part.replace("_", " ")
 
 
 def _short(number: float) -> str:
-    """Three digits, or a whole number with separators."""
+    """Return a number with three digits, or a whole number with separators."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
@@ -225,7 +225,7 @@ def share_of_step(model: str, variant: str, quantity: str, by: Literal["group", 
     Args:
         model, variant: Names as in the record.
         quantity: "seconds", "bytes" or "rounds".
-        by: Whether `names` are groups or kinds.
+        by: Kind of `names`.
         names: Groups or kinds, which are added up.
     """
 

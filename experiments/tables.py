@@ -15,7 +15,7 @@ from cipherdm.files import replacing
 from cipherdm.records import read_record
 from cipherdm.views.networks import PARTS
 
-from . import activations, linear, step, step_gains, targets
+from . import activations, linear_figures, step, step_gains, targets
 from .markdown import Table, markdown, records_named
 
 DOCUMENTS = ("README.md", "RESULTS.md", "experiments/README.md", "data/models/README.md")
@@ -28,7 +28,7 @@ _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def render(text: str, measurements: Path) -> str:
-    """`text` with every table rewritten from the records. Raises CipherDMError for a table that nobody defines."""
+    """Return `text` with every table rewritten from the records. Raises CipherDMError for an unknown table."""
 
     def table(match: re.Match) -> str:
         name = match[2]
@@ -40,7 +40,7 @@ def render(text: str, measurements: Path) -> str:
 
 
 def rewrite(document: Path, measurements: Path) -> bool:
-    """Rewrite the tables of a document in place; returns whether anything changed."""
+    """Rewrite the tables of a document in place; return True if anything changed."""
     before = document.read_text()
     after = render(before, measurements)
     if after != before:
@@ -50,14 +50,14 @@ def rewrite(document: Path, measurements: Path) -> bool:
 
 
 def models_table(measurements: Path) -> str:
-    """The quality of the committed models, in plaintext."""
+    """Return the quality of the committed models, in plaintext."""
     records = records_named(measurements, "quality_*_direct.json", _EVALUATE_COMMAND)
     rows = [[record["model"], f"{record['parameters']:,}", *_scores(record)] for record in records]
     return markdown(["model", "parameters", *_SCORES], rows)
 
 
 def quality_table(measurements: Path) -> str:
-    """The quality of pictures drawn in plaintext with each set of protocols; a model's exact functions first."""
+    """Return the quality of images drawn in plaintext with each protocol set; a model's exact functions first."""
     records = records_named(measurements, "quality_*.json", _EVALUATE_COMMAND)
     records.sort(key=lambda r: (r["model"], r["scheduler"], r["steps"], r["protocols"] != "direct", r["protocols"]))
     rows = [
@@ -73,7 +73,7 @@ def quality_table(measurements: Path) -> str:
 
 
 def captions_table(measurements: Path) -> str:
-    """What is read back from pictures that were drawn by caption, and from composed ones."""
+    """Return what is read back from images that were drawn by caption, and from composed ones."""
     (record,) = records_named(measurements, "captions_*.json", "cipherdm read-back MODEL --record PATH")
     parts = list(record["drawn"])
     kinds = {"drawn": f"{record['count']} captions, drawn", "real": "the same, composed from MNIST"}
@@ -82,7 +82,7 @@ def captions_table(measurements: Path) -> str:
 
 
 def prompts_table(measurements: Path) -> str:
-    """Prompts drawn one by one on three parties, against plaintext."""
+    """Return prompts drawn one by one on three parties, against plaintext."""
     rows = []
     for record in records_named(measurements, "prompts_*.json", "cipherdm bench prompts MODEL"):
         for row in record["rows"]:
@@ -100,7 +100,7 @@ def prompts_table(measurements: Path) -> str:
 
 
 def candidates_table(measurements: Path) -> str:
-    """Sizes that mnist10 could have had: what their cost depends on, and the loss after a short training."""
+    """Return sizes that mnist10 could have had: numbers that set their cost, and the loss after a short training."""
     (record,) = records_named(
         measurements, "mnist10_candidates.json", "python -m cipherdm_experiments.training.candidates"
     )
@@ -110,7 +110,7 @@ def candidates_table(measurements: Path) -> str:
 
 
 def classifier_sentence(measurements: Path) -> str:
-    """One sentence about the classifier that judges."""
+    """Return a sentence about the classifier that judges."""
     record: dict[str, Any] = read_record(measurements.parent / "models" / "lenet" / "training.json")
     return f"The LeNet that reads the digits is right on {record['test_accuracy']:.2%} of MNIST's test images."
 
@@ -132,7 +132,7 @@ def _likeness(found: dict[str, Any] | None) -> str:
 
 
 def full_size_table(measurements: Path) -> str:
-    """A picture of Stable Diffusion's size, projected from the record of one call, published figures, and what is left out."""
+    """Return an image of Stable Diffusion's size, projected from one call, beside published figures, and what is left out."""
     path = measurements / "sd15_step.json"
     if not path.exists():
         return f"The record {path.name} is not there yet; `cipherdm bench full-call` makes it."
@@ -163,7 +163,7 @@ def full_size_table(measurements: Path) -> str:
 TABLES: dict[str, Table] = {
     **step.TABLES,
     "published": step_gains.published_table,
-    "linear": linear.linear_table,
+    "linear": linear_figures.linear_table,
     "activations": activations.activations_table,
     "models": models_table,
     "candidates": candidates_table,

@@ -1,10 +1,13 @@
 """The benchmark of matrix products: all ways give the product, and what they send is what it must be."""
 
+import numpy as np
 import pytest
 
 from cipherdm import CipherDMError
+from cipherdm.files import root
 from cipherdm.owner.rings import TRUNCATION_BYTES
-from cipherdm_experiments import linear
+from cipherdm.records import read_record
+from cipherdm_experiments import linear, linear_figures
 from cipherdm_experiments.linear import ENGINE, SHAPES, WAYS, Shape, run, shape_named, table
 
 MATRIX, BATCHED = Shape("matrix", 8, 24, 5), Shape("two secrets", 6, 4, 5, 3)
@@ -64,3 +67,20 @@ def test_shapes_are_read_by_their_extents():
 def test_another_configuration_is_refused(session):
     with pytest.raises(CipherDMError, match=r"linear\.ENGINE"):
         linear.run(session, [MATRIX])
+
+
+def test_speeds_are_those_of_the_record():
+    record = read_record(root() / "data" / "measurements" / "linear.json")
+    figure = linear_figures.speeds(record)
+    times, sizes = figure.axes
+    rows = {(row["shape"], row["way"]): row for row in record["rows"]}
+    shapes = list(dict.fromkeys(shape for shape, _ in rows))
+    assert [label.get_text() for label in times.get_yticklabels()] == shapes
+    expected = [(shape, way) for way in ("spu", "kernel, 64 bits", "kernel, 32 bits") for shape in shapes]
+    for axis, field in ((times, "ms"), (sizes, "bytes")):
+        ratios = [rows[key][field] / rows[key[0], "spu"][field] for key in expected]
+        np.testing.assert_allclose([bar.get_width() for bar in axis.patches], ratios)
+        assert max(ratios) < axis.get_xlim()[1]
+    for (shape, way), text in zip(expected, times.texts, strict=True):
+        assert text.get_text().strip().startswith(f"{rows[shape, way]['ms']:,.0f} ms")
+        assert f"{shape}, {way}: {rows[shape, way]['ms']:,.0f} ms" in figure.get_label()

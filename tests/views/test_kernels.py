@@ -1,7 +1,5 @@
 """Pictures of linear layers on shares: what is drawn is the data, and sliders work from end to end."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,12 +10,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from cipherdm.kernels.products import FLOAT64, INT8
 from cipherdm.kernels.shares import replicate
-from cipherdm.records import read_record
 from cipherdm.views import kernels, rings
 from cipherdm.views.style import PALETTE
-from cipherdm_experiments import linear as experiment
-
-LINEAR = Path(__file__).parents[2] / "data" / "measurements" / "linear.json"
 
 
 def random_words(*shape, seed=0):
@@ -179,23 +173,3 @@ def test_the_rings_under_sliders():
             pictures.add(image.value)
             assert f"of {2**power:,} terms with {fraction} fraction bits" in text.value
     assert len(pictures) == 5
-
-
-# Costs.
-
-
-def test_speeds_are_those_of_the_record():
-    record = read_record(LINEAR)
-    figure = experiment.speeds(record)
-    times, sizes = figure.axes
-    rows = {(row["shape"], row["way"]): row for row in record["rows"]}
-    shapes = list(dict.fromkeys(shape for shape, _ in rows))
-    assert [label.get_text() for label in times.get_yticklabels()] == shapes
-    expected = [(shape, way) for way in ("spu", "kernel, 64 bits", "kernel, 32 bits") for shape in shapes]
-    for axis, field in ((times, "ms"), (sizes, "bytes")):
-        ratios = [rows[key][field] / rows[key[0], "spu"][field] for key in expected]
-        np.testing.assert_allclose([bar.get_width() for bar in axis.patches], ratios)
-        assert max(ratios) < axis.get_xlim()[1]
-    for (shape, way), text in zip(expected, times.texts, strict=True):
-        assert text.get_text().strip().startswith(f"{rows[shape, way]['ms']:,.0f} ms")
-        assert f"{shape}, {way}: {rows[shape, way]['ms']:,.0f} ms" in figure.get_label()
