@@ -1,8 +1,8 @@
-"""Replicated secret sharing from scratch, to be read. It runs in one process from one seed: it keeps no secrets.
+"""Replicated secret sharing from scratch, for reading. It runs in one process from one seed, so it keeps no secrets.
 
-The engine that does is SPU (`cipherdm.engine`). Here is what it does inside, in NumPy: rings and fixed point
-(`ring`, `fixed_point`), shares (`shares`), products and the messages they take (`parties`, `transcript`), truncation, bits and
-comparison, polynomials. `ThreeParties` is where to begin.
+Secrets are kept by SPU (`cipherdm.engine`). This package shows in NumPy what SPU does inside: rings and fixed point (`ring`,
+`fixed_point`), shares (`shares`), products and their messages (`parties`, `transcript`), truncation, bits and comparison,
+polynomials. Begin with `ThreeParties`.
 """
 
 from .bits import bit_decomposition as bit_decomposition

@@ -1,4 +1,4 @@
-"""From numbers to bits and back. A bit is a word of the ring of one bit, where addition is XOR and the product is AND."""
+"""Convert shared numbers to bits and back. A bit is a word of the ring of one bit: addition is XOR, the product is AND."""
 
 import numpy as np
 
@@ -8,15 +8,15 @@ from .ring import BIT, Ring
 from .shares import Shared, concatenate, stack
 
 
-@np.errstate(over="ignore")  # words wrap around, and are meant to
+@np.errstate(over="ignore")  # words are meant to wrap around
 def addends(parties: ThreeParties, x: Shared) -> tuple[Shared, Shared]:
-    """The bits of two numbers whose sum is x, each shared bit by bit. One message.
+    """Share the bits of two numbers whose sum is x. One message.
 
-    x_0 + x_1 is known to party 0, who shares its bits; x_2 is known to parties 1 and 2, for whom its bits are
-    shares already, with zeros for the other components.
+    Party 0 knows x_0 + x_1 and shares its bits. Parties 1 and 2 know x_2; its bits, with zeros as the other components, are
+    shares already.
 
     Returns:
-        Two secrets [*shape, l] of bits, the lowest first, l the bits of the ring.
+        Two secrets [*shape, l] of bits, the lowest first, where l is the number of bits of the ring.
     """
     first, second = x.of(0)
     known_to_zero = x.ring.to_bits(x.ring.reduce(first + second))
@@ -29,10 +29,10 @@ def addends(parties: ThreeParties, x: Shared) -> tuple[Shared, Shared]:
 
 
 def bit_decomposition(parties: ThreeParties, x: Shared) -> Shared:
-    """All bits of x, [*shape, l] in the ring of one bit, the lowest first. 2 + log2(l) rounds.
+    """Return all bits of x, [*shape, l] in the ring of one bit, the lowest first. 2 + log2(l) rounds.
 
-    The two addends are added as a processor does it that does not wait for carries: from each position g, "a carry is made
-    here", and p, "a carry from below is passed on"; and then for twice as many positions in each round.
+    The addends are added with look-ahead for carries, as in a fast processor. Each position has g, "a carry arises here", and
+    p, "a carry from below is passed on". Each round doubles the number of positions that g and p cover.
     Source: Kogge, Stone, "A Parallel Algorithm for the Efficient Solution of a General Class of Recurrence Equations", 1973.
     """
     with parties.transcript.operation("bit decomposition"):
@@ -43,16 +43,16 @@ def bit_decomposition(parties: ThreeParties, x: Shared) -> Shared:
         while distance < x.ring.bits:
             below = stack([_moved_up(generate, distance), _moved_up(propagate, distance)])
             passed = parties.multiply(stack([propagate, propagate]), below)
-            # g is set or a carry is passed to it, never both; so XOR does for OR.
+            # Either g is set or a carry is passed to it, never both, so XOR serves as OR.
             generate, propagate = generate + passed[0], passed[1]
             distance *= 2
     return sums + _moved_up(generate, 1)
 
 
 def bit_to_number(parties: ThreeParties, bit: Shared, ring: Ring) -> Shared:
-    """Bits as numbers 0 or 1 of another ring, without fraction bits. Two rounds, four messages.
+    """Convert bits to the numbers 0 and 1 of another ring, without fraction bits. Two rounds, four messages.
 
-    The bit is b_0 XOR b_1, which party 0 knows, XOR b_2, which parties 1 and 2 know; and u XOR v = u + v - 2 u v.
+    The bit is u XOR v. Party 0 knows u = b_0 XOR b_1; parties 1 and 2 know v = b_2. In numbers, u XOR v = u + v - 2 u v.
 
     Raises:
         CipherDMError: if `bit` is not in the ring of one bit.
@@ -70,6 +70,6 @@ def bit_to_number(parties: ThreeParties, bit: Shared, ring: Ring) -> Shared:
 
 
 def _moved_up(bits: Shared, places: int) -> Shared:
-    """Bit i to position i + places, zeros below; what leaves at the top is gone."""
+    """Move bit i to position i + places, with zeros below; bits that leave at the top are dropped."""
     zeros = Shared(np.zeros((*bits.held.shape[:-1], places), np.uint8), BIT, 0)
     return concatenate([zeros, bits[..., :-places]])

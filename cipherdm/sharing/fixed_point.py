@@ -10,14 +10,14 @@ from .ring import Ring
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """How numbers become words. The numbers that exist are the multiples of `unit` from `lowest` to `highest`.
+    """Encoding of numbers as words. It can represent the multiples of `unit` from `lowest` to `highest`.
 
     Attributes:
-        ring: where the words live.
-        fraction_bits: from 0 (whole numbers) to the ring's bits less one.
+        ring: ring of the words.
+        fraction_bits: number of bits after the binary point, from 0 (whole numbers) to the ring's bits less one.
 
     Raises:
-        CipherDMError: for fraction bits that the ring has no room for.
+        CipherDMError: the ring has no room for so many fraction bits.
     """
 
     ring: Ring
@@ -32,24 +32,24 @@ class FixedPoint:
 
     @property
     def unit(self) -> float:
-        """The distance between neighbouring numbers, 2^-fraction_bits. Rounding is off by half of it at most."""
+        """Distance between neighbouring numbers, 2^-fraction_bits. Rounding errs by at most half of it."""
         return 2.0**-self.fraction_bits
 
     @property
     def lowest(self) -> float:
-        """The most negative number."""
+        """Most negative number."""
         return self.ring.lowest * self.unit
 
     @property
     def highest(self) -> float:
-        """The largest number; in rings above 53 bits float64 shows it rounded up by less than a unit."""
+        """Largest number. In rings of more than 53 bits, float64 shows it rounded up by less than a unit."""
         return self.ring.highest * self.unit
 
     def encode(self, values) -> np.ndarray:
-        """Words of the numbers nearest to `values`, halves to the even word. Whole numbers in integer arrays are exact.
+        """Return the words nearest to `values`; a tie goes to the even word. Integer arrays are encoded exactly.
 
         Raises:
-            CipherDMError: for values that are not finite or out of range. Nothing is ever wrapped or clipped here.
+            CipherDMError: a value is not finite or out of range. Values are never wrapped or clipped here.
         """
         values = np.asarray(values)
         if values.dtype == bool:
@@ -68,7 +68,7 @@ class FixedPoint:
         return self.ring.reduce(values.astype(np.int64) << np.int64(self.fraction_bits))
 
     def decode(self, words: np.ndarray) -> np.ndarray:
-        """float64 values of words; int64 if there are no fraction bits."""
+        """Return the values of words as float64, or as int64 if there are no fraction bits."""
         numbers = self.ring.signed(words)
         return numbers if self.fraction_bits == 0 else numbers * self.unit
 

@@ -1,9 +1,10 @@
-"""Three parties in one process: sharing, opening, products. To be read and played with; it keeps no secrets.
+"""Three parties in one process: sharing, opening, products. For reading and experiments; it keeps no secrets.
 
-Everything that parties would compute apart is computed here in one place, from one seed. What is true to life is what
-travels: a party's results are made of what it holds and what was sent to it.
+One process computes, from one seed, what three parties would compute separately. The messages are realistic: each party's
+results depend only on what it holds and what was sent to it.
 
-Threat model: parties follow the protocol and look at all they see (semi-honest), and no two of them pool what they saw.
+Threat model: parties follow the protocol but examine everything they see (semi-honest), and no two of them share what they
+saw.
 Source: Araki, Furukawa, Lindell, Nof, Ohara, "High-Throughput Semi-Honest Secure Three-Party Computation with an Honest
 Majority", CCS 2016; Mohassel, Rindal, "ABY3", CCS 2018.
 """
@@ -26,10 +27,10 @@ class ThreeParties:
     """Three parties and their client.
 
     Args:
-        fraction_bits: of numbers that are shared without saying otherwise.
-        ring: of their words.
-        seed: of all that is drawn, so that a lecture can be repeated. Real parties ask the operating system.
-        zero_shares: False leaves out the masks of products, to see what they are for.
+        fraction_bits: default number of fraction bits of shared numbers.
+        ring: default ring of their words.
+        seed: seed of all random numbers, so a lecture can be repeated. Real parties ask the operating system.
+        zero_shares: whether to mask products; False shows what the masks are for.
 
     Attributes:
         transcript: every message so far.
@@ -47,10 +48,10 @@ class ThreeParties:
                 self.transcript.send(party, (party - 1) % PARTIES, np.frombuffer(key, np.uint8), _BYTE)
 
     def share(self, values, fraction_bits: int | None = None, ring: Ring | None = None) -> Shared:
-        """The client splits its numbers and sends each party two components. One round.
+        """Split the client's numbers and send each party two components. One round.
 
         Raises:
-            CipherDMError: for values that the fixed-point range does not hold.
+            CipherDMError: a value is outside of the fixed-point range.
         """
         ring = ring or self.encoding.ring
         encoding = FixedPoint(ring, self.encoding.fraction_bits if fraction_bits is None else fraction_bits)
@@ -61,7 +62,7 @@ class ThreeParties:
         return Shared(held, ring, encoding.fraction_bits)
 
     def open(self, x: Shared) -> np.ndarray:
-        """Each party sends its first component to the client, who adds them up. One round.
+        """Send each party's first component to the client, who adds them up. One round.
 
         Returns:
             float64 values; int64 if x has no fraction bits.
@@ -71,33 +72,33 @@ class ThreeParties:
         return x.encoding.decode(x.ring.reduce(np.sum(received, axis=0, dtype=x.ring.dtype)))
 
     def open_to_parties(self, x: Shared) -> np.ndarray:
-        """Each party sends its neighbour the one component that it lacks. One round. Then all parties know x."""
+        """Send each party the one component that it lacks, from its neighbour, so all parties learn x. One round."""
         with self.transcript.operation("open to parties"), self.transcript.round():
             # Party i lacks component i + 2, which is the first that party i - 1 holds.
             lacking = [self.transcript.send((i - 1) % PARTIES, i, x.of((i - 1) % PARTIES)[0], x.ring) for i in range(3)]
         return x.encoding.decode(x.ring.reduce(np.sum([*x.of(0), lacking[0]], axis=0, dtype=x.ring.dtype)))
 
     def random(self, ring: Ring, shape: tuple[int, ...]) -> Shared:
-        """Uniform words that no party knows, without a message."""
+        """Draw uniform words that no party knows, without a message."""
         return Shared(self._randomness.draw(ring, shape), ring, 0)
 
     def multiply(self, x: Shared, y: Shared) -> Shared:
-        """The products of numbers, with the fraction bits of both factors. One round, a word to each party.
+        """Multiply element by element; products have the fraction bits of both factors. One round, one word to each party.
 
         Raises:
-            CipherDMError: for different shapes or rings, or if the ring has no room for so many fraction bits.
+            CipherDMError: shapes or rings differ, or the ring has no room for so many fraction bits.
         """
         if x.shape != y.shape:
             raise CipherDMError(f"shapes {x.shape} and {y.shape} differ; use broadcast_to first")
         return self._product(x, y, np.multiply, "multiply")
 
     def matmul(self, x: Shared, y: Shared) -> Shared:
-        """The product of two matrices. One round, and a word to each party for each entry of the result.
+        """Multiply two matrices. One round, and one word to each party per entry of the result.
 
-        Parties add up the inner products before anything is sent, so that the inner dimension costs no traffic.
+        Parties add up inner products before they send anything, so the inner dimension costs no traffic.
 
         Raises:
-            CipherDMError: as `multiply`.
+            CipherDMError: the shapes have no product, or as for `multiply`.
         """
         if len(x.shape) != 2 or len(y.shape) != 2 or x.shape[1] != y.shape[0]:
             raise CipherDMError(
@@ -108,7 +109,7 @@ class ThreeParties:
     def _product(self, x: Shared, y: Shared, times: Callable, name: str) -> Shared:
         check_same_ring(x, y)
         encoding = FixedPoint(x.ring, x.fraction_bits + y.fraction_bits)  # raises if there is no room for it
-        # Row i is what party i computes from row i alone. The nine products x_j y_k are dealt out, three to each party.
+        # Party i computes row i from its own row alone. Each party gets three of the nine products x_j y_k.
         (x0, x1), (y0, y1) = x.held.swapaxes(0, 1), y.held.swapaxes(0, 1)
         products = x.ring.reduce(times(x0, y0) + times(x0, y1) + times(x1, y0))
         if self.zero_shares:
@@ -117,18 +118,18 @@ class ThreeParties:
             return Shared(self._reshare(products, x.ring), x.ring, encoding.fraction_bits)
 
     def _reshare(self, components: np.ndarray, ring: Ring) -> np.ndarray:
-        """What parties hold once party i, who alone knows component i, has sent it to party i - 1. One round."""
+        """Return the parties' pairs after party i, who alone knows component i, has sent it to party i - 1. One round."""
         with self.transcript.round():
             received = [
                 self.transcript.send((i + 1) % PARTIES, i, components[(i + 1) % PARTIES], ring) for i in range(PARTIES)
             ]
         return np.stack([components, np.stack(received)], axis=1)
 
-    @np.errstate(over="ignore")  # a single word wraps around as an array does, but NumPy warns of it
+    @np.errstate(over="ignore")  # NumPy warns when a single word wraps around, unlike for arrays
     def share_from_party_zero(self, words: np.ndarray, ring: Ring) -> Shared:
-        """Shares of words that party 0 knows. One message, to party 1.
+        """Share words that party 0 knows. One message, to party 1.
 
-        Component 0 is pseudo-random from the key of parties 0 and 2, component 1 the difference to it, component 2 zero.
+        Component 0 is drawn from the key of parties 0 and 2. Component 1 is the words minus component 0, component 2 is zero.
         """
         mask = self._randomness.draw(ring, np.shape(words))
         with self.transcript.round():
@@ -138,5 +139,5 @@ class ThreeParties:
         return Shared(np.array(held, ring.dtype), ring, 0)
 
     def view(self, party: int) -> View:
-        """All that one party has seen so far."""
+        """Return all that one party has seen so far."""
         return View(party, self.transcript.received_by(party), self._keys[party])

@@ -1,4 +1,4 @@
-"""Polynomials with public coefficients of a secret number: what sums and products can do, which is most of what there is."""
+"""Polynomials of a secret number with public coefficients, from sums and products alone."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,18 +14,18 @@ def polynomial(
     x: Shared,
     truncation: Callable[[ThreeParties, Shared, int], Shared] = truncate,
 ) -> Shared:
-    """c_0 + c_1 x + ... + c_d x^d by Horner's rule, from the inside: ((c_d x + c_{d-1}) x + ...) x + c_0.
+    """Evaluate c_0 + c_1 x + ... + c_d x^d by Horner's rule, from the inside: ((c_d x + c_{d-1}) x + ...) x + c_0.
 
-    d truncations and d - 1 products of secrets, one after the other. The result is off by about a unit for each
-    of them, times what follows multiplies it with. Each product has twice the fraction bits f of x, so that intermediate
-    values must stay below 2^(l - 2 - 2f) with `truncate`.
+    This takes d truncations and d - 1 products of secrets, one after the other. Each step adds an error of about one unit,
+    which later steps multiply. A product has twice the fraction bits f of x, so with `truncate` intermediate values must
+    stay below 2^(l - 2 - 2f).
 
     Args:
-        coefficients: from c_0 up, at least one; rounded to units.
+        coefficients: c_0, c_1, ..., at least one; rounded to units.
         truncation: `truncate` or `truncate_local`.
 
     Raises:
-        CipherDMError: without coefficients, or if the ring has no room for twice the fraction bits.
+        CipherDMError: there are no coefficients, or the ring has no room for twice the fraction bits.
     """
     if not len(coefficients):
         raise CipherDMError("a polynomial needs a coefficient; give at least c_0")

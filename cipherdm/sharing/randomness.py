@@ -1,7 +1,7 @@
-"""Randomness that parties share without talking: each key is known to two of them, and a cipher stretches it.
+"""Random numbers that parties share without messages: two parties know each key, and a cipher stretches it.
 
-Keys are held as shares are: party i knows keys i and i + 1. What a cipher (ChaCha20, RFC 8439) makes of key i is component i of
-a random number that no party knows, and the differences of neighbours are random numbers that add up to zero.
+Keys are held like shares: party i knows keys i and i + 1. The cipher (ChaCha20, RFC 8439) turns key i into component i of a
+random number that no party knows. Differences of neighbouring components are random numbers that add up to zero.
 """
 
 import numpy as np
@@ -14,28 +14,28 @@ KEY_BYTES = 32
 
 
 class KeyStream:
-    """An endless row of pseudo-random words from a key. Whoever has the key, and has drawn as much so far, draws the same."""
+    """Endless pseudo-random words from a key. Two holders of the key who have drawn equally much draw equal words next."""
 
     def __init__(self, key: bytes):
         self._cipher = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
 
     def words(self, ring: Ring, shape: tuple[int, ...]) -> np.ndarray:
-        """The next words, of `shape`. A stream cipher encrypting zeros gives the bare stream."""
+        """Draw the next words, of `shape`. They are the cipher's stream itself, since it encrypts zeros."""
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(ring.dtype).itemsize
         return ring.reduce(np.frombuffer(self._cipher.update(bytes(size)), ring.dtype).reshape(shape))
 
 
 class PairwiseRandomness:
-    """The streams of all three parties, each party with its own two."""
+    """Streams of all three parties, two per party."""
 
     def __init__(self, keys: list[bytes]):
         self._streams = [(KeyStream(keys[i]), KeyStream(keys[(i + 1) % PARTIES])) for i in range(PARTIES)]
 
     def draw(self, ring: Ring, shape: tuple[int, ...]) -> np.ndarray:
-        """A random number of which each party knows two components: [3, 2, *shape] words, as `Shared.held`."""
+        """Draw a random number of which each party knows two components: [3, 2, *shape] words, like `Shared.held`."""
         return np.stack([np.stack([stream.words(ring, shape) for stream in streams]) for streams in self._streams])
 
     def zero(self, ring: Ring, shape: tuple[int, ...]) -> np.ndarray:
-        """A number for each party, [3, *shape], each uniform to the others and all together zero."""
+        """Draw a number for each party, [3, *shape]. Each is uniform to the other parties, and their sum is zero."""
         held = self.draw(ring, shape)
         return ring.reduce(held[:, 0] - held[:, 1])

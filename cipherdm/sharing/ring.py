@@ -1,7 +1,7 @@
 """Whole numbers modulo a power of two, as arrays of unsigned words.
 
-A computer's unsigned 64-bit integers are this ring already: what does not fit falls off at the top. Rings of fewer bits make
-the wrap-around visible, and the ring of one bit is Boolean logic: its addition is XOR and its product is AND.
+A computer's unsigned 64-bit integers already form such a ring: bits that do not fit are dropped at the top. Smaller rings make
+the wrap-around visible. The ring of one bit is Boolean logic: its addition is XOR and its product is AND.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class Ring:
     """Z_{2^bits}: the whole numbers from 0 to 2^bits - 1, with addition and multiplication modulo 2^bits.
 
     Attributes:
-        bits: from 1 to 64.
+        bits: number of bits of a word, from 1 to 64.
 
     Raises:
-        CipherDMError: for another number of bits.
+        CipherDMError: `bits` is out of this range.
     """
 
     bits: int = 64
@@ -30,34 +30,34 @@ class Ring:
 
     @property
     def modulus(self) -> int:
-        """2^bits, the number of elements."""
+        """Number of elements, 2^bits."""
         return 1 << self.bits
 
     @property
     def dtype(self) -> type[np.unsignedinteger]:
-        """NumPy's smallest unsigned integers that hold a word."""
+        """NumPy's smallest unsigned integer type that holds a word."""
         return next(
             kind for kind in (np.uint8, np.uint16, np.uint32, np.uint64) if np.iinfo(kind).max >= self.modulus - 1
         )
 
     @property
     def lowest(self) -> int:
-        """The smallest number in the reading of `signed`: -2^(bits - 1)."""
+        """Smallest number that `signed` returns: -2^(bits - 1), or 0 in the ring of one bit."""
         return 0 if self.bits == 1 else -(self.modulus // 2)
 
     @property
     def highest(self) -> int:
-        """The largest number in the reading of `signed`: 2^(bits - 1) - 1."""
+        """Largest number that `signed` returns: 2^(bits - 1) - 1, or 1 in the ring of one bit."""
         return 1 if self.bits == 1 else self.modulus // 2 - 1
 
     def reduce(self, words: np.ndarray) -> np.ndarray:
-        """Words of this ring from integers of NumPy's, by dropping what does not fit. int64 stands for itself, sign and all."""
+        """Return NumPy integers modulo 2^bits as words of this ring; negative int64 numbers are fine."""
         return np.bitwise_and(np.asarray(words).astype(self.dtype), self.dtype(self.modulus - 1))
 
     def signed(self, words: np.ndarray) -> np.ndarray:
-        """int64 numbers in which the upper half of the ring counts as negative (two's complement).
+        """Return words as int64 numbers; the upper half of the ring counts as negative (two's complement).
 
-        In the ring of one bit there is no sign: 0 and 1 stay what they are.
+        In the ring of one bit there is no sign: 0 and 1 stay 0 and 1.
         """
         words = np.asarray(words).astype(np.uint64)
         unused = np.uint64(64 - self.bits)
@@ -66,17 +66,17 @@ class Ring:
         return (words << unused).astype(np.int64) >> unused.astype(np.int64)  # a signed shift repeats the sign bit
 
     def random(self, generator: np.random.Generator, shape: tuple[int, ...] = ()) -> np.ndarray:
-        """Uniform words. From a generator that is made to be repeatable, and not to be unpredictable."""
+        """Draw uniform words. NumPy's generators are repeatable and not unpredictable, so not fit for real secrets."""
         words = generator.integers(0, self.modulus - 1, shape, dtype=np.uint64, endpoint=True)
         return np.asarray(words).astype(self.dtype)
 
     def to_bits(self, words: np.ndarray) -> np.ndarray:
-        """The bits of each word as words of the ring of one bit: uint8 [..., bits], the lowest first."""
+        """Return the bits of each word as words of the ring of one bit: uint8 [..., bits], the lowest first."""
         positions = np.arange(self.bits, dtype=self.dtype)
         return ((np.asarray(words)[..., None] >> positions) & self.dtype(1)).astype(np.uint8)
 
     def from_bits(self, bits: np.ndarray) -> np.ndarray:
-        """The inverse of `to_bits`."""
+        """Invert `to_bits`."""
         positions = np.arange(self.bits, dtype=self.dtype)
         return np.bitwise_or.reduce(np.asarray(bits).astype(self.dtype) << positions, axis=-1)
 

@@ -1,4 +1,4 @@
-"""Additive shares, and replicated ones: a secret as a sum of three random components, of which each party holds two."""
+"""Additive and replicated shares: a secret is a sum of three random components, and each party holds two of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +13,9 @@ PARTIES = 3
 
 
 def additive_shares(words: np.ndarray, ring: Ring, generator: np.random.Generator, count: int = PARTIES) -> np.ndarray:
-    """`count` arrays that look random and add up to `words` in the ring.
+    """Split words into `count` arrays that look random and add up to `words` in the ring.
 
-    All but the last are drawn; the last is what is missing. Any `count` - 1 of them are uniform whatever the secret.
+    All but the last are drawn at random; the last is the rest. Any `count` - 1 of them are uniform, whatever the secret.
 
     Returns:
         [count, *shape] words.
@@ -26,7 +26,7 @@ def additive_shares(words: np.ndarray, ring: Ring, generator: np.random.Generato
 
 
 def replicate(components: np.ndarray) -> np.ndarray:
-    """What the parties hold of three components: party i has components i and i + 1 (and party 2 has 2 and 0).
+    """Give each party its two of three components: party i gets components i and i + 1, and party 2 gets 2 and 0.
 
     Args:
         components: [3, *shape] words.
@@ -39,40 +39,40 @@ def replicate(components: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """A secret array. What is written here as one object lies on three machines.
+    """Secret array. One object here stands for data on three machines.
 
-    The operators are those that each party computes on what it holds, without a message: sums and differences of secrets,
-    sums with public numbers and products with public numbers. `ThreeParties` has those that take messages.
+    Its operators need no message, since each party computes on what it holds: sums and differences of secrets, and sums and
+    products with public numbers. `ThreeParties` has the operations that take messages.
 
     Attributes:
-        held: [3, 2, *shape] words, as `replicate` has them; row i is all that party i holds.
-        ring: of the words.
-        fraction_bits: of the fixed-point numbers that the words stand for.
+        held: [3, 2, *shape] words, as `replicate` returns them; row i is all that party i holds.
+        ring: ring of the words.
+        fraction_bits: number of fraction bits of the fixed-point numbers.
     """
 
     held: np.ndarray
     ring: Ring
     fraction_bits: int
 
-    __array_ufunc__ = None  # so that `array + shared` comes to us instead of to NumPy
+    __array_ufunc__ = None  # `array + shared` is computed here instead of by NumPy
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The secret's shape."""
+        """Shape of the secret."""
         return self.held.shape[2:]
 
     @property
     def components(self) -> np.ndarray:
-        """All three components, [3, *shape]. Nobody has them but who sees two parties."""
+        """All three components, [3, *shape]. Only someone who sees two parties has them all."""
         return self.held[:, 0]
 
     @property
     def encoding(self) -> FixedPoint:
-        """How numbers and words go together."""
+        """Encoding of the numbers as words."""
         return FixedPoint(self.ring, self.fraction_bits)
 
     def of(self, party: int) -> tuple[np.ndarray, np.ndarray]:
-        """What one party holds: component `party` and component `party` + 1."""
+        """Return what one party holds: component `party` and component `party` + 1."""
         return self.held[party, 0], self.held[party, 1]
 
     def _with(self, held: np.ndarray) -> "Shared":
@@ -109,10 +109,10 @@ class Shared:
         return -self + other
 
     def __mul__(self, other) -> "Shared":
-        """Times public numbers. Whole ones leave the fraction bits alone, others bring as many as the secret has.
+        """Multiply by public numbers. Integers add no fraction bits; other numbers add as many as the secret has.
 
         Raises:
-            CipherDMError: for another secret, since that takes messages.
+            CipherDMError: the other factor is a secret, which takes messages.
         """
         if isinstance(other, Shared):
             raise CipherDMError("a product of two secrets takes messages; use ThreeParties.multiply")
@@ -127,18 +127,18 @@ class Shared:
         return self._with(self.held[(slice(None), slice(None), *index)])
 
     def reshape(self, *shape: int) -> "Shared":
-        """As an array's. Free."""
+        """Reshape like an array, without a message."""
         return self._with(self.held.reshape(PARTIES, 2, *shape))
 
     def broadcast_to(self, shape: Sequence[int]) -> "Shared":
-        """As np.broadcast_to. Free."""
+        """Broadcast like `np.broadcast_to`, without a message."""
         missing = (1,) * (len(shape) - len(self.shape))
         expanded = self.held.reshape(PARTIES, 2, *missing, *self.shape)
         return self._with(np.broadcast_to(expanded, (PARTIES, 2, *shape)))
 
 
 def check_same_ring(x: Shared, y: Shared) -> None:
-    """Raise CipherDMError if the words of x and y live in different rings."""
+    """Raise CipherDMError if the words of x and y are in different rings."""
     if x.ring != y.ring:
         raise CipherDMError(
             f"words of {x.ring.bits} and {y.ring.bits} bits do not mix; convert bits with bit_to_number"
@@ -146,12 +146,12 @@ def check_same_ring(x: Shared, y: Shared) -> None:
 
 
 def stack(parts: Sequence[Shared]) -> Shared:
-    """Secrets of one shape, ring and scale as one, along a new first axis. Free; it lets their messages share a round."""
+    """Stack secrets of one shape, ring and encoding along a new first axis, which lets them share a round."""
     for part in parts:
         parts[0]._check(part)
     return parts[0]._with(np.stack([part.held for part in parts], axis=2))
 
 
 def concatenate(parts: Sequence[Shared]) -> Shared:
-    """Secrets along their last axis, all else alike. Free."""
+    """Join secrets along their last axis; their other axes, rings and encodings must be equal."""
     return parts[0]._with(np.concatenate([part.held for part in parts], axis=-1))

@@ -1,4 +1,4 @@
-"""Who sent what to whom: every message of a computation, in order, and what one party has seen of it."""
+"""Record of every message of a computation, in order, and of what one party has seen."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,22 +13,22 @@ CLIENT = "client"
 
 
 def name_of(who: int | str) -> str:
-    """'party 0' for 0; the client's name stays."""
+    """Return "party 0" for 0; the client's name stays."""
     return who if isinstance(who, str) else f"party {who}"
 
 
 @dataclass(frozen=True, eq=False)
 class Message:
-    """One array on its way.
+    """Array sent from one party, or the client, to another.
 
     Attributes:
-        round: messages of one round do not wait for each other.
-        operation: what the user asked for.
-        step: the part of it that sent the message.
+        round: number of the round; messages of one round do not wait for each other.
+        operation: operation that the user asked for.
+        step: step of the operation that sent the message.
         sender: "party 0", ..., or "client".
-        receiver: likewise.
-        words: what was sent.
-        word_bits: bits of each word on the wire.
+        receiver: "party 0", ..., or "client".
+        words: words that were sent.
+        word_bits: bits per word on the wire.
     """
 
     round: int
@@ -41,25 +41,25 @@ class Message:
 
     @property
     def payload(self) -> bytes:
-        """The bytes on the wire; words whose size is not whole bytes are packed bit by bit."""
+        """Bytes on the wire. Words that do not fill whole bytes are packed bit by bit."""
         if self.word_bits == 8 * self.words.itemsize:
             return self.words.tobytes()
         return np.packbits(Ring(self.word_bits).to_bits(self.words).ravel(), bitorder="little").tobytes()
 
     @property
     def bytes(self) -> int:
-        """Bytes on the wire, without what a network adds to them."""
+        """Number of bytes on the wire, without the network's own headers."""
         return -(-self.words.size * self.word_bits // 8)
 
 
 @dataclass(frozen=True)
 class View:
-    """All that one party has received. What it holds at any time follows from this and the programme.
+    """All that one party has received. This and the program determine what the party holds at any time.
 
     Attributes:
         party: 0, 1 or 2.
-        messages: in order of arrival. The first is a key of the randomness it shares with another party.
-        own_key: the key that it drew itself; 32 bytes.
+        messages: messages in order of arrival. The first is a key for random numbers shared with another party.
+        own_key: key that the party drew itself, 32 bytes.
     """
 
     party: int
@@ -68,15 +68,15 @@ class View:
 
     @property
     def payload(self) -> np.ndarray:
-        """uint8: every byte received."""
+        """Every byte received, as uint8."""
         return np.frombuffer(b"".join(message.payload for message in self.messages), np.uint8)
 
     def of(self, operation: str) -> tuple[Message, ...]:
-        """The messages of one operation."""
+        """Return the messages of one operation."""
         return tuple(message for message in self.messages if message.operation == operation)
 
     def table(self) -> pd.DataFrame:
-        """A row for each message: round, operation, sender, the number of words, and the first of them in hexadecimal."""
+        """Return a row per message: round, operation, sender, number of words, and the first words in hexadecimal."""
         return pd.DataFrame(
             {
                 "round": [message.round for message in self.messages],
@@ -89,7 +89,7 @@ class View:
 
 
 class Transcript:
-    """The list of messages, which grows while parties compute."""
+    """List of messages, which grows while parties compute."""
 
     def __init__(self):
         self.messages: list[Message] = []
@@ -98,7 +98,7 @@ class Transcript:
 
     @contextmanager
     def operation(self, name: str) -> Iterator[None]:
-        """What the messages within belong to. The outermost name is their operation, the innermost their step."""
+        """Name the messages sent within. The outermost name is their operation, the innermost their step."""
         self._names.append(name)
         try:
             yield
@@ -107,12 +107,12 @@ class Transcript:
 
     @contextmanager
     def round(self) -> Iterator[None]:
-        """The messages within are sent at once."""
+        """Count the messages sent within as one round: they are sent at the same time."""
         self.rounds += 1
         yield
 
     def send(self, sender: int | str, receiver: int | str, words: np.ndarray, ring: Ring) -> np.ndarray:
-        """Note a message of the present round, and hand over a copy of its words, which is what the receiver goes on with."""
+        """Record a message of the current round; return a copy of its words, with which the receiver goes on."""
         words = np.array(words, ring.dtype)
         outer, inner = (self._names[0], self._names[-1]) if self._names else ("", "")
         self.messages.append(
@@ -122,11 +122,11 @@ class Transcript:
 
     @property
     def bytes(self) -> int:
-        """Bytes sent, by everybody together."""
+        """Bytes sent by all together."""
         return sum(message.bytes for message in self.messages)
 
     def table(self) -> pd.DataFrame:
-        """A row for each message: round, operation, step, sender, receiver, words, bytes."""
+        """Return a row per message: round, operation, step, sender, receiver, words, bytes."""
         columns = ["round", "operation", "step", "sender", "receiver"]
         rows = [[getattr(message, name) for name in columns] for message in self.messages]
         frame = pd.DataFrame(rows, columns=columns)
@@ -135,14 +135,14 @@ class Transcript:
         return frame
 
     def summary(self) -> pd.DataFrame:
-        """A row for each operation: rounds, messages and bytes of everybody together."""
+        """Return a row per operation: rounds, and messages and bytes of all together."""
         groups = self.table().groupby("operation", sort=False)
         return pd.DataFrame(
             {"rounds": groups["round"].nunique(), "messages": groups.size(), "bytes": groups["bytes"].sum()}
         )
 
     def received_by(self, who: int | str) -> tuple[Message, ...]:
-        """The messages to one party, or to the client."""
+        """Return the messages to one party, or to the client."""
         return tuple(message for message in self.messages if message.receiver == name_of(who))
 
 

@@ -1,7 +1,8 @@
-"""Dropping the lowest bits of a secret number, which products need: each has the fraction bits of both factors.
+"""Drop the lowest bits of a secret number. Products need this, because they have the fraction bits of both factors.
 
-Parties cannot just shift what they hold, because the carries between components are lost. Two ways around it: one that ignores
-the carry out of the top, and is badly wrong with a small probability; and one that computes it.
+Parties cannot just shift what they hold, because carries between components would be lost. There are two ways around this.
+`truncate_local` ignores the carry out of the top, so with a small probability the result is very wrong. `truncate` computes
+this carry.
 """
 
 import numpy as np
@@ -12,30 +13,30 @@ from .ring import Ring
 from .shares import Shared
 
 
-@np.errstate(over="ignore")  # words wrap around, and are meant to
+@np.errstate(over="ignore")  # words are meant to wrap around
 def truncate_local(parties: ThreeParties, x: Shared, bits: int | None = None) -> Shared:
-    """x with `bits` fraction bits less, by ABY3's first way. One message.
+    """Return x with `bits` fraction bits fewer, by ABY3's first method. One message.
 
-    With probability |word| / 2^l, in a ring of l bits, the result is off by 2^(l - bits) words; else it is one of
-    the two nearest words, the nearer one more often, so that the mean is right.
+    In a ring of l bits, the result is off by 2^(l - bits) words with probability |word| / 2^l. Otherwise it is one of the two
+    nearest words, the nearer one more often, so its mean is right.
 
-    The sum of three components is taken for one of two, a = x_0 (parties 0 and 2) and b = x_1 + x_2 (party 1). Shifting
-    each forgets at most one carry from below, and one at the top if a + b leaves the ring elsewhere than x does.
+    The three components are grouped into two summands, a = x_0 (parties 0 and 2) and b = x_1 + x_2 (party 1). Shifting each
+    loses at most one carry from below. It also loses the carry at the top if a + b wraps around differently than x does.
     Source: Mohassel, Zhang, "SecureML", S&P 2017, theorem 1; Mohassel, Rindal, "ABY3", CCS 2018, section 5.1.
 
     Args:
-        bits: how many to drop; as many as the parties' numbers have, if not given.
+        bits: number of bits to drop; by default the fraction bits of the parties' numbers.
 
     Raises:
-        CipherDMError: for more bits than there are fraction bits.
+        CipherDMError: `bits` exceeds the fraction bits.
     """
     bits, ring = _checked(parties, x, bits)
     shift = ring.dtype(bits)
     (first, _), (b1, b2) = x.of(0), x.of(1)
     a = first >> shift
-    # Read as a negative number, so that a + b comes out near x / 2^bits, and not a turn above it.
+    # b is read as a negative number, so a + b comes out near x / 2^bits instead of a whole turn of the ring above it.
     b = _negative(_negative(b1 + b2, ring) >> shift, ring)
-    # Component 2 comes from the key of parties 1 and 2, and party 1 tells party 0 what is left for component 1.
+    # Component 2 comes from the key of parties 1 and 2; party 1 sends party 0 the rest as component 1.
     mask = parties.random(ring, x.shape)
     with parties.transcript.operation("truncate locally"), parties.transcript.round():
         rest = parties.transcript.send(1, 0, ring.reduce(b - mask.held[1, 1]), ring)
@@ -45,21 +46,21 @@ def truncate_local(parties: ThreeParties, x: Shared, bits: int | None = None) ->
 
 @np.errstate(over="ignore")
 def truncate(parties: ThreeParties, x: Shared, bits: int | None = None) -> Shared:
-    """x with `bits` fraction bits less. Three rounds, five messages of six words together.
+    """Return x with `bits` fraction bits fewer. Three rounds, five messages with six words in total.
 
-    The result is one of the two nearest words, the nearer one more often. It cannot fail under these assumptions:
-    the words of x are in [-2^(l-2), 2^(l-2)), half of the ring's numbers; and, for secrecy, no two parties pool what they saw.
-    Beyond this range the result is off by 2^(l - bits) words with probability (|word| - 2^(l-2)) / 2^(l-1), and nobody notices.
+    The result is one of the two nearest words, the nearer one more often. It is always right if the words of x are in
+    [-2^(l-2), 2^(l-2)), half of the ring's numbers. Beyond this range the result is off by 2^(l - bits) words with probability
+    (|word| - 2^(l-2)) / 2^(l-1), and no party notices. It is secret if no two parties share what they saw.
 
-    Party 2 knows a random r, parties 0 and 1 see c = x + r. The offset 2^(l-2) makes x positive and its top bit zero, so that
-    the top bits of c and r tell whether the sum of what is below carried into the top bit.
+    Party 2 knows a random r; parties 0 and 1 see c = x + r. The offset 2^(l-2) makes x positive with a top bit of zero. So the
+    top bits of c and r tell whether the sum of the lower bits carried into the top bit.
     Source: Dalskov, Escudero, Keller, "Secure Evaluation of Quantized Neural Networks", PoPETs 2020.
 
     Args:
-        bits: how many to drop; as many as the parties' numbers have, if not given.
+        bits: number of bits to drop; by default the fraction bits of the parties' numbers.
 
     Raises:
-        CipherDMError: for more bits than there are fraction bits, or than the offset has zeros at its end, which is l - 2.
+        CipherDMError: `bits` exceeds the fraction bits, or l - 2, the number of zeros at the end of the offset.
     """
     bits, ring = _checked(parties, x, bits)
     if bits > ring.bits - 2:
@@ -70,7 +71,7 @@ def truncate(parties: ThreeParties, x: Shared, bits: int | None = None) -> Share
     offset, carry = ring.dtype(1 << (top - 1)), ring.dtype(1 << (top - bits))
     r, own, fresh = (parties.random(ring, (n, *x.shape)).held for n in (1, 2, 1))
     with transcript.operation("truncate"):
-        # Party 2 shares what it knows of r = r_0 + r_2 with party 0, by their common key, and party 1, by a message.
+        # Party 2 shares pieces of r = r_0 + r_2: party 0 draws its part from their common key, party 1 gets a message.
         known = _pieces(r[2, 1, 0] + r[2, 0, 0], bits, ring)
         with transcript.round():
             middle_1, top_1 = transcript.send(2, 1, ring.reduce(known - own[2, 1]), ring)
@@ -84,7 +85,7 @@ def truncate(parties: ThreeParties, x: Shared, bits: int | None = None) -> Share
         sign = ring.dtype(1) - ring.dtype(2) * c_top
         y_0 = c_middle + carry * (c_top + sign * top_0) - middle_0 - (offset >> ring.dtype(bits))
         y_1 = carry * sign * top_1 - middle_1
-        # Replicate y_0 + y_1: components 0 and 2 from keys that party 2 knows, component 1 the rest.
+        # Replicate y_0 + y_1: components 0 and 2 are drawn from keys that party 2 knows, component 1 is the rest.
         with transcript.round():
             rest_1 = transcript.send(1, 0, ring.reduce(y_1 - fresh[1, 1, 0]), ring)
             rest_0 = transcript.send(0, 1, ring.reduce(y_0 - fresh[0, 0, 0]), ring)
@@ -94,7 +95,7 @@ def truncate(parties: ThreeParties, x: Shared, bits: int | None = None) -> Share
 
 
 def _pieces(words: np.ndarray, bits: int, ring: Ring) -> np.ndarray:
-    """[2, *shape]: what is between the `bits` lowest bits and the top bit, and the top bit."""
+    """Return [2, *shape]: the bits between the `bits` lowest and the top bit, and the top bit."""
     words = ring.reduce(words)
     top = words >> ring.dtype(ring.bits - 1)
     below_top = words & ring.dtype(ring.modulus // 2 - 1)
