@@ -40,3 +40,14 @@ class ProgressBar:
         self._bar.set_description(label, refresh=False)
         self._bar.update(done - self._bar.n)
         self._bar.refresh()  # tqdm redraws only when the count grows, and a label may come before that
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, with two digits or two units: "0.83 s", "12 s", "4 min 20 s", "2 h 5 min", "3 d 4 h"."""
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    whole = round(seconds)
+    for large, small, length, count in (("d", "h", 3600, 24), ("h", "min", 60, 60)):
+        if whole >= length * count:
+            return f"{whole // (length * count)} {large} {whole // length % count} {small}"
+    return f"{whole // 60} min {whole % 60} s"

@@ -11,9 +11,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 from cipherdm.costs import LAN, WAN, Network
 from cipherdm.costs.sampling import SAMPLERS, StepCost, cost_of
 from cipherdm.errors import CipherDMError
-from cipherdm.records import read_record
-from cipherdm.views.latency import SAMPLER_MARKERS, _pictures
-from cipherdm.views.latency_widget import load_costs
+from cipherdm.records import MEASUREMENTS, read_record
+from cipherdm.views.latency import load_costs
 from cipherdm.views.style import PALETTE, describe, new_figure
 
 from .target import MODELS, TEN, TINY, Check, Command, Target, field, mean_of
@@ -139,11 +138,12 @@ def quality_against_cost(
     """
     figure = new_figure(0.8 + 3.6 * len(networks), 3.5)
     axes = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
+    pictures = "one picture" if cost.batch == 1 else f"{cost.batch} pictures"
     label = {"lenet_fid": "LeNet-FID, less is better", "accuracy": "accuracy", "f1": "F1"}[quantity]
     above = {"xytext": (0, 7), "textcoords": "offset points", "fontsize": 8, "ha": "center"}
     for axis, network in zip(axes, networks, strict=True):
         samplers = quality.groupby("sampler", sort=False)
-        for (sampler, rows), colour, marker in zip(samplers, PALETTE, SAMPLER_MARKERS, strict=False):
+        for (sampler, rows), colour, marker in zip(samplers, PALETTE, "os^", strict=False):
             times = [cost.over(network, steps).seconds for steps in rows["steps"]]
             axis.plot(times, rows[quantity], color=colour, marker=marker, linewidth=1.2, label=sampler)
             for time, steps, value in zip(times, rows["steps"], rows[quantity], strict=True):
@@ -151,7 +151,7 @@ def quality_against_cost(
         axis.set(
             xscale="log",
             title=str(network),
-            xlabel=f"seconds for {_pictures(cost.batch)}, {cost.model} under {cost.variant}",
+            xlabel=f"seconds for {pictures}, {cost.model} under {cost.variant}",
         )
         axis.title.set_fontsize(10)
         seconds = [cost.over(network, steps).seconds for steps in quality["steps"]]
@@ -184,7 +184,7 @@ def figure(records: Path) -> Figure:
 def samplers_figure(records: Path) -> Figure:
     """Draw LeNet-FID over the seconds of sampling under fast. Without a step's record here, the committed one serves."""
     here = (records / f"step_{TEN}.json").exists()
-    costs = load_costs(records if here else None, (TEN,))
+    costs = load_costs(records if here else MEASUREMENTS, (TEN,))
     return quality_against_cost(quality_frame(TEN, records), cost_of(costs[TEN], "fast"))
 
 

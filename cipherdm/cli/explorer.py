@@ -38,7 +38,7 @@ The times follow from one step, measured with the parties side by side, by the m
 *computing + rounds x round trip / 2 + bytes / bandwidth*, which notebook 05 explains and compares with real runs.
 """
 
-_SLIDERS = """from cipherdm.views.latency_widget import latency_explorer
+_SLIDERS = """from cipherdm.views import latency_explorer
 
 latency_explorer()"""
 
@@ -66,7 +66,7 @@ def serve(port: int, *, browser: bool = True, announce: Callable[[str], None] = 
     Raises:
         CipherDMError: the port is in use or not allowed, or the records that the sliders show are missing.
     """
-    from ..views.latency_widget import load_costs
+    from ..views.latency import load_costs
 
     load_costs()  # what is missing is better said here than on the page
     _check_port(port)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ..errors import CipherDMError
+from ..progress import duration
 from . import host_pb2 as pb
 
 State = tuple[pb.Description, pb.HostStatus] | CipherDMError
@@ -25,7 +26,7 @@ def report(states: Sequence[State]) -> tuple[str, bool]:
                 description.cipherdm_version,
                 description.spu_version,
                 description.configuration,
-                _duration(status.uptime_seconds),
+                duration(status.uptime_seconds),
                 str(status.requests),
                 str(status.done),
                 str(status.failed),
@@ -55,12 +56,5 @@ def _models(descriptions: Sequence[pb.Description], problems: list[str]) -> list
 
 
 def _row(*cells: str) -> str:
-    widths = (6, 9, 7, 17, 9, 8, 6, 7, 9)
+    widths = (6, 9, 7, 17, 11, 8, 6, 7, 9)
     return " ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s"

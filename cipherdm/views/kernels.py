@@ -1,9 +1,6 @@
-"""Pictures of one convolution on shares: in plaintext, what each party holds, sends and receives of it, and its patches."""
+"""Figures of one convolution on shares: in plaintext, at each party, its patches, and its words as digits."""
 
-# FROM cipherdm.views.linear_digits:
-# Pictures of ring words as digits: the digits themselves, and which pairs of them a product needs.
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,15 +11,19 @@ from matplotlib.ticker import MaxNLocator
 
 from ..kernels.digits import Format
 from ..kernels.shares import PARTIES
-from .style import PALETTE, describe, new_figure
+from .style import PALETTE, describe, frameless, image_axis, new_figure
 
 _COMPONENTS = PALETTE[:PARTIES]
+
+_DROPPED = "#dddddd"
+
+_LIGHT = PALETTE[4:7]  # colours that black is read on
 
 _SUBSCRIPTS = "\u2080\u2081\u2082"
 
 
 def convolution(image: np.ndarray, weights: np.ndarray, result: np.ndarray) -> Figure:
-    """A picture, a filter as numbers, and what the filter makes of the picture.
+    """Draw an image, a filter as numbers, and their convolution.
 
     Args:
         image: [H, W], drawn from black for the smallest value to white.
@@ -32,17 +33,15 @@ def convolution(image: np.ndarray, weights: np.ndarray, result: np.ndarray) -> F
     figure = new_figure(8, 2.9)
     before, middle, after = figure.subplots(1, 3, gridspec_kw={"width_ratios": (1, 0.62, 1.2)})
     before.imshow(image, cmap="gray")
-    before.set_title(f"picture, {_extents(image)}", fontsize=10)
+    image_axis(before, f"picture, {_extents(image)}")
     middle.imshow(weights, cmap="RdBu_r", vmin=-2.5 * np.abs(weights).max(), vmax=2.5 * np.abs(weights).max())
     for (row, column), weight in np.ndenumerate(weights):
         middle.text(column, row, f"{weight:g}", ha="center", va="center", fontsize=12)
-    middle.set_title(f"filter, {_extents(weights)}", fontsize=10)
+    image_axis(middle, f"filter, {_extents(weights)}")
     reach = float(np.abs(result).max()) or 1.0
     drawn = after.imshow(result, cmap="RdBu_r", vmin=-reach, vmax=reach)
-    after.set_title(f"result, {_extents(result)}", fontsize=10)
+    image_axis(after, f"result, {_extents(result)}")
     figure.colorbar(drawn, ax=after, shrink=0.85)
-    for axis in (before, middle, after):
-        axis.set(xticks=[], yticks=[])
     return describe(
         figure,
         f"A picture of {_extents(image)} pixels, a filter of {_extents(weights)} numbers, "
@@ -57,15 +56,15 @@ def party_views(
     z: Sequence[np.ndarray],
     received: Sequence[np.ndarray],
 ) -> Figure:
-    """What each party holds of a picture and a filter, what it sends and what it receives, as grey values. A row a party.
+    """Draw as grey values, a row per party, its components of an image and a filter, what it sends and what it receives.
 
     A frame has the colour of the component in it, so that equal words have frames of one colour.
 
     Args:
         pictures: three parties' pairs [2, H, W] of ring words.
         filters: three parties' pairs [2, K, K].
-        z: what each party computes of the product and sends to the previous one, [rows, columns].
-        received: what each party receives from the next one, likewise.
+        z: each party's part of the product, [rows, columns], which it sends to the previous party.
+        received: message [rows, columns] that each party gets from the next one.
     """
     figure = new_figure(8.6, 4.6)
     axes = figure.subplots(PARTIES, 6, gridspec_kw={"width_ratios": (1, 1, 0.55, 0.55, 1, 1)})
@@ -75,8 +74,7 @@ def party_views(
         titles = (_name("x", party), _name("x", after), _name("w", party), _name("w", after))
         titles += (f"{_name('z', party)}, to party {before}", f"{_name('z', after)}, from party {after}")
         for place, (axis, shown, title) in enumerate(zip(row, words, titles, strict=True)):
-            _words(axis, shown, _COMPONENTS[(party, after)[place % 2]])
-            axis.set_title(title, fontsize=9)
+            _draw_words(axis, shown, title, _COMPONENTS[(party, after)[place % 2]])
         row[0].set_ylabel(f"party {party}", fontsize=10)
     everything = np.concatenate([np.concatenate([np.ravel(part) for part in group]) for group in (pictures, z)])
     low, high = np.quantile(everything / 2.0 ** _bits(everything), (0.1, 0.9))
@@ -88,29 +86,13 @@ def party_views(
     )
 
 
-def pictures(panels: Mapping[str, np.ndarray], width: float = 8.0) -> Figure:
-    """Arrays [H, W] side by side by title, each from black for its smallest value to white for its largest.
-
-    Args:
-        width: of the figure, in inches.
-    """
-    figure = new_figure(width, width / len(panels) + 0.35)
-    texts = []
-    for axis, (title, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        axis.imshow(values, cmap="gray")
-        axis.set_title(title, fontsize=10)
-        axis.set(xticks=[], yticks=[])
-        texts.append(f"{title}: values from {values.min():.3g} to {values.max():.3g}, {_roughness(values)}")
-    return describe(figure, "Pictures side by side. " + "; ".join(texts) + ".")
-
-
 def patch_counts(shape: tuple[int, int], size: int, stride: int = 1) -> np.ndarray:
-    """How many patches of a convolution without padding each pixel is in: [H, W] whole numbers.
+    """Count the patches of a convolution without padding that each pixel is in: [H, W] whole numbers.
 
     Args:
-        shape: rows and columns of the picture.
+        shape: rows and columns of the image.
         size: rows and columns of a patch.
-        stride: from one patch to the next.
+        stride: pixels from one patch to the next.
     """
     counts = np.zeros(shape, np.int64)
     rows, columns = ((length - size) // stride + 1 for length in shape)
@@ -121,18 +103,13 @@ def patch_counts(shape: tuple[int, int], size: int, stride: int = 1) -> np.ndarr
 
 
 def patches(shape: tuple[int, int], size: int, stride: int = 1) -> Figure:
-    """In how many patches each pixel is, and how many words are split into digits before and after patches are gathered.
-
-    Args:
-        shape, size, stride: as `patch_counts` has them.
-    """
+    """Draw the `patch_counts` of each pixel, and the words split into digits before and after patches are gathered."""
     counts = patch_counts(shape, size, stride)
     once, often = counts.size, int(counts.sum())
     figure = new_figure(8, 2.9)
     left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1, 1.5)})
     drawn = left.imshow(counts, cmap="viridis", vmin=0)
-    left.set(xticks=[], yticks=[])
-    left.set_title(f"patches of {size} x {size} that a pixel is in", fontsize=10)
+    image_axis(left, f"patches of {size} x {size} that a pixel is in")
     figure.colorbar(drawn, ax=left, shrink=0.85).locator = MaxNLocator(integer=True)
     bars = {"split, then gathered": once, "gathered, then split": often}
     right.barh(range(len(bars)), list(bars.values()), color=PALETTE[: len(bars)], height=0.55)
@@ -141,7 +118,7 @@ def patches(shape: tuple[int, int], size: int, stride: int = 1) -> Figure:
     right.set_yticks(range(len(bars)), list(bars))
     right.invert_yaxis()
     right.set(xlabel="words split into digits, for one component", xlim=(0, 1.2 * often))
-    right.spines[["top", "right"]].set_visible(False)
+    frameless(right)
     return describe(
         figure,
         f"Left, a picture of {_extents(counts)} pixels; a pixel is in {counts.min()} to {counts.max()} patches of "
@@ -149,10 +126,10 @@ def patches(shape: tuple[int, int], size: int, stride: int = 1) -> Figure:
     )
 
 
-def _words(axis: Axes, words: np.ndarray, colour: str) -> None:
-    """Ring words from black for 0 to white for the largest one, in a coloured frame."""
+def _draw_words(axis: Axes, words: np.ndarray, title: str, colour: str) -> None:
+    """Draw ring words from black for 0 to white for the largest one, in a coloured frame."""
     axis.imshow(words / 2.0 ** _bits(words), cmap="gray", vmin=0, vmax=1)
-    axis.set(xticks=[], yticks=[])
+    image_axis(axis, title, 9)
     for spine in axis.spines.values():
         spine.set(color=colour, linewidth=3)
     axis.set_anchor("C")
@@ -170,28 +147,12 @@ def _extents(array: np.ndarray) -> str:
     return " x ".join(str(extent) for extent in array.shape)
 
 
-def _roughness(values: np.ndarray) -> str:
-    """Whether neighbours are alike, as in a picture, or not, as in noise."""
-    values = np.asarray(values, np.float64)
-    spread = values.std()
-    if spread == 0:
-        return "all equal"
-    steps = np.abs(np.diff(values, axis=1)).mean() / spread
-    # Independent uniform words differ by a third of their range, 1.15 standard deviations, on average.
-    return "noise" if steps > 1 else "a picture"
-
-
-_DROPPED = "#dddddd"
-
-_LIGHT = PALETTE[4:7]  # colours that black is read on
-
-
 def digit_table(form: Format, numbers: Sequence[int]) -> pd.DataFrame:
-    """A row for each number: its digits, the lowest first, and what they add up to in the ring, read with its sign.
+    """Table with a row per number: its digits, the lowest first, and their sum in the ring, read with its sign.
 
     Args:
-        form: how words are cut.
-        numbers: of the ring, negative ones too.
+        form: number and size of the digits.
+        numbers: numbers of the ring, negative ones too.
     """
     words = np.array([number % (1 << form.bits) for number in numbers], form.word)
     digits = form.split(words).astype(np.int64)
@@ -202,23 +163,22 @@ def digit_table(form: Format, numbers: Sequence[int]) -> pd.DataFrame:
 
 
 def _joined(form: Format, digits: np.ndarray) -> int:
-    """The number of these digits, by Python's integers."""
+    """Join digits to their number, with Python's integers."""
     word = sum(int(digit) << form.base * place for place, digit in enumerate(digits)) % (1 << form.bits)
     return word - (word >> form.bits - 1 << form.bits)
 
 
 def digit_pairs(forms: Sequence[Format]) -> Figure:
-    """Which products of two digits a product of two words needs, a square of pairs for each way to cut words.
+    """Draw the products of two digits that a product of two words needs, a square of pairs per form.
 
     Pairs with one sum of places have one colour and are one matrix product. Grey pairs are multiples of the ring's size.
 
     Args:
-        forms: of at most eight digits.
+        forms: ways to cut words into digits, at most eight.
     """
     figure = new_figure(0.5 + 3.9 * len(forms), 4.1)
-    axes = figure.subplots(
-        1, len(forms), squeeze=False, gridspec_kw={"width_ratios": [form.count + 1.5 for form in forms]}
-    )
+    ratios = {"width_ratios": [form.count + 1.5 for form in forms]}
+    axes = figure.subplots(1, len(forms), squeeze=False, gridspec_kw=ratios)
     texts, most = [], max(form.count for form in forms)
     for axis, form in zip(axes[0], forms, strict=True):
         kept, of = _draw_pairs(axis, form), form.count**2
@@ -236,7 +196,7 @@ def digit_pairs(forms: Sequence[Format]) -> Figure:
 
 
 def _draw_pairs(axis: Axes, form: Format) -> int:
-    """A square for each pair of digits, with the sum of their places; returns how many are needed."""
+    """Draw a square for each pair of digits, with the sum of their places; returns the number of pairs that are needed."""
     kept = 0
     for row, column in np.ndindex(form.count, form.count):
         place = row + column

@@ -1,6 +1,7 @@
-"""What dominates where, how well the latency model does, and what quality costs over the number of steps."""
+"""How long sampling takes by the latency model and what dominates: a map over networks, and sliders for all settings."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,18 +10,28 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-from ..costs import LAN, NETWORKS, WAN, Network
-from ..costs.sampling import StepCost, shares
-from .networks import PARTS
-from .style import PALETTE, describe, new_figure
+from ..costs import LAN, NETWORKS, WAN, Latency, Network
+from ..costs.sampling import StepCost, cost_of, shares, step_costs
+from ..errors import CipherDMError
+from ..progress import duration
+from ..records import MEASUREMENTS
+from .networks import PARTS, network_sliders
+from .style import PALETTE, describe, frameless, new_figure
+from .widgets import MovingPicture, explorer
 
 ROUND_TRIPS = (0.1e-3, 200e-3)  # seconds, the vertical extent of the map
 
 BANDWIDTHS = (10e6, 10e9)  # bit/s, the horizontal one
 
-_GRID = 121  # points on each axis of the map
+MODELS = ("mnist01-tiny", "mnist10")
 
-_LABELS = {  # of each network, where its name stands: points from the mark, and how it is aligned
+SHOWN = ("direct", "cipherdm", "fast")  # at first
+
+STEPS = (1, 2, 5, 10, 15, 20, 30, 50, 100, 200, 500, 1000)
+
+_GRID, _MOVING_GRID = 121, 61  # points on each axis of the map, and of the one that follows sliders
+
+_LABELS = {  # position of each network's name, in points from the mark, and its alignment
     "lan": ((-8, 9), "right"),
     "cheetah-lan": ((-8, -12), "right"),
     "wan": ((8, 6), "left"),
@@ -28,15 +39,20 @@ _LABELS = {  # of each network, where its name stands: points from the mark, and
     "narrow": ((8, 0), "left"),
 }
 
-SAMPLER_MARKERS = ("o", "s", "^")
+_ROWS = 7  # bars at most
+
+_BETWEEN = 0.30  # where the map ends and the names of protocol sets begin, as a share of the figure's width
+
+Costs = Mapping[str, Sequence[StepCost]]
+"""Costs of each model's step, by the model's name."""
 
 
 def dominance_map(costs: Sequence[StepCost], networks: Mapping[str, Network] = NETWORKS) -> Figure:
-    """What most of a step's time goes into over bandwidth and round trip, a panel for each way to compute it.
+    """Map of what most of a step's time goes into, over bandwidth and round trip, a panel for each protocol set.
 
     Colours mix by the shares. Lines join networks on which a step takes the same time. The marks are networks.
     """
-    trips, bands = np.geomspace(*ROUND_TRIPS, _GRID), np.geomspace(*BANDWIDTHS, _GRID)
+    trips, bands = _grid(_GRID)
     figure = new_figure(0.6 + 3.2 * len(costs), 3.9)
     axes = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     told = []
@@ -48,17 +64,11 @@ def dominance_map(costs: Sequence[StepCost], networks: Mapping[str, Network] = N
         for level in levels:
             _label_contour(axis, cost, level)
         for name, network in networks.items():
-            axis.plot(network.bandwidth, network.round_trip, "o", color="black", markersize=5, zorder=3)
+            place = network.bandwidth, network.round_trip
+            axis.plot(*place, "o", color="black", markersize=5, zorder=3)
             offset, align = _LABELS.get(name, ((8, 0), "left"))
-            axis.annotate(
-                network.name,
-                (network.bandwidth, network.round_trip),
-                offset,
-                textcoords="offset points",
-                fontsize=8,
-                ha=align,
-                va="center",
-            )
+            style = {"textcoords": "offset points", "fontsize": 8, "ha": align, "va": "center"}
+            axis.annotate(network.name, place, offset, **style)
         axis.set(xscale="log", yscale="log", xlim=BANDWIDTHS, ylim=ROUND_TRIPS, title=cost.variant)
         axis.title.set_fontsize(10)
         axis.xaxis.set_major_locator(FixedLocator([1e7, 1e8, 1e9, 1e10]))
@@ -80,14 +90,142 @@ def dominance_map(costs: Sequence[StepCost], networks: Mapping[str, Network] = N
 
 
 def mixed_colours(parts: np.ndarray) -> np.ndarray:
-    """[H, W, 3] colours for shares [3, H, W] of `PARTS`, the largest share drawn out so that regions are seen at a glance."""
+    """Colours [H, W, 3] for shares [3, H, W] of `PARTS`, the largest share drawn out so that regions are seen at a glance."""
     sharpened = parts**2 / (parts**2).sum(axis=0)
     colours = np.array([to_rgb(colour) for colour in PALETTE[: len(PARTS)]])
     return 0.2 + 0.8 * np.einsum("prc,pk->rck", sharpened, colours)
 
 
+class LatencyPicture(MovingPicture):
+    """Bars of what sampling takes, and the network's place on the map; `show` other settings without building it anew.
+
+    The map is that of the first protocol set shown.
+    """
+
+    def __init__(self, costs: Costs):
+        self._costs = costs
+        super().__init__(9.6, 3.4)
+        where = self.figure.add_axes((0.065, 0.16, _BETWEEN - 0.08, 0.66))
+        bars = self.figure.add_axes((_BETWEEN + 0.13, 0.16, 0.97 - _BETWEEN - 0.13, 0.66))
+        low, high = np.log10(BANDWIDTHS), np.log10(ROUND_TRIPS)
+        blank = np.ones((_MOVING_GRID, _MOVING_GRID, 3))
+        self._map = where.imshow(blank, extent=(*low, *high), origin="lower", aspect="auto", interpolation="bilinear")
+        places = zip(*map(_place, NETWORKS.values()), strict=True)
+        self._networks = where.plot(*places, "o", color="black", markersize=3.5)
+        self._here = where.plot([0], [0], "+", color="black", markersize=13, markeredgewidth=2.5)[0]
+        where.set(xlim=low, ylim=high, xlabel="bandwidth in Mbit/s", ylabel="round trip in ms")
+        where.set_xticks([7, 8, 9, 10], ["10", "100", "1,000", "10,000"], fontsize=8)
+        where.set_yticks([-4, -3, -2, -1], ["0.1", "1", "10", "100"], fontsize=8)
+        self._about = where.text(0.5, 1.03, "", ha="center", fontsize=10, transform=where.transAxes)
+        self._bars = [bars.barh(range(_ROWS), [0] * _ROWS, color=colour) for colour in PALETTE[: len(PARTS)]]
+        self._names = [bars.text(-2, row, "", va="center", ha="right", fontsize=9) for row in range(_ROWS)]
+        self._totals = [bars.text(0, row, "", va="center", fontsize=9) for row in range(_ROWS)]
+        self._title = bars.text(0, 1.03, "", fontsize=10, transform=bars.transAxes)
+        bars.set(xlim=(0, 156), ylim=(_ROWS - 0.5, -0.5), xticks=[0, 25, 50, 75, 100], yticks=[])
+        bars.set_xlabel("share of the slowest one's time in %")
+        frameless(bars)
+        place = {"loc": "upper right", "bbox_to_anchor": (0.97, 1.0)}
+        self.figure.legend(self._bars, PARTS, ncols=len(PARTS), frameon=False, **place)
+        bars_and_texts = [*(bar for found in self._bars for bar in found), *self._names, *self._totals]
+        self._moves([self._map, *self._networks, self._here, self._about, self._title, *bars_and_texts])
+
+    def show(self, model: str, batch: int, steps: int, network: Network, variants: Sequence[str] = SHOWN) -> Figure:
+        """Show other settings; returns the figure, with its description. Raises CipherDMError for what is not recorded."""
+        costs = [cost_of(self._costs[model], variant, batch) for variant in variants][:_ROWS]
+        found = [cost.over(network, steps) for cost in costs]
+        totals = [f"{duration(one.seconds)}, {_main_part(one)}" for one in found]
+        self._show_bars(costs, found, totals)
+        self._here.set_data(*([value] for value in _place(network)))
+        if costs:
+            self._map.set_data(mixed_colours(shares(costs[0], *_grid(_MOVING_GRID))))
+        self._about.set_text(f"what {costs[0].variant} waits for" if costs else "")
+        pictures = f"{batch} picture{'s' * (batch > 1)} of {model}, {steps} step{'s' * (steps > 1)}"
+        self._title.set_text(pictures)
+        told = [f"{cost.variant} {total}" for cost, total in zip(costs, totals, strict=True)]
+        return describe(
+            self.figure,
+            f"Sampling {pictures}, over {1000 * network.round_trip:.3g} ms round trip and {network.bandwidth / 1e6:,.0f} "
+            f"Mbit/s: {'; '.join(told) or 'no protocols chosen'}.",
+        )
+
+    def _show_bars(self, costs: Sequence[StepCost], found: Sequence[Latency], totals: Sequence[str]) -> None:
+        slowest = max((one.seconds for one in found), default=1.0)
+        for row in range(_ROWS):
+            shown, left = row < len(found), 0.0
+            for part, bars in zip(("computing", "delays", "sending"), self._bars, strict=True):
+                width = 100 * getattr(found[row], part) / slowest if shown else 0.0
+                bars[row].set(x=left, width=width)
+                left += width
+            self._totals[row].set(x=left + 1, text=totals[row] if shown else "")
+            self._names[row].set_text(costs[row].variant if shown else "")
+
+
+def load_costs(measurements: Path = MEASUREMENTS, models: Sequence[str] = MODELS) -> dict[str, tuple[StepCost, ...]]:
+    """Read what a step costs, for those of the models that were measured.
+
+    The costs are those of `cipherdm bench step`, or of `cipherdm bench breakdown` if that has no rounds.
+
+    Raises:
+        CipherDMError: no model was measured.
+    """
+    found, problem = {}, None
+    for model in models:
+        for benchmark in ("step", "breakdown"):
+            try:
+                found.setdefault(model, step_costs(measurements / f"{benchmark}_{model}.json"))
+            except CipherDMError as error:
+                problem = problem or error
+    if not found:
+        raise problem or CipherDMError("name at least one model whose costs are to be shown.")
+    return found
+
+
+def latency_explorer(costs: Costs | None = None, network: Network = WAN):
+    """`LatencyPicture` under sliders, for the models, batches and protocol sets that all records have; an ipywidgets.VBox.
+
+    Args:
+        costs: costs of models' steps, by default those that `load_costs` finds.
+        network: network at first.
+    """
+    import ipywidgets as widgets  # which only notebooks need
+
+    costs = load_costs() if costs is None else costs
+    batches, variants = _common(costs, "batch"), _common(costs, "variant")[:_ROWS]
+    picture = LatencyPicture(costs)
+
+    def draw(model, round_trip, bandwidth, steps, batch, **chosen) -> MovingPicture:
+        names = [name for name, checked in zip(variants, chosen.values(), strict=True) if checked]
+        picture.show(model, batch, steps, Network("chosen", round_trip / 1000, bandwidth * 1e6), names)
+        return picture
+
+    wide = {"style": {"description_width": "10em"}, "layout": {"width": "30em"}}
+    controls = {
+        "model": widgets.Dropdown(options=list(costs), description="model", **wide),
+        **network_sliders(network, ROUND_TRIPS, BANDWIDTHS, step=0.02, **wide),
+        "steps": widgets.SelectionSlider(options=STEPS, value=20, description="steps", **wide),
+        "batch": widgets.SelectionSlider(options=batches, description="pictures at a time", **wide),
+    }
+    boxes = {
+        f"variant{index}": widgets.Checkbox(name in SHOWN, description=name, indent=False, layout={"width": "12em"})
+        for index, name in enumerate(variants)
+    }
+    named = [("choose ...", None), *((str(n), n) for n in NETWORKS.values())]
+    named = widgets.Dropdown(options=named, description="network", **wide)
+
+    def choose(change) -> None:
+        if change.new is not None:
+            controls["round_trip"].value = 1000 * change.new.round_trip
+            controls["bandwidth"].value = change.new.bandwidth / 1e6
+
+    named.observe(choose, "value")
+    *_, image, text = explorer(draw, **controls, **boxes).children
+    model, *sliders = controls.values()
+    settings = widgets.HBox([widgets.VBox([model, named, *sliders]), widgets.VBox(list(boxes.values()))])
+    return widgets.VBox([settings, image, text])
+
+
 def _label_contour(axis: Axes, cost: StepCost, seconds: float) -> None:
-    """Write on the line of so many seconds: where it is level, at the right, or if it does not get there, at the bottom."""
+    """Label the line of so many seconds: where it is level, at the right, or at the bottom if it does not get there."""
     band = 0.75 * BANDWIDTHS[1]
     trip = 2 * (seconds - cost.seconds - 8 * cost.path_bytes / band) / cost.rounds
     place = {"ha": "right", "va": "bottom" if trip < 0.7 * ROUND_TRIPS[1] else "top"}
@@ -100,12 +238,32 @@ def _label_contour(axis: Axes, cost: StepCost, seconds: float) -> None:
         axis.text(band, trip, f"{seconds:g} s", fontsize=8, color="white", fontweight="bold", **place)
 
 
+def _largest_part(found: Latency) -> tuple[str, float]:
+    """The one of `PARTS` that takes longest, and its share."""
+    seconds, part = max(zip((found.computing, found.delays, found.sending), PARTS, strict=True), key=lambda two: two[0])
+    return part, seconds / found.seconds
+
+
 def _largest(cost: StepCost, network: Network) -> str:
     found = cost.over(network)
-    values = dict(zip(PARTS, (found.computing, found.delays, found.sending), strict=True))
-    part = max(values, key=values.get)
-    return f"{part} {values[part] / found.seconds:.0%} of {found.seconds:.3g} s"
+    part, share = _largest_part(found)
+    return f"{part} {share:.0%} of {found.seconds:.3g} s"
 
 
-def _pictures(count: int) -> str:
-    return "one picture" if count == 1 else f"{count} pictures"
+def _main_part(found: Latency) -> str:
+    part, share = _largest_part(found)
+    return f"{100 * share:.0f}% {part.split(' ')[0]}"
+
+
+def _grid(points: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.geomspace(*ROUND_TRIPS, points), np.geomspace(*BANDWIDTHS, points)
+
+
+def _common(costs: Costs, field: str) -> list:
+    """The values of a field that all models' costs have, in the order of the first's."""
+    first, *others = ([getattr(cost, field) for cost in rows] for rows in costs.values())
+    return [value for value in dict.fromkeys(first) if all(value in rows for rows in others)]
+
+
+def _place(network: Network) -> tuple[float, float]:
+    return float(np.log10(network.bandwidth)), float(np.log10(max(network.round_trip, ROUND_TRIPS[0])))

@@ -1,6 +1,7 @@
 """How long operations would take over a network: a plain figure, and sliders for the network."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,27 +9,27 @@ from matplotlib.figure import Figure
 
 from ..costs import WAN, Network, latency
 from .style import GREY, PALETTE, describe, new_figure
-from .widgets import MovingPicture
+from .widgets import MovingPicture, explorer
 
 PARTS = ("computing", "messages on their way", "bytes on their way")
 
 
 def parts(table: pd.DataFrame, network: Network) -> pd.DataFrame:
-    """Milliseconds of each operation over a network, a column for each of `PARTS`.
+    """Milliseconds of each operation over a network, a column for each of `PARTS`, by the latency model.
 
-    By the latency model, with each message of the busiest party as a round, as if none could travel beside another, and all
-    its bytes on the path. That is near the number of rounds, which these records do not have.
+    Each message of the busiest party counts as a round, as if none could travel beside another, and all its bytes are on the
+    path. That is near the number of rounds, which these records do not have.
 
     Args:
-        table: of `bench.operations`.
-        network: what connects the parties.
+        table: operations by name, with columns ms, busiest_messages and busiest_bytes.
+        network: network between the parties.
     """
     found = latency(table["ms"] / 1000, table["busiest_messages"], table["busiest_bytes"], network)
     return 1000 * pd.concat((found.computing, found.delays, found.sending), axis=1, keys=PARTS)
 
 
 def network_times(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
-    """The time of each operation as a stacked bar (see `parts`), a panel for each network."""
+    """Draw the time of each operation as a stacked bar (see `parts`), a panel for each network."""
     figure = new_figure(max(6.5, 4.2 * len(networks)), 1.1 + 0.28 * len(table))
     axes = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
     rows, texts = np.arange(len(table)), []
@@ -52,17 +53,16 @@ def network_times(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
 
 
 class SharesPicture(MovingPicture):
-    """What an operation's time goes into over one network, in percent; `show` another network without building it anew."""
+    """Bars of what an operation's time goes into over one network, in percent; `show` another network in the same axes."""
 
     def __init__(self, table: pd.DataFrame, network: Network):
         self._table = table
         height = 1.0 + 0.26 * len(table)
         super().__init__(7.4, height)
         axis = self.figure.add_axes((0.17, 0.55 / height, 0.68, 1 - 0.95 / height))
-        rows = np.arange(len(table))
+        rows, ones = np.arange(len(table)), np.ones(len(table))
         self._bars = [
-            axis.barh(rows, np.ones(len(table)), color=colour, label=part)
-            for part, colour in zip(PARTS, PALETTE, strict=False)
+            axis.barh(rows, ones, color=colour, label=part) for part, colour in zip(PARTS, PALETTE, strict=False)
         ]
         self._totals = [axis.text(102, row, "", va="center", fontsize=9) for row in rows]
         axis.set(xlim=(0, 100), xlabel="share of the time in %; total at the right")
@@ -94,25 +94,37 @@ class SharesPicture(MovingPicture):
 
 
 def network_explorer(table: pd.DataFrame, network: Network = WAN):
-    """What operations' time goes into, under sliders for the network's round trip and bandwidth."""
+    """`SharesPicture` under sliders for the network's round trip and bandwidth."""
+    picture = SharesPicture(table, network)
+
+    def draw(round_trip: float, bandwidth: float) -> MovingPicture:
+        picture.show(Network("chosen", round_trip / 1000, bandwidth * 1e6))
+        return picture
+
+    wide = {"style": {"description_width": "11em"}, "layout": {"width": "34em"}}
+    return explorer(draw, **network_sliders(network, (0.1e-3, 10**-0.5), (10e6, 10e9), step=0.05, **wide))
+
+
+def network_sliders(
+    network: Network, round_trips: tuple[float, float], bandwidths: tuple[float, float], **settings: Any
+) -> dict[str, Any]:
+    """Logarithmic sliders `round_trip`, in ms, and `bandwidth`, in Mbit/s, that begin at a network.
+
+    Args:
+        network: network at first.
+        round_trips: ends of the slider, in seconds.
+        bandwidths: ends of the slider, in bit/s.
+        settings: further arguments of ipywidgets.FloatLogSlider.
+    """
     import ipywidgets as widgets  # which only notebooks need
 
-    picture = SharesPicture(table, network)
-    settings = {"base": 10, "readout_format": ".3g", "step": 0.05}
-    settings |= {"style": {"description_width": "11em"}, "layout": {"width": "34em"}}
-    delay = widgets.FloatLogSlider(
-        value=1000 * network.round_trip, min=-1, max=2.5, description="round trip in ms", **settings
-    )
-    width = widgets.FloatLogSlider(
-        value=network.bandwidth / 1e6, min=1, max=4, description="bandwidth in Mbit/s", **settings
-    )
-    image = widgets.Image(format="png")
+    def log_slider(value: float, ends: np.ndarray, description: str):
+        low, high = np.log10(ends)
+        return widgets.FloatLogSlider(
+            value, base=10, min=low, max=high, description=description, readout_format=".3g", **settings
+        )
 
-    def draw(_=None) -> None:
-        picture.show(Network("chosen", delay.value / 1000, width.value * 1e6))
-        image.value = picture.png()
-
-    for slider in (delay, width):
-        slider.observe(draw, "value")
-    draw()
-    return widgets.VBox([delay, width, image])
+    return {
+        "round_trip": log_slider(1000 * network.round_trip, 1000 * np.array(round_trips), "round trip in ms"),
+        "bandwidth": log_slider(network.bandwidth / 1e6, np.array(bandwidths) / 1e6, "bandwidth in Mbit/s"),
+    }

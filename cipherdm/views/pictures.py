@@ -1,19 +1,19 @@
-"""Pictures of samples: secure beside plaintext."""
-
-# FROM cipherdm.views.row:
-# A picture of images as they come out of a run, with nothing to compare them with.
+"""Figures of images: secure beside plaintext, images in a row, and any arrays side by side."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from .style import describe, image_axis, new_figure
 
 _WRAPPED = 26  # characters in a line of a prompt
 
 
 def wrapped(prompt: str) -> str:
-    """A prompt in lines that fit above its picture."""
+    """Break a prompt into lines that fit above its image."""
     return textwrap.fill(prompt, _WRAPPED)
 
 
@@ -26,65 +26,94 @@ def sample_sheet(
     across: int = 10,
     width: float = 0.95,
 ) -> Figure:
-    """Each secure image below the plaintext one from the same noise, with its PSNR.
+    """Draw each secure image below the plaintext one from the same noise, with its PSNR.
 
     Args:
         secure: [N, C, H, W] in [-1, 1]; values outside are clipped. One or three channels.
-        plaintext: the same shape.
+        plaintext: images of the same shape.
         psnr: N values in dB.
         captions: N short texts, such as the labels, of one line or several.
         across: images side by side.
-        width: of an image, in inches.
+        width: width of an image, in inches.
     """
     columns = min(len(secure), across)
     bands = -(-len(secure) // columns)
-    further_lines = max(caption.count("\n") for caption in captions)
-    height = 0.35 + (2 * width + 0.35 + 0.16 * further_lines) * bands
-    figure = Figure(figsize=(0.4 + width * columns, height), layout="constrained")
-    axes = figure.subplots(2 * bands, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for index in range(len(secure)):
+    height = 0.35 + (2 * width + 0.35 + 0.16 * _further_lines(captions)) * bands
+    figure, axes = _image_grid(0.4 + width * columns, height, 2 * bands, columns)
+    for index, caption in enumerate(captions):
         band, column = divmod(index, columns)
-        above, below = axes[2 * band, column], axes[2 * band + 1, column]
-        draw_image(above, plaintext[index], captions[index])
-        draw_image(below, secure[index], f"{psnr[index]:.1f} dB")
-    for band in range(bands):
-        for row, text in ((2 * band, "plaintext"), (2 * band + 1, "secure")):
-            axes[row, 0].text(
-                -0.11 / width, 0.5, text, rotation=90, ha="right", va="center", transform=axes[row, 0].transAxes
-            )
+        draw_image(axes[2 * band, column], plaintext[index], caption)
+        draw_image(axes[2 * band + 1, column], secure[index], f"{psnr[index]:.1f} dB")
+    for row, axis in enumerate(axes[:, 0]):
+        style = {"rotation": 90, "ha": "right", "va": "center", "transform": axis.transAxes}
+        axis.text(-0.11 / width, 0.5, ("plaintext", "secure")[row % 2], **style)
     return figure
 
 
-def draw_image(axis, image: np.ndarray, title: str) -> None:
-    """One image [C, H, W] in [-1, 1] into a matplotlib axis, clipped to that range."""
-    pixels = (np.clip(image, -1, 1).transpose(1, 2, 0) + 1) / 2
-    axis.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axis.set_title(title, fontsize=9, pad=3)
-
-
 def image_row(images: np.ndarray, captions: Sequence[str], *, across: int = 10, width: float = 0.95) -> Figure:
-    """Images side by side, `across` in a row.
+    """Draw images side by side, `across` in a row.
 
     Args:
         images: [N, C, H, W] in [-1, 1]; values outside are clipped. One or three channels.
         captions: N short texts, such as the labels, of one line or several.
         across: images in a row.
-        width: of an image, in inches.
+        width: width of an image, in inches.
     """
     columns = min(len(images), across)
     rows = -(-len(images) // columns)
-    lines = 1 + max(caption.count("\n") for caption in captions)
-    figure = Figure(figsize=(0.2 + width * columns, 0.2 + (width + 0.04 + 0.16 * lines) * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
+    height = 0.2 + (width + 0.04 + 0.16 * (1 + _further_lines(captions))) * rows
+    figure, axes = _image_grid(0.2 + width * columns, height, rows, columns)
     for axis, image, caption in zip(axes.flat, images, captions, strict=False):
         draw_image(axis, image, caption)
     return figure
 
 
+def image_panels(panels: Mapping[str, np.ndarray], width: float = 8.0) -> Figure:
+    """Draw arrays [H, W] side by side by title, each from black for its smallest value to white for its largest.
+
+    Args:
+        panels: arrays by title.
+        width: width of the figure, in inches.
+    """
+    figure = new_figure(width, width / len(panels) + 0.35)
+    texts = []
+    for axis, (title, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        axis.imshow(values, cmap="gray")
+        image_axis(axis, title)
+        texts.append(f"{title}: values from {values.min():.3g} to {values.max():.3g}, {_roughness(values)}")
+    return describe(figure, "Pictures side by side. " + "; ".join(texts) + ".")
+
+
+def draw_image(axis: Axes, image: np.ndarray, title: str) -> None:
+    """Draw one image [C, H, W] in [-1, 1] into an axis, clipped to that range."""
+    pixels = (np.clip(image, -1, 1).transpose(1, 2, 0) + 1) / 2
+    axis.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axis.set_title(title, fontsize=9, pad=3)
+
+
 def grey_levels(images: np.ndarray) -> np.ndarray:
-    """uint8 levels of 0 to 255 for values of -1 to 1, as pictures are shown: clipped, and grey where not a number."""
+    """Levels 0 to 255, uint8, for values of -1 to 1: clipped to that range, and grey where NaN."""
     return np.round(127.5 * (np.clip(np.nan_to_num(images), -1, 1) + 1)).astype(np.uint8)
+
+
+def _image_grid(width: float, height: float, rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure, axes
+
+
+def _further_lines(captions: Sequence[str]) -> int:
+    return max(caption.count("\n") for caption in captions)
+
+
+def _roughness(values: np.ndarray) -> str:
+    """Say whether neighbours are alike, as in a picture, or not, as in noise."""
+    values = np.asarray(values, np.float64)
+    spread = values.std()
+    if spread == 0:
+        return "all equal"
+    steps = np.abs(np.diff(values, axis=1)).mean() / spread
+    # Independent uniform words differ by a third of their range, 1.15 standard deviations, on average.
+    return "noise" if steps > 1 else "a picture"

@@ -11,6 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from cipherdm.kernels.products import FLOAT64, INT8
 from cipherdm.kernels.shares import replicate
 from cipherdm.views import kernels, rings
+from cipherdm.views.pictures import image_panels
 from cipherdm.views.style import PALETTE
 
 
@@ -69,7 +70,7 @@ def test_the_description_tells_small_words_from_noise():
 def test_pictures_are_told_from_noise_in_words():
     ramp = np.add.outer(np.arange(20.0), np.arange(20.0))
     noise = random_words(20, 20).astype(np.float64)
-    figure = kernels.pictures({"one": ramp, "two": noise, "three": np.zeros((4, 4))})
+    figure = image_panels({"one": ramp, "two": noise, "three": np.zeros((4, 4))})
     assert [axis.get_title() for axis in figure.axes] == ["one", "two", "three"]
     for axis, values in zip(figure.axes, (ramp, noise, np.zeros((4, 4))), strict=True):
         assert np.array_equal(image_of(axis), values)

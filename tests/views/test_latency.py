@@ -13,9 +13,9 @@ from PIL import Image
 from cipherdm import LAN, WAN, CipherDMError, Network
 from cipherdm.costs import latency
 from cipherdm.costs.sampling import StepCost, cost_of, shares, step_costs
+from cipherdm.progress import duration
 from cipherdm.records import read_record, write_record
-from cipherdm.views.latency import dominance_map, mixed_colours
-from cipherdm.views.latency_widget import LatencyPicture, duration, latency_explorer, load_costs
+from cipherdm.views.latency import LatencyPicture, dominance_map, latency_explorer, load_costs, mixed_colours
 from cipherdm.views.style import png
 from cipherdm_experiments.breakdown_figures import (
     COLOURS,
@@ -227,7 +227,8 @@ def test_the_picture_follows_its_settings():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.834, "0.83 s"), (12.4, "12 s"), (260, "4 min 20 s"), (7500, "2 h 5 min")]
+    ("seconds", "text"),
+    [(0.834, "0.83 s"), (12.4, "12 s"), (260, "4 min 20 s"), (7500, "2 h 5 min"), (275000, "3 d 4 h")],
 )
 def test_durations_are_read_at_a_glance(seconds, text):
     assert duration(seconds) == text

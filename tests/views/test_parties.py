@@ -104,7 +104,8 @@ def test_the_shares_picture_follows_the_network(table):
 
 
 def test_the_explorer_answers_to_both_sliders_at_their_ends(table):
-    delay, width, image = network_explorer(table).children
+    delay, width, image, text = network_explorer(table).children
+    assert "Messages on their way" in text.value
     seen, slowest = {image.value}, 0.0
     for slider in (delay, width):
         for end in (slider.base**slider.min, slider.base**slider.max):
