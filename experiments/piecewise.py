@@ -18,7 +18,6 @@ from cipherdm.approximations.silu import silu_cipherdm
 from cipherdm.engine import LocalCluster
 from cipherdm.errors import CipherDMError
 from cipherdm.progress import Progress, ProgressBar
-from cipherdm.views import piecewise_widget
 
 from .commands import RecordOption, finish, record_path, silent
 from .target import Check, Command, Records, Target
@@ -94,11 +93,11 @@ def run(
     for done, point in enumerate(points):
         function = point.function()
         progress(done, len(points), f"{function.name} ends={point.ends}")
-        found = piecewise_widget.measure(cluster, function, x)
-        _check(function, x, found)
+        values, cost = cluster.session().run_once(function, x)
+        _check(function, x, values)
         rows.append(
             asdict(point)
-            | {"elements": elements, "bytes": found.bytes, "sends": found.sends, "counts": asdict(Counts.of(function))}
+            | {"elements": elements, "bytes": cost.bytes, "sends": cost.sends, "counts": asdict(Counts.of(function))}
         )
     return {"benchmark": "piecewise", "rows": rows}
 
@@ -110,11 +109,11 @@ def table(record: dict[str, Any]) -> pd.DataFrame:
     return frame
 
 
-def _check(function: PiecewisePolynomial, x: np.ndarray, found: piecewise_widget.Measured) -> None:
+def _check(function: PiecewisePolynomial, x: np.ndarray, values: np.ndarray) -> None:
     expected = np.asarray(function(x))
     # Beside a breakpoint the rounding of x to fixed point may choose the other segment.
     clear = np.abs(x[:, None] - np.array([*function.breakpoints, inf])).min(axis=1) > 1e-4
-    error = float(np.abs(found.values - expected)[clear].max())
+    error = float(np.abs(values - expected)[clear].max())
     if error > 1e-2:
         raise CipherDMError(
             f"{function.name} came back from the parties with an error of {error:.3g}: compare `PiecewisePolynomial` "

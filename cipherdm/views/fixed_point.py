@@ -157,7 +157,7 @@ def overflow(x: np.ndarray, true: np.ndarray, results: Mapping[str, np.ndarray],
     return describe(figure, "Computed values over the true curve. " + "; ".join(texts) + ".")
 
 
-def costs(table: pd.DataFrame, elements: int) -> Figure:
+def operation_rounds(table: pd.DataFrame, elements: int) -> Figure:
     """Rounds and bytes of operations as bars.
 
     Args:

@@ -1,15 +1,20 @@
-"""Pictures of three hosts: who calls whom on which plane, and what each role may call and was denied."""
+"""Figures of three hosts: who calls whom, what each role may call, and runs as the parties' logs tell of them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
+from ..errors import CipherDMError
 from ..hosts.config import HostConfig
 from ..hosts.inspection import DENIED, NOT_REACHED
-from .style import GREY, PALETTE, describe, new_figure
+from .style import GREY, PALETTE, describe, frameless, new_figure
 
 _CALLS, _LINKS = PALETTE[0], PALETTE[1]
 
@@ -27,10 +32,10 @@ _CALLERS = {
 
 
 def who_is_where(host: HostConfig) -> Figure:
-    """The three hosts of a configuration and their callers, and on which of two planes each connection is.
+    """Draw the three hosts of a configuration, their callers, and each connection on one of two planes.
 
     Args:
-        host: the configuration of any of the three parties.
+        host: configuration of any of the three parties.
     """
     figure = new_figure(9, 5.2)
     axis = figure.subplots()
@@ -69,26 +74,23 @@ def who_is_where(host: HostConfig) -> Figure:
 
 
 def permissions(tried: pd.DataFrame, allowed: pd.DataFrame) -> Figure:
-    """What was let through and what was denied, and where that is not what the table of roles says.
+    """Draw what was let through and what was denied, and mark where that is not what the table of roles says.
 
     Args:
-        tried: as `hosts.attempts` returns it.
-        allowed: as `hosts.table_of_roles` does, with the same rows and columns.
+        tried: outcomes of calls, as `hosts.attempts` returns them.
+        allowed: calls that roles may make, as `hosts.table_of_roles` returns them.
     """
     codes, may = tried.to_numpy(), allowed.loc[tried.index, tried.columns].to_numpy(bool)
     denied, lost = codes == DENIED, np.isin(codes, list(NOT_REACHED))
     through = ~denied & ~lost
     figure = new_figure(8.2, 1.5 + 0.42 * len(tried))
     axis = figure.subplots()
+    ring = {"marker": "o", "s": 330, "facecolors": "none", "edgecolors": "black"}
     marks = (
         ("let through", through, {"marker": "o", "s": 110, "color": PALETTE[0]}),
         ("permission denied", denied, {"marker": "x", "s": 70, "color": PALETTE[1], "linewidths": 2}),
         ("not even connected", lost, {"marker": "s", "s": 70, "color": GREY}),
-        (
-            "not what the table says",
-            through != may,
-            {"marker": "o", "s": 330, "facecolors": "none", "edgecolors": "black"},
-        ),
+        ("not what the table says", through != may, ring),
     )
     for label, chosen, style in marks:
         rows, columns = np.nonzero(chosen)
@@ -96,8 +98,8 @@ def permissions(tried: pd.DataFrame, allowed: pd.DataFrame) -> Figure:
             axis.scatter(columns, rows, label=label, zorder=3, **style)
     axis.set_xticks(range(len(tried.columns)), tried.columns)
     axis.set_yticks(range(len(tried)), tried.index)
-    axis.set(xlim=(-0.6, len(tried.columns) - 0.4), ylim=(len(tried) - 0.4, -0.6))
-    axis.set(xlabel="call", ylabel="certificate of")
+    limits = {"xlim": (-0.6, len(tried.columns) - 0.4), "ylim": (len(tried) - 0.4, -0.6)}
+    axis.set(xlabel="call", ylabel="certificate of", **limits)
     axis.grid(color="#e5e5e5")
     axis.set_axisbelow(True)
     axis.tick_params(length=0)
@@ -113,6 +115,104 @@ def permissions(tried: pd.DataFrame, allowed: pd.DataFrame) -> Figure:
     )
 
 
+def event_table(logs: Sequence[str]) -> pd.DataFrame:
+    """Read the lines of parties' logs into one table, in order of time.
+
+    A line that is not JSON, such as one that a killed process was about to write, is an event called "not readable".
+
+    Args:
+        logs: text of each party's log, by rank.
+    """
+    rows = []
+    for rank, log in enumerate(logs):
+        for line in log.splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                rows.append({"time": rows[-1]["time"] if rows else None, "party": rank, "event": "not readable"})
+    table = pd.DataFrame(rows)
+    for column in ("time", "party", "event", "caller", "run", "model", "seconds", "reason"):
+        if column not in table:
+            table[column] = None
+    table["time"] = pd.to_datetime(table["time"], utc=True)
+    return table.sort_values("time", kind="stable", ignore_index=True)
+
+
+def runs_of(events: pd.DataFrame) -> pd.DataFrame:
+    """Find each run at each party: when it was asked for, when it ended, in seconds since the first event, and how.
+
+    A run whose end a party did not log, because the party was killed, lasts until that party is ready again, or until the
+    last event.
+
+    Returns:
+        The columns party, run, caller, model, begin, end, outcome ("done", "failed" or "no word").
+    """
+    since = (events["time"] - events["time"].min()).dt.total_seconds()
+    events = events.assign(since=since)
+    rows = []
+    for asked in events[events["event"] == "run asked for"].itertuples():
+        later = events[(events["since"] >= asked.since) & (events["party"] == asked.party)]
+        ended = later[(later["run"] == asked.run) & later["event"].isin(["run done", "run failed"])]
+        if len(ended):
+            end, outcome = ended.iloc[0]["since"], ended.iloc[0]["event"].removeprefix("run ")
+        else:
+            ready = later[later["event"] == "ready"]
+            end, outcome = (ready.iloc[0]["since"] if len(ready) else since.max()), "no word"
+        rows.append((asked.party, asked.run, asked.caller, asked.model, asked.since, end, outcome))
+    return pd.DataFrame(rows, columns=["party", "run", "caller", "model", "begin", "end", "outcome"])
+
+
+def timeline(events: pd.DataFrame) -> Figure:
+    """Draw runs as bars at each party, from being asked for to their end, with marks where a party was ready.
+
+    Args:
+        events: events that `event_table` returned, or a part of them.
+
+    Raises:
+        CipherDMError: there are none.
+    """
+    if events.empty:
+        raise CipherDMError("there are no events to draw; take another part of the log.")
+    runs = runs_of(events)
+    callers = list(dict.fromkeys(runs["caller"]))
+    colours = {caller: PALETTE[index % len(PALETTE)] for index, caller in enumerate(callers)}
+    figure = new_figure(8.6, 3.4)
+    axis = figure.subplots()
+    for party in range(3):
+        mine = runs[runs["party"] == party].sort_values("begin")
+        lanes = _lanes(mine)
+        height = 0.72 / max(max(lanes, default=0) + 1, 1)
+        for lane, run in zip(lanes, mine.itertuples(), strict=True):
+            style = {"color": colours[run.caller]} if run.outcome == "done" else _unfinished(run, colours)
+            top = party - 0.36 + lane * height
+            axis.barh(top + height / 2, run.end - run.begin, height * 0.86, left=run.begin, **style)
+    since = (events["time"] - events["time"].min()).dt.total_seconds()
+    ready = events["event"] == "ready"
+    if ready.any():
+        axis.scatter(since[ready], events.loc[ready, "party"], marker="|", s=900, linewidths=2, color="black", zorder=3)
+    axis.set_yticks(range(3), [f"party {party}" for party in range(3)])
+    last = max(since.max(), 1e-3)
+    axis.set(xlabel="seconds", ylim=(2.6, -0.6), xlim=(-0.02 * last, 1.03 * last))
+    frameless(axis)
+    handles = {f"run of {caller}": Patch(color=colour) for caller, colour in colours.items()}
+    if (runs["outcome"] == "failed").any():
+        handles["failed"] = Patch(facecolor="white", edgecolor=GREY, hatch="////")
+    if (runs["outcome"] == "no word").any():
+        handles["no word of its end"] = Patch(facecolor="white", edgecolor=GREY, linestyle=":", linewidth=1.5)
+    if ready.any():
+        bar = {"marker": "|", "linestyle": "", "markersize": 12, "markeredgewidth": 2}
+        handles["party ready"] = Line2D([], [], color="black", **bar)
+    place = {"loc": "outside upper center", "ncols": max(len(handles), 1)}
+    figure.legend(handles.values(), handles, frameon=False, fontsize=9, **place)
+    counts = runs.groupby(["party", "outcome"]).size()
+    texts = [f"party {party}: {number} {outcome}" for (party, outcome), number in counts.items()]
+    return describe(
+        figure,
+        f"Bars over {since.max():.1f} seconds, a row for each party and a bar for each run that it was asked for, of "
+        f"{', '.join(callers) or 'nobody'}. {'; '.join(texts)}. A party got ready {int(ready.sum())} times.",
+    )
+
+
 def _box(axis: Axes, x: float, y: float, title: str, text: str) -> None:
     width, height = _BOX
     corner = (x - width / 2, y - height / 2)
@@ -122,31 +222,14 @@ def _box(axis: Axes, x: float, y: float, title: str, text: str) -> None:
     axis.text(x, y - 0.17, text, ha="center", va="center", fontsize=9, zorder=3)
 
 
-def _line(
-    axis: Axes,
-    begin: tuple[float, float],
-    end: tuple[float, float],
-    colour: str,
-    *,
-    arrow: bool = False,
-    dashed: bool = False,
-    bend: float = 0.0,
-) -> None:
-    axis.add_patch(
-        FancyArrowPatch(
-            begin,
-            end,
-            arrowstyle="-|>" if arrow else "-",
-            mutation_scale=11,
-            connectionstyle=f"arc3,rad={bend}",
-            linestyle="--" if dashed else "-",
-            linewidth=1.3 if arrow else 3,
-            color=colour,
-            shrinkA=0,
-            shrinkB=0,
-            zorder=1,
-        )
-    )
+def _line(axis: Axes, begin, end, colour: str, *, arrow=False, dashed=False, bend=0.0) -> None:
+    style = {
+        "arrowstyle": "-|>" if arrow else "-",
+        "linestyle": "--" if dashed else "-",
+        "linewidth": 1.3 if arrow else 3,
+    }
+    place = {"connectionstyle": f"arc3,rad={bend}", "shrinkA": 0, "shrinkB": 0, "zorder": 1}
+    axis.add_patch(FancyArrowPatch(begin, end, mutation_scale=11, color=colour, **style, **place))
 
 
 def _ports(host: HostConfig, rank: int) -> str:
@@ -154,3 +237,20 @@ def _ports(host: HostConfig, rank: int) -> str:
     first = int(host.links[rank].rpartition(":")[2])
     last = first + host.limits.runs - 1
     return f"{first}" if last == first else f"{first} to {last}"
+
+
+def _lanes(runs: pd.DataFrame) -> list[int]:
+    """Choose for each run, in order of its begin, the lowest lane that no run before it is still in."""
+    ends: list[float] = []
+    lanes = []
+    for run in runs.itertuples():
+        lane = next((index for index, end in enumerate(ends) if end <= run.begin), len(ends))
+        ends[lane : lane + 1] = [run.end]
+        lanes.append(lane)
+    return lanes
+
+
+def _unfinished(run: Any, colours: Mapping[str, str]) -> dict[str, Any]:
+    """Style of a bar: white with an edge in the caller's colour: hatched if it failed, dotted if its end is unknown."""
+    style = {"facecolor": "white", "edgecolor": colours[run.caller], "linewidth": 1.5}
+    return style | ({"hatch": "////"} if run.outcome == "failed" else {"linestyle": ":"})

@@ -1,9 +1,7 @@
-"""The picture beside the sliders: curve, segments and error, redrawn in place so that it follows a moving slider."""
+"""A reader's own piecewise polynomial: the fit, its values as the ring has them, error, predicted cost, and its figure.
 
-# FROM cipherdm.views.piecewise_fit:
-# A reader's own piecewise polynomial: the fit, its values as the ring has them, its error and its predicted cost.
-#
-# Quick enough to follow a slider: nothing here is compiled, and nothing runs on parties.
+Quick enough to follow a slider: nothing is compiled, nothing runs on parties, and the figure is redrawn in place.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from ..approximations.fitting import fit_weighted
 from ..approximations.piecewise import PiecewisePolynomial, _half
 from ..approximations.piecewise_costs import Prices
 from ..errors import CipherDMError
-from .style import GREY, PALETTE, describe
+from .style import GREY, HATCHED, PALETTE, describe
 from .widgets import MovingPicture
 
 FRACTION_BITS = 18  # SPU's default
@@ -42,9 +40,9 @@ class Target:
     """A function to fit.
 
     Attributes:
-        title: as it is written.
-        exact: in NumPy.
-        negative: only for x <= 0, as the exponential in a softmax is.
+        title: name in figures.
+        exact: exact function in NumPy.
+        negative: whether it is needed for x <= 0 only, as the exponential in a softmax is.
     """
 
     title: str
@@ -62,14 +60,14 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """Where the sliders stand.
+    """Position of the controls.
 
     Attributes:
-        function: a name in `TARGETS`.
-        reach: polynomials are fitted from -reach to reach, or to 0 for exp.
-        segments: of equal width.
-        degree: of each segment's polynomial.
-        ends: segments for what lies outside, 0 on the left and x on the right. Without them the range must be known.
+        function: name in `TARGETS`.
+        reach: end of the range that polynomials are fitted on; it begins at -reach, and ends at 0 for exp.
+        segments: number of segments, of equal width.
+        degree: degree of each segment's polynomial.
+        ends: add segments outside of the range, 0 on the left and x on the right. Without them the range must be known.
     """
 
     function: str = "silu"
@@ -87,37 +85,37 @@ class Choice:
 
     @property
     def target(self) -> Target:
-        """The function to fit."""
+        """Function to fit."""
         return TARGETS[self.function]
 
     @property
     def fitted(self) -> tuple[float, float]:
-        """Where the polynomials are fitted."""
+        """Range on which the polynomials are fitted."""
         return -self.reach, 0.0 if self.target.negative else self.reach
 
     @property
     def window(self) -> tuple[float, float]:
-        """What a picture shows."""
+        """Range that a figure shows."""
         return -WINDOW, 0.0 if self.target.negative else WINDOW
 
     @property
     def covered(self) -> tuple[float, float]:
-        """The part of the window where the function is meant to be right."""
+        """Part of the window where the function is meant to be right."""
         return self.window if self.ends else self.fitted
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a choice gives.
+    """Result of a choice.
 
     Attributes:
-        choice: where the sliders stood.
-        function: the fitted piecewise polynomial.
+        choice: position of the controls.
+        function: fitted piecewise polynomial.
         x: [N] over the window.
         exact, values: [N] the function there, and the piecewise polynomial in the ring's arithmetic.
-        max_error: the largest difference on the covered part.
-        bytes_per_element: predicted, all parties.
-        sends: predicted, all parties.
+        max_error: largest difference on the covered part.
+        bytes_per_element: predicted bytes of all parties.
+        sends: predicted messages of all parties.
     """
 
     choice: Choice
@@ -131,7 +129,7 @@ class Outcome:
 
     @property
     def summary(self) -> str:
-        """One line in words."""
+        """Result in words, on one line."""
         c = self.choice
         low, high = c.fitted
         count = f"{c.segments} segment{'s' if c.segments > 1 else ''} of degree {c.degree} on [{low:g}, {high:g}]"
@@ -144,7 +142,7 @@ class Outcome:
 
 @lru_cache(maxsize=512)
 def fit(choice: Choice) -> PiecewisePolynomial:
-    """Least squares on each segment's Chebyshev points, which comes near the smallest maximum error and is quick.
+    """Fit by least squares on each segment's Chebyshev points, which is quick and comes near the smallest maximum error.
 
     Coefficients are rounded as they are fitted, see `fit_minimax`; powers whose coefficient becomes 0 cost nothing.
     """
@@ -167,7 +165,7 @@ def fit(choice: Choice) -> PiecewisePolynomial:
 
 
 def outcome(choice: Choice, prices: Prices) -> Outcome:
-    """The fit, its values and error in the ring's arithmetic, and its cost at these prices."""
+    """Compute a choice's fit, its values and error in the ring's arithmetic, and its cost at these prices."""
     function = fit(choice)
     x = np.linspace(*choice.window, _DRAWN_POINTS)
     expected, values = choice.target.exact(x), ring_values(function, x)
@@ -179,7 +177,7 @@ def outcome(choice: Choice, prices: Prices) -> Outcome:
 
 
 def ring_values(function: PiecewisePolynomial, x: np.ndarray) -> np.ndarray:
-    """function(x [N]) with every number rounded to the ring's fraction bits, as truncations on shares round it.
+    """Evaluate function(x [N]) with every number rounded to the ring's fraction bits, as truncations on shares round it.
 
     A truncation on shares goes up or down at random where this rounds to nearest, so single values differ by a few 2^-18
     times the steepness of what follows. Numbers too large for the ring are not wrapped around.
@@ -207,7 +205,7 @@ _BLUE, _ORANGE = PALETTE[0], PALETTE[1]
 
 
 class FitPicture(MovingPicture):
-    """A figure of an outcome, that can show another one without being built anew."""
+    """Curve and segments above, error below on a logarithmic axis, hatched where incorrect; `show` another in place."""
 
     def __init__(self, outcome: Outcome):
         super().__init__(7.4, 4.6)
@@ -221,7 +219,7 @@ class FitPicture(MovingPicture):
         self._edges = [
             axis.vlines([], 0, 1, color=GREY, linewidth=0.7, linestyle=":") for axis in (self._curve, self._below)
         ]
-        self._wrong = [[self._hatched(axis) for _ in range(2)] for axis in (self._curve, self._below)]
+        self._wrong = [[_hatched(axis) for _ in range(2)] for axis in (self._curve, self._below)]
         legend = self._curve.legend(loc="upper left", fontsize=9)
         self._curve.set_xticks([])
         self._below.set(xlabel="x", ylabel="error", ylim=np.log10(_ERRORS))
@@ -258,16 +256,9 @@ class FitPicture(MovingPicture):
         self._title.set_text(_title(outcome))
         return describe(self.figure, _description(outcome))
 
-    @staticmethod
-    def _hatched(axis) -> Rectangle:
-        return axis.add_patch(
-            Rectangle((0, 0), 0, 0, facecolor="#dddddd", alpha=0.45, hatch="///", edgecolor=GREY, linewidth=0)
-        )
 
-
-def fit_figure(outcome: Outcome) -> Figure:
-    """The curve and its segments above, its error below on a logarithmic axis; hatched where it is incorrect."""
-    return FitPicture(outcome).figure
+def _hatched(axis) -> Rectangle:
+    return axis.add_patch(Rectangle((0, 0), 0, 0, alpha=0.45, **HATCHED))
 
 
 def _title(outcome: Outcome) -> str:

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,48 +12,24 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..approximations.piecewise import PiecewisePolynomial
 from ..approximations.piecewise_costs import Prices
 from ..engine import LocalCluster
 from ..errors import CipherDMError
-from ..files import root
-from ..records import read_record
+from ..records import MEASUREMENTS, read_record
 from .pareto import pareto_points
-from .piecewise import DEGREES, REACHES, SEGMENTS, TARGETS, Choice, FitPicture, Outcome, fit_figure, outcome
+from .piecewise import DEGREES, REACHES, SEGMENTS, TARGETS, Choice, FitPicture, Outcome, outcome
 from .style import GREY, PALETTE
 
-
-@dataclass(frozen=True)
-class Measured:
-    """What one evaluation on three parties came to.
-
-    Attributes:
-        values: the function's results, as the client reveals them.
-        bytes: of all parties together.
-        sends: messages of all parties together.
-        seconds: the parties' own wall time.
-    """
-
-    values: np.ndarray
-    bytes: int
-    sends: int
-    seconds: float
-
-
-def measure(cluster: LocalCluster, function: PiecewisePolynomial, x: np.ndarray) -> Measured:
-    """Evaluate a function at x [N] on the cluster's parties."""
-    values, cost = cluster.session().run_once(function, np.asarray(x, np.float32))
-    return Measured(values, cost.bytes, cost.sends, float(cost.by_program()["seconds"].iloc[0]))
-
-
 MEASURED_ELEMENTS = 10_000
+
+_HEAD = ("largest error", "bytes an element", "messages")
 
 _BAR = 170  # pixels of the longest bar
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line below the picture: a function's name, largest error, bytes an element and sends."""
+    """Line below the figure: a function's name, largest error, bytes per element and messages."""
 
     name: str
     error: float
@@ -65,31 +41,34 @@ Run = Callable[[Outcome, np.ndarray], Row]
 """Evaluates an outcome's function at x on three parties."""
 
 
+def measured_on(cluster: LocalCluster, found: Outcome, x: np.ndarray) -> Row:
+    """Evaluate an outcome's function at x [N] on a cluster's parties."""
+    values, cost = cluster.session().run_once(found.function, np.asarray(x, np.float32))
+    error = float(np.abs(values - found.choice.target.exact(x)).max())
+    return Row("measured on three parties", error, cost.bytes / len(x), cost.sends)
+
+
 def run_on_parties(found: Outcome, x: np.ndarray) -> Row:
     """Start three parties on this machine, evaluate the function at x [N] on them, and stop them."""
-    from ..engine import LocalCluster
-
     with LocalCluster() as cluster:
-        measured = measure(cluster, found.function, x)
-    error = float(np.abs(measured.values - found.choice.target.exact(x)).max())
-    return Row("measured on three parties", error, measured.bytes / len(x), measured.sends)
+        return measured_on(cluster, found, x)
 
 
 class PiecewiseFitter:
-    """A function, a range, segments and a degree to choose; curve, error, bytes and sends that follow; a button to measure.
+    """Controls for function, range, segments and degree; curve, error and costs that follow; a button to measure.
 
-    Display it as the last line of a cell. Without a kernel the cell shows the picture.
+    Display it as the last line of a cell. Without a kernel the cell shows the figure.
 
     Args:
-        prices: of a piecewise polynomial's operations.
-        rivals: for each function what to compare with.
-        run: what the button does; nothing that runs on parties happens anywhere else.
+        prices: prices of a piecewise polynomial's operations.
+        rivals: functions to compare with, for each function in `TARGETS`.
+        run: action of the button, the only one that runs on parties.
     """
 
     def __init__(self, prices: Prices, rivals: Mapping[str, Sequence[Row]], run: Run = run_on_parties):
         self._prices, self._rivals, self._run = prices, rivals, run
         names = [(target.title, name) for name, target in TARGETS.items()]
-        wide = {"layout": widgets.Layout(width="330px"), "style": {"description_width": "85px"}}
+        wide = {"layout": {"width": "330px"}, "style": {"description_width": "85px"}}
         self.function = widgets.Dropdown(options=names, value="silu", description="function", **wide)
         self.reach = widgets.FloatSlider(
             value=6, min=REACHES[0], max=REACHES[1], step=0.5, description="range to", readout_format=".1f", **wide
@@ -97,9 +76,7 @@ class PiecewiseFitter:
         self.segments = widgets.IntSlider(value=2, min=SEGMENTS[0], max=SEGMENTS[1], description="segments", **wide)
         self.degree = widgets.IntSlider(value=4, min=DEGREES[0], max=DEGREES[1], description="degree", **wide)
         self.ends = widgets.Checkbox(value=True, description="segments for what lies outside the range", indent=False)
-        self.button = widgets.Button(
-            description="Run on three parties", icon="play", layout=widgets.Layout(width="190px")
-        )
+        self.button = widgets.Button(description="Run on three parties", icon="play", layout={"width": "190px"})
         self.status = widgets.HTML()
         self.measured: Row | None = None
         self.outcome = outcome(self.choice, prices)
@@ -115,35 +92,28 @@ class PiecewiseFitter:
 
     @property
     def choice(self) -> Choice:
-        """Where the sliders stand."""
+        """Position of the controls."""
         return Choice(*(control.value for control in self._controls))
 
     @property
     def html(self) -> tuple[str, str]:
-        """What the page shows now: the picture, and the lines below it."""
+        """Contents of the page: the figure, and the lines below it."""
         return self._image.value, self._rows.value
 
     def figure(self) -> Figure:
-        """The picture as it is now, for readers without a kernel."""
-        return fit_figure(self.outcome)
+        """Draw the figure as it is now, for readers without a kernel."""
+        return FitPicture(self.outcome).figure
 
     def run(self) -> pd.DataFrame:
-        """What the button does: measure the function on three parties. Returns it beside the prediction.
+        """Measure the function on three parties, as the button does; returns the result below the prediction.
 
-        The values are spread evenly over the part of the picture where the function is meant to be right.
+        The values are spread evenly over the part of the figure where the function is meant to be right.
         """
         x = np.linspace(*self.outcome.choice.covered, MEASURED_ELEMENTS, dtype=np.float32)
         self.measured = self._run(self.outcome, x)
         self._show_rows()
         rows = [self._predicted, self.measured]
-        return pd.DataFrame(
-            {
-                "largest error": [row.error for row in rows],
-                "bytes an element": [row.bytes_per_element for row in rows],
-                "messages": [row.sends for row in rows],
-            },
-            index=[row.name for row in rows],
-        )
+        return pd.DataFrame([astuple(row)[1:] for row in rows], [row.name for row in rows], _HEAD)
 
     @property
     def _controls(self) -> tuple[widgets.Widget, ...]:
@@ -188,15 +158,14 @@ class PiecewiseFitter:
         return shown, {"image/png": {"alt": self._picture.figure.get_label()}}
 
 
-def piecewise_fitter(measurements: Path | None = None, run: Run = run_on_parties) -> PiecewiseFitter:
-    """The sliders with what data/measurements has: prices from piecewise.json, rivals from activations.json.
+def piecewise_fitter(measurements: Path = MEASUREMENTS, run: Run = run_on_parties) -> PiecewiseFitter:
+    """Make the fitter from the checkout's records: prices from piecewise.json, rivals from activations.json.
 
     Raises CipherDMError if a record is missing.
     """
-    folder = measurements or root() / "data" / "measurements"
     records = {}
     for name in ("piecewise", "activations"):
-        path = folder / f"{name}.json"
+        path = measurements / f"{name}.json"
         if not path.exists():
             raise CipherDMError(f"there is no record {path}: make it with `cipherdm bench {name}`.")
         records[name] = read_record(path)
@@ -205,7 +174,7 @@ def piecewise_fitter(measurements: Path | None = None, run: Run = run_on_parties
 
 
 def rivals_of(record: Mapping[str, Any], kind: str) -> tuple[Row, ...]:
-    """The direct and published functions of a kind and our last one, the most exact, from activations.json."""
+    """Find the direct and published functions of a kind and our last one, the most exact, in activations.json."""
     costs = [pareto_points(record, kind, cost) for cost in ("bytes", "sends")]
     rows = []
     for by_bytes, by_sends in zip(*costs, strict=True):
@@ -219,7 +188,7 @@ def rivals_of(record: Mapping[str, Any], kind: str) -> tuple[Row, ...]:
 
 
 def rows_html(rows: Sequence[Row], mine: int) -> str:
-    """A table with a bar for each row's bytes and sends, the first `mine` rows in the reader's own colour."""
+    """Write an HTML table with bars for each row's costs, the first `mine` rows in the reader's own colour."""
     most_bytes, most_sends = max(r.bytes_per_element for r in rows) or 1, max(r.sends for r in rows) or 1
     lines = []
     for index, row in enumerate(rows):
@@ -232,9 +201,7 @@ def rows_html(rows: Sequence[Row], mine: int) -> str:
         ]
         weight = "bold" if index < mine else "normal"
         lines.append(f'<tr style="font-weight:{weight}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    head = "".join(
-        f'<th style="text-align:left">{t}</th>' for t in ("", "largest error", "bytes an element", "messages")
-    )
+    head = "".join(f'<th style="text-align:left">{text}</th>' for text in ("", *_HEAD))
     return f'<table style="line-height:1.5;border-spacing:12px 0;white-space:nowrap"><tr>{head}</tr>{"".join(lines)}</table>'
 
 

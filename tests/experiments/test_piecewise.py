@@ -11,7 +11,6 @@ from cipherdm.approximations.piecewise import PiecewisePolynomial
 from cipherdm.approximations.piecewise_costs import Counts, Prices
 from cipherdm.errors import CipherDMError
 from cipherdm.records import read_record, write_record
-from cipherdm.views.piecewise_widget import Measured
 from cipherdm_experiments import activations, operations, piecewise
 
 MEASUREMENTS = Path(__file__).parents[2] / "data" / "measurements"
@@ -102,6 +101,5 @@ def test_a_record_that_counting_does_not_explain_is_refused(record):
 def test_a_wrong_result_is_no_measurement():
     function = piecewise.Point(1, 2, "none").function()
     x = np.zeros(3, np.float32)
-    wrong = Measured(np.asarray(function(x)) + 1, 1, 1, 0.0)
     with pytest.raises(CipherDMError, match="piecewise_1x2"):
-        piecewise._check(function, x, wrong)
+        piecewise._check(function, x, np.asarray(function(x)) + 1)

@@ -11,8 +11,8 @@ from cipherdm.sharing import FixedPoint, Ring
 from cipherdm.views.fixed_point import (
     carry_levels,
     carry_tree,
-    costs,
     failure_rates,
+    operation_rounds,
     overflow,
     staircase,
     staircase_explorer,
@@ -88,7 +88,7 @@ def test_overflow_marks_what_is_wrong():
 
 def test_bars_are_rounds_and_bytes_of_one_number():
     table = pd.DataFrame({"rounds": [1, 8], "messages": [3, 22], "bytes": [240, 790]}, index=["multiply", "compare"])
-    figure = costs(table, 10)
+    figure = operation_rounds(table, 10)
     rounds, sent = ([bar.get_width() for bar in axis.patches] for axis in figure.axes)
     assert rounds == [1, 8] and sent == [24, 79]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["multiply", "compare"]

@@ -16,8 +16,7 @@ from cipherdm.files import root
 from cipherdm.hosts import CallerConfig, HostConfig, Limits, RoleNames, Timeouts
 from cipherdm.hosts.inspection import METHODS, table_of_roles
 from cipherdm.records import read_record
-from cipherdm.views.hosts import permissions, who_is_where
-from cipherdm.views.hosts_runs import event_table, runs_of, timeline
+from cipherdm.views.hosts import event_table, permissions, runs_of, timeline, who_is_where
 from cipherdm.views.style import PALETTE, png
 from cipherdm_experiments.soak import endurance
 

@@ -3,6 +3,7 @@
 import io
 import itertools
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,10 @@ from cipherdm.views.piecewise import (
     Choice,
     FitPicture,
     fit,
-    fit_figure,
     outcome,
     ring_values,
 )
-from cipherdm.views.piecewise_widget import PiecewiseFitter, Row, measure, piecewise_fitter, rows_html
+from cipherdm.views.piecewise_widget import PiecewiseFitter, Row, measured_on, piecewise_fitter, rows_html
 
 MEASUREMENTS = Path(__file__).parents[2] / "data" / "measurements"
 
@@ -166,7 +166,7 @@ def test_the_picture_that_is_redrawn_in_place_is_the_picture(fitter, prices):
         found = outcome(choice, prices)
         picture.show(found)
         assert picture.png() == FitPicture(found).png()
-    assert fit_figure(found).get_label() == picture.figure.get_label()
+    assert FitPicture(found).figure.get_label() == picture.figure.get_label()
 
 
 def test_the_button_measures_and_a_move_forgets_it(fitter):
@@ -188,12 +188,7 @@ def test_the_button_tells_what_went_wrong(fitter):
 
 @pytest.mark.parametrize("choice", [Choice("gelu", 3.0, 2, 3), Choice("exp", 8.0, 3, 4, False)], ids=str)
 def test_three_parties_do_what_was_predicted(choice, prices, cluster):
-    def run(found, x):
-        measured = measure(cluster, found.function, x)
-        error = float(np.abs(measured.values - found.choice.target.exact(x)).max())
-        return Row("measured", error, measured.bytes / len(x), measured.sends)
-
-    fitter = PiecewiseFitter(prices, {}, run)
+    fitter = PiecewiseFitter(prices, {}, partial(measured_on, cluster))
     for name in ("function", "reach", "segments", "degree", "ends"):
         getattr(fitter, name).value = getattr(choice, name)
     predicted, measured = fitter.run().to_dict("records")
