@@ -1,5 +1,9 @@
 """The functions that models are computed with: exact ones, published approximations, and the named sets of them."""
 
+from .fast_kernels import LEAST_MULTIPLY_ADDS as LEAST_MULTIPLY_ADDS
+from .fixed import Fixed as Fixed
+from .fixed import decode as decode
+from .fixed import encode as encode
 from .sets import CIPHERDM as CIPHERDM
 from .sets import CIPHERDM_CORRECTED as CIPHERDM_CORRECTED
 from .sets import DIRECT as DIRECT

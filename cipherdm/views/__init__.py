@@ -20,7 +20,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "truncations",
         ],
         "hosts": ["event_table", "permissions", "timeline", "who_is_where"],
-        "kernels": ["convolution", "digit_pairs", "digit_table", "party_views", "patches"],
+        "kernels": ["convolution", "digit_pairs", "digit_table", "party_views", "patch_counts", "patches"],
         "latency": ["dominance_map", "latency_explorer", "load_costs"],
         "networks": ["network_explorer", "network_times"],
         "pareto": ["pareto_figure"],
@@ -34,8 +34,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "squares",
         ],
         "pictures": ["image_panels", "image_row", "sample_sheet"],
+        "piecewise": ["Choice", "outcome"],
         "piecewise_widget": ["piecewise_fitter"],
-        "rings": ["two_rings", "two_rings_explorer"],
+        "rings": ["largest_errors", "small_ring_edge", "two_rings", "two_rings_explorer"],
         "roles": ["brought", "party_pictures", "progress_line"],
         "shares": [
             "clock_explorer",
@@ -45,6 +46,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "sighting_explorer",
             "sightings",
         ],
-        "style": ["describe", "show"],
+        "style": ["describe", "new_figure", "show"],
     },
 )
