@@ -1,5 +1,6 @@
 """The committed notebooks are whole: executed in order, clean, and readable without a kernel. nbval runs them elsewhere."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -71,8 +72,23 @@ def _faults_of_code(cell) -> list[str]:
     if any(MACHINE_PATH.search(text) for output in cell.outputs for text in _texts(output)):
         found.append("an output shows a path of the machine")
     if any(_undescribed(output) for output in cell.outputs):
-        found.append("a figure has no description in words (views.style.show gives it one)")
+        found.append("a figure has no description in words (cdm.show gives it one)")
     return found
+
+
+def deep_imports(path: Path) -> list[str]:
+    """Imports of a notebook's code, and of the code in its solutions, from deeper than a package's face or an experiment."""
+    sources = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        code = [cell.source] if cell.cell_type == "code" else re.findall(r"```python\n(.*?)```", cell.source, re.DOTALL)
+        sources += [re.sub(r"^[%!].*", "", source, flags=re.MULTILINE) for source in code]
+    names = []
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.ImportFrom):
+            names.append(node.module)
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return [name for name in names if name.startswith("cipherdm") and name.count(".") > 1]
 
 
 def _texts(output) -> list[str]:
@@ -106,6 +122,11 @@ def _faults_of_widgets(notebook, code: list) -> list[str]:
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_notebook_is_whole(path):
     assert faults(path) == []
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_imports_no_deeper_than_faces(path):
+    assert deep_imports(path) == []
 
 
 def test_the_notebooks_are_numbered_in_reading_order():
@@ -175,6 +196,17 @@ def test_the_checks_find_what_they_look_for(name, tmp_path):
     nbformat.write(notebook, path)
     found = faults(path)
     assert any(words in fault for fault in found) if words else found == []
+
+
+def test_imports_that_are_too_deep_are_found(tmp_path):
+    code = new_code_cell(
+        "%time\nfrom cipherdm.views.style import show\nimport cipherdm.costs, cipherdm_experiments.step"
+    )
+    text = new_markdown_cell(
+        "```python\nfrom cipherdm.engine import Node\nimport cipherdm_experiments.training.loop\n```"
+    )
+    nbformat.write(new_notebook(cells=[code, text]), tmp_path / "notebook.ipynb")
+    assert deep_imports(tmp_path / "notebook.ipynb") == ["cipherdm.views.style", "cipherdm_experiments.training.loop"]
 
 
 @pytest.mark.parametrize("source", ["assert abs(1.5 - 1) < 0.1", "# NBVAL_CHECK_OUTPUT\nprint(3)", "print('right')"])
