@@ -286,7 +286,7 @@ def grid_controls(grid: Grid):
 def _row(record: Mapping[str, Any], protocols: str, guidance_scale: float, steps: int) -> Mapping[str, Any]:
     """Return the row of a protocol set under one setting."""
     wanted = {"protocols": protocols, "guidance_scale": guidance_scale, "steps": steps}
-    (row,) = (row for row in record["rows"] if wanted.items() <= {name: row[name] for name in wanted}.items())
+    (row,) = (row for row in record["rows"] if all(row[name] == value for name, value in wanted.items()))
     return row
 
 

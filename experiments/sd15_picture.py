@@ -92,7 +92,6 @@ class Published:
 
     Attributes:
         name: Name in tables and figures.
-        setting: Parties that compute.
         measured: Model and sampler of the figures.
         network: Network and machines, as far as they are known here.
         parameters: Parameters of the U-Net.
@@ -103,7 +102,6 @@ class Published:
     """
 
     name: str
-    setting: str
     measured: str
     network: str
     parameters: int
@@ -120,7 +118,6 @@ class Published:
 PUBLISHED = (
     Published(
         name="two parties, published",
-        setting="two parties",
         measured="Stable Diffusion 1.5, 50 steps of DDIM",
         network="network, machines and guidance not known here",
         parameters=859_520_964,

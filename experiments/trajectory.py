@@ -18,13 +18,14 @@ import typer
 
 from cipherdm.cli.options import ModelArgument, SchedulerOption
 from cipherdm.costs import Network, latency
-from cipherdm.engine import TOTALS, CostReport, Graph, LocalCluster, Node, Session, compile_plan
+from cipherdm.engine import TOTALS, CostReport, Graph, LocalCluster, Session, compile_plan
 from cipherdm.likeness import psnr
 from cipherdm.models import UNet, find_model, load_unet
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import DIRECT, FAST, Protocols, named
 from cipherdm.protocols.fixed import decode
 from cipherdm.sampling import Task, engine_for, make_task, plaintext_steps
+from cipherdm.sampling.sample import at_step
 from cipherdm.sampling.steps import COEFFICIENT_BITS, StepShape, setup_graph, step_graph
 from cipherdm.views.pictures import grey_levels
 
@@ -78,7 +79,7 @@ def follow_secure(task: Task, session: Session, progress: Progress | None = None
         for index in range(task.shape.steps):
             if progress is not None:
                 progress(index, task.shape.steps, f"step {index + 1} of {task.shape.steps}")
-            plan = compile_plan([_node_at(step, index)], specs, keep=step.outputs)
+            plan = compile_plan([at_step(step.as_node(), index)], specs, keep=step.outputs)
             kept.update(step.outputs)
             costs.append(session.run(plan))
             found.append((session.reveal("sample"), session.reveal("eps")))
@@ -92,11 +93,6 @@ def recorded_step(shape: StepShape) -> Graph:
     """Return a denoising step that also keeps "eps", the model's output, which costs the parties no message."""
     graph = step_graph(shape)
     return replace(graph, outputs=(*graph.outputs, "eps"))
-
-
-def _node_at(step: Graph, index: int) -> Node:
-    node = step.as_node()
-    return replace(node, inputs=tuple(f"step.{index}" if name == "step" else name for name in node.inputs))
 
 
 def _samples_and_predictions(task: Task, found: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

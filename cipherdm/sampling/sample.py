@@ -277,10 +277,11 @@ def sampling_nodes(shape: StepShape, granularity: Granularity) -> list[Node]:
     if granularity not in ("block", "step"):
         raise CipherDMError(f"unknown granularity {granularity!r}: choose block, step or loop.")
     of_one_step = step.nodes if granularity == "block" else (step.as_node(),)
-    return nodes + [_at_step(node, index) for index in range(shape.steps) for node in of_one_step]
+    return nodes + [at_step(node, index) for index in range(shape.steps) for node in of_one_step]
 
 
-def _at_step(node: Node, index: int) -> Node:
+def at_step(node: Node, index: int) -> Node:
+    """Return a node of a step as that of the step `index`."""
     return replace(node, inputs=tuple(f"step.{index}" if name == "step" else name for name in node.inputs))
 
 
