@@ -1,7 +1,7 @@
 """The commands `cipherdm bench EXPERIMENT`, `cipherdm reproduce` and `cipherdm tables`.
 
-To add an experiment, write a module with `measure`, which is its command, and a `TARGET`; name the module in `EXPERIMENTS`
-here, and its target in `targets.TARGETS`. Its record goes into data/measurements.
+To add an experiment, write a module with its command, `measure`, and a `TARGET`. Name the module in `EXPERIMENTS` here, and its
+target in `targets.TARGETS`. A table for documents goes into `tables.TABLES`. The record goes into data/measurements.
 """
 
 from importlib import import_module
@@ -30,7 +30,7 @@ EXPERIMENTS = {
     "full-call": "sd15",
     "soak": "soak",
 }
-"""The commands of `cipherdm bench`, and the module of this package whose function `measure` each of them is."""
+"""Commands of `cipherdm bench`, each with the module of this package whose function `measure` it is."""
 
 
 class Experiments(TyperGroup):

@@ -1,4 +1,4 @@
-"""What the commands of experiments share: options, runs in turns, medians of what they cost, and how a command ends."""
+"""Parts that the commands of experiments share: options, runs in turns, medians of their costs, and the end of a command."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How tables stand in documents: Markdown, and numbers with their units."""
+"""Tables in Markdown, and numbers with their units, as documents show them."""
 
 import math
 from collections.abc import Callable, Iterable

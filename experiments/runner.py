@@ -30,10 +30,10 @@ _WATCH = 0.5  # seconds between two looks at the memory
 
 @dataclass(frozen=True)
 class Folders:
-    """Where runs are kept, and where what is finished goes.
+    """Folders of a reproduction: of runs, and of the records and figures that finished ones give.
 
     Attributes:
-        reduced: Whether little of each is measured. None of it goes where the committed records are.
+        reduced: True to measure little of each target. None of it goes where the committed records are.
         state: Folder of finished runs that are not published yet, and of the marks of those that are.
         measurements: Folder of the records.
         figures: Folder of the figures, and of images that commands draw.
@@ -73,7 +73,7 @@ class Run:
 
     @property
     def finished(self) -> dict[str, Any] | None:
-        """What the finished run took (command, seconds, memory, date, ...), or None if this command is not finished."""
+        """Mark of the finished run (command, seconds, memory, date, ...), or None if this command is not finished."""
         if not self._mark.exists() or not self.record.exists():
             return None
         mark = json.loads(self._mark.read_text())
@@ -81,7 +81,7 @@ class Run:
 
     @property
     def published(self) -> bool:
-        """Whether the record has been put where it belongs."""
+        """True if the record has been put where it belongs."""
         return bool((self.finished or {}).get("published"))
 
     def mark_published(self) -> None:
@@ -171,9 +171,9 @@ def reproduce(targets: Sequence[Target], folders: Folders, tell: Callable[[str],
 
     Args:
         targets: Targets to measure.
-        folders: Where everything goes.
+        folders: Folders of runs, records and figures.
         tell: Function that gets a line before each command is run or skipped, and the results at each target's end.
-        again: Whether to forget finished runs of these targets first.
+        again: True to forget finished runs of these targets first.
 
     Returns:
         True if all numbers were within their tolerances.

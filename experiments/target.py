@@ -1,4 +1,4 @@
-"""What there is to reproduce: targets, the commands that measure them, and the numbers that should come out."""
+"""Targets: tables and figures to reproduce, the commands that measure them, and the numbers that should come out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -129,7 +129,7 @@ class Target:
         name: Name for `cipherdm reproduce --only`.
         title: Subject, as a heading.
         claim: Claim that the target tests.
-        source: Who makes the claim: the paper, other publications, or this project ("ours").
+        source: Author of the claim: the "paper", other publications ("published"), or this project ("ours").
         commands: Commands that measure it. Each can be run by itself.
         checks: Numbers that should come out.
         figure: Function that draws the target's figure from the records in a folder; None if a table says it all.
