@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +21,7 @@ from cipherdm.sampling.pipeline import Pipeline, load_pipeline
 from cipherdm.sampling.text_to_image import text_to_image
 from cipherdm.views.pictures import grey_levels
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
-from cipherdm.views.widgets import MovingPicture
+from cipherdm.views.widgets import MovingPicture, explorer
 
 from . import recording
 from .commands import PromptModel, RecordOption, record_path
@@ -270,17 +269,12 @@ def grid_controls(grid: Grid):
     protocols = widgets.ToggleButtons(
         options=about["protocols"][1:], value=about["protocols"][-1], description="protocols", style=wide["style"]
     )
-    controls = (prompt, steps, guidance, protocols)
-    image, text = widgets.Image(format="png"), widgets.HTML()
 
-    def draw(_=None) -> None:
-        figure = picture.show(*(control.value for control in controls))
-        image.value, text.value = picture.png(), f"<small>{escape(figure.get_label())}</small>"
+    def draw(**chosen) -> MovingPicture:
+        picture.show(**chosen)
+        return picture
 
-    for control in controls:
-        control.observe(draw, "value")
-    draw()
-    return widgets.VBox([*controls, image, text])
+    return explorer(draw, prompt=prompt, steps=steps, guidance_scale=guidance, protocols=protocols)
 
 
 def _row(record: Mapping[str, Any], protocols: str, guidance_scale: float, steps: int) -> Mapping[str, Any]:

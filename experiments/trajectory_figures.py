@@ -1,7 +1,6 @@
 """Figures of recorded sampling: a film strip, PSNR over the steps, costs so far, and a slider that shows any step."""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cipherdm.costs import LAN, WAN, Network
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
-from cipherdm.views.widgets import MovingPicture
+from cipherdm.views.widgets import MovingPicture, explorer
 
 from .recording import draw_levels, image_axes, shown_pixels
 from .target import TEN, TINY, Check, Command, Target, Value
@@ -254,16 +253,13 @@ def step_slider(recording: Recording):
     slider = widgets.IntSlider(description="step", layout={"width": "34em"}, **settings)
     widgets.jslink((play, "value"), (slider, "value"))
     kind = widgets.ToggleButtons(options=[(text, name) for name, text in _KINDS.items()])
-    image, text = widgets.Image(format="png"), widgets.HTML()
 
-    def draw(_=None) -> None:
-        figure = picture.show(slider.value, kind.value)
-        image.value, text.value = picture.png(), f"<small>{escape(figure.get_label())}</small>"
+    def draw(**chosen) -> MovingPicture:
+        picture.show(**chosen)
+        return picture
 
-    for control in (slider, kind):
-        control.observe(draw, "value")
-    draw()
-    return widgets.VBox([widgets.HBox([play, slider]), kind, image, text])
+    _, *below = explorer(draw, step=slider, kind=kind).children
+    return widgets.VBox([widgets.HBox([play, slider]), *below])
 
 
 def _side_by_side(levels: np.ndarray) -> np.ndarray:
