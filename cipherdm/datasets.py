@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from .errors import CipherDMError
+from .files import root
 
 Split = Literal["train", "test"]
 
@@ -24,7 +25,7 @@ class _File:
     shape: tuple[int, ...]
 
 
-# The MD5 sums are of the unpacked files: two packages of MNIST pack the same bytes differently.
+# MD5 sums of the unpacked files, since different sources of MNIST pack the same bytes differently.
 _FILES: dict[str, tuple[_File, _File]] = {
     "train": (
         _File("train-images-idx3-ubyte.gz", "6bbc9ace898e44ae57da46a324031adb", (60_000, 28, 28)),
@@ -53,8 +54,8 @@ class Digits:
 
 
 def default_folder() -> Path:
-    """`data/mnist` of the checkout that this package runs from."""
-    return Path(__file__).resolve().parent.parent / "data" / "mnist"
+    """Return `data/mnist` of the checkout that this package runs from."""
+    return root() / "data" / "mnist"
 
 
 def load_mnist(split: Split, *, digits: Sequence[int] | None = None, folder: str | Path | None = None) -> Digits:
@@ -77,7 +78,7 @@ def load_mnist(split: Split, *, digits: Sequence[int] | None = None, folder: str
 
 
 def _read(path: Path, file: _File) -> np.ndarray:
-    """The bytes of one IDX file as an array of `file.shape`, uint8, once its checksum is found right."""
+    """Return the bytes of one IDX file as a uint8 array of `file.shape`, after checking its checksum."""
     remedy = (
         f"Restore it with 'git checkout -- data/mnist', or put an original {file.name} of MNIST into {path.parent}."
     )

@@ -1,4 +1,4 @@
-"""The one exception class of the package."""
+"""Exception class of the package."""
 
 
 class CipherDMError(Exception):

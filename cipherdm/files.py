@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one."""
+"""Write files so that a reader never meets half of one, and find the checkout."""
 
 import os
 import tempfile
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def root() -> Path:
-    """The checkout that this package runs from."""
+    """Return the checkout that this package runs from."""
     return Path(__file__).resolve().parent.parent
 
 

@@ -1,4 +1,4 @@
-"""Records of measurements: what was measured, on which machine, with which versions, at which commit."""
+"""Records of measurements, with the machine, package versions and commit that they were made with."""
 
 import json
 import os
@@ -22,9 +22,9 @@ _PACKAGES = ("cipherdm", "spu", "jax", "numpy", "torch", "diffusers", "grpcio")
 
 
 def environment() -> dict[str, Any]:
-    """The machine, the package versions, the commit and the time, as a JSON-ready dictionary.
+    """Return the machine, the package versions, the commit and the time, as a JSON-ready dictionary.
 
-    "process_seconds" is the age of this process: where a command writes its record at its end, how long the command took.
+    "process_seconds" is the age of this process: the time of the command, if it writes its record at its end.
     """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -71,7 +71,7 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    """The commit of the checkout that this package runs from, with `+changes` if the tree differs from it."""
+    """Return the commit of the checkout that this package runs from, with `+changes` if the tree differs from it."""
     try:
         git = ["git", "-C", str(root())]
         head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)

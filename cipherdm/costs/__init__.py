@@ -1,4 +1,4 @@
-"""Networks between the parties: what a run would take over one, and links that are slowed down to one."""
+"""Networks between the parties: a model of the time that a run takes over one, and links slowed down to one."""
 
 from .latency import Latency as Latency
 from .latency import count_path_bytes as count_path_bytes

@@ -1,11 +1,11 @@
-"""The process that holds up the parties' traffic: it forwards connections with a delay and a limited bandwidth.
+"""Process that slows down the parties' traffic: it forwards connections with a delay and a limited bandwidth.
 
-One process forwards for all three parties, because a party's links share its bandwidth. It is one loop over sockets in
-one thread: read, note when each piece is due at the other end, write it then. `select` is used rather than asyncio's
-epoll, whose timeouts are whole milliseconds, as long as several round trips of a local network.
+One process forwards for all three parties, because a party's links share its bandwidth. One thread loops over sockets: it
+reads, notes when each piece is due at the other end, and writes it then. It uses `select` and not asyncio's epoll, whose
+timeouts are whole milliseconds: several round trips of a local network.
 
 Started by `LinkShaper` as `python -m cipherdm.costs.forwarding`, with one line of JSON on its standard input. Each further
-line is a delay in seconds, to be kept from then on. It ends when that input closes.
+line is a new delay in seconds. It ends when that input closes.
 """
 
 import ctypes
@@ -23,18 +23,18 @@ from dataclasses import dataclass
 
 _SMALLEST_PIECE, _LARGEST_PIECE = 1 << 14, 1 << 18  # bytes read at a time
 
-_PIECE_SECONDS = 4e-4  # that a piece should take to leave at most, since it arrives as a whole
+_PIECE_SECONDS = 4e-4  # longest time in which a piece should leave, since it arrives as a whole
 
-_BACKLOG = 4 << 20  # bytes that a lane holds beyond those on their way, as senders' buffers do
+_BACKLOG = 4 << 20  # bytes that a lane holds besides those on their way, like senders' buffers
 
 _PR_SET_TIMERSLACK = 29
 
 
 class Wire:
-    """What a party's messages go through: its network card, where they leave one after the other, and then the distance.
+    """Path of a party's messages: its network card, where they leave one after the other, and then the distance.
 
     Attributes:
-        bandwidth: bit/s, for all that the party sends, whatever link it is for.
+        bandwidth: bit/s for all that the party sends, over any link.
         delay: seconds from leaving to arriving.
     """
 
@@ -44,7 +44,7 @@ class Wire:
         self._free = 0.0
 
     def arrival(self, now: float, size: int) -> float:
-        """When the last bit of `size` bytes that are sent `now` arrives."""
+        """Return the time at which the last bit of `size` bytes sent `now` arrives."""
         self._free = max(self._free, now) + 8 * size / self.bandwidth
         return self._free + self.delay
 
@@ -53,9 +53,9 @@ class Lane:
     """One direction of one connection: bytes wait here until they are due at the other end.
 
     Args:
-        source: where they are read; not blocking.
-        target: where they are written; not blocking.
-        wire: of the sending party.
+        source: non-blocking socket to read from.
+        target: non-blocking socket to write to.
+        wire: wire of the sending party.
     """
 
     def __init__(self, source: socket.socket, target: socket.socket, wire: Wire):
@@ -73,13 +73,13 @@ class Lane:
 
     @property
     def reads(self) -> bool:
-        """Whether to look at the source: not after its end, and not while too much waits here."""
+        """True unless the source has ended or too many bytes wait here."""
         return not self.ended and self._held < self._limit
 
     def read(self) -> float:
-        """Take what the source has; when it is to be written. Raises OSError if the connection broke."""
+        """Read what the source has; return the time to write it. Raises OSError if the connection broke."""
         piece = self.source.recv(self._size)
-        # Much memory is asked for only when it is needed; for each short message, that would take as long as forwarding it.
+        # A large buffer only after a full read: for short messages, allocating it would take as long as forwarding them.
         self._size = self._piece if len(piece) == self._size else _SMALLEST_PIECE
         due = self._wire.arrival(time.monotonic(), len(piece))
         self.ended = not piece
@@ -88,11 +88,11 @@ class Lane:
         return due
 
     def write(self, now: float) -> None:
-        """Write all that is due. Raises OSError if the target is gone."""
+        """Write everything that is due. Raises OSError if the target is gone."""
         self.stuck = False
         while self._waiting and self._waiting[0][0] <= now and not self.stuck:
             due, piece = self._waiting.popleft()
-            if not piece:  # the end, which travels as bytes do
+            if not piece:  # the end of the stream, which travels like bytes
                 self.target.shutdown(socket.SHUT_WR)
                 self.done = True
                 return
@@ -119,7 +119,7 @@ class Forwarder:
     """Forwards connections, each direction over the sending party's wire.
 
     Args:
-        links: what to forward. `addresses` has, in this order, where to connect instead.
+        links: links to forward. `addresses` lists, in this order, where to connect instead.
         bandwidth: bit/s of each party.
         delay: seconds in each direction.
     """
@@ -130,13 +130,13 @@ class Forwarder:
         listeners = [(socket.create_server(("127.0.0.1", 0)), link) for link in links]
         self.addresses = [listener.getsockname() for listener, _ in listeners]
         self._listeners = {listener.fileno(): (listener, link) for listener, link in listeners}
-        self._lanes: dict[int, tuple[Lane, Lane]] = {}  # by what is read: this lane, and the one in the other direction
-        self._due: list[tuple[float, int]] = []  # a heap of times, and what had been read then
+        self._lanes: dict[int, tuple[Lane, Lane]] = {}  # by source: its lane, and the lane in the other direction
+        self._due: list[tuple[float, int]] = []  # a heap of times, and sources whose bytes are due then
 
     def run(self, control: int) -> None:
-        """Forward until the file with the descriptor `control` ends; lines that it has before are new delays in seconds."""
+        """Forward until the file with the descriptor `control` ends; each of its lines is a new delay in seconds."""
         while True:
-            # Descriptors rather than sockets, which `select` would have to ask for theirs.
+            # Descriptors instead of sockets, since `select` would ask each socket for its own.
             readers = [source for source, (lane, _) in self._lanes.items() if lane.reads]
             stuck = {lane.target.fileno(): source for source, (lane, _) in self._lanes.items() if lane.stuck}
             timeout = max(0.0, self._due[0][0] - time.monotonic()) if self._due else None
@@ -167,12 +167,12 @@ class Forwarder:
             self._close(source)
 
     def _try(self, source: int, action: Callable[[int], None]) -> None:
-        if source in self._lanes:  # it may have been closed meanwhile
+        if source in self._lanes:  # it may have been closed in the meantime
             try:
                 action(source)
             except BlockingIOError:
                 pass
-            except OSError:  # it broke, and both ends are to notice
+            except OSError:  # the connection broke, and both ends have to notice
                 self._close(source)
 
     def _accept(self, listener: socket.socket, link: Link) -> None:
@@ -180,7 +180,7 @@ class Forwarder:
         try:
             far = socket.create_connection(link.target, timeout=1)
         except OSError:
-            near.close()  # nobody listens there yet; the caller sees a connection that ends at once, and tries again
+            near.close()  # nobody listens there yet; the caller sees a connection end at once, and tries again
             return
         for end in (near, far):
             end.setblocking(False)
@@ -196,9 +196,9 @@ class Forwarder:
 
 
 def main() -> None:
-    """Entry point of the process: one line of JSON on standard input; the addresses as one line on standard output."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the client, who then ends this process
-    # Linux lets sleepers wake up 50 microseconds late to save power, a quarter of a local network's delay.
+    """Run the process: read one line of JSON on standard input, print the addresses as one line, forward."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the client, who then ends this process
+    # By default Linux wakes sleepers up to 50 microseconds late to save power, a quarter of a local network's delay.
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(1), 0, 0, 0)
     control = sys.stdin.fileno()
     fields = json.loads(_first_line(control))
@@ -209,7 +209,7 @@ def main() -> None:
 
 
 def _first_line(descriptor: int) -> bytes:
-    """A line, and nothing after it: a file object would take more, which the loop would then miss."""
+    """Read one line and nothing after it; a file object would read more, which the loop would then miss."""
     line = b""
     while not line.endswith(b"\n"):
         line += os.read(descriptor, 1) or b"\n"

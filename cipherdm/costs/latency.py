@@ -1,14 +1,14 @@
-"""The latency model: how long a run that was measured on one machine would take over a network.
+"""Latency model: the time over a network of a run that was measured on one machine.
 
     seconds = computing + rounds * round trip / 2 + bytes on the path * 8 / bandwidth
 
-*Computing* is what the run took where the parties are next to each other, messages' own handling included. A *round* is a
-message that has to arrive before anyone can go on. In ABY3 it goes one way, since the party that a message is for answers
-nobody: it works on, and sends its own to the third. So a round costs half a round trip. The *bytes on the path* are those
-that leave one after the other, while the other parties' bytes leave at the same time from their own network cards.
+*Computing* is the time of the run with all parties on one machine, including the handling of messages. A *round* is a message
+that has to arrive before anyone can go on. In ABY3 it goes one way: its receiver does not answer, but works on and sends its
+own message to the third party. So a round costs half a round trip. The *bytes on the path* leave one after the other; the
+other parties' bytes leave at the same time from their own network cards.
 
-Rounds are not messages, which SPU also counts: in one round all three parties may send, or one party twice. They follow
-from which of SPU's protocols ran how often, which its profile tells (`CostReport.kernels`):
+SPU counts messages, which are not rounds: in one round all three parties may send, or one party twice. Rounds follow from how
+often each kernel of SPU's protocol ran, as its profile reports (`CostReport.kernels`):
 
 | kernel | messages | rounds | share of its bytes on the path |
 |---|---|---|---|
@@ -18,10 +18,10 @@ from which of SPU's protocols ran how often, which its profile tells (`CostRepor
 | b2a of at most 8 bits: one such transfer | 4 | 2 | 1/3 |
 | b2a of more bits: an adder of 8 rounds, two parties reveal, each sends one | 28 | 10 | 1/3 |
 
-The rounds of each were read in SPU's source, and confirmed by running operations over links with two delays: the difference
-in time, divided by that of the delays, is the number of rounds. What the model leaves out: a party that waits for nobody
-runs ahead, which saves some rounds; acknowledgements take a few percent of the bandwidth; parties here share the machine's
-cores, so on three hosts computing is faster; connections of the client are not part of it.
+The rounds were read in SPU's source. They were confirmed by running operations over links with two delays: the difference in
+time, divided by the difference of the delays, is the number of rounds. The model leaves out that a party which waits for nobody
+runs ahead and saves some rounds, and that acknowledgements take a few percent of the bandwidth. Parties here share the cores of
+one machine, so computing is faster on three hosts. The client's connections are not part of the model.
 """
 
 from dataclasses import dataclass
@@ -34,18 +34,18 @@ _ROUNDS_A_CALL = {"trunc_a": 2, "mul_a1b": 2}
 
 _SHARE_OF_BYTES = {"trunc_a": 12 / 28, "mul_a1b": 1 / 2}
 
-# A product and its truncation, the most frequent pair: 3 rounds of 8 messages.
+# Ratio for a product with its truncation, the most frequent pair: 3 rounds of 8 messages.
 _ROUNDS_A_MESSAGE = 3 / 8
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds of a run over a network, by what they go into.
+    """Seconds of a run over a network, in three parts.
 
     Attributes:
-        computing: as measured with the parties side by side.
-        delays: messages on their way.
-        sending: bytes that wait to leave.
+        computing: seconds measured with all parties on one machine.
+        delays: seconds in which messages travel.
+        sending: seconds in which bytes wait to leave.
     """
 
     computing: float
@@ -54,12 +54,12 @@ class Latency:
 
     @property
     def seconds(self) -> float:
-        """All of it."""
+        """Sum of the three parts."""
         return self.computing + self.delays + self.sending
 
 
 def latency(seconds: float, rounds: float, path_bytes: float, network: Network) -> Latency:
-    """The model for a run of so many seconds with the parties side by side, so many rounds, and bytes on the path."""
+    """Apply the model to a run on one machine: its seconds, rounds and bytes on the path."""
     return Latency(seconds, rounds * network.round_trip / 2, 8 * path_bytes / network.bandwidth)
 
 
@@ -101,6 +101,6 @@ def _rounds(kernel: str, calls: float, messages: int) -> float:
     if kernel in _ROUNDS_A_CALL:
         return calls * _ROUNDS_A_CALL[kernel]
     if kernel == "b2a":
-        # Of n calls, some take 4 messages and 2 rounds, the others 28 and 10, so that 3 rounds are 2 n and the messages.
+        # A call takes 4 messages and 2 rounds, or 28 and 10. Both ways 3 times its rounds are its messages plus 2.
         return (messages + 2 * calls) / 3
     return messages / 3

@@ -1,4 +1,4 @@
-"""Networks between the parties, as values: a round-trip time and a bandwidth, and where each was used before."""
+"""Networks between the parties: round-trip time, bandwidth, and where each was used before."""
 
 import math
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from ..errors import CipherDMError
 
 @dataclass(frozen=True)
 class Network:
-    """What lies between any two of the three parties.
+    """Network between any two of the three parties.
 
     Attributes:
-        name: how tables and figures call it.
+        name: name in tables and figures.
         round_trip: seconds from sending a short message to receiving its answer; half of it is one message's delay.
-        bandwidth: bit/s that a party can send, to both others together, as its one network card would.
-        source: who used it, or where the numbers come from.
+        bandwidth: bit/s that a party can send to both others together, through its one network card.
+        source: origin of the numbers.
 
     Raises:
         CipherDMError: the round trip is not from 0 to 1 second, or the bandwidth not a positive number.
@@ -40,11 +40,11 @@ class Network:
 
     @property
     def delay(self) -> float:
-        """Seconds that a message is on its way, apart from the time that its bytes take to leave."""
+        """Seconds that a message travels, not counting the time that its bytes take to leave."""
         return self.round_trip / 2
 
 
-# PUMA's and Ditto's, since both compute with three parties on SPU, as we do.
+# The networks of PUMA and Ditto, since both also compute with three parties on SPU.
 LAN = Network("LAN", 0.4e-3, 5e9, "PUMA (arXiv 2307.12533), Ditto (ICML 2024)")
 
 WAN = Network("WAN", 40e-3, 400e6, "Cheetah (USENIX Security 2022), PUMA (arXiv 2307.12533), Ditto (ICML 2024)")
@@ -56,11 +56,11 @@ SPU_WAN = Network("SPU's WAN", 40e-3, 300e6, "the recipe for a slow network in S
 NARROW = Network("narrow", 10e-3, 50e6, "ours, as between homes: bytes take long where messages do not")
 
 NETWORKS = {"lan": LAN, "cheetah-lan": CHEETAH_LAN, "wan": WAN, "spu-wan": SPU_WAN, "narrow": NARROW}
-"""All of them, by the names that the command line takes."""
+"""All networks, by the names that the command line takes."""
 
 
 def network_named(name: str) -> Network:
-    """The network of that name in `NETWORKS`. Raises CipherDMError, listing the names, if there is none."""
+    """Return the network of that name in `NETWORKS`. Raises CipherDMError, listing the names, if there is none."""
     if name not in NETWORKS:
         raise CipherDMError(f"there is no network {name!r}: choose from {', '.join(NETWORKS)}.")
     return NETWORKS[name]

@@ -1,4 +1,4 @@
-"""What sampling takes over a network, from records of a denoising step: steps times a step, by the latency model."""
+"""Time of sampling over a network, from records of a denoising step: the latency model times the number of steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,24 +13,24 @@ from .latency import Latency, latency
 from .networks import Network
 
 PARTS = ("computing", "delays", "sending")
-"""What sampling's time goes into; the fields of `Latency`."""
+"""Parts of the time of sampling; the fields of `Latency`."""
 
 SAMPLERS = {"ddpm": "DDPM", "ddim": "DDIM", "dpmsolver++": "DPM-Solver++"}
-"""How schedulers are called in tables and figures."""
+"""Names of schedulers in tables and figures."""
 
 _COLUMNS = ("model", "variant", "batch", "seconds", "bytes", "rounds", "path_bytes")
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """One denoising step with the parties side by side.
+    """Cost of one denoising step with all parties on one machine.
 
     Attributes:
-        model: the model's name.
-        variant: how the step is computed: the name of a set of protocols, mostly.
-        batch: images at a time.
-        seconds: of computing.
-        bytes: that all parties send.
+        model: name of the model.
+        variant: name of the way in which the step is computed, in most cases of a protocol set.
+        batch: number of images at a time.
+        seconds: seconds of computing.
+        bytes: bytes that all parties send.
         rounds: messages that have to wait for one another.
         path_bytes: bytes that leave one after the other.
     """
@@ -44,15 +44,15 @@ class StepCost:
     path_bytes: int
 
     def over(self, network: Network, steps: int = 1) -> Latency:
-        """The latency model for so many steps."""
+        """Apply the latency model to so many steps."""
         return latency(steps * self.seconds, steps * self.rounds, steps * self.path_bytes, network)
 
 
 def step_costs(path: str | Path) -> tuple[StepCost, ...]:
-    """The rows of a record of `cipherdm bench step` or `breakdown`; of the latter the sums over a step.
+    """Read the rows of a record of `cipherdm bench step`, or the sums over a step of one of `cipherdm bench breakdown`.
 
     Raises:
-        CipherDMError: there is no such record, or it is from before records had rounds.
+        CipherDMError: there is no such record, or it is older than the counting of rounds.
     """
     path = Path(path)
     benchmark, _, model = path.stem.partition("_")
@@ -72,7 +72,7 @@ def step_costs(path: str | Path) -> tuple[StepCost, ...]:
 
 
 def cost_of(costs: Sequence[StepCost], variant: str, batch: int = 1) -> StepCost:
-    """The one of this variant and batch. Raises CipherDMError, naming those that there are, if there is none."""
+    """Return the cost of this variant and batch. Raises CipherDMError, naming the available ones, if there is none."""
     for cost in costs:
         if (cost.variant, cost.batch) == (variant, batch):
             return cost
@@ -81,12 +81,12 @@ def cost_of(costs: Sequence[StepCost], variant: str, batch: int = 1) -> StepCost
 
 
 def shares(cost: StepCost, round_trips: np.ndarray, bandwidths: np.ndarray) -> np.ndarray:
-    """What part of a step's time goes into each of `PARTS`, over a grid of networks.
+    """Return the share of each of `PARTS` in a step's time, over a grid of networks.
 
     Args:
-        cost: the step.
-        round_trips: [R] in seconds.
-        bandwidths: [B] in bit/s.
+        cost: cost of the step.
+        round_trips: round trips [R] in seconds.
+        bandwidths: bandwidths [B] in bit/s.
 
     Returns:
         float64 [3, R, B]: shares of 0 to 1, which add up to 1 over the first axis.

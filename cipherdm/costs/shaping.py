@@ -1,8 +1,8 @@
-"""Slows down the links among parties on one machine to those of a network, for runs in earnest and not by a model.
+"""Slow down the links between parties on one machine to those of a network, to measure runs instead of modelling them.
 
-Linux can do so by itself (`tc netem`), but needs a kernel module and root's rights for it. A process that forwards the
-parties' connections needs neither. It shapes delay and bandwidth of established connections; it has no packet loss, no
-jitter and no slow start of TCP, so a real network of the same figures can be slower.
+Linux can do this (`tc netem`), but needs a kernel module and root rights. A process that forwards the parties' connections
+needs neither. It shapes delay and bandwidth of established connections. It has no packet loss, no jitter and no slow start of
+TCP, so a real network with the same numbers can be slower.
 """
 
 import json
@@ -20,22 +20,22 @@ from .networks import Network
 
 _START_TIMEOUT = 20.0
 
-_CALIBRATED = 20e-3  # seconds of round trip above which what forwarding takes by itself does not matter
+_CALIBRATED = 20e-3  # seconds of round trip above which the time of forwarding itself does not matter
 
-_TURNS, _TURN = 4, 0.2  # how often to measure, and seconds to measure for
+_TURNS, _TURN = 4, 0.2  # number of measurements, and seconds for each
 
-_PINGS = 400  # but not more than so many; fewer would be over before the processor is awake
+_PINGS = 400  # at most; with fewer, a measurement would end before the processor is awake
 
-_PROBE = -1  # the rank of whoever measures; it has a wire of its own
+_PROBE = -1  # rank of the process that measures; it has its own wire
 
 
 class LinkShaper:
-    """A process between parties, through which they reach each other as if over a network.
+    """Process between parties, through which they reach each other as if over a network.
 
-    Use it as a context manager, or call `start` and `stop`. The process also ends when this one does, however it ends.
+    Use it as a context manager, or call `start` and `stop`. The process ends with this one, whatever the cause.
 
     Args:
-        network: what to put between the parties.
+        network: network to imitate.
         addresses: `host:port` at which each party listens, by rank.
     """
 
@@ -54,10 +54,10 @@ class LinkShaper:
         self.stop()
 
     def start(self) -> None:
-        """Start the process; returns when it listens. The parties themselves may start later.
+        """Start the process; return when it listens. The parties themselves may start later.
 
         Raises:
-            CipherDMError: it did not start.
+            CipherDMError: the process did not start.
         """
         self._server = socket.create_server(("127.0.0.1", 0))
         targets = {
@@ -72,7 +72,7 @@ class LinkShaper:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            start_new_session=True,  # Ctrl-C is for this process, which then ends the other
+            start_new_session=True,  # Ctrl-C goes to this process, which then ends the other
         )
         links = [(*pair, target) for pair, target in targets.items()]
         settings = {"links": links, "bandwidth": self.network.bandwidth, "delay": self.network.delay}
@@ -105,16 +105,16 @@ class LinkShaper:
 
     @property
     def pid(self) -> int:
-        """The process's id, while it runs."""
+        """Id of the process, while it runs."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """True while the process runs."""
         return self._process is not None and self._process.poll() is None
 
     def seen_by(self, rank: int) -> tuple[str, ...]:
-        """The addresses of all parties for the party of that rank: its own to listen at, the others' to connect to."""
+        """Return all parties' addresses for the party of that rank: its own to listen at, the others' to connect to."""
         through = {
             other: f"{host}:{port}" for (sender, other), (host, port) in self._forwarded.items() if sender == rank
         }
@@ -122,7 +122,7 @@ class LinkShaper:
 
     @contextmanager
     def probe(self) -> Iterator[tuple[socket.socket, socket.socket]]:
-        """Both ends of a connection over the network, to measure it; it uses up no party's bandwidth."""
+        """Yield both ends of a connection over the network, to measure it; it takes no party's bandwidth."""
         with socket.create_connection(self._forwarded[_PROBE, _PROBE]) as near:
             far, _ = self._server.accept()
             with far:
@@ -131,9 +131,9 @@ class LinkShaper:
                 yield near, far
 
     def _calibrate(self) -> None:
-        """Count what sockets and waking up take as part of the delay: measure, and ask for as much less.
+        """Measure the time that sockets and waking up take, and shorten the requested delay by it.
 
-        By the lower quartile, since a busy moment of the machine makes many messages late that later ones will not be.
+        The lower quartile is taken, since a busy moment of the machine delays many messages.
         """
         delay = self.network.delay
         pings = min(_PINGS, round(_TURN / max(self.network.round_trip, 1e-3)))
@@ -150,7 +150,7 @@ class LinkShaper:
 
 
 def ping(near: socket.socket, far: socket.socket) -> float:
-    """Seconds that one byte takes from one end of a connection to the other and back."""
+    """Return the seconds that one byte takes from one end of a connection to the other and back."""
     start = time.perf_counter()
     near.send(b".")
     far.send(far.recv(1))

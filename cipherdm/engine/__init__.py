@@ -1,4 +1,4 @@
-"""Three parties that compute on secret shares with SPU, and their client."""
+"""Engine: three parties that compute on secret shares with SPU, and their client."""
 
 from .certificates import make_certificates as make_certificates
 from .cluster import LocalCluster as LocalCluster

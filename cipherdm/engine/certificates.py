@@ -1,6 +1,6 @@
 """Development certificates, made at run time: one authority and a certificate for each role.
 
-They are for one machine and one run. Anyone who can read the folder can act as any role; in earnest each organisation
+They are for one machine and one run. Anyone who can read the folder can act as any role. In production each organisation
 makes its own key and has it signed.
 """
 
@@ -25,14 +25,14 @@ def make_certificates(
     days: int = 7,
     roles: tuple[str, ...] = ROLES,
 ) -> dict[str, Certificates]:
-    """Make an authority and one certificate a role in `folder`; return where they are, by role.
+    """Make an authority and one certificate per role in `folder`; return their paths by role.
 
-    Keys are ECDSA on P-256, readable by the owner only. The role is the certificate's common name and a DNS name of it;
-    `hosts` are the further names and addresses that it is valid for. The authority's own key is thrown away.
+    Keys are ECDSA on P-256, readable by the user only. The role is the certificate's common name and one of its DNS names;
+    `hosts` are further names and addresses for which it is valid. The authority's own key is thrown away.
     """
     folder.mkdir(parents=True, exist_ok=True)
     authority_key = ec.generate_private_key(ec.SECP256R1())
-    # A verifier looks an issuer up by its name, so two authorities must not have the same.
+    # A verifier looks up an issuer by name, so two authorities must not have the same name.
     authority_name = _name(f"cipherdm development authority {secrets.token_hex(4)}")
     authority = (
         _builder(authority_name, authority_name, authority_key.public_key(), days)
@@ -90,7 +90,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))  # clocks of different hosts differ a little
+        .not_valid_before(now - datetime.timedelta(minutes=5))  # clocks of different hosts differ slightly
         .not_valid_after(now + datetime.timedelta(days=days))
     )
 

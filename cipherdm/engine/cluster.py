@@ -1,10 +1,4 @@
-"""Three parties on this machine: their processes, certificates and connections."""
-
-# FROM cipherdm.engine.ports:
-# Ports of this machine for parties that run on it.
-
-# FROM cipherdm.engine.process:
-# Starting a party's process, and what it said when it ended.
+"""Three parties on this machine: their ports, processes, certificates and connections."""
 
 import os
 import random
@@ -38,21 +32,21 @@ _SAME_AUTHORITY = "All roles need certificates of the same authority: make them 
 class LocalCluster:
     """Three party processes on this machine, with mutual TLS among them and to this process.
 
-    Use it as a context manager: leaving the block ends the processes and deletes their certificates. They also end when
-    this process dies, however it dies, because each watches a pipe that only this process holds open.
+    Use it as a context manager: leaving the block ends the processes and deletes their certificates. The processes also end
+    when this process dies for any reason, because each watches a pipe that only this process holds open.
 
-    The processes separate the parties' memory, not their owner: one machine that runs all three can read all shares.
+    The parties' memory is separate, but their owner is not: one machine that runs all three can read all shares.
 
     Args:
-        ports: six ports, three for the clients' connections and three for the parties' links; free ones by default.
+        ports: six ports, three for the client's connections and three for the parties' links; free ones by default.
         certificates: certificates by role ("party0", "party1", "party2", "client"); made for this run by default.
-        network: what to put between the parties, by delaying and pacing what they send to each other (`LinkShaper`). The
-            client's own connections to them stay as they are.
-        files: a folder in which the parties keep variables that outlive their processes, each in a part of its own, for
-            sessions that ask for it. Made if it is not there, for this user only.
+        network: network to imitate between the parties, by delaying and pacing their messages (`LinkShaper`). The client's
+            connections are not affected.
+        files: folder for variables that outlive the processes, with a subfolder per party, for sessions that ask for it. It
+            is made if needed, for this user only.
 
     Raises:
-        CipherDMError: (on entering) a port is in use, or the parties do not accept each other's or our certificate.
+        CipherDMError: (on entering) a port is in use, or a party does not accept another's or the client's certificate.
     """
 
     def __init__(
@@ -93,16 +87,15 @@ class LocalCluster:
         self.stop()
 
     def session(self, config: EngineConfig = EngineConfig(), *, files: str = "") -> Session:  # noqa: B008 (a frozen value)
-        """The session with this configuration, opened on the parties when it is first asked for.
+        """Return the session with this configuration; the first call opens it on the parties.
 
         Args:
-            config: how the parties compute.
-            files: a name for the session's variables that are kept in files. Sessions of the same name, of this cluster or of
-                a later one with the same folder, begin with the files that the one before has left. Without a name the
-                files go with the session.
+            config: configuration of the computation.
+            files: name for the session's variables in files. A later session of this name, also of another cluster with the
+                same folder, begins with the files left by the one before. Without a name, files end with the session.
 
         Raises:
-            CipherDMError: the cluster has ended, the parties cannot connect, or the name is none or there is no folder.
+            CipherDMError: the cluster has ended, the parties cannot connect, the name is not valid or there is no folder.
         """
         if self._ended is not None:
             raise CipherDMError(f"this cluster cannot be used: {self._ended}")
@@ -148,7 +141,7 @@ class LocalCluster:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The processes' ids, by rank."""
+        """Ids of the processes, by rank."""
         return tuple(process.pid for process in self._processes)
 
     def _start(self) -> None:
@@ -186,13 +179,13 @@ class LocalCluster:
             ) from None
 
     def _fail(self, rank: int, error: grpc.RpcError) -> CipherDMError:
-        """Stop everything after a party's error, and say what happened."""
-        if error.code() == grpc.StatusCode.NOT_FOUND:  # a mistake of the caller, which harms nobody
+        """Stop everything after a party's error; return an error that tells what happened."""
+        if error.code() == grpc.StatusCode.NOT_FOUND:  # a mistake of the caller, which harms no party
             return CipherDMError(f"party {rank}: {error.details()}")
         shaper = "" if self._shaper is None or self._shaper.alive else " The process that shapes the links had ended."
         for other, process in enumerate(self._processes):
             try:
-                # The process at fault may need a moment to be gone; one that is well will not be.
+                # The process at fault may take a moment to end; a healthy one will not end.
                 code = process.wait(timeout=0.5 if other == rank else 0)
             except subprocess.TimeoutExpired:
                 continue
@@ -215,9 +208,9 @@ def _some_ports() -> list[int]:
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` ports of this machine, one after the other, that nobody listens on.
+    """Return the first of `count` consecutive ports of this machine on which no process listens.
 
-    They are below those that the system gives to connections, so that none is taken by chance before it is used.
+    They are below the ports that the system gives to connections, so none is taken by chance before it is used.
     """
     for first in random.sample(range(20000, 30000 - count), 100):
         if all(_is_free(port) for port in range(first, first + count)):
@@ -233,9 +226,9 @@ def _is_free(port: int) -> bool:
         return False
 
 
-# How glibc keeps memory. One arena for all threads of a process: with one each, as by default, each keeps what its thread has
-# freed, and what is kept adds up. What is freed stays with the process, however large: every operation writes its result
-# into new arrays, whose pages the system would have to clear and map each time.
+# Settings of glibc's memory. One arena for all threads of a process: by default each thread has its own and keeps what it has
+# freed, which adds up. Freed memory stays with the process, however large: every operation writes its result into new arrays,
+# whose pages the system would otherwise clear and map each time.
 _MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
@@ -249,11 +242,11 @@ START_TIMEOUT = 30.0  # seconds for a process to import SPU and listen; about 2 
 
 
 def start_party(config: PartyConfig, threads: int = 1) -> subprocess.Popen:
-    """Start a party; it ends when its standard input is closed. `wait_until_ready` tells when it serves.
+    """Start a party's process, which ends when its standard input is closed. `wait_until_ready` waits until it serves.
 
     Args:
-        config: what the party is told on its standard input.
-        threads: of the processor that it may use. SPU asks OpenMP for four, whatever the machine has.
+        config: configuration that the party reads on its standard input.
+        threads: number of threads that it may use. SPU asks OpenMP for four, however many cores there are.
     """
     environment = os.environ | _ENVIRONMENT | {"OMP_THREAD_LIMIT": str(threads)}
     with _errors_of(config.work, config.rank).open("wb") as errors:
@@ -263,7 +256,7 @@ def start_party(config: PartyConfig, threads: int = 1) -> subprocess.Popen:
             stdout=subprocess.PIPE,
             stderr=errors,
             env=environment,
-            start_new_session=True,  # Ctrl-C is for this process, which then ends the parties
+            start_new_session=True,  # Ctrl-C goes to this process, which then ends the parties
         )
     process.stdin.write(config.to_json().encode() + b"\n")
     process.stdin.flush()
@@ -271,13 +264,13 @@ def start_party(config: PartyConfig, threads: int = 1) -> subprocess.Popen:
 
 
 def wait_until_ready(process: subprocess.Popen, timeout: float = START_TIMEOUT) -> bool:
-    """Wait until a process says that it is ready; false if it ends or takes too long."""
+    """Wait until a process says that it is ready; return False if it ends or takes too long."""
     readable, _, _ = select.select([process.stdout], [], [], timeout)
     return bool(readable) and process.stdout.readline() == b"ready\n"
 
 
 def last_words(work: Path, rank: int) -> str:
-    """The last line that a party wrote to its error output."""
+    """Return the last line that a party wrote to its error output."""
     lines = _errors_of(work, rank).read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else ""
 

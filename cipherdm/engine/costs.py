@@ -1,4 +1,4 @@
-"""What a run cost: per party, program and operator; the record behind every table and figure."""
+"""Costs of a run per party, program and operator: the record behind every table and figure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,18 +19,18 @@ _OPERATOR_KEYS = ["party", "program", "operator"]
 _KERNEL_KEYS = ["party", "program", "kernel"]
 
 TOTALS = ("seconds", "bytes", "sends", "rounds", "path_bytes")
-"""What `CostReport.totals` holds: all that the latency model and tables take from a run."""
+"""Keys of `CostReport.totals`: the numbers of a run that tables and the latency model need."""
 
 
 @dataclass(frozen=True)
 class CostReport:
-    """The costs of a run.
+    """Costs of a run.
 
     Attributes:
-        seconds: wall time as the client saw it, from sending the plan to the last party's last call.
-        programs: one row for each party and program label: calls, seconds, sent_bytes, received_bytes, sends, receives.
-        operators: the same for each party, program label and SPU operator.
-        kernels: the same for each party, program label and kernel of SPU's protocol that sends; operators are made of them.
+        seconds: wall time at the client, from sending the plan to the last party's last call.
+        programs: a row per party and program label: calls, seconds, sent_bytes, received_bytes, sends, receives.
+        operators: likewise a row per party, program label and SPU operator.
+        kernels: likewise a row per party, program label and kernel of SPU's protocol that sends. Operators consist of kernels.
     """
 
     seconds: float
@@ -50,7 +50,7 @@ class CostReport:
 
     @property
     def rounds(self) -> int:
-        """Messages that had to wait for one another, see `cipherdm.costs.latency`."""
+        """Number of messages that had to wait for one another, see `cipherdm.costs.latency`."""
         return count_rounds(self.kernels, self.sends)
 
     @property
@@ -59,7 +59,7 @@ class CostReport:
         return count_path_bytes(self.kernels, self.programs)
 
     def totals(self) -> dict[str, float]:
-        """The run's sums, a row of a record: wall seconds, and counts of all parties, by the names in `TOTALS`."""
+        """Return the sums of the run, by the names in `TOTALS`: wall seconds, and counts of all parties."""
         return {name: getattr(self, name) for name in TOTALS}
 
     def latency(self, network: Network) -> float:
@@ -71,15 +71,15 @@ class CostReport:
         return latency(self.seconds, self.rounds, self.path_bytes, network)
 
     def by_program(self) -> pd.DataFrame:
-        """A row for each program label: calls (of one party), seconds (mean of the parties), bytes and sends (all parties)."""
+        """Return a row per program label: calls (of one party), seconds (mean of parties), bytes and sends (of all parties)."""
         return _summary(self.programs, "program")
 
     def by_operator(self) -> pd.DataFrame:
-        """A row for each SPU operator, with the columns of `by_program`."""
+        """Return a row per SPU operator, with the columns of `by_program`."""
         return _summary(self.operators, "operator")
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary: the totals for a reader, then the rows."""
+        """Return a JSON-ready dictionary: first totals, for human readers, then all rows."""
         return {
             "seconds": self.seconds,
             "bytes": self.bytes,
@@ -91,12 +91,12 @@ class CostReport:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "CostReport":
-        """The inverse of `to_dict`; older records have no kernels."""
+        """Invert `to_dict`; older records have no kernels."""
         names = [name for name in ("programs", "operators", "kernels") if name in fields]
         return cls(fields["seconds"], *(pd.DataFrame(**fields[name]) for name in names))
 
     def __add__(self, other: "CostReport") -> "CostReport":
-        """The costs of two runs, one after the other."""
+        """Add the costs of two runs, one after the other."""
         return CostReport(
             self.seconds + other.seconds,
             _merge([self.programs, other.programs], _PROGRAM_KEYS),
@@ -106,10 +106,10 @@ class CostReport:
 
 
 def sum_totals(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """The totals of runs one after the other, from rows that each hold those of one run, as stored records do.
+    """Add up the totals of several runs, from rows with the totals of one run each, as in stored records.
 
     Raises:
-        CipherDMError: a row lacks one of them.
+        CipherDMError: a row lacks one of the totals.
     """
     sums = dict.fromkeys(TOTALS, 0)
     for row in rows:
@@ -123,7 +123,7 @@ def sum_totals(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 class CostBook:
-    """Adds up costs while a plan runs."""
+    """Sums of costs, filled while a plan runs."""
 
     def __init__(self):
         self._programs: dict[tuple, list[float]] = {}
@@ -135,14 +135,14 @@ class CostBook:
         _book(self._programs, (party, program), counts)
 
     def add_operator(self, party: int, program: str, operator: str, counts: Iterable[float]) -> None:
-        """Book what one operator took within a call, or one kernel (named with `KERNEL` before), as `add_program`."""
+        """Book one operator of a call, or one kernel (its name begins with `KERNEL`), with the counts of `add_program`."""
         if operator.startswith(KERNEL):
             _book(self._kernels, (party, program, operator.removeprefix(KERNEL)), counts)
         else:
             _book(self._operators, (party, program, operator), counts)
 
     def report(self, seconds: float) -> CostReport:
-        """All that was booked, with the run's wall time."""
+        """Return everything booked, with the run's wall time."""
         tables = ((self._programs, _PROGRAM_KEYS), (self._operators, _OPERATOR_KEYS), (self._kernels, _KERNEL_KEYS))
         return CostReport(seconds, *(_frame(rows, keys) for rows, keys in tables))
 

@@ -1,4 +1,4 @@
-"""Functions on named values: small graphs that run in plaintext, compile into one program, or become a plan of several."""
+"""Graphs of functions on named values, which run in plaintext, compile into one program, or become a plan of several."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,9 +14,9 @@ class Node:
     """A pure JAX function with the names of the values that it reads and writes.
 
     Attributes:
-        label: the row of the cost report that it is booked on.
-        function: takes and returns arrays (one, or a tuple of as many as there are outputs). It must be hashable, with
-            equal functions computing the same, and have a `__name__`.
+        label: row of the cost report for its costs.
+        function: function of arrays that returns an array, or a tuple of as many as there are outputs. It must be hashable
+            and have a `__name__`, and equal functions must compute the same.
         inputs: names of its arguments.
         outputs: names of its results.
     """
@@ -29,7 +29,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in the order in which they run. A graph is itself a function, so it can be a node's, or be jitted."""
+    """Nodes in the order in which they run. A graph is itself a function, so it can be a node's function or be jitted."""
 
     name: str
     nodes: tuple[Node, ...]
@@ -37,7 +37,7 @@ class Graph:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The names that some node reads and no node before it writes, in order of first use."""
+        """Names that some node reads and no node before it writes, in order of first use."""
         written: set[str] = set()
         read: dict[str, None] = {}
         for node in self.nodes:
@@ -50,7 +50,7 @@ class Graph:
         return self.name
 
     def __call__(self, *arrays) -> tuple:
-        """The outputs' values from the inputs' values, both in the order of the names."""
+        """Compute the values of the outputs from those of the inputs, both in the order of the names."""
         values = dict(zip(self.inputs, arrays, strict=True))
         for node in self.nodes:
             results = node.function(*(values[name] for name in node.inputs))
@@ -58,7 +58,7 @@ class Graph:
         return tuple(values[name] for name in self.outputs)
 
     def as_node(self, label: str | None = None) -> Node:
-        """This graph as one node: one program when it is compiled."""
+        """Return this graph as one node, which compiles to one program."""
         return Node(label or self.name, self, self.inputs, self.outputs)
 
 
@@ -70,13 +70,13 @@ def compile_plan(
     files: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> Plan:
-    """Compile each node's function and list the calls, in order. A function with kernels becomes several calls.
+    """Compile each node's function and list the calls in order. A function with kernels becomes several calls.
 
-    Values that nodes write are freed after their last use, unless they are in `keep`. Programs of equal functions on
-    equal shapes are compiled once.
+    Values that nodes write are freed after their last use, unless they are in `keep`. Equal functions of equal shapes are
+    compiled once.
 
     Args:
-        nodes: what to run. A name that is written twice is overwritten.
+        nodes: nodes to run. A name that is written twice is overwritten.
         specs: shape, dtype and visibility of every value that is read before it is written.
         keep: names that must still be there when the plan has run.
         files: names that are moved to the parties' files when they are written, and loaded for each call that reads them.
@@ -105,7 +105,7 @@ def compile_plan(
 def _stages(
     node: Node, specs: Mapping[str, Spec]
 ) -> list[tuple[Callable | KernelProgram, tuple[str, ...], tuple[str, ...]]]:
-    """What a node's function is made of: functions and kernels, with the names of what they read and write."""
+    """Split a node's function into functions and kernels, each with the names that it reads and writes."""
     stages = split_at_kernels(node.function, tuple((specs[name].shape, specs[name].dtype) for name in node.inputs))
     if stages is None:
         return [(node.function, node.inputs, node.outputs)]
@@ -138,7 +138,7 @@ def _compiled(function: Callable | KernelProgram, inputs: tuple[Spec, ...]) -> P
 
 
 def _with_frees(calls: list[Call], keep: frozenset[str]) -> tuple[Call, ...]:
-    """Each call with the written values that no later call reads."""
+    """Add to each call the written values that no later call reads."""
     written = {name for call in calls for name in call.outputs}
     needed: set[str] = set(keep)
     marked = []

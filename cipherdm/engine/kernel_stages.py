@@ -1,9 +1,8 @@
-"""A function with kernels in it becomes several programs, with the kernels between them.
+"""Split a function with kernels into several programs, with the kernels between them.
 
-The function is traced once. Each of its equations gets a level: the number of kernels that must have been computed before
-it. Equations of one level are one program, and the kernels that they feed come after it. Reading a float's share as words
-is done wherever the words are read, so that a layer's weights reach the kernel under their own name, and no program copies
-them.
+The function is traced once. Each of its equations gets a level: the number of kernels that must be computed before it.
+Equations of one level form one program, followed by the kernels that need its results. Reading a float's share as words is
+repeated wherever the words are read. So a layer's weights reach the kernel under their own name, and no program copies them.
 """
 
 from collections.abc import Callable
@@ -22,12 +21,12 @@ from .programs import KernelProgram, Spec
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a split function.
+    """Part of a split function.
 
     Attributes:
-        function: what a program computes, or the kernel with the specs of its result.
-        inputs: names of what it reads: "in0", "in1", ... of the function's arguments, or what earlier stages wrote.
-        outputs: names of what it writes: "out0", "out1", ... of the function's results, or names of its own.
+        function: function of a program, or a kernel with the spec of its result.
+        inputs: names that it reads: "in0", "in1", ... for the function's arguments, or names that earlier stages write.
+        outputs: names that it writes: "out0", "out1", ... for the function's results, or other names.
     """
 
     function: "Part | KernelProgram"
@@ -37,7 +36,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Part:
-    """The equations of one level of a function, as a function of their own."""
+    """Function that computes the equations of one level of another function."""
 
     function: Callable
     shapes: tuple[tuple[tuple[int, ...], str], ...]
@@ -63,7 +62,7 @@ class Part:
 
 
 def split_at_kernels(function: Callable, shapes: tuple[tuple[tuple[int, ...], str], ...]) -> tuple[Stage, ...] | None:
-    """The stages of a function of arrays with these shapes and dtypes, or None if there is no kernel in it.
+    """Return the stages of a function of arrays with these shapes and dtypes, or None if it contains no kernel.
 
     Raises:
         CipherDMError: a kernel is inside a loop, a condition or a jitted function.
@@ -73,7 +72,7 @@ def split_at_kernels(function: Callable, shapes: tuple[tuple[tuple[int, ...], st
 
 
 class _Traced:
-    """A traced function with the level of each of its equations."""
+    """Traced function with the level of each of its equations."""
 
     def __init__(self, function: Callable, shapes: tuple[tuple[tuple[int, ...], str], ...]):
         self.function, self.shapes = function, shapes
@@ -86,7 +85,7 @@ class _Traced:
         self.depth = max((level for level, _ in self._equations), default=0)
 
     def at(self, level: int) -> list:
-        """The equations of a level's program that something needs, and renamings of what it reads."""
+        """Return the equations of a level's program that are needed, and renamings of values that it reads."""
         needed = set(self.writes(level))
         kept = []
         for made_at, equation in reversed(self._equations):
@@ -97,7 +96,7 @@ class _Traced:
         return kept[::-1]
 
     def writes(self, level: int) -> list:
-        """What a level's program computes that kernels, later levels or the caller read."""
+        """Return the values of a level's program that kernels, later levels or the caller read."""
         computed = [(at, e) for at, e in self._equations if not kernel_of(e)]
         made = {v for at, e in computed if at == level and not _renames(e) for v in e.outvars}
         read = [self._origin(v) for at, e in computed if at > level for v in _read_by(e)]
@@ -106,13 +105,13 @@ class _Traced:
         return list(dict.fromkeys([v for v in read if v in made] + [v for v in self.outputs if v in results]))
 
     def reads(self, level: int) -> list:
-        """What a level's program reads that it does not compute itself."""
+        """Return the values that a level's program reads and does not compute itself."""
         equations = self.at(level)
         made = {v for equation in equations for v in equation.outvars} | set(self.constants)
         return list(dict.fromkeys(v for e in equations for v in _read_by(e) if v not in made))
 
     def stages(self) -> tuple[Stage, ...]:
-        """All programs and kernels in order."""
+        """Return all programs and kernels in order."""
         variables = dict.fromkeys(v for _, e in self._equations for v in e.outvars)
         names = {v: f"in{index}" for index, v in enumerate(self.inputs)}
         names |= {v: f"v{index}" for index, v in enumerate(variables)}
@@ -133,7 +132,7 @@ class _Traced:
         return tuple(stages)
 
     def _origin(self, variable):
-        """What a variable is another reading of."""
+        """Return the variable of which this one is only another reading."""
         while variable in self._renamings:
             variable = self._renamings[variable]
         return variable
@@ -145,14 +144,14 @@ def _trace(function: Callable, shapes: tuple[tuple[tuple[int, ...], str], ...]) 
 
 
 def _with_copies(function: Callable, *arrays) -> tuple:
-    """The function's results; arguments that it returns as they are become results of their own."""
+    """Return the function's results as a tuple; arguments that it returns unchanged are copied."""
     results = function(*arrays)
     results = results if isinstance(results, tuple) else (results,)
     return tuple(jnp.copy(result) if any(result is array for array in arrays) else result for result in results)
 
 
 def _with_levels(jaxpr) -> list[tuple[int, Any]]:
-    """Each equation with its level. What needs no kernel is done as late as possible, so that programs hand on less."""
+    """Return each equation with its level. Those that need no kernel run late, so programs pass on fewer values."""
     available: dict[Any, int] = dict.fromkeys([*jaxpr.invars, *jaxpr.constvars], 0)
     earliest = []
     for equation in jaxpr.eqns:
@@ -176,14 +175,14 @@ def _variables(equation) -> list:
 
 
 def _read_by(equation) -> list:
-    """The variables whose values an equation needs, where `_variables` also has those that it waits for."""
+    """Return the variables whose values an equation needs; `_variables` also has those for which it only waits."""
     return (
         [v for v in equation.invars[:1] if not isinstance(v, Literal)] if is_after(equation) else _variables(equation)
     )
 
 
 def _renames(equation) -> bool:
-    """Whether an equation only gives the same words another type, or another place in the order."""
+    """Return whether an equation only gives words another type, or another place in the order."""
     return equation.primitive.name == "bitcast_convert_type" or is_after(equation)
 
 

@@ -1,7 +1,7 @@
 """Linear layers that a party computes on its shares by itself, between programs of SPU.
 
-The arithmetic is `cipherdm.linear`'s. Here are its surroundings: shares as SPU stores them, a link of its own to the other
-parties, the agreement on keys for zero shares, and the digits of weights that are kept from one call to the next.
+The arithmetic is in `cipherdm.kernels`. This module connects it to SPU: it reads and writes shares as SPU stores them, has its
+own link to the other parties, agrees on keys for zero shares, and keeps the digits of weights from one call to the next.
 """
 
 import math
@@ -21,23 +21,23 @@ from . import party_pb2 as pb
 from .config import PARTIES
 from .variable_files import StoredShare
 
-KEPT_BYTES = 2 << 30  # of weights' digits, 16 bytes a weight, that a session keeps at most
+KEPT_BYTES = 2 << 30  # most bytes of weights' digits that a session keeps; a weight takes 16
 
-CHUNK_NUMBERS = 1 << 20  # of a share that is handed to SPU, 16 MB a piece
+CHUNK_NUMBERS = 1 << 20  # numbers per chunk of a share that is handed to SPU: 16 MB, see `_chunks`
 
-_NUMBER_BYTES = 16  # of a number in a share: a word of 64 bits of both components
+_NUMBER_BYTES = 16  # bytes of a number in a share: a word of 64 bits for each of two components
 
 _STORAGE = "aby3.AShr<FM64>"
 
 _TYPES = {"float32": libspu.DataType.DT_F32, "int32": libspu.DataType.DT_I32}
 
 Reader = Callable[[str], libspu.Share | StoredShare]
-"""Gives a party's share of a variable."""
+"""Function that returns a party's share of a variable."""
 
 
 @dataclass(frozen=True)
 class KernelCost:
-    """What a kernel cost one party: seconds, and the bytes of its one message in each direction."""
+    """Cost of a kernel at one party: seconds, and the bytes of its one message in each direction."""
 
     seconds: float
     sent_bytes: int
@@ -45,10 +45,10 @@ class KernelCost:
 
 
 class Kernels:
-    """The layers of one session at one party.
+    """Kernels of one session at one party. All parties must run the same kernels in the same order.
 
     Args:
-        link: to the other parties, used by nothing else. All parties have to call the same layers in the same order.
+        link: link to the other parties, used by nothing else.
     """
 
     def __init__(self, link: libspu.link.Context):
@@ -59,16 +59,18 @@ class Kernels:
     def run(
         self, kernel: pb.Kernel, read: Reader, inputs: Iterable[str], keep_weights: bool
     ) -> tuple[libspu.Share, KernelCost]:
-        """Compute a kernel on two variables; returns the share of its result, at the sum of their fraction bits, and the cost.
+        """Compute a kernel on two variables; return the share of its result and the cost.
+
+        The result has the sum of both operands' fraction bits.
 
         Args:
-            kernel: what to compute.
-            read: gives this party's share of a variable.
+            kernel: kernel to compute.
+            read: function that returns this party's share of a variable.
             inputs: names of the two operands.
-            keep_weights: whether the first operand will be the same at the next call, until `forget` is told otherwise.
+            keep_weights: whether to keep the digits of the first operand for later calls, until `forget` names it.
 
         Raises:
-            CipherDMError: an operand is not shared arithmetically, shapes do not fit, or the next party sent something else.
+            CipherDMError: an operand is not shared arithmetically, shapes do not fit, or the next party's message does not.
         """
         start = time.perf_counter()
         if self._zeros is None:
@@ -79,7 +81,7 @@ class Kernels:
         return share, KernelCost(time.perf_counter() - start, z.nbytes, z.nbytes)
 
     def forget(self, names: Iterable[str]) -> None:
-        """Drop what was kept of these variables, because they are written or deleted."""
+        """Drop the kept digits of these variables, because they are written or deleted."""
         for name in names:
             for ring in (64, 32):
                 self._weights.pop((name, ring), None)
@@ -93,7 +95,10 @@ class Kernels:
         weights = self._weights.get((first, kernel.ring))
         if weights is None:
             weights = layers.prepare(path, _pair_of(read, first, word))
-            if keep and weights.nbytes + sum(kept.nbytes for kept in self._weights.values()) <= KEPT_BYTES:
+            if (
+                keep
+                and weights.digits.nbytes + sum(kept.digits.nbytes for kept in self._weights.values()) <= KEPT_BYTES
+            ):
                 self._weights[first, kernel.ring] = weights
         if kernel.kind == "matmul":
             return layers.matmul(weights, x, self._zeros)
@@ -102,14 +107,14 @@ class Kernels:
         return layers.conv2d(weights, x, self._zeros, stride=kernel.stride, padding=padding)
 
     def _exchange(self, message: bytes) -> bytes:
-        """Send to the previous party what the next one's message corresponds to."""
+        """Send a message to the previous party and return the next one's."""
         rank = self._link.rank
         self._link.send_async((rank - 1) % PARTIES, message)
         return self._link.recv((rank + 1) % PARTIES)
 
 
 def _pair_of(read: Reader, name: str, word: type[np.unsignedinteger]) -> np.ndarray:
-    """The pair [2, ...] that this party holds of a variable; the lower half of each word, if words are of 32 bits."""
+    """Return this party's pair [2, ...] of a variable; for words of 32 bits the lower half of each word."""
     share, meta = read(name), libspu.ValueMeta()
     meta.ParseFromString(share.meta)
     if meta.storage_type != _STORAGE:
@@ -129,9 +134,9 @@ def _pair_of(read: Reader, name: str, word: type[np.unsignedinteger]) -> np.ndar
 
 
 def _share_of(pair: np.ndarray, dtype: str) -> libspu.Share:
-    """What SPU takes for the share of a variable that this party has the pair of.
+    """Return a pair as a share that SPU accepts.
 
-    Words of 32 bits become the upper halves of words of 64: a number is known modulo 2^32, and 2^32 times it modulo 2^64.
+    Words of 32 bits become the upper halves of words of 64: a number modulo 2^32, times 2^32, is a number modulo 2^64.
     """
     meta = libspu.ValueMeta()
     meta.data_type, meta.visibility = _TYPES[dtype], libspu.Visibility.VIS_SECRET
@@ -142,7 +147,7 @@ def _share_of(pair: np.ndarray, dtype: str) -> libspu.Share:
 
 
 def _chunks(pair: np.ndarray) -> Iterator[bytes]:
-    """A share [2, N] in pieces: each is copied several times, and memory that was just freed costs no page faults."""
+    """Yield a share [2, N] in chunks. Each is copied several times, and small chunks reuse memory that was just freed."""
     count = pair.shape[1]
     for start in range(0, max(1, count), CHUNK_NUMBERS):
         part = pair[:, start : start + CHUNK_NUMBERS]

@@ -1,8 +1,7 @@
-"""The party process: serves a client over gRPC, and computes with the other two parties on SPU.
+"""Process of a party: it serves a client over gRPC, and computes with the other two parties on SPU.
 
-Started by `LocalCluster`, or for a run by the host of one of three organisations, as `python -m cipherdm.engine.party`, with
-one line of JSON (`PartyConfig`) on its standard input. It ends when that input closes, so it cannot outlive whoever started
-it, however that one ends.
+`LocalCluster`, or the host of an organisation, starts it as `python -m cipherdm.engine.party`, with one line of JSON
+(`PartyConfig`) on its standard input. It ends when that input closes, so it cannot outlive the process that started it.
 """
 
 import os
@@ -31,7 +30,7 @@ from .wire import GRPC_OPTIONS, pieces
 
 
 class PartyService(PartyServicer):
-    """What one party does for a client; see party.proto."""
+    """Service of one party for a client; see party.proto."""
 
     def __init__(self, config: PartyConfig):
         self._config = config
@@ -116,7 +115,7 @@ class PartyService(PartyServicer):
                 yield self._call(session, index, call, context)
 
     def _folder_of(self, request: pb.OpenRequest) -> Path:
-        """Of a session's variables in files."""
+        """Return the folder of a session's variables in files."""
         if not request.files:
             return self._config.work / f"variables{self._config.rank}-{request.session}"
         check_folder_name(request.files)
@@ -163,7 +162,7 @@ class PartyService(PartyServicer):
         with _reported(context, f"{call.label} failed"):
             cost = session.run_kernel(call)
         traffic = Traffic(cost.sent_bytes, cost.received_bytes, 1, 1)
-        names = (f"kernel_{call.kernel.kind}", f"{KERNEL}linear")  # an operator, and what it consists of
+        names = (f"kernel_{call.kernel.kind}", f"{KERNEL}linear")  # the operator, and the one kernel it consists of
         return pb.CallDone(
             seconds=cost.seconds,
             sent_bytes=cost.sent_bytes,
@@ -175,11 +174,11 @@ class PartyService(PartyServicer):
 
 
 def connect(config: PartyConfig) -> libspu.link.Context:
-    """Join the other two parties over SPU's link with mutual TLS; blocks until all three are there.
+    """Join the other two parties over SPU's link with mutual TLS; block until all three are there.
 
     Raises:
-        CipherDMError: the port is taken.
-        RuntimeError: SPU's, when the others do not come within `connect_timeout` or present another authority's certificate.
+        CipherDMError: the port is in use.
+        RuntimeError: the others do not come within `connect_timeout`, or present another authority's certificate.
     """
     check_port(config.links[config.rank], config.rank)
     description = libspu.link.Desc()
@@ -193,7 +192,7 @@ def connect(config: PartyConfig) -> libspu.link.Context:
         options.cert.certificate_path = str(config.certificates.certificate)
         options.cert.private_key_path = str(config.certificates.private_key)
         options.verify.ca_file_path = str(config.certificates.authority)
-        options.verify.verify_depth = 1  # 0 would mean that nothing is verified
+        options.verify.verify_depth = 1  # 0 would verify nothing
     return libspu.link.create_brpc(description, config.rank)
 
 
@@ -201,12 +200,12 @@ def serve(config: PartyConfig) -> None:
     """Serve until the process ends.
 
     Raises:
-        CipherDMError: a port is taken.
+        CipherDMError: a port is in use.
     """
     service = PartyService(config)
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=16), options=GRPC_OPTIONS)
     add_PartyServicer_to_server(service, server)
-    if config.control.startswith("unix:"):  # whoever may open the socket's folder: this user
+    if config.control.startswith("unix:"):  # only this user may open the socket's folder
         credentials = grpc.local_server_credentials(grpc.LocalConnectionType.UDS)
     else:
         certificate, private_key, authority = config.certificates.read()
@@ -222,8 +221,8 @@ def serve(config: PartyConfig) -> None:
 
 
 def main() -> None:
-    """Entry point of the process: one line of JSON on standard input, then serve until that input closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the client, who then ends the parties
+    """Run the process: read one line of JSON on standard input, then serve until that input closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the client, who then ends the parties
     config = PartyConfig.from_json(sys.stdin.readline())
     threading.Thread(target=_end_with_input, daemon=True).start()
     try:
@@ -236,7 +235,7 @@ def main() -> None:
 def _end_with_input() -> None:
     while sys.stdin.read(4096):
         pass
-    # A thread may be inside SPU, waiting for a party that is gone; a normal exit would wait for that thread.
+    # A thread may wait inside SPU for a party that is gone, and a normal exit would wait for that thread.
     os._exit(0)
 
 
@@ -254,13 +253,13 @@ def check_port(address: str, rank: int) -> None:
 
 
 def _peak_memory() -> int:
-    """Bytes that this process has held at most. Not by getrusage: Linux starts its count with that of the parent process."""
+    """Return the most bytes that this process has held. getrusage would count from the parent process's peak on."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(fields["VmHWM"].split()[0]) * 1024
 
 
 def _reset_peak_memory() -> None:
-    """Let `_peak_memory` begin with what the process holds now."""
+    """Let `_peak_memory` count from now on."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -279,7 +278,7 @@ def _operator_message(operator: OperatorCost) -> pb.Operator:
 
 @contextmanager
 def _reported(context: grpc.ServicerContext, what: str) -> Iterator[None]:
-    """Turn an error of SPU or of ours into a gRPC status that carries its first line (the rest is a C++ stack)."""
+    """Turn an error into a gRPC status with its first line (the rest of SPU's errors is a C++ stack)."""
     try:
         yield
     except (RuntimeError, ValueError, IndexError, CipherDMError) as error:

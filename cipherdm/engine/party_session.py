@@ -1,4 +1,4 @@
-"""What one party holds of a session: variables, in SPU's runtime or in files, and programs and kernels to run on them."""
+"""Session at one party: its variables, in SPU's runtime or in files, and programs and kernels that run on them."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 class PartySession:
-    """One SPU runtime with its variables, programs and kernels; one run at a time.
+    """SPU runtime with its variables, programs and kernels; it does one run at a time.
 
-    A variable is in the runtime's memory or in a file. Those in files are loaded for a program that reads them, and leave the
-    memory when it has ended; a kernel reads them from their files.
+    A variable is in the runtime's memory or in a file. Programs load variables from files and drop them from memory at their
+    end; kernels read them from the files.
 
     Args:
-        link: to the other parties.
-        config: of the runtime.
-        files: for variables that are not to stay in memory.
-        temporary: whether the files go with the session.
+        link: link to the other parties.
+        config: configuration of the runtime.
+        files: store for variables that should not stay in memory.
+        temporary: whether to delete the files with the session.
     """
 
     def __init__(
@@ -34,8 +34,8 @@ class PartySession:
         self.lock = threading.Lock()
         self._runtime = api.Runtime(link.spawn(), config)
         self._files, self._temporary = files, temporary
-        self._held: set[str] = set()  # in the runtime
-        self._given: set[str] = set()  # of those, the ones from the client that no run has written since
+        self._held: set[str] = set()  # names in the runtime
+        self._given: set[str] = set()  # those of them that came from the client and that no run has written since
         self._kernel_link = link.spawn()
         self._kernels: Kernels | None = None
 
@@ -43,7 +43,7 @@ class PartySession:
         return name in self._held or name in self._files
 
     def store(self, name: str, share: StoredShare, *, in_file: bool) -> None:
-        """Take a client's share in."""
+        """Store a client's share."""
         self.delete(name)
         if in_file:
             self._files.write(name, share)
@@ -53,11 +53,11 @@ class PartySession:
             self._given.add(name)
 
     def read(self, name: str) -> libspu.Share | StoredShare:
-        """This party's share of a variable."""
+        """Return this party's share of a variable."""
         return self._files.read(name) if name in self._files else self._runtime.get_var(name)
 
     def delete(self, name: str) -> None:
-        """Delete a variable, if there is one of this name."""
+        """Delete a variable, if it exists."""
         self._files.delete(name)
         if name in self._held:
             self._runtime.del_var(name)
@@ -66,14 +66,14 @@ class PartySession:
         self._forget([name])
 
     def run_program(self, executable: libspu.Executable, call: pb.Call) -> None:
-        """Run a program on a call's inputs, and put its outputs where the call says."""
+        """Run a program on a call's inputs, and store its outputs as the call says."""
         with self._loaded(call):
             self._runtime.run(executable)
         self._written(call)
 
     def run_kernel(self, call: pb.Call) -> "KernelCost":
-        """The same with a call's kernel."""
-        # What comes from a file would be kept in memory twice as large, as digits.
+        """Run a call's kernel on its inputs, and store its output as the call says."""
+        # Weights from files are not kept, since their digits would take twice their size in memory.
         keep = call.inputs[0] in self._given
         share, cost = self._with_kernels().run(call.kernel, self.read, call.inputs, keep)
         self._runtime.set_var(call.outputs[0], share)
@@ -81,14 +81,14 @@ class PartySession:
         return cost
 
     def close(self) -> None:
-        """Drop the programs, and the files if they are temporary. The runtime goes with the last reference."""
+        """Drop the programs, and the files if they are temporary. The runtime ends with its last reference."""
         self.executables.clear()
         if self._temporary:
             self._files.clear()
 
     @contextmanager
     def _loaded(self, call: pb.Call) -> Iterator[None]:
-        """Have the inputs in the runtime that are in files."""
+        """Load the inputs that are in files into the runtime, within a `with` block."""
         loaded = []
         try:
             for name in dict.fromkeys(call.inputs):
@@ -102,7 +102,7 @@ class PartySession:
                     self._runtime.del_var(name)
 
     def _written(self, call: pb.Call) -> None:
-        """Note what a call has written, move to files what is to be there, and delete what nobody needs any more."""
+        """Record the outputs of a call, move some of them to files, and delete variables that are no longer needed."""
         self._held.update(call.outputs)
         self._given.difference_update(call.outputs)
         self._forget(call.outputs)
@@ -117,7 +117,7 @@ class PartySession:
             self.delete(name)
 
     def _with_kernels(self) -> "Kernels":
-        """Made when the first kernel is run, because it takes PyTorch and its memory."""
+        """Return the kernels, made at the first call, because they need PyTorch and its memory."""
         if self._kernels is None:
             from .kernels import Kernels
 

@@ -1,4 +1,4 @@
-"""Reads the costs of a program from SPU's log, the one place where SPU tells them."""
+"""Read the costs of a program from SPU's log, the only place where SPU reports them."""
 
 import os
 import re
@@ -19,15 +19,15 @@ _LINE = re.compile(f"{_LEVEL}|{_OPERATOR}")
 _LINK = re.compile(r"Link details: total send bytes (\d+), recv bytes (\d+), send actions (\d+), recv actions (\d+)")
 
 KERNEL = "kernel."
-"""Begins the names of kernels, to tell them from operators."""
+"""Prefix of the names of kernels, which tells them from operators."""
 
-# Bookkeeping of the interpreter, which sends nothing and takes no time worth a row.
+# Bookkeeping of the interpreter, which sends nothing and takes hardly any time.
 _SILENT = {"free", "constant"}
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one party sent and received over SPU's link: bytes, and messages (SPU calls them actions)."""
+    """Bytes and messages (in SPU's words, actions) that one party sent and received over SPU's link."""
 
     sent_bytes: int = 0
     received_bytes: int = 0
@@ -37,7 +37,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class OperatorCost:
-    """What one operator of a program cost one party."""
+    """Cost of one operator of a program at one party."""
 
     name: str
     calls: int
@@ -48,8 +48,8 @@ class OperatorCost:
 class ProfileLog:
     """SPU's log file, read from where the last reading ended.
 
-    SPU writes through one global logger a process, so a process makes one of these. SPU counts a message when it has
-    left, so a few bytes may be booked on the operator or the program after the one that sent them; sums are right.
+    SPU has one global logger per process, so a process makes one of these. SPU counts a message once it has left, so a few
+    bytes may be booked on the operator or program after the one that sent them; sums are right.
     """
 
     def __init__(self, path: Path):
@@ -58,10 +58,10 @@ class ProfileLog:
         self._file = path.open("rb")
 
     def read(self) -> tuple[Traffic, tuple[OperatorCost, ...]]:
-        """The traffic in total, and each operator's cost, of all programs run since the last call."""
+        """Return the total traffic and each operator's cost of all programs run since the last call."""
         text = self._file.read().decode(errors="replace")
         if self._file.tell() > 1 << 24:
-            # Emptied here, since it does not rotate. SPU appends, so it goes on writing at the new end.
+            # The log does not rotate, so it is emptied here. SPU appends, so it goes on writing at the new end.
             os.truncate(self._path, 0)
             self._file.seek(0)
         return parse_profile(text)
@@ -70,9 +70,9 @@ class ProfileLog:
 def parse_profile(text: str) -> tuple[Traffic, tuple[OperatorCost, ...]]:
     """Read the link totals and the tables of operators and of kernels from SPU's log.
 
-    SPU counts at three levels, each of which covers all that runs: the operators of a program (HLO), the functions on
-    fixed-point numbers that they are made of (HAL, left out here), and the kernels of the secret-sharing protocol that those
-    are made of (MPC, named here with `KERNEL` before).
+    SPU counts at three levels, each of which covers the whole run. Operators of a program (HLO) consist of functions on
+    fixed-point numbers (HAL, left out here). Those consist of kernels of the secret-sharing protocol (MPC, whose names here
+    begin with `KERNEL`).
     """
     totals = [Traffic(*map(int, match.groups())) for match in _LINK.finditer(text)]
     found, level = [], "HLO"
@@ -83,15 +83,13 @@ def parse_profile(text: str) -> tuple[Traffic, tuple[OperatorCost, ...]]:
         traffic = Traffic(*(int(line[count]) for count in ("sent", "received", "sends", "receives")))
         if level == "HLO":
             found.append(OperatorCost(line["name"], int(line["calls"]), float(line["seconds"]), traffic))
-        elif (
-            traffic.sends or traffic.receives
-        ):  # the others are as many as there are lines of code, and cost next to nothing
+        elif traffic.sends or traffic.receives:  # the others are many and cost next to nothing
             found.append(OperatorCost(KERNEL + line["name"], int(line["calls"]), float(line["seconds"]), traffic))
     return add_traffic(totals), tuple(found)
 
 
 def add_traffic(items: list[Traffic]) -> Traffic:
-    """The sum, field by field."""
+    """Add up traffic, field by field."""
     return Traffic(
         sum(item.sent_bytes for item in items),
         sum(item.received_bytes for item in items),

@@ -1,14 +1,12 @@
-"""Programs and plans: what the parties run.
+"""Programs and plans that the parties run.
 
-A program is a pure JAX function compiled by SPU for given shapes. A plan is a list of calls of programs on named
-variables; it is sent to the parties once and they walk it themselves.
+A program is a pure JAX function compiled by SPU for given shapes. A plan is a list of calls of programs on named variables;
+it is sent to the parties once, and they work through it by themselves.
+
+Programs are shortened, because SPU reads a program's text anew at every run. For a small model this takes longer than the run
+itself. Most of this time goes into tokens: the compiler writes out the type of every operand, and frees every value on its own
+line. Here types get names, and small values stay until the program ends. The computation does not change.
 """
-
-# FROM cipherdm.engine.shorten:
-# Programs in fewer words: SPU reads a program's text anew at every run, and for a small model that takes longer than its run.
-#
-# The reader's time goes into tokens. The compiler writes every operand's type out and frees every value on a line of its own;
-# here types get names, and small values stay until the program ends. Nothing is computed differently.
 
 import hashlib
 import re
@@ -27,7 +25,7 @@ from ..kernels.operation import Kernel
 
 @dataclass(frozen=True)
 class Spec:
-    """What a program needs to know of an input, and tells of an output: shape, dtype and whether it is public."""
+    """Shape and dtype of an input or output, and whether it is public."""
 
     shape: tuple[int, ...]
     dtype: str = "float32"
@@ -35,13 +33,13 @@ class Spec:
 
     @classmethod
     def of(cls, array: np.ndarray, *, public: bool = False) -> "Spec":
-        """The spec of an array."""
+        """Return the spec of an array."""
         return cls(tuple(array.shape), str(array.dtype), public)
 
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled function. `code` is SPU's textual MLIR, the same for all parties; it contains no secrets."""
+    """Compiled function. `code` is SPU's textual MLIR, equal for all parties; it contains no secrets."""
 
     id: str
     name: str
@@ -52,7 +50,7 @@ class Program:
 
 @dataclass(frozen=True)
 class KernelProgram:
-    """A linear layer that the parties compute on their shares by themselves, in the place of a program."""
+    """Linear layer that the parties compute on their shares by themselves, instead of a program."""
 
     kernel: Kernel
     outputs: tuple[Spec, ...]
@@ -60,15 +58,15 @@ class KernelProgram:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a program or kernel: which variables it reads and writes, and which nobody reads after it.
+    """One call of a program or kernel on named variables.
 
     Attributes:
-        program: what to run.
+        program: program or kernel to run.
         inputs: names of the variables it reads, in the order of the function's arguments.
         outputs: names of the variables it writes.
-        label: the row of the cost report that this call is booked on.
+        label: row of the cost report for this call.
         frees: variables that the parties delete after the call.
-        files: of the outputs, those that the parties move from memory to files.
+        files: outputs that the parties move from memory to files.
     """
 
     program: Program | KernelProgram
@@ -81,7 +79,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Plan:
-    """Calls in the order in which every party walks them."""
+    """Calls in the order in which every party runs them."""
 
     calls: tuple[Call, ...]
 
@@ -97,9 +95,9 @@ class Plan:
 def compile_program(function: Callable, inputs: tuple[Spec, ...]) -> Program:
     """Compile a pure JAX function of arrays, returning an array or a tuple of them, for SPU.
 
-    Compiled once for each (function, inputs), so functions that compare equal (frozen dataclasses with a `__call__` and a
-    `__name__`, say) share a program. Everything the function closes over becomes a public constant of the program:
-    whatever is secret must be an input.
+    Each pair (function, inputs) is compiled once, so equal functions share a program, such as equal frozen dataclasses with a
+    `__call__` and a `__name__`. Everything that the function closes over becomes a public constant of the program, so secrets
+    must be inputs.
 
     Raises:
         CipherDMError: SPU cannot compile the function, or the function would reveal a secret to the parties.
@@ -113,7 +111,7 @@ def compile_program(function: Callable, inputs: tuple[Spec, ...]) -> Program:
     visibility = [libspu.Visibility.VIS_PUBLIC if spec.public else libspu.Visibility.VIS_SECRET for spec in inputs]
     arguments = [jax.ShapeDtypeStruct(spec.shape, spec.dtype) for spec in inputs]
     options = libspu.CompilerOptions()
-    options.enable_optimize_denominator_with_broadcast = True  # a softmax divides once a row, in every protocol set
+    options.enable_optimize_denominator_with_broadcast = True  # a softmax divides once per row, in every protocol set
     try:
         executable, result = frontend.compile(
             frontend.Kind.JAX,
@@ -137,7 +135,7 @@ def compile_program(function: Callable, inputs: tuple[Spec, ...]) -> Program:
     return Program(hashlib.sha256(code).hexdigest()[:24], name, code, tuple(inputs), outputs)
 
 
-# Values of at most so many elements (16 bytes each in a party's memory) are not freed before the end.
+# Values of at most so many elements are not freed before the end. They take 16 bytes each, so at most 128 KiB per value.
 SMALL = 8192
 
 _TYPE = re.compile(r"tensor<((?:\d+x)*)[^<>]*(?:<[^<>]*>)?>")
@@ -148,7 +146,7 @@ _LAYOUT = re.compile(r' \{result_layout = dense<[^>]*> : tensor<[^>]*>, xla_shap
 
 
 def shorten(code: bytes, small: int = SMALL) -> bytes:
-    """The same textual MLIR with aliases for its tensor types, without layout notes of XLA's, and freeing large values only."""
+    """Shorten textual MLIR: name tensor types, drop XLA's layout notes, free only values of more than `small` elements."""
     text = _LAYOUT.sub("", code.decode())
     text = _FREE.sub(lambda line: "" if _elements(line[1]) <= small else line[0], text)
     names: dict[str, str] = {}
@@ -157,7 +155,7 @@ def shorten(code: bytes, small: int = SMALL) -> bytes:
 
 
 def _elements(type_: str) -> int:
-    """Elements of a tensor type."""
+    """Return the number of elements of a tensor type."""
     count = 1
     for extent in _TYPE.match(type_)[1].split("x")[:-1]:
         count *= int(extent)

@@ -1,4 +1,4 @@
-"""The client's side of a session: share values, run plans, and reveal results to the client alone."""
+"""Client's side of a session: share values, run plans, and reveal results to the client alone."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,20 +18,20 @@ from .party_pb2_grpc import PartyStub
 from .programs import Call, Plan, Program, Spec
 from .wire import PartyError, checked_array, follow, gather, pieces, share_of, words_in
 
-_UPLOAD_BATCH = 64 << 20  # bytes of plaintext that are shared and sent at a time
+_UPLOAD_BATCH = 64 << 20  # bytes of plaintext that are shared and sent at a time, so that few shares are in memory
 
 
 class FailureHandler(Protocol):
-    """What a cluster does when a party fails: stop the others, and return the error to raise."""
+    """Function of a cluster that stops everything after a party's failure and returns the error to raise."""
 
     def __call__(self, rank: int, error: grpc.RpcError) -> CipherDMError: ...
 
 
 class Session:
-    """Variables and programs on three parties, as their client sees them. Made by a cluster's `session`.
+    """Variables and programs on three parties, as their client sees them. A cluster's `session` makes it.
 
-    A value passes through here in the clear only when `share` takes it and when `reveal` returns it. Each party gets its
-    two of three random shares over its own TLS connection and can tell nothing from them but shape and dtype.
+    A value is here in the clear only when `share` takes it and when `reveal` returns it. Each party gets two of three random
+    shares over its own TLS connection, and learns nothing from them but shape and dtype.
     """
 
     def __init__(self, name: str, config: EngineConfig, stubs: tuple[PartyStub, ...], on_failure: FailureHandler):
@@ -48,8 +48,8 @@ class Session:
 
         Args:
             values: arrays of float32, float64, int32, int64 or bool by variable name; scalars and empty arrays are fine.
-            public: send the values themselves instead, for what all parties may know (a step's number, a coefficient).
-            in_files: have the parties keep their shares in files, and in memory only while a call reads them.
+            public: whether to send the values themselves, for those that all parties may know (such as a step's number).
+            in_files: whether the parties keep their shares in files, and in memory only while a call reads them.
 
         Raises:
             CipherDMError: a value is not finite or beyond `config.limit`; nothing has been sent then.
@@ -64,11 +64,11 @@ class Session:
             self._all([stub.Store.future(iter(messages)) for stub, messages in zip(self._stubs, outgoing, strict=True)])
 
     def reveal(self, name: str) -> np.ndarray:
-        """Fetch the three parties' shares of a variable and add them up here. The parties learn nothing by it."""
+        """Fetch the three parties' shares of a variable and add them up here. The parties learn nothing from this."""
         return self._io.reconstruct([self.share_of(name, rank) for rank in range(PARTIES)])
 
     def share_of(self, name: str, rank: int) -> libspu.Share:
-        """Fetch what one party holds of a variable: all that this party can see of it."""
+        """Fetch one party's share of a variable: all that this party can see of it."""
         self._check_open()
         request = pb.FetchRequest(session=self.name, names=[name])
         try:
@@ -86,18 +86,18 @@ class Session:
         return words_in(self.share_of(name, rank).share_chunks)
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete variables on the parties; unknown names are passed over."""
+        """Delete variables on the parties; unknown names are ignored."""
         self._check_open()
         request = pb.DeleteRequest(session=self.name, names=list(names))
         self._all([stub.Delete.future(request) for stub in self._stubs])
 
     def run(self, plan: Plan, progress: Progress | None = None) -> CostReport:
-        """Have the parties walk a plan; returns when all three are done.
+        """Let the parties run a plan; return when all three are done.
 
-        Programs that the parties do not have yet are sent first. `progress` is told of each call once party 0 is done with it.
+        Programs that the parties do not have yet are sent first. `progress` is called after each call that party 0 has done.
 
         Raises:
-            CipherDMError: a party failed or is gone; the cluster has been stopped.
+            CipherDMError: a party failed or ended; the cluster has been stopped.
         """
         self._check_open()
         self._add_programs(plan)
@@ -133,13 +133,13 @@ class Session:
         return result, cost
 
     def peak_memory(self, *, reset: bool = False) -> tuple[int, ...]:
-        """The most memory that each party's process has held so far, in bytes, by rank; with `reset`, counted anew from now."""
+        """Return the most memory that each party's process has held so far, in bytes by rank. `reset` counts anew from now."""
         request = pb.DescribeRequest(reset_peak=reset)
         replies = self._all([stub.Describe.future(request) for stub in self._stubs])
         return tuple(reply.peak_memory_bytes for reply in replies)
 
     def close(self) -> None:
-        """Delete all variables and programs of this session on the parties. The session cannot be used any more."""
+        """Delete all variables and programs of this session on the parties. The session cannot be used afterwards."""
         self._all([stub.Close.future(pb.CloseRequest(session=self.name)) for stub in self._stubs])
         self.closed = True
 
@@ -162,7 +162,7 @@ class Session:
         return self._io.make_shares(array, visibility)
 
     def _all(self, calls: list[grpc.Future]) -> list:
-        """The results of one call to each party."""
+        """Return the results of one call to each party."""
         try:
             return gather(calls)
         except PartyError as failure:
@@ -170,7 +170,7 @@ class Session:
 
 
 def call_message(call: Call) -> pb.Call:
-    """A call as it is sent to the parties."""
+    """Return a call as the message that is sent to the parties."""
     names = {field: getattr(call, field) for field in ("label", "inputs", "outputs", "frees", "files")}
     if isinstance(call.program, Program):
         return pb.Call(program=call.program.id, **names)
@@ -193,7 +193,7 @@ def _batches(items: Iterable[tuple[str, np.ndarray]]) -> Iterable[list[tuple[str
 
 
 def book_call(book: CostBook, rank: int, label: str, done: pb.CallDone) -> None:
-    """Add what a call cost one party."""
+    """Book the costs of a call at one party."""
     book.add_program(rank, label, (1, done.seconds, done.sent_bytes, done.received_bytes, done.sends, done.receives))
     for item in done.operators:
         counts = (item.calls, item.seconds, item.sent_bytes, item.received_bytes, item.sends, item.receives)

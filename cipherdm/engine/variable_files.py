@@ -1,11 +1,11 @@
-"""Variables that a party keeps in files: its shares of what would not fit into memory together, or is to outlive the process.
+"""Variables that a party keeps in files, because they do not all fit into memory or have to outlive the process.
 
-One file for each variable, named after it, in a folder that only the party's user can open:
+Each variable has one file, named after it, in a folder that only the party's user can open. A file contains:
 
     length of the meta data and number of chunks; the meta data; each chunk after its length
 
-Numbers are unsigned, 64 bits, little-endian. A file appears whole or not at all, so that whatever is there after a process was
-killed can be used by the next one. Nothing is encrypted: a file holds what the party's memory would.
+Numbers are unsigned, 64 bits, little-endian. A file appears whole or not at all, so files left by a killed process can be used
+by the next one. Nothing is encrypted: a file holds what the party's memory would.
 """
 
 import re
@@ -26,28 +26,28 @@ _HEAD = struct.Struct("<QQ")
 
 _PREFIX, _SUFFIX = "v-", ".share"
 
-_LONGEST_NAME = 220  # of a file; `replacing` adds to it
+_LONGEST_NAME = 220  # longest file name; `replacing` adds to it
 
 
 @dataclass(frozen=True)
 class StoredShare:
-    """A share that is not in SPU's hands, with the attributes of `libspu.Share`, which copies at each look."""
+    """Share with the attributes of `libspu.Share`, which would copy its chunks at each access."""
 
     meta: bytes
     share_chunks: tuple[bytes, ...]
 
     def loaded(self) -> libspu.Share:
-        """The same, as SPU takes it."""
+        """Return the share in SPU's own type."""
         share = libspu.Share()
         share.meta, share.share_chunks = self.meta, list(self.share_chunks)
         return share
 
 
 class VariableFiles:
-    """The files of one session at one party.
+    """Files of one session at one party.
 
     Args:
-        folder: where they are. It is made with the first variable; files that are there already are variables of the session.
+        folder: folder of the files, made with the first variable. Existing files are variables of the session.
     """
 
     def __init__(self, folder: Path):
@@ -78,7 +78,7 @@ class VariableFiles:
         self._names.add(name)
 
     def read(self, name: str) -> StoredShare:
-        """The share of a variable that is here. Raises CipherDMError if its file is gone or was cut off."""
+        """Read the share of a variable. Raises CipherDMError if its file is gone or was cut off."""
         path = self._path(name)
         try:
             with path.open("rb") as file:
@@ -96,13 +96,13 @@ class VariableFiles:
         return StoredShare(meta, tuple(chunks[1:]))
 
     def delete(self, name: str) -> None:
-        """Delete a variable, if it is here."""
+        """Delete a variable, if it exists."""
         if name in self._names:
             self._path(name).unlink(missing_ok=True)
             self._names.discard(name)
 
     def clear(self) -> None:
-        """Delete all of them, and the folder."""
+        """Delete all variables, and the folder."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._names.clear()
 
@@ -114,7 +114,7 @@ class VariableFiles:
 
 
 def check_folder_name(name: str) -> None:
-    """Raise CipherDMError unless a session's files may be in a folder of this name."""
+    """Raise CipherDMError unless this is a valid name for the folder of a session's files."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
         raise CipherDMError(
             f"{name!r} is no name for a session's files: take letters, digits, '_' and '-', at most 64."

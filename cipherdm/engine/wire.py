@@ -1,4 +1,4 @@
-"""The control plane's common parts: gRPC's options, values and shares as messages, and one call to all parties."""
+"""Common parts of the client's connections: gRPC's options, values and shares as messages, and one call to all parties."""
 
 import queue
 import threading
@@ -21,7 +21,7 @@ GRPC_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message
 def pieces(
     session: str, name: str, share: libspu.Share | StoredShare, *, in_file: bool = False
 ) -> Iterator[pb.SharePiece]:
-    """Cut one party's share of a variable into messages, one a chunk, and at least one: an empty array has no chunks."""
+    """Cut one party's share of a variable into messages: one per chunk, and one for an empty array, which has no chunks."""
     chunks = share.share_chunks
     for index, chunk in enumerate(chunks or [b""]):
         yield pb.SharePiece(
@@ -36,7 +36,7 @@ def pieces(
 
 
 def share_of(received: Sequence[pb.SharePiece]) -> libspu.Share:
-    """The inverse of `pieces`."""
+    """Invert `pieces`."""
     share = libspu.Share()
     share.meta = received[0].meta
     share.share_chunks = [piece.chunk for piece in received][: received[0].chunk_count]
@@ -54,10 +54,10 @@ def words_in(chunks: Iterable[bytes]) -> np.ndarray:
 
 
 def checked_array(name: str, value: np.ndarray, config: EngineConfig) -> np.ndarray:
-    """A value as a contiguous array that can be shared.
+    """Return a value as a contiguous array that can be shared.
 
     Raises:
-        CipherDMError: it is not finite or beyond `config.limit`.
+        CipherDMError: the value is not finite or beyond `config.limit`.
     """
     array = np.asarray(value)
     if np.issubdtype(array.dtype, np.floating) and array.size:
@@ -73,7 +73,7 @@ def checked_array(name: str, value: np.ndarray, config: EngineConfig) -> np.ndar
 
 
 class PartyError(Exception):
-    """One party's answer to a call was an error."""
+    """Error with which one party answered a call."""
 
     def __init__(self, rank: int, error: grpc.RpcError):
         super().__init__(rank, error)
@@ -81,10 +81,10 @@ class PartyError(Exception):
 
 
 def gather(calls: Sequence[grpc.Future]) -> list:
-    """The results of one call to each party, by rank.
+    """Return the results of one call to each party, by rank.
 
     Raises:
-        PartyError: for the first call that fails. The others may then be waiting for that party, so they are cancelled.
+        PartyError: a call failed. The other calls may be waiting for that party, so they are cancelled.
     """
     finished: queue.SimpleQueue = queue.SimpleQueue()
     for rank, call in enumerate(calls):
@@ -100,12 +100,12 @@ def gather(calls: Sequence[grpc.Future]) -> list:
 
 
 def follow(streams: Sequence[grpc.Future]) -> Iterator[tuple[int, Any]]:
-    """What one call to each party streams back, as it comes, each message with the party's rank; ends when all have ended.
+    """Yield the messages that one call to each party streams back, as they come, each with the party's rank.
 
-    All streams are cancelled when this ends, also when it is not read to the end.
+    All streams are cancelled at the end, also if this is not read to the end.
 
     Raises:
-        PartyError: for the first stream that fails.
+        PartyError: a stream failed.
     """
     events: queue.SimpleQueue = queue.SimpleQueue()
 

@@ -2,32 +2,32 @@
 
 A word a of 64 bits is a_0 + a_1 B + a_2 B^2 + ... modulo 2^64 with digits between -B/2 and B/2 - 1, B = 2^base. The product
 of two words is then the sum over s of B^s (a_0 b_s + a_1 b_(s-1) + ... + a_s b_0), and every s with B^s >= 2^64 drops out.
-For matrices each bracket is one ordinary product: rows of a hold their digits side by side, [a_0 a_1 ...], and rows of b
-(the columns of the second matrix) hold them in falling order, [... b_1 b_0], so that the first s + 1 digits of the one meet
-the last s + 1 of the other, without a copy.
+For matrices each bracket is one ordinary product. Rows of a hold their digits side by side, [a_0 a_1 ...]. Rows of b (the
+columns of the second matrix) hold them in falling order, [... b_1 b_0]. So the first s + 1 digits of a row of a meet the
+last s + 1 of a row of b, without a copy.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 
 import numpy as np
 
 from ..errors import CipherDMError
 
-BLOCK = 1 << 15  # words that are split at a time, so that the intermediate results stay in the processor's cache
+BLOCK = 1 << 15  # words that are split at a time; few, so intermediate results stay in the processor's cache
 
 
 @dataclass(frozen=True)
 class Format:
-    """How words of one ring are cut into digits.
+    """Format in which words of one ring are cut into digits.
 
     Attributes:
-        word: the ring's words, np.uint64 or np.uint32.
-        digit: the type that holds a digit.
-        total: the type that sums of products of digits are exact in.
+        word: type of the ring's words, np.uint64 or np.uint32.
+        digit: type of a digit.
+        total: type in which sums of products of digits are exact.
         base: bits of a digit. The last digit may have fewer.
-        limit: the longest inner dimension for which no accumulator can overflow or round; None if there is no limit.
+        limit: longest inner dimension for which no accumulator can overflow or round; None if there is no limit.
     """
 
     word: type[np.unsignedinteger]
@@ -38,25 +38,25 @@ class Format:
 
     @cached_property
     def bits(self) -> int:
-        """Bits of a word."""
+        """Number of bits of a word."""
         return 8 * np.dtype(self.word).itemsize
 
     @cached_property
     def count(self) -> int:
-        """Digits of a word."""
+        """Number of digits of a word."""
         return -(-self.bits // self.base)
 
     def sizes(self, inner: int) -> tuple[int, ...]:
         """Cut an inner dimension into parts of nearly equal length, none above `limit`."""
         parts = 1 if self.limit is None else max(1, -(-inner // self.limit))
         bounds = [inner * part // parts for part in range(parts + 1)]
-        return tuple(stop - start for start, stop in zip(bounds, bounds[1:], strict=False))
+        return tuple(stop - start for start, stop in pairwise(bounds))
 
     def split(self, words: np.ndarray) -> np.ndarray:
-        """The digits of words of any shape: [count, *shape], the lowest first.
+        """Return the digits of words of any shape: [count, *shape], the lowest first.
 
         Raises:
-            CipherDMError: for words of another type.
+            CipherDMError: the words have another type.
         """
         if words.dtype != self.word:
             raise CipherDMError(
@@ -73,24 +73,24 @@ class Format:
 
     @cached_property
     def halves(self) -> np.unsignedinteger:
-        """B/2 in the place of every digit. Adding it makes each digit of a word the unsigned one, B/2 above the signed one."""
+        """Word with B/2 at every digit. Adding it turns signed digits into unsigned ones, which are larger by B/2."""
         places = range(0, self.bits, self.base)
         return self.word(sum(1 << min(place + self.base, self.bits) - 1 for place in places))
 
 
 def _bytes(form: Format, words: np.ndarray, digits: np.ndarray) -> None:
-    """Digits of eight bits: after one sum and one XOR they are the word's bytes."""
+    """Write digits of eight bits: after adding `halves` and an XOR with it, they are the word's bytes."""
     halves = form.halves
     quads = ((words + halves) ^ halves).view(np.uint32).reshape(words.size, -1)  # the lower four bytes come first
     for quad in range(quads.shape[1]):
         column = quads[:, quad].copy()
         for byte in range(4):
-            # Shift and narrow: NumPy moves single bytes with a stride much more slowly.
+            # Shifting and narrowing is much faster in NumPy than moving single bytes with a stride.
             digits[4 * quad + byte] = (column >> np.uint32(8 * byte)).astype(np.uint8).view(np.int8)
 
 
 def _fields(form: Format, words: np.ndarray, digits: np.ndarray) -> None:
-    """Digits of any width."""
+    """Write digits of any width."""
     raised = words + form.halves
     for index in range(form.count):
         width = min(form.base, form.bits - index * form.base)
@@ -100,12 +100,12 @@ def _fields(form: Format, words: np.ndarray, digits: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Digits:
-    """One operand of a product, in digits, ready for use and reuse.
+    """Operand of a product, in digits; it can be used again.
 
     Attributes:
-        form: the format.
+        form: format of the digits.
         side: "left" or "right". A right operand has the columns of the second matrix as its rows, and falling digits.
-        parts: for each part of the inner dimension an array [rows, count * size].
+        parts: array [rows, count * size] for each part of the inner dimension.
     """
 
     form: Format
@@ -114,12 +114,12 @@ class Digits:
 
     @property
     def rows(self) -> int:
-        """Rows of the left matrix, or columns of the right one."""
+        """Number of rows of the left matrix, or of columns of the right one."""
         return self.parts[0].shape[0]
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The length of each part of the inner dimension."""
+        """Length of each part of the inner dimension."""
         return tuple(part.shape[1] // self.form.count for part in self.parts)
 
     @property
@@ -129,12 +129,12 @@ class Digits:
 
     @classmethod
     def left(cls, form: Format, words: np.ndarray) -> "Digits":
-        """Digits of a left matrix [M, K]."""
+        """Return the digits of a left matrix [M, K]."""
         return cls._of(form, "left", words)
 
     @classmethod
     def right(cls, form: Format, words: np.ndarray) -> "Digits":
-        """Digits of a right matrix, given transposed: [N, K]."""
+        """Return the digits of a right matrix, which is given transposed: [N, K]."""
         return cls._of(form, "right", words)
 
     @classmethod
@@ -143,37 +143,32 @@ class Digits:
             raise CipherDMError(f"a matrix has two axes, not {words.ndim}; reshape the array of shape {words.shape}")
         rows, inner = words.shape
         digits = cls.empty(form, side, rows, inner)
-        step = max(1, BLOCK // max(1, inner))  # split words are still in the cache when they get to their places
+        step = max(1, BLOCK // max(1, inner))  # split words are still in the cache when they are copied
         for first in range(0, rows, step):
             digits.rows_from(first, first + step).fill(0, form.split(words[first : first + step]))
         return digits
 
     @classmethod
     def empty(cls, form: Format, side: str, rows: int, inner: int) -> "Digits":
-        """Room for the digits of `rows` rows of `inner` words, to be filled with `fill`."""
+        """Return empty space for the digits of `rows` rows of `inner` words, to be filled with `fill`."""
         parts = (np.empty((rows, form.count * size), form.digit) for size in form.sizes(inner))
         return cls(form, side, tuple(parts))
 
     def rows_from(self, start: int, stop: int) -> "Digits":
-        """Some of the rows, without a copy."""
+        """Return some of the rows, without a copy."""
         return Digits(self.form, self.side, tuple(part[start:stop] for part in self.parts))
 
     def fill(self, start: int, planes: np.ndarray) -> None:
         """Write words' digits to positions `start`, ... of the inner dimension.
 
         Args:
-            planes: [count, ..., words]; the axes between are the rows, in their order. A view with any strides will do.
+            planes: [count, ..., words]; the axes between are the rows, in order. It may be a view with any strides.
         """
         count, *rows, words = planes.shape
         ordered = np.moveaxis(planes if self.side == "left" else planes[::-1], 0, -2)  # [..., count, words]
-        for first, part in zip(_firsts(self.sizes), self.parts, strict=True):
-            size = part.shape[1] // count
+        firsts = accumulate(self.sizes, initial=0)
+        for first, size, part in zip(firsts, self.sizes, self.parts, strict=False):
             low, high = max(first, start), min(first + size, start + words)
             if low < high:
                 target = part.reshape(*rows, count, size)
                 target[..., low - first : high - first] = ordered[..., low - start : high - start]
-
-
-def _firsts(sizes: Sequence[int]) -> list[int]:
-    """Where each part begins."""
-    return [sum(sizes[:index]) for index in range(len(sizes))]

@@ -1,12 +1,12 @@
 """Linear layers as one party computes them: matrix product, convolution, and products of two secrets.
 
-Each function takes this party's pairs (see `shares`) and returns z_i, its part of the result, with a share of zero added;
-`shares.finish` makes the pair of it. With three products of components written as two,
+Each function takes this party's pairs (see `shares`) and returns z_i, its part of the result, with a share of zero added.
+`shares.finish` turns z_i into a pair. Three products of components can be written as two,
 
     z_i = w_i (x_i + x_(i+1)) + w_(i+1) x_i,
 
-a layer is a single product of twice the inner dimension, [w_i, w_(i+1)] against [x_i + x_(i+1); x_i]. Words are fixed-point
-numbers, and the result has the sum of both operands' fraction bits: truncation is left to the caller.
+so a layer is one product of twice the inner dimension, [w_i, w_(i+1)] times [x_i + x_(i+1); x_i]. Words are fixed-point
+numbers, and the result has the sum of both operands' fraction bits: the caller has to truncate it.
 """
 
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ import numpy as np
 
 from ..errors import CipherDMError
 from .digits import Digits
-from .patches import Patches, Window, blocks
+from .patches import Patches, blocks
 from .products import Path, product
 from .zero import ZeroShares
 
-BLOCK_BYTES = 1 << 25  # of a right operand's digits at a time
+BLOCK_BYTES = 1 << 25  # bytes of a right operand's digits at a time, so that memory stays small
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A party's weights of a layer, split into digits once and kept.
+    """Weights of a layer at one party, split into digits once and kept.
 
     Attributes:
-        path: how products are computed.
+        path: way to compute products.
         outputs, channels, size: shape [O, C, size, size] of the weights; a matrix has size 1.
         digits: the weights as a left operand.
     """
@@ -40,20 +40,16 @@ class Weights:
     size: int
     digits: Digits
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory."""
-        return self.digits.nbytes
-
 
 def prepare(path: Path, pair: np.ndarray) -> Weights:
     """Split weights into digits.
 
     Args:
-        pair: [2, O, C, K, K] of a convolution or [2, O, C] of a matrix.
+        path: way to compute products.
+        pair: [2, O, C, K, K] for a convolution or [2, O, C] for a matrix.
 
     Raises:
-        CipherDMError: for weights of other shapes or types.
+        CipherDMError: the weights have another shape or type.
     """
     if pair.ndim == 3:
         pair = pair[..., None, None]
@@ -66,10 +62,10 @@ def prepare(path: Path, pair: np.ndarray) -> Weights:
 
 
 def matmul(weights: Weights, x: np.ndarray, zeros: ZeroShares) -> np.ndarray:
-    """z [..., O, N] of weights [O, C] times x, whose pair is [2, ..., C, N].
+    """Return z [..., O, N] of weights [O, C] times x, whose pair is [2, ..., C, N].
 
     Raises:
-        CipherDMError: for shapes that do not fit.
+        CipherDMError: the shapes do not fit.
     """
     if weights.size != 1 or x.ndim < 3:
         raise CipherDMError(f"a matrix product takes weights [2, O, C] and x [2, ..., C, N], not x of shape {x.shape}")
@@ -80,35 +76,32 @@ def matmul(weights: Weights, x: np.ndarray, zeros: ZeroShares) -> np.ndarray:
 def conv2d(
     weights: Weights, x: np.ndarray, zeros: ZeroShares, *, stride: int = 1, padding: Padding = ((0, 0), (0, 0))
 ) -> np.ndarray:
-    """z [B, O, rows, columns] of the convolution, as PyTorch defines it, of x with the pair [2, B, C, H, W].
+    """Return z [B, O, rows, columns] of the convolution, as PyTorch defines it, of x with the pair [2, B, C, H, W].
 
     Args:
         padding: zeros ((above, below), (left, right)).
 
     Raises:
-        CipherDMError: for shapes or types that do not fit.
+        CipherDMError: shapes or types do not fit.
     """
     _check_images(weights, x, padding)
     form = weights.digits.form
     # [2, B, H, W, C]: the sum of both components, and the first
     images = np.stack([x[0] + x[1], x[0]]).transpose(0, 1, 3, 4, 2)
     images = np.ascontiguousarray(np.pad(images, ((0, 0), (0, 0), *padding, (0, 0))))
-    _, batch, height, width, _ = images.shape
-    outputs = tuple((length - weights.size) // stride + 1 for length in (height, width))
-    patches = Patches(form, images)
-    window = Window(weights.size, stride, outputs)
-    z = np.empty((batch, weights.outputs, *outputs), form.word)
-    for some, rows in blocks(batch, outputs, _columns_at_a_time(weights.digits)):
-        words = product(weights.path, weights.digits, patches.block(window, some, rows))
-        z[some, :, rows] = words.reshape(weights.outputs, some.stop - some.start, -1, outputs[1]).swapaxes(0, 1)
+    patches = Patches(form, images, weights.size, stride)
+    z = np.empty((x.shape[1], weights.outputs, *patches.outputs), form.word)
+    for some, rows in blocks(x.shape[1], patches.outputs, _columns_at_a_time(weights.digits)):
+        words = product(weights.path, weights.digits, patches.block(some, rows))
+        z[some, :, rows] = words.reshape(weights.outputs, some.stop - some.start, -1, z.shape[-1]).swapaxes(0, 1)
     return zeros.add_to(z)
 
 
 def batched_product(path: Path, x: np.ndarray, y: np.ndarray, zeros: ZeroShares) -> np.ndarray:
-    """z [..., M, N] of the products of two secrets with pairs [2, ..., M, K] and [2, ..., K, N], for each leading index.
+    """Return z [..., M, N] of the products of two secrets with pairs [2, ..., M, K] and [2, ..., K, N], per leading index.
 
     Raises:
-        CipherDMError: for shapes or types that do not fit.
+        CipherDMError: shapes or types do not fit.
     """
     if x.ndim < 3 or x.ndim != y.ndim or x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-2] or x.shape[0] != 2:
         raise CipherDMError(

@@ -1,8 +1,8 @@
 """Linear layers as one operation of JAX, so that a model's functions can say where parties multiply shares themselves.
 
-In plaintext the operation is the layer. Where a function becomes programs for three parties, `cipherdm.engine.split` cuts
-it at these operations, and each becomes a kernel: every party multiplies its own components (`kernels`) and sends one
-message.
+In plaintext the operation is the layer. When a function becomes programs for three parties, the engine cuts it at these
+operations (`engine.kernel_stages`). Each becomes a kernel: every party multiplies its own components (`layers`) and sends
+one message.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 @dataclass(frozen=True)
 class Kernel:
-    """What a kernel computes; everything here is public.
+    """Computation of a kernel; everything here is public.
 
     Attributes:
         kind: "conv2d" of weights [O, C, K, K] and x [B, C, H, W], to [B, O, rows, columns]; "matmul" of weights [O, C] and x
             [..., C, N], to [..., O, N]; "products" of x [..., M, K] and y [..., K, N], to [..., M, N].
-        stride: of a convolution.
-        padding: of a convolution: zeros ((above, below), (left, right)).
-        ring: bits of the ring that is computed in. With 32, operands are taken modulo 2^32, which costs nothing, and the
-            result is 2^32 times the product, a number modulo 2^64 again: right where the product is below 2^31 in size.
+        stride: stride of a convolution.
+        padding: zeros ((above, below), (left, right)) around the images of a convolution.
+        ring: bits of the ring to compute in. With 32, operands are taken modulo 2^32, which costs nothing. The result is then
+            2^32 times the product, modulo 2^64, which is right if the product is below 2^31 in size.
     """
 
     kind: Literal["conv2d", "matmul", "products"]
@@ -36,14 +36,14 @@ class Kernel:
     ring: Literal[64, 32] = 64
 
     def __call__(self, first, second):
-        """The layer on float32 arrays, in plaintext."""
+        """Compute the layer on float32 arrays, in plaintext."""
         if self.kind == "conv2d":
             return lax.conv_general_dilated(second, first, (self.stride, self.stride), self.padding)
         return jnp.matmul(first, second)
 
 
 def apply(kernel: Kernel, first, second):
-    """A kernel's result, of the operands' dtype: the real numbers in plaintext, words of the ring on shares."""
+    """Return a kernel's result in the operands' dtype: real numbers in plaintext, words of the ring on shares."""
     return _kernel.bind(first, second, kernel=kernel)
 
 
@@ -67,10 +67,10 @@ mlir.register_lowering(
 
 
 def after(value, earlier):
-    """`value`, to be had once `earlier` has been computed: kernels that read it do not run before.
+    """Return `value`, available once `earlier` has been computed: kernels that read the result wait for it.
 
-    It bounds what parties hold at once: kernels that do not need each other are otherwise all run before anything is made
-    of their results. In plaintext nothing happens.
+    This limits what parties hold at once. Otherwise kernels that do not need each other all run before their results are used.
+    In plaintext nothing happens.
     """
     return _after.bind(value, earlier)
 
@@ -85,10 +85,10 @@ mlir.register_lowering(_after, mlir.lower_fun(lambda value, earlier: value, mult
 
 
 def is_after(equation: jax.core.JaxprEqn) -> bool:
-    """Whether an equation of a traced function only says in which order to compute."""
+    """Return whether an equation of a traced function only determines the order of computation."""
     return equation.primitive is _after
 
 
 def kernel_of(equation: jax.core.JaxprEqn) -> Kernel | None:
-    """The kernel that an equation of a traced function stands for, or None."""
+    """Return the kernel that an equation of a traced function stands for, or None."""
     return equation.params["kernel"] if equation.primitive is _kernel else None

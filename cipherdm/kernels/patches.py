@@ -1,13 +1,11 @@
 """Patches of images as the right operand of a product, gathered from digits.
 
 Each output pixel meets a patch of size x size pixels and all channels. With the channels innermost, a row of a patch is one
-contiguous stretch of memory, whatever the stride, so patches are copied stretch by stretch. It is digits that are copied: a
-pixel is split once, though it is in up to size^2 patches. Copying words first and splitting them afterwards gains nothing,
-even with one channel.
+contiguous stretch of memory, whatever the stride, so patches are copied stretch by stretch. Digits are copied instead of
+words: each pixel is split once, though it is in up to size^2 patches. Copying words first was no faster, even for one channel.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -15,38 +13,29 @@ from numpy.lib.stride_tricks import sliding_window_view
 from .digits import Digits, Format
 
 
-@dataclass(frozen=True)
-class Window:
-    """Which patches to take from padded images.
-
-    Attributes:
-        size: rows and columns of a patch.
-        stride: from one patch to the next.
-        outputs: rows and columns of patches.
-    """
-
-    size: int
-    stride: int
-    outputs: tuple[int, int]
-
-
 class Patches:
     """Images from which blocks of patches are taken.
 
     Args:
-        form: the digits.
-        images: padded ring words [parts, B, H, W, C]. A patch's inner dimension runs over parts, its rows, columns, channels.
+        form: format of the digits.
+        images: padded ring words [parts, B, H, W, C]. A patch's inner dimension runs over parts, rows, columns and channels.
+        size: number of rows and of columns of a patch.
+        stride: distance from one patch to the next.
+
+    Attributes:
+        outputs: numbers of rows and columns of patches in an image.
     """
 
-    def __init__(self, form: Format, images: np.ndarray):
-        self._form = form
+    def __init__(self, form: Format, images: np.ndarray, size: int, stride: int):
+        self._form, self._size, self._stride = form, size, stride
+        self.outputs = tuple((length - size) // stride + 1 for length in images.shape[2:4])
         planes = form.split(images)
         self._planes = planes.reshape(*planes.shape[:-2], -1)  # [count, parts, B, H, W C]
         self._parts, self._channels = images.shape[0], images.shape[-1]
 
-    def block(self, window: Window, images: slice, rows: slice) -> Digits:
-        """The patches of some images and of some rows of output, as digits of a right operand."""
-        stretches = list(self._stretches(window, images, rows))
+    def block(self, images: slice, rows: slice) -> Digits:
+        """Return the patches of some images and of some rows of output, as digits of a right operand."""
+        stretches = list(self._stretches(images, rows))
         count = int(np.prod(stretches[0].shape[1:-1]))
         inner = len(stretches) * stretches[0].shape[-1]
         digits = Digits.empty(self._form, "right", count, inner)
@@ -54,16 +43,15 @@ class Patches:
             digits.fill(index * stretch.shape[-1], stretch)
         return digits
 
-    def _stretches(self, window: Window, images: slice, rows: slice) -> Iterator[np.ndarray]:
-        """Views [count, B, rows, columns, size * C], for each part and each row of a patch."""
-        width = window.size * self._channels
-        views = sliding_window_view(self._planes, width, axis=-1)[..., :: window.stride * self._channels, :]
-        first, last = rows.start, min(rows.stop, window.outputs[0]) - 1
+    def _stretches(self, images: slice, rows: slice) -> Iterator[np.ndarray]:
+        """Yield views [count, B, rows, columns, size * C], for each part and each row of a patch."""
+        views = sliding_window_view(self._planes, self._size * self._channels, axis=-1)
+        views = views[..., :: self._stride * self._channels, :]
+        first, last = rows.start, min(rows.stop, self.outputs[0]) - 1
         for part in range(self._parts):
-            for row in range(window.size):
-                start = row + first * window.stride
-                stop = row + last * window.stride + 1
-                yield views[:, part, images, start : stop : window.stride, : window.outputs[1]]
+            for row in range(self._size):
+                start, stop = row + first * self._stride, row + last * self._stride + 1
+                yield views[:, part, images, start : stop : self._stride, : self.outputs[1]]
 
 
 def blocks(batch: int, outputs: tuple[int, int], pixels: int) -> Iterator[tuple[slice, slice]]:

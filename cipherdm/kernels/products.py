@@ -1,17 +1,11 @@
-"""Exact products of matrices of ring words, from their digits."""
+"""Exact products of matrices of ring words, from their digits, on the path that is fastest on this processor.
 
-# FROM cipherdm.linear.paths:
-# Three ways to multiply matrices of digits exactly.
-#
-# - `INT8`: digits of 8 bits, the processor's int8 units (VNNI or AMX, through PyTorch's oneDNN), int32 accumulators. A digit
-#   is at most 2^7 in size, a product of two 2^14. In Z_2^64 an accumulator sums 8 K of them, K the inner dimension, and 8 K
-#   2^14 <= 2^31 - 1 gives K <= 16383; in Z_2^32 it sums 4 K, and K <= 32767.
-# - `FLOAT64`: floating-point matrix products, exact up to 2^53. In Z_2^64 three digits of 22, 22 and 20 bits, the
-#   largest sum is 2 K 2^21 2^21, and K <= 2^10; in Z_2^32 two digits of 16 bits, 2 K 2^15 2^15, and K <= 2^22.
-# - `INTEGERS`: NumPy's integer products, whose words wrap around as the ring does. The reference to read and test by.
+- `INT8`: digits of 8 bits on the processor's int8 units (VNNI or AMX, through PyTorch's oneDNN), with int32 accumulators.
+- `FLOAT64`: floating-point matrix products, exact up to 2^53. Any processor does these well.
+- `INTEGERS`: NumPy's integer products, whose words wrap around like the ring. The reference for reading and testing.
 
-# FROM cipherdm.linear.choice:
-# Which path this processor multiplies fastest on, found by a short trial, which also shows that the path is exact here.
+`choose_path` finds the fastest by a short trial, which also shows that the path is exact on this processor.
+"""
 
 import functools
 import time
@@ -30,9 +24,9 @@ class Path:
     """One way to compute products.
 
     Attributes:
-        name: how reports call it.
-        forms: the digits of each ring, Z_2^64 and Z_2^32.
-        multiply: multiply(left, right, out) sets out [M, N] to the exact product of digits left [M, K] and right [N, K].
+        name: name in reports.
+        forms: formats of digits for Z_2^64 and Z_2^32.
+        multiply: function (left, right, out) that sets out [M, N] to the exact product of digits left [M, K] and right [N, K].
     """
 
     name: str
@@ -40,10 +34,10 @@ class Path:
     multiply: Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
     def form(self, word: type[np.unsignedinteger]) -> Format:
-        """The digits of a ring's words, np.uint64 or np.uint32.
+        """Return the format of digits for words of type np.uint64 or np.uint32.
 
         Raises:
-            CipherDMError: for another type.
+            CipherDMError: the type is another one.
         """
         for form in self.forms:
             if form.word == word:
@@ -63,125 +57,39 @@ def _integers(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
     np.matmul(left, right.T, out=out)
 
 
+# Digits of 8 bits fit the int8 units. A digit is at most 2^7 in size, a product of two at most 2^14. In Z_2^64 an accumulator
+# sums 8 K of them (K: inner dimension), so 8 K 2^14 <= 2^31 - 1 and K <= 16383. In Z_2^32 it sums 4 K, so K <= 32767.
 INT8 = Path(
     "int8", (Format(np.uint64, np.int8, np.int32, 8, 16383), Format(np.uint32, np.int8, np.int32, 8, 32767)), _int8
 )
 
+# As few digits as leave room for long sums below 2^53. In Z_2^64 three digits of 22, 22 and 20 bits: the largest sum is
+# 2 K 2^21 2^21, so K <= 2^10. In Z_2^32 two digits of 16 bits: 2 K 2^15 2^15, so K <= 2^22.
 FLOAT64 = Path(
     "float64",
     (Format(np.uint64, np.float64, np.float64, 22, 1 << 10), Format(np.uint32, np.float64, np.float64, 16, 1 << 22)),
     _float64,
 )
-
 INTEGERS = Path(
     "integers",
     (Format(np.uint64, np.uint64, np.uint64, 64, None), Format(np.uint32, np.uint32, np.uint32, 32, None)),
     _integers,
 )
-
 PATHS = (INT8, FLOAT64, INTEGERS)
 
-SHAPE = (256, 1024, 256)  # rows, inner dimension and columns of the trial's product
-
-SMALL = (24, 96, 24)  # and of the one that is compared with the reference
-
-REPETITIONS = 3
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What the trial found for one ring.
-
-    Attributes:
-        path: the fastest path that is exact.
-        rates: by path's name, multiply-adds of ring words in a second of one core, the splitting into digits included.
-        refused: names of paths whose products were wrong on this processor.
-    """
-
-    path: Path
-    rates: Mapping[str, float]
-    refused: tuple[str, ...]
-
-    def __str__(self) -> str:
-        rates = ", ".join(f"{name} {rate / 1e9:.1f}" for name, rate in self.rates.items())
-        refused = f"; not exact here: {', '.join(self.refused)}" if self.refused else ""
-        return f"{self.path.name} (G multiply-adds/s: {rates}{refused})"
-
-
-def choose_path(word: type[np.unsignedinteger] = np.uint64) -> Path:
-    """The fastest exact path for words of type np.uint64 or np.uint32, by `trial`."""
-    return trial(word).path
-
-
-@functools.cache
-def trial(word: type[np.unsignedinteger] = np.uint64) -> Trial:
-    """Multiply once on every path. The first call in a process takes a fraction of a second; later ones return its result.
-
-    It limits PyTorch to one thread, here and from then on: three parties on one machine would be in each other's way.
-
-    Raises:
-        CipherDMError: for another type of words.
-    """
-    torch.set_num_threads(1)
-    INTEGERS.form(word)  # refuses other types of words
-    paths = (INT8, FLOAT64)
-    refused = tuple(path.name for path in paths if not is_exact(path, word))
-    rates = {path.name: measured_rate(path, word, SHAPE) for path in paths if path.name not in refused}
-    # Integer arithmetic is far behind the others and always right: it counts only if neither of them is.
-    best = max((path for path in paths if path.name in rates), key=lambda path: rates[path.name], default=INTEGERS)
-    return Trial(best, rates, refused)
-
-
-def is_exact(path: Path, word: type[np.unsignedinteger]) -> bool:
-    """Whether a product of words with extreme digits is right.
-
-    Some processors add pairs of int8 products in 16 bits, where the largest do not fit; there PyTorch's product is wrong.
-    """
-    rows, inner, columns = SMALL
-    a, b = _words(word, (rows, inner)), _words(word, (inner, columns))
-    try:
-        return bool(np.array_equal(matrix_product(path, a, b), matrix_product(INTEGERS, a, b)))
-    except RuntimeError:  # PyTorch has no such product on this processor
-        return False
-
-
-def measured_rate(path: Path, word: type[np.unsignedinteger], shape: tuple[int, int, int]) -> float:
-    """Multiply-adds of ring words in a second of this thread's processor time, of a product of (rows, inner, columns)."""
-    rows, inner, columns = shape
-    a, b = _words(word, (rows, inner)), _words(word, (inner, columns))
-    seconds = []
-    for _ in range(REPETITIONS):
-        start = time.thread_time()
-        matrix_product(path, a, b)
-        seconds.append(time.thread_time() - start)
-    return rows * inner * columns / min(seconds)
-
-
-def _words(word: type[np.unsignedinteger], shape: tuple[int, int]) -> np.ndarray:
-    """Uniform words, every third one with all digits at one end of their range."""
-    words = np.random.default_rng(0).integers(0, np.iinfo(word).max, shape, dtype=word, endpoint=True)
-    flat = words.reshape(-1)
-    size = np.dtype(word).itemsize
-    flat[::6] = int.from_bytes(b"\x7f" * size, "little")
-    flat[3::6] = -int.from_bytes(b"\x80" * size, "little") % (1 << 8 * size)
-    return words
-
-
-ROWS = 512  # of the results that are computed at a time
-
-BLOCK = 1 << 18  # results that are computed at a time; large, for the matrix units
-
-STRIP = 1 << 15  # results that are summed at a time; small, for the processor's cache
+ROWS = 512  # rows of the result that are computed at a time
+BLOCK = 1 << 18  # results that are computed at a time; many, to keep the matrix units busy
+STRIP = 1 << 15  # results that are summed at a time; few, so they stay in the processor's cache
 
 
 def product(path: Path, left: Digits, right: Digits, out: np.ndarray | None = None) -> np.ndarray:
-    """left [M, K] times right [K, N] modulo 2^64 or 2^32, as ring words [M, N].
+    """Multiply left [M, K] by right [K, N] modulo 2^64 or 2^32, as ring words [M, N].
 
     Args:
-        out: where to put the result, with any strides.
+        out: array for the result, with any strides; a new one by default.
 
     Raises:
-        CipherDMError: if the operands are not a left and a right one of the same digits and inner dimension.
+        CipherDMError: the operands are not a left and a right one of the same digits and inner dimension.
     """
     _check(path, left, right)
     form = left.form
@@ -202,24 +110,24 @@ def product(path: Path, left: Digits, right: Digits, out: np.ndarray | None = No
 
 
 def matrix_product(path: Path, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a [M, K] times b [K, N], arrays of ring words (uint64 or uint32), modulo 2^64 or 2^32.
+    """Multiply a [M, K] by b [K, N], arrays of ring words (uint64 or uint32), modulo 2^64 or 2^32.
 
     Raises:
-        CipherDMError: for arrays of other types or of shapes that do not fit.
+        CipherDMError: the arrays have other types, or shapes that do not fit.
     """
     form = path.form(a.dtype.type)
     return product(path, Digits.left(form, a), Digits.right(form, b.T))
 
 
 def _multiply(path: Path, form: Format, left: np.ndarray, right: np.ndarray, terms: np.ndarray) -> None:
-    """Fill terms [count, M, N]: for each s, the sum of the products of s + 1 digits of each side."""
+    """Fill terms [count, M, N]: for each s, the sum of products of s + 1 digits from each side."""
     size = left.shape[1] // form.count
     for s in range(form.count):
         path.multiply(left[:, : (s + 1) * size], right[:, (form.count - 1 - s) * size :], terms[s])
 
 
 def _sum(form: Format, terms: np.ndarray, target: np.ndarray, add: bool) -> None:
-    """Set target [M, N], or add to it, the sum over s of B^s terms[s], by Horner's rule."""
+    """Set target [M, N] to the sum over s of B^s terms[s], or add this sum to it, by Horner's rule."""
     step = max(1, STRIP // target.shape[1]) if target.size else 1
     for first in range(0, target.shape[0], step):
         strip = slice(first, first + step)
@@ -240,7 +148,7 @@ def _sum(form: Format, terms: np.ndarray, target: np.ndarray, add: bool) -> None
 
 
 def _width(form: Format, s: int) -> type[np.integer]:
-    """Of the words for the sum of terms s, s + 1, ... Where they reach only the upper 32 bits of a result, 32 bits do."""
+    """Return the type for the sum of terms s, s + 1, ...: 32 bits where they only reach the upper 32 bits of a result."""
     if form.count == 1:
         return form.word
     return np.int32 if form.total is np.int32 and form.bits - s * form.base <= 32 else np.int64
@@ -260,3 +168,87 @@ def _check(path: Path, left: Digits, right: Digits) -> None:
         raise CipherDMError("the two operands are of different rings; convert one of them")
     if left.sizes != right.sizes:
         raise CipherDMError(f"inner dimensions {sum(left.sizes)} and {sum(right.sizes)} of a matrix product differ")
+
+
+SHAPE = (256, 1024, 256)  # rows, inner dimension and columns of the product that is timed
+SMALL = (24, 96, 24)  # likewise of the product that is compared with the reference
+REPETITIONS = 3
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Result of the trial for one ring.
+
+    Attributes:
+        path: fastest path that is exact.
+        rates: multiply-adds of ring words per second on one core, splitting into digits included, by the path's name.
+        refused: names of paths whose products were wrong on this processor.
+    """
+
+    path: Path
+    rates: Mapping[str, float]
+    refused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        rates = ", ".join(f"{name} {rate / 1e9:.1f}" for name, rate in self.rates.items())
+        refused = f"; not exact here: {', '.join(self.refused)}" if self.refused else ""
+        return f"{self.path.name} (G multiply-adds/s: {rates}{refused})"
+
+
+def choose_path(word: type[np.unsignedinteger] = np.uint64) -> Path:
+    """Return the fastest exact path for words of type np.uint64 or np.uint32, by `trial`."""
+    return trial(word).path
+
+
+@functools.cache
+def trial(word: type[np.unsignedinteger] = np.uint64) -> Trial:
+    """Multiply on each fast path. The first call in a process takes a fraction of a second; later calls return its result.
+
+    It limits PyTorch to one thread for the rest of the process, since three parties on one machine would disturb each other.
+
+    Raises:
+        CipherDMError: the words are of another type.
+    """
+    torch.set_num_threads(1)
+    INTEGERS.form(word)  # refuses other types of words
+    paths = (INT8, FLOAT64)
+    refused = tuple(path.name for path in paths if not is_exact(path, word))
+    rates = {path.name: measured_rate(path, word, SHAPE) for path in paths if path.name not in refused}
+    # Integer products are always right but far slower, so they are used only if both others are wrong.
+    best = max((path for path in paths if path.name in rates), key=lambda path: rates[path.name], default=INTEGERS)
+    return Trial(best, rates, refused)
+
+
+def is_exact(path: Path, word: type[np.unsignedinteger]) -> bool:
+    """Return whether a product of words with extreme digits is right.
+
+    Some processors add pairs of int8 products in 16 bits, where the largest do not fit, so PyTorch's product is wrong there.
+    """
+    rows, inner, columns = SMALL
+    a, b = _words(word, (rows, inner)), _words(word, (inner, columns))
+    try:
+        return bool(np.array_equal(matrix_product(path, a, b), matrix_product(INTEGERS, a, b)))
+    except RuntimeError:  # PyTorch has no such product on this processor
+        return False
+
+
+def measured_rate(path: Path, word: type[np.unsignedinteger], shape: tuple[int, int, int]) -> float:
+    """Return multiply-adds of ring words per second of processor time, for a product of (rows, inner, columns)."""
+    rows, inner, columns = shape
+    a, b = _words(word, (rows, inner)), _words(word, (inner, columns))
+    seconds = []
+    for _ in range(REPETITIONS):
+        start = time.thread_time()
+        matrix_product(path, a, b)
+        seconds.append(time.thread_time() - start)
+    return rows * inner * columns / min(seconds)
+
+
+def _words(word: type[np.unsignedinteger], shape: tuple[int, int]) -> np.ndarray:
+    """Return uniform words, but every third one with all digits at one end of their range."""
+    words = np.random.default_rng(0).integers(0, np.iinfo(word).max, shape, dtype=word, endpoint=True)
+    flat = words.reshape(-1)
+    size = np.dtype(word).itemsize
+    flat[::6] = int.from_bytes(b"\x7f" * size, "little")
+    flat[3::6] = -int.from_bytes(b"\x80" * size, "little") % (1 << 8 * size)
+    return words

@@ -1,4 +1,4 @@
-"""A party's two components of replicated shares, as arrays, and the one message that a product of shares takes.
+"""Pairs of components that each party holds of a secret, and the one message that a product of shares takes.
 
 A secret x is x_0 + x_1 + x_2 in the ring, and rank i holds components i and i + 1: its pair, an array [2, ...] of words.
 The product of two secrets is the sum of nine products of components. Rank i computes three of them,
@@ -6,7 +6,7 @@ The product of two secrets is the sum of nine products of components. Rank i com
     z_i = x_i y_i + x_i y_(i+1) + x_(i+1) y_i + a share of zero,
 
 and z_0 + z_1 + z_2 = x y. To hold a pair of z again it needs z_(i+1), so each party sends its z_i to the previous one. The
-share of zero makes the message uniform: without it, z_i would tell of components that the receiver does not hold.
+share of zero makes the message uniform: without it, z_i would reveal something of components that the receiver lacks.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,17 +18,17 @@ from ..errors import CipherDMError
 PARTIES = 3
 
 Exchange = Callable[[bytes], bytes]
-"""Sends a message to the previous party and returns the one that the next party sent."""
+"""Function that sends a message to the previous party and returns the one that the next party sent."""
 
 
 def pair_from_bytes(content: bytes, shape: Sequence[int], word: type[np.unsignedinteger] = np.uint64) -> np.ndarray:
-    """A party's pair [2, *shape] from a share as SPU stores it: little-endian words [elements][2], own component first.
+    """Read a party's pair [2, *shape] from a share as SPU stores it: little-endian words [elements][2], own component first.
 
     Returns:
-        A view of `content`, not writable.
+        A read-only view of `content`.
 
     Raises:
-        CipherDMError: if the number of bytes is not that of the shape.
+        CipherDMError: the number of bytes does not fit the shape.
     """
     words = np.frombuffer(content, np.dtype(word).newbyteorder("<"))
     if words.size != 2 * int(np.prod(shape, dtype=np.int64)):
@@ -39,19 +39,20 @@ def pair_from_bytes(content: bytes, shape: Sequence[int], word: type[np.unsigned
 
 
 def bytes_from_pair(pair: np.ndarray) -> bytes:
-    """The inverse of `pair_from_bytes`."""
+    """Invert `pair_from_bytes`."""
     words = np.ascontiguousarray(pair.reshape(2, -1).T)
     return words.astype(words.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def finish(z: np.ndarray, exchange: Exchange) -> np.ndarray:
-    """The pair [2, ...] of a product, after one message of z's bytes to the previous party.
+    """Return the pair [2, ...] of a product, after sending z to the previous party in one message.
 
     Args:
-        z: this party's z_i, a share of zero included.
+        z: this party's z_i, with its share of zero.
+        exchange: sends the message and returns the next party's.
 
     Raises:
-        CipherDMError: if the next party's message is not of the same length.
+        CipherDMError: the next party's message has another length.
     """
     little = z.dtype.newbyteorder("<")
     message = exchange(z.astype(little, copy=False).tobytes())
@@ -66,15 +67,15 @@ def finish(z: np.ndarray, exchange: Exchange) -> np.ndarray:
 
 
 def replicate(components: np.ndarray) -> list[np.ndarray]:
-    """The three parties' pairs from the components [3, ...] of a secret. For tests and explanations."""
+    """Return the three parties' pairs of a secret from its components [3, ...]. For tests and explanations."""
     return [components[[rank, (rank + 1) % PARTIES]] for rank in range(PARTIES)]
 
 
 def joined(pairs: Sequence[np.ndarray]) -> np.ndarray:
-    """The secret's words from the three parties' pairs. For tests and explanations.
+    """Return the secret's words from the three parties' pairs. For tests and explanations.
 
     Raises:
-        CipherDMError: if two parties do not hold the same words of the component that they share.
+        CipherDMError: two parties hold different words of the component that both have.
     """
     for rank in range(PARTIES):
         if not np.array_equal(pairs[rank][1], pairs[(rank + 1) % PARTIES][0]):

@@ -1,4 +1,4 @@
-"""Shares of zero that three parties draw without a message: three numbers, uniform to each party, whose sum is 0.
+"""Shares of zero that three parties draw without a message: three numbers whose sum is 0, uniform to each other party.
 
 Each party picks a key and sends it, once, to the previous party over the authenticated link. Rank i then knows its own key
 and that of rank i + 1, and draws F(own) - F(next), F a stream of pseudorandom words. Over the three parties every stream
@@ -20,18 +20,14 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from ..errors import CipherDMError
 
 KEY_BYTES = 32
-
 PURPOSE = b"cipherdm zero shares of linear layers, version 1: "
-
-LIMIT = 1 << 56  # bytes of one stream; AES's blocks begin to be told from random words after some 2^68
-
-CHUNK = 1 << 16  # bytes drawn at a time, which stay in the processor's cache
-
+LIMIT = 1 << 56  # bytes of one stream; AES's blocks can be told from random words only after some 2^68
+CHUNK = 1 << 16  # bytes drawn at a time; few, so they stay in the processor's cache
 AES_BLOCK = 16
 
 
 def fresh_key() -> bytes:
-    """A party's own key, 32 bytes from the operating system's generator, to be sent to the previous party."""
+    """Return a key of 32 bytes from the operating system's generator, to be sent to the previous party."""
     return secrets.token_bytes(KEY_BYTES)
 
 
@@ -39,17 +35,18 @@ def agree(exchange: Callable[[bytes], bytes]) -> "AgreedKeys":
     """Send a fresh key to the previous party and receive the next one's.
 
     Args:
-        exchange: sends bytes to the previous party and returns those from the next, over an encrypted and authenticated link.
+        exchange: function that sends bytes to the previous party and returns those of the next, over an encrypted and
+            authenticated link.
     """
     own = fresh_key()
     return AgreedKeys(own, exchange(own))
 
 
 class AgreedKeys:
-    """The two keys of a party, which hand out each run's zero shares once.
+    """Two keys of a party, which hand out each run's zero shares once.
 
     Raises:
-        CipherDMError: for keys of another length than 32 bytes, or equal ones.
+        CipherDMError: a key does not have 32 bytes, or both are equal.
     """
 
     def __init__(self, own: bytes, next_party: bytes):
@@ -64,13 +61,13 @@ class AgreedKeys:
         self._runs: set[bytes] = set()
 
     def zero_shares(self, run: bytes) -> "ZeroShares":
-        """The zero shares of one run.
+        """Return the zero shares of one run.
 
         Args:
-            run: a name that all parties use for this run, and for no other.
+            run: name that all parties use for this run, and for no other.
 
         Raises:
-            CipherDMError: if there was such a run already. Its shares would be drawn again, and reveal differences of secrets.
+            CipherDMError: there was such a run already. The same shares drawn again would reveal differences of secrets.
         """
         if run in self._runs:
             raise CipherDMError(f"zero shares of run {run!r} were handed out already; name each run anew")
@@ -83,11 +80,11 @@ def _derived(key: bytes, run: bytes) -> bytes:
 
 
 class ZeroShares:
-    """One party's part of a sequence of zero shares. All parties have to draw the same shapes and types in the same order.
+    """Sequence of zero shares at one party. All parties must draw the same shapes and types in the same order.
 
     Args:
-        own: the key shared with the previous party, for this sequence alone.
-        next_party: the key shared with the next party.
+        own: key shared with the previous party, for this sequence alone.
+        next_party: key shared with the next party.
     """
 
     def __init__(self, own: bytes, next_party: bytes):
@@ -100,14 +97,14 @@ class ZeroShares:
 
     @property
     def position(self) -> int:
-        """Bytes of either stream that were used. It only grows."""
+        """Number of bytes used of either stream. It only grows."""
         return self._position
 
     def add_to(self, words: np.ndarray) -> np.ndarray:
         """Add the next zero share to a contiguous array of ring words, in place, and return the array.
 
         Raises:
-            CipherDMError: for an array of another kind, or at the end of the stream.
+            CipherDMError: the array is of another kind, or the stream is used up.
         """
         if words.dtype not in (np.uint64, np.uint32) or not words.flags.c_contiguous:
             raise CipherDMError("zero shares are added to contiguous arrays of uint64 or uint32; convert the array")
@@ -124,5 +121,5 @@ class ZeroShares:
         return words
 
     def draw(self, shape: tuple[int, ...], word: type[np.unsignedinteger] = np.uint64) -> np.ndarray:
-        """The next zero share by itself."""
+        """Return the next zero share by itself."""
         return self.add_to(np.zeros(shape, word))
