@@ -1,6 +1,6 @@
-"""The command line. The library's commands are in this folder; whatever else is installed may register more.
+"""The command line: the library's commands, and those that other packages register.
 
-Commands import what they need when they run, so that `cipherdm --help` answers at once.
+Commands import large libraries when they run, so that `cipherdm --help` answers at once.
 """
 
 import sys
@@ -12,11 +12,11 @@ from ..errors import CipherDMError
 from . import explorer, hosts, owner, sample
 
 COMMANDS = "cipherdm.commands"
-"""The group of entry points whose functions and Typer applications become commands under their names."""
+"""Group of entry points whose functions and Typer applications become commands under their names."""
 
 
 def build() -> typer.Typer:
-    """The application with all commands: the library's own, and those that are registered under `COMMANDS`."""
+    """Return the application with all commands: the library's own, and those registered under `COMMANDS`."""
     app = typer.Typer(
         help="Secure three-party sampling of diffusion models.", no_args_is_help=True, pretty_exceptions_enable=False
     )
@@ -43,7 +43,7 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """Entry point of the command: an error of ours is printed without a traceback, with exit code 1."""
+    """Run the command line. A CipherDMError is printed without a traceback, with exit code 1."""
     try:
         build()()
     except CipherDMError as error:

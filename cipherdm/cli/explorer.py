@@ -1,7 +1,7 @@
 """`cipherdm explorer`: the sliders of notebook 05 as a page on this machine, for readers without JupyterLab.
 
-Voila runs a notebook of two cells in a kernel of its own for each visitor, and shows what comes out of it. It serves this
-machine alone, and passes on messages of widgets only, so that a page cannot run code of its own in the kernel.
+Voila runs a notebook of two cells in a kernel of its own for each visitor, and shows its output. It serves this machine
+only, and passes on messages of widgets only, so that a page cannot run code of its own in the kernel.
 """
 
 import socket
@@ -16,11 +16,10 @@ from ..errors import CipherDMError
 
 
 def explorer(
-    port: Annotated[int, typer.Option(help="Where the page is served.", min=1, max=65535)] = 8866,
+    port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 8866,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
 ) -> None:
-    """Serve sliders as a page on this machine: how long sampling takes, by network, protocols, batch and steps."""
-
+    """Serve sliders as a page on this machine: time of sampling by network, protocol set, batch and steps."""
     serve(port, browser=browser, announce=typer.echo)
 
 
@@ -30,9 +29,9 @@ TITLE = "How long does secure sampling take?"
 
 _INTRODUCTION = f"""# {TITLE}
 
-Three parties sample pictures from a diffusion model on secret shares. How long that takes depends on the network between them
-and on the protocols that they compute with. Choose a network, or move the sliders; bars and map follow. A cross on the map
-is your network, the dots are the networks to choose from.
+Three parties sample images from a diffusion model on secret shares. The time depends on the network between them and on the
+protocol set. Choose a network, or move the sliders; bars and map follow. A cross on the map is your network, the dots are
+the networks to choose from.
 
 The times follow from one step, measured with the parties side by side, by the model
 *computing + rounds x round trip / 2 + bytes / bandwidth*, which notebook 05 explains and compares with real runs.
@@ -44,7 +43,7 @@ latency_explorer()"""
 
 
 def write_page(folder: Path) -> Path:
-    """Write the notebook that Voila serves into a folder; returns its path."""
+    """Write the notebook that Voila serves into a folder, and return its path."""
     import nbformat
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -59,16 +58,16 @@ def serve(port: int, *, browser: bool = True, announce: Callable[[str], None] = 
     """Serve the page until the process is interrupted or terminated; then its kernels end too.
 
     Args:
-        port: of this machine.
+        port: port of this machine.
         browser: open the page in the default browser.
-        announce: told the page's address, before it is served.
+        announce: function that is told the page's address, before it is served.
 
     Raises:
         CipherDMError: the port is in use or not allowed, or the records that the sliders show are missing.
     """
     from ..views.latency import load_costs
 
-    load_costs()  # what is missing is better said here than on the page
+    load_costs()  # a missing record is reported here instead of on the page
     _check_port(port)
     announce(f"The page is at http://{ADDRESS}:{port}; Ctrl-C ends it.")
     from voila.app import Voila

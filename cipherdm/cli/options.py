@@ -1,4 +1,4 @@
-"""Options that several commands share, and how numbers are written on a command line."""
+"""Options that several commands share, and lists of numbers on a command line."""
 
 from typing import Annotated
 
@@ -6,20 +6,20 @@ import typer
 
 from ..errors import CipherDMError
 
-# Written out, since importing the sets brings JAX, which `cipherdm --help` does without. A test compares.
+# Written out, because importing the sets brings JAX, which `cipherdm --help` does without. A test compares.
 PROTOCOL_NAMES = (
     "direct", "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-kernels", "fast-mixed", "fast-guarded",
 )  # fmt: skip
-SETS = "A protocol set: " + ", ".join(PROTOCOL_NAMES)
+SETS = "Protocol set: " + ", ".join(PROTOCOL_NAMES)
 
-ModelOption = Annotated[str, typer.Option(help="A name in data/models, or the path of a diffusers folder.")]
-ModelArgument = Annotated[str, typer.Argument(help="A name in data/models, or the path of a diffusers folder.")]
+ModelOption = Annotated[str, typer.Option(help="Name in data/models, or path of a diffusers folder.")]
+ModelArgument = Annotated[str, typer.Argument(help="Name in data/models, or path of a diffusers folder.")]
 ProtocolsOption = Annotated[str, typer.Option(help=f"{SETS}.")]
-SchedulerOption = Annotated[str, typer.Option(help="ddim, ddpm or dpmsolver++.")]
+SchedulerOption = Annotated[str, typer.Option(help="Scheduler: ddim, ddpm or dpmsolver++.")]
 
 
 def parse_labels(text: str | None) -> list[int] | None:
-    """Labels from text: "0-2,7" gives [0, 1, 2, 7]. Raises CipherDMError if the text is something else."""
+    """Read labels: "0-2,7" gives [0, 1, 2, 7]. Raises CipherDMError for any other text."""
     if text is None:
         return None
     labels = []
@@ -32,7 +32,7 @@ def parse_labels(text: str | None) -> list[int] | None:
 
 
 def parse_numbers(text: str, option: str) -> list[int]:
-    """Positive numbers from text: "1,4,16" gives [1, 4, 16]. Raises CipherDMError if the text is something else."""
+    """Read positive numbers: "1,4,16" gives [1, 4, 16]. Raises CipherDMError for any other text."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) for part in parts):
         raise CipherDMError(

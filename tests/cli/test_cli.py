@@ -9,8 +9,7 @@ from PIL import Image
 from small import ONE_LEVEL
 
 from cipherdm import CipherDMError
-from cipherdm.cli.options import PROTOCOL_NAMES
-from cipherdm.cli.sample import parse_labels
+from cipherdm.cli.options import PROTOCOL_NAMES, parse_labels
 from cipherdm.models import find_model, init_unet, save_unet
 from cipherdm.protocols import NAMES
 from cipherdm_experiments.tables import render
@@ -35,7 +34,7 @@ def test_sample_writes_a_picture_and_its_record(model, tmp_path, run, capsys):
     assert min(record["psnr_db"]) > 25
     assert record["cost"]["bytes"] > 0 and record["environment"]["versions"]["spu"]
     printed = capsys.readouterr()
-    assert "2 pictures" in printed.out
+    assert "2 images" in printed.out
     assert "step 2/2 scheduler" in printed.err  # the bar's last description
 
 

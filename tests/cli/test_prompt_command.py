@@ -8,7 +8,7 @@ from PIL import Image
 from prompted_models import SMALL
 
 from cipherdm import CipherDMError
-from cipherdm.cli.sample import read_picture
+from cipherdm.cli.sample import read_image
 from cipherdm.models import init_unet, load_unet, save_unet
 from cipherdm.owner.observe import load_calibration
 
@@ -38,7 +38,7 @@ def test_sample_writes_a_picture_and_its_record(pipeline_folder, tmp_path, run, 
     assert min(record["psnr_db"]) > 20
     assert record["cost"]["bytes"] > 0 and record["environment"]["versions"]["spu"]
     printed = capsys.readouterr()
-    assert "1 pictures" in printed.out
+    assert "1 images" in printed.out
     assert "step 1/1 scheduler" in printed.err  # half of the two steps
 
 
@@ -58,7 +58,7 @@ def test_calibrate_stores_fits_for_the_captions(pipeline_folder, tmp_path, run, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give --prompt for each picture"),
+        ([], "give --prompt for each image"),
         (["--prompt", "red", "--labels", "3"], "no labels and no count"),
         (["--prompt", "red", "--steps", "0"], "steps must be between 1 and 1000"),
         (["--prompt", "red", "--scheduler", "euler"], "unknown scheduler 'euler'"),
@@ -88,10 +88,10 @@ def test_pictures_are_read_in_the_range_of_the_model(tmp_path, mode):
     pixels[:, 10:] = 255
     picture = Image.fromarray(pixels).convert(mode)
     picture.save(tmp_path / "halves.png")
-    found = read_picture(tmp_path / "halves.png", (8, 8))
+    found = read_image(tmp_path / "halves.png", (8, 8))
     assert found.shape == (3, 8, 8) and found.dtype == np.float32
     np.testing.assert_allclose(found[:, :, 0], -1, atol=0.05)
     np.testing.assert_allclose(found[:, :, -1], 1, atol=0.05)
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(CipherDMError, match="text.png cannot be read as a picture"):
-        read_picture(tmp_path / "text.png", (8, 8))
+    with pytest.raises(CipherDMError, match="text.png cannot be read as an image"):
+        read_image(tmp_path / "text.png", (8, 8))
