@@ -1,7 +1,7 @@
 """Secure three-party sampling of diffusion models, to learn from and to reproduce.
 
-The names below are what a notebook needs; each subpackage has more. They are imported when they are first used, because a
-party process needs SPU alone and should not wait for PyTorch, which diffusers brings along.
+The names below are what a notebook needs; each package has more. They are imported when they are first used, because a party's
+process needs only SPU and should not wait for PyTorch, which diffusers brings along.
 """
 
 import lazy_loader
@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
         "approximations",
+        "calibration",
         "costs",
         "datasets",
         "engine",
@@ -26,6 +27,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "views",
     ],
     submod_attrs={
+        "calibration": ["calibrate", "check_ranges"],
         "costs.networks": ["CHEETAH_LAN", "LAN", "NETWORKS", "Network", "SPU_WAN", "WAN"],
         "engine.cluster": ["LocalCluster"],
         "engine.config": ["EngineConfig"],

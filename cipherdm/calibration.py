@@ -1,7 +1,4 @@
-"""Calibration of a Stable Diffusion folder for FAST: by the model's owner, in plaintext, on captions and noise of its own."""
-
-# FROM cipherdm.sampling.products:
-# How large the products of a model's linear layers are: measured by its owner, in plaintext, on public noise.
+"""What the owner of a folder runs before it is sampled with FAST: calibrate it, and check its ranges. All in plaintext."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,9 +10,12 @@ import numpy as np
 
 from .engine import Graph
 from .errors import CipherDMError
-from .models import UNet
-from .owner.calibrate import calibrate
+from .models import UNet, UNetConditionConfig
+from .owner.calibrate import calibrate as fit_layers
 from .owner.observe import load_calibration, save_calibration
+from .owner.ranges import LayerRange
+from .owner.ranges import check_ranges as check_functions
+from .owner.ring_ranges import check_small_ring
 from .owner.rings import LayerProduct
 from .progress import Progress
 from .protocols import FAST, Protocols, fast
@@ -25,57 +25,137 @@ from .sampling.sample import make_task, plaintext_steps
 from .sampling.steps import WEIGHTS, BlockFunction, step_graph
 from .schedules import guided_coefficients, make_schedule
 
-GUIDANCE_SCALE = "guidance_scale"  # of the fits' arrays: the one that they were made with
+GUIDANCE_SCALE = "guidance_scale"  # name among the fits' arrays; the scale that they were made with
 
-CAPTIONS = "captions.txt"  # in a model's folder: captions to calibrate with, one a line
+CAPTIONS = "captions.txt"  # file in a model's folder with captions to calibrate with, one per line
 
 
-def calibrate_pipeline(
-    pipeline: Pipeline,
-    captions: Sequence[str],
+def calibrate(
+    model: UNet | Pipeline,
+    captions: Sequence[str] | None = None,
     *,
-    timesteps: int = 50,
+    timesteps: int | None = None,
+    images: int | None = None,
     guidance_scale: float = 7.5,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Path:
-    """Draw one picture for each caption by DDIM with the exact model, fit every layer, and store the fits in the folder.
+    """Sample with the exact model by DDIM, fit every layer for FAST, and store the fits in the model's folder.
 
-    Pictures are drawn with guidance, away from the empty prompt, and what both branches carry is fitted. Other prompts and
-    another guidance scale lead to other values: captions should be like the prompts that are expected.
+    A pipeline draws one image per caption. Guidance leads away from the empty prompt, and what both branches carry is
+    fitted. Other prompts and another guidance scale lead to other values, so captions should be like the expected prompts.
 
     Args:
-        pipeline: the model, from a folder.
-        captions: known to the owner; nothing of them is stored.
-        timesteps: how many, evenly spaced; schedules take the nearest.
-        guidance_scale: from 1 on; that of the sampling to come.
-        seed: of the noise.
+        model: model from a folder, by `load_unet` or `load_pipeline`.
+        captions: prompts that the owner knows, for a pipeline; the lines of `captions.txt` in its folder by default. They
+            are not stored.
+        timesteps: number of timesteps, evenly spaced; schedules take the nearest. 100 by default, 50 for a pipeline.
+        images: number of images of each class, 24 by default. For a pipeline, number of captions to take, spread over all
+            of them, 64 by default.
+        guidance_scale: guidance scale of the sampling to come, from 1 on; for a pipeline.
+        seed: seed of the noise, which is public.
         progress: called as progress(done, timesteps, "calibrate") after each step.
 
     Returns:
         The path of the stored fits.
 
     Raises:
-        CipherDMError: there is no caption, or guidance_scale is below 1.
+        CipherDMError: the model is not from a folder or FAST does not compute it, there are no captions or there should be
+            none, or guidance_scale is below 1.
     """
+    unet = model.unet if isinstance(model, Pipeline) else model
+    if unet.folder is None:
+        raise CipherDMError("fits are stored beside the weights: save this model to a folder, and load it from there.")
+    fits = fit_model(
+        model,
+        captions,
+        timesteps=timesteps,
+        images=images,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        progress=progress,
+    )
+    return save_calibration(fits, unet)
+
+
+def fit_model(
+    model: UNet | Pipeline,
+    captions: Sequence[str] | None = None,
+    *,
+    timesteps: int | None = None,
+    images: int | None = None,
+    guidance_scale: float = 7.5,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, np.ndarray]:
+    """Return the arrays that `calibrate` stores, for the same arguments."""
+    if not isinstance(model, Pipeline):
+        if isinstance(model.config, UNetConditionConfig):
+            raise CipherDMError(f"{model.folder} takes prompts: load the whole pipeline with load_pipeline.")
+        if captions is not None:
+            raise CipherDMError(f"{model.folder} is no Stable Diffusion folder, and takes no captions.")
+        if model.scheduler_config is None:
+            raise CipherDMError("this model has no scheduler: put its scheduler_config.json beside its config.json.")
+        schedule = make_schedule(model.scheduler_config, "ddim", timesteps or 100)
+        return fit_layers(model, schedule, images_per_class=images or 24, seed=seed, progress=progress)
     if not guidance_scale >= 1:
         raise CipherDMError(f"guidance_scale must be at least 1, which means no guidance; got {guidance_scale}.")
     guided = guidance_scale > 1
-    embeddings = embed_prompts(pipeline, captions, guided=guided)
-    schedule = make_schedule(pipeline.unet.scheduler_config, "ddim", timesteps)
+    texts = _spread(_captions_of(model) if captions is None else captions, images or 64)
+    embeddings = embed_prompts(model, texts, guided=guided)
+    schedule = make_schedule(model.unet.scheduler_config, "ddim", timesteps or 50)
     if guided:
         schedule = replace(schedule, coefficients=guided_coefficients(schedule.coefficients, guidance_scale))
-    fits = calibrate(pipeline.unet, schedule, embeddings=embeddings, guided=guided, seed=seed, progress=progress)
-    return save_calibration(fits | {GUIDANCE_SCALE: np.float32([guidance_scale])}, pipeline.unet)
+    fits = fit_layers(model.unet, schedule, embeddings=embeddings, guided=guided, seed=seed, progress=progress)
+    return fits | {GUIDANCE_SCALE: np.float32([guidance_scale])}
+
+
+def check_ranges(
+    model: UNet,
+    protocols: Protocols = FAST,
+    *,
+    steps: int = 20,
+    per_class: int = 4,
+    seed: int = 1,
+    progress: Progress | None = None,
+) -> list[LayerRange]:
+    """Check in plaintext whether a model's layers stay in the ranges outside which a protocol set is wrong.
+
+    For FAST_MIXED, products are also compared with the ring of 32 bits.
+
+    Args:
+        model: a model with labels, or without conditions.
+        protocols: the protocol set.
+        steps: number of denoising steps.
+        per_class: number of images of each class.
+        seed: seed of the noise, which is public.
+        progress: called as progress(done, steps, "check") after each step.
+
+    Returns:
+        One entry for every layer and restricted function, those with the largest fraction outside first. There are none
+        if the set has no restricted function.
+
+    Raises:
+        CipherDMError: the model takes prompts, a number is out of its range, or the model lacks a calibration.
+    """
+    if isinstance(model, Pipeline):
+        raise CipherDMError(
+            f"{model.unet.folder} takes prompts, and ranges are checked for models with labels only. Compare images instead: "
+            "text_to_image(pipeline, None, ...) with FAST and with DIRECT."
+        )
+    settings = {"steps": steps, "per_class": per_class, "seed": seed, "progress": progress}
+    found = check_small_ring(model, **settings) if protocols.prepare == "fast-mixed" else []
+    found += check_functions(model, protocols, **settings)
+    return sorted(found, key=lambda entry: -entry.outside)
 
 
 def calibration_of(pipeline: Pipeline) -> dict[str, Any]:
-    """What a pipeline's stored fits were made for, as a record says it: guidance scale and number of timesteps.
+    """Return the guidance scale and the number of timesteps of a pipeline's stored fits.
 
-    The scale is None if the fits do not say it, as those that were made for one call do not.
+    The scale is None where the fits do not have it, because they were made for one call of the U-Net.
 
     Raises:
-        CipherDMError: as `load_calibration`.
+        CipherDMError: the model is not calibrated, or has other weights.
     """
     stored = load_calibration(pipeline.unet)
     scale = stored.get(GUIDANCE_SCALE)
@@ -83,15 +163,31 @@ def calibration_of(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def read_captions(path: str | Path) -> list[str]:
-    """The lines of a text file that are not empty. Raises CipherDMError if it cannot be read or has none."""
+    """Read the lines of a text file that are not empty. Raises CipherDMError if it cannot be read or has none."""
     try:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise CipherDMError(f"{path} cannot be read as a list of captions, one a line ({error}).") from error
+        raise CipherDMError(f"{path} cannot be read as a list of captions, one per line ({error}).") from error
     captions = [line for line in lines if line]
     if not captions:
-        raise CipherDMError(f"{path} has no captions; write one a line.")
+        raise CipherDMError(f"{path} has no captions; write one per line.")
     return captions
+
+
+def _captions_of(pipeline: Pipeline) -> list[str]:
+    path = pipeline.unet.folder / CAPTIONS
+    if not path.is_file():
+        raise CipherDMError(
+            f"{path.parent} has no {CAPTIONS}: give captions like the prompts to come, or a file with one per line."
+        )
+    return read_captions(path)
+
+
+def _spread(captions: Sequence[str], count: int) -> list[str]:
+    """Choose at most `count` captions, evenly spread."""
+    if count >= len(captions):
+        return list(captions)
+    return [captions[index] for index in np.linspace(0, len(captions) - 1, count).round().astype(int)]
 
 
 def measure_products(
@@ -102,26 +198,28 @@ def measure_products(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, LayerProduct]:
-    """Sample with FAST's emulation by DDIM; the largest product of every convolution and linear layer, by diffusers' names.
+    """Return the largest product of every convolution and linear layer, by diffusers' names, for FAST_MIXED.
 
-    It has to be FAST's, since products are of the weights that the owner prepares for it: factors of one layer are folded into
-    another. Products are taken without biases, over all pictures, steps and elements.
+    The model samples on public noise by DDIM, in FAST's emulation, because the products depend on the weights that the owner
+    prepares for it: factors of one layer are folded into another. Products are taken without biases, over all images, steps
+    and elements.
 
     Args:
-        steps: denoising steps.
-        per_class: pictures of each class.
-        seed: of the initial noise, which is public.
+        unet: a calibrated model without prompts.
+        steps: number of denoising steps.
+        per_class: number of images of each class.
+        seed: seed of the initial noise.
         progress: called as progress(done, steps, "products") after each step.
 
     Raises:
-        CipherDMError: as `make_task`; the model is not calibrated; there is to be no picture; or a number overflows the ring
-            of 64 bits, which FAST computes in.
+        CipherDMError: an argument is out of its range, the model is not calibrated, or a number overflows the ring of 64
+            bits, in which FAST computes.
     """
     if per_class < 1:
-        raise CipherDMError(f"there must be at least 1 picture of each class; got {per_class}.")
+        raise CipherDMError(f"there must be at least 1 image of each class; got {per_class}.")
     classes = unet.config.num_class_embeds
-    pictures = {"count": per_class} if classes is None else {"labels": [*range(classes)] * per_class}
-    task = make_task(unet, steps=steps, protocols=FAST, seed=seed, ring=False, **pictures)
+    images = {"count": per_class} if classes is None else {"labels": [*range(classes)] * per_class}
+    task = make_task(unet, steps=steps, protocols=FAST, seed=seed, ring=False, **images)
     step = _RecordedStep(step_graph(task.shape), task.shape.batch)
     largest: dict[str, float] = {}
     for index, outputs in enumerate(plaintext_steps(task, step)):
@@ -136,7 +234,7 @@ def _finite(name: str, size: jnp.ndarray) -> np.ndarray:
     if not np.isfinite(size):
         raise CipherDMError(
             f"The product of {name} is no number: something before it overflows the ring. `cipherdm check-ranges` tells which "
-            "layers leave their ranges; calibrate the model again, with more pictures, or take more steps."
+            "layers leave their ranges; calibrate the model again, with more images, or take more steps."
         )
     return np.asarray(size)
 
@@ -174,7 +272,7 @@ class _RecordedStep:
 
 
 def _note_to(layers: dict[str, LayerProduct], found: dict[str, jnp.ndarray], names: dict[int, str], batch: int):
-    """A function that notes the product of a weight, a node's very input, and x."""
+    """Return a function that notes the product of x and a weight, which must be an input of the node itself."""
 
     def note(weight: Fixed, x: Fixed, product: Fixed) -> None:
         name = names[id(weight.array)].removeprefix(WEIGHTS).removesuffix(".weight")
@@ -187,7 +285,7 @@ def _note_to(layers: dict[str, LayerProduct], found: dict[str, jnp.ndarray], nam
 
 
 def _recording(protocols: Protocols, note: Callable[[Fixed, Fixed, Fixed], None]) -> Protocols:
-    """The same functions, with each linear layer's product noted."""
+    """Return a protocol set that also notes the product of each linear layer."""
 
     def conv2d(params, x, **geometry):
         note(params["weight"], x, fast.conv2d({"weight": params["weight"]}, x, **geometry))

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
+
+import cipherdm as cdm
 
 from ..errors import CipherDMError
 from ..progress import Progress, ProgressBar
@@ -14,121 +15,83 @@ from .options import ModelArgument, ProtocolsOption
 if TYPE_CHECKING:
     from ..owner.ranges import LayerRange
 
+LEFT = 3  # exit code if a layer left its range; errors have 1, and wrong usage 2
+
 
 def calibrate(
     name: ModelArgument,
     images: Annotated[
         int | None,
-        typer.Option(help="Pictures to look at: of each class, 24 by default, or of all captions, 64.", min=1),
+        typer.Option(help="Number of images: of each class, 24 by default, or of all captions, 64 by default.", min=1),
     ] = None,
     timesteps: Annotated[
         int | None,
-        typer.Option(help="How many, evenly spaced; schedules take the nearest. 100, or 50 with captions.", min=1),
+        typer.Option(
+            help="Number of timesteps, evenly spaced; schedules take the nearest. 100, or 50 with captions.", min=1
+        ),
     ] = None,
     captions: Annotated[
         Path | None,
-        typer.Option(help="For a Stable Diffusion folder, a file with one a line; its captions.txt by default."),
+        typer.Option(help="File with one caption per line (Stable Diffusion models); its captions.txt by default."),
     ] = None,
-    guidance_scale: Annotated[float, typer.Option(help="As that of the sampling to come, with captions.")] = 7.5,
+    guidance_scale: Annotated[float, typer.Option(help="Guidance scale of the sampling to come, with captions.")] = 7.5,
     products: Annotated[
         bool,
         typer.Option(
-            "--products", help="Add the sizes of products, for fast-mixed, to a calibration. 10 steps, 4 pictures."
+            "--products", help="Add the sizes of products, for fast-mixed, to a calibration. 10 steps, 4 images."
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the noise, which is public.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the noise, which is public.")] = 0,
 ) -> None:
-    """Measure what a model's layers carry, in plaintext, and store the fits that the set `fast` works with beside it."""
-    from ..models import find_model, load_unet
-    from ..models.checkpoint import PIPELINE
-    from ..owner.calibrate import calibrate as fit
-    from ..owner.observe import save_calibration
-    from ..schedules import make_schedule
+    """Calibrate a model for the set `fast`: measure in plaintext what its layers carry, and store fits in its folder."""
+    from ..calibration import read_captions
+    from ..sampling.pipeline import is_pipeline
 
-    folder = find_model(name)
+    folder = cdm.find_model(name)
     if products:
-        if (folder / PIPELINE).is_file() or captions is not None:
+        if is_pipeline(folder) or captions is not None:
             raise CipherDMError("--products is for fast-mixed, which does not compute models that take a prompt.")
-        with ProgressBar("call") as bar:
+        with ProgressBar("step") as bar:
             text = add_products(folder, steps=timesteps or 10, per_class=images or 4, seed=seed, progress=bar)
         typer.echo(text)
         return
-    if (folder / PIPELINE).is_file():
-        settings = {"timesteps": timesteps or 50, "guidance_scale": guidance_scale, "count": images or 64}
-        with ProgressBar("step") as bar:
-            path = calibrate_folder(folder, captions, seed=seed, progress=bar, **settings)
-        typer.echo(f"Wrote {path}.")
-        return
-    if captions is not None:
+    if captions is not None and not is_pipeline(folder):
         raise CipherDMError(f"{folder} is no Stable Diffusion folder, and takes no captions.")
-    images, timesteps = images or 24, timesteps or 100
-    unet = load_unet(folder)
-    schedule = make_schedule(unet.scheduler_config, "ddim", timesteps)
+    model = cdm.load_pipeline(folder) if is_pipeline(folder) else cdm.load_unet(folder)
+    texts = None if captions is None else read_captions(captions)
+    settings = {"timesteps": timesteps, "images": images, "guidance_scale": guidance_scale, "seed": seed}
     with ProgressBar("step") as bar:
-        fits = fit(unet, schedule, images_per_class=images, seed=seed, progress=bar)
-    typer.echo(f"Wrote {save_calibration(fits, unet)}.")
+        path = cdm.calibrate(model, texts, progress=bar, **settings)
+    typer.echo(f"Wrote {path}.")
 
 
 def check_ranges(
     model: ModelArgument,
     protocols: ProtocolsOption = "fast",
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
-    count: Annotated[int, typer.Option(help="Pictures of each class.")] = 4,
-    seed: Annotated[int, typer.Option(help="Of the noise, which is public.")] = 1,
+    steps: Annotated[int, typer.Option(help="Number of denoising steps.")] = 20,
+    count: Annotated[int, typer.Option(help="Number of images of each class.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the noise, which is public.")] = 1,
 ) -> None:
-    """Check in plaintext whether a model's layers stay in the ranges outside which a set's functions are wrong.
+    """Check in plaintext whether a model's layers stay in the ranges outside which a protocol set is wrong.
 
-    Prints what every layer carries on fresh noise, worst first; for fast-mixed also the products that it computes modulo
-    2^32. The exit code is 0 if no layer leaves its range, 3 if
-    one does, and 1 for errors.
+    Prints what every layer carries on fresh noise, worst first. For fast-mixed it also prints the products that are
+    computed modulo 2^32. The exit code is 0 if no layer leaves its range, 3 if one does, and 1 for errors.
     """
-
-    with ProgressBar("call") as bar:
-        text, code = report(model, protocols, steps=steps, count=count, seed=seed, progress=bar)
-    typer.echo(text)
-    raise typer.Exit(code)
-
-
-LEFT = 3  # the exit code that says that a layer left its range; errors have 1, and wrong usage 2
-
-
-def report(
-    model: str,
-    protocols: str,
-    *,
-    steps: int,
-    count: int,
-    seed: int,
-    progress: Progress | None = None,
-) -> tuple[str, int]:
-    """What to print, and the exit code: 0 if every layer stays in its range, LEFT if one leaves it.
-
-    Args:
-        model: a name in data/models, or the path of a diffusers folder.
-        protocols: a named set. For fast-mixed the products that it computes modulo 2^32 are checked too.
-        steps, count, seed, progress: as `check_ranges` has them, `count` being pictures of each class.
-
-    Raises:
-        CipherDMError: as `check_ranges` and `check_small_ring`, or there is no such model or set.
-    """
-    from ..models import find_model, load_unet
-    from ..owner.ranges import check_ranges as check
-    from ..owner.ring_ranges import check_small_ring
     from ..protocols import named
 
-    chosen, unet = named(protocols), load_unet(find_model(model))
-    settings = {"steps": steps, "per_class": count, "seed": seed, "progress": progress}
-    found = check_small_ring(unet, **settings) if chosen.prepare == "fast-mixed" else []
-    found += check(unet, chosen, **settings)
-    if not found:
-        return f"No function of {chosen.name} is restricted to a range, so nothing can leave one.", 0
-    found = sorted(found, key=lambda entry: -entry.outside)
-    return f"{table(found)}\n{verdict(found)}", LEFT if any(entry.outside for entry in found) else 0
+    chosen, unet = named(protocols), cdm.load_unet(cdm.find_model(model))
+    with ProgressBar("step") as bar:
+        found = cdm.check_ranges(unet, chosen, steps=steps, per_class=count, seed=seed, progress=bar)
+    if found:
+        typer.echo(f"{table(found)}\n{verdict(found)}")
+    else:
+        typer.echo(f"No function of {chosen.name} is restricted to a range, so nothing can leave one.")
+    raise typer.Exit(LEFT if any(entry.outside for entry in found) else 0)
 
 
 def table(found: "Sequence[LayerRange]") -> str:
-    """One line for every layer and function, in the order given; steps are counted from 1."""
-    import pandas as pd  # which takes a while, and --help need not wait for it
+    """Format one line per layer and function, in the order given; steps are counted from 1."""
+    import pandas as pd  # slow to import, and --help does not need it
 
     rows = [
         {
@@ -147,7 +110,7 @@ def table(found: "Sequence[LayerRange]") -> str:
 
 
 def verdict(found: "Sequence[LayerRange]") -> str:
-    """Which layers leave their range, each named once, in the order given."""
+    """Name the layers that leave their range, each once, in the order given."""
     layers = {entry.layer for entry in found}
     leaving = list(dict.fromkeys(entry.layer for entry in found if entry.outside))
     if not leaving:
@@ -155,60 +118,16 @@ def verdict(found: "Sequence[LayerRange]") -> str:
     return f"{len(leaving)} of {len(layers)} layers leave their range: {', '.join(leaving)}."
 
 
-def calibrate_folder(
-    folder: Path,
-    captions: Path | None,
-    *,
-    timesteps: int,
-    guidance_scale: float,
-    count: int | None,
-    seed: int,
-    progress: Progress | None = None,
-) -> Path:
-    """Calibrate a pipeline on the captions of a file, or of `captions.txt` in its folder; returns the fits' path.
-
-    With `count` only so many captions are drawn, spread over the file.
-    """
-    from ..calibration import CAPTIONS, calibrate_pipeline, read_captions
-    from ..sampling.pipeline import load_pipeline
-
-    listed = folder / CAPTIONS if captions is None else captions
-    if captions is None and not listed.is_file():
-        raise CipherDMError(
-            f"{folder} has no {CAPTIONS}: give a file of captions like those that are to be drawn, one a line, with --captions."
-        )
-    texts = read_captions(listed)
-    if count is not None and count < len(texts):
-        texts = [texts[index] for index in np.linspace(0, len(texts) - 1, count).round().astype(int)]
-    return calibrate_pipeline(
-        load_pipeline(folder),
-        texts,
-        timesteps=timesteps,
-        guidance_scale=guidance_scale,
-        seed=seed,
-        progress=progress,
-    )
-
-
 def add_products(folder: Path, *, steps: int, per_class: int, seed: int, progress: Progress | None = None) -> str:
-    """Measure products and store them, in the place of earlier ones; nothing else in the calibration changes.
+    """Measure products for fast-mixed and store them instead of earlier ones, and return what to print.
 
-    Args:
-        folder: of the model.
-        steps, per_class, seed, progress: as `measure_products` has them.
-
-    Returns:
-        What to print.
-
-    Raises:
-        CipherDMError: as `measure_products` and `load_calibration`.
+    Nothing else in the calibration changes. The arguments are those of `measure_products`.
     """
     from ..calibration import measure_products
-    from ..models import load_unet
     from ..owner.observe import load_calibration, save_calibration
     from ..owner.rings import products_to_arrays, small_ring_layers, without_products
 
-    unet = load_unet(folder)
+    unet = cdm.load_unet(folder)
     stored = without_products(load_calibration(unet))
     products = measure_products(unet, steps=steps, per_class=per_class, seed=seed, progress=progress)
     path = save_calibration(stored | products_to_arrays(products), unet)

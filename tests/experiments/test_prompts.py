@@ -8,7 +8,7 @@ from prompted_models import SMALL, save_pipeline
 from skimage.metrics import peak_signal_noise_ratio
 
 import cipherdm as cdm
-from cipherdm.calibration import calibrate_pipeline, read_captions
+from cipherdm.calibration import read_captions
 from cipherdm.errors import CipherDMError
 from cipherdm.likeness import BEST_PSNR, extent_psnr
 from cipherdm.protocols import CIPHERDM_CORRECTED, DIRECT, FAST, PUMA
@@ -93,7 +93,7 @@ def test_a_grid_says_what_fast_was_calibrated_for(tmp_path):
     save_pipeline(tmp_path, SMALL)
     pipeline = cdm.load_pipeline(tmp_path)
     captions = [f"{a} {b}" for a in ("red", "blue", "small") for b in ("two", "seven", "a", "red")]
-    calibrate_pipeline(pipeline, captions, timesteps=2, guidance_scale=3.0)
+    cdm.calibrate(pipeline, captions, timesteps=2, guidance_scale=3.0)
     chosen = {"steps": (2,), "guidance_scales": (3.0,), "protocols": (DIRECT, FAST)}
     record, _ = grid.run(pipeline, ("a red seven",), **chosen)
     assert record["calibration"] == {"guidance_scale": 3.0, "timesteps": 2}

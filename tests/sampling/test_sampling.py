@@ -142,7 +142,13 @@ def test_secure_sampling_follows_plaintext(unet, cluster, protocols, granularity
     expected = sample(unet, None, **settings).images
     assert result.images.shape == (2, 1, 8, 8)
     assert _rms(result.images - expected) < 0.02 * _rms(expected)
-    assert progress[-1][0] == progress[-1][1] == len(progress)
+    compiling = [event for event in progress if event[2].startswith("compiling ")]
+    calls = progress[len(compiling) :]
+    assert progress[: len(compiling)] == compiling and calls[0][2].startswith("step ")
+    # Programs are reported before they are compiled, calls when they are done.
+    dones, totals = [done for done, _, _ in compiling], {total for _, total, _ in compiling}
+    assert dones == sorted(dones) and {*dones} == {*range(*totals)}
+    assert [done for done, _, _ in calls] == list(range(1, calls[0][1] + 1))
     assert result.cost.bytes > 0 and len(result.peak_memory) == 3
 
 

@@ -7,8 +7,7 @@ import pytest
 from prompted_models import SMALL, save_pipeline
 from skimage.metrics import peak_signal_noise_ratio
 
-from cipherdm import DIRECT, FAST, FAST_GUARDED, FAST_MIXED, CipherDMError, load_pipeline, text_to_image
-from cipherdm.calibration import calibrate_pipeline, read_captions
+from cipherdm import DIRECT, FAST, FAST_GUARDED, FAST_MIXED, CipherDMError, calibrate, load_pipeline, text_to_image
 from cipherdm.models import UNet, init_unet
 from cipherdm.owner import prepare_weights
 from cipherdm.owner.observe import Layers, load_calibration, save_calibration
@@ -29,7 +28,7 @@ def pipeline(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibrated")
     save_pipeline(folder, SMALL)
     loaded = load_pipeline(folder)
-    path = calibrate_pipeline(loaded, CAPTIONS * 2, timesteps=2, guidance_scale=3.0, seed=1)
+    path = calibrate(loaded, CAPTIONS * 2, timesteps=2, guidance_scale=3.0, seed=1)
     assert path.parent == folder
     return loaded
 
@@ -141,14 +140,3 @@ def test_variances_that_differ_too_much_are_named(pipeline, tmp_path, leaf, fact
     save_calibration(stored | {f"{name}.{leaf}": changed}, unet)
     with pytest.raises(CipherDMError, match=f"variances that {name} divides by differ"):
         prepare_weights(unet, stored["timesteps"], FAST)
-
-
-def test_captions_come_one_a_line(tmp_path):
-    path = tmp_path / "captions.txt"
-    path.write_text("a red two\n\n  small blue seven \n")
-    assert read_captions(path) == ["a red two", "small blue seven"]
-    path.write_text("\n")
-    with pytest.raises(CipherDMError, match="has no captions"):
-        read_captions(path)
-    with pytest.raises(CipherDMError, match="missing.txt cannot be read"):
-        read_captions(tmp_path / "missing.txt")

@@ -1,0 +1,100 @@
+"""Calibration and the check of ranges, as the owner of a folder calls them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from prompted_models import SMALL as PROMPTED
+from prompted_models import save_pipeline
+from small import ONE_LEVEL, SCHEDULER
+
+import cipherdm as cdm
+from cipherdm.calibration import calibration_of, fit_model, read_captions
+from cipherdm.models import init_unet
+from cipherdm.owner.observe import load_calibration
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+WORDS = (
+    "red",
+    "blue",
+    "small",
+    "a",
+    "two",
+    "seven",
+    "a red",
+    "a blue",
+    "small red",
+    "small two",
+    "red two",
+    "blue two",
+)
+
+
+@pytest.fixture(scope="module")
+def unet(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("labels")
+    config = replace(ONE_LEVEL, sample_size=4, num_class_embeds=2, add_attention=False)
+    cdm.save_unet(replace(init_unet(config), scheduler_config=SCHEDULER), folder)
+    return cdm.load_unet(folder)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prompts")
+    save_pipeline(folder, PROMPTED)
+    return cdm.load_pipeline(folder)
+
+
+def test_a_folder_with_labels_is_calibrated_and_checked(unet):
+    seen = []
+    settings = {"timesteps": 2, "images": 8, "seed": 3}
+    path = cdm.calibrate(unet, progress=lambda *event: seen.append(event), **settings)
+    assert path == unet.folder / "calibration.safetensors"
+    assert seen == [(1, 2, "calibrate"), (2, 2, "calibrate")]
+    stored, fitted = load_calibration(unet), fit_model(unet, **settings)
+    assert stored.keys() == fitted.keys()
+    for name, array in fitted.items():
+        np.testing.assert_array_equal(stored[name], array, err_msg=name)
+    found = cdm.check_ranges(unet, steps=2, per_class=8, seed=3)
+    outside = [entry.outside for entry in found]
+    assert outside == sorted(outside, reverse=True) and outside[0] < 0.5
+    assert {entry.function for entry in found} == {"activation", "inverse root"}
+
+
+def test_captions_are_spread_or_read_from_the_folder(pipeline):
+    """Twelve captions, of which every other one is taken: the first, the last, and those between."""
+    settings = {"timesteps": 1, "guidance_scale": 2.0}
+    (pipeline.unet.folder / "captions.txt").write_text("\n".join(WORDS))
+    cdm.calibrate(pipeline, images=12, **settings)
+    assert calibration_of(pipeline) == {"guidance_scale": 2.0, "timesteps": 1}
+    fitted, stored = fit_model(pipeline, list(WORDS), **settings), load_calibration(pipeline.unet)
+    assert all(np.array_equal(stored[name], array) for name, array in fitted.items())
+    doubled = [word for word in WORDS for _ in range(2)][1:]  # 23, the even ones of which are WORDS
+    spread = fit_model(pipeline, doubled, images=12, **settings)
+    assert all(np.array_equal(spread[name], array) for name, array in fitted.items())
+
+
+def test_wrong_models_are_named(unet, pipeline):
+    with pytest.raises(cdm.CipherDMError, match="takes no captions"):
+        cdm.calibrate(unet, ["red"])
+    with pytest.raises(cdm.CipherDMError, match="save this model to a folder"):
+        cdm.calibrate(replace(unet, folder=None))
+    with pytest.raises(cdm.CipherDMError, match="no scheduler"):
+        cdm.calibrate(replace(unet, scheduler_config=None))
+    with pytest.raises(cdm.CipherDMError, match="load the whole pipeline"):
+        cdm.calibrate(pipeline.unet)
+    with pytest.raises(cdm.CipherDMError, match="guidance_scale must be at least 1"):
+        cdm.calibrate(pipeline, ["red"], guidance_scale=0.5)
+    with pytest.raises(cdm.CipherDMError, match=f"{pipeline.unet.folder} takes prompts"):
+        cdm.check_ranges(pipeline)
+
+
+def test_captions_come_one_a_line(tmp_path):
+    path = tmp_path / "captions.txt"
+    path.write_text("a red two\n\n  small blue seven \n")
+    assert read_captions(path) == ["a red two", "small blue seven"]
+    path.write_text("\n")
+    with pytest.raises(cdm.CipherDMError, match="has no captions"):
+        read_captions(path)
+    with pytest.raises(cdm.CipherDMError, match="missing.txt cannot be read"):
+        read_captions(tmp_path / "missing.txt")
