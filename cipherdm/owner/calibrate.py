@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from ..approximations import exact
 from ..errors import CipherDMError
 from ..models.blocks import GROUP_NORM_EPS, LAYER_NORM_EPS
 from ..models.config import UNetConditionConfig
@@ -18,8 +19,6 @@ from .fits import (
     fit_inverse_root,
     fit_reciprocal,
     fit_with_cubic,
-    gelu,
-    mish,
     newton_start,
     widened_ends,
 )
@@ -30,7 +29,7 @@ ROWS = 600  # rows of scores taken at each step
 MAX_NEWTON = 9  # Newton steps for an inverse root; a normalisation that needs more is refused
 LOWEST = -12.0  # lowest score below its row's maximum that is kept: its exponential is 6e-6
 
-_ACTIVATIONS = {"silu": ("even", fit_even), "mish": ("cubic", partial(fit_with_cubic, mish))}  # "quad" is exact
+_ACTIVATIONS = {"silu": ("even", fit_even), "mish": ("cubic", partial(fit_with_cubic, exact.mish))}  # "quad" is exact
 
 _SQUARINGS = (0, 1, 2, 3, 4, 5)
 _EXP_ERROR = 0.05  # relative, of the exponential; the fewest squarings that stay below it are taken
@@ -209,7 +208,7 @@ class _Recorder:
             arrays |= {f"{name}.{leaf}": values for leaf, values in fit_attention(scores).items()}
         for name, gates in self.gates.items():
             samples = np.concatenate(gates, axis=1)
-            arrays[f"{name}.even"] = fit_even(samples, widened_ends(samples), gelu)
+            arrays[f"{name}.even"] = fit_even(samples, widened_ends(samples), exact.gelu)
         arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
         newton = {
             name.replace(".spread", ".newton"): np.asarray([_newton_steps(array)], np.int32)

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import expit, ndtr, softmax
+from scipy.special import softmax
 
+from ..approximations import exact
 from ..approximations.inverses import rsqrt_start
 
 # An activation's fit reaches beyond the samples by a fixed margin plus a share of their range.
@@ -31,22 +32,7 @@ def widened_ends(values: np.ndarray) -> np.ndarray:
     return np.stack([low - margin, high + margin], axis=1)
 
 
-def silu(x: np.ndarray) -> np.ndarray:
-    """Return x / (1 + exp(-x))."""
-    return x * expit(x)
-
-
-def mish(x: np.ndarray) -> np.ndarray:
-    """Return x tanh(log(1 + exp(x)))."""
-    return x * np.tanh(np.logaddexp(0, x))
-
-
-def gelu(x: np.ndarray) -> np.ndarray:
-    """Return x times the normal distribution function at x."""
-    return x * ndtr(x)
-
-
-def fit_even(samples: np.ndarray, ends: np.ndarray, function: Callable = silu) -> np.ndarray:
+def fit_even(samples: np.ndarray, ends: np.ndarray, function: Callable = exact.silu) -> np.ndarray:
     """Fit x/2 + c0 + c2 x^2 + ... + c8 x^8 to SiLU or GELU for each row of samples [C, n].
 
     SiLU(x) - x/2 and GELU(x) - x/2 are even, so the fits are right on ends [C, 2] and on the mirrored range. c8 is negative, as

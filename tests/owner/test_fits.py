@@ -4,14 +4,13 @@ import jax
 import numpy as np
 import pytest
 
+from cipherdm.approximations.exact import mish, silu
 from cipherdm.owner.fits import (
     fit_even,
     fit_exponential,
     fit_inverse_root,
     fit_reciprocal,
     fit_with_cubic,
-    mish,
-    silu,
     widened_ends,
 )
 

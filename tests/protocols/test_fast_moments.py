@@ -7,8 +7,9 @@ import pytest
 from fast_layers import number, numbers, on_shares, run_on_shares
 from hypothesis import given, settings
 
+from cipherdm.approximations import exact
 from cipherdm.approximations.knuth import adapt_quartic
-from cipherdm.owner.fits import fit_even, gelu, newton_start, widened_ends
+from cipherdm.owner.fits import fit_even, newton_start, widened_ends
 from cipherdm.protocols import DIRECT, FAST, direct, fast_norms
 from cipherdm.protocols.fast import CONSTANT_BITS, GAIN_BITS, POWER_BITS, VALUE_BITS
 from cipherdm.protocols.fast_norms import FACTOR_BITS, WEIGHT_BITS
@@ -138,7 +139,7 @@ def gates():
     """What a gated GELU gets [B, 2 C, N], and its parameters, the scales not yet in the second half."""
     x = random(2, 6, 40) * np.float32([1, 1, 1, 0.5, 1, 0.8]).reshape(1, 6, 1)
     channels = np.moveaxis(x[:, 3:], 1, 0).reshape(3, -1)
-    even = fit_even(channels, widened_ends(channels), gelu)
+    even = fit_even(channels, widened_ends(channels), exact.gelu)
     scale = (-even[:, -1]) ** (1 / 8)
     constants = np.array([adapt_quartic(row) for row in -even / scale[:, None] ** np.arange(0, 10, 2)]) * [1, 1, 1, -1]
     params = {letter: (constants[:, index], CONSTANT_BITS[index]) for index, letter in enumerate("abcd")}
