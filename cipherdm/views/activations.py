@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from ..approximations.approximation import Approximation
 from ..approximations.piecewise import PiecewisePolynomial
 from ..approximations.piecewise_costs import Counts
-from .style import GREY, PALETTE, describe, new_figure
+from .style import GREY, HATCHED, PALETTE, describe, new_figure
 
 _POINTS = 801
 
@@ -25,16 +25,16 @@ def approximation_figure(
     relative: bool = False,
     title: str | None = None,
 ) -> Figure:
-    """Approximations and the exact function above, their signed errors below, from low to high.
+    """Draw approximations and the exact function above, their signed errors below, from low to high.
 
-    What lies outside the domain of any of them is hatched, and the title then begins with "Incorrect".
+    The parts outside the domain of any of them are hatched, and the title then begins with "Incorrect".
 
     Args:
-        functions: one, or up to four to compare.
-        reference: the exact function in NumPy.
-        low, high: the range of x.
+        functions: approximation, or up to four to compare.
+        reference: exact function in NumPy.
+        low, high: range of x.
         relative: show errors as shares of the value.
-        title: instead of the functions' names.
+        title: title instead of the functions' names.
     """
     functions = [functions] if isinstance(functions, Approximation) else list(functions)
     x = np.linspace(low, high, _POINTS, dtype=np.float32)
@@ -73,10 +73,10 @@ def approximation_figure(
 def segments_figure(
     function: PiecewisePolynomial, low: float, high: float, reference: Callable | None = None
 ) -> Figure:
-    """How a piecewise polynomial is put together: each segment's polynomial in its own colour, dotted where it is not chosen.
+    """Draw each segment of a piecewise polynomial in its own colour, dotted where it is not chosen.
 
-    On shares every polynomial is computed at every x, and comparisons choose; the title says how many of which operation
-    that takes. `reference` is drawn in black if given.
+    On shares every polynomial is computed at every x, and comparisons choose; the title counts these operations.
+    `reference` is drawn in black if given.
     """
     x = np.linspace(low, high, _POINTS)
     edges = [low, *(edge for edge in function.breakpoints if low < edge < high), high]
@@ -113,14 +113,14 @@ def segments_figure(
 
 
 def row_sums_figure(scores: np.ndarray, exponentials: Sequence[Approximation], reference: Callable = np.exp) -> Figure:
-    """The denominators of a softmax as approximations give them, against the exact ones.
+    """Draw the denominators of a softmax, as approximations give them, against the exact ones.
 
-    A sum at or below zero, in the shaded half, makes its whole row meaningless.
+    A sum at or below zero, in the hatched half, makes its whole row meaningless.
 
     Args:
-        scores: [rows, N], of which each row's maximum is subtracted first.
-        exponentials: what to sum; up to four.
-        reference: the exact exponential in NumPy.
+        scores: [rows, N]; each row's maximum is subtracted first.
+        exponentials: approximations to sum, up to four.
+        reference: exact exponential in NumPy.
     """
     shifted = (scores - scores.max(axis=1, keepdims=True)).astype(np.float32)
     exact = reference(shifted.astype(np.float64)).sum(axis=1)
@@ -135,9 +135,7 @@ def row_sums_figure(scores: np.ndarray, exponentials: Sequence[Approximation], r
         )
     ends = exact.min(), exact.max()
     axis.plot(ends, ends, color="black", linewidth=1, label="right")
-    axis.axhspan(
-        min(axis.get_ylim()[0], -1), 0, facecolor="#dddddd", hatch="///", edgecolor=GREY, linewidth=0, alpha=0.5
-    )
+    axis.axhspan(min(axis.get_ylim()[0], -1), 0, alpha=0.5, **HATCHED)
     axis.margins(y=0)
     axis.set(xlabel="exact sum of a row's exponentials", ylabel="sum of the approximations")
     axis.set_title(f"Denominators of softmax, rows of {scores.shape[1]}: incorrect where hatched")
@@ -150,27 +148,25 @@ def row_sums_figure(scores: np.ndarray, exponentials: Sequence[Approximation], r
 
 
 def counts_in_words(function: PiecewisePolynomial) -> str:
-    """ "3 comparisons, 3 selections, 3 products, 2 sums": the operations of one evaluation at one x."""
+    """Return the operations of one evaluation at one x, as "3 comparisons, 3 selections, 3 products, 2 sums"."""
     counts = Counts.of(function)
     names = ("comparison", "selection", "product", "sum")
     return ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for n, name in zip(counts.bytes_row, names, strict=True))
 
 
 def _hatch_outside(axes: Sequence[Axes], domain: tuple[float, float], low: float, high: float) -> bool:
-    """Hatch what of [low, high] is not in the domain; returns whether there is any."""
+    """Hatch the parts of [low, high] outside of the domain; returns whether there are any."""
     outside = [(low, min(domain[0], high)), (max(domain[1], low), high)]
     outside = [(left, right) for left, right in outside if left < right]
     for axis in axes:
         axis.set_xlim(low, high)
         for left, right in outside:
-            axis.axvspan(
-                left, right, facecolor="#dddddd", hatch="///", edgecolor=GREY, linewidth=0, alpha=0.5, zorder=0
-            )
+            axis.axvspan(left, right, alpha=0.5, zorder=0, **HATCHED)
     return bool(outside)
 
 
 def _polynomial(coefficients: Sequence[float]) -> str:
-    """ "0.5 + 0.25 x + 0.125 x^2", three digits each."""
+    """Write a polynomial as "0.5 + 0.25 x + 0.125 x^2", with three digits each."""
     powers = ["", " x", *(f" x^{k}" for k in range(2, len(coefficients)))]
     terms = [
         f"{'-' if c < 0 else '+'} {abs(c):.3g}{power}" for c, power in zip(coefficients, powers, strict=False) if c

@@ -1,4 +1,4 @@
-"""Pictures of fixed-point numbers: range and rounding, truncation and its failures, overflow, and the tree of carries."""
+"""Figures of fixed-point numbers: range and rounding, truncation and its failures, overflow, and the tree of carries."""
 
 from collections.abc import Mapping
 
@@ -10,10 +10,10 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from scipy import stats
 
 from ..sharing import FixedPoint, Ring
-from .style import GREY, PALETTE, describe, new_figure
+from .style import GREY, PALETTE, describe, frameless, new_figure, plot_right_and_wrong
 from .widgets import explorer, slider
 
-# What a position makes of a carry from below.
+# Effect of a position on a carry from below, with its colour.
 _CARRIES = {
     "makes": ("makes one", PALETTE[1]),
     "passes": ("passes it on", PALETTE[5]),
@@ -22,17 +22,17 @@ _CARRIES = {
 
 
 def wrapped(values: np.ndarray, encoding: FixedPoint) -> np.ndarray:
-    """What would come back of values if words wrapped around in silence, instead of being refused by `encode`."""
+    """Return the numbers that values would become if `encode` wrapped words around in silence instead of refusing them."""
     ring, scaled = encoding.ring, np.round(np.asarray(values, np.float64) * 2.0**encoding.fraction_bits)
     return encoding.decode(ring.reduce(scaled.astype(np.int64)))
 
 
 def staircase(encoding: FixedPoint, reach: float = 10.0) -> Figure:
-    """The number that stands for each real number from -reach to reach: steps of a unit, and where the range ends.
+    """Draw the fixed-point number of each real number from -reach to reach: steps of a unit, and the ends of the range.
 
     Args:
-        encoding: at most 53 bits, so that float64 shows each number exactly.
-        reach: more than zero.
+        encoding: fixed point of at most 53 bits, so that float64 shows each number exactly.
+        reach: largest number shown, above zero.
     """
     x = np.linspace(-reach, reach, 801)
     y = wrapped(x, encoding)
@@ -63,7 +63,7 @@ def staircase(encoding: FixedPoint, reach: float = 10.0) -> Figure:
 
 
 def staircase_explorer():
-    """The staircase under sliders for the bits of a word and of its fraction; the fraction is cut to what fits."""
+    """`staircase` under sliders for the bits of a word and of its fraction; a fraction that does not fit is cut."""
 
     def draw(bits: int, fraction_bits: int) -> Figure:
         return staircase(FixedPoint(Ring(bits), min(fraction_bits, bits - 1)))
@@ -72,11 +72,11 @@ def staircase_explorer():
 
 
 def truncations(true: np.ndarray, results: Mapping[str, np.ndarray]) -> Figure:
-    """Results of truncation by what they should be, a panel for each way; those off by more than a unit are crosses.
+    """Draw results of truncation over the exact ones, a panel per method, with crosses where they are off by over a unit.
 
     Args:
         true: [N] exact quotients.
-        results: by title, [N] numbers. A title says "Incorrect" where that is the point.
+        results: [N] numbers by title. A title says "Incorrect" where that is the point.
     """
     figure = new_figure(4 * len(results), 3.2)
     axes, counts = figure.subplots(1, len(results), sharey=True, squeeze=False)[0], []
@@ -96,13 +96,13 @@ def truncations(true: np.ndarray, results: Mapping[str, np.ndarray]) -> Figure:
 
 
 def failure_rates(sizes: np.ndarray, rates: np.ndarray, samples: int, ring: Ring) -> Figure:
-    """How often local truncation failed, by the size of the word, beside the formula |word| / 2^l.
+    """Draw the share of local truncations that failed, by the size of the word, beside the formula |word| / 2^l.
 
     Args:
         sizes: [N] magnitudes of words.
         rates: [N] shares of wrong results; zeros are drawn at the lower edge as arrows.
-        samples: truncations behind each rate.
-        ring: of the words.
+        samples: number of truncations behind each rate.
+        ring: ring of the words.
     """
     figure = new_figure(6.4, 3.4)
     axis = figure.subplots()
@@ -127,13 +127,13 @@ def failure_rates(sizes: np.ndarray, rates: np.ndarray, samples: int, ring: Ring
 
 
 def overflow(x: np.ndarray, true: np.ndarray, results: Mapping[str, np.ndarray], tolerance: float) -> Figure:
-    """Squares as computed on shares, a panel for each way, against the true one.
+    """Draw squares that were computed on shares, a panel per method, over the true ones.
 
     Args:
         x: [N] arguments in ascending order.
         true: [N] exact values.
-        results: by title, [N] computed values. A title says "Incorrect" where that is the point, or what a remedy costs.
-        tolerance: results farther from the truth count as wrong.
+        results: [N] computed values by title. A title says "Incorrect" where that is the point, or what a remedy costs.
+        tolerance: largest difference from the truth of a right result.
     """
     rows = -(-len(results) // 2)
     figure = new_figure(8, 0.3 + 2.6 * rows)
@@ -143,9 +143,7 @@ def overflow(x: np.ndarray, true: np.ndarray, results: Mapping[str, np.ndarray],
     for axis, (title, values) in zip(axes.flat, results.items(), strict=False):
         wrong = np.abs(values - true) > tolerance
         axis.plot(x, true, color=GREY, linewidth=1, label="true")
-        axis.plot(x[~wrong], values[~wrong], ".", color=PALETTE[0], markersize=5, label="right")
-        if wrong.any():
-            axis.plot(x[wrong], values[wrong], "x", color=PALETTE[1], markersize=5, label="wrong")
+        plot_right_and_wrong(axis, x, values, wrong)
         axis.set_title(title, fontsize=10)
         axis.legend(loc="upper center", frameon=False, fontsize=8.5)
         first = np.abs(x[wrong]).min(initial=np.inf)
@@ -158,11 +156,11 @@ def overflow(x: np.ndarray, true: np.ndarray, results: Mapping[str, np.ndarray],
 
 
 def operation_rounds(table: pd.DataFrame, elements: int) -> Figure:
-    """Rounds and bytes of operations as bars.
+    """Draw rounds and bytes of operations as bars.
 
     Args:
-        table: a row for each operation, with columns rounds and bytes, as in `Transcript.summary`.
-        elements: numbers that each operation was applied to.
+        table: row per operation, with columns rounds and bytes, as in `Transcript.summary`.
+        elements: count of numbers that each operation was applied to.
     """
     figure = new_figure(7.6, 0.8 + 0.34 * len(table))
     axes = figure.subplots(1, 2, sharey=True)
@@ -173,7 +171,7 @@ def operation_rounds(table: pd.DataFrame, elements: int) -> Figure:
         for row, value in zip(rows, values, strict=True):
             axis.text(value, row, f" {value:.3g}", va="center", fontsize=9)
         axis.set(xlabel=label, xlim=(0, 1.15 * max(values.max(), 1)))
-        axis.spines[["top", "right"]].set_visible(False)
+        frameless(axis)
     axes[0].set_yticks(rows, table.index)
     axes[0].invert_yaxis()
     texts = [
@@ -183,7 +181,7 @@ def operation_rounds(table: pd.DataFrame, elements: int) -> Figure:
 
 
 def carry_levels(first: int, second: int, bits: int) -> list[list[str]]:
-    """What single positions, then blocks of 2, 4, ... positions make of a carry from below, the lowest first."""
+    """Find the effect of single positions, then of blocks of 2, 4, ... positions, on a carry from below, the lowest first."""
     pairs = [((first >> place) & 1, (second >> place) & 1) for place in range(bits)]
     level = ["makes" if a & b else "passes" if a ^ b else "stops" for a, b in pairs]
     levels = [level]
@@ -194,12 +192,11 @@ def carry_levels(first: int, second: int, bits: int) -> list[list[str]]:
 
 
 def carry_tree(first: int, second: int, bits: int = 8) -> Figure:
-    """How the carry out of a sum is found in log2(bits) rounds.
+    """Draw how the carry out of a sum is found in log2(bits) rounds.
 
     Args:
-        first: a number below 2^bits.
-        second: likewise.
-        bits: a power of two, at most 16.
+        first, second: numbers below 2^bits.
+        bits: power of two, at most 16.
     """
     levels = carry_levels(first, second, bits)
     figure = new_figure(7.6, 1.3 + 0.42 * (len(levels) + 2))

@@ -1,4 +1,4 @@
-"""Error against cost of every function of a kind, and which of them no other one beats in both."""
+"""Error against cost of all functions of a kind, and the frontier: those that no other function beats in both."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -42,29 +42,21 @@ _STYLES = {
 }
 
 # Where a label may stand, in points from the middle of its marker, the best first.
-_OFFSETS = [(9, 0), (-9, 0), (0, 8), (0, -8), (7, 7), (-7, 7), (7, -7), (-7, -7)] + [
-    (0, 18),
-    (0, -18),
-    (10, 16),
-    (10, -16),
-    (-10, 16),
-    (-10, -16),
-    (0, 28),
-    (0, -28),
-]
+_OFFSETS = [(9, 0), (-9, 0), (0, 8), (0, -8), (7, 7), (-7, 7), (7, -7), (-7, -7)]
+_OFFSETS += [(0, 18), (0, -18), (10, 16), (10, -16), (-10, 16), (-10, -16), (0, 28), (0, -28)]
 
 
 @dataclass(frozen=True)
 class Point:
-    """A function in the picture.
+    """A function in the figure.
 
     Attributes:
-        label: what stands beside it.
+        label: text beside it.
         family: one of "direct", "published", "corrected", "ours" and "ours, scales folded".
-        cost: on the horizontal axis.
-        error: the largest, on the vertical axis.
-        relative: the error is a share of the value.
-        bound: of a calibrated function's domain, if it has one.
+        cost: cost, on the horizontal axis.
+        error: largest error, on the vertical axis.
+        relative: whether the error is a share of the value.
+        bound: bound of a calibrated function's domain, if it has one.
     """
 
     label: str
@@ -78,7 +70,7 @@ class Point:
 def pareto_points(
     record: Mapping[str, Any], kind: str, cost: Cost = "bytes", elements: int = 100_000
 ) -> tuple[Point, ...]:
-    """The points of a kind ("silu", "mish", "gelu", "exp" or "softmax") from the record of `cipherdm bench activations`.
+    """Read the points of a kind ("silu", "mish", "gelu", "exp" or "softmax") from the record of `cipherdm bench activations`.
 
     Raises CipherDMError for a cost or a kind that the record does not have at this number of elements.
     """
@@ -94,7 +86,7 @@ def pareto_points(
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """Those that no other point beats in cost and equals or beats in error, by ascending cost."""
+    """Select the points that no other beats in cost and equals or beats in error, by ascending cost."""
     best, kept = np.inf, []
     for point in sorted(points, key=lambda p: (p.cost, p.error)):
         if point.error < best:
@@ -104,7 +96,7 @@ def frontier(points: Sequence[Point]) -> list[Point]:
 
 
 def pareto_figure(record: Mapping[str, Any], kind: str, cost: Cost = "bytes", elements: int = 100_000) -> Figure:
-    """Error against cost of a kind's functions, both axes logarithmic; down and to the left is better.
+    """Draw error against cost of a kind's functions, both axes logarithmic; down and to the left is better.
 
     The line joins the functions that nothing beats. Arguments and errors are those of `pareto_points`.
     """
@@ -114,15 +106,8 @@ def pareto_figure(record: Mapping[str, Any], kind: str, cost: Cost = "bytes", el
     axis = figure.add_subplot()
     axis.set(xscale="log", yscale="log", xlabel=AXES[cost], ylabel="largest error")
     steps = [(p.cost, p.error) for p in best]
-    axis.step(
-        *zip(*steps, strict=True),
-        where="post",
-        color=GREY,
-        linewidth=1,
-        linestyle="--",
-        label="nothing is better",
-        zorder=1,
-    )
+    style = {"color": GREY, "linewidth": 1, "linestyle": "--", "zorder": 1}
+    axis.step(*zip(*steps, strict=True), where="post", label="nothing is better", **style)
     for family, (marker, colour) in _STYLES.items():
         members = [p for p in points if p.family == family]
         if members:
@@ -157,7 +142,7 @@ def _point(row: Mapping[str, Any], cost: Cost) -> Point:
 
 
 def _name(name: str, exp: str) -> tuple[str, str]:
-    """The label and the family of a function called `name` without its kind."""
+    """Return the label and the family of a function called `name` without its kind."""
     if name == "direct":
         return f"direct ({exp})", "direct"
     if name == "corrected":
@@ -187,20 +172,14 @@ def _label(figure: Figure, axis, points: Sequence[Point], steps: Sequence[tuple[
     figure.set_layout_engine("none")
     centres = axis.transData.transform([(p.cost, p.error) for p in points])
     corners = axis.transData.transform(steps)
-    # What is better not covered, and how bad it would be to do so.
+    # Boxes that a label should not cover, each with a penalty for doing so.
     taken = [(Bbox.from_bounds(x - 5, y - 5, 10, 10), 2) for x, y in centres]
     for (x0, y0), (x1, y1) in zip(corners, corners[1:], strict=False):
         taken += [(Bbox([[x0, y0 - 1], [x1, y0 + 1]]), 1), (Bbox([[x1 - 1, y1], [x1 + 1, y0]]), 1)]
     inside = axis.get_window_extent()
     for point in points:
-        text = axis.annotate(
-            point.label,
-            (point.cost, point.error),
-            (0, 0),
-            textcoords="offset points",
-            fontsize=8,
-            annotation_clip=False,
-        )
+        style = {"textcoords": "offset points", "fontsize": 8, "annotation_clip": False}
+        text = axis.annotate(point.label, (point.cost, point.error), (0, 0), **style)
         tried = []
         for dx, dy in _OFFSETS:
             _place(text, dx, dy)

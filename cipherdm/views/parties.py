@@ -1,4 +1,4 @@
-"""Pictures of the engine at work: what a party holds, what operations cost, and what goes wrong when nobody looks."""
+"""Figures of the engine at work: what a party holds, what operations cost, and what goes wrong when nobody looks."""
 
 from collections.abc import Mapping
 
@@ -19,7 +19,7 @@ _COSTS = {
 
 
 def byte_histograms(contents: Mapping[str, bytes | np.ndarray]) -> Figure:
-    """How often each byte value occurs in several arrays or byte strings, by title, beside what chance would have it."""
+    """Draw the frequency of each byte value in several arrays or byte strings, by title, beside that of uniform bytes."""
     figure = new_figure(2.4 * len(contents), 2.6)
     axes = figure.subplots(1, len(contents), squeeze=False)[0]
     largest = []
@@ -36,18 +36,24 @@ def byte_histograms(contents: Mapping[str, bytes | np.ndarray]) -> Figure:
     axes[0].set_ylabel("% of all bytes")
     return describe(
         figure,
-        "Histograms of byte values, with a line at 1/256, where all would be if they were uniform. " + _list(largest),
+        "Histograms of byte values, with a line at 1/256, where all would be if they were uniform. "
+        + ". ".join(largest)
+        + ".",
     )
 
 
 def byte_uniformity(content: np.ndarray) -> float:
-    """The p-value of a chi-squared test that an array's bytes are uniform: how often chance is at least as uneven."""
+    """Return the p-value of a chi-squared test that an array's bytes are uniform: how often chance is at least as uneven."""
     counts = np.bincount(np.frombuffer(content.tobytes(), np.uint8), minlength=256)
     return float(stats.chisquare(counts).pvalue)
 
 
 def operation_costs(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Time, bytes and messages of operations, from tables of `bench.operations`: the first as bars, others as marks."""
+    """Draw time, bytes and messages of operations, those of the first table as bars, those of the others as marks.
+
+    Args:
+        tables: rows by operation, with columns ms, bytes_per_element and messages, by title.
+    """
     names = list(next(iter(tables.values())).index)
     figure = new_figure(9.5, 0.7 + 0.3 * len(names))
     axes = figure.subplots(1, len(_COSTS), sharey=True)
@@ -70,13 +76,8 @@ def operation_costs(tables: Mapping[str, pd.DataFrame]) -> Figure:
     axes[0].invert_yaxis()
     if len(tables) > 1:
         handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-        figure.legend(
-            [handles[title] for title in tables],
-            list(tables),
-            loc="outside upper right",
-            ncols=len(tables),
-            frameon=False,
-        )
+        place = {"loc": "outside upper right", "ncols": len(tables)}
+        figure.legend([handles[title] for title in tables], list(tables), frameon=False, **place)
     first = next(iter(tables.values()))
     texts = [
         f"{name} {row['ms']:.0f} ms, {row['bytes_per_element']:.0f} bytes per element, {row['messages']:.0f} messages"
@@ -86,7 +87,7 @@ def operation_costs(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def random_numbers(inside: np.ndarray, outside: np.ndarray) -> Figure:
-    """Histograms of "normal" numbers drawn inside a program on shares, and of those drawn outside and passed in."""
+    """Draw histograms of "normal" numbers drawn inside a program on shares, and of those drawn outside and passed in."""
     figure = new_figure(8, 2.9)
     left, right = figure.subplots(1, 2)
     left.hist(inside.ravel() / 1e6, bins=60, color=PALETTE[1])
@@ -105,7 +106,7 @@ def random_numbers(inside: np.ndarray, outside: np.ndarray) -> Figure:
 
 
 def squares(x: np.ndarray, computed: np.ndarray, remedied: np.ndarray, limit: float) -> Figure:
-    """Squares on shares by the true square, as they come out, and with the scale taken out first."""
+    """Draw squares on shares over the true squares, as they come out, and with the scale taken out first."""
     true = x.astype(np.float64) ** 2
     figure = new_figure(8, 3.1)
     for axis, title, values in zip(
@@ -132,13 +133,13 @@ def squares(x: np.ndarray, computed: np.ndarray, remedied: np.ndarray, limit: fl
 
 
 def instructions(program: Program) -> str:
-    """What a program tells the parties to do, a line for each operation of SPU, without shapes' names and attributes."""
+    """List a program's operations of SPU, a line each, without shapes' names and attributes."""
     lines = (line.strip() for line in program.code.decode().splitlines())
     return "\n".join(line.partition(" : ")[0].replace("pphlo.", "") for line in lines if " = pphlo." in line)
 
 
 def certificate_table(certificates: Mapping[str, Certificates]) -> pd.DataFrame:
-    """What roles' certificates say, a row for each role: whose they are, who signed them, where they hold, how long."""
+    """Table of roles' certificates, a row per role: subject, signer, hosts that it is valid for, days, and key."""
     rows = {}
     for role, paths in certificates.items():
         certificate = x509.load_pem_x509_certificate(paths.certificate.read_bytes())
@@ -151,7 +152,3 @@ def certificate_table(certificates: Mapping[str, Certificates]) -> pd.DataFrame:
             "key": certificate.public_key().curve.name,
         }
     return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def _list(sentences: list[str]) -> str:
-    return ". ".join(sentences) + "."

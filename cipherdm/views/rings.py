@@ -1,4 +1,4 @@
-"""Pictures of inner products in two rings: where the smaller one overflows, and what fraction bits cost in precision."""
+"""Figures of inner products in two rings: where the smaller one overflows, and what fraction bits cost in precision."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..kernels.products import INTEGERS, matrix_product
-from .style import GREY, PALETTE, describe, new_figure
+from .style import GREY, PALETTE, describe, new_figure, plot_right_and_wrong
 from .widgets import explorer, slider
 
 SPREAD = 0.1  # standard deviation of the weights; that of the values is 1
@@ -15,10 +15,6 @@ SPREAD = 0.1  # standard deviation of the weights; that of the values is 1
 SIDE = 12  # rows and columns of each product, so that there are 144 inner products
 
 FRACTION_BITS = tuple(range(4, 16))
-
-RIGHT = (
-    0.25  # results that are farther from the truth have overflowed: rounding alone is finer for 7 fraction bits or more
-)
 
 SMALL, LARGE = np.uint32, np.uint64
 
@@ -28,10 +24,10 @@ class Products:
     """Inner products of random vectors, in float64 and in both rings.
 
     Attributes:
-        fraction_bits: of both operands.
-        true: [144] in float64, of the numbers before they were rounded.
-        large: [144] in the ring of 64 bits.
-        small: [144] in the ring of 32 bits.
+        fraction_bits: fraction bits of both operands.
+        true: [144] products in float64, of the numbers before they were rounded.
+        large: [144] products in the ring of 64 bits.
+        small: [144] products in the ring of 32 bits.
     """
 
     fraction_bits: int
@@ -41,22 +37,22 @@ class Products:
 
     @property
     def edge(self) -> float:
-        """Products from this size on leave the small ring."""
+        """Size from which products leave the small ring."""
         return small_ring_edge(self.fraction_bits)
 
     @property
     def overflowed(self) -> np.ndarray:
-        """[144] booleans: where the small ring has another result than the large one, from the same words."""
+        """Where the small ring has another result than the large one from the same words, [144] booleans."""
         return self.small != self.large
 
 
 def small_ring_edge(fraction_bits: int) -> float:
-    """The size from which a product of two numbers with so many fraction bits each leaves the ring of 32 bits."""
+    """Size from which a product of two numbers with so many fraction bits each leaves the ring of 32 bits."""
     return 2.0 ** (31 - 2 * fraction_bits)
 
 
 def inner_products(inner: int, fraction_bits: int) -> Products:
-    """144 inner products of `inner` values, normal with deviation 1, and as many weights, normal with deviation SPREAD."""
+    """Compute 144 inner products of `inner` normal values, of deviation 1, and as many weights, of deviation SPREAD."""
     generator = np.random.default_rng(0)
     values = generator.normal(size=(SIDE, inner))
     weights = generator.normal(0, SPREAD, size=(inner, SIDE))
@@ -70,7 +66,7 @@ def inner_products(inner: int, fraction_bits: int) -> Products:
 
 @lru_cache(maxsize=32)
 def largest_errors(inner: int) -> tuple[np.ndarray, np.ndarray]:
-    """The largest errors of `inner_products` for each of FRACTION_BITS, in the large and in the small ring."""
+    """Compute the largest errors of `inner_products` for each of FRACTION_BITS, in the large and in the small ring."""
     found = [inner_products(inner, bits) for bits in FRACTION_BITS]
     errors = [[np.abs(part - each.true).max() for part in (each.large, each.small)] for each in found]
     large, small = np.transpose(errors)
@@ -78,11 +74,11 @@ def largest_errors(inner: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def two_rings(fraction_bits: int, inner: int) -> Figure:
-    """Left, inner products in the ring of 32 bits against the truth; right, the largest error by fraction bits in both rings.
+    """Draw inner products in the ring of 32 bits against the truth, and the largest error by fraction bits in both rings.
 
     Args:
-        fraction_bits: of both operands, one of FRACTION_BITS.
-        inner: the inner dimension.
+        fraction_bits: fraction bits of both operands, one of FRACTION_BITS.
+        inner: inner dimension.
     """
     products = inner_products(inner, fraction_bits)
     wrong = products.overflowed
@@ -110,9 +106,7 @@ def two_rings(fraction_bits: int, inner: int) -> Figure:
 def _scatter(axis, products: Products, wrong: np.ndarray) -> None:
     reach = 1.05 * np.abs(products.true).max()
     axis.plot([-reach, reach], [-reach, reach], color=GREY, linewidth=0.8)
-    axis.plot(products.true[~wrong], products.small[~wrong], ".", color=PALETTE[0], markersize=5, label="right")
-    if wrong.any():
-        axis.plot(products.true[wrong], products.small[wrong], "x", color=PALETTE[1], markersize=5, label="wrong")
+    plot_right_and_wrong(axis, products.true, products.small, wrong)
     if products.edge < reach:
         for edge in (-products.edge, products.edge):
             axis.axvline(edge, color="black", linestyle="--", linewidth=1)

@@ -1,4 +1,4 @@
-"""Who brings what into a sampling run, what each party holds of it, and how far a run is."""
+"""Values of a sampling run by who brings them, what each party holds of an image, and a line that follows a run."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,16 +11,16 @@ from ..progress import Progress
 from ..sampling import Task
 from ..sampling.steps import WEIGHTS
 from .pictures import grey_levels
-from .style import describe, new_figure
+from .style import describe, image_axis, new_figure
 
 _WORD = 8  # bytes of a number modulo 2^64
 
 
 def brought(task: Task) -> pd.DataFrame:
-    """A row for each value of a run: who brings it, its shape, how many numbers, and the kB that each party gets of it.
+    """Table of a run's values: who brings each, its shape, count of numbers, and the kB that each party gets of it.
 
-    The weights are one row, and so are the numbers of the steps. A secret takes two words a number in each party's memory, a
-    public value one.
+    The weights are one row, and so are the numbers of the steps. A secret takes two words per number in each party's memory,
+    a public value one.
     """
     rows = []
     for role, values in (("model owner", task.owner), ("client", task.client), ("public", task.public)):
@@ -39,13 +39,12 @@ def brought(task: Task) -> pd.DataFrame:
 
 
 def party_pictures(image: np.ndarray, words: Sequence[np.ndarray], fraction_bits: int) -> Figure:
-    """An image as its owner has it, as each party holds it, and as two parties together would.
+    """Draw an image as its owner has it, as each party holds it, and as two parties together would have it.
 
     Args:
         image: [H, W] in [-1, 1], clipped.
-        words: for each of the three parties uint64 [at least H * W, 2], see `Session.words_of`, of which the first
-            H * W are drawn.
-        fraction_bits: of the words' sum.
+        words: uint64 [at least H * W, 2] of each of the three parties, see `Session.words_of`; the first H * W are drawn.
+        fraction_bits: fraction bits of the words' sum.
     """
     shape = image.shape
     held = [part[: math.prod(shape)] for part in words]
@@ -70,7 +69,7 @@ def party_pictures(image: np.ndarray, words: Sequence[np.ndarray], fraction_bits
 
 
 def progress_line() -> Progress:
-    """A line in a notebook's output that follows a run; to be passed as its `progress`."""
+    """Show a line in a notebook's output that follows a run; returns the function to pass as its `progress`."""
     from IPython.display import Pretty, display  # which only notebooks need
 
     handle = display(Pretty("nothing done yet"), display_id=True)
@@ -78,7 +77,7 @@ def progress_line() -> Progress:
 
 
 def progress_text(done: int, total: int, label: str, width: int = 30) -> str:
-    """ "[#####.....] 5 of 10: step 5/10 step"."""
+    """Write progress as "[#####.....] 5 of 10: step 5/10 step"."""
     filled = width * done // max(total, 1)
     return f"[{'#' * filled}{'.' * (width - filled)}] {done} of {total}: {label}"
 
@@ -93,5 +92,4 @@ def _grouped(values: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
 
 def _draw(axis, levels: np.ndarray, title: str) -> None:
     axis.imshow(levels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axis.set(xticks=[], yticks=[])
-    axis.set_title(title, fontsize=10)
+    image_axis(axis, title)

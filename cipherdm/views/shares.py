@@ -1,4 +1,4 @@
-"""Pictures of secret sharing: components on a clock, what one party sees and what two see, and what is sent to whom."""
+"""Figures of secret sharing: components on a clock, what one party sees and what two see, and what is sent to whom."""
 
 from collections.abc import Sequence
 
@@ -20,11 +20,11 @@ _PEOPLE = {"client": "black", "party 0": PALETTE[0], "party 1": PALETTE[1], "par
 
 
 def clocks(components: Sequence[int], bits: int) -> Figure:
-    """Three components of a secret as turns around a clock of 2^bits hours: all of them, and what each party has.
+    """Draw components of a secret as turns around a clock of 2^bits hours: all three, and those that each party has.
 
     Args:
         components: three words of the ring.
-        bits: at most 6, so that hours can be told apart.
+        bits: bits of the ring, at most 6, so that hours can be told apart.
     """
     hours = 2**bits
     words = [int(word) % hours for word in components]
@@ -72,7 +72,7 @@ def _place(hour: float, hours: int, radius: float = 1.0) -> tuple[float, float]:
 
 
 def clock_explorer(bits: int = 4):
-    """The clocks under sliders for the secret and for the draw of its components."""
+    """`clocks` under sliders for the secret and for the draw of its components."""
 
     def draw(secret: int, seed: int) -> Figure:
         return clocks(additive_shares(np.array(secret), Ring(bits), np.random.default_rng(seed)), bits)
@@ -82,13 +82,13 @@ def clock_explorer(bits: int = 4):
 
 
 def sightings(one_party: np.ndarray, two_parties: np.ndarray, secret: int, bits: int) -> Figure:
-    """How often each word came up in many sharings of one secret: as one party's component, and as two parties' sum.
+    """Draw the frequency of words in many sharings of one secret, as one party's component and as two parties' sum.
 
     Args:
-        one_party: words of the ring, a component that one party holds, one for each sharing.
-        two_parties: as many words, the sum of all three components, which two parties have between them.
-        secret: what was shared.
-        bits: of the ring, at most 8.
+        one_party: words of the ring, one party's component in each sharing.
+        two_parties: words of the ring, the sum of the three components that two parties have between them.
+        secret: number that was shared.
+        bits: bits of the ring, at most 8.
     """
     hours, count = 2**bits, len(one_party)
     figure = new_figure(8, 2.7)
@@ -117,9 +117,8 @@ def sighting_explorer(one_party: np.ndarray, two_parties: np.ndarray, bits: int)
     """`sightings` under a slider for the secret.
 
     Args:
-        one_party: [secrets, sharings] words, precomputed.
-        two_parties: likewise.
-        bits: of the ring.
+        one_party, two_parties: [secrets, sharings] words, precomputed.
+        bits: bits of the ring.
     """
 
     def draw(secret: int) -> Figure:
@@ -129,17 +128,16 @@ def sighting_explorer(one_party: np.ndarray, two_parties: np.ndarray, bits: int)
 
 
 def product_grid() -> Figure:
-    """The nine products of components of x and y, each in the colour of the party that computes it."""
+    """Draw the nine products of components of x and y, each in the colour of the party that computes it."""
     figure = new_figure(4.4, 3.6)
     axis = figure.subplots()
     for party in range(3):
         after = (party + 1) % 3
         for row, column in ((party, party), (party, after), (after, party)):
             axis.add_patch(Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, color=_COMPONENTS[party]))
-            axis.text(
-                column, row - 0.12, f"$x_{row}\\,y_{column}$", ha="center", va="center", fontsize=13, color="white"
-            )
-            axis.text(column, row + 0.24, f"party {party}", ha="center", va="center", fontsize=9, color="white")
+            style = {"ha": "center", "va": "center", "color": "white"}
+            axis.text(column, row - 0.12, f"$x_{row}\\,y_{column}$", fontsize=13, **style)
+            axis.text(column, row + 0.24, f"party {party}", fontsize=9, **style)
     axis.set(xlim=(-0.5, 2.5), ylim=(2.5, -0.5), aspect="equal")
     axis.set_xticks(range(3), [f"$y_{index}$" for index in range(3)], fontsize=12)
     axis.set_yticks(range(3), [f"$x_{index}$" for index in range(3)], fontsize=12)
@@ -153,14 +151,12 @@ def product_grid() -> Figure:
 
 
 def message_diagram(table: pd.DataFrame) -> Figure:
-    """Who sends what to whom, from top to bottom: a line for each party, an arrow for each message, a band for each round.
+    """Draw messages from top to bottom: a line per party, an arrow per message, a band per round.
 
     Args:
-        table: rows of `Transcript.table()`; at most some twenty, to be readable.
+        table: rows of `Transcript.table()`, at most about twenty, to be readable.
     """
-    people = [
-        name for name in ("client", "party 0", "party 1", "party 2") if name in {*table["sender"], *table["receiver"]}
-    ]
+    people = [name for name in _PEOPLE if name in {*table["sender"], *table["receiver"]}]
     figure = new_figure(7.6, 0.7 + 0.34 * len(table))
     axis = figure.subplots()
     rounds = table["round"].to_numpy()
@@ -177,14 +173,8 @@ def message_diagram(table: pd.DataFrame) -> Figure:
         axis.text(place, -0.35, name, ha="center", va="bottom", fontsize=10)
     for height, (_, row) in zip(heights, table.iterrows(), strict=True):
         start, end = people.index(row["sender"]), people.index(row["receiver"])
-        style = {
-            "arrowstyle": "-|>",
-            "mutation_scale": 12,
-            "color": _PEOPLE[row["sender"]],
-            "linewidth": 1.6,
-            "zorder": 2,
-        }
-        axis.add_patch(FancyArrowPatch((start, height), (end, height), shrinkA=0, shrinkB=0, **style))
+        style = {"arrowstyle": "-|>", "mutation_scale": 12, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0, "zorder": 2}
+        axis.add_patch(FancyArrowPatch((start, height), (end, height), color=_PEOPLE[row["sender"]], **style))
         # Halfway between two neighbours, so that no line of a party runs through the number.
         beside = start + 0.5 * np.sign(end - start)
         axis.text(beside, height - 0.08, f"{row['bytes']:,} B", ha="center", va="bottom", fontsize=8)

@@ -53,16 +53,8 @@ def image_axis(axis: Axes, title: str, fontsize: float = 10) -> None:
     axis.set_title(title, fontsize=fontsize)
 
 
-def plot_right_and_wrong(
-    axis: Axes, x: np.ndarray, y: np.ndarray, wrong: np.ndarray, labels=("right", "wrong"), sizes=(5, 5)
-) -> None:
-    """Plot y over x as dots, and those that are wrong, if there are any, as crosses.
-
-    Args:
-        wrong: [N] booleans.
-        labels: words for the legend, for dots and for crosses.
-        sizes: of the markers, in points.
-    """
-    axis.plot(x[~wrong], y[~wrong], ".", color=PALETTE[0], markersize=sizes[0], label=labels[0])
+def plot_right_and_wrong(axis: Axes, x: np.ndarray, y: np.ndarray, wrong: np.ndarray) -> None:
+    """Plot y [N] over x [N] as dots, and those where `wrong` [N] is true, if there are any, as crosses."""
+    axis.plot(x[~wrong], y[~wrong], ".", color=PALETTE[0], markersize=5, label="right")
     if wrong.any():
-        axis.plot(x[wrong], y[wrong], "x", color=PALETTE[1], markersize=sizes[1], label=labels[1])
+        axis.plot(x[wrong], y[wrong], "x", color=PALETTE[1], markersize=5, label="wrong")
