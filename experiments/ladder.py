@@ -15,7 +15,7 @@ from cipherdm.approximations.softmax import softmax_bounded
 from cipherdm.cli.options import ModelArgument
 from cipherdm.models import UNet
 from cipherdm.protocols import DIRECT, FAST
-from cipherdm.protocols.fast import patches
+from cipherdm.protocols.fast import image_patches
 from cipherdm.records import read_record
 from cipherdm.sampling import engine_for
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
@@ -65,7 +65,7 @@ def conv2d_by_patches(params, x, *, stride=1, padding=((0, 0), (0, 0))):
     weight = params["weight"]
     outputs, _, size, _ = weight.shape
     corner = x[0, 0, 0, 0]
-    shifted = patches(x, size, stride, padding, corner - corner)
+    shifted = image_patches(x, size, stride, padding, corner - corner)
     *_, batch, rows, columns = shifted.shape
     y = weight.reshape(outputs, -1) @ shifted.reshape(-1, batch * rows * columns)
     y = y + params["bias"][:, None] if "bias" in params else y

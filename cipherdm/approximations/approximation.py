@@ -1,4 +1,4 @@
-"""What all elementwise approximations have in common: a name, a domain, and their errors."""
+"""Base of all elementwise approximations: a name, a domain, and errors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ class Approximation:
     Equal approximations are interchangeable, so they share compiled programs.
 
     Attributes:
-        name: a Python identifier, under which it appears in records and tables.
-        domain: the interval outside which the function is not the one that it stands for; may be infinite.
+        name: Python identifier, under which it appears in records and tables.
+        domain: interval outside which it is not the function that it stands for; may be infinite.
     """
 
     name: str
@@ -28,14 +28,14 @@ class Approximation:
         return self.name
 
     def curve(self, low: float, high: float, points: int = 1001) -> tuple[np.ndarray, np.ndarray]:
-        """Evenly spaced x from low to high, and the values there: what a plot needs."""
+        """Return evenly spaced x from low to high and the values there, as a plot needs them."""
         x = np.linspace(low, high, points, dtype=np.float32)
         return x, np.asarray(self(x))
 
     def max_error(
         self, reference: Callable, low: float, high: float, *, relative: bool = False, points: int = 100_001
     ) -> float:
-        """The largest |self(x) - reference(x)|, or share of |reference(x)|, on a grid from low to high.
+        """Return the largest |self(x) - reference(x)|, or share of |reference(x)|, on a grid from low to high.
 
         `reference` is a NumPy function.
         """
@@ -45,6 +45,6 @@ class Approximation:
         return float((error / np.abs(exact) if relative else error).max())
 
     def weighted_error(self, reference: Callable, samples: np.ndarray) -> float:
-        """The root of the mean squared error over samples of x, such as a model's activations."""
+        """Return the root of the mean squared error over samples of x, such as a model's activations."""
         x = np.asarray(samples, np.float32)
         return float(np.sqrt(np.mean(np.square(np.asarray(self(x)) - reference(x.astype(np.float64))))))

@@ -1,54 +1,14 @@
-"""exp(x) for x <= 0 by a Chebyshev polynomial of degree 7 on [-14, 0].
+"""exp(x), and the polynomials that stand for it in a softmax on shares.
 
-Formula:  exp(x) = sum over k of c_k T_k(t), t = 2 (x + 14) / 14 - 1, for x > -14; 0 below.
-Domain:   x <= 0. Above 0 the polynomial is evaluated outside of its interval and grows fast.
-Error:    at most 0.0485 (at 0, where it gives 0.9515). The published coefficients are not those of exp, see
-          `exp_corrected`. The published polynomial is negative on 68% of [-14, 0].
-Source:   CipherDM (arXiv 2409.05414), coefficients as in its released code.
-Cost:     all parties together, measured (`cipherdm bench activations`): exp_cipherdm: 540 B an element, 66 sends.
+For scores minus their row's maximum, x <= 0:
+- `exp_cipherdm`: CipherDM's Chebyshev polynomial of degree 7, as published.
+- `exp_corrected`: the Chebyshev polynomial that CipherDM's is meant to be.
+- `exp_puma`: the limit form (1 + x/2^k)^(2^k), clipped.
+
+For scores that the model's owner has bounded, |x| <= bound:
+- `exp_limit`: the limit form without a clip.
+- `exp_bounded`: a quartic and a few squarings.
 """
-
-# FROM cipherdm.protocols.exp_corrected:
-# exp(x) for x <= 0 by the Chebyshev polynomial of degree 7 that CipherDM's is meant to be.
-#
-# Formula:  that of `exp_chebyshev`, with c_k the first eight terms of the Chebyshev series of exp on [-14, 0]:
-#           c_0 = exp(-7) I_0(7), c_k = 2 exp(-7) I_k(7), I_k the modified Bessel functions.
-# Domain:   x <= 0. Above 0 the polynomial is evaluated outside of its interval and grows fast.
-# Error:    at most 0.0055 (at 0). The polynomial that interpolates exp in the Chebyshev nodes (c = 0.15374, 0.28458,
-#           0.22617, 0.15533, 0.09299, 0.04891, 0.02257, 0.00838) has 0.0073.
-# Source:   ours, in the form of CipherDM (arXiv 2409.05414).
-# Cost:     all parties together, measured (`cipherdm bench activations`): exp_corrected: 540 B an element, 66 sends.
-
-# FROM cipherdm.protocols.exp_limit:
-# exp(x) as (1 + x/2^k)^(2^k), by k squarings.
-#
-# Formula:  (1 + x/2^k)^(2^k); PUMA: k = 5, and 0 for x < -14.
-# Domain:   PUMA's: x <= 0. Without the clip |x| <= bound: the relative error is about x^2 / 2^(k+1).
-# Error:    at most 0.0085 (at -2) for PUMA's. `exp_limit(bound)` takes the smallest k with a relative error below 1%.
-# Source:   the limit that defines exp; PUMA (Dong et al., arXiv 2307.12533) with the clip. Without the clip, for scores that
-#           the model owner has bounded: ours.
-# Cost:     all parties together, measured (`cipherdm bench activations`):
-#           exp_puma: 460 B an element, 77 sends;
-#           exp_limit_bound4: 548 B an element, 85 sends.
-
-# FROM cipherdm.protocols.exp_bounded:
-# exp(x) on a bounded range, by a quartic and a few squarings.
-#
-# Formula:  p(x/2^j)^(2^j), p the quartic with the smallest maximum relative error to exp on |x| <= bound/2^j, evaluated as
-#           `knuth` says: 2 + j multiplications. `exp_bounded(bound)` takes the smallest j with a relative error below 1%.
-# Domain:   |x| <= bound.
-# Error:    relative, which is what counts in a softmax; secure evaluation adds about 2^-18 of the largest value:
-#           bound     j  maximum
-#           1         0  0.0005
-#           2         1  0.0010
-#           3         1  0.0073
-#           4         2  0.0020
-#           6         3  0.0010
-#           8         3  0.0040
-# Source:   ours.
-# Cost:     all parties together, measured (`cipherdm bench activations`):
-#           exp_bounded4: 236 B an element, 37 sends;
-#           exp_bounded4_folded: 208 B an element, 32 sends.
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -64,14 +24,12 @@ from .fitting import fit_minimax
 from .knuth import KnuthPolynomial
 from .piecewise import products_of, weighted_sum
 
-PUBLISHED = (0.14021878, 0.27541278, 0.22122865, 0.14934221, 0.0907736, 0.04369614, 0.02087868, 0.00996535)
-
-LOWEST = -14.0
+LOWEST = -14.0  # where CipherDM and PUMA clip; exp(-14) is below 2^-20, and SPU has 18 fraction bits
 
 
 @dataclass(frozen=True)
 class ChebyshevExp(Approximation):
-    """sum of coefficients[k] T_k(t) on [-14, 0], eight coefficients, and 0 below -14."""
+    """A sum of coefficients[k] T_k(t) on [-14, 0], with eight coefficients, and 0 below -14."""
 
     coefficients: tuple[float, ...]
 
@@ -81,15 +39,10 @@ class ChebyshevExp(Approximation):
         return jnp.where(x > jnp.float32(LOWEST), polynomial, jnp.zeros_like(x))
 
 
-exp_cipherdm = ChebyshevExp("exp_cipherdm", (-inf, 0.0), PUBLISHED)
-
-
 def _chebyshev_basis(t):
-    """T_1(t) to T_7(t) of a flat t; T_0 is 1.
-
-    By 2 T_m T_n = T_(m+n) + T_|m-n| instead of T_(k+1) = 2 t T_k - T_(k-1): the same six multiplications, in three calls
-    instead of six. Doubling is an addition, so that nothing is truncated for it.
-    """
+    """Return T_1(t) to T_7(t) of a flat t; T_0 is 1."""
+    # By 2 T_m T_n = T_(m+n) + T_|m-n| instead of T_(k+1) = 2 t T_k - T_(k-1): the same six multiplications, in three calls
+    # instead of six. Doubling is an addition, so that nothing is truncated for it.
     one = jnp.ones_like(t)
     t2 = _twice(t * t) - one
     tt2, t2t2 = products_of([(t, t2), (t2, t2)])
@@ -102,18 +55,41 @@ def _twice(x):
     return x + x
 
 
-SERIES = tuple(float(special.ive(k, 7) * (1 if k == 0 else 2)) for k in range(len(PUBLISHED)))
+exp_cipherdm = ChebyshevExp(
+    "exp_cipherdm",
+    (-inf, 0.0),
+    (0.14021878, 0.27541278, 0.22122865, 0.14934221, 0.0907736, 0.04369614, 0.02087868, 0.00996535),
+)
+"""exp(x) for x <= 0 by a Chebyshev polynomial of degree 7 on [-14, 0].
 
-exp_corrected = ChebyshevExp("exp_corrected", (-inf, 0.0), SERIES)
+Formula:  exp(x) = sum over k of c_k T_k(t), t = 2 (x + 14) / 14 - 1, for x > -14; 0 below.
+Domain:   x <= 0. Above 0 the polynomial is evaluated outside of its interval and grows fast.
+Error:    at most 0.0485 (at 0, where it gives 0.9515). The published coefficients are not those of exp, see
+          `exp_corrected`. The published polynomial is negative on 68% of [-14, 0].
+Source:   CipherDM (arXiv 2409.05414), coefficients as in its released code.
+"""
+
+exp_corrected = ChebyshevExp(
+    "exp_corrected", (-inf, 0.0), tuple(float(special.ive(k, 7) * (1 if k == 0 else 2)) for k in range(8))
+)
+"""exp(x) for x <= 0 by the Chebyshev polynomial of degree 7 that CipherDM's is meant to be.
+
+Formula:  that of `exp_cipherdm`, with c_k the first eight terms of the Chebyshev series of exp on [-14, 0]:
+          c_0 = exp(-7) I_0(7), c_k = 2 exp(-7) I_k(7), I_k the modified Bessel functions.
+Domain:   x <= 0. Above 0 the polynomial is evaluated outside of its interval and grows fast.
+Error:    at most 0.0055 (at 0). The polynomial that interpolates exp in the Chebyshev nodes (c = 0.15374, 0.28458,
+          0.22617, 0.15533, 0.09299, 0.04891, 0.02257, 0.00838) has 0.0073.
+Source:   ours, in the form of CipherDM (arXiv 2409.05414).
+"""
 
 
 @dataclass(frozen=True)
 class ExpLimit(Approximation):
-    """(1 + x/2^squarings)^(2^squarings), and 0 below `lowest` if that is finite.
+    """The limit form (1 + x/2^squarings)^(2^squarings), and 0 below `lowest` if that is finite.
 
     Attributes:
-        squarings: k above.
-        lowest: where the result becomes 0; -inf for no comparison.
+        squarings: number of squarings.
+        lowest: point below which the result is 0; -inf for no comparison.
     """
 
     squarings: int
@@ -121,7 +97,7 @@ class ExpLimit(Approximation):
 
     @property
     def input_scale(self) -> float:
-        """What `of_scaled` wants x multiplied by."""
+        """Factor by which the input of `of_scaled` is to be multiplied."""
         return 2.0**-self.squarings
 
     def __call__(self, x):
@@ -129,25 +105,39 @@ class ExpLimit(Approximation):
         return y if self.lowest == -inf else jnp.where(x > jnp.float32(self.lowest), y, jnp.zeros_like(x))
 
     def of_scaled(self, z):
-        """The limit form from z = input_scale * x, never clipped."""
+        """Return the limit form from z = input_scale * x, never clipped."""
         y = z + jnp.float32(1)
         for _ in range(self.squarings):
             y = y * y
         return y
 
 
-exp_puma = ExpLimit("exp_puma", (-inf, 0.0), squarings=5, lowest=-14.0)
+exp_puma = ExpLimit("exp_puma", (-inf, 0.0), squarings=5, lowest=LOWEST)
+"""exp(x) for x <= 0 by five squarings.
+
+Formula:  (1 + x/32)^32, and 0 for x < -14.
+Domain:   x <= 0.
+Error:    at most 0.0085 (at -2).
+Source:   the limit that defines exp; PUMA (Dong et al., arXiv 2307.12533) with the clip.
+"""
 
 
 def exp_limit(bound: float, tolerance: float = 0.01) -> ExpLimit:
-    """The limit form for |x| <= bound with the fewest squarings that keep the relative error below `tolerance`."""
+    """Return the limit form for |x| <= bound, with the fewest squarings that keep the relative error below `tolerance`.
+
+    Formula:  (1 + x/2^k)^(2^k).
+    Domain:   |x| <= bound.
+    Error:    relative, about x^2 / 2^(k+1); below 1% by default.
+    Source:   the limit that defines exp; without a clip, for scores that the model's owner has bounded: ours.
+    """
     squarings = ceil(log2(bound * bound / (2 * tolerance)))
     return ExpLimit(f"exp_limit_bound{bound:g}".replace(".", "_"), (-float(bound), float(bound)), max(squarings, 1))
 
 
-DEGREE = 4
+_DEGREE = 4  # in Knuth's form two multiplications, as many as two squarings
 
-_LARGEST = 26 * np.log(2)  # products are right up to 2^26
+# Products have 36 fraction bits until they are truncated, which is right for up to 62 bits: so up to 2^26.
+_LARGEST = 26 * np.log(2)
 
 
 @dataclass(frozen=True)
@@ -159,14 +149,14 @@ class ExpBounded(Approximation):
 
     @property
     def input_scale(self) -> float:
-        """What `of_scaled` wants x multiplied by."""
+        """Factor by which the input of `of_scaled` is to be multiplied."""
         return self.polynomial.input_scale / 2**self.squarings
 
     def __call__(self, x):
         return self.of_scaled(x * jnp.float32(self.input_scale))
 
     def of_scaled(self, z):
-        """exp(x) from z = input_scale * x; the owner folds the scale into the attention's query projection."""
+        """Return exp(x) from z = input_scale * x; the owner folds the scale into the attention's query projection."""
         y = self.polynomial.of_scaled(z)
         for _ in range(self.squarings):
             y = y * y
@@ -175,9 +165,22 @@ class ExpBounded(Approximation):
 
 @lru_cache
 def exp_bounded(bound: float, tolerance: float = 0.01) -> ExpBounded:
-    """exp for |x| <= bound with the fewest squarings that keep the relative error below `tolerance`.
+    """Return exp for |x| <= bound, with the fewest squarings that keep the relative error below `tolerance`.
 
-    Raises CipherDMError for a bound whose exponential does not fit into SPU's fixed-point numbers, above 18.7.
+    Formula:  p(x/2^j)^(2^j), p the quartic with the smallest maximum relative error to exp on |x| <= bound/2^j,
+              evaluated as `knuth` says: 2 + j multiplications.
+    Domain:   |x| <= bound.
+    Error:    relative, which is what counts in a softmax; secure evaluation adds about 2^-18 of the largest value:
+              bound     j  maximum
+              1         0  0.0005
+              2         1  0.0010
+              3         1  0.0073
+              4         2  0.0020
+              6         3  0.0010
+              8         3  0.0040
+    Source:   ours.
+
+    Raises CipherDMError for a bound above 18.7, whose exponential does not fit into SPU's fixed-point numbers.
     """
     if not 0 < bound <= _LARGEST:
         raise CipherDMError(
@@ -187,8 +190,9 @@ def exp_bounded(bound: float, tolerance: float = 0.01) -> ExpBounded:
     squarings = 0
     while True:
         end = bound / 2**squarings
-        fit = fit_minimax(np.exp, (-end, end), (DEGREE,), name=name, relative=True)
+        fit = fit_minimax(np.exp, (-end, end), (_DEGREE,), name=name, relative=True)
         polynomial = KnuthPolynomial(name, fit.domain, fit.coefficients[0])
+        # Each squaring doubles a relative error, so that of the quartic is raised to the power 2^j.
         if (1 + polynomial.max_error(np.exp, -end, end, relative=True)) ** 2**squarings <= 1 + tolerance:
             return ExpBounded(name, (-float(bound), float(bound)), polynomial, squarings)
         squarings += 1

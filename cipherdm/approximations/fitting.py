@@ -1,4 +1,4 @@
-"""Fitting polynomials to functions: the smallest maximum error, or the smallest mean squared error of given samples."""
+"""Fits of polynomials to functions: the smallest maximum error, or the smallest mean squared error of given samples."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ _POINTS = 601
 
 @dataclass(frozen=True)
 class Form:
-    """What a fit may choose in a segment: the coefficients of `powers`; those in `given` are kept, all others are 0."""
+    """Coefficients that a fit may choose in a segment: those of `powers`. Those in `given` are kept, all others are 0."""
 
     powers: tuple[int, ...]
     given: tuple[tuple[int, float], ...] = ()
 
 
 def even_plus_half(degree: int) -> Form:
-    """An even polynomial plus x/2: SiLU(x) - x/2 and GeLU(x) - x/2 are even functions."""
+    """Return the form of an even polynomial plus x/2: SiLU(x) - x/2 and GeLU(x) - x/2 are even functions."""
     return Form(tuple(range(0, degree + 1, 2)), ((1, 0.5),))
 
 
@@ -35,18 +35,18 @@ def fit_minimax(
     relative: bool = False,
     fraction_bits: int | None = None,
 ) -> PiecewisePolynomial:
-    """The polynomials of smallest maximum error on each segment, by linear programming on Chebyshev points.
+    """Return the polynomials of smallest maximum error on each segment, by linear programming on Chebyshev points.
 
     Args:
-        function: what to fit, in NumPy.
-        breakpoints: the ends of the segments, one more than `degrees`.
-        degrees: for each segment its degree, or its `Form`.
-        name: of the result.
-        outside: coefficients for below the first and above the last breakpoint. Without them the result's domain ends there.
-        relative: measure the error as a share of the function's magnitude.
-        fraction_bits: make every coefficient a multiple of 2^-fraction_bits, from the highest power down, fitting the
-            lower ones again after each rounding. SPU rounds public constants to 18 such bits, and the error of a small
-            coefficient is multiplied by a large power.
+        function: function to fit, in NumPy.
+        breakpoints: ends of the segments, one more than `degrees`.
+        degrees: degree or `Form` of each segment.
+        name: name of the result.
+        outside: coefficients below the first and above the last breakpoint. Without them the result's domain ends there.
+        relative: True to measure the error as a share of the function's magnitude.
+        fraction_bits: number of fraction bits that every coefficient is rounded to, from the highest power down; lower
+            ones are fitted again after each rounding. SPU rounds public constants to 18 such bits, and the error of a
+            small coefficient is multiplied by a large power.
     """
 
     def fit_segment(low: float, high: float, form: Form) -> tuple[float, ...]:
@@ -69,13 +69,13 @@ def fit_weighted(
     floor: float = 0.01,
     fraction_bits: int | None = None,
 ) -> PiecewisePolynomial:
-    """The polynomials of smallest mean squared error over samples, or over a histogram of them, on each segment.
+    """Return the polynomials of smallest mean squared error over samples, or over a histogram of them, on each segment.
 
     Args:
         samples: values of x, such as a layer's activations, or the centres of a histogram's bins.
-        weights: the histogram's counts; 1 each by default.
-        floor: the share of a segment's weight that is spread evenly over it, which keeps the error bounded where samples
-            are rare or missing.
+        weights: counts of the histogram; 1 each by default.
+        floor: share of a segment's weight that is spread evenly over it, which keeps the error bounded where samples are
+            rare or missing.
 
     The other arguments are those of `fit_minimax`.
     """
@@ -107,7 +107,7 @@ def _fit_segments(fit_segment, breakpoints, degrees, name, outside) -> Piecewise
 
 
 def _fit(form, x, y, weights, solve, fraction_bits) -> tuple[float, ...]:
-    """Coefficients, low to high, of the best polynomial of this form in the sense of `solve`."""
+    """Return the coefficients, low to high, of the best polynomial of this form in the sense of `solve`."""
     given, free = dict(form.given), sorted(form.powers)
     size = np.abs(x).max()  # powers of x / size are of one magnitude, which the solvers need
     while free:
@@ -122,7 +122,7 @@ def _fit(form, x, y, weights, solve, fraction_bits) -> tuple[float, ...]:
 
 
 def _minimax(basis, target, weights) -> np.ndarray:
-    """The combination of columns with the smallest largest weighted error e: -e <= weights (basis c - target) <= e."""
+    """Return the combination of columns with the smallest largest weighted error e: -e <= weights (basis c - target) <= e."""
     rows, bound = basis * weights[:, None], np.ones((len(basis), 1))
     goal = target * weights
     result = linprog(

@@ -14,7 +14,7 @@ The owner of a model folds the input scale into the layer before and the output 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +29,7 @@ class KnuthPolynomial(Approximation):
     """A polynomial of degree 4 or 6, or of degree 8 with no odd power but x, with adapted coefficients.
 
     Attributes:
-        coefficients: those of 1, x, x^2, ..., x^degree.
+        coefficients: coefficients of 1, x, x^2, ..., x^degree.
     """
 
     coefficients: tuple[float, ...]
@@ -44,7 +44,7 @@ class KnuthPolynomial(Approximation):
         return y if self.output_scale == 1 else y * jnp.float32(1 / self.output_scale)
 
     def of_scaled(self, z):
-        """output_scale * self(x) from z = input_scale * x."""
+        """Return output_scale * self(x) from z = input_scale * x."""
         if self.degree == 8:
             even = _quartic(z * z, self._constants)
             return z + even if self._sign > 0 else z - even
@@ -53,23 +53,24 @@ class KnuthPolynomial(Approximation):
 
     @property
     def degree(self) -> int:
-        """The highest power."""
+        """Highest power."""
         return len(self.coefficients) - 1
 
     @property
     def input_scale(self) -> float:
-        """What x is to be multiplied by."""
-        if self.degree == 8:
+        """Factor by which the input of `of_scaled` is to be multiplied."""
+        if self.degree == 8:  # scaled by this, the coefficients of z and of z^8 have one magnitude
             return float(abs(self.coefficients[8] / self.coefficients[1]) ** (1 / 7))
         return float(abs(self.coefficients[-1]) ** (1 / self.degree))
 
     @property
     def output_scale(self) -> float:
-        """What `of_scaled` returns the function times of: 1 for degrees 4 and 6."""
+        """Factor by which `of_scaled` multiplies the function: 1 for degrees 4 and 6."""
         return self.input_scale / self.coefficients[1] if self.degree == 8 else 1.0
 
     @property
     def _sign(self) -> int:
+        # The adapted forms begin with +z^degree; the other sign is a negation at the end, which is free on shares.
         return 1 if self.coefficients[-1] * self.output_scale > 0 else -1
 
     @cached_property
@@ -95,7 +96,7 @@ def _sextic(x, constants):
 
 
 def adapt_quartic(p) -> tuple[float, ...]:
-    """Constants a to d of the form in this module's docstring, from p[0] + p[1] z + ... + z^4."""
+    """Return the constants a to d of the form in this module's docstring, from p[0] + p[1] z + ... + z^4."""
     a = (p[3] - 1) / 2
     total = p[2] - a * a - a  # b + c
     b = p[1] - total * a
@@ -104,7 +105,7 @@ def adapt_quartic(p) -> tuple[float, ...]:
 
 
 def adapt_sextic(p) -> tuple[float, ...]:
-    """Constants a0 to a5 of the form in this module's docstring, from p[0] + p[1] x + ... + x^6.
+    """Return the constants a0 to a5 of the form in this module's docstring, from p[0] + p[1] x + ... + x^6.
 
     With w = x^3 + e x^2 + f x + g and z + a4 = x^2 + a0 x + h, comparing coefficients leaves a cubic equation for f.
     """
@@ -127,20 +128,29 @@ def _sextic_from_root(f, p, e, first, second, g_of) -> tuple[float, ...]:
     return a0, a1, a2, g - a1 * a2, h - a1, p[0] - g * g - h * g
 
 
-def fitted(
-    function: Callable, bound: float, degree: int, form: int | Form, spread: float | None, name: str
+@lru_cache
+def fit_knuth(
+    kind: str, function: Callable, bound: float, degree: int, spread: float | None, form: Form | None = None
 ) -> KnuthPolynomial:
-    """The KnuthPolynomial for `function` on [-bound, bound]: minimax, or weighted by a normal density of width `spread`.
+    """Return a polynomial fitted to `function` on [-bound, bound].
 
     The weighted fit has the smaller mean and the larger maximum error: it is for activations that seldom come near the
     bound.
+
+    Args:
+        kind: beginning of the polynomial's name.
+        function: exact function, in NumPy.
+        bound: largest |x|.
+        degree: 4, 6, or 8.
+        spread: width of the normal density by which errors are weighted; None for the smallest maximum error.
+        form: powers that may be used; all of them by default.
     """
-    ends, label = (-float(bound), float(bound)), f"{name}_degree{degree}_bound{bound:g}".replace(".", "_")
+    ends, name = (-float(bound), float(bound)), f"{kind}_degree{degree}_bound{bound:g}".replace(".", "_")
     if spread is None:
-        fit = fit_minimax(function, ends, (form,), name=label)
+        fit = fit_minimax(function, ends, (form or degree,), name=name)
     else:
         x = np.linspace(*ends, 2001)
         density = np.exp(-np.square(x / spread) / 2)
-        label += f"_spread{spread:g}".replace(".", "_")
-        fit = fit_weighted(function, x, ends, (form,), weights=density, name=label)
-    return KnuthPolynomial(label, ends, fit.coefficients[0])
+        name += f"_spread{spread:g}".replace(".", "_")
+        fit = fit_weighted(function, x, ends, (form or degree,), weights=density, name=name)
+    return KnuthPolynomial(name, ends, fit.coefficients[0])

@@ -1,8 +1,8 @@
-"""What a PiecewisePolynomial costs on shares: its operations counted, and each priced from a record of measurements.
+"""Cost of a PiecewisePolynomial on shares: its operations are counted, and each is priced from a record of measurements.
 
-Formula:  bytes an element = 108 comparisons + 64 selections + 52 products + 28 sums,
-          sends = 32 if anything is compared + 8 for each level of products + 5 if anything is summed,
-          all parties together. The numbers are those that `cipherdm bench piecewise` measures; nothing here holds them.
+Formula:  bytes per element = a price for each comparison, selection, product and sum,
+          sends = a price for comparing at all, for each level of products, and for summing at all,
+          all parties together. `cipherdm bench piecewise` measures the prices; nothing here holds them.
 Source:   ours. The counts follow `PiecewisePolynomial`'s evaluation, operation by operation.
 """
 
@@ -13,21 +13,21 @@ from typing import Any
 import numpy as np
 
 from ..errors import CipherDMError
-from .piecewise import PiecewisePolynomial, _coefficient, _half, _is_identity
+from .piecewise import PiecewisePolynomial, power_of_two_below, with_factors
 
 _TOLERANCE = 1e-6  # the counts explain a record exactly, or they are wrong
 
 
 @dataclass(frozen=True)
 class Counts:
-    """The operations of one evaluation, for each element, and how deep they are.
+    """Operations of one evaluation, per element, and how deep they are.
 
     Attributes:
-        comparisons: one for each breakpoint.
-        selections: one for each segment that is not 0, if there are breakpoints.
-        products: of two secrets, one for each power from 2 on.
-        sums: of powers with public coefficients, one for each segment that is neither constant nor x itself.
-        levels: how many products wait for each other.
+        comparisons: number of breakpoints.
+        selections: number of segments that are not 0, if there are breakpoints.
+        products: products of two secrets, one for each power from 2 on.
+        sums: sums of powers with public coefficients, one for each segment that is neither constant nor x itself.
+        levels: number of products that wait for each other.
     """
 
     comparisons: int
@@ -38,37 +38,34 @@ class Counts:
 
     @classmethod
     def of(cls, function: PiecewisePolynomial) -> "Counts":
-        """The counts of a function."""
-        segments = function.coefficients
-        curved = [s for s in segments if any(s[1:]) and not _is_identity(s)]
-        used = {k for k in range(1, function.degree + 1) if any(_coefficient(s, k) for s in curved)}
-        exponents = _with_factors(used)
-        chosen = sum(any(s) for s in segments) or 1
+        """Return the counts of a function."""
+        exponents = with_factors(function.used_powers)
+        chosen = sum(any(segment) for segment in function.coefficients) or 1
         return cls(
             comparisons=len(function.breakpoints),
             selections=chosen if function.breakpoints else 0,
             products=len(exponents - {1}),
-            sums=len(curved),
-            levels=len({_half(k) for k in exponents if k > 1}),
+            sums=len(function.curved),
+            levels=len({power_of_two_below(k) for k in exponents if k > 1}),
         )
 
     @property
     def bytes_row(self) -> tuple[int, int, int, int]:
-        """What bytes are proportional to: comparisons, selections, products, sums."""
+        """Counts that bytes are proportional to: comparisons, selections, products, sums."""
         return astuple(self)[:4]
 
     @property
     def sends_row(self) -> tuple[int, int, int]:
-        """What sends are proportional to: whether there is a choice, levels of products, whether there is a sum."""
+        """Counts that sends are proportional to: 1 if there is a choice, levels of products, 1 if there is a sum."""
         return int(self.comparisons > 0), self.levels, int(self.sums > 0)
 
 
 @dataclass(frozen=True)
 class Prices:
-    """What each operation costs, all parties together: bytes an element, and sends whatever the number of elements.
+    """Cost of each operation, all parties together: bytes per element, and sends whatever the number of elements.
 
     Attributes:
-        comparison, selection, product, sum: bytes an element.
+        comparison, selection, product, sum: bytes per element.
         choice, level, closing: sends of all comparisons and selections together, of a level of products, and of all sums.
     """
 
@@ -82,7 +79,7 @@ class Prices:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Prices":
-        """The prices that explain every row of data/measurements/piecewise.json.
+        """Return the prices that explain every row of data/measurements/piecewise.json.
 
         Raises CipherDMError if none do: the evaluation, or SPU, has changed since it was measured.
         """
@@ -93,22 +90,13 @@ class Prices:
         return cls(*bytes_each, *sends)
 
     def bytes_per_element(self, function: PiecewisePolynomial) -> float:
-        """Predicted bytes of all parties for each element."""
+        """Return the predicted bytes of all parties per element."""
         row = Counts.of(function).bytes_row
         return float(np.dot((self.comparison, self.selection, self.product, self.sum), row))
 
     def sends(self, function: PiecewisePolynomial) -> int:
-        """Predicted messages of all parties, for any number of elements."""
+        """Return the predicted messages of all parties, for any number of elements."""
         return round(float(np.dot((self.choice, self.level, self.closing), Counts.of(function).sends_row)))
-
-
-def _with_factors(exponents: set[int]) -> set[int]:
-    """The exponents and all that `powers` computes on the way to them."""
-    needed = set(exponents)
-    for k in range(max(needed, default=1), 1, -1):
-        if k in needed:
-            needed |= {_half(k), k - _half(k)}
-    return needed
 
 
 def _solve(rows: list[tuple[int, ...]], measured: list[float], unit: str) -> list[float]:

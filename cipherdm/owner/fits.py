@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import softmax
 
 from ..approximations import exact
-from ..approximations.inverses import rsqrt_start
+from ..approximations.inverses import inverse_sqrt_line
 
 # An activation's fit reaches beyond the samples by a fixed margin plus a share of their range.
 _MARGIN, _SHARE = 0.3, 0.15
@@ -112,14 +112,14 @@ def fit_inverse_root(squares: np.ndarray, variances: np.ndarray) -> np.ndarray:
 def newton_start(low: float, high: float, steps: int) -> tuple[float, float, float]:
     """Return the line p - q v from which `steps` Newton steps for 1/sqrt(v) start on [low, high], and their error.
 
-    `rsqrt_start` is the line of smallest error e: it is between 1 - e and 1 + e times the right root. A Newton step turns t
-    times the right root into f(t) = t (3 - t^2)/2 times it, which is negative for t beyond sqrt(3). So the line is multiplied
-    by c with f(c (1 - e)) = f(c (1 + e)), that is c^2 = 3/(3 + e^2), unless there is no step.
+    `inverse_sqrt_line` is the line of smallest error e: it is between 1 - e and 1 + e times the right root. A Newton step
+    turns t times the right root into f(t) = t (3 - t^2)/2 times it, which is negative for t beyond sqrt(3). So the line is
+    multiplied by c with f(c (1 - e)) = f(c (1 + e)), that is c^2 = 3/(3 + e^2), unless there is no step.
 
     Returns:
         p, q, and the largest relative error on the range.
     """
-    p, q = rsqrt_start(low, high)
+    p, q = inverse_sqrt_line(low, high)
     error = abs((p - q * high) * np.sqrt(high) - 1)
     factor = np.sqrt(3 / (3 + error**2)) if steps else 1.0
     ends = np.array([1 - error, 1 + error]) * factor

@@ -1,4 +1,4 @@
-"""The functions that models are computed with: exact ones, published approximations, and the named sets of them."""
+"""Functions that models are computed with: exact ones, published approximations, FAST's, and the named sets of them."""
 
 from .fast_kernels import LEAST_MULTIPLY_ADDS as LEAST_MULTIPLY_ADDS
 from .fixed import Fixed as Fixed

@@ -1,16 +1,8 @@
-"""The mathematical functions as JAX has them: the plaintext reference, and what a plain model asks of SPU.
+"""The mathematical functions as JAX has them: the plaintext reference, and the plain model that is handed to SPU.
 
 Nothing here is approximated. Arrays are channels first: on SPU a product with the few channels of a weight on the left
 and the many pixels on the right is several times faster than the other way round.
 """
-
-# FROM cipherdm.protocols.linear_attention:
-# Attention without softmax, for models that are trained or distilled with it.
-#
-# Formula:  y_n = (1/M) sum over m of (1 + s q_n k_m) v_m, which is softmax attention to first order in the scores s q_n k_m.
-# Domain:   all scores, as a function of its own. Weights can be negative, and their sum is not 1 in general.
-# Source:   linear attention (Katharopoulos et al. 2020, arXiv 2006.16236) with the kernel 1 + q k and no denominator.
-# Cost:     two products with matrices of d x d, whatever the number of tokens; no exponential, no division.
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +10,7 @@ from jax import lax
 
 
 def gelu(x):
-    """x times the normal distribution function at x, by erf; PyTorch's default, not its tanh form."""
+    """Return x times the normal distribution function at x, by erf; PyTorch's default, not its tanh form."""
     return jax.nn.gelu(x, approximate=False)
 
 
@@ -55,19 +47,19 @@ def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
 
 
 def linear(params, x):
-    """weight [O, C] times x [B, C] or [B, C, N], along x's axis 1."""
+    """Multiply weight [O, C] by x [B, C] or [B, C, N], along x's axis 1."""
     product = lax.dot_general(params["weight"], x, (((1,), (1,)), ((), ())))  # [O, B] or [O, B, N]
     y = jnp.swapaxes(product, 0, 1)
     return y + by_channel(params["bias"], x.ndim) if "bias" in params else y
 
 
 def projections(layers, x, *, protocols):
-    """Several linear layers on the same x [B, C, N]: one result for each."""
+    """Return the results of several linear layers on one x [B, C, N]."""
     return tuple(protocols.linear(layer, x) for layer in layers)
 
 
 def attention(params, q, k, v, *, scale, softmax):
-    """Scaled dot-product attention of q [B, heads, d, N] to k and v [B, heads, d, M], giving [B, heads, d, N]."""
+    """Return scaled dot-product attention of q [B, heads, d, N] to k and v [B, heads, d, M], giving [B, heads, d, N]."""
     heads = ((0, 1), (0, 1))
     # The scale goes to the queries, d N numbers, and not to the scores, N M.
     scores = lax.dot_general(q * jnp.float32(scale), k, (((2,), (2,)), heads))
@@ -75,25 +67,32 @@ def attention(params, q, k, v, *, scale, softmax):
 
 
 def geglu(params, x, *, protocols):
-    """The first half of x [B, 2 C, N] times the GELU of the second: [B, C, N]."""
+    """Return the first half of x [B, 2 C, N] times the GELU of the second: [B, C, N]."""
     half = x.shape[1] // 2
     return x[:, :half] * protocols.gelu(x[:, half:])
 
 
 def with_affine(params, y):
-    """y [B, C, ...] scaled and shifted by channel, if there is a "weight" and a "bias"."""
+    """Scale and shift y [B, C, ...] by channel, if there is a "weight" and a "bias"."""
     if "weight" not in params:
         return y
     return y * by_channel(params["weight"], y.ndim) + by_channel(params["bias"], y.ndim)
 
 
 def by_channel(values, ndim):
-    """A vector [C], shaped to broadcast along axis 1 of an array with `ndim` axes."""
+    """Return a vector [C] in a shape that broadcasts along axis 1 of an array with `ndim` axes."""
     return values.reshape(1, -1, *[1] * (ndim - 2))
 
 
 def linear_attention(params, q, k, v, *, scale):
-    """q is [B, heads, d, N], k and v are [B, heads, d, M], float32; the result is [B, heads, d, N]. `params` are not used."""
+    """Return attention without softmax, for models that are trained or distilled with it; shapes as in `attention`.
+
+    It is two products with matrices of d x d, whatever the number of tokens, and has no exponential and no division.
+
+    Formula:  y_n = (1/M) sum over m of (1 + s q_n k_m) v_m, softmax attention to first order in the scores s q_n k_m.
+    Domain:   all scores, as a function of its own. Weights can be negative, and their sum is not 1 in general.
+    Source:   linear attention (Katharopoulos et al. 2020, arXiv 2006.16236) with the kernel 1 + q k and no denominator.
+    """
     heads, count = ((0, 1), (0, 1)), k.shape[3]
     summed = lax.dot_general(v, k, (((3,), (3,)), heads)) * jnp.float32(scale / count)  # [B, heads, d, d]
     mean = jnp.mean(v, axis=3, keepdims=True)

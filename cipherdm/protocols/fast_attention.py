@@ -1,8 +1,6 @@
-"""Attention for some queries at a time, so that memory is bounded by their scores, and not by those of all.
+"""Attention as FAST computes it: an exponential by squarings, or features of queries and keys; no comparison, no division.
 
-With 64 x 64 latents 4096 tokens attend to each other under 8 heads: 134 million scores, which are 2 GiB of shares at each
-party, and several such arrays are alive at once. A row of the softmax belongs to one query and to no other, so that queries
-can be divided without changing anything.
+Where scores are many, it is computed for some queries at a time, so memory is bounded by their scores (`by_query_chunks`).
 """
 
 from collections.abc import Callable
@@ -13,19 +11,37 @@ import numpy as np
 
 from ..kernels.operation import after
 from .fast import POWER_BITS
-from .fixed import Fixed, broadcast_to, concatenate, dot_general, dot_general_together, means, public_like, row_sums
+from .fixed import Fixed, broadcast_to, concatenate, dot_general, dot_general_together, means, public_like, sums
 
 SCORES = 1 << 24  # at a time: 256 MiB of shares in a party's memory
 
+# Fraction bits of unnormalised attention weights: right below 4. A value's 10, these and the inverse's 14 are 40, so the
+# result is multiplied by the next layer's weights, at 12, without a truncation.
+SHARE_BITS = 16
 
-def in_chunks(attend: Callable, q, tokens: int, scores: int = SCORES):
-    """attend(q) for queries q [B, heads, d, N], [B, heads, d, N], computed for one part of the queries after the other.
+FEATURE_BITS = 14  # of queries, keys and h, whose products are features; times a value they have 38, and are truncated
+
+SUM_BITS = 8  # of sums of features over the tokens, which are large: below 1024
+
+SUMMED_TOKENS = 256  # the most tokens whose sums have SUM_BITS; those of more are divided by a power of two
+
+MIXED_BITS = 13  # of mixed values and their sums, before the division: below 32
+
+INVERSE_BITS = 14  # of the sums' inverses, where they are truncated: below 16
+
+
+def by_query_chunks(attend: Callable, q, tokens: int, scores: int = SCORES):
+    """Return attend(q), [B, heads, d, N], computed for one part of the queries q [B, heads, d, N] after the other.
+
+    With 64 x 64 latents 4096 tokens attend to each other under 8 heads: 134 million scores, which are 2 GiB of shares at
+    each party, and several such arrays are alive at once. A row of the softmax belongs to one query and to no other, so
+    queries can be divided without changing anything.
 
     Args:
-        attend: a function of queries [B, heads, d, n], each of which it treats by itself.
+        attend: function of queries [B, heads, d, n], each of which it treats by itself.
         q: an array, or `Fixed` numbers.
-        tokens: what each query attends to.
-        scores: the most scores B heads n tokens of a part, if one query has no more.
+        tokens: number of tokens that each query attends to.
+        scores: limit of the scores B heads n tokens of a part, unless a single query has more.
     """
     batch, heads, _, queries = q.shape
     parts = -(-queries // max(1, scores // (batch * heads * tokens)))
@@ -38,50 +54,36 @@ def in_chunks(attend: Callable, q, tokens: int, scores: int = SCORES):
 
 
 def _after(chunk, result):
-    """The chunk, once the result is there: nothing of it is computed before."""
+    """Return the chunk once the result is there, so that nothing of it is computed before."""
     if isinstance(chunk, Fixed):
         return chunk.with_array(after(chunk.array, result.array))
     return after(jnp.asarray(chunk), result)
 
 
-SHARE_BITS = 16  # of unnormalised attention weights and their sums
-
-FEATURE_BITS = 14  # of what features of queries and keys are products of
-
-SUM_BITS = 8  # of sums of features over the tokens
-
-SUMMED_TOKENS = 256  # whose sums have them; those of more tokens are divided by a power of two
-
-MIXED_BITS = 13  # of mixed values and their sums, before the division
-
-INVERSE_BITS = 14  # of the sums' inverses, where they are truncated
-
-
 def attention(params, q, k, v, *, scale, softmax, dot_general=dot_general, chunk_scores=SCORES):
-    """Attention with exp(s) as ((t s + h)^2 + c)^(2^squarings), t > 0: no maximum over a row, no clip, no comparison.
+    """Return attention with exp(s) as ((t s + h)^2 + c)^(2^squarings), t > 0: no maximum over a row, no clip, no comparison.
 
     The query's projection, one for each step, holds `scale` and t, times 2^squarings, by which the point of the scores is
-    moved; h and c beside it are fitted to the scores of this step. The key's bias was moved so that scores are about zero on
-    average over a row, which softmax does not see. The sums of the rows are inverted by a polynomial (`_inverse`). The result
-    is not truncated.
+    moved; h and c beside it are fitted to the scores of this step. The key's bias was moved so that scores are about zero
+    on average over a row, which softmax does not see. The sums of the rows are inverted by a polynomial (`_inverse`). The
+    result is not truncated.
 
-    Or, if the parameters have "to_q.centred", the mean key is subtracted, so that scores are zero on average over
-    each row, whatever the prompt is; 5 messages more.
+    - With "to_q.centred" in the parameters, the mean key is subtracted, so that scores are zero on average over each row,
+      whatever the prompt is; 5 messages more.
+    - With "to_q.floor", scores are taken below their row's maximum, and no lower than the floor. That is right for any
+      scores, at the price of comparisons: 32 messages for each halving of a row until one score is left, and 32 more.
 
-    Or, if they have "to_q.floor", scores are taken below their row's maximum, and no lower than that: right for any scores,
-    at the price of comparisons: 32 messages for each halving of a row until one score is left, and 32 more.
-
-    Where there are more than `chunk_scores` scores, queries are divided (`chunks`), and messages are for each part.
+    Where there are more than `chunk_scores` scores, queries are divided (`by_query_chunks`), and messages are per part.
     """
     if params.get("to_q.centred"):
         k = k - broadcast_to(means(k, 3)[..., None], k.shape)
     if params["to_q.squarings"] == 0 and _features_pay(q, k):
         return _attention_by_features(params, q, k, v, dot_general)
-    return in_chunks(partial(_attend, params, k, v, dot_general), q, k.shape[3], chunk_scores)
+    return by_query_chunks(partial(_attend, params, k, v, dot_general), q, k.shape[3], chunk_scores)
 
 
 def _attend(params, k, v, dot_general, q):
-    """The same for some of the queries, with a number for each pair of query and token."""
+    """Return attention of some of the queries, with a number for each pair of query and token."""
     heads = ((0, 1), (0, 1))
     scores = dot_general_together(dot_general, q, k, (((2,), (2,)), heads)).times_power_of_two(
         -params["to_q.squarings"]
@@ -95,11 +97,11 @@ def _attend(params, k, v, dot_general, q):
         powers = powers * powers
     powers = powers.truncated(SHARE_BITS)
     weighted = dot_general_together(dot_general, v, powers, (((3,), (3,)), heads))  # [B, heads, d, N]
-    return weighted * _inverse(params, row_sums(powers))[:, :, None, :]
+    return weighted * _inverse(params, sums(powers, -1))[:, :, None, :]
 
 
 def _below_maximum(scores, floor):
-    """Scores [..., M] less the largest of their row, and no lower than the floor, a number at their fraction bits."""
+    """Return scores [..., M] less the largest of their row, and no lower than the floor, a number."""
     largest = scores
     while (count := largest.shape[-1]) > 1:  # halves against halves; an odd one out waits
         half = count // 2
@@ -110,7 +112,7 @@ def _below_maximum(scores, floor):
 
 
 def _attention_by_features(params, q, k, v, dot_general):
-    """The same for squarings = 0, without a number for each pair of tokens.
+    """Return attention for squarings = 0, without a number for each pair of tokens.
 
     (q k + h)^2 + c is the scalar product of features: of a query products of two entries of (q, h), of a key products of two
     entries of (k, 1). So keys and values are multiplied first and summed over the tokens.
@@ -135,8 +137,8 @@ def _attention_by_features(params, q, k, v, dot_general):
     of_key = concatenate(of_key, 2)
 
     summed = dot_general(v, of_key, (((3,), (3,)), heads))  # [B, heads, d, features]
-    summed = concatenate([summed, row_sums(of_key)[:, :, None, :]], 2)
-    totals = row_sums(v)
+    summed = concatenate([summed, sums(of_key, -1)[:, :, None, :]], 2)
+    totals = sums(v, -1)
     last = concatenate([totals, public_like(totals[:, :, :1], tokens)], 2)[:, :, :, None]
     # Where tokens are many, their sums at SUM_BITS would not fit (the last one is the number of tokens): the point is moved.
     shift = max(0, token_shift(tokens) - token_shift(SUMMED_TOKENS))
@@ -147,31 +149,32 @@ def _attention_by_features(params, q, k, v, dot_general):
 
 
 def linear_attention(params, q, k, v, *, scale, dot_general=dot_general):
-    """As `linear_attention` in the module of that name, times M / 2^ceil(log2 M) for M tokens. 11 messages.
+    """Return `direct.linear_attention` times M / 2^ceil(log2 M) for M tokens. 11 messages.
 
     The owner folds `scale` into the query's projection and the remaining factor into the projection of the result,
     which is not truncated here.
     """
+    # A power of two moves the point, where 1/M would add fraction bits that a truncation has to take.
     heads = ((0, 1), (0, 1))
     shift = token_shift(k.shape[3])
     summed = dot_general(v, k, (((3,), (3,)), heads)).times_power_of_two(-shift).truncated(POWER_BITS)
-    total = row_sums(v).times_power_of_two(-shift)
+    total = sums(v, -1).times_power_of_two(-shift)
     return dot_general(summed, q, (((3,), (2,)), heads)) + total[..., None]
 
 
 def token_shift(tokens: int) -> int:
-    """The exponent of the power of two that sums over so many tokens are divided by."""
+    """Return the exponent of the power of two that sums over so many tokens are divided by."""
     return (tokens - 1).bit_length()
 
 
 def _features_pay(q, k) -> bool:
-    """Whether features of the tokens are fewer than pairs of tokens, in attention of tokens to each other."""
+    """Return whether features of the tokens are fewer than pairs of tokens, in attention of tokens to each other."""
     size = q.shape[2]
     return q.shape[3] == k.shape[3] and size * (size + 1) < q.shape[3] // 2
 
 
 def _inverse(params, sums):
-    """1 / sums for sums [B, heads, N]: (sums + r0)^2 + r1, and Newton's iteration if that is not near enough. 3 messages.
+    """Return 1 / sums for sums [B, heads, N]: (sums + r0)^2 + r1, then Newton's iteration where it is needed. 3 messages.
 
     A quadratic needs no further factor, because scaling exponentials, which softmax does not see, makes it monic.
     """

@@ -1,10 +1,10 @@
 """FAST with its large matrix products as kernels: computed by the parties on their shares, between programs of SPU.
 
-SPU multiplies matrices modulo 2^64 with general integer arithmetic; `cipherdm.linear` does it on the processor's integer
-matrix units, exactly, sends one message where SPU sends one as well, and is ahead of it at all shapes of linear.json. Each
-kernel ends a program and begins another, whose text SPU has to read, so that small products stay with SPU. Where programs are
-blocks, a step takes about as long as with FAST for few pictures, and less for many (blocks_mnist10.json); a loop of several
-steps in one program has no room for kernels. Results are the same as FAST's, to the random last bit of truncations.
+SPU multiplies matrices modulo 2^64 with general integer arithmetic. `cipherdm.kernels` does it exactly on the processor's
+integer matrix units, with as many messages, and is faster at all shapes of linear.json. Each kernel ends a program and begins
+another, whose text SPU has to read, so small products stay with SPU. Where programs are blocks, a step takes about as long
+as with FAST for few images, and less for many (blocks_mnist10.json). A loop of several steps in one program has no room for
+kernels. Results are those of FAST, to the random last bit of truncations.
 """
 
 import math
@@ -18,19 +18,20 @@ from . import fast, fast_attention
 from .fast_attention import SCORES
 from .fixed import Fixed, dot_general
 
-LEAST_MULTIPLY_ADDS = 1 << 24  # of a product that becomes a kernel
+# Multiplications from which a product becomes a kernel: below, reading another program takes longer than the kernel saves.
+LEAST_MULTIPLY_ADDS = 1 << 24
 
 Product = Callable[[Kernel, Fixed, Fixed], Fixed]
-"""How a kernel is applied to its operands."""
+"""Function that applies a kernel to its operands."""
 
 
 def product(kernel: Kernel, first: Fixed, second: Fixed) -> Fixed:
-    """A kernel's result over Z_2^64, not truncated. 3 messages."""
+    """Return a kernel's result over Z_2^64, not truncated. 3 messages."""
     return Fixed(apply(kernel, first.array, second.array), first.bits + second.bits, first.ring)
 
 
 def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0)), product: Product = product):
-    """As `fast.conv2d`, computed by `product` if it is large. 3 messages."""
+    """Convolve as `fast.conv2d` does, by `product` if it is large. 3 messages."""
     weight = params["weight"]
     outputs, channels, size, _ = weight.shape
     batch, _, *extents = x.shape
@@ -42,18 +43,18 @@ def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0)), product: Product = 
 
 
 def linear(params, x, *, product: Product = product):
-    """As `fast.linear`, computed by `product` if it is large. 3 messages."""
+    """Compute `fast.linear`, by `product` if it is large. 3 messages."""
     return fast.linear(params, x, matmul=partial(_matmul, product))
 
 
 def attention(params, q, k, v, *, scale, softmax, chunk_scores=SCORES):
-    """As `fast_attention.attention`, the products of all heads and pictures in one message."""
+    """Return `fast_attention.attention`, with products of all heads and images in one message."""
     settings = {"scale": scale, "softmax": softmax, "chunk_scores": chunk_scores}
     return fast_attention.attention(params, q, k, v, dot_general=_dot_general, **settings)
 
 
 def linear_attention(params, q, k, v, *, scale):
-    """As `fast_attention.linear_attention`, likewise."""
+    """Return `fast_attention.linear_attention`, with products of all heads and images in one message."""
     return fast_attention.linear_attention(params, q, k, v, scale=scale, dot_general=_dot_general)
 
 
@@ -64,7 +65,7 @@ def _matmul(product: Product, first: Fixed, second: Fixed) -> Fixed:
 
 
 def _dot_general(first: Fixed, second: Fixed, dimension_numbers) -> Fixed:
-    """As `fixed.dot_general`, for operands that begin with the batch and have two more axes."""
+    """Multiply as `fixed.dot_general` does operands that begin with the batch and have two more axes."""
     ((one,), (other,)), (batch, _) = dimension_numbers
     size = math.prod(first.shape) * second.shape[-1 if other == second.ndim - 2 else -2]
     if size < LEAST_MULTIPLY_ADDS:

@@ -1,28 +1,32 @@
-"""What FAST computes transformers with, and normalises with where a prompt moves means and variances.
+"""Normalisations and GEGLU of FAST for transformers, and for U-Nets whose means and variances a prompt moves.
 
 `fast.group_norm` takes a mean for known and replaces 1/sqrt(variance) by a line, both calibrated by step and class, which is
-cheap and right as long as pictures of a class are alike. With prompts there are no classes: backgrounds change a
-group's mean, prompts its variance, and the tokens of one picture have variances of their own. So here the mean is computed, and
-the line only starts Newton's iteration, whose steps square its error.
+cheap and right as long as images of a class are alike. With prompts there are no classes: backgrounds change a group's mean,
+prompts its variance, and the tokens of one image have variances of their own. So here the mean is computed, and the line
+only starts Newton's iteration, whose steps square its error.
 
-Source:   Newton's method, as in `inverse_sqrt`.
+Source:   Newton's method, as in `approximations.InverseSqrt`.
 """
 
 from .fast import GAIN_BITS, POWER_BITS, VALUE_BITS, line_minus_quartic
 from .fast import group_norm as group_norm_by_line
 from .fixed import broadcast_to, concatenate, means, sums, sums_of_squares
 
-ROOT_BITS = 14  # of variances in units in which they are about 1, and of their inverse roots
+# Fraction bits of variances in units in which they are about 1, and of their inverse roots. They are right below
+# 2^(18 - 14) = 16: u/2 up to u = 32, and 1/sqrt(u) down to u = 1/256.
+ROOT_BITS = 14
 
-FACTOR_BITS = 36  # of what makes those of squares: with those of squares, 42 bits are to be truncated, the most at once
+# Fraction bits of the factors that make variances of sums of squares. With a square's 20 they are 56, of which a truncation
+# to ROOT_BITS takes 42, the most at once.
+FACTOR_BITS = 36
 
-WEIGHT_BITS = GAIN_BITS - ROOT_BITS  # of a normalisation's weight
+WEIGHT_BITS = GAIN_BITS - ROOT_BITS  # of a normalisation's weight: with its factor, the inverse root, GAIN_BITS
 
 
 def group_norm(params, x, *, groups, eps):
-    """x [B, C, ...] normalised over its groups, times weight [C] plus shift [C]. 22 messages, and 11 for each Newton step.
+    """Normalise x [B, C, ...] over its groups, times weight [C] plus shift [C]. 22 messages, and 11 per Newton step.
 
-    Without the parameter "newton", the number of Newton's steps, it is `fast.group_norm`. `eps` is in the parameters. The
+    Without the parameter "newton", the number of Newton's steps, this is `fast.group_norm`. `eps` is in the parameters. The
     result has GAIN_BITS + VALUE_BITS.
     """
     if "newton" not in params:
@@ -39,7 +43,7 @@ def group_norm(params, x, *, groups, eps):
 
 
 def layer_norm(params, x, *, eps):
-    """x [B, C, N] normalised over its channels, each token by itself. 19 messages, and 11 for each Newton step.
+    """Normalise x [B, C, N] over its channels, each token by itself. 19 messages, and 11 per Newton step.
 
     Its weight and bias, and a constant factor, are in the linear layer that follows; `eps` is in the parameters. The result has
     ROOT_BITS + VALUE_BITS.
@@ -51,12 +55,13 @@ def layer_norm(params, x, *, eps):
 
 
 def inverse_root(params, totals):
-    """1/sqrt(u) at ROOT_BITS for u = variances in units of a calibrated one, from totals of squares [B, K] at 2 VALUE_BITS.
+    """Return 1/sqrt(u) at ROOT_BITS, for variances u in units of a calibrated one, from sums of squares at 2 VALUE_BITS.
 
-    params["factors"] and params["offsets"], both [2, K or 1], make u/2 of the totals, and the line that Newton's iteration
-    starts from; params["newton"] is the number of its steps, y <- y + y/2 - (u/2) y^3.
-    8 messages, and 11 for each step. Right for 1/256 < u < 32.
+    params["factors"] and params["offsets"], both [2, K or 1], make of the totals [B, K] u/2, and the line that Newton's
+    iteration starts from; params["newton"] is the number of its steps, y <- y + y/2 - (u/2) y^3.
+    8 messages, and 11 per step. Right for 1/256 < u < 32.
     """
+    # u/2 and the line in one product, and (u/2 y) and y^2 in one: as many messages as for one of them.
     shape = (2, *totals.shape)
     both = broadcast_to(params["factors"][:, None], shape) * broadcast_to(totals[None], shape)
     both = (both + broadcast_to(params["offsets"][:, None], shape)).truncated(ROOT_BITS)
@@ -68,7 +73,7 @@ def inverse_root(params, totals):
 
 
 def geglu(params, x, *, protocols):
-    """The first half of x [B, 2 C, N] times the GELU of the second. 22 messages.
+    """Return the first half of x [B, 2 C, N] times the GELU of the second. 22 messages.
 
     GELU is x/2 plus an even function, which is minus a quartic in z^2 for z = s x: the scale s is in the second half
     already, and constants a to d and "linear" [C] are as those of `fast.norm_activation`. The result has 4 POWER_BITS.

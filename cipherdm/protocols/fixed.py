@@ -1,22 +1,14 @@
 """Fixed-point numbers whose truncations are written out, where SPU's own truncate after every product.
 
-A product of shares is one message of 8 bytes a party and number; the truncation that SPU appends to it is 5 messages more
-(all parties). The ring has 64 bits, so that several products fit before a truncation is due, and one truncation
-can serve a sum of products. `Fixed` holds an array with its number of fraction bits, multiplies without truncating, and
-truncates when told to.
+A product of shares is one message of 8 bytes per party and number; the truncation that SPU appends to it is 5 messages more
+(all parties). The ring has 64 bits, so several products fit before a truncation is due, and one truncation can serve a sum
+of products. `Fixed` holds an array with its number of fraction bits, multiplies without truncating, and truncates when told
+to.
 
-The same functions are read in two ways. On shares (`ring=True`) the array is ring words, which SPU takes for integers: a
-float's share and an integer's differ in their type alone, and a bitcast changes it. In plaintext (`ring=False`) the array is
-the real numbers, rounded where the ring would be truncated, and not a number where it would overflow.
+One definition is read in two ways. On shares (`ring=True`) the array is ring words, which SPU takes for integers: a
+float's share and an integer's differ in their type alone, and a bitcast changes it. In plaintext (`ring=False`) the array
+is the real numbers, rounded where the ring would be truncated, and NaN where it would overflow.
 """
-
-# FROM cipherdm.protocols.layout:
-# Broadcast and transposed arrays of ring words, written out in memory before SPU computes on them.
-#
-# SPU keeps broadcast and transposed arrays as views, and reads them number by number: an addition of a column takes longer than
-# one of a whole array. A matrix product with public ones sends nothing and writes its result in order, and with it the
-# addition takes less time than without ("layouts" in operations.json). SPU's compiler removes plainer copies, such as a
-# reshape there and back.
 
 import math
 from collections.abc import Callable
@@ -27,14 +19,18 @@ import numpy as np
 from jax import lax
 
 # SPU multiplies by a public factor c as by round(c 2^44) followed by a truncation by 44 bits, so truncations by up to 42 bits
-# are one multiplication by a power of two; the result must stay below 2^(62 - 44) in ring words.
+# are one multiplication by a power of two. SPU truncates words below 2^62, so the result must stay below 2^(62 - 44). More
+# bits would truncate more at once and leave less room for the result.
 ENGINE_FRACTION_BITS = 44
 
 _LONGEST_SHIFT = ENGINE_FRACTION_BITS - 2
 
 _WORD_BITS = 62
 
-MOST_TOGETHER = 4096  # numbers for each message saved by products all with all: below 100 KB of all parties
+MOST_TOGETHER = 4096  # numbers per message saved by products all with all: below 100 KB of all parties
+
+# Below these, broadcast and transposed arrays are left as views: every operation of SPU takes time, whatever its size.
+LEAST_REPEATS, LEAST_NUMBERS = 4, 2048
 
 
 @dataclass(frozen=True)
@@ -43,8 +39,8 @@ class Fixed:
 
     Attributes:
         array: int32 by name and 64 bits in SPU's ring, if `ring`; else float32 values.
-        bits: fraction bits.
-        ring: which of the two readings.
+        bits: number of fraction bits.
+        ring: True for ring words, False for real numbers.
     """
 
     array: jnp.ndarray
@@ -53,36 +49,36 @@ class Fixed:
 
     @classmethod
     def load(cls, array, bits: int, ring: bool) -> "Fixed":
-        """From a float32 array as `encode` makes it and programs exchange it."""
+        """Return the numbers of a float32 array as `encode` makes it and programs exchange it."""
         return cls(lax.bitcast_convert_type(array, jnp.int32) if ring else array, bits, ring)
 
     def store(self):
-        """The inverse of `load`."""
+        """Return the array that `load` takes."""
         return lax.bitcast_convert_type(self.array, jnp.float32) if self.ring else self.array
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As the array's."""
+        """Shape of the array."""
         return self.array.shape
 
     @property
     def ndim(self) -> int:
-        """As the array's."""
+        """Number of the array's axes."""
         return self.array.ndim
 
     def with_array(self, array) -> "Fixed":
-        """Another arrangement of the same numbers."""
+        """Return another array with these fraction bits and this reading."""
         return replace(self, array=array)
 
     def reshape(self, *shape) -> "Fixed":
-        """As an array's."""
+        """Return the numbers in another shape, as an array's `reshape`."""
         return self.with_array(self.array.reshape(*shape))
 
     def __getitem__(self, index) -> "Fixed":
         return self.with_array(self.array[index])
 
     def raised(self, bits: int) -> "Fixed":
-        """The same numbers with more fraction bits. Free. Raises ValueError for fewer, which takes a truncation."""
+        """Return the numbers with more fraction bits. Free. Raises ValueError for fewer, which takes a truncation."""
         if bits < self.bits:
             raise ValueError(f"{self.bits} fraction bits do not become {bits} without truncation")
         array, left = self.array, bits - self.bits if self.ring else 0
@@ -91,12 +87,12 @@ class Fixed:
         return Fixed(array, bits, self.ring)
 
     def times_power_of_two(self, exponent: int) -> "Fixed":
-        """The numbers times 2^exponent, by moving the point. Free."""
+        """Return the numbers times 2^exponent, by moving the point. Free."""
         array = self.array if self.ring else self.array * np.float32(2.0**exponent)
         return Fixed(array, self.bits - exponent, self.ring)
 
     def truncated(self, bits: int) -> "Fixed":
-        """The same numbers to fewer fraction bits. 5 messages. In the ring the last bit is up or down at random.
+        """Return the numbers with fewer fraction bits. 5 messages. In the ring the last bit is up or down at random.
 
         Right for values below 2^(18 - bits). Raises ValueError if more than 42 bits are to go.
         """
@@ -123,13 +119,13 @@ class Fixed:
         return self.with_array(-self.array)
 
     def __mul__(self, other: "Fixed") -> "Fixed":
-        """The product, not truncated. 3 messages, or none if one factor is public."""
+        """Return the product, not truncated. 3 messages, or none if one factor is public."""
         first, second = _alike(self, other)
         return Fixed(first * second, self.bits + other.bits, self.ring)
 
 
 def _alike(first: Fixed, second: Fixed) -> tuple[jnp.ndarray, jnp.ndarray]:
-    """Two operands' arrays in one shape."""
+    """Return two operands' arrays in one shape."""
     if first.shape == second.shape or not first.ring:
         return first.array, second.array
     shape = jnp.broadcast_shapes(first.shape, second.shape)
@@ -137,18 +133,19 @@ def _alike(first: Fixed, second: Fixed) -> tuple[jnp.ndarray, jnp.ndarray]:
 
 
 def encode(values: np.ndarray, bits: int, ring: bool) -> np.ndarray:
-    """float32 values as `Fixed.load` takes them, rounded to `bits` fraction bits. To be done before sharing."""
+    """Return float32 values as `Fixed.load` takes them, rounded to `bits` fraction bits. To be done before sharing."""
     words = np.round(np.asarray(values, np.float64) * 2.0**bits)
+    # SPU makes the word round(float 2^44) of a float.
     return (words * 2.0 ** -(ENGINE_FRACTION_BITS if ring else bits)).astype(np.float32)
 
 
 def decode(array: np.ndarray, bits: int, ring: bool) -> np.ndarray:
-    """float32 values from a revealed array that `Fixed.store` made."""
+    """Return the float32 values of a revealed array that `Fixed.store` made."""
     return array * np.float32(2.0 ** (ENGINE_FRACTION_BITS - bits)) if ring else array
 
 
 def concatenate(parts, axis: int = 0):
-    """As jnp.concatenate, of arrays or of `Fixed` numbers, at the most fraction bits of the parts. Free."""
+    """Join arrays or `Fixed` numbers as jnp.concatenate does, at the most fraction bits of the parts. Free."""
     if not isinstance(parts[0], Fixed):
         return jnp.concatenate(parts, axis)
     bits = max(part.bits for part in parts)
@@ -156,45 +153,70 @@ def concatenate(parts, axis: int = 0):
 
 
 def broadcast_to(x, shape):
-    """As jnp.broadcast_to, of an array or of `Fixed` numbers. Free."""
+    """Broadcast an array or `Fixed` numbers as jnp.broadcast_to does. Free."""
     if not isinstance(x, Fixed):
         return jnp.broadcast_to(x, shape)
     return x.with_array((spread if x.ring else jnp.broadcast_to)(x.array, tuple(shape)))
 
 
 def swapaxes(x, first: int, second: int):
-    """As jnp.swapaxes, of an array or of `Fixed` numbers. Free."""
-    return (
-        x.with_array(jnp.swapaxes(x.array, first, second)) if isinstance(x, Fixed) else jnp.swapaxes(x, first, second)
-    )
+    """Swap two axes of an array or of `Fixed` numbers as jnp.swapaxes does. Free."""
+    if not isinstance(x, Fixed):
+        return jnp.swapaxes(x, first, second)
+    return x.with_array(jnp.swapaxes(x.array, first, second))
 
 
-def in_order(x: Fixed) -> Fixed:
-    """The same numbers, on shares written out in memory if they were transposed: see `layout`. Free."""
-    return x.with_array(written_in_order(x.array)) if x.ring else x
+# SPU keeps broadcast and transposed arrays as views, and reads them number by number: an addition of a column takes longer
+# than one of a whole array. A matrix product with public ones sends nothing and writes its result in order, and with it the
+# addition takes less time than without ("layouts" in operations.json). SPU's compiler removes plainer copies, such as a
+# reshape there and back.
+
+
+def spread(array, shape: tuple[int, ...]):
+    """Broadcast ring words as jnp.broadcast_to does, written out in memory where whole last axes are repeated. Free."""
+    kept = len(shape)
+    extents = (1,) * (len(shape) - array.ndim) + array.shape
+    while kept and extents[kept - 1] == 1:
+        kept -= 1
+    repeats = math.prod(shape[kept:])
+    if repeats < LEAST_REPEATS or math.prod(shape) < LEAST_NUMBERS:
+        return jnp.broadcast_to(array, shape)
+    rows = jnp.broadcast_to(array.reshape(extents[:kept]), shape[:kept])
+    return _times_ones(rows, repeats).reshape(shape)
+
+
+def written_out(x: Fixed) -> Fixed:
+    """Return numbers that were transposed, on shares written out in memory in the order of their indices. Free."""
+    if not x.ring or x.array.size < LEAST_NUMBERS:
+        return x
+    return x.with_array(_times_ones(x.array, 1).reshape(x.shape))
+
+
+def _times_ones(array, count: int):
+    """Return each number `count` times in a row, [N, count]."""
+    ones = jnp.ones((1, count), array.dtype)
+    return lax.dot_general(array.reshape(-1, 1), ones, (((1,), (0,)), ((), ())), preferred_element_type=array.dtype)
 
 
 def public_like(x: Fixed, number: int) -> Fixed:
-    """A public whole number in the shape of x, as shares of it. Free, where SPU would have it shared by a message.
-
-    It is added to x - x, as floats, for which the compiler must not replace the difference by a public zero.
-    """
+    """Return a public whole number in the shape of x, as shares of it. Free, where SPU would share it by a message."""
+    # Added to x - x, as floats, for which the compiler must not replace the difference by a public zero.
     zero = Fixed.load(x.store() - x.store(), 0, x.ring)
     return zero.with_array(zero.array + jnp.asarray(number, zero.array.dtype))
 
 
 def dot_general(first: Fixed, second: Fixed, dimension_numbers) -> Fixed:
-    """As lax.dot_general, not truncated. 3 messages, times the product of the batch dimensions."""
+    """Multiply as lax.dot_general does, not truncated. 3 messages, times the product of the batch dimensions."""
     kind = jnp.int32 if first.ring else jnp.float32
     array = lax.dot_general(first.array, second.array, dimension_numbers, preferred_element_type=kind)
     return Fixed(array, first.bits + second.bits, first.ring)
 
 
 def dot_general_together(dot_general: Callable, first: Fixed, second: Fixed, dimension_numbers) -> Fixed:
-    """As dot_general, for operands that begin with two batch axes and have two more; small ones on shares in 3 messages.
+    """Multiply by `dot_general` operands with two batch axes and two more; small ones on shares in 3 messages.
 
     SPU multiplies the matrices of a batch one after the other. Small ones are multiplied all with all here, as one product,
-    of which the diagonal is what was asked for: each message saved costs at most MOST_TOGETHER numbers more.
+    of which the diagonal is the result: each message saved costs at most MOST_TOGETHER numbers more.
     """
     ((one,), (other,)), _ = dimension_numbers
     rows, columns = (x.shape[2 if axis == 3 else 3] for x, axis in ((first, one), (second, other)))
@@ -212,69 +234,35 @@ def dot_general_together(dot_general: Callable, first: Fixed, second: Fixed, dim
 
 
 def matmul(first: Fixed, second: Fixed) -> Fixed:
-    """The product of two matrices, not truncated. 3 messages."""
+    """Return the product of two matrices, not truncated. 3 messages."""
     return dot_general(first, second, (((1,), (0,)), ((), ())))
 
 
 def sums_of_squares(rows: Fixed) -> Fixed:
-    """For each row of [R, N] the sum of its squares, [R], not truncated. 3 messages.
-
-    On shares the diagonal of one matrix product, where a product for each row would cost messages for each.
-    """
+    """Return the sum of squares of each row of [R, N], [R], not truncated. 3 messages."""
     if not rows.ring:
         return Fixed(jnp.sum(rows.array * rows.array, axis=1), 2 * rows.bits, ring=False)
+    # The diagonal of one matrix product, where a product for each row would cost messages for each.
     return dot_general(rows, rows, (((1,), (1,)), ((), ()))).reshape(-1)[:: rows.shape[0] + 1]
 
 
 def sums(x: Fixed, axis: int, bits: int | None = None) -> Fixed:
-    """The sum over an axis, which it no longer has, at `bits` fraction bits, or those of x. Free.
+    """Return the sum over an axis, which it no longer has, at `bits` fraction bits, or those of x. Free.
 
-    jnp.sum would have its initial zero shared first. Raises ValueError for fewer bits than x has.
+    Raises ValueError for fewer bits than x has.
     """
+    axis %= x.ndim
     bits = x.bits if bits is None else bits
+    # A product with ones: jnp.sum would have its initial zero shared first.
     one = Fixed(jnp.ones((x.shape[axis],), x.array.dtype), x.bits, x.ring).raised(bits)
     return Fixed(lax.dot_general(x.array, one.array, (((axis,), (0,)), ((), ()))), bits, x.ring)
 
 
-def row_sums(x: Fixed, bits: int | None = None) -> Fixed:
-    """`sums` over the last axis."""
-    return sums(x, x.ndim - 1, bits)
-
-
 def means(x: Fixed, axis: int) -> Fixed:
-    """The mean over an axis, which it no longer has, at the fraction bits of x. 5 messages.
-
-    The sum times a public 1/N, which has 16 significant bits.
-    """
+    """Return the mean over an axis, which it no longer has, at the fraction bits of x. 5 messages."""
     count = x.shape[axis]
+    # The sum times a public 1/N to 16 significant bits: an error of 2^-17 of the mean, below half of the last of 10 bits
+    # for means below 64.
     more = (count - 1).bit_length() + 16
     factor = np.int32(round(2**more / count)) if x.ring else np.float32(1 / count)
     return Fixed(sums(x, axis).array * factor, x.bits + more, x.ring).truncated(x.bits)
-
-
-# Smaller results, and numbers repeated seldom, are left as views: every operation of SPU takes time, whatever its size.
-LEAST_REPEATS, LEAST_NUMBERS = 4, 2048
-
-
-def spread(array, shape: tuple[int, ...]):
-    """As jnp.broadcast_to, of ring words; written out where whole last axes are repeated. Free of messages."""
-    kept = len(shape)
-    extents = (1,) * (len(shape) - array.ndim) + array.shape
-    while kept and extents[kept - 1] == 1:
-        kept -= 1
-    repeats = math.prod(shape[kept:])
-    if repeats < LEAST_REPEATS or math.prod(shape) < LEAST_NUMBERS:
-        return jnp.broadcast_to(array, shape)
-    rows = jnp.broadcast_to(array.reshape(extents[:kept]), shape[:kept])
-    return _times_ones(rows, repeats).reshape(shape)
-
-
-def written_in_order(array):
-    """The same ring words, written out as their indices run: for transposed arrays. Free of messages."""
-    return array if array.size < LEAST_NUMBERS else _times_ones(array, 1).reshape(array.shape)
-
-
-def _times_ones(array, count: int):
-    """Each number `count` times in a row, [N, count]."""
-    ones = jnp.ones((1, count), array.dtype)
-    return lax.dot_general(array.reshape(-1, 1), ones, (((1,), (0,)), ((), ())), preferred_element_type=array.dtype)

@@ -1,7 +1,4 @@
-"""The named sets of protocols."""
-
-# FROM cipherdm.protocols.base:
-# What a block of a model may compute with: a value that holds one function per kind of layer.
+"""Protocol sets: values that hold one function per kind of layer, with which a model's blocks are computed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,22 +6,28 @@ from typing import Literal
 
 import jax
 
-from ..approximations.gelu import gelu_puma
-from ..approximations.mish import mish_cipherdm, mish_corrected
-from ..approximations.silu import quad, silu_cipherdm, silu_corrected, silu_llama
-from ..approximations.softmax import softmax_cipherdm, softmax_corrected, softmax_puma
+from ..approximations import (
+    gelu_puma,
+    mish_cipherdm,
+    mish_corrected,
+    quad,
+    silu_cipherdm,
+    silu_corrected,
+    silu_llama,
+    softmax_cipherdm,
+    softmax_corrected,
+    softmax_puma,
+)
 from ..errors import CipherDMError
 from . import direct, fast, fast_attention, fast_kernels, fast_norms, small_ring
-from .direct import linear_attention
 
 
 @dataclass(frozen=True)
 class Protocols:
-    """The functions that a model's blocks are built from. All are pure JAX functions on float32 arrays,
-    or, if `value_bits` says so, on `Fixed` numbers.
+    """Functions that a model's blocks are built from: pure JAX functions on float32 arrays, or on `Fixed` numbers.
 
     Layers with parameters get their local parameters as a dictionary: "weight" and "bias" under diffusers' names, and
-    whatever else an owner's preparation of a set put beside them. A function takes what it needs and leaves the rest.
+    whatever an owner's preparation of a set put beside them. A function takes what it needs and leaves the rest.
 
     - `silu(x)`, `mish(x)`, `gelu(x)`, `quad(x)`: elementwise.
     - `softmax(scores)`: over the last axis.
@@ -42,15 +45,15 @@ class Protocols:
     - `projections(layers, x, *, protocols)`: the results of several linear layers on the same x, a tuple.
     - `attention(params, q, k, v, *, scale, softmax)`: q is [B, heads, d, N], k and v are [B, heads, d, M]; the result is
       [B, heads, d, N]. `params` are those of the whole block.
-    - `linear_attention(params, q, k, v, *, scale)`: the same without softmax, for models made for it.
+    - `linear_attention(params, q, k, v, *, scale)`: attention without softmax, for models trained with it.
     - `time_embedding`: "inside" if the secure program computes the time terms, "precomputed" if the model owner
       computes them in plaintext, for every step, and shares the results.
 
     - `value_bits`: None for functions on float32 arrays, which SPU truncates as it sees fit. Otherwise the functions are on
       `Fixed` numbers, and values between blocks have so many fraction bits.
-    - `kernels`: whether large products are kernels (`cipherdm.linear.operation`), which stand between programs, and so not in
-      a loop of steps that is one program.
-    - `prepare`: which preparation of the owner's the layers rely on, if any (`cipherdm.models.prepare_weights`).
+    - `kernels`: whether large products are kernels (`cipherdm.kernels.operation`), which stand between programs, and so not
+      in a loop of steps that is one program.
+    - `prepare`: the owner's preparation that the layers rely on, if any (`cipherdm.owner.prepare_weights`).
 
     A set is hashable, as long as its functions are (module-level functions, not arrays or closures over them), so that
     compiled programs can be looked up by it. Change one function of a set with `dataclasses.replace`.
@@ -93,7 +96,7 @@ DIRECT = Protocols(
     linear=direct.linear,
     projections=direct.projections,
     attention=direct.attention,
-    linear_attention=linear_attention,
+    linear_attention=direct.linear_attention,
     time_embedding="inside",
 )
 
@@ -107,7 +110,7 @@ CIPHERDM = replace(
     time_embedding="precomputed",
 )
 
-# The same structure with coefficients that are fitted to the functions.
+# CipherDM's structure with coefficients that are fitted to the functions.
 CIPHERDM_CORRECTED = replace(
     CIPHERDM,
     name="cipherdm-corrected",
@@ -150,7 +153,7 @@ FAST = Protocols(
     prepare="fast",
 )
 
-# The same with large matrix products computed by the parties on their shares, between programs.
+# FAST with large matrix products computed by the parties on their shares, between programs.
 FAST_KERNELS = replace(
     FAST,
     name="fast-kernels",
@@ -161,7 +164,7 @@ FAST_KERNELS = replace(
     kernels=True,
 )
 
-# The same with those linear layers over Z_2^32 that fit and gain by it, as the owner's calibration says.
+# FAST_KERNELS with those linear layers over Z_2^32 that fit and gain by it, as the owner's calibration says.
 FAST_MIXED = replace(
     FAST_KERNELS, name="fast-mixed", conv2d=small_ring.conv2d, linear=small_ring.linear, prepare="fast-mixed"
 )
@@ -178,13 +181,13 @@ NAMES = tuple(_SETS)
 
 
 def default(granularity: str) -> Protocols:
-    """What `cipherdm sample` computes with: FAST_KERNELS, or FAST for a "loop", in which there can be no kernels."""
+    """Return the set that `cipherdm sample` uses: FAST_KERNELS, or FAST for a "loop", in which there can be no kernels."""
     return FAST if granularity == "loop" else FAST_KERNELS
 
 
 def named(name: str) -> Protocols:
-    """The set called `name`, in any case. Raises CipherDMError, listing the names, if there is none."""
+    """Return the protocol set called `name`, in any case. Raises CipherDMError, listing the names, if there is none."""
     try:
         return _SETS[name.lower()]
     except (KeyError, AttributeError):
-        raise CipherDMError(f"No set of protocols is called {name!r}. There are: {', '.join(_SETS)}.") from None
+        raise CipherDMError(f"No protocol set is called {name!r}. There are: {', '.join(_SETS)}.") from None

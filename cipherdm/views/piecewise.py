@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from ..approximations import exact
 from ..approximations.fitting import fit_weighted
-from ..approximations.piecewise import PiecewisePolynomial, _half
+from ..approximations.piecewise import PiecewisePolynomial, power_of_two_below
 from ..approximations.piecewise_costs import Prices
 from ..errors import CipherDMError
 from .style import GREY, HATCHED, PALETTE, describe
@@ -185,7 +185,7 @@ def ring_values(function: PiecewisePolynomial, x: np.ndarray) -> np.ndarray:
     x = _rounded(np.asarray(x, np.float64))
     powers = {1: x}
     for k in range(2, function.degree + 1):
-        powers[k] = _rounded(powers[_half(k)] * powers[k - _half(k)])
+        powers[k] = _rounded(powers[power_of_two_below(k)] * powers[k - power_of_two_below(k)])
     rows = [
         _rounded(sum((_rounded(c) * powers[k] for k, c in enumerate(segment[1:], 1) if c), np.zeros_like(x)))
         + _rounded(np.float64(segment[0]))

@@ -1,32 +1,25 @@
 """Functions that models have to be trained for: the quadratic activation, attention without softmax."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.special
+from stated import activations, random, stated_errors
 
-from cipherdm.approximations import exact
-from cipherdm.approximations import silu as quad_module
-from cipherdm.approximations.silu import quad
+from cipherdm.approximations import exact, quad
 from cipherdm.protocols import direct
 from cipherdm.protocols.direct import linear_attention
 
 
-def random(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
 def test_quad_is_silu_to_second_order_at_zero():
     """And has the errors that its docstring states."""
-    largest, mean = map(float, re.search(r"at most ([\d.]+) .*rms ([\d.]+) for", quad_module.__doc__).groups())
+    largest, place, mean = stated_errors("quad")
     x = np.linspace(-0.01, 0.01, 21)
     np.testing.assert_allclose(quad(jnp.asarray(x, jnp.float32)), exact.silu(x), atol=1e-7)
     x = np.linspace(-4, 4, 100_001)
-    assert np.abs(quad(jnp.asarray(x, jnp.float32)) - exact.silu(x)).max() == pytest.approx(largest, abs=0.005)
-    normal = 1.5 * scipy.special.ndtri((np.arange(20_000) + 0.5) / 20_000)
+    error = np.abs(quad(jnp.asarray(x, jnp.float32)) - exact.silu(x))
+    assert error.max() == pytest.approx(largest, abs=0.005) and abs(x[error.argmax()]) == pytest.approx(place)
+    normal = activations()
     error = quad(jnp.asarray(normal, jnp.float32)) - exact.silu(normal)
     assert np.sqrt(np.mean(np.square(error))) == pytest.approx(mean, abs=0.001)
 

@@ -1,10 +1,15 @@
-"""Numbers that docstrings of `cipherdm.protocols` state, and values to check them with."""
+"""Numbers that docstrings of `cipherdm.approximations` state, and values to check them with."""
 
-import importlib
+import ast
+import inspect
+import itertools
 import re
+from pathlib import Path
 
 import numpy as np
 import scipy.special
+
+from cipherdm import approximations
 
 
 def grid(low, high):
@@ -20,12 +25,29 @@ def activations():
     return 1.5 * scipy.special.ndtri((np.arange(20_000) + 0.5) / 20_000)
 
 
-def stated(module):
-    """The docstring of a module of `cipherdm.protocols`."""
-    return importlib.import_module(f"cipherdm.protocols.{module}").__doc__
+def stated(name):
+    """The docstring of a function, class or value of `cipherdm.approximations`; a value's is the string below it."""
+    for path in Path(approximations.__file__).parent.glob("*.py"):
+        body = ast.parse(path.read_text()).body
+        for statement, below in itertools.pairwise([*body, None]):
+            if getattr(statement, "name", None) == name:
+                return ast.get_docstring(statement)
+            if isinstance(statement, ast.Assign) and statement.targets[0].id == name:
+                return inspect.cleandoc(below.value.value)
+    raise LookupError(name)
 
 
-def stated_rows(module):
+def stated_rows(name):
     """The numbers of the table in a docstring, by row."""
-    lines = re.findall(r"^ {10}([\d.]+(?: +[\d.]+)+)$", stated(module), re.MULTILINE)
+    lines = re.findall(r"^ {10}([\d.]+(?: +[\d.]+)+)$", stated(name), re.MULTILINE)
     return [list(map(float, line.split())) for line in lines]
+
+
+def stated_errors(name):
+    """The largest error, where it is, and the root of the mean square, from a docstring."""
+    return map(float, re.search(r"at most ([\d.]+) \(at ([\d.-]+)\).*rms ([\d.]+) for", stated(name)).groups())
+
+
+def stated_largest(name):
+    """The largest error, from a docstring."""
+    return float(re.search(r"at most ([\d.]+) ", stated(name)).group(1))

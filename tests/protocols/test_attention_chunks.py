@@ -10,7 +10,7 @@ from cipherdm.engine.kernel_stages import split_at_kernels
 from cipherdm.engine.programs import KernelProgram
 from cipherdm.kernels.operation import Kernel, after, apply
 from cipherdm.protocols import fast, fast_attention
-from cipherdm.protocols.fast_attention import in_chunks
+from cipherdm.protocols.fast_attention import by_query_chunks
 from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, encode
 
 HEADS = ((0, 1), (0, 1))
@@ -55,7 +55,7 @@ def test_no_part_has_more_scores_than_allowed(scores, expected):
         widths.append(part.shape[3])
         return part
 
-    np.testing.assert_array_equal(in_chunks(attend, q, 6, scores), q)
+    np.testing.assert_array_equal(by_query_chunks(attend, q, 6, scores), q)
     assert widths == expected
 
 
@@ -78,7 +78,7 @@ def squared_scores(q, k, v):
         powers = jnp.swapaxes(scores * scores, 2, 3)
         return Fixed(apply(Kernel("products"), v.array, powers), 0, ring=True)
 
-    return in_chunks(attend, q, k.shape[3], 2 * k.shape[1] * k.shape[3]).store()
+    return by_query_chunks(attend, q, k.shape[3], 2 * k.shape[1] * k.shape[3]).store()
 
 
 SHAPES = ((1, 2, 3, 6), (1, 2, 3, 5), (1, 2, 3, 5))

@@ -18,11 +18,11 @@ from cipherdm.protocols.fixed import (
     decode,
     dot_general,
     encode,
-    in_order,
     matmul,
     public_like,
-    row_sums,
+    sums,
     swapaxes,
+    written_out,
 )
 
 SMALL_WORDS = st.lists(
@@ -68,7 +68,7 @@ def test_sums_and_products_are_exact(first, second, first_bits, second_bits):
     assert (x * y).bits == first_bits + second_bits
     assert fractions((x * y).array) == [a * b for a, b in pairs]
     assert fractions((-x).array) == [-a for a in one]
-    assert fractions(row_sums(x.reshape(2, 3)).array) == [sum(one[:3]), sum(one[3:])]
+    assert fractions(sums(x.reshape(2, 3), -1).array) == [sum(one[:3]), sum(one[3:])]
     product = matmul(x.reshape(2, 3), y.reshape(3, 2))
     assert product.bits == first_bits + second_bits
     exact = [sum(one[3 * i + k] * other[2 * k + j] for k in range(3)) for i in range(2) for j in range(2)]
@@ -165,7 +165,7 @@ def test_products_on_the_ring(run):
     exact = x.astype(object) @ y.astype(object)
     assert run(matmul, x, y)[0].tolist() == exact.tolist()
     assert run(lambda x, y: x * y, x, x[::-1])[0].tolist() == (x * x[::-1]).tolist()
-    assert run(row_sums, x)[0].tolist() == x.sum(1).tolist()
+    assert run(lambda x: sums(x, -1), x)[0].tolist() == x.sum(1).tolist()
     batched, _ = run(
         lambda x, y: dot_general(x, y, (((2,), (1,)), ((0,), (0,)))), x.reshape(2, 3, 8), words(9, 2, 8, 1)
     )
@@ -181,7 +181,7 @@ def test_sums_and_products_of_different_shapes_on_the_ring(run):
     assert cost.bytes == 24 * x.size and product.tolist() == (x * y).tolist()
     rows, cost = run(lambda y: broadcast_to(y, (4, 8, 9, 9)), words(50, 4, 8, 9, 1))
     assert cost.bytes == 0 and rows.tolist() == np.broadcast_to(words(50, 4, 8, 9, 1), rows.shape).tolist()
-    turned, cost = run(lambda x: in_order(swapaxes(x, 0, 1)), x)
+    turned, cost = run(lambda x: written_out(swapaxes(x, 0, 1)), x)
     assert cost.bytes == 0 and turned.tolist() == x.swapaxes(0, 1).tolist()
 
 
@@ -234,7 +234,7 @@ def test_what_operations_cost(run):
         assert costs[name].bytes == pytest.approx(calls * 3 * 8 * numbers, rel=0.02)
     free = {
         "sum": lambda x: x + x.times_power_of_two(-3) - x,
-        "row_sums": lambda x: row_sums(x.reshape(10, 100)),
+        "sums": lambda x: sums(x.reshape(10, 100), -1),
         "raised": lambda x: x.raised(33),
         "public factor": lambda x: x.with_array(x.array * jnp.int32(3)),
         "concatenate": lambda x: concatenate([x, x.times_power_of_two(2)]),
