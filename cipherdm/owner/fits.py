@@ -85,16 +85,10 @@ def _weighted_points(samples: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray,
     return np.concatenate([samples, grid], axis=1), weights, np.abs(ends).max(1, keepdims=True).astype(np.float64)
 
 
-def _normal_equations(design: np.ndarray, target: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Matrices [C, k, k] and right sides [C, k] of weighted least squares for designs [C, n, k] and targets [C, n]."""
-    weighted = np.swapaxes(design * weights[:, None], 1, 2)
-    return weighted @ design, (weighted @ target[:, :, None])[:, :, 0]
-
-
 def _least_squares(design: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Solutions [C, k] of these equations."""
-    moments, right = _normal_equations(design, target, weights)
-    return np.linalg.solve(moments, right[:, :, None])[:, :, 0]
+    """Weighted least squares [C, k] for designs [C, n, k] and targets [C, n], by normal equations."""
+    weighted = np.swapaxes(design * weights[:, None], 1, 2)
+    return np.linalg.solve(weighted @ design, weighted @ target[:, :, None])[:, :, 0]
 
 
 def fit_inverse_root(squares: np.ndarray, variances: np.ndarray) -> np.ndarray:

@@ -110,7 +110,8 @@ def observe(
     *,
     guided: bool = False,
     seed: int,
-    visit: Callable[[int, Observation], None],
+    visit: Callable[[int, Any], None],
+    call: Callable | None = None,
 ) -> None:
     """Sample in plaintext with the exact model, and call `visit(step, observation)` at each step.
 
@@ -121,41 +122,18 @@ def observe(
             embeddings [2 B, tokens, width], those without the prompts first.
         guided: whether there are two branches.
         seed: seed of the initial noise, which is public.
-        visit: called at each step.
+        visit: called at each step, with an `Observation` or with the records of `call`.
+        call: function of (params, sample, timestep [1], conditions) to the predicted noise and arrays to be recorded instead.
     """
-
-    def look(step: int, records: Observation) -> None:
-        visit(step, jax.tree_util.tree_map(np.asarray, records))
-
-    walk(unet, jax.jit(_recorded_call(unet)), schedule, conditions, guided=guided, seed=seed, visit=look)
-
-
-def walk(
-    unet: UNet,
-    call: Callable,
-    schedule: Schedule,
-    conditions: np.ndarray,
-    *,
-    guided: bool = False,
-    seed: int,
-    visit: Callable[[int, Any], None],
-) -> None:
-    """Sample in plaintext, and hand on what each call of the U-Net recorded.
-
-    Args:
-        unet, schedule, conditions, guided, seed: as in `observe`.
-        call: function of (params, sample, timestep [1], conditions) to the predicted noise and the records.
-        visit: called as visit(step, records).
-    """
+    call = jax.jit(call or _recorded_call(unet))
     branches = 2 if guided else 1
     shape = (len(conditions) // branches, *unet.config.sample_shape)
     sample = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
     for step, timestep in enumerate(schedule.timesteps):
         eps, records = call(unet.params, np.concatenate([sample] * branches), np.float32([timestep]), conditions)
-        visit(step, records)
+        visit(step, jax.tree_util.tree_map(np.asarray, records))
         terms = [sample, *np.split(np.asarray(eps), branches)]
-        # The last coefficient is that of fresh noise, which there is none of.
-        factors = schedule.coefficients[step, : len(terms)]
+        factors = schedule.coefficients[step, : len(terms)]  # the last one is that of fresh noise
         sample = sum(np.float32(factor) * term for factor, term in zip(factors, terms, strict=True))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 import numpy as np
@@ -42,19 +43,11 @@ class LayerRange:
     excess: float
 
 
-@dataclass(frozen=True, eq=False)
-class _Met:
-    """Values of one layer at one step, the ends of their ranges, and their distances from them; arrays that broadcast."""
+# Values of one layer at one step, the lower and upper ends of their ranges, and their distances from them, which are 0 or less
+# within the range; arrays that broadcast.
+_Met = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
-    values: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    distance: np.ndarray  # 0 or less within the range
-
-
-_Measure = Callable[[int, Observation], _Met]
-
-_Rules = dict[tuple[str, str], _Measure]  # by layer and function
+_Rules = dict[tuple[str, str], Callable[[int, Observation], _Met]]  # by layer and function, from step and observation
 
 
 def check_ranges(
@@ -108,54 +101,45 @@ def check_ranges(
         rules = _rules_of_calibration(unet, schedule.timesteps, guarded=protocols.prepare == "fast-guarded")
     if not rules:
         return []
-    tallies = {key: _Tally() for key in rules}
+    rows = {key: [] for key in rules}
 
     def visit(step: int, seen: Observation) -> None:
         for key, measure in rules.items():
-            tallies[key].add(step, measure(step, seen))
+            rows[key].append(_row(*measure(step, seen)))
         if progress is not None:
             progress(step + 1, schedule.steps, "check")
 
     observe(unet, schedule, labels, seed=seed, visit=visit)
-    found = [tally.result(*key) for key, tally in tallies.items()]
+    found = [_summed(*key, np.array(steps, np.float64)) for key, steps in rows.items()]
     return sorted(found, key=lambda entry: (-entry.outside, -entry.excess))
 
 
-class _Tally:
-    """Sums up one layer and function over the steps."""
+def _row(values: np.ndarray, low: np.ndarray, high: np.ndarray, distance: np.ndarray) -> tuple:
+    """One step's lowest and highest value and end, largest distance, and counts of values outside and of all."""
+    distance = np.where(np.isnan(distance), inf, distance)
+    ends = values.min(), values.max(), np.fmin.reduce(low, None), np.fmax.reduce(high, None)
+    return *ends, distance.max(), (distance > 0).sum(), distance.size
 
-    def __init__(self):
-        self.ends: list[tuple[float, float, float, float]] = []
-        self.counts: list[tuple[int, int]] = []  # of values outside, and of all
-        self.excess = 0.0
 
-    def add(self, step: int, met: _Met) -> None:
-        distance = np.where(np.isnan(met.distance), inf, met.distance)
-        self.ends.append(
-            (met.values.min(), met.values.max(), np.fmin.reduce(met.low, None), np.fmax.reduce(met.high, None))
-        )
-        self.counts.append((int((distance > 0).sum()), distance.size))
-        self.excess = max(self.excess, float(distance.max()))
-
-    def result(self, layer: str, function: str) -> LayerRange:
-        values_low, values_high, low, high = np.array(self.ends, np.float64).T
-        outside, counted = np.array(self.counts).T
-        return LayerRange(
-            layer=layer,
-            function=function,
-            lowest=float(values_low.min()),
-            highest=float(values_high.max()),
-            allowed=(float(np.fmin.reduce(low)), float(np.fmax.reduce(high))),
-            outside=float(outside.sum() / counted.sum()),
-            step=int(np.argmax(outside / counted)) if outside.any() else None,
-            excess=self.excess,
-        )
+def _summed(layer: str, function: str, rows: np.ndarray) -> LayerRange:
+    """The entry of one layer and function from its rows [steps, 7]."""
+    lowest, highest, low, high, distance, outside, counted = rows.T
+    return LayerRange(
+        layer=layer,
+        function=function,
+        lowest=float(lowest.min()),
+        highest=float(highest.max()),
+        allowed=(float(np.fmin.reduce(low)), float(np.fmax.reduce(high))),
+        outside=float(outside.sum() / counted.sum()),
+        step=int(np.argmax(outside / counted)) if outside.any() else None,
+        excess=max(0.0, float(distance.max())),
+    )
 
 
 def _within(values: np.ndarray, low, high) -> _Met:
     """Values against one interval each; the ends broadcast."""
     low, high = np.asarray(low), np.asarray(high)
-    return _Met(values, low, high, np.maximum(low - values, values - high))
+    return values, low, high, np.maximum(low - values, values - high)
 
 
 def _rules_of_functions(unet: UNet, protocols: Protocols) -> _Rules:
@@ -219,38 +203,31 @@ def _rules_of_calibration(unet: UNet, timesteps: np.ndarray, *, guarded: bool) -
                     f"the calibration lacks {name}.range: run `cipherdm calibrate {unet.folder}` again."
                 )
             function = "activation" if restricted else "limit"
-            rules[name, function] = _range_rule(name, stored[f"{name}.range"][nearest])
+            rules[name, function] = partial(_normalised_range, name, stored[f"{name}.range"][nearest])
         lines = np.moveaxis(stored[f"{name}.rstd"][:, nearest].astype(np.float64), -1, 0)
-        rules[name, "inverse root"] = _root_rule(
-            name, *lines, stored[f"{name}.center"][:, nearest], unet.config.norm_eps
-        )
+        center = stored[f"{name}.center"][:, nearest]
+        rules[name, "inverse root"] = partial(_root_range, name, *lines, center, unet.config.norm_eps)
     for name in layers.attentions:
         fits = (stored[f"{name}.{leaf}"][nearest].astype(np.float64) for leaf in ("exp", "key", "sum"))
-        rules[name, "inverse sum"] = _sum_rule(name, *fits, stored[f"{name}.counts"], stored.get(f"{name}.floor"))
+        counts, floor = stored[f"{name}.counts"], stored.get(f"{name}.floor")
+        rules[name, "inverse sum"] = partial(_sum_range, name, *fits, counts, floor)
     return rules
 
 
-def _range_rule(name: str, ends: np.ndarray) -> _Measure:
+def _normalised_range(name: str, ends: np.ndarray, step: int, seen: Observation) -> _Met:
     """Normalised values by channel against calibrated ends [steps, C, 2]."""
-
-    def measure(step: int, seen: Observation) -> _Met:
-        values = seen.normalised[name]
-        low, high = (end.reshape(1, -1, *[1] * (values.ndim - 2)) for end in ends[step].T)
-        return _within(values, low, high)
-
-    return measure
+    values = seen.normalised[name]
+    return _within(values, *(end.reshape(1, -1, *[1] * (values.ndim - 2)) for end in ends[step].T))
 
 
-def _root_rule(name: str, p: np.ndarray, q: np.ndarray, center: np.ndarray, eps: float) -> _Measure:
+def _root_range(
+    name: str, p: np.ndarray, q: np.ndarray, center: np.ndarray, eps: float, step: int, seen: Observation
+) -> _Met:
     """Variances with eps against the lines p - q x, all [classes, steps, groups]."""
-
-    def measure(step: int, seen: Observation) -> _Met:
-        variances = seen.variances[name].astype(np.float64) + eps
-        labels = np.arange(len(variances)) % len(p)
-        slope, offset = q[labels, step], seen.means[name] - center[labels, step]
-        return _inverse_root_range(variances, p[labels, step] - slope * offset**2, slope)
-
-    return measure
+    variances = seen.variances[name].astype(np.float64) + eps
+    labels = np.arange(len(variances)) % len(p)
+    slope, offset = q[labels, step], seen.means[name] - center[labels, step]
+    return _inverse_root_range(variances, p[labels, step] - slope * offset**2, slope)
 
 
 def _inverse_root_range(variances: np.ndarray, p: np.ndarray, q: np.ndarray) -> _Met:
@@ -272,33 +249,36 @@ def _inverse_root_range(variances: np.ndarray, p: np.ndarray, q: np.ndarray) -> 
         gap_low, gap_high = crossings(1 + TOLERANCE)
         distance = np.maximum(low - variances, variances - high)
         inside_gap = np.minimum(variances - gap_low, gap_high - variances)
-    return _Met(variances, low, high, np.where(np.isnan(inside_gap), distance, np.maximum(distance, inside_gap)))
+    return variances, low, high, np.where(np.isnan(inside_gap), distance, np.maximum(distance, inside_gap))
 
 
-def _sum_rule(
-    name: str, exp: np.ndarray, key: np.ndarray, inverses: np.ndarray, counts: np.ndarray, floor: np.ndarray | None
-) -> _Measure:
+def _sum_range(
+    name: str,
+    exp: np.ndarray,
+    key: np.ndarray,
+    inverses: np.ndarray,
+    counts: np.ndarray,
+    floor: np.ndarray | None,
+    step: int,
+    seen: Observation,
+) -> _Met:
     """Sums of rows against the ranges on which (x + r0)^2 + r1 is near 1/x after Newton's iteration.
 
     `exp` is [steps, 3], `key` [steps, heads * d], `inverses` [steps, 2] and `floor`, if there is one, [1], as the calibration
-    has them. A Newton step squares the error.
+    has them.
     """
     squarings, newton = counts
-    error = TOLERANCE ** (0.5**newton)
-
-    def measure(step: int, seen: Observation) -> _Met:
-        scores, keys = (x[name].astype(np.float64) for x in (seen.scores, seen.keys))
-        if floor is None:
-            # Scores about the calibrated mean key. Queries are not observed, but scores are linear in the keys.
-            mean = key[step].reshape(1, keys.shape[1], -1, 1)
-            scores = scores - scores @ np.linalg.pinv(keys) @ mean
-        else:
-            scores = np.maximum(_less_maximum(scores), floor)
-        sums = (np.polyval(exp[step], scores) ** 2**squarings).sum(-1)
-        r0, r1 = inverses[step]
-        # x times the inverse is a cubic that rises below and above the range that calibration fitted it on.
-        ends = [np.roots([1, 2 * r0, r0 * r0 + r1, -product]) for product in (1 - error, 1 + error)]
-        low, high = (choose(roots[abs(roots.imag) < 1e-9].real) for choose, roots in zip((min, max), ends, strict=True))
-        return _within(sums, low, high)
-
-    return measure
+    error = TOLERANCE ** (0.5**newton)  # a Newton step squares it
+    scores, keys = (x[name].astype(np.float64) for x in (seen.scores, seen.keys))
+    if floor is None:
+        # Scores about the calibrated mean key. Queries are not observed, but scores are linear in the keys.
+        mean = key[step].reshape(1, keys.shape[1], -1, 1)
+        scores = scores - scores @ np.linalg.pinv(keys) @ mean
+    else:
+        scores = np.maximum(_less_maximum(scores), floor)
+    sums = (np.polyval(exp[step], scores) ** 2**squarings).sum(-1)
+    r0, r1 = inverses[step]
+    # x times the inverse is a cubic that rises below and above the range that calibration fitted it on.
+    ends = [np.roots([1, 2 * r0, r0 * r0 + r1, -product]) for product in (1 - error, 1 + error)]
+    low, high = (choose(roots[abs(roots.imag) < 1e-9].real) for choose, roots in zip((min, max), ends, strict=True))
+    return _within(sums, low, high)

@@ -7,7 +7,6 @@ wraps around on the way wraps back. A bias is added afterwards, in the ring of 6
 
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,7 +19,7 @@ from ..protocols.fixed import encode
 from ..protocols.small_ring import SMALL_BITS, WORD_BITS, product_limit
 from ..schedules import make_schedule
 from .fold import prepare_weights
-from .observe import one_hot_labels, walk
+from .observe import observe, one_hot_labels
 from .prepared import PreparedWeights
 from .ranges import LayerRange
 
@@ -67,8 +66,8 @@ def check_small_ring(
         if progress is not None:
             progress(step + 1, schedule.steps, "check")
 
-    call = jax.jit(_recorded_call(unet, _in_small_ring(weights), schedule.timesteps))
-    walk(unet, call, schedule, one_hot_labels(unet, per_class), seed=seed, visit=visit)
+    call = _recorded_call(unet, _in_small_ring(weights), schedule.timesteps)
+    observe(unet, schedule, one_hot_labels(unet, per_class), seed=seed, visit=visit, call=call)
     found = [_summed(*key, np.array(records)) for key, records in seen.items()]
     return sorted(found, key=lambda entry: (-entry.outside, -max(-entry.lowest, entry.highest)))
 

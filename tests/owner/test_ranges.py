@@ -131,12 +131,12 @@ def test_the_range_of_a_line_is_where_it_is_right_to_a_tenth():
     factor = generator.uniform(0.6, 1.6, typical.shape)
     p, q = factor * 1.5 / np.sqrt(typical), factor * 0.5 / typical**1.5
     variances = typical * generator.uniform(0, 4, typical.shape)
-    met = _inverse_root_range(variances, p, q)
+    _, low, high, distance = _inverse_root_range(variances, p, q)
     right = np.abs((p - q * variances) * np.sqrt(variances) - 1) <= 0.1
-    np.testing.assert_array_equal(met.distance <= 0, right)
+    np.testing.assert_array_equal(distance <= 0, right)
     reached = factor > 0.9
-    assert np.isnan(met.low[~reached]).all() and (met.low[reached] < met.high[reached]).all()
-    for end in (met.low, met.high):
+    assert np.isnan(low[~reached]).all() and (low[reached] < high[reached]).all()
+    for end in (low, high):
         np.testing.assert_allclose(((p - q * end) * np.sqrt(end))[reached], 0.9, rtol=1e-6)
 
 
