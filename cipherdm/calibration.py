@@ -1,4 +1,4 @@
-"""What the owner of a folder runs before it is sampled with FAST: calibrate it, and check its ranges. All in plaintext."""
+"""Calibration and the check of ranges: steps of a folder's owner, in plaintext, before FAST can sample from it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace

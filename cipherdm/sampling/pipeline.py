@@ -1,7 +1,7 @@
-"""A Stable Diffusion folder in diffusers' format: the owner's U-Net, and what the client encodes and decodes with."""
+"""A Stable Diffusion folder in diffusers' format: the owner's U-Net, and the components of the client.
 
-# FROM cipherdm.sampling.prompts:
-# What the client does with its prompt and its pictures by itself, in the clear: tokenise, embed, encode, decode.
+The client uses its components by itself and in the clear: it tokenises and embeds prompts, and encodes and decodes images.
+"""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from ..models.checkpoint import PIPELINE, read_json
 
 _CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 
-# What must be there, by component.
+# Files that must be there, by component.
 _CLIENT_FILES = {"tokenizer": "tokenizer_config.json", "text_encoder": "config.json", "vae": "config.json"}
 
 _FILES = {"unet": "config.json", "scheduler": "scheduler_config.json", **_CLIENT_FILES}
@@ -30,12 +30,12 @@ _FILES = {"unet": "config.json", "scheduler": "scheduler_config.json", **_CLIENT
 
 @dataclass(frozen=True, eq=False)
 class ClientComponents:
-    """What a client encodes its prompt and decodes its picture with. They see both, and stay on the client's machine.
+    """Components that encode a client's prompt and decode its image. They see both, and stay on the client's machine.
 
     Attributes:
-        tokenizer: cuts a prompt into tokens.
-        text_encoder: makes the embedding that the U-Net attends to.
-        vae: decodes latents to pictures, and encodes pictures to latents.
+        tokenizer: tokenizer that cuts a prompt into tokens.
+        text_encoder: network that makes the embedding to which the U-Net attends.
+        vae: network that decodes latents to images, and encodes images to latents.
     """
 
     tokenizer: CLIPTokenizer
@@ -45,37 +45,36 @@ class ClientComponents:
 
 @dataclass(frozen=True, eq=False)
 class Pipeline(ClientComponents):
-    """The components of a StableDiffusionPipeline: the client's, and the model owner's.
+    """Components of a StableDiffusionPipeline: the client's, and the model owner's.
 
     Attributes:
-        unet: the model owner's secret, with the scheduler's configuration, which is public.
+        unet: U-Net, the model owner's secret, with the scheduler's configuration, which is public.
     """
 
     unet: UNet
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of a picture, in pixels, from those of the latents that the U-Net was made for."""
-        size = self.unet.config.sample_size
-        height, width = size if isinstance(size, tuple) else (size, size)
+        """Height and width of an image in pixels, from those of the latents that the U-Net was made for."""
+        _, height, width = self.unet.config.sample_shape
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return height * factor, width * factor
 
 
 def is_pipeline(folder: str | Path) -> bool:
-    """Whether a folder says that it is one of diffusers' pipelines."""
+    """Return True if a folder says that it is one of diffusers' pipelines."""
     return (Path(folder) / PIPELINE).is_file()
 
 
 def load_pipeline(folder: str | Path) -> Pipeline:
-    """Read a folder that StableDiffusionPipeline.save_pretrained wrote; SD 1.x and 2.x with CLIP's tokenizer.
+    """Read a folder that StableDiffusionPipeline.save_pretrained wrote: SD 1.x and 2.x with CLIP's tokenizer.
 
-    A safety checker and its feature extractor are left where they are. As StableDiffusionPipeline does, schedules count
-    timesteps with steps_offset 1 and without clip_sample, whatever the folder says. Weights of any type become float32.
+    A safety checker and its feature extractor are not read. Schedules count timesteps with steps_offset 1 and without
+    clip_sample, whatever the folder says, as in StableDiffusionPipeline. Weights of any type become float32.
 
     Raises:
-        CipherDMError: another kind of pipeline; a component is missing, unreadable, of an unsupported kind, or does not fit
-            the others.
+        CipherDMError: the pipeline is of another kind, or a component is missing, unreadable, of an unsupported kind, or
+            does not fit the others.
     """
     folder = Path(folder)
     _check_files(folder, _FILES)
@@ -91,10 +90,10 @@ def load_pipeline(folder: str | Path) -> Pipeline:
 
 
 def load_client_components(folder: str | Path) -> ClientComponents:
-    """Read what a client needs of such a folder, whose U-Net may be missing.
+    """Read the client's components of a pipeline's folder, whose U-Net may be missing.
 
     Raises:
-        CipherDMError: as `load_pipeline`, for the client's components.
+        CipherDMError: the pipeline is of another kind, or one of these components is missing or unreadable.
     """
     folder = Path(folder)
     _check_files(folder, _CLIENT_FILES)
@@ -108,7 +107,7 @@ def _check_files(folder: Path, files: Mapping[str, str]) -> None:
         )
     kind = read_json(folder / PIPELINE).get("_class_name")
     if kind not in _CLASSES:
-        raise CipherDMError(f"{folder} is of a {kind}; supported is {_CLASSES[0]}.")
+        raise CipherDMError(f"{folder} is of a {kind}; only {_CLASSES[0]} is supported.")
     missing = [name for name, file in files.items() if not (folder / name / file).is_file()]
     if missing:
         raise CipherDMError(
@@ -128,7 +127,7 @@ def _client_components(folder: Path) -> dict[str, Any]:
 
 
 def _scheduler_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    supported = [entry.name for entry in KarrasDiffusionSchedulers]  # those that are made of betas
+    supported = [entry.name for entry in KarrasDiffusionSchedulers]  # their noise levels come from betas
     kind = config.get("_class_name")
     if kind not in supported:
         raise CipherDMError(
@@ -139,7 +138,7 @@ def _scheduler_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _loaded(folder: Path, component: str, load: Callable, **options):
-    """A component by its library's own loader, with that library's errors as ours."""
+    """Read a component by its library's own loader, and turn that library's errors into ours."""
     try:
         model = load(folder / component, local_files_only=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, safetensors.SafetensorError) as error:
@@ -177,13 +176,13 @@ def embed_prompts(
     *,
     guided: bool = True,
 ) -> np.ndarray:
-    """The embeddings that the U-Net attends to: float32 [B, tokens, width], or [2 B, tokens, width] if guided.
+    """Return the embeddings that the U-Net attends to: float32 [B, tokens, width], or [2 B, tokens, width] if guided.
 
-    Guided, those of the negative prompts come first, which are empty by default. Prompts are padded to the tokenizer's
-    length, and longer ones cut, as diffusers does, with a warning that says what was cut.
+    With guidance the negative prompts, empty by default, come first. Prompts are padded to the tokenizer's length, and longer
+    ones are cut, as in diffusers, with a warning that quotes the rest.
 
     Raises:
-        CipherDMError: there is no prompt, or not one negative prompt for each.
+        CipherDMError: there is no prompt, or not one negative prompt per prompt.
     """
     if not prompts:
         raise CipherDMError("there must be at least one prompt.")
@@ -196,26 +195,24 @@ def embed_prompts(
 
 
 def decode_latents(pipeline: ClientComponents, latents: np.ndarray) -> np.ndarray:
-    """Latents [B, C, h, w] to pictures, float32 [B, 3, H, W], nominally in [-1, 1], by the VAE."""
+    """Decode latents [B, C, h, w] to images, float32 [B, 3, H, W], nominally in [-1, 1]."""
     scaled = torch.tensor(np.asarray(latents, np.float32)) / pipeline.vae.config.scaling_factor
     with torch.no_grad():
         return pipeline.vae.decode(scaled).sample.numpy()
 
 
 def encode_images(pipeline: Pipeline, images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Pictures [B, 3, H, W] in [-1, 1] to latents [B, C, h, w], drawn from the VAE's posterior with the generator's noise.
+    """Encode images [B, 3, H, W] in [-1, 1] to latents [B, C, h, w], drawn from the VAE's posterior.
 
     Raises:
-        CipherDMError: the pictures have another size than those that the model draws, or values out of range.
+        CipherDMError: the images have another size than those that the model draws, or values out of range.
     """
     images = np.asarray(images, np.float32)
     size = (pipeline.vae.config.in_channels, *pipeline.image_size)
     if images.ndim != 4 or images.shape[1:] != size:
-        raise CipherDMError(
-            f"the pictures have shape {images.shape}; this model takes [B, {', '.join(map(str, size))}]."
-        )
-    if not np.abs(images).max() <= 1:  # also for what is not a number
-        raise CipherDMError("the pictures have values outside of [-1, 1]; scale them to that range.")
+        raise CipherDMError(f"the images have shape {images.shape}; this model takes [B, {', '.join(map(str, size))}].")
+    if not np.abs(images).max() <= 1:  # refuses NaN too
+        raise CipherDMError("the images have values outside of [-1, 1]; scale them to that range.")
     with torch.no_grad():
         posterior = pipeline.vae.encode(torch.tensor(images)).latent_dist
     noise = generator.standard_normal(tuple(posterior.mean.shape), dtype=np.float32)
@@ -235,7 +232,7 @@ def _embedded(pipeline: ClientComponents, texts: Sequence[str]) -> np.ndarray:
                 UserWarning,
                 stacklevel=4,
             )
-    # As diffusers has it: most text encoders attend to the padding too.
+    # Most text encoders attend to the padding too; diffusers decides in this way.
     mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
     with torch.no_grad():
         return encoder(tokens.input_ids, attention_mask=mask).last_hidden_state.numpy().astype(np.float32)

@@ -22,10 +22,10 @@ class Task:
     """All that a run needs: the public shape, and the values that each role brings, as they are to be shared.
 
     Attributes:
-        shape: what the step's functions depend on.
+        shape: shape of the step.
         owner: the model owner's arrays, to be secret-shared.
         client: the client's arrays, to be secret-shared.
-        public: what all parties may know.
+        public: values that all parties may know.
     """
 
     shape: StepShape

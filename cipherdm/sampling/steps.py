@@ -30,7 +30,7 @@ MEMORY = ("last_sample", "last_eps")  # what a multistep schedule keeps of the s
 
 @dataclass(frozen=True)
 class StepShape:
-    """What a step's functions depend on besides arrays; everything here is public.
+    """Everything that a step's functions depend on besides arrays. All of it is public.
 
     Attributes:
         config: architecture.
