@@ -1,9 +1,8 @@
 """A long sampling run in segments, each of them one program, so that it can be interrupted and resumed.
 
-After each segment the client fetches the sample and stores it, and an interrupted run goes on from there. One person plays all
-roles here. In production the client gets the last sample only: samples on the way are answers of the model to chosen
-questions, and many of them reveal its weights. The parties learn nothing by it. Between two segments of one process the sample
-stays on the parties as shares.
+After each segment the client fetches the sample and stores it, and an interrupted run goes on from there. Between two segments
+of one process the sample stays on the parties as shares. In production the client gets the last sample only: samples on the
+way are answers of the model to chosen questions, and many of them reveal its weights. The parties learn nothing by it.
 """
 
 import hashlib
@@ -33,7 +32,7 @@ from cipherdm.views.pictures import grey_levels
 from cipherdm.views.style import PALETTE, describe, new_figure
 
 from . import recording
-from .commands import ProtocolsOption, RecordOption, record_path
+from .commands import ProtocolsOption, RecordOption, record_path, silent
 from .journal import Journal
 from .recording import draw_levels, image_axes
 from .target import TINY, Check, Command, Target, field, mean_of
@@ -49,15 +48,13 @@ def segment(task: Task, first: int, steps: int) -> Task:
     """Return the steps from `first` on as a task of its own. Segments of equal length share one program."""
 
     def cut(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {
-            name: np.take(array, range(first, first + steps), _STEP_AXES[name]) if name in _STEP_AXES else array
-            for name, array in values.items()
-        }
+        chosen = range(first, first + steps)
+        along = {name: np.take(values[name], chosen, axis) for name, axis in _STEP_AXES.items() if name in values}
+        return values | along
 
     public = {name: array for name, array in task.public.items() if not name.startswith("step.")}
     numbers = {f"step.{index}": np.int32(index) for index in range(steps)}
-    shape = replace(task.shape, steps=steps)
-    return Task(shape, cut(task.owner), cut(task.client), cut(public) | numbers)
+    return Task(replace(task.shape, steps=steps), cut(task.owner), cut(task.client), cut(public) | numbers)
 
 
 def bounds(steps: int, length: int) -> list[tuple[int, int]]:
@@ -78,16 +75,11 @@ def run(
     length: int = 50,
     protocols: Protocols = FAST,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Sample on three parties in segments, and in plaintext from the same noise.
+    """Sample on three parties in segments of `length` steps, and in plaintext from the same noise.
 
-    Args:
-        unet: Model.
-        folder: Folder of finished segments, which are not run again.
-        labels, count, scheduler, steps, protocols, seed: Arguments of `cipherdm.sample`.
-        length: Steps in a segment.
-        progress: Function that is told of each segment.
+    Finished segments, in the folder, are not run again. All other arguments are those of `cipherdm.sample`.
 
     Returns:
         The record, and uint8 images [2, segments + 1, B, C, H, W], plaintext and secure: the noise, and the sample after
@@ -116,7 +108,7 @@ def run(
         "psnr_db": psnr(secure[-1], exact[-1]),
         "emulated_psnr_db": psnr(emulated[-1], exact[-1]),
         "rows": [
-            {**row, "psnr_db": psnr(secure[index], exact[index])} for index, row in enumerate(finished.rows, start=1)
+            {**row, "psnr_db": psnr(*pair)} for row, *pair in zip(finished.rows, secure[1:], exact[1:], strict=True)
         ],
     }
     return record, np.stack([grey_levels(exact), grey_levels(secure)])
@@ -140,7 +132,7 @@ def summary(record: dict[str, Any]) -> str:
     )
 
 
-def _run_secure(task: Task, parts: Sequence[tuple[int, int]], folder: Path, progress: Progress | None) -> Journal:
+def _run_secure(task: Task, parts: Sequence[tuple[int, int]], folder: Path, progress: Progress) -> Journal:
     """Return the journal of all segments, after running on three parties those that it lacks."""
     journal = Journal(folder, {"digest": _digest(task), "length": parts[0][1]})
     done = len(journal.rows)
@@ -152,8 +144,7 @@ def _run_secure(task: Task, parts: Sequence[tuple[int, int]], folder: Path, prog
         session.share({"sample": journal.arrays()[-1] if done else np.asarray(task.client["sample"])})
         for index in range(done, len(parts)):
             first, steps = parts[index]
-            if progress is not None:
-                progress(index, len(parts), f"steps {first + 1} to {first + steps}")
+            progress(index, len(parts), f"steps {first + 1} to {first + steps}")
             row = _run_segment(session, segment(task, first, steps))
             about = {"first_of_process": index == done, "commit": commit}
             journal.add({"first": first, "steps": steps, **row, **about}, session.reveal("sample"))
@@ -201,10 +192,7 @@ def _totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def segments_figure(record: Mapping[str, Any], samples: np.ndarray, columns: int = 5) -> Figure:
     """Draw the samples at a few ends of segments, plaintext above secure, then PSNR and seconds per step over the run.
 
-    Args:
-        record: Record of `cipherdm bench segments`.
-        samples: Images, uint8 [2, segments + 1, B, C, H, W], plaintext and secure.
-        columns: Number of moments to show, the noise and the end among them.
+    `record` and `samples` are as `run` returns them. The noise and the end are among the moments, one per column.
     """
     rows, pictures = record["rows"], samples.shape[2]
     ends = np.array([0] + [row["first"] + row["steps"] for row in rows])
@@ -237,9 +225,9 @@ def segments_figure(record: Mapping[str, Any], samples: np.ndarray, columns: int
         figure,
         f"{pictures} pictures of {record['model']} in {record['steps']} steps of {record['scheduler'].upper()} under "
         f"{record['protocols']}: from noise to digits, in plaintext and on shares, at steps "
-        f"{', '.join(map(str, ends[moments]))}. Below, "
-        f"the PSNR of the secure samples to the plaintext ones falls from {psnr[0].min():.0f} dB to "
-        f"{', '.join(f'{value:.1f}' for value in psnr[-1])} dB; a step took {min(times):.2f} to {max(times):.2f} seconds.",
+        f"{', '.join(map(str, ends[moments]))}. Below, the PSNR of the secure samples to the plaintext ones falls from "
+        f"{psnr[0].min():.0f} dB to {', '.join(f'{value:.1f}' for value in psnr[-1])} dB; a step took {min(times):.2f} to "
+        f"{max(times):.2f} seconds.",
     )
 
 
@@ -278,27 +266,21 @@ def measure(
     settings = {"scheduler": scheduler, "steps": steps, "length": segment, "seed": seed, **labels_or_count(unet, batch)}
     with ProgressBar("run") as bar:
         found, samples = run(unet, keep, protocols=named(protocols), progress=bar, **settings)
-    written = recording.write(path, found, {"samples": samples})
-    typer.echo(f"{summary(found)}\n{written}")
+    typer.echo(f"{summary(found)}\n{recording.write(path, found, {'samples': samples})}")
 
+
+_NAME = f"ddpm1000_{TINY}"
+_LENGTHS = ("--steps", "1000", "--segment", "50"), ("--steps", "20", "--segment", "10")
 
 TARGET = Target(
     "ddpm-1000",
     "The whole DDPM schedule of 1000 steps under fast",
     "a full DDPM run on shares gives the plaintext pictures, in the time of 1000 steps",
     "ours",
+    (Command(_NAME, ("bench", "segments", TINY, "--scheduler", "ddpm"), *_LENGTHS, resumes=True),),
     (
-        Command(
-            f"ddpm1000_{TINY}",
-            ("bench", "segments", TINY, "--scheduler", "ddpm"),
-            ("--steps", "1000", "--segment", "50"),
-            ("--steps", "20", "--segment", "10"),
-            resumes=True,
-        ),
-    ),
-    (
-        Check("mean PSNR to plaintext", 26.9, 5, mean_of(f"ddpm1000_{TINY}", "psnr_db"), 5, unit=" dB"),
-        Check("GB of all parties", 50.7, 0.2, field(f"ddpm1000_{TINY}", "bytes", factor=1e-9), unit=" GB"),
+        Check("mean PSNR to plaintext", 26.9, 5, mean_of(_NAME, "psnr_db"), 5, unit=" dB"),
+        Check("GB of all parties", 50.7, 0.2, field(_NAME, "bytes", factor=1e-9), unit=" GB"),
     ),
     figure,
 )

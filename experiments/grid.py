@@ -24,7 +24,7 @@ from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 from cipherdm.views.widgets import MovingPicture, explorer
 
 from . import recording
-from .commands import PromptModel, RecordOption, record_path
+from .commands import PromptModel, RecordOption, record_path, silent
 from .prompts import PROMPTS
 from .recording import draw_levels, image_axes, shown_pixels
 from .target import PROMPT_MODEL, Check, Command, Target, Value
@@ -39,12 +39,7 @@ SETS = (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST)
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A recorded run.
-
-    Attributes:
-        about: Record: model, prompts, steps, guidance_scales, protocols, seed, calibration, rows, environment.
-        pictures: Images uint8 [protocols, guidance scales, steps, prompts, C, H, W].
-    """
+    """A recorded run: the record, and images uint8 [protocols, guidance scales, steps, prompts, C, H, W]."""
 
     about: Mapping[str, Any]
     pictures: np.ndarray
@@ -75,13 +70,13 @@ def run(
     guidance_scales: Sequence[float] = GUIDANCE_SCALES,
     protocols: Sequence[Protocols] = SETS,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Draw prompts by DDIM under all combinations, from the same noise. Return the record and its images.
 
     A row has the PSNR in dB of each image, as it is shown, to that of the first protocol set. A value that overflows is shown
-    as grey. A model's stored calibration was made for one guidance scale and some timesteps, which "calibration" names. It
-    serves all other scales too, and all steps by the nearest timestep, so the record shows the effect.
+    as grey. A model's stored calibration is for the guidance scale and timesteps that "calibration" names. It serves all
+    other scales too, and all steps by the nearest timestep, so the record shows the effect.
 
     Raises:
         CipherDMError: a prompt, a number of steps, a guidance scale or a protocol set is missing; or as `text_to_image`.
@@ -94,8 +89,7 @@ def run(
     pictures, rows = {}, []
     for done, place in enumerate(np.ndindex(shape)):
         chosen, guidance_scale, count = protocols[place[0]], guidance_scales[place[1]], steps[place[2]]
-        if progress is not None:
-            progress(done, int(np.prod(shape)), f"{chosen.name}, guidance {guidance_scale:g}, {count} steps")
+        progress(done, int(np.prod(shape)), f"{chosen.name}, guidance {guidance_scale:g}, {count} steps")
         settings = {"steps": count, "guidance_scale": guidance_scale, "seed": seed}
         pictures[place] = grey_levels(text_to_image(pipeline, None, prompts, protocols=chosen, **settings).images)
         found = psnr(*(pictures[at] / np.float32(127.5) - 1 for at in (place, (0, *place[1:]))))
@@ -116,7 +110,7 @@ def run(
 
 
 def read(path: str | Path) -> Grid:
-    """Read a recorded run. Raises CipherDMError if there is none, or its images are missing or belong to another run."""
+    """Read a recorded run. Raises CipherDMError as `recording.read`."""
     about, images = recording.read(path, "cipherdm bench grid")
     return Grid(about, **images)
 
@@ -142,13 +136,8 @@ def grid_sheet(grid: Grid, prompt: int = 0, guidance_scale: float | None = None,
 
     Columns are the numbers of steps, for one guidance scale; or the guidance scales, for one number of steps.
 
-    Args:
-        grid: Recorded images.
-        prompt: Number of the prompt.
-        guidance_scale, steps: The setting that all columns share; give one of the two.
-
     Raises:
-        CipherDMError: none of the two is given, or both; or their images were not drawn.
+        CipherDMError: neither guidance_scale nor steps is given, or both; or their images were not drawn.
     """
     if (guidance_scale is None) == (steps is None):
         raise CipherDMError(
@@ -165,16 +154,14 @@ def grid_sheet(grid: Grid, prompt: int = 0, guidance_scale: float | None = None,
     axes = image_axes(figure, len(about["protocols"]), len(settings))
     told = []
     for row, name in zip(axes, about["protocols"], strict=True):
-        for axis, setting in zip(row, settings, strict=True):
-            draw_levels(axis, grid.picture(name, *setting, prompt))
         label = EXACT if name == about["protocols"][0] else name
         row[0].set_ylabel(label.replace("-", "-\n"), fontsize=9, rotation=0, ha="right", va="center", labelpad=8)
-        if label == EXACT:
-            continue
-        ratios = [grid.psnr(name, *setting)[prompt] for setting in settings]
-        for axis, ratio in zip(row, ratios, strict=True):
-            axis.set_xlabel(f"{ratio:.1f} dB", fontsize=8.5, color=GREY, labelpad=2)
-        told.append(f"{name} {', '.join(f'{ratio:.1f}' for ratio in ratios)} dB")
+        ratios = [f"{grid.psnr(name, *setting)[prompt]:.1f}" for setting in settings]
+        for axis, setting, ratio in zip(row, settings, ratios, strict=True):
+            draw_levels(axis, grid.picture(name, *setting, prompt))
+            if label != EXACT:
+                axis.set_xlabel(f"{ratio} dB", fontsize=8.5, color=GREY, labelpad=2)
+        told += [f"{name} {', '.join(ratios)} dB"] if label != EXACT else []
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
     text = about["prompts"][prompt]
@@ -189,8 +176,7 @@ def grid_sheet(grid: Grid, prompt: int = 0, guidance_scale: float | None = None,
 class GridPicture(MovingPicture):
     """A figure of one prompt under one setting. `show` shows another without building the figure anew.
 
-    It has the exact image, that of a protocol set, the difference of the two, `MAGNIFIED` times, and the PSNR of all sets as
-    bars, with the set's own in colour.
+    It has the exact image, that of a protocol set, their difference, `MAGNIFIED` times, and the PSNR of all sets as bars.
     """
 
     def __init__(self, grid: Grid):
@@ -221,20 +207,18 @@ class GridPicture(MovingPicture):
     def show(self, prompt: int, steps: int, guidance_scale: float, protocols: str) -> Figure:
         """Show another setting. Return the figure, with its description. Raises CipherDMError if it was not drawn."""
         grid, about = self._grid, self._grid.about
-        exact, found = (
-            grid.picture(name, guidance_scale, steps, prompt) for name in (about["protocols"][0], protocols)
-        )
+        names = (about["protocols"][0], protocols)
+        exact, found = (grid.picture(name, guidance_scale, steps, prompt) for name in names)
         difference = np.clip(128 + MAGNIFIED * (found.astype(int) - exact), 0, 255).astype(np.uint8)
-        for image, levels in zip(self._images, (exact, found, difference), strict=True):
+        shown = {EXACT: exact, protocols: found, f"difference, {MAGNIFIED} times": difference}
+        for image, text, (title, levels) in zip(self._images, self._titles, shown.items(), strict=True):
             image.set_data(shown_pixels(levels))
+            text.set_text(title)
         ratios = {name: grid.psnr(name, guidance_scale, steps)[prompt] for name in self._names}
         for name, bar, text in zip(self._names, self._bars, self._ratios, strict=True):
             width = float(np.clip(ratios[name], 0, _LONGEST))
             bar.set(width=width, facecolor=PALETTE[0] if name == protocols else "#bbbbbb")
             text.set(x=width + 1, text=f"{ratios[name]:.1f}")
-        titles = (EXACT, protocols, f"difference, {MAGNIFIED} times")
-        for text, title in zip(self._titles, titles, strict=True):
-            text.set_text(title)
         setting = f"{about['prompts'][prompt]}: {steps} steps, guidance {guidance_scale:g}"
         self._title.set_text(setting)
         told = ", ".join(f"{name} {ratio:.1f} dB" for name, ratio in ratios.items())
@@ -246,29 +230,20 @@ class GridPicture(MovingPicture):
 
 
 def grid_controls(grid: Grid):
-    """Show a `GridPicture` under controls for prompt, steps, guidance scale and protocols. It only draws.
-
-    Returns:
-        An ipywidgets.VBox. Its children are the four controls, the figure, and its description as text.
-    """
+    """Return an ipywidgets.VBox: controls for prompt, steps, guidance scale and protocols, a `GridPicture`, its description."""
     import ipywidgets as widgets  # only notebooks need it
 
     about, picture = grid.about, GridPicture(grid)
-    wide = {"style": {"description_width": "9em"}, "layout": {"width": "36em"}}
+    style = {"description_width": "9em"}
+    wide = {"style": style, "layout": {"width": "36em"}}
     middle = [about[name][len(about[name]) // 2] for name in ("steps", "guidance_scales")]
-    prompt = widgets.Dropdown(
-        options=[(text, index) for index, text in enumerate(about["prompts"])], description="prompt", **wide
-    )
+    numbers = [(text, index) for index, text in enumerate(about["prompts"])]
+    scales = [(f"{scale:g}", scale) for scale in about["guidance_scales"]]
+    names = about["protocols"][1:]
+    prompt = widgets.Dropdown(options=numbers, description="prompt", **wide)
     steps = widgets.SelectionSlider(options=about["steps"], value=middle[0], description="steps", **wide)
-    guidance = widgets.SelectionSlider(
-        options=[(f"{scale:g}", scale) for scale in about["guidance_scales"]],
-        value=middle[1],
-        description="guidance scale",
-        **wide,
-    )
-    protocols = widgets.ToggleButtons(
-        options=about["protocols"][1:], value=about["protocols"][-1], description="protocols", style=wide["style"]
-    )
+    guidance = widgets.SelectionSlider(options=scales, value=middle[1], description="guidance scale", **wide)
+    protocols = widgets.ToggleButtons(options=names, value=names[-1], description="protocols", style=style)
 
     def draw(**chosen) -> MovingPicture:
         picture.show(**chosen)
@@ -309,36 +284,24 @@ def measure(
     """
     folder = find_model(model)
     path = record_path(record, f"grid_{folder.resolve().name}")
-    chosen = {
-        "steps": parse_numbers(steps, "--steps"),
-        "guidance_scales": parse_numbers(guidance_scales, "--guidance-scales"),
-    }
+    scales = parse_numbers(guidance_scales, "--guidance-scales")
+    settings = {"steps": parse_numbers(steps, "--steps"), "guidance_scales": scales, "seed": seed}
     with ProgressBar("picture") as bar:
-        found, images = run(load_pipeline(folder), seed=seed, progress=bar, **chosen)
-    written = recording.write(path, found, images)
-    typer.echo(f"{summary(found)}\n{written}")
+        found, images = run(load_pipeline(folder), progress=bar, **settings)
+    typer.echo(f"{summary(found)}\n{recording.write(path, found, images)}")
 
+
+_DRAWN, _SETTING = f"grid_{PROMPT_MODEL}", "guidance 4, 10 steps"
 
 TARGET = Target(
     "grid",
     "Three prompts under steps, guidance scales and sets of protocols, in plaintext",
     "CipherDM's functions change what a prompt draws; PUMA's and ours hardly do",
     "ours",
-    (
-        Command(
-            f"grid_{PROMPT_MODEL}", ("bench", "grid", PROMPT_MODEL), (), ("--steps", "10", "--guidance-scales", "4")
-        ),
-    ),
+    (Command(_DRAWN, ("bench", "grid", PROMPT_MODEL), (), ("--steps", "10", "--guidance-scales", "4")),),
     tuple(
-        Check(
-            f"mean PSNR of {protocols} to exact, guidance 4, 10 steps",
-            expected,
-            4,
-            mean_psnr(f"grid_{PROMPT_MODEL}", protocols, 4, 10),
-            4,
-            unit=" dB",
-        )
-        for protocols, expected in (("cipherdm", 25.7), ("cipherdm-corrected", 24.4), ("puma", 41.1), ("fast", 45.8))
+        Check(f"mean PSNR of {name} to exact, {_SETTING}", expected, 4, mean_psnr(_DRAWN, name, 4, 10), 4, unit=" dB")
+        for name, expected in (("cipherdm", 25.7), ("cipherdm-corrected", 24.4), ("puma", 41.1), ("fast", 45.8))
     ),
     figure,
 )

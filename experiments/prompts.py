@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -26,7 +27,7 @@ from cipherdm.views.pictures import grey_levels, wrapped
 from cipherdm.views.style import GREY, describe, new_figure
 
 from . import recording
-from .commands import PromptModel, ProtocolsOption, RecordOption, record_path
+from .commands import PromptModel, ProtocolsOption, RecordOption, record_path, silent
 from .recording import draw_levels, image_axes
 from .target import PROMPT_MODEL, Check, Command, Target, of_rows
 
@@ -45,12 +46,7 @@ PROMPTS = (
 
 @dataclass(frozen=True, eq=False)
 class DrawnPrompts:
-    """A recorded run.
-
-    Attributes:
-        about: Record: model, protocols, scheduler, steps, guidance_scale, a row for each prompt, environment.
-        pictures: Images uint8 [2, prompts, C, H, W], plaintext and secure.
-    """
+    """A recorded run: the record, and images uint8 [2, prompts, C, H, W], plaintext and secure."""
 
     about: Mapping[str, Any]
     pictures: np.ndarray
@@ -66,18 +62,14 @@ def run(
     guidance_scale: float = 4.0,
     seed: int = 0,
     granularity: Granularity = "block",
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Draw one prompt after the other. Return the record and its images, for `recording.write`.
 
-    Programs are compiled for the first prompt, and stay with the parties for the others. Shares are made anew for each. Each
-    row has, besides what the parties' computation cost:
-
-    - "psnr_db": PSNR of the secure image to that of the exact functions in plaintext, from the same noise.
-    - "latents_psnr_db": PSNR of the latents that these two were decoded from.
-    - "emulated_psnr_db": PSNR of the image by the same protocols in plaintext to the exact one.
-    - "whole_seconds": seconds that the client waited, including compiling and sharing.
-    - "peak_memory": most bytes that one party's process held.
+    Programs are compiled for the first prompt, and stay with the parties for the others. Shares are made anew for each. In a
+    row, "psnr_db" compares the secure image with that of the exact functions in plaintext, "latents_psnr_db" the latents of
+    these two, and "emulated_psnr_db" the same protocols in plaintext with the exact ones. "whole_seconds" is what the client
+    waited, including compiling and sharing; "peak_memory" is the most that one party's process held, in bytes.
 
     Raises:
         CipherDMError: there is no prompt; or as `text_to_image`.
@@ -88,19 +80,11 @@ def run(
     with LocalCluster() as cluster:
         for index, prompt in enumerate(prompts):
             settings = {"steps": steps, "scheduler": scheduler, "guidance_scale": guidance_scale, "seed": seed + index}
-            exact, emulated = (
-                text_to_image(pipeline, None, [prompt], protocols=chosen, **settings) for chosen in (DIRECT, protocols)
-            )
+            draw = partial(text_to_image, pipeline, prompts=[prompt], **settings)
+            exact, emulated = (draw(None, protocols=chosen) for chosen in (DIRECT, protocols))
+            told = partial(_tell_part, progress, index, len(prompts))
             start = perf_counter()
-            secure = text_to_image(
-                pipeline,
-                cluster,
-                [prompt],
-                protocols=protocols,
-                granularity=granularity,
-                progress=_within(progress, index, len(prompts)),
-                **settings,
-            )
+            secure = draw(cluster, protocols=protocols, granularity=granularity, progress=told)
             rows.append(
                 {
                     "prompt": prompt,
@@ -130,7 +114,7 @@ def run(
 
 
 def read(path: str | Path) -> DrawnPrompts:
-    """Read a recorded run. Raises CipherDMError if there is none, or its images are missing or belong to another run."""
+    """Read a recorded run. Raises CipherDMError as `recording.read`."""
     about, images = recording.read(path, "cipherdm bench prompts")
     return DrawnPrompts(about, **images)
 
@@ -150,11 +134,9 @@ def summary(record: Mapping[str, Any]) -> str:
     )
 
 
-def _within(progress: Progress | None, index: int, count: int) -> Progress | None:
-    """Return a function that reports the progress of one prompt's run as a part of all."""
-    if progress is None:
-        return None
-    return lambda done, total, label: progress(index * total + done, count * total, f"prompt {index + 1}, {label}")
+def _tell_part(progress: Progress, index: int, count: int, done: int, total: int, label: str) -> None:
+    """Report the progress of one prompt's run as a part of all."""
+    progress(index * total + done, count * total, f"prompt {index + 1}, {label}")
 
 
 ACROSS = 4
@@ -180,7 +162,16 @@ def prompts_sheet(drawn: DrawnPrompts) -> Figure:
     for band in range(bands):
         for way, text in enumerate(("plaintext", "secure")):
             axes[2 * band + way, 0].set_ylabel(text, fontsize=9)
-    return describe(figure, _description(drawn))
+    about, sampler = drawn.about, f"{drawn.about['scheduler'].upper()}-{drawn.about['steps']}"
+    frame = pd.DataFrame(rows)
+    likeness, seconds = frame["psnr_db"], frame["seconds"]
+    return describe(
+        figure,
+        f"{len(rows)} prompts drawn by {about['model']} with {sampler}, in plaintext and below it on shares under "
+        f"{about['protocols']}, from the same noise. PSNR between the two: mean {likeness.mean():.1f} dB, lowest "
+        f"{likeness.min():.1f} dB for {rows[likeness.argmin()]['prompt']!r}. The parties computed {seconds.min():.0f} to "
+        f"{seconds.max():.0f} seconds for a picture. Prompts: {'; '.join(frame['prompt'])}.",
+    )
 
 
 def prompts_table(drawn: DrawnPrompts) -> pd.DataFrame:
@@ -197,20 +188,6 @@ def prompts_table(drawn: DrawnPrompts) -> pd.DataFrame:
         "MiB a party": rows["peak_memory"] / 2**20,
     }
     return pd.DataFrame(columns).set_index(rows["prompt"])
-
-
-def _description(drawn: DrawnPrompts) -> str:
-    about = drawn.about
-    found = [row["psnr_db"] for row in about["rows"]]
-    lowest = about["rows"][int(np.argmin(found))]["prompt"]
-    seconds = [row["seconds"] for row in about["rows"]]
-    sampler = f"{about['scheduler'].upper()}-{about['steps']}"
-    return (
-        f"{len(found)} prompts drawn by {about['model']} with {sampler}, in plaintext and below it on shares under "
-        f"{about['protocols']}, from the same noise. PSNR between the two: mean {np.mean(found):.1f} dB, lowest "
-        f"{min(found):.1f} dB for {lowest!r}. The parties computed {min(seconds):.0f} to {max(seconds):.0f} seconds for a "
-        f"picture. Prompts: {'; '.join(row['prompt'] for row in about['rows'])}."
-    )
 
 
 def figure(records: Path) -> Figure:
@@ -239,11 +216,11 @@ def measure(
     settings = {"scheduler": scheduler, "steps": steps, "guidance_scale": guidance_scale, "seed": seed}
     with ProgressBar("run") as bar:
         found, images = run(load_pipeline(folder), chosen, protocols=named(protocols), progress=bar, **settings)
-    written = recording.write(path, found, images)
-    typer.echo(f"{summary(found)}\n{written}")
+    typer.echo(f"{summary(found)}\n{recording.write(path, found, images)}")
 
 
 DRAWN = f"prompts_{PROMPT_MODEL}"
+_SLOWEST = of_rows(DRAWN, "whole_seconds", max, 1 / 60)
 
 TARGET = Target(
     "prompts",
@@ -255,15 +232,7 @@ TARGET = Target(
         Check("mean PSNR to plaintext", 28, 0, of_rows(DRAWN, "psnr_db"), 0, unit=" dB", bound="least"),
         Check("lowest PSNR to plaintext", 25, 0, of_rows(DRAWN, "psnr_db", min), 0, unit=" dB", bound="least"),
         Check("GB of all parties, for a picture", 1.04, 0.02, of_rows(DRAWN, "bytes", factor=1e-9), 0.02, 2, " GB"),
-        Check(
-            "minutes of the slowest picture, with sharing",
-            10,
-            0,
-            of_rows(DRAWN, "whole_seconds", max, 1 / 60),
-            0,
-            unit=" min",
-            bound="most",
-        ),
+        Check("minutes of the slowest picture, with sharing", 10, 0, _SLOWEST, 0, unit=" min", bound="most"),
         Check("most memory of a party", 4, 0, of_rows(DRAWN, "peak_memory", max, 2**-30), 0, 2, " GiB", "most"),
     ),
     figure,

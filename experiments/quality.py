@@ -1,4 +1,7 @@
-"""Quality of samples under each protocol set and over the number of steps, from the records of `cipherdm evaluate`."""
+"""Quality of samples under each protocol set and over the number of steps, from the records of `cipherdm evaluate`.
+
+So is the agreement of sd-mini's images with their captions, from the record of `cipherdm read-back`.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +18,8 @@ from cipherdm.records import MEASUREMENTS, read_record
 from cipherdm.views.latency import load_costs
 from cipherdm.views.style import PALETTE, describe, new_figure
 
-from .target import MODELS, TEN, TINY, Check, Command, Target, field, mean_of
+from .markdown import records_named
+from .target import MODELS, PROMPT_MODEL, TEN, TINY, Check, Command, Target, field, mean_of
 
 ORDER = ("direct", "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-mixed", "fast-guarded")
 
@@ -26,16 +30,9 @@ def read_quality(measurements: Path) -> pd.DataFrame:
     """Return a row for each record of `cipherdm evaluate`.
 
     Columns: model, protocols, sampler, accuracy, f1, lenet_fid, samples, overflowed, psnr. `sampler` is the scheduler with its
-    steps, such as "DDIM-50". `psnr` compares the emulation with exact samples, and is NaN without an emulation.
-
-    Raises:
-        CipherDMError: there is no such record.
+    steps, such as "DDIM-50". `psnr` compares the emulation with exact samples, and is NaN without an emulation. Raises
+    CipherDMError if there is no such record.
     """
-    paths = sorted(Path(measurements).glob("quality_*.json"))
-    if not paths:
-        raise CipherDMError(
-            f"there is no record {measurements}/quality_*.json: make them with `cipherdm reproduce --only quality`."
-        )
     rows = [
         {
             "model": record["model"],
@@ -46,23 +43,20 @@ def read_quality(measurements: Path) -> pd.DataFrame:
             "overflowed": record.get("overflowed", 0),
             "psnr": record.get("emulated", {}).get("psnr", float("nan")),
         }
-        for record in map(read_record, paths)
+        for record in records_named(measurements, "quality_*.json", "cipherdm reproduce --only quality")
     ]
     frame = pd.DataFrame(rows)
-    rank = {name: index for index, name in enumerate(ORDER)}
-    keys = frame.assign(rank=[rank.get(name, len(rank)) for name in frame["protocols"]])
-    return frame.loc[keys.sort_values(["model", "rank", "sampler"]).index].reset_index(drop=True)
+    ranks = frame["protocols"].map(
+        {name: rank for rank, name in enumerate(ORDER)}
+    )  # NaN, for all others, is sorted last
+    return frame.loc[frame.assign(rank=ranks).sort_values(["model", "rank", "sampler"]).index].reset_index(drop=True)
 
 
 def quality_figure(table: pd.DataFrame, models: Sequence[str], samplers: Sequence[str]) -> Figure:
     """Draw accuracy and LeNet-FID of each protocol set, a row of panels for each model and a marker for each sampler.
 
-    Better is right on the left panel and left on the right one.
-
-    Args:
-        table: Table of `read_quality`.
-        models: Models to show.
-        samplers: Samplers to show, such as "DDIM-50"; up to six.
+    Better is right on the left panel and left on the right one. The table is that of `read_quality`; up to six samplers, such
+    as "DDIM-50", can be shown.
     """
     chosen = table[table["model"].isin(models) & table["sampler"].isin(samplers)]
     samplers = [name for name in samplers if name in set(chosen["sampler"])]
@@ -74,53 +68,41 @@ def quality_figure(table: pd.DataFrame, models: Sequence[str], samplers: Sequenc
         for index, sampler in enumerate(samplers):
             rows = chosen[(chosen["model"] == model) & (chosen["sampler"] == sampler)]
             height = [names.index(name) + 0.16 * (index - (len(samplers) - 1) / 2) for name in rows["protocols"]]
+            style = {"color": PALETTE[index], "marker": _MARKERS[index], "s": 36, "label": sampler, "zorder": 3}
             for axis, column in zip(line, ("accuracy", "lenet_fid"), strict=True):
-                axis.scatter(
-                    rows[column], height, color=PALETTE[index], marker=_MARKERS[index], s=36, label=sampler, zorder=3
-                )
-            told += [
-                f"{row.protocols} on {model}, {sampler}: {row.accuracy:.1%}, {row.lenet_fid:.2g}"
-                for row in rows.itertuples()
-            ]
+                axis.scatter(rows[column], height, **style)
+            for row in rows.itertuples():
+                told.append(f"{row.protocols} on {model}, {sampler}: {row.accuracy:.1%}, {row.lenet_fid:.2g}")
         line[0].set_title(model, fontsize=10, loc="left")
         for axis in line:
             axis.grid(axis="x", color="#dddddd")
     panels[0, 0].set_yticks(np.arange(len(names)), names)
     panels[0, 0].set_ylim(len(names) - 0.4, -0.6)
-    panels[-1, 0].set(xlabel="accuracy: LeNet reads the digit asked for", xlim=(-0.03, 1.03))
-    panels[-1, 0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-    panels[-1, 1].set(xlabel="LeNet-FID, logarithmic", xscale="log")
-    panels[-1, 1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panels[-1, 1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panels[-1, 1].xaxis.set_minor_formatter(NullFormatter())
-    figure.legend(
-        *panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=9
-    )
+    left, right = panels[-1]
+    left.set(xlabel="accuracy: LeNet reads the digit asked for", xlim=(-0.03, 1.03))
+    left.xaxis.set_major_formatter("{x:.0%}")
+    right.set(xlabel="LeNet-FID, logarithmic", xscale="log")
+    right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.xaxis.set_major_formatter("{x:g}")
+    right.xaxis.set_minor_formatter(NullFormatter())
+    shown = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*shown, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     return describe(figure, "Points, accuracy on the left and LeNet-FID on the right: " + "; ".join(told) + ".")
 
 
 def quality_frame(model: str, measurements: Path) -> pd.DataFrame:
     """Return the quality of a model by sampler and steps, from its records of `cipherdm evaluate` with exact functions.
 
-    Columns: sampler, steps, accuracy, f1, lenet_fid, count. Each row is a record.
-
-    Raises:
-        CipherDMError: there is no record.
+    Columns: sampler, steps, accuracy, f1, lenet_fid, count. Each row is a record. Raises CipherDMError if there is none.
     """
     paths = [measurements / f"quality_{model}_direct.json", *measurements.glob(f"quality_{model}_direct_*.json")]
     records = [read_record(path) for path in paths if path.exists()]
     if not records:
-        raise CipherDMError(
-            f"there is no record of the quality of {model}: make it with "
-            f"`cipherdm evaluate {model} --record data/measurements/quality_{model}_direct.json`."
-        )
-    rows = [
-        {"sampler": SAMPLERS[record["scheduler"]]}
-        | {name: record[name] for name in ("steps", "accuracy", "f1", "lenet_fid", "count")}
-        for record in records
-        if not record["eta"]
-    ]
-    frame = pd.DataFrame(rows).drop_duplicates(["sampler", "steps"])
+        remedy = f"cipherdm evaluate {model} --record data/measurements/quality_{model}_direct.json"
+        raise CipherDMError(f"there is no record of the quality of {model}: make it with `{remedy}`.")
+    frame = pd.DataFrame([record for record in records if not record["eta"]])
+    frame["sampler"] = frame["scheduler"].map(SAMPLERS)
+    frame = frame[["sampler", "steps", "accuracy", "f1", "lenet_fid", "count"]].drop_duplicates(["sampler", "steps"])
     rank = frame["sampler"].map(list(SAMPLERS.values()).index)
     return frame.loc[frame.assign(rank=rank).sort_values(["rank", "steps"]).index].reset_index(drop=True)
 
@@ -130,11 +112,8 @@ def quality_against_cost(
 ) -> Figure:
     """Draw quality over the seconds of sampling, by the latency model, a panel for each network. Numbers are steps.
 
-    Args:
-        quality: Table of `quality_frame` for the same model.
-        cost: Cost of one step. Samplers differ only in their last few additions, so one step serves for all.
-        networks: Networks between the parties.
-        quantity: "lenet_fid", where less is better, "accuracy" or "f1".
+    The table is that of `quality_frame` for the same model. Samplers differ only in their last few additions, so the cost of
+    one step serves for all. `quantity` is "lenet_fid", where less is better, "accuracy" or "f1".
     """
     figure = new_figure(0.8 + 3.6 * len(networks), 3.5)
     axes = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
@@ -148,11 +127,7 @@ def quality_against_cost(
             axis.plot(times, rows[quantity], color=colour, marker=marker, linewidth=1.2, label=sampler)
             for time, steps, value in zip(times, rows["steps"], rows[quantity], strict=True):
                 axis.annotate(f"{steps}", (time, value), color=colour, **above)
-        axis.set(
-            xscale="log",
-            title=str(network),
-            xlabel=f"seconds for {pictures}, {cost.model} under {cost.variant}",
-        )
+        axis.set(xscale="log", title=str(network), xlabel=f"seconds for {pictures}, {cost.model} under {cost.variant}")
         axis.title.set_fontsize(10)
         seconds = [cost.over(network, steps).seconds for steps in quality["steps"]]
         axis.set_xlim(0.7 * min(seconds), 1.4 * max(seconds))
@@ -164,7 +139,7 @@ def quality_against_cost(
     if quantity == "lenet_fid":  # good samplers differ by little, and poor ones by much
         axes[0].set_yscale("log")
         axes[0].yaxis.set_major_locator(FixedLocator([n * 10.0**e for e in range(-2, 4) for n in (1, 2, 5)]))
-        axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes[0].yaxis.set_major_formatter("{x:g}")
         axes[0].yaxis.set_minor_locator(NullLocator())
     axes[0].set_ylabel(f"{label}\n(exact functions)")
     axes[-1].legend(frameon=False, fontsize=9)
@@ -215,7 +190,13 @@ def quality_command(model: str, protocols: str, scheduler: str = "ddim", steps: 
     )
 
 
+def accuracy(what: str, stem: str, expected: float, tolerance: float, reduced: float) -> Check:
+    """Return the check of a record's accuracy, in percent."""
+    return Check(what, expected, tolerance, field(stem, "accuracy", factor=100), reduced, unit="%")
+
+
 _SETS = ("direct", "cipherdm", "cipherdm-corrected", "puma", "fast")
+_PSNR = field(f"quality_{TEN}_fast", "psnr", "emulated")
 
 QUALITY = Target(
     "quality",
@@ -230,23 +211,15 @@ QUALITY = Target(
     ),
     (
         *(
-            Check(
-                f"{model}: accuracy, {protocols}",
-                expected,
-                tolerance,
-                field(f"quality_{model}_{protocols}", "accuracy", factor=100),
-                reduced,
-                unit="%",
-            )
-            for model, protocols, expected, tolerance, reduced in _ACCURACIES
+            accuracy(f"{model}: accuracy, {protocols}", f"quality_{model}_{protocols}", *expected)
+            for model, protocols, *expected in _ACCURACIES
         ),
-        Check(
-            f"{TEN}: PSNR of fast to exact", 32.9, 2, field(f"quality_{TEN}_fast", "psnr", "emulated"), 4, unit=" dB"
-        ),
+        Check(f"{TEN}: PSNR of fast to exact", 32.9, 2, _PSNR, 4, unit=" dB"),
     ),
     figure,
 )
 
+_EXACT = f"quality_{TEN}_direct"
 _SAMPLERS = (
     *(("ddim", steps) for steps in (5, 10, 20)),
     *(("dpmsolver++", steps) for steps in (5, 10, 15, 20)),
@@ -260,47 +233,40 @@ SAMPLERS_TARGET = Target(
     "ours",
     tuple(quality_command(TEN, "direct", scheduler, steps) for scheduler, steps in _SAMPLERS),
     (
-        *(
-            Check(
-                f"LeNet-FID, {SAMPLERS[scheduler]}-{steps}",
-                expected,
-                tolerance,
-                field(quality_command(TEN, "direct", scheduler, steps).name, "lenet_fid"),
-                None,
-                2,
-            )
-            for scheduler, steps, expected, tolerance in (
-                ("ddim", 10, 1.27, 0.3),
-                ("dpmsolver++", 10, 0.77, 0.2),
-                ("dpmsolver++", 15, 0.68, 0.2),
-                ("ddim", 50, 0.71, 0.2),
-            )
-        ),
-        Check(
-            "accuracy, DPM-Solver++-10",
-            99.1,
-            1,
-            field(quality_command(TEN, "direct", "dpmsolver++", 10).name, "accuracy", factor=100),
-            3,
-            unit="%",
-        ),
+        Check("LeNet-FID, DDIM-10", 1.27, 0.3, field(f"{_EXACT}_ddim-10", "lenet_fid"), digits=2),
+        Check("LeNet-FID, DPM-Solver++-10", 0.77, 0.2, field(f"{_EXACT}_dpmsolver-10", "lenet_fid"), digits=2),
+        Check("LeNet-FID, DPM-Solver++-15", 0.68, 0.2, field(f"{_EXACT}_dpmsolver-15", "lenet_fid"), digits=2),
+        Check("LeNet-FID, DDIM-50", 0.71, 0.2, field(_EXACT, "lenet_fid"), digits=2),
+        accuracy("accuracy, DPM-Solver++-10", f"{_EXACT}_dpmsolver-10", 99.1, 1, 3),
     ),
     samplers_figure,
 )
+
+_LABELS = ("--labels", "0-9", "--steps", "20"), ("--labels", "3", "--steps", "4")
 
 PICTURE = Target(
     "sample",
     "Ten digits, secure beside plaintext",
     "secure sampling gives the pictures that plaintext sampling gives",
     "ours",
-    (
-        Command(
-            "sample",
-            ("sample", "--model", TEN, "--granularity", "loop"),
-            ("--labels", "0-9", "--steps", "20"),
-            ("--labels", "3", "--steps", "4"),
-            option="--out",
-        ),
-    ),
+    (Command("sample", ("sample", "--model", TEN, "--granularity", "loop"), *_LABELS, option="--out"),),
     (Check("mean PSNR to plaintext", 33.0, 2, mean_of("sample", "psnr_db"), unit=" dB"),),
+)
+
+READ = f"captions_{PROMPT_MODEL}"
+
+CAPTIONS = Target(
+    "captions",
+    "What is read back from the pictures of captions, in plaintext",
+    "the model draws what its prompts say",
+    "ours",
+    (Command(READ, ("read-back", PROMPT_MODEL), (), ("--count", "100")),),
+    tuple(
+        Check(what, expected, tolerance, field(READ, name, "drawn", factor=100), reduced, unit="%")
+        for what, name, expected, tolerance, reduced in (
+            ("digits as their captions say", "digit", 96.8, 2, 6),
+            ("colours", "colour", 99.6, 1, 3),
+            ("all of a caption but the place", "all", 96.4, 2, 6),
+        )
+    ),
 )

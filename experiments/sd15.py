@@ -1,8 +1,7 @@
 """One call of a U-Net of Stable Diffusion's size on three parties, block by block, against diffusers in plaintext.
 
-The record holds time, bytes, rounds and memory of each block. Without a folder the weights are random, in Stable Diffusion
-1.5's own configuration; costs do not depend on them. The owner calibrates with noise and embeddings of its own, before the
-call. Each part leaves its result in a folder, so an interrupted run goes on with the next part, or with the next block.
+Without a folder the weights are random, in Stable Diffusion 1.5's own configuration; costs do not depend on them. Each part
+leaves its result in a folder, so an interrupted run goes on with the next part, or with the next block.
 """
 
 import hashlib
@@ -29,18 +28,16 @@ from cipherdm.records import read_record
 from cipherdm.schedules import make_schedule
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 
-from .commands import ProtocolsOption, RecordOption, finish, record_path
+from .commands import ProtocolsOption, RecordOption, finish, record_path, silent
 from .journal import kept
 from .sd15_blockwise import UNetCall, call_in_plaintext, call_on_parties
-from .target import Check, Command, Target, field
+from .target import Check, Command, Records, Target, field
 
 SD15 = UNetConditionConfig(sample_size=64, cross_attention_dim=768)
 """Stable Diffusion 1.5: 860 million parameters."""
 
 REDUCED = replace(SD15, sample_size=16, cross_attention_dim=96, block_out_channels=(64, 128, 128, 128))
 """The same blocks with fewer channels and smaller latents."""
-
-TOKENS = 77
 
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
@@ -52,8 +49,6 @@ SCHEDULER = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-
-_CALIBRATION_SEED, _CALL_SEED = 1, 2
 
 
 @dataclass(frozen=True)
@@ -81,19 +76,13 @@ class Model:
 
 
 def run(
-    model: Model, keep: Path, *, protocols: Protocols = FAST_KERNELS, progress: Progress | None = None
+    model: Model, keep: Path, *, protocols: Protocols = FAST_KERNELS, progress: Progress = silent
 ) -> dict[str, Any]:
     """Call the U-Net in plaintext and on three parties, and return the record.
 
-    Args:
-        model: U-Net to call, for one image and one prompt at the first timestep of a schedule of one step.
-        keep: Folder of finished parts, which are not computed again.
-        protocols: Protocol set of the parties.
-        progress: Function that is told of each block, in plaintext and then on the parties.
-
-    Returns:
-        The record: configuration, totals, a row for each block, and "error": rms and max of the parties' result and of the
-        emulation in plaintext, both against diffusers' result and in units of its rms.
+    The call is for one image and one prompt at the first timestep of a schedule of one step. Finished parts, in the folder
+    `keep`, are not computed again. "error" has rms and max of the parties' result and of the emulation in plaintext, both
+    against diffusers' result and in units of its rms.
 
     Raises:
         CipherDMError: as `call_on_parties`, or the model takes no prompts, or its values leave the ring.
@@ -131,7 +120,7 @@ def run(
 
 
 def summary(record: dict[str, Any]) -> str:
-    """Return a sentence about a run."""
+    """Return two sentences about a run."""
     return (
         f"One call of {record['parameters'] / 1e6:.0f} million parameters in {record['seconds'] / 60:.1f} minutes, and "
         f"{record['share_seconds'] / 60:.1f} to prepare and share weights; the parties sent {record['bytes'] / 1e9:.2f} GB in "
@@ -142,25 +131,24 @@ def summary(record: dict[str, Any]) -> str:
 
 def _calibrate(unet: UNet) -> None:
     """Calibrate the model at the timestep of the call, with random images and prompts."""
-    height, width = _extent(unet.config.sample_size)
     # Several small images show as many values as one at full size does.
-    embeddings = _embeddings(unet.config, min(8, max(1, 4096 // (height * width))), _CALIBRATION_SEED)
-    schedule = make_schedule(unet.scheduler_config, "ddim", 1)
-    save_calibration(calibrate(unet, schedule, embeddings=embeddings, seed=_CALIBRATION_SEED), unet)
+    count = min(8, max(1, 4096 // int(np.prod(_extent(unet.config.sample_size)))))
+    schedule, embeddings = make_schedule(unet.scheduler_config, "ddim", 1), _embeddings(unet.config, count, 1)
+    save_calibration(calibrate(unet, schedule, embeddings=embeddings, seed=1), unet)
 
 
 def _call(unet: UNet, protocols: Protocols) -> UNetCall:
     """Return the call that is measured: noise, and an embedding of numbers about 1, as CLIP's are."""
     config = unet.config
     shape = (1, config.in_channels, *_extent(config.sample_size))
-    sample = np.random.default_rng(_CALL_SEED).standard_normal(shape, np.float32)
+    sample = np.random.default_rng(2).standard_normal(shape, np.float32)
     timestep = float(make_schedule(unet.scheduler_config, "ddim", 1).timesteps[0])
-    return UNetCall(unet, protocols, sample, _embeddings(config, 1, _CALL_SEED + 1), timestep)
+    return UNetCall(unet, protocols, sample, _embeddings(config, 1, seed=3), timestep)
 
 
 def _embeddings(config: UNetConditionConfig, count: int, seed: int) -> np.ndarray:
-    shape = (count, TOKENS, config.cross_attention_dim)
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+    """Return embeddings [count, 77, width], with as many tokens as Stable Diffusion's prompts have."""
+    return np.random.default_rng(seed).standard_normal((count, 77, config.cross_attention_dim), np.float32)
 
 
 def _by_diffusers(call: UNetCall) -> np.ndarray:
@@ -194,24 +182,15 @@ KINDS = {
 
 OTHER = ("projections, resampling, ends", "#bbbbbb")
 
-_NAMES = {"down_blocks": "down", "mid_block": "middle", "up_blocks": "up"}
-
 _ORDER = ("first", "down", "middle", "up", "last")
 
 
 def full_call_frame(record: Mapping[str, Any]) -> pd.DataFrame:
     """Return a row for each block: part, kind as it is shown, seconds, MB, rounds, GiB of the party that held most."""
     rows = pd.DataFrame(record["rows"])
-    return pd.DataFrame(
-        {
-            "part": [_part(name) for name in rows["block"]],
-            "kind": [KINDS.get(kind, OTHER)[0] for kind in rows["kind"]],
-            "seconds": rows["seconds"],
-            "MB": rows["bytes"] / 1e6,
-            "rounds": rows["rounds"],
-            "GiB": rows["peak_memory"] / 2**30,
-        }
-    )
+    kinds = [KINDS.get(kind, OTHER)[0] for kind in rows["kind"]]
+    frame = pd.DataFrame({"part": rows["block"].map(_part), "kind": kinds, "seconds": rows["seconds"]})
+    return frame.assign(MB=rows["bytes"] / 1e6, rounds=rows["rounds"], GiB=rows["peak_memory"] / 2**30)
 
 
 def full_call_figure(record: Mapping[str, Any]) -> Figure:
@@ -228,16 +207,14 @@ def full_call_figure(record: Mapping[str, Any]) -> Figure:
     memory = frame.groupby("part")["GiB"].max().reindex(parts)
     figure = new_figure(9.0, 1.3 + 0.3 * len(parts))
     time, held = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
-    left = pd.Series(0.0, index=parts)
+    left = seconds.cumsum(axis="columns") - seconds
     for kind, colour in colours.items():
-        time.barh(range(len(parts)), seconds[kind], left=left, color=colour, height=0.75)
-        left = left + seconds[kind]
+        time.barh(range(len(parts)), seconds[kind], left=left[kind], color=colour, height=0.75)
     held.barh(range(len(parts)), memory, color=GREY, height=0.75)
-    time.set(xlabel=f"seconds, of {record['seconds']:,.0f} in all")
-    held.set(xlabel="GiB held by a party at most")
-    time.set_yticks(
-        range(len(parts)), [f"{part}, {_part_extent(part, record['config'])}" for part in parts], fontsize=9
-    )
+    time.set_xlabel(f"seconds, of {record['seconds']:,.0f} in all")
+    held.set_xlabel("GiB held by a party at most")
+    labels = [f"{part}, {_part_extent(part, record['config'])}" for part in parts]
+    time.set_yticks(range(len(parts)), labels, fontsize=9)
     time.invert_yaxis()
     for axis in (time, held):
         axis.grid(axis="x", color="#dddddd")
@@ -256,20 +233,18 @@ def full_call_figure(record: Mapping[str, Any]) -> Figure:
 
 def _part(block: str) -> str:
     """Return "down 0" for "down_blocks.0.resnets.1", "first layer" for "conv_in"."""
-    head, _, rest = block.partition(".")
-    if head not in _NAMES:
-        return {"conv_in": "first layer", "conv_out": "last layer"}.get(head, head)
-    return _NAMES[head] if head == "mid_block" else f"{_NAMES[head]} {rest.partition('.')[0]}"
+    head, *rest = block.split(".")
+    if head in ("down_blocks", "up_blocks"):
+        return f"{head.removesuffix('_blocks')} {rest[0]}"
+    return {"conv_in": "first layer", "mid_block": "middle", "conv_out": "last layer"}.get(head, head)
 
 
 def _part_extent(part: str, config: Mapping[str, Any]) -> str:
     """Return "64 x 64": latents are halved from one level down to the next, and doubled on the way up."""
     last = len(config["block_out_channels"]) - 1
-    way, *rest = part.split()
-    level = {"down": lambda: int(rest[0]), "middle": lambda: last, "up": lambda: last - int(rest[0])}
-    halved = 2 ** level.get(way, lambda: 0)()
-    height, width = _extent(config["sample_size"])
-    return f"{-(-height // halved)} x {-(-width // halved)}"
+    way, number = part.split()[0], int(part.split()[1]) if part[-1].isdigit() else 0
+    level = {"down": number, "middle": last, "up": last - number}.get(way, 0)
+    return " x ".join(str(-(-size // 2**level)) for size in _extent(config["sample_size"]))
 
 
 def _extent(size: int | Sequence[int]) -> tuple[int, int]:
@@ -310,6 +285,10 @@ def measure(
     finish(path, found)
 
 
+def _error_of_parties(records: Records) -> float:
+    return records["sd15_step"]["error"]["parties"]["rms"]
+
+
 TARGET = Target(
     "sd15-step",
     "One U-Net call of Stable Diffusion 1.5's size, block by block",
@@ -317,15 +296,7 @@ TARGET = Target(
     "ours",
     (Command("sd15_step", ("bench", "full-call"), (), ("--reduced",), resumes=True),),
     (
-        Check(
-            "error against diffusers, of the rms",
-            0.1,
-            0,
-            lambda records: records["sd15_step"]["error"]["parties"]["rms"],
-            0,
-            3,
-            bound="most",
-        ),
+        Check("error against diffusers, of the rms", 0.1, 0, _error_of_parties, 0, 3, bound="most"),
         Check("GB of all parties", 46.7, 0.5, field("sd15_step", "bytes", factor=1e-9), unit=" GB"),
     ),
     figure,

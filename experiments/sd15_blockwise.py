@@ -1,12 +1,9 @@
 """One call of a U-Net on three parties, block by block, for models that do not fit into memory. It can be interrupted.
 
-For each block the owner prepares the block's weights and shares them into the parties' files. The parties load them for the
-block's programs, and put what the block writes into files as well. Once all three are done, the client notes the block in its
-journal; then what no later block reads is deleted. So the largest block and the skip connections bound a party's memory and
-disk. An interrupted call goes on with the block that the journal lacks, in new processes of the parties. They overwrite what
-an unfinished attempt has left in the files.
-
-One person plays all roles here, as everywhere with `LocalCluster`.
+For each block the owner shares the block's weights into the parties' files, where the parties put what the block writes as
+well. Once all three are done, the client notes the block in its journal; then what no later block reads is deleted. So the
+largest block and the skip connections bound a party's memory and disk. An interrupted call goes on with the block that the
+journal lacks, in new processes of the parties, which overwrite what an unfinished attempt has left in the files.
 """
 
 import os
@@ -34,9 +31,8 @@ from cipherdm.records import environment
 from cipherdm.sampling.sample import engine_for
 from cipherdm.sampling.steps import TIME_TERM, WEIGHTS, StepShape, block_node, value_name
 
+from .commands import silent
 from .journal import Journal, write_array
-
-_FILES = "unet"  # the name of the session's files
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +82,10 @@ class UNetCall:
 
     def node(self, block: Block, ring: bool) -> tuple[Node, dict[str, np.ndarray]]:
         """Return a block as a node, and the arrays that its owner shares for it: weights, and this timestep's time terms."""
-        timesteps = np.float32([self.timestep])
-        weights = prepare_weights(
-            self.unet, timesteps, self.protocols, blocks=[block.name], calibration=self.calibration
-        )
-        shape = StepShape(
-            self.unet.config, self.protocols, weights.layout, 1, len(self.sample), noisy=False, clip=None, ring=ring
-        )
+        chosen = {"blocks": [block.name], "calibration": self.calibration}
+        weights = prepare_weights(self.unet, np.float32([self.timestep]), self.protocols, **chosen)
+        sizes = {"steps": 1, "batch": len(self.sample), "noisy": False, "clip": None}
+        shape = StepShape(self.unet.config, self.protocols, weights.layout, ring=ring, **sizes)
         arrays = {WEIGHTS + name: array for name, array in weights.constant.items()}
         arrays |= {WEIGHTS + name: array[0] for name, array in weights.by_step.items()}
         arrays |= {value_name(name): array[:, 0] for name, array in weights.by_class.items()}
@@ -104,27 +97,17 @@ class UNetCall:
                 arrays[name] = encode(arrays[name], width, ring)
         return block_node(block, shape), arrays
 
-    def decoded(self, values: np.ndarray) -> np.ndarray:
-        """Return the predicted noise from a revealed "eps"."""
-        bits = self.protocols.value_bits
-        return values if bits is None else decode(values, bits, ring=True)
-
 
 def call_on_parties(
-    call: UNetCall, folder: Path, about: Mapping[str, Any], progress: Progress | None = None
+    call: UNetCall, folder: Path, about: Mapping[str, Any], progress: Progress = silent
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Compute a call on three parties on this machine, or the part of it that is not finished.
 
-    Args:
-        call: Call to compute.
-        folder: Folder of the parties' files and the journal.
-        about: Identity of the call, JSON-ready: its weights, inputs and settings.
-        progress: Function that is told of each block.
+    The folder holds the parties' files, and the journal with the call's identity: `about`, its weights, inputs and settings.
 
     Returns:
-        The predicted noise, float32 [B, C, H, W], and a row for each block: block, kind, `CostReport.totals`,
-        share_seconds (preparing and sharing the weights), parameters, calls, peak_memory (bytes of the party that held
-        most), operators (seconds by operator), load_before, commit (of the code that ran it), writes, first_of_process.
+        The predicted noise, float32 [B, C, H, W], and a row for each block. Its "share_seconds" are for preparing and sharing
+        the weights, "peak_memory" is in bytes of the party that held most, and "commit" is that of the code that ran it.
 
     Raises:
         CipherDMError: a failure of a party, or the folder holds another call. Finished blocks are kept.
@@ -136,33 +119,35 @@ def call_on_parties(
         return np.load(result), journal.rows
     blocks, names = call.blocks, [row["block"] for row in journal.rows]
     with LocalCluster(files=folder / "parties") as cluster:
-        session = cluster.session(engine_for(call.protocols), files=_FILES)
+        session = cluster.session(engine_for(call.protocols), files="unet")
         inputs = {name: Spec.of(array) for name, array in call.inputs(ring=True).items()}
         if names:
             session.delete(_unread(blocks, len(names)))
         else:
             session.share(call.inputs(ring=True), in_files=True)
         for index in range(len(names), len(blocks)):
-            if progress is not None:
-                progress(index, len(blocks), blocks[index].name)
-            row = _run_block(session, call, blocks[index], inputs | _specs_of(journal))
+            progress(index, len(blocks), blocks[index].name)
+            written = {
+                name: Spec(tuple(shape), kind) for row in journal.rows for name, (shape, kind) in row["writes"].items()
+            }
+            row = _run_block(session, call, blocks[index], inputs | written)
             journal.add(row | {"commit": commit, "first_of_process": index == len(names)})
             session.delete(_unread(blocks, index + 1))
-        eps = call.decoded(session.reveal("eps"))
+        bits, eps = call.protocols.value_bits, session.reveal("eps")
+        eps = eps if bits is None else decode(eps, bits, ring=True)
         write_array(result, eps)
         session.delete(["eps"])
     return eps, journal.rows
 
 
-def call_in_plaintext(call: UNetCall, progress: Progress | None = None) -> np.ndarray:
+def call_in_plaintext(call: UNetCall, progress: Progress = silent) -> np.ndarray:
     """Compute a call here, block by block: the reference with exact functions, the emulation of a secure call with others.
 
     The emulation gives NaN where the parties' words would overflow.
     """
     values = {name: jax.numpy.asarray(array) for name, array in call.inputs(ring=False).items()}
     for index, block in enumerate(call.blocks, start=1):
-        if progress is not None:
-            progress(index - 1, len(call.blocks), f"{block.name} in plaintext")
+        progress(index - 1, len(call.blocks), f"{block.name} in plaintext")
         node, weights = call.node(block, ring=False)
         results = jax.jit(node.function)(*((weights | values)[name] for name in node.inputs))
         values.update(zip(node.outputs, results if isinstance(results, tuple) else (results,), strict=True))
@@ -180,7 +165,7 @@ def _run_block(session: Session, call: UNetCall, block: Block, specs: Mapping[st
     shared = time.perf_counter() - start
     of_weights = {name: Spec.of(array) for name, array in weights.items()}
     parameters = sum(array.size for array in weights.values())
-    del weights
+    del weights  # which may take gigabytes while the parties compute
     plan = compile_plan([node], specs | of_weights, keep=node.outputs, files=node.outputs)
     cost = session.run(plan)
     session.delete(of_weights)
@@ -196,11 +181,6 @@ def _run_block(session: Session, call: UNetCall, block: Block, specs: Mapping[st
         "load_before": load,
         "writes": {name: (plan.outputs[name].shape, plan.outputs[name].dtype) for name in node.outputs},
     }
-
-
-def _specs_of(journal: Journal) -> dict[str, Spec]:
-    """Return the specs of all values that finished blocks have written."""
-    return {name: Spec(tuple(shape), kind) for row in journal.rows for name, (shape, kind) in row["writes"].items()}
 
 
 def _unread(blocks: list[Block], done: int) -> list[str]:

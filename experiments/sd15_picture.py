@@ -1,15 +1,11 @@
 """Projected cost of an image at Stable Diffusion's size, from one measured call of its U-Net, beside published figures.
 
-`sd15` measures one call of the U-Net, for one image and one prompt. With classifier-free guidance each step of an image takes
-two calls, with the prompt and without. Here they count twice the measured call, one after the other. One batch of two would
-take half the rounds at best, and about as long for computing and for sending bytes.
+With classifier-free guidance each step takes two calls, with the prompt and without, which count twice the measured call. One
+batch of two would take half the rounds at best, and about as long for computing and for sending bytes. Keys and values of a
+prompt do not depend on the step, so their blocks count once for each of the two prompts.
 
-Keys and values of a prompt do not depend on the step, so their blocks count once for each of the two prompts. All other blocks
-count once for each call, including reading weights from the parties' files. Seconds over a network follow from the latency
-model (`cipherdm.costs.latency`). Its computing is the measured time: three parties on the cores of one machine, with whatever
-else ran on it. In a deployment each party has its own host.
-
-A projection is no measurement of an image. `LEFT_OUT` lists what is not in it.
+Seconds over a network follow from the latency model (`cipherdm.costs.latency`). Its computing is the measured time, of three
+parties on the cores of one machine; in a deployment each party has its own host. `LEFT_OUT` lists what is not in a projection.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +25,8 @@ from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 
 LITERATURE = (LAN, CHEETAH_LAN, WAN, SPU_WAN)
 """Networks of the projection: those that publications compute on."""
+
+_PUBLISHED_COLOUR = "#bbbbbb"
 
 LEFT_OUT = (
     "preparing the owner's weights and sharing them with the parties, which is done once for a model and its schedule",
@@ -56,25 +54,18 @@ class Picture:
 
     def __post_init__(self):
         if min(self.steps, self.branches) < 1:
-            raise CipherDMError(
-                f"a picture takes at least 1 step and 1 call at each, not {self.steps} and {self.branches}."
-            )
+            asked = f"{self.steps} and {self.branches}"
+            raise CipherDMError(f"a picture takes at least 1 step and 1 call at each, not {asked}.")
 
     @property
     def calls(self) -> int:
-        """Calls of the U-Net."""
+        """Number of calls of the U-Net."""
         return self.steps * self.branches
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Cost of an image over one network.
-
-    Attributes:
-        network: Network between the parties; None for one machine, as in the measurement.
-        latency: Seconds of computing, delays and sending.
-        bytes: Bytes that all parties send.
-    """
+    """Cost of an image over one network, or on one machine, as in the measurement. All parties send the bytes."""
 
     network: Network | None
     latency: Latency
@@ -88,17 +79,9 @@ class Projection:
 
 @dataclass(frozen=True)
 class Published:
-    """Published cost of a model of this size.
+    """Published cost of a model of this size: seconds and bytes for all steps.
 
-    Attributes:
-        name: Name in tables and figures.
-        measured: Model and sampler of the figures.
-        network: Network and machines, as far as they are known here.
-        parameters: Parameters of the U-Net.
-        steps: Denoising steps of the figures.
-        seconds: Seconds for all steps.
-        bytes: Bytes sent for all steps.
-        source: Origin of the figures.
+    `measured` names model and sampler, `network` also the machines, as far as they are known here.
     """
 
     name: str
@@ -139,10 +122,6 @@ def published_of(record: Mapping[str, Any]) -> tuple[Published, ...]:
 def picture_totals(record: Mapping[str, Any], picture: Picture) -> dict[str, float]:
     """Return an image's seconds on one machine, bytes, sends, rounds and bytes on the path, from the rows of a record.
 
-    Args:
-        record: Record of `cipherdm bench full-call`.
-        picture: Number of calls.
-
     Raises:
         CipherDMError: the rows come from an older version, without rounds or bytes on the path.
     """
@@ -156,18 +135,11 @@ def project(
     picture: Picture = Picture(),
     networks: Sequence[Network] = LITERATURE,  # noqa: B008 (frozen)
 ) -> tuple[Projection, ...]:
-    """Return the cost of an image on the machine of the measurement, then over each of the networks.
-
-    Raises:
-        CipherDMError: as `picture_totals`.
-    """
+    """Return the cost of an image on the machine of the measurement, then over each network. Raises as `picture_totals`."""
     totals = picture_totals(record, picture)
     local = Projection(None, Latency(totals["seconds"], 0.0, 0.0), totals["bytes"])
     over = (latency(totals["seconds"], totals["rounds"], totals["path_bytes"], network) for network in networks)
     return local, *(Projection(network, found, totals["bytes"]) for network, found in zip(networks, over, strict=True))
-
-
-_PUBLISHED_COLOUR = "#bbbbbb"
 
 
 def full_size_frame(record: Mapping[str, Any], picture: Picture = Picture()) -> pd.DataFrame:  # noqa: B008 (frozen)
@@ -176,16 +148,13 @@ def full_size_frame(record: Mapping[str, Any], picture: Picture = Picture()) -> 
     Published figures are scaled to the image's number of steps, and have no parts. They are left out if the record's U-Net
     has another size.
     """
-    rows = [
-        {
-            "over": projection.name,
-            **dict(zip(PARTS, _hours(projection.latency), strict=True)),
-            "hours": projection.latency.seconds / 3600,
-            "GB": projection.bytes / 1e9,
-            "what": "as measured" if projection.network is None else str(projection.network).partition(": ")[2],
-        }
-        for projection in project(record, picture)
-    ]
+    rows = []
+    for projection in project(record, picture):
+        found = projection.latency
+        parts = {part: s / 3600 for part, s in zip(PARTS, (found.computing, found.delays, found.sending), strict=True)}
+        what = "as measured" if projection.network is None else str(projection.network).partition(": ")[2]
+        about = {"hours": found.seconds / 3600, "GB": projection.bytes / 1e9, "what": what}
+        rows.append({"over": projection.name, **parts, **about})
     for published in published_of(record):
         seconds, size = published.part(picture.steps)
         what = f"{published.measured}, of which {picture.steps} in proportion; {published.network}"
@@ -201,10 +170,9 @@ def full_size_figure(record: Mapping[str, Any], picture: Picture = Picture()) ->
     ours, published = frame[frame[PARTS[0]].notna()], frame[frame[PARTS[0]].isna()]
     figure = new_figure(7.6, 1.7 + 0.42 * len(frame))
     axis = figure.subplots()
-    left = pd.Series(0.0, index=ours.index)
+    left = ours[[*PARTS]].cumsum(axis="columns") - ours[[*PARTS]]
     for part, colour in zip(PARTS, PALETTE, strict=False):
-        axis.barh(range(len(ours)), ours[part], left=left, color=colour, height=0.7)
-        left = left + ours[part]
+        axis.barh(range(len(ours)), ours[part], left=left[part], color=colour, height=0.7)
     axis.barh(range(len(ours), len(frame)), published["hours"], color=_PUBLISHED_COLOUR, height=0.7)
     for place, (hours, size) in enumerate(zip(frame["hours"], frame["GB"], strict=True)):
         axis.text(hours + 0.01 * frame["hours"].max(), place, _told(hours, size), va="center", fontsize=9, color=GREY)
@@ -224,10 +192,6 @@ def full_size_figure(record: Mapping[str, Any], picture: Picture = Picture()) ->
         f"{record['parameters'] / 1e6:.1f} million parameters under {record['protocols']}: {told}. Not in them: "
         f"{'; '.join(LEFT_OUT)}.",
     )
-
-
-def _hours(found: Latency) -> tuple[float, float, float]:
-    return found.computing / 3600, found.delays / 3600, found.sending / 3600
 
 
 def _told(hours: float, size: float) -> str:

@@ -3,7 +3,7 @@
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,34 +21,23 @@ from cipherdm.hosts.loopback import LoopbackHosts
 from cipherdm.hosts.model import Model
 from cipherdm.hosts.remote import RemoteCluster
 from cipherdm.hosts.trial_files import make_trial
-from cipherdm.progress import ProgressBar
+from cipherdm.progress import Progress, ProgressBar
 from cipherdm.records import read_record, write_record
 from cipherdm.views.style import PALETTE, describe, new_figure
 
-from .commands import RecordOption, record_path
-from .target import Check, Command, Target
+from .commands import RecordOption, record_path, silent
+from .target import Check, Command, Records, Target
 
 SHAPE = (32, 16)
 
 TOLERANCE = 0.01  # outputs are up to 30 in size
 
 
-def run(
-    requests: int = 200, clients: int = 4, *, runs: int = 2, progress: Callable[[int, int], None] | None = None
-) -> dict[str, Any]:
-    """Start three hosts on this machine and have clients make requests, all at the same time.
+def run(requests: int = 200, clients: int = 4, *, runs: int = 2, progress: Progress = silent) -> dict[str, Any]:
+    """Start three hosts on this machine and have clients make requests, all at the same time. Return the record.
 
-    Each request brings numbers of its own, so that an answer to another request would be noticed.
-
-    Args:
-        requests: Number of requests, of all clients together.
-        clients: Number of clients.
-        runs: Number of runs that the hosts compute at a time.
-        progress: Function called as `progress(done, requests)`.
-
-    Returns:
-        A JSON-ready record: number of right answers, errors, seconds of each request, and bytes of memory that each party's
-        processes held together after it.
+    Each request brings numbers of its own, so that an answer to another request would be noticed. The hosts compute `runs` at
+    a time. "memory_bytes" is what each party's processes held together after each request.
     """
     names = [f"client{index}" for index in range(clients)]
     limits = Limits(runs=runs, queue=max(16, clients), runs_per_client=1)
@@ -66,13 +55,11 @@ def run(
                         outcome = _one(cluster, weights, generator)
                         with lock:
                             outcomes.append(outcome | {"memory_bytes": _memory(operator)})
-                            if progress is not None:
-                                progress(len(outcomes), requests)
+                            progress(len(outcomes), requests, "answered")
 
             start = time.perf_counter()
             with ThreadPoolExecutor(clients) as pool:
-                for done in [pool.submit(work, index) for index in range(clients)]:
-                    done.result()
+                list(pool.map(work, range(clients)))  # which raises what a client has raised
             seconds = time.perf_counter() - start
             counts = [(status.done, status.failed) for _, status in operator.states()]
     return {
@@ -125,12 +112,9 @@ def _one(cluster: RemoteCluster, weights: np.ndarray, generator: np.random.Gener
 
 def _memory(operator: RemoteCluster) -> list[int]:
     """Return the bytes that each party's processes hold together, by rank; 0 for a party that does not answer."""
-    states = operator.states()
+    found = [None if isinstance(state, CipherDMError) else state[1] for state in operator.states()]
     return [
-        0
-        if isinstance(state, CipherDMError)
-        else state[1].memory_bytes + sum(p.memory_bytes for p in state[1].processes)
-        for state in states
+        s.memory_bytes + sum(process.memory_bytes for process in s.processes) if s is not None else 0 for s in found
     ]
 
 
@@ -174,13 +158,21 @@ def measure(
     """Have three hosts on this machine answer many requests of several clients, and check each answer against plaintext."""
     path = record_path(record, "soak")
     with ProgressBar("request") as bar:
-        found = run(requests, clients, progress=lambda done, total: bar(done, total, "answered"))
+        found = run(requests, clients, progress=bar)
     write_record(path, found)
     typer.echo(
         f"{found['right']} of {requests} answers right in {found['seconds']:.0f} s; memory of the parties grew by "
         f"{', '.join(f'{share:+.1%}' for share in growth(found))}.\nWrote {path}."
     )
     raise typer.Exit(0 if found["right"] == requests else 3)
+
+
+def _right(records: Records) -> float:
+    return 100 * records["soak"]["right"] / records["soak"]["requests"]
+
+
+def _growth(records: Records) -> float:
+    return 100 * max(growth(records["soak"]))
 
 
 TARGET = Target(
@@ -190,23 +182,8 @@ TARGET = Target(
     "ours",
     (Command("soak", ("bench", "soak"), (), ("--requests", "48")),),
     (
-        Check(
-            "answers that are right",
-            100,
-            0,
-            lambda records: 100 * records["soak"]["right"] / records["soak"]["requests"],
-            0,
-            unit="%",
-        ),
-        Check(
-            "growth of a party's memory, second quarter to last",
-            2,
-            0,
-            lambda records: 100 * max(growth(records["soak"])),
-            3,
-            unit="%",
-            bound="most",
-        ),
+        Check("answers that are right", 100, 0, _right, 0, unit="%"),
+        Check("growth of a party's memory, second quarter to last", 2, 0, _growth, 3, unit="%", bound="most"),
     ),
     figure,
 )

@@ -13,7 +13,6 @@ from cipherdm.records import read_record
 from . import (
     activations,
     breakdown_figures,
-    captions,
     ddpm1000,
     grid,
     ladder,
@@ -41,7 +40,7 @@ TARGETS = (
     ddpm1000.TARGET,
     prompts.TARGET,
     grid.TARGET,
-    captions.TARGET,
+    quality.CAPTIONS,
     step_gains.PROMPT_STEP,
     sd15.TARGET,
     linear.TARGET,

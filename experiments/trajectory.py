@@ -1,13 +1,12 @@
 """Sampling recorded step by step, on three parties and in plaintext from the same noise: images, likeness, costs.
 
-For the record one person plays all roles, and the client fetches the sample and the predicted noise after every step. The
-parties learn nothing by that, since they send shares that they hold anyway. The client learns more than it should: every
-sample with its predicted noise is an answer of the model to a chosen question, and many of them reveal its weights. In
-production, parties that serve a model's owner hand out the last sample only, which `cipherdm.sample` fetches.
+For the record the client fetches the sample and the predicted noise after every step. The parties learn nothing by that, but
+the client learns more than it should: every sample with its predicted noise is an answer of the model to a chosen question, and
+many of them reveal its weights. In production, parties hand out the last sample only, which `cipherdm.sample` fetches.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +29,7 @@ from cipherdm.sampling.steps import COEFFICIENT_BITS, StepShape, setup_graph, st
 from cipherdm.views.pictures import grey_levels
 
 from . import recording
-from .commands import ProtocolsOption, RecordOption, record_path
+from .commands import ProtocolsOption, RecordOption, record_path, silent
 from .variants import labels_or_count
 
 
@@ -58,13 +57,10 @@ def follow_plaintext(task: Task) -> Trajectory:
     return Trajectory(*_samples_and_predictions(task, found))
 
 
-def follow_secure(task: Task, session: Session, progress: Progress | None = None) -> Trajectory:
+def follow_secure(task: Task, session: Session, progress: Progress = silent) -> Trajectory:
     """Sample on three parties, one program per step, and fetch the sample and the predicted noise after each.
 
-    Args:
-        task: Task made with `ring=True`.
-        session: Session with the task's engine, see `cipherdm.sampling.engine_for`. No variables are left on it.
-        progress: Function that is told of each step.
+    The task must be made with `ring=True`, and the session with the task's engine. No variables are left on the session.
     """
     specs, kept = dict(task.specs), set(task.specs)
     setup, step = setup_graph(task.shape), recorded_step(task.shape)
@@ -77,8 +73,7 @@ def follow_secure(task: Task, session: Session, progress: Progress | None = None
             specs |= plan.outputs
             setup_cost = session.run(plan)
         for index in range(task.shape.steps):
-            if progress is not None:
-                progress(index, task.shape.steps, f"step {index + 1} of {task.shape.steps}")
+            progress(index, task.shape.steps, f"step {index + 1} of {task.shape.steps}")
             plan = compile_plan([at_step(step.as_node(), index)], specs, keep=step.outputs)
             kept.update(step.outputs)
             costs.append(session.run(plan))
@@ -115,14 +110,11 @@ def run(
     batch: int = 10,
     eta: float = 0.0,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Sample on three parties and in plaintext from the same noise. Return the record and its images, for `recording.write`.
 
-    Labels go through the model's classes, 0, 1, ..., again and again.
-
-    Raises:
-        CipherDMError: as `cipherdm.sample`.
+    Labels go through the model's classes, 0, 1, ..., again and again. Raises CipherDMError as `cipherdm.sample`.
     """
     settings = {**labels_or_count(unet, batch), "scheduler": scheduler, "steps": steps, "eta": eta, "seed": seed}
     load = os.getloadavg()[0]
@@ -134,6 +126,7 @@ def run(
     exact, emulated = (
         follow_plaintext(make_task(unet, protocols=chosen, ring=False, **settings)) for chosen in (DIRECT, protocols)
     )
+    timesteps = np.ravel(task.public["timesteps"])
     record = {
         "benchmark": "trajectory",
         "model": "" if unet.folder is None else unet.folder.resolve().name,
@@ -143,26 +136,21 @@ def run(
         "load_before": load,
         "peak_memory": memory,
         "setup": dict.fromkeys(TOTALS, 0) if secure.setup is None else secure.setup.totals(),
-        "rows": list(_rows(task, exact, emulated, secure)),
+        "rows": [
+            {
+                "step": step,
+                "timestep": int(timestep),
+                **cost.totals(),
+                "secure_to_exact": psnr(secure.samples[step], exact.samples[step]),
+                "emulated_to_exact": psnr(emulated.samples[step], exact.samples[step]),
+                "secure_to_emulated": psnr(secure.samples[step], emulated.samples[step]),
+                "predicted_to_exact": psnr(secure.predicted[step - 1], exact.predicted[step - 1]),
+            }
+            for step, (timestep, cost) in enumerate(zip(timesteps, secure.costs, strict=True), start=1)
+        ],
     }
-    return record, {
-        "samples": np.stack([grey_levels(exact.samples), grey_levels(secure.samples)]),
-        "predicted": np.stack([grey_levels(exact.predicted), grey_levels(secure.predicted)]),
-    }
-
-
-def _rows(task: Task, exact: Trajectory, emulated: Trajectory, secure: Trajectory) -> Iterator[dict[str, Any]]:
-    timesteps = np.ravel(task.public["timesteps"])
-    for index, cost in enumerate(secure.costs):
-        yield {
-            "step": index + 1,
-            "timestep": int(timesteps[index]),
-            **cost.totals(),
-            "secure_to_exact": psnr(secure.samples[index + 1], exact.samples[index + 1]),
-            "emulated_to_exact": psnr(emulated.samples[index + 1], exact.samples[index + 1]),
-            "secure_to_emulated": psnr(secure.samples[index + 1], emulated.samples[index + 1]),
-            "predicted_to_exact": psnr(secure.predicted[index], exact.predicted[index]),
-        }
+    kinds = ("samples", "predicted")
+    return record, {kind: grey_levels(np.stack([getattr(run, kind) for run in (exact, secure)])) for kind in kinds}
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,10 +181,8 @@ class Recording:
     def likeness(self, pair: str) -> np.ndarray:
         """Return the PSNR in dB [steps, B] of one run to another from the same noise, after each step.
 
-        Args:
-            pair: "secure_to_exact", "emulated_to_exact", "secure_to_emulated", or "predicted_to_exact", which is that of
-                secure predicted images. Secure runs are on shares; exact runs are in plaintext with exact functions;
-                emulated runs are in plaintext with the functions of the protocols.
+        The pairs are "secure_to_exact", "emulated_to_exact", "secure_to_emulated", and "predicted_to_exact", which is that of
+        secure predicted images. Emulated runs are in plaintext with the functions of the protocols.
         """
         return np.array([row[pair] for row in self.about["rows"]])
 

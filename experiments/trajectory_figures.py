@@ -15,10 +15,10 @@ from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 from cipherdm.views.widgets import MovingPicture, explorer
 
 from .recording import draw_levels, image_axes, shown_pixels
-from .target import TEN, TINY, Check, Command, Target, Value
+from .target import TEN, TINY, Check, Command, Records, Target
 from .trajectory import Recording, read
 
-ROWS = ("sample, plaintext", "sample, secure", "predicted, plaintext", "predicted, secure")
+_ROWS = ("sample,\nplaintext", "sample,\nsecure", "predicted,\nplaintext", "predicted,\nsecure")
 
 # Comparisons of the PSNR figure in the order in which they are drawn: label, colour, line.
 _LINES = {
@@ -36,8 +36,8 @@ def filmstrip(recording: Recording, picture: int = 0, columns: int = 9) -> Figur
     shown = np.unique(np.linspace(0, recording.steps, columns).round().astype(int))
     figure = new_figure(1.35 + 0.86 * len(shown), 4.5)
     axes = image_axes(figure, 4, len(shown))
-    for axis, text in zip(axes[:, 0], ROWS, strict=True):
-        axis.set_ylabel(text.replace(", ", ",\n"), fontsize=9, rotation=0, ha="right", va="center")
+    for axis, text in zip(axes[:, 0], _ROWS, strict=True):
+        axis.set_ylabel(text, fontsize=9, rotation=0, ha="right", va="center")
     ratios = {name: recording.likeness(name)[:, picture] for name in ("secure_to_exact", "predicted_to_exact")}
     for column, step in zip(axes.T, shown, strict=True):
         column[0].set_title(f"step {step}" if step else "noise", fontsize=9)
@@ -74,12 +74,9 @@ def psnr_by_step(recordings: Sequence[Recording]) -> Figure:
             median = np.median(recording.likeness(pair), axis=1)
             axis.plot(steps, median, color=colour, linestyle=line, linewidth=2, label=label)
         secure = recording.likeness("secure_to_exact")
-        band = {
-            "alpha": 0.15,
-            "linewidth": 0,
-            "label": "from the lowest picture to the highest, on shares against exact",
-        }
-        axis.fill_between(steps, secure.min(axis=1), secure.max(axis=1), color=PALETTE[0], **band)
+        text = "from the lowest picture to the highest, on shares against exact"
+        band = {"color": PALETTE[0], "alpha": 0.15, "linewidth": 0, "label": text}
+        axis.fill_between(steps, secure.min(axis=1), secure.max(axis=1), **band)
         axis.set(title=recording.name, xlabel="step")
         axis.title.set_fontsize(10)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -90,15 +87,10 @@ def psnr_by_step(recordings: Sequence[Recording]) -> Figure:
             f"{medians['emulated_to_exact']:.1f} dB, computing on shares alone {medians['secure_to_emulated']:.1f} dB"
         )
     panels[0].set_ylabel("PSNR in dB, median")
-    figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9
-    )
-    return describe(
-        figure,
-        "Lines, the PSNR of the samples after each step, which falls as noise gives way to a picture. "
-        + "; ".join(told)
-        + ".",
-    )
+    shown = panels[0].get_legend_handles_labels()
+    figure.legend(*shown, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    start = "Lines, the PSNR of the samples after each step, which falls as noise gives way to a picture."
+    return describe(figure, f"{start} {'; '.join(told)}.")
 
 
 def costs_so_far(recording: Recording, networks: Sequence[Network], steps: Sequence[int]) -> pd.DataFrame:
@@ -114,14 +106,10 @@ def likenesses(recordings: Sequence[Recording]) -> pd.DataFrame:
     """Return the PSNR in dB of the finished images: medians of three comparisons, and the lowest; a row for each recording."""
     rows = {}
     for recording in recordings:
-        last = {pair: recording.likeness(pair)[-1] for pair in _LINES}
-        rows[recording.name] = {
-            "secure to exact": np.median(last["secure_to_exact"]),
-            "lowest": last["secure_to_exact"].min(),
-            "functions alone": np.median(last["emulated_to_exact"]),
-            "shares alone": np.median(last["secure_to_emulated"]),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index")
+        secure, emulated, shares = (recording.likeness(pair)[-1] for pair in _LINES)
+        rows[recording.name] = [np.median(secure), secure.min(), np.median(emulated), np.median(shares)]
+    columns = ["secure to exact", "lowest", "functions alone", "shares alone"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 Kind = Literal["samples", "predicted"]
@@ -130,8 +118,6 @@ MAGNIFIED = 8
 """Factor by which drawn differences are enlarged."""
 
 _KINDS = {"samples": "samples", "predicted": "predicted pictures"}
-
-_ROWS = ("plaintext", "secure", f"difference\n{MAGNIFIED} times")
 
 _GAP = 2  # pixels between images
 
@@ -145,18 +131,13 @@ class StepPicture(MovingPicture):
     """A figure of a recorded run at one step. `show` shows another step without building the figure anew.
 
     It has rows of images: plaintext, secure, and secure minus plaintext, `MAGNIFIED` times. Below, bars give the seconds so
-    far, on the recording's machine (measured) and over LAN and WAN by the latency model, in an outline of the whole run's.
-
-    Everything stands in one system of axes, in inches.
+    far, measured and over LAN and WAN by the latency model, in an outline of the whole run's. All is in one axis, in inches.
     """
 
     def __init__(self, recording: Recording, step: int | None = None, kind: Kind = "samples"):
         self._recording = recording
-        self._seconds = {
-            "measured": recording.so_far("seconds"),
-            LAN.name: recording.seconds_over(LAN),
-            WAN.name: recording.seconds_over(WAN),
-        }
+        self._seconds = {"measured": recording.so_far("seconds")}
+        self._seconds |= {network.name: recording.seconds_over(network) for network in (LAN, WAN)}
         count = recording.samples.shape[2]
         size = min(1.1, (_WIDTH - _LEFT - _RIGHT) / count)
         bars = _LINE * (len(self._seconds) + 1) + 0.3
@@ -169,7 +150,7 @@ class StepPicture(MovingPicture):
         self._title = self._text(0.12, height - 0.2, 11)
         self._ratios = [self._text(_LEFT + (i + 0.5) * size, height - 0.48, 9, align="center") for i in range(count)]
         self._images = []
-        for place, label in enumerate(_ROWS):
+        for place, label in enumerate(("plaintext", "secure", f"difference\n{MAGNIFIED} times")):
             top = height - _TOP - place * (size + 0.05)
             self._text(_LEFT - 0.1, top - size / 2, 10, label, align="right")
             self._images.append(self._picture((_LEFT, _LEFT + count * size, top - size, top), signed=place == 2))
@@ -193,13 +174,17 @@ class StepPicture(MovingPicture):
         for name, bar, text in zip(self._seconds, self._bars, self._amounts, strict=True):
             bar.set_width(_BAR * self._seconds[name][step] / self._longest)
             text.set_text(f"{self._seconds[name][step]:,.0f} of {self._seconds[name][-1]:,.0f} s")
-        size, total = (recording.so_far("bytes")[index] / 1e6 for index in (step, -1))
-        rounds, all_rounds = (recording.so_far("rounds")[index] for index in (step, -1))
-        traffic = (
-            f"{size:,.0f} of {total:,.0f} MB sent by the three parties, in {rounds:,.0f} of {all_rounds:,.0f} rounds"
-        )
+        size, rounds = recording.so_far("bytes") / 1e6, recording.so_far("rounds")
+        sent = f"{size[step]:,.0f} of {size[-1]:,.0f} MB sent by the three parties"
+        traffic = f"{sent}, in {rounds[step]:,.0f} of {rounds[-1]:,.0f} rounds"
         self._traffic.set_text(traffic)
-        return describe(self.figure, self._description(step, kind, ratios, traffic))
+        now = ", ".join(f"{name} {seconds[step]:,.0f} s" for name, seconds in self._seconds.items())
+        likeness = f", with a PSNR of {min(ratios):.1f} to {max(ratios):.1f} dB" if step else ", the same noise"
+        return describe(
+            self.figure,
+            f"{recording.name}, step {step} of {steps}: the {_KINDS[kind]} of {recording.samples.shape[2]} digits in "
+            f"plaintext and on shares{likeness}, and their difference {MAGNIFIED} times. So far: {now}; {traffic}.",
+        )
 
     def _levels(self, step: int, kind: Kind) -> np.ndarray:
         """Return images uint8 [2, B, C, H, W]. Before the first step nothing is predicted, and all is grey."""
@@ -228,22 +213,12 @@ class StepPicture(MovingPicture):
             self._amounts.append(self._text(_LEFT + length + 0.08, middle, 9))
         self._traffic = self._text(_LEFT, top - _LINE * (len(self._seconds) + 1), 9)
 
-    def _description(self, step: int, kind: Kind, ratios, traffic: str) -> str:
-        recording = self._recording
-        now = ", ".join(f"{name} {seconds[step]:,.0f} s" for name, seconds in self._seconds.items())
-        likeness = f", with a PSNR of {min(ratios):.1f} to {max(ratios):.1f} dB" if step else ", the same noise"
-        return (
-            f"{recording.name}, step {step} of {recording.steps}: the {_KINDS[kind]} of {recording.samples.shape[2]} digits in "
-            f"plaintext and on shares{likeness}, and their difference {MAGNIFIED} times. So far: {now}; {traffic}."
-        )
-
 
 def step_slider(recording: Recording):
-    """Show the images of a recorded run under a slider for the step, which also plays by itself.
+    """Return the images of a recorded run under a slider for the step, which also plays by itself.
 
-    Returns:
-        An ipywidgets.VBox. Its children are the play button with the slider, the choice between samples and predicted
-        images, the figure, and its description as text.
+    It is an ipywidgets.VBox of the play button with the slider, the choice between samples and predicted images, the figure,
+    and its description as text.
     """
     import ipywidgets as widgets  # only notebooks need it
 
@@ -277,9 +252,14 @@ def figure(records: Path) -> Figure:
     return psnr_by_step([read(path) for path in sorted(records.glob("trajectory_*.json"))])
 
 
-def last_median(stem: str, pair: str) -> Value:
-    """Return the function that takes the median over the images of a PSNR after the last step, see `Recording.likeness`."""
-    return lambda records: float(np.median(records[stem]["rows"][-1][pair]))
+def _check(model: str, scheduler: str, functions: str, pair: str, expected: float, tolerance: float, bound="") -> Check:
+    """Return the check of the median over the images of a PSNR after the last step, see `Recording.likeness`."""
+    stem, what = f"trajectory_{model}_{scheduler}", f"{model}, {scheduler}: median PSNR to plaintext{functions}"
+
+    def median(records: Records) -> float:
+        return float(np.median(records[stem]["rows"][-1][pair]))
+
+    return Check(what, expected, tolerance, median, unit=" dB", bound=bound)
 
 
 # Model, scheduler, steps, images, and the median PSNR that is expected.
@@ -300,18 +280,11 @@ TARGET = Target(
         for model, scheduler, steps, batch, _ in _RUNS
     ),
     tuple(
-        Check(
-            f"{model}, {scheduler}: median PSNR to plaintext{functions}",
-            number,
-            tolerance,
-            last_median(f"trajectory_{model}_{scheduler}", pair),
-            unit=" dB",
-            bound=bound,
-        )
+        check
         for model, scheduler, _, _, expected in _RUNS
-        for functions, pair, number, tolerance, bound in (
-            ("", "secure_to_exact", expected, 2, ""),
-            (" with the same functions", "secure_to_emulated", 50, 0, "least"),
+        for check in (
+            _check(model, scheduler, "", "secure_to_exact", expected, 2),
+            _check(model, scheduler, " with the same functions", "secure_to_emulated", 50, 0, "least"),
         )
     ),
     figure,
