@@ -1,8 +1,7 @@
 """A long sampling run in segments, each of them one program, so that it can be interrupted and resumed.
 
 After each segment the client fetches the sample and stores it, and an interrupted run goes on from there. Between two segments
-of one process the sample stays on the parties as shares. In production the client gets the last sample only: samples on the
-way are answers of the model to chosen questions, and many of them reveal its weights. The parties learn nothing by it.
+of one process the sample stays on the parties as shares. In production the client gets the last sample only, see `trajectory`.
 """
 
 import hashlib
@@ -34,7 +33,7 @@ from cipherdm.views.style import PALETTE, describe, new_figure
 from . import recording
 from .commands import ProtocolsOption, RecordOption, record_path, silent
 from .journal import Journal
-from .recording import draw_levels, image_axes
+from .recording import draw_levels, labelled_images
 from .target import TINY, Check, Command, Target, field, mean_of
 from .variants import labels_or_count
 
@@ -79,37 +78,37 @@ def run(
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Sample on three parties in segments of `length` steps, and in plaintext from the same noise.
 
-    Finished segments, in the folder, are not run again. All other arguments are those of `cipherdm.sample`.
-
-    Returns:
-        The record, and uint8 images [2, segments + 1, B, C, H, W], plaintext and secure: the noise, and the sample after
-        each segment.
-
-    Raises:
-        CipherDMError: as `cipherdm.sample`, or the folder holds segments of another run.
+    Finished segments, in the folder, are not run again. All other arguments are those of `cipherdm.sample`. Return the record,
+    and uint8 images [2, segments + 1, B, C, H, W], plaintext and secure: the noise, and the sample after each segment. Raises
+    CipherDMError as `cipherdm.sample`, or if the folder holds segments of another run.
     """
     settings = {"labels": labels, "count": count, "scheduler": scheduler, "steps": steps, "seed": seed}
     parts = bounds(steps, length)
     task = make_task(unet, protocols=protocols, **settings)
-    finished = _run_secure(task, parts, folder, progress)
+    journal = _run_secure(task, parts, folder, progress)
+    rows = journal.rows
     noise = task.decoded(np.asarray(task.client["sample"]))
-    secure = np.stack([noise, *map(task.decoded, finished.arrays())])
+    secure = np.stack([noise, *map(task.decoded, journal.arrays())])
     exact, emulated = (
         np.stack([noise, *_run_plaintext(make_task(unet, protocols=chosen, ring=False, **settings), parts)])
         for chosen in (DIRECT, protocols)
     )
+    times = [row["seconds"] / row["steps"] for row in rows]
     record = {
         "benchmark": "segments",
         "model": "" if unet.folder is None else unet.folder.resolve().name,
         "protocols": protocols.name,
         **settings,
         "segment": length,
-        **_totals(finished.rows),
+        **sum_totals(rows),
+        "peak_memory": max(row["peak_memory"] for row in rows),
+        "processes": sum(row["first_of_process"] for row in rows),
+        "step_seconds": statistics.median(times),
+        "step_seconds_low": min(times),
+        "step_seconds_high": max(times),
         "psnr_db": psnr(secure[-1], exact[-1]),
         "emulated_psnr_db": psnr(emulated[-1], exact[-1]),
-        "rows": [
-            {**row, "psnr_db": psnr(*pair)} for row, *pair in zip(finished.rows, secure[1:], exact[1:], strict=True)
-        ],
+        "rows": [row | {"psnr_db": psnr(*pair)} for row, *pair in zip(rows, secure[1:], exact[1:], strict=True)],
     }
     return record, np.stack([grey_levels(exact), grey_levels(secure)])
 
@@ -127,8 +126,7 @@ def summary(record: dict[str, Any]) -> str:
         f"{record['step_seconds']:.2f} s a step ({record['step_seconds_low']:.2f} to {record['step_seconds_high']:.2f}); the "
         f"parties sent {record['bytes'] / 1e9:.1f} GB in {record['sends']:,} messages and held at most "
         f"{record['peak_memory'] / 2**20:.0f} MiB each. PSNR to exact plaintext: "
-        + ", ".join(f"{value:.1f}" for value in record["psnr_db"])
-        + " dB."
+        f"{', '.join(f'{value:.1f}' for value in record['psnr_db'])} dB."
     )
 
 
@@ -176,19 +174,6 @@ def _digest(task: Task) -> str:
     return digest.hexdigest()
 
 
-def _totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return sums over the segments, the most memory of a party, and the spread of the seconds per step."""
-    times = [row["seconds"] / row["steps"] for row in rows]
-    return {
-        **sum_totals(rows),
-        "peak_memory": max(row["peak_memory"] for row in rows),
-        "processes": sum(row["first_of_process"] for row in rows),
-        "step_seconds": statistics.median(times),
-        "step_seconds_low": min(times),
-        "step_seconds_high": max(times),
-    }
-
-
 def segments_figure(record: Mapping[str, Any], samples: np.ndarray, columns: int = 5) -> Figure:
     """Draw the samples at a few ends of segments, plaintext above secure, then PSNR and seconds per step over the run.
 
@@ -199,20 +184,18 @@ def segments_figure(record: Mapping[str, Any], samples: np.ndarray, columns: int
     moments = np.unique(np.linspace(0, len(rows), columns).round().astype(int))
     figure = new_figure(8.0, 1.05 + 1.5 * pictures + 2.4)
     above, below = figure.subfigures(2, 1, height_ratios=(1.5 * pictures + 0.6, 2.6))
-    axes = image_axes(above, 2 * pictures, len(moments))
+    names = [f"label {label}" for label in record["labels"] or ()] or [f"picture {n + 1}" for n in range(pictures)]
+    labels = [f"{name},\n{way}" for name in names for way in ("plaintext", "secure")]
+    axes = labelled_images(above, labels, [f"step {ends[moment]}" if moment else "noise" for moment in moments])
     for line, (picture, way) in zip(axes, np.ndindex(pictures, 2), strict=True):
-        text = f"{_name(record, picture)},\n{('plaintext', 'secure')[way]}"
-        line[0].set_ylabel(text, fontsize=9, rotation=0, ha="right", va="center")
         for axis, moment in zip(line, moments, strict=True):
             draw_levels(axis, samples[way, moment, picture])
             if way and moment:
                 axis.set_xlabel(f"{rows[moment - 1]['psnr_db'][picture]:.1f} dB", fontsize=8, labelpad=2)
-    for axis, moment in zip(axes[0], moments, strict=True):
-        axis.set_title(f"step {ends[moment]}" if moment else "noise", fontsize=9)
     likeness, speed = below.subplots(1, 2)
     psnr = np.array([row["psnr_db"] for row in rows])
-    for index, values in enumerate(psnr.T):
-        likeness.plot(ends[1:], values, marker=".", color=PALETTE[index % len(PALETTE)], label=_name(record, index))
+    for index, (name, values) in enumerate(zip(names, psnr.T, strict=True)):
+        likeness.plot(ends[1:], values, marker=".", color=PALETTE[index % len(PALETTE)], label=name)
     likeness.set(xlabel="step", ylabel="PSNR to plaintext in dB")
     likeness.legend(fontsize=8, frameon=False)
     times = [row["seconds"] / row["steps"] for row in rows]
@@ -229,16 +212,6 @@ def segments_figure(record: Mapping[str, Any], samples: np.ndarray, columns: int
         f"{psnr[0].min():.0f} dB to {', '.join(f'{value:.1f}' for value in psnr[-1])} dB; a step took {min(times):.2f} to "
         f"{max(times):.2f} seconds.",
     )
-
-
-def _name(record: Mapping[str, Any], index: int) -> str:
-    labels = record["labels"]
-    return f"label {labels[index]}" if labels else f"picture {index + 1}"
-
-
-def figure(records: Path) -> Figure:
-    """Draw the long DDPM run, secure beside plaintext."""
-    return segments_figure(*read(records / f"ddpm1000_{TINY}.json"))
 
 
 def measure(
@@ -282,5 +255,5 @@ TARGET = Target(
         Check("mean PSNR to plaintext", 26.9, 5, mean_of(_NAME, "psnr_db"), 5, unit=" dB"),
         Check("GB of all parties", 50.7, 0.2, field(_NAME, "bytes", factor=1e-9), unit=" GB"),
     ),
-    figure,
+    lambda records: segments_figure(*read(records / f"{_NAME}.json")),
 )

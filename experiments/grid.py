@@ -26,12 +26,8 @@ from cipherdm.views.widgets import MovingPicture, explorer
 from . import recording
 from .commands import PromptModel, RecordOption, record_path, silent
 from .prompts import PROMPTS
-from .recording import draw_levels, image_axes, shown_pixels
+from .recording import draw_levels, labelled_images, shown_pixels
 from .target import PROMPT_MODEL, Check, Command, Target, Value
-
-STEPS = (5, 10, 20, 50)
-
-GUIDANCE_SCALES = (1.0, 2.0, 4.0, 7.0)
 
 SETS = (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST)
 """Protocol sets, the exact functions first. The others are compared with them."""
@@ -66,8 +62,8 @@ def run(
     pipeline: Pipeline,
     prompts: Sequence[str] = PROMPTS[:3],
     *,
-    steps: Sequence[int] = STEPS,
-    guidance_scales: Sequence[float] = GUIDANCE_SCALES,
+    steps: Sequence[int] = (5, 10, 20, 50),
+    guidance_scales: Sequence[float] = (1.0, 2.0, 4.0, 7.0),
     protocols: Sequence[Protocols] = SETS,
     seed: int = 0,
     progress: Progress = silent,
@@ -76,10 +72,8 @@ def run(
 
     A row has the PSNR in dB of each image, as it is shown, to that of the first protocol set. A value that overflows is shown
     as grey. A model's stored calibration is for the guidance scale and timesteps that "calibration" names. It serves all
-    other scales too, and all steps by the nearest timestep, so the record shows the effect.
-
-    Raises:
-        CipherDMError: a prompt, a number of steps, a guidance scale or a protocol set is missing; or as `text_to_image`.
+    other scales too, and all steps by the nearest timestep, so the record shows the effect. Raises CipherDMError as
+    `text_to_image`, or if there is nothing to draw.
     """
     if not (prompts and steps and guidance_scales and protocols):
         raise CipherDMError("there must be at least one prompt, number of steps, guidance scale and protocol set.")
@@ -134,15 +128,11 @@ _LONGEST = 60.0  # dB, of a bar
 def grid_sheet(grid: Grid, prompt: int = 0, guidance_scale: float | None = None, *, steps: int | None = None) -> Figure:
     """Draw one prompt under all protocol sets, a row for each, with the PSNR in dB below each image.
 
-    Columns are the numbers of steps, for one guidance scale; or the guidance scales, for one number of steps.
-
-    Raises:
-        CipherDMError: neither guidance_scale nor steps is given, or both; or their images were not drawn.
+    Columns are the numbers of steps, for one guidance scale; or the guidance scales, for one number of steps. Raises
+    CipherDMError if neither is given, or both, or if their images were not drawn.
     """
     if (guidance_scale is None) == (steps is None):
-        raise CipherDMError(
-            "give either guidance_scale, for columns of steps, or steps, for columns of guidance scales."
-        )
+        raise CipherDMError("give either guidance_scale, for columns of steps, or steps, for columns of scales.")
     about = grid.about
     if steps is None:
         settings = [(guidance_scale, count) for count in about["steps"]]
@@ -150,20 +140,17 @@ def grid_sheet(grid: Grid, prompt: int = 0, guidance_scale: float | None = None,
     else:
         settings = [(scale, steps) for scale in about["guidance_scales"]]
         titles, fixed = [f"guidance {scale:g}" for scale in about["guidance_scales"]], f"{steps} steps"
+    names = dict(zip(about["protocols"], [EXACT, *about["protocols"][1:]], strict=True))
     figure = new_figure(1.5 + 1.3 * len(settings), 0.7 + 1.55 * len(about["protocols"]))
-    axes = image_axes(figure, len(about["protocols"]), len(settings))
+    axes = labelled_images(figure, [label.replace("-", "-\n") for label in names.values()], titles, gap=8)
     told = []
-    for row, name in zip(axes, about["protocols"], strict=True):
-        label = EXACT if name == about["protocols"][0] else name
-        row[0].set_ylabel(label.replace("-", "-\n"), fontsize=9, rotation=0, ha="right", va="center", labelpad=8)
+    for row, (name, label) in zip(axes, names.items(), strict=True):
         ratios = [f"{grid.psnr(name, *setting)[prompt]:.1f}" for setting in settings]
         for axis, setting, ratio in zip(row, settings, ratios, strict=True):
             draw_levels(axis, grid.picture(name, *setting, prompt))
             if label != EXACT:
                 axis.set_xlabel(f"{ratio} dB", fontsize=8.5, color=GREY, labelpad=2)
         told += [f"{name} {', '.join(ratios)} dB"] if label != EXACT else []
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=9)
     text = about["prompts"][prompt]
     figure.suptitle(f"{text}, {fixed}", fontsize=10)
     return describe(
@@ -189,8 +176,7 @@ class GridPicture(MovingPicture):
             axis = self.figure.add_axes((0.012 + 0.22 * place, 0.03, 0.21, 0.21 * 9.2 / 2.65))
             axis.set_axis_off()
             self._titles.append(axis.text(0.5, 1.04, "", ha="center", fontsize=9, transform=axis.transAxes))
-            limits = {"vmin": 0, "vmax": 255, "interpolation": "nearest"}
-            self._images.append(axis.imshow(shown_pixels(grid.pictures[0, 0, 0, 0]), cmap="gray", **limits))
+            self._images.append(draw_levels(axis, grid.pictures[0, 0, 0, 0]))
         axis = self.figure.add_axes((0.815, 0.18, 0.165, 0.58))
         self._bars = axis.barh(range(len(self._names)), [0] * len(self._names), height=0.7)
         self._ratios = [axis.text(0, place, "", va="center", fontsize=8) for place in range(len(self._names))]
@@ -236,13 +222,13 @@ def grid_controls(grid: Grid):
     about, picture = grid.about, GridPicture(grid)
     style = {"description_width": "9em"}
     wide = {"style": style, "layout": {"width": "36em"}}
-    middle = [about[name][len(about[name]) // 2] for name in ("steps", "guidance_scales")]
+    step, scale = (about[name][len(about[name]) // 2] for name in ("steps", "guidance_scales"))
     numbers = [(text, index) for index, text in enumerate(about["prompts"])]
     scales = [(f"{scale:g}", scale) for scale in about["guidance_scales"]]
     names = about["protocols"][1:]
     prompt = widgets.Dropdown(options=numbers, description="prompt", **wide)
-    steps = widgets.SelectionSlider(options=about["steps"], value=middle[0], description="steps", **wide)
-    guidance = widgets.SelectionSlider(options=scales, value=middle[1], description="guidance scale", **wide)
+    steps = widgets.SelectionSlider(options=about["steps"], value=step, description="steps", **wide)
+    guidance = widgets.SelectionSlider(options=scales, value=scale, description="guidance scale", **wide)
     protocols = widgets.ToggleButtons(options=names, value=names[-1], description="protocols", style=style)
 
     def draw(**chosen) -> MovingPicture:
@@ -262,11 +248,6 @@ def _row(record: Mapping[str, Any], protocols: str, guidance_scale: float, steps
 def mean_psnr(stem: str, protocols: str, guidance_scale: float, steps: int) -> Value:
     """Return the function that takes the mean PSNR in dB over the prompts, of a protocol set under one setting."""
     return lambda records: float(np.mean(_row(records[stem], protocols, guidance_scale, steps)["psnr_db"]))
-
-
-def figure(records: Path) -> Figure:
-    """Draw the first prompt under all protocol sets, with guidance as calibrated, over the numbers of steps."""
-    return grid_sheet(read(records / f"grid_{PROMPT_MODEL}.json"), 0, 4)
 
 
 def measure(
@@ -303,5 +284,5 @@ TARGET = Target(
         Check(f"mean PSNR of {name} to exact, {_SETTING}", expected, 4, mean_psnr(_DRAWN, name, 4, 10), 4, unit=" dB")
         for name, expected in (("cipherdm", 25.7), ("cipherdm-corrected", 24.4), ("puma", 41.1), ("fast", 45.8))
     ),
-    figure,
+    lambda records: grid_sheet(read(records / f"{_DRAWN}.json"), 0, guidance_scale=4),
 )

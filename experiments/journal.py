@@ -14,17 +14,8 @@ from cipherdm.files import replacing
 class Journal:
     """A row for each finished part of a run, in order, and an array for those that have one.
 
-    A part's array is written before its row, so that whatever the journal lists is whole.
-
-    Args:
-        folder: Folder of the run.
-        about: Identity of the run, JSON-ready: its weights, inputs and settings.
-
-    Attributes:
-        rows: Rows of the finished parts.
-
-    Raises:
-        CipherDMError: the folder holds another run.
+    A part's array is written before its row, so that whatever the journal lists is whole. `about` is the identity of the run,
+    JSON-ready: its weights, inputs and settings. Raises CipherDMError if the folder holds another run.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any]):
@@ -33,10 +24,8 @@ class Journal:
         if self._path.exists():
             stored = json.loads(self._path.read_text())
             if stored.get("about") != self._about:
-                raise CipherDMError(
-                    f"{self._path} is of another run, with other weights, inputs or settings: delete {folder}, or choose "
-                    f"another folder."
-                )
+                other = f"{self._path} is of another run, with other weights, inputs or settings"
+                raise CipherDMError(f"{other}: delete {folder}, or choose another folder.")
             self.rows = stored["rows"]
 
     def add(self, row: Mapping[str, Any], array: np.ndarray | None = None) -> None:

@@ -21,7 +21,6 @@ from cipherdm.models import find_model
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import DIRECT, FAST, Protocols, named
 from cipherdm.sampling.pipeline import Pipeline, load_pipeline
-from cipherdm.sampling.sample import Granularity
 from cipherdm.sampling.text_to_image import text_to_image
 from cipherdm.views.pictures import grey_levels, wrapped
 from cipherdm.views.style import GREY, describe, new_figure
@@ -61,7 +60,6 @@ def run(
     steps: int = 20,
     guidance_scale: float = 4.0,
     seed: int = 0,
-    granularity: Granularity = "block",
     progress: Progress = silent,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Draw one prompt after the other. Return the record and its images, for `recording.write`.
@@ -69,10 +67,8 @@ def run(
     Programs are compiled for the first prompt, and stay with the parties for the others. Shares are made anew for each. In a
     row, "psnr_db" compares the secure image with that of the exact functions in plaintext, "latents_psnr_db" the latents of
     these two, and "emulated_psnr_db" the same protocols in plaintext with the exact ones. "whole_seconds" is what the client
-    waited, including compiling and sharing; "peak_memory" is the most that one party's process held, in bytes.
-
-    Raises:
-        CipherDMError: there is no prompt; or as `text_to_image`.
+    waited, including compiling and sharing; "peak_memory" is the most that one party's process held, in bytes. Raises
+    CipherDMError as `text_to_image`, or if there is no prompt.
     """
     if not prompts:
         raise CipherDMError("there must be at least one prompt to draw.")
@@ -84,7 +80,7 @@ def run(
             exact, emulated = (draw(None, protocols=chosen) for chosen in (DIRECT, protocols))
             told = partial(_tell_part, progress, index, len(prompts))
             start = perf_counter()
-            secure = draw(cluster, protocols=protocols, granularity=granularity, progress=told)
+            secure = draw(cluster, protocols=protocols, granularity="block", progress=told)
             rows.append(
                 {
                     "prompt": prompt,
@@ -106,7 +102,7 @@ def run(
         "scheduler": scheduler,
         "steps": steps,
         "guidance_scale": guidance_scale,
-        "granularity": granularity,
+        "granularity": "block",
         "psnr_db": {"mean": float(np.mean(found)), "lowest": min(found)},
         "rows": rows,
     }
@@ -159,9 +155,8 @@ def prompts_sheet(drawn: DrawnPrompts) -> Figure:
         axes[2 * band, column].set_title(title, fontsize=9, pad=4)
         told = f"{row['psnr_db']:.1f} dB, {row['seconds']:.0f} s\n{row['bytes'] / 1e6:,.0f} MB"
         axes[2 * band + 1, column].set_xlabel(told, fontsize=8.5, color=GREY, labelpad=3)
-    for band in range(bands):
-        for way, text in enumerate(("plaintext", "secure")):
-            axes[2 * band + way, 0].set_ylabel(text, fontsize=9)
+    for axis, text in zip(axes[:, 0], ("plaintext", "secure") * bands, strict=True):
+        axis.set_ylabel(text, fontsize=9)
     about, sampler = drawn.about, f"{drawn.about['scheduler'].upper()}-{drawn.about['steps']}"
     frame = pd.DataFrame(rows)
     likeness, seconds = frame["psnr_db"], frame["seconds"]
@@ -177,22 +172,10 @@ def prompts_sheet(drawn: DrawnPrompts) -> Figure:
 def prompts_table(drawn: DrawnPrompts) -> pd.DataFrame:
     """Return a row for each prompt: PSNR in dB, secure and emulated, and the parties' seconds, traffic and most memory."""
     rows = pd.DataFrame(drawn.about["rows"])
-    columns = {
-        "PSNR": rows["psnr_db"],
-        "emulated": rows["emulated_psnr_db"],
-        "s": rows["seconds"],
-        "s, with all": rows["whole_seconds"],
-        "MB": rows["bytes"] / 1e6,
-        "messages": rows["sends"],
-        "rounds": rows["rounds"],
-        "MiB a party": rows["peak_memory"] / 2**20,
-    }
-    return pd.DataFrame(columns).set_index(rows["prompt"])
-
-
-def figure(records: Path) -> Figure:
-    """Draw the prompts, secure below plaintext."""
-    return prompts_sheet(read(records / f"prompts_{PROMPT_MODEL}.json"))
+    rows = rows.assign(bytes=rows["bytes"] / 1e6, peak_memory=rows["peak_memory"] / 2**20).set_index("prompt")
+    names = {"psnr_db": "PSNR", "emulated_psnr_db": "emulated", "seconds": "s", "whole_seconds": "s, with all"}
+    names |= {"bytes": "MB", "sends": "messages", "rounds": "rounds", "peak_memory": "MiB a party"}
+    return rows[list(names)].rename(columns=names)
 
 
 def measure(
@@ -235,5 +218,5 @@ TARGET = Target(
         Check("minutes of the slowest picture, with sharing", 10, 0, _SLOWEST, 0, unit=" min", bound="most"),
         Check("most memory of a party", 4, 0, of_rows(DRAWN, "peak_memory", max, 2**-30), 0, 2, " GiB", "most"),
     ),
-    figure,
+    lambda records: prompts_sheet(read(records / f"{DRAWN}.json")),
 )

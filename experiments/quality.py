@@ -46,9 +46,8 @@ def read_quality(measurements: Path) -> pd.DataFrame:
         for record in records_named(measurements, "quality_*.json", "cipherdm reproduce --only quality")
     ]
     frame = pd.DataFrame(rows)
-    ranks = frame["protocols"].map(
-        {name: rank for rank, name in enumerate(ORDER)}
-    )  # NaN, for all others, is sorted last
+    # All other sets are NaN here, which is sorted last.
+    ranks = frame["protocols"].map({name: rank for rank, name in enumerate(ORDER)})
     return frame.loc[frame.assign(rank=ranks).sort_values(["model", "rank", "sampler"]).index].reset_index(drop=True)
 
 
@@ -107,25 +106,22 @@ def quality_frame(model: str, measurements: Path) -> pd.DataFrame:
     return frame.loc[frame.assign(rank=rank).sort_values(["rank", "steps"]).index].reset_index(drop=True)
 
 
-def quality_against_cost(
-    quality: pd.DataFrame, cost: StepCost, networks: Sequence[Network] = (LAN, WAN), quantity: str = "lenet_fid"
-) -> Figure:
-    """Draw quality over the seconds of sampling, by the latency model, a panel for each network. Numbers are steps.
+def quality_against_cost(quality: pd.DataFrame, cost: StepCost, networks: Sequence[Network] = (LAN, WAN)) -> Figure:
+    """Draw LeNet-FID over the seconds of sampling, by the latency model, a panel for each network. Numbers are steps.
 
     The table is that of `quality_frame` for the same model. Samplers differ only in their last few additions, so the cost of
-    one step serves for all. `quantity` is "lenet_fid", where less is better, "accuracy" or "f1".
+    one step serves for all.
     """
     figure = new_figure(0.8 + 3.6 * len(networks), 3.5)
     axes = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
     pictures = "one picture" if cost.batch == 1 else f"{cost.batch} pictures"
-    label = {"lenet_fid": "LeNet-FID, less is better", "accuracy": "accuracy", "f1": "F1"}[quantity]
     above = {"xytext": (0, 7), "textcoords": "offset points", "fontsize": 8, "ha": "center"}
     for axis, network in zip(axes, networks, strict=True):
         samplers = quality.groupby("sampler", sort=False)
         for (sampler, rows), colour, marker in zip(samplers, PALETTE, "os^", strict=False):
             times = [cost.over(network, steps).seconds for steps in rows["steps"]]
-            axis.plot(times, rows[quantity], color=colour, marker=marker, linewidth=1.2, label=sampler)
-            for time, steps, value in zip(times, rows["steps"], rows[quantity], strict=True):
+            axis.plot(times, rows["lenet_fid"], color=colour, marker=marker, linewidth=1.2, label=sampler)
+            for time, steps, value in zip(times, rows["steps"], rows["lenet_fid"], strict=True):
                 axis.annotate(f"{steps}", (time, value), color=colour, **above)
         axis.set(xscale="log", title=str(network), xlabel=f"seconds for {pictures}, {cost.model} under {cost.variant}")
         axis.title.set_fontsize(10)
@@ -136,18 +132,17 @@ def quality_against_cost(
         axis.xaxis.set_minor_locator(NullLocator())
         axis.grid(color="#dddddd")
         axis.margins(y=0.15)
-    if quantity == "lenet_fid":  # good samplers differ by little, and poor ones by much
-        axes[0].set_yscale("log")
-        axes[0].yaxis.set_major_locator(FixedLocator([n * 10.0**e for e in range(-2, 4) for n in (1, 2, 5)]))
-        axes[0].yaxis.set_major_formatter("{x:g}")
-        axes[0].yaxis.set_minor_locator(NullLocator())
-    axes[0].set_ylabel(f"{label}\n(exact functions)")
+    axes[0].set_yscale("log")  # good samplers differ by little, and poor ones by much
+    axes[0].yaxis.set_major_locator(FixedLocator([n * 10.0**e for e in range(-2, 4) for n in (1, 2, 5)]))
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set_minor_locator(NullLocator())
+    axes[0].set_ylabel("LeNet-FID, less is better\n(exact functions)")
     axes[-1].legend(frameon=False, fontsize=9)
-    told = [f"{row.sampler} with {row.steps} steps {getattr(row, quantity):.3g}" for row in quality.itertuples()]
+    told = [f"{row.sampler} with {row.steps} steps {row.lenet_fid:.3g}" for row in quality.itertuples()]
     return describe(
         figure,
-        f"Points, {label}, of exact functions, over the seconds that sampling {cost.model} takes with {cost.variant} by the "
-        f"latency model: {'; '.join(told)}.",
+        f"Points, LeNet-FID, less is better, of exact functions, over the seconds that sampling {cost.model} takes with "
+        f"{cost.variant} by the latency model: {'; '.join(told)}.",
     )
 
 

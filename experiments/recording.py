@@ -2,12 +2,14 @@
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from cipherdm.errors import CipherDMError
 from cipherdm.files import replacing
@@ -37,9 +39,8 @@ def write(path: str | Path, record: Mapping[str, Any], images: Mapping[str, np.n
 def read(path: str | Path, command: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read what `write` wrote: the record, and its images by kind, uint8 [n, ...].
 
-    Raises:
-        CipherDMError: there is no such record, or its images are missing or belong to another run. The error names the
-            `command` that makes them.
+    Raises CipherDMError, naming the `command` that makes them, if the record or its images are missing, or do not belong
+    together.
     """
     path = Path(path)
     remedy = f"make it with `{command}`."
@@ -66,9 +67,19 @@ def image_axes(figure: Figure, rows: int, columns: int) -> np.ndarray:
     return axes
 
 
-def draw_levels(axis, levels: np.ndarray) -> None:
-    """Draw an image of grey levels or colours, uint8 [C, H, W], into a matplotlib axis."""
-    axis.imshow(shown_pixels(levels), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+def labelled_images(figure: Figure, labels: Sequence[str], titles: Sequence[str], gap: float = 4) -> np.ndarray:
+    """Return `image_axes` with a label left of each row, at a gap in points, and a title above each column."""
+    axes = image_axes(figure, len(labels), len(titles))
+    for axis, label in zip(axes[:, 0], labels, strict=True):
+        axis.set_ylabel(label, fontsize=9, rotation=0, ha="right", va="center", labelpad=gap)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    return axes
+
+
+def draw_levels(axis: Axes, levels: np.ndarray) -> AxesImage:
+    """Draw an image of grey levels or colours, uint8 [C, H, W]."""
+    return axis.imshow(shown_pixels(levels), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
 
 
 def shown_pixels(levels: np.ndarray) -> np.ndarray:

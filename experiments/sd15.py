@@ -6,7 +6,7 @@ leaves its result in a folder, so an interrupted run goes on with the next part,
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,59 +51,52 @@ SCHEDULER = {
 }
 
 
-@dataclass(frozen=True)
-class Model:
-    """The U-Net that is called.
+def prepared(folder: Path, config: UNetConditionConfig | None = None) -> UNet:
+    """Return the U-Net in a folder, of its own or of a pipeline, after making its calibration if there is none.
 
-    Attributes:
-        folder: Folder of a pipeline, or of the U-Net alone.
-        config: Configuration of the random weights that a missing folder is filled with; None if the folder must exist.
+    Its weights stay in their file. A missing folder is filled with random weights for `config`, if that is given.
     """
-
-    folder: Path
-    config: UNetConditionConfig | None = None
-
-    def prepared(self) -> UNet:
-        """Return the U-Net, after making its calibration if there is none. Its weights stay in their file."""
-        if not self.folder.exists() and self.config is not None:
-            save_unet(replace(init_unet(self.config), scheduler_config=SCHEDULER), self.folder)
-        unet = load_unet(self.folder, lazily=True)
-        if not isinstance(unet.config, UNetConditionConfig):
-            raise CipherDMError(f"{self.folder} holds no model that takes prompts; give a folder of Stable Diffusion.")
-        if not (self.folder / FILE).exists():
-            _calibrate(load_unet(self.folder))
-        return unet
+    if not folder.exists() and config is not None:
+        save_unet(replace(init_unet(config), scheduler_config=SCHEDULER), folder)
+    unet = load_unet(folder, lazily=True)
+    if not isinstance(unet.config, UNetConditionConfig):
+        raise CipherDMError(f"{folder} holds no model that takes prompts; give a folder of Stable Diffusion.")
+    if not (folder / FILE).exists():
+        whole, schedule = load_unet(folder), make_schedule(unet.scheduler_config, "ddim", 1)
+        # Several small images show as many values as one at full size does.
+        count = min(8, max(1, 4096 // int(np.prod(_extent(unet.config.sample_size)))))
+        embeddings = _embeddings(unet.config, count, seed=1)
+        save_calibration(calibrate(whole, schedule, embeddings=embeddings, seed=1), whole)
+    return unet
 
 
 def run(
-    model: Model, keep: Path, *, protocols: Protocols = FAST_KERNELS, progress: Progress = silent
+    unet: UNet, keep: Path, *, protocols: Protocols = FAST_KERNELS, random: bool = False, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Call the U-Net in plaintext and on three parties, and return the record.
+    """Call a prepared U-Net in plaintext and on three parties, and return the record.
 
     The call is for one image and one prompt at the first timestep of a schedule of one step. Finished parts, in the folder
     `keep`, are not computed again. "error" has rms and max of the parties' result and of the emulation in plaintext, both
-    against diffusers' result and in units of its rms.
-
-    Raises:
-        CipherDMError: as `call_on_parties`, or the model takes no prompts, or its values leave the ring.
+    against diffusers' result and in units of its rms. Raises CipherDMError as `call_on_parties`, or if values leave
+    the ring.
     """
-    unet = model.prepared()
-    call = _call(unet, protocols)
+    shape = (1, unet.config.in_channels, *_extent(unet.config.sample_size))
+    sample = np.random.default_rng(2).standard_normal(shape, np.float32)
+    timestep = float(make_schedule(unet.scheduler_config, "ddim", 1).timesteps[0])
+    call = UNetCall(unet, protocols, sample, _embeddings(unet.config, 1, seed=3), timestep)
     about = {"weights": weights_digest(unet), "protocols": protocols.name, "timestep": call.timestep}
     about["inputs"] = hashlib.sha256(call.sample.tobytes() + call.encoder_hidden_states.tobytes()).hexdigest()
     # The parties take longest. The emulation takes minutes and tells whether they would fail, so it comes first.
     emulated = kept(keep / "emulated.npy", lambda: call_in_plaintext(call, progress))
     if not np.isfinite(emulated).all():
-        raise CipherDMError(
-            f"in {protocols.name} the values of {unet.folder.name} leave the ring, as its emulation in plaintext shows; the "
-            f"parties were not started. Choose another protocol set."
-        )
+        shown = "as its emulation in plaintext shows; the parties were not started. Choose another protocol set."
+        raise CipherDMError(f"in {protocols.name} the values of {unet.folder.name} leave the ring, {shown}")
     expected = kept(keep / "diffusers.npy", lambda: _by_diffusers(call))
     found, rows = call_on_parties(call, keep / "call", about, progress)
     return {
         "benchmark": "full_call",
         "model": unet.folder.resolve().name,
-        "random_weights": model.config is not None,
+        "random_weights": random,
         "config": unet.config.to_diffusers(),
         "protocols": protocols.name,
         "timestep": call.timestep,
@@ -129,25 +122,8 @@ def summary(record: dict[str, Any]) -> str:
     )
 
 
-def _calibrate(unet: UNet) -> None:
-    """Calibrate the model at the timestep of the call, with random images and prompts."""
-    # Several small images show as many values as one at full size does.
-    count = min(8, max(1, 4096 // int(np.prod(_extent(unet.config.sample_size)))))
-    schedule, embeddings = make_schedule(unet.scheduler_config, "ddim", 1), _embeddings(unet.config, count, 1)
-    save_calibration(calibrate(unet, schedule, embeddings=embeddings, seed=1), unet)
-
-
-def _call(unet: UNet, protocols: Protocols) -> UNetCall:
-    """Return the call that is measured: noise, and an embedding of numbers about 1, as CLIP's are."""
-    config = unet.config
-    shape = (1, config.in_channels, *_extent(config.sample_size))
-    sample = np.random.default_rng(2).standard_normal(shape, np.float32)
-    timestep = float(make_schedule(unet.scheduler_config, "ddim", 1).timesteps[0])
-    return UNetCall(unet, protocols, sample, _embeddings(config, 1, seed=3), timestep)
-
-
 def _embeddings(config: UNetConditionConfig, count: int, seed: int) -> np.ndarray:
-    """Return embeddings [count, 77, width], with as many tokens as Stable Diffusion's prompts have."""
+    """Return embeddings [count, 77, width] of numbers about 1, as CLIP's are, with as many tokens as its prompts have."""
     return np.random.default_rng(seed).standard_normal((count, 77, config.cross_attention_dim), np.float32)
 
 
@@ -252,11 +228,6 @@ def _extent(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def figure(records: Path) -> Figure:
-    """Draw where the time of one U-Net call of Stable Diffusion's size goes."""
-    return full_call_figure(read_record(records / "sd15_step.json"))
-
-
 def measure(
     model: Annotated[
         Path | None, typer.Argument(help="Folder of Stable Diffusion 1.x; random weights of its shape by default.")
@@ -278,9 +249,9 @@ def measure(
     path = record_path(record, "sd15_step_reduced" if reduced else "sd15_step")
     keep = keep or root() / "runs" / "full_call" / path.stem
     config = REDUCED if reduced else SD15
-    chosen = Model(keep / "model", config) if model is None else Model(model)
+    unet = prepared(keep / "model", config) if model is None else prepared(model)
     with ProgressBar("run") as bar:
-        found = run(chosen, keep, protocols=named(protocols), progress=bar)
+        found = run(unet, keep, protocols=named(protocols), random=model is None, progress=bar)
     typer.echo(summary(found))
     finish(path, found)
 
@@ -299,5 +270,5 @@ TARGET = Target(
         Check("error against diffusers, of the rms", 0.1, 0, _error_of_parties, 0, 3, bound="most"),
         Check("GB of all parties", 46.7, 0.5, field("sd15_step", "bytes", factor=1e-9), unit=" GB"),
     ),
-    figure,
+    lambda records: full_call_figure(read_record(records / "sd15_step.json")),
 )

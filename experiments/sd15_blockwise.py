@@ -37,17 +37,11 @@ from .journal import Journal, write_array
 
 @dataclass(frozen=True, eq=False)
 class UNetCall:
-    """One call of a U-Net that takes prompts.
+    """One call of a U-Net that takes prompts, at one timestep for the whole batch.
 
-    Attributes:
-        unet: Model. With `load_unet(folder, lazily=True)` its weights are read block by block.
-        protocols: Protocol set whose owner computes the time terms.
-        sample: Noisy latents, float32 [B, C, H, W].
-        encoder_hidden_states: Embedded prompts, float32 [B, tokens, width].
-        timestep: Timestep of the whole batch.
-
-    Raises:
-        CipherDMError: the model has classes, or the protocol set computes the time terms on shares.
+    The sample is float32 [B, C, H, W], and encoder_hidden_states, the embedded prompts, are float32 [B, tokens, width]. From
+    `load_unet(folder, lazily=True)` weights are read block by block. Raises CipherDMError if the model has classes, or if the
+    protocol set computes time terms on shares.
     """
 
     unet: UNet
@@ -60,9 +54,8 @@ class UNetCall:
         if self.unet.config.num_class_embeds is not None:
             raise CipherDMError("a model with classes is not called block by block; sample from it with text_to_image.")
         if self.protocols.time_embedding != "precomputed":
-            raise CipherDMError(
-                f"{self.protocols.name} computes time terms on shares; choose a set whose owner does, as fast."
-            )
+            name = self.protocols.name
+            raise CipherDMError(f"{name} computes time terms on shares; choose a set whose owner does, as fast.")
 
     @property
     def blocks(self) -> list[Block]:
@@ -104,34 +97,29 @@ def call_on_parties(
     """Compute a call on three parties on this machine, or the part of it that is not finished.
 
     The folder holds the parties' files, and the journal with the call's identity: `about`, its weights, inputs and settings.
-
-    Returns:
-        The predicted noise, float32 [B, C, H, W], and a row for each block. Its "share_seconds" are for preparing and sharing
-        the weights, "peak_memory" is in bytes of the party that held most, and "commit" is that of the code that ran it.
-
-    Raises:
-        CipherDMError: a failure of a party, or the folder holds another call. Finished blocks are kept.
+    Return the predicted noise, float32 [B, C, H, W], and a row for each block. Its "share_seconds" are for preparing and
+    sharing the weights, "peak_memory" is in bytes of the party that held most, "commit" is of the code that ran it. Raises
+    CipherDMError if a party fails, or if the folder holds another call. Finished blocks are kept.
     """
     journal = Journal(folder, about)
     commit = environment()["commit"]  # now, since a long run's record is written when the checkout may have moved on
     result = folder / "eps.npy"
     if result.exists():
         return np.load(result), journal.rows
-    blocks, names = call.blocks, [row["block"] for row in journal.rows]
+    blocks, done = call.blocks, len(journal.rows)
     with LocalCluster(files=folder / "parties") as cluster:
         session = cluster.session(engine_for(call.protocols), files="unet")
         inputs = {name: Spec.of(array) for name, array in call.inputs(ring=True).items()}
-        if names:
-            session.delete(_unread(blocks, len(names)))
+        if done:
+            session.delete(_unread(blocks, done))
         else:
             session.share(call.inputs(ring=True), in_files=True)
-        for index in range(len(names), len(blocks)):
+        for index in range(done, len(blocks)):
             progress(index, len(blocks), blocks[index].name)
-            written = {
-                name: Spec(tuple(shape), kind) for row in journal.rows for name, (shape, kind) in row["writes"].items()
-            }
-            row = _run_block(session, call, blocks[index], inputs | written)
-            journal.add(row | {"commit": commit, "first_of_process": index == len(names)})
+            written = [value for row in journal.rows for value in row["writes"].items()]
+            specs = inputs | {name: Spec(tuple(shape), kind) for name, (shape, kind) in written}
+            row = _run_block(session, call, blocks[index], specs)
+            journal.add(row | {"commit": commit, "first_of_process": index == done})
             session.delete(_unread(blocks, index + 1))
         bits, eps = call.protocols.value_bits, session.reveal("eps")
         eps = eps if bits is None else decode(eps, bits, ring=True)

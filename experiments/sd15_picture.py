@@ -4,8 +4,8 @@ With classifier-free guidance each step takes two calls, with the prompt and wit
 batch of two would take half the rounds at best, and about as long for computing and for sending bytes. Keys and values of a
 prompt do not depend on the step, so their blocks count once for each of the two prompts.
 
-Seconds over a network follow from the latency model (`cipherdm.costs.latency`). Its computing is the measured time, of three
-parties on the cores of one machine; in a deployment each party has its own host. `LEFT_OUT` lists what is not in a projection.
+Seconds over a network follow from the latency model. Its computing is the measured time, of three parties on the cores of one
+machine; in a deployment each party has its own host. `LEFT_OUT` lists what is not in a projection.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,14 +39,9 @@ LEFT_OUT = (
 
 @dataclass(frozen=True)
 class Picture:
-    """Number of calls of the U-Net for an image.
+    """An image of some denoising steps, with one call of the U-Net per branch: 2 with classifier-free guidance, 1 without.
 
-    Attributes:
-        steps: Denoising steps.
-        branches: Calls at each step: 2 with classifier-free guidance, 1 without.
-
-    Raises:
-        CipherDMError: a number is below 1.
+    Raises CipherDMError if a number is below 1.
     """
 
     steps: int = 20
@@ -54,8 +49,9 @@ class Picture:
 
     def __post_init__(self):
         if min(self.steps, self.branches) < 1:
-            asked = f"{self.steps} and {self.branches}"
-            raise CipherDMError(f"a picture takes at least 1 step and 1 call at each, not {asked}.")
+            raise CipherDMError(
+                f"a picture takes at least 1 step and 1 call at each, not {self.steps} and {self.branches}."
+            )
 
     @property
     def calls(self) -> int:
@@ -122,8 +118,7 @@ def published_of(record: Mapping[str, Any]) -> tuple[Published, ...]:
 def picture_totals(record: Mapping[str, Any], picture: Picture) -> dict[str, float]:
     """Return an image's seconds on one machine, bytes, sends, rounds and bytes on the path, from the rows of a record.
 
-    Raises:
-        CipherDMError: the rows come from an older version, without rounds or bytes on the path.
+    Raises CipherDMError for rows of an older version, without rounds or bytes on the path.
     """
     once = sum_totals(row for row in record["rows"] if row["kind"] in CONTEXT_KINDS)
     each = sum_totals(row for row in record["rows"] if row["kind"] not in CONTEXT_KINDS)
@@ -137,9 +132,9 @@ def project(
 ) -> tuple[Projection, ...]:
     """Return the cost of an image on the machine of the measurement, then over each network. Raises as `picture_totals`."""
     totals = picture_totals(record, picture)
-    local = Projection(None, Latency(totals["seconds"], 0.0, 0.0), totals["bytes"])
-    over = (latency(totals["seconds"], totals["rounds"], totals["path_bytes"], network) for network in networks)
-    return local, *(Projection(network, found, totals["bytes"]) for network, found in zip(networks, over, strict=True))
+    seconds, rounds, size = (totals[name] for name in ("seconds", "rounds", "path_bytes"))
+    over = [(None, Latency(seconds, 0.0, 0.0)), *((n, latency(seconds, rounds, size, n)) for n in networks)]
+    return tuple(Projection(network, found, totals["bytes"]) for network, found in over)
 
 
 def full_size_frame(record: Mapping[str, Any], picture: Picture = Picture()) -> pd.DataFrame:  # noqa: B008 (frozen)

@@ -26,7 +26,7 @@ from cipherdm.records import read_record, write_record
 from cipherdm.views.style import PALETTE, describe, new_figure
 
 from .commands import RecordOption, record_path, silent
-from .target import Check, Command, Records, Target
+from .target import Check, Command, Target
 
 SHAPE = (32, 16)
 
@@ -61,7 +61,7 @@ def run(requests: int = 200, clients: int = 4, *, runs: int = 2, progress: Progr
             with ThreadPoolExecutor(clients) as pool:
                 list(pool.map(work, range(clients)))  # which raises what a client has raised
             seconds = time.perf_counter() - start
-            counts = [(status.done, status.failed) for _, status in operator.states()]
+            states = [status for _, status in operator.states()]
     return {
         "requests": requests,
         "clients": clients,
@@ -70,8 +70,8 @@ def run(requests: int = 200, clients: int = 4, *, runs: int = 2, progress: Progr
         "right": sum(outcome["error"] == "" for outcome in outcomes),
         "largest_difference": max((o["difference"] for o in outcomes if o["difference"] is not None), default=None),
         "errors": sorted({outcome["error"] for outcome in outcomes} - {""}),
-        "done_by_party": [done for done, _ in counts],
-        "failed_by_party": [failed for _, failed in counts],
+        "done_by_party": [status.done for status in states],
+        "failed_by_party": [status.failed for status in states],
         "request_seconds": [round(outcome["seconds"], 4) for outcome in outcomes],
         "memory_bytes": [outcome["memory_bytes"] for outcome in outcomes],
     }
@@ -90,10 +90,9 @@ def growth(record: Mapping[str, Any]) -> list[float]:
 
 def _register(files: dict[str, Path]) -> np.ndarray:
     weights = np.random.default_rng(99).standard_normal((SHAPE[0], SHAPE[0])).astype(np.float32) / 8
-    specs = {"w": Spec.of(weights), "x": Spec(SHAPE)}
     nodes = [Node("product", jnp.matmul, ("w", "x"), ("y",)), Node("square", jnp.square, ("y",), ("y",))]
+    plan = compile_plan(nodes, {"w": Spec.of(weights), "x": Spec(SHAPE)}, ("y",))
     with RemoteCluster(files["owner"]) as owner:
-        plan = compile_plan(nodes, specs, ("y",))
         owner.register(Model("soak", plan, {"w": weights}, {"x": Spec(SHAPE)}, ("y",)))
     return weights
 
@@ -113,9 +112,7 @@ def _one(cluster: RemoteCluster, weights: np.ndarray, generator: np.random.Gener
 def _memory(operator: RemoteCluster) -> list[int]:
     """Return the bytes that each party's processes hold together, by rank; 0 for a party that does not answer."""
     found = [None if isinstance(state, CipherDMError) else state[1] for state in operator.states()]
-    return [
-        s.memory_bytes + sum(process.memory_bytes for process in s.processes) if s is not None else 0 for s in found
-    ]
+    return [s.memory_bytes + sum(p.memory_bytes for p in s.processes) if s is not None else 0 for s in found]
 
 
 def endurance(record: Mapping[str, Any]) -> Figure:
@@ -123,10 +120,10 @@ def endurance(record: Mapping[str, Any]) -> Figure:
     seconds, memory = np.asarray(record["request_seconds"]), np.asarray(record["memory_bytes"]) / 2**20
     figure = new_figure(8.6, 3.2)
     left, right = figure.subplots(1, 2)
-    order = np.arange(1, len(seconds) + 1)
+    order, ticks = np.arange(1, len(seconds) + 1), [0.25, 0.5, 1, 2, 4, 8, 16]
     left.scatter(order, seconds, s=14, color=PALETTE[0])
     left.set(yscale="log", xlabel="requests, in the order in which they ended", ylabel="seconds of a request")
-    left.set_yticks([0.25, 0.5, 1, 2, 4, 8, 16], ["0.25", "0.5", "1", "2", "4", "8", "16"])
+    left.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     left.minorticks_off()
     for rank, held in enumerate(memory.T):
         # Narrower lines over wider ones, since the three nearly coincide.
@@ -143,11 +140,6 @@ def endurance(record: Mapping[str, Any]) -> Figure:
         f"slowest, among the first. Right, the memory of each party, at most {memory.max():.0f} MiB, which from the second "
         f"quarter to the last grew by {', '.join(f'{share:+.1%}' for share in growth(record))}.",
     )
-
-
-def figure(records: Path) -> Figure:
-    """Draw the seconds of the requests of a soak, and the memory of the parties' processes."""
-    return endurance(read_record(records / "soak.json"))
 
 
 def measure(
@@ -167,13 +159,7 @@ def measure(
     raise typer.Exit(0 if found["right"] == requests else 3)
 
 
-def _right(records: Records) -> float:
-    return 100 * records["soak"]["right"] / records["soak"]["requests"]
-
-
-def _growth(records: Records) -> float:
-    return 100 * max(growth(records["soak"]))
-
+_GROWTH = "growth of a party's memory, second quarter to last"
 
 TARGET = Target(
     "soak",
@@ -182,8 +168,8 @@ TARGET = Target(
     "ours",
     (Command("soak", ("bench", "soak"), (), ("--requests", "48")),),
     (
-        Check("answers that are right", 100, 0, _right, 0, unit="%"),
-        Check("growth of a party's memory, second quarter to last", 2, 0, _growth, 3, unit="%", bound="most"),
+        Check("answers that are right", 100, 0, lambda r: 100 * r["soak"]["right"] / r["soak"]["requests"], 0, 1, "%"),
+        Check(_GROWTH, 2, 0, lambda r: 100 * max(growth(r["soak"])), 3, unit="%", bound="most"),
     ),
-    figure,
+    lambda records: endurance(read_record(records / "soak.json")),
 )

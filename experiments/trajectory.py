@@ -37,11 +37,9 @@ from .variants import labels_or_count
 class Trajectory:
     """A run, step by step, with everything fetched.
 
-    Attributes:
-        samples: Initial noise, then the sample after each step, float32 [steps + 1, B, C, H, W].
-        predicted: Image that each step predicts from its sample, float32 [steps, B, C, H, W].
-        setup: Cost of what precedes the first step; None in plaintext, or if nothing does.
-        costs: Cost of each step, without fetching; empty in plaintext.
+    The samples are the initial noise, then the sample after each step, float32 [steps + 1, B, C, H, W]; what each step predicts
+    from its sample is float32 [steps, B, C, H, W]. On parties there are also costs, without fetching, of what precedes the
+    first step, if anything does, and of each step.
     """
 
     samples: np.ndarray
@@ -155,12 +153,9 @@ def run(
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """A recorded run. Its images are grey levels of 0 to 255 for values of -1 to 1, clipped.
+    """A recorded run: the record, and grey levels of 0 to 255 for values of -1 to 1, clipped, plaintext and secure.
 
-    Attributes:
-        about: Record: model, protocols, scheduler, steps, labels, seed, setup, a row for each step, environment.
-        samples: Noise, and the sample after each step, plaintext and secure: uint8 [2, steps + 1, B, C, H, W].
-        predicted: Predicted image of each step, plaintext and secure: uint8 [2, steps, B, C, H, W].
+    Samples, with the noise before the first step, are [2, steps + 1, B, C, H, W], predicted images [2, steps, B, C, H, W].
     """
 
     about: Mapping[str, Any]
@@ -198,7 +193,7 @@ class Recording:
 
 
 def read(path: str | Path) -> Recording:
-    """Read a recorded run. Raises CipherDMError if there is none, or its images are missing or belong to another run."""
+    """Read a recorded run. Raises CipherDMError as `recording.read`."""
     about, images = recording.read(path, "cipherdm bench trajectory MODEL --scheduler NAME")
     return Recording(about, **images)
 

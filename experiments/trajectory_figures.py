@@ -1,7 +1,6 @@
 """Figures of recorded sampling: a film strip, PSNR over the steps, costs so far, and a slider that shows any step."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,11 +13,9 @@ from cipherdm.costs import LAN, WAN, Network
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 from cipherdm.views.widgets import MovingPicture, explorer
 
-from .recording import draw_levels, image_axes, shown_pixels
-from .target import TEN, TINY, Check, Command, Records, Target
+from .recording import draw_levels, labelled_images, shown_pixels
+from .target import TEN, TINY, Check, Command, Target, Value
 from .trajectory import Recording, read
-
-_ROWS = ("sample,\nplaintext", "sample,\nsecure", "predicted,\nplaintext", "predicted,\nsecure")
 
 # Comparisons of the PSNR figure in the order in which they are drawn: label, colour, line.
 _LINES = {
@@ -35,12 +32,10 @@ def filmstrip(recording: Recording, picture: int = 0, columns: int = 9) -> Figur
     """
     shown = np.unique(np.linspace(0, recording.steps, columns).round().astype(int))
     figure = new_figure(1.35 + 0.86 * len(shown), 4.5)
-    axes = image_axes(figure, 4, len(shown))
-    for axis, text in zip(axes[:, 0], _ROWS, strict=True):
-        axis.set_ylabel(text, fontsize=9, rotation=0, ha="right", va="center")
+    labels = ("sample,\nplaintext", "sample,\nsecure", "predicted,\nplaintext", "predicted,\nsecure")
+    axes = labelled_images(figure, labels, [f"step {step}" if step else "noise" for step in shown])
     ratios = {name: recording.likeness(name)[:, picture] for name in ("secure_to_exact", "predicted_to_exact")}
     for column, step in zip(axes.T, shown, strict=True):
-        column[0].set_title(f"step {step}" if step else "noise", fontsize=9)
         images = [*recording.samples[:, step, picture]]
         if step:  # before the first step nothing is predicted
             images += [*recording.predicted[:, step - 1, picture]]
@@ -48,9 +43,8 @@ def filmstrip(recording: Recording, picture: int = 0, columns: int = 9) -> Figur
                 axis.set_xlabel(f"{ratios[name][step - 1]:.1f} dB", fontsize=8, color=GREY, labelpad=2)
         for axis, levels in zip(column, images, strict=False):
             draw_levels(axis, levels)
-    last = ratios["secure_to_exact"]
-    labels = recording.about.get("labels")
-    title = f"label {labels[picture]}" if labels else f"picture {picture}"
+    last, classes = ratios["secure_to_exact"], recording.about.get("labels")
+    title = f"label {classes[picture]}" if classes else f"picture {picture}"
     return describe(
         figure,
         f"{recording.name}: {title} at steps {', '.join(map(str, shown))}. Four rows: the sample in plaintext and on "
@@ -119,12 +113,8 @@ MAGNIFIED = 8
 
 _KINDS = {"samples": "samples", "predicted": "predicted pictures"}
 
-_GAP = 2  # pixels between images
-
 # Inches. Images and bars stand right of their labels.
-_WIDTH, _LEFT, _RIGHT, _TOP, _LINE = 8.4, 1.3, 0.15, 0.62, 0.27
-
-_BAR = 5.2
+_WIDTH, _LEFT, _RIGHT, _TOP, _LINE, _BAR = 8.4, 1.3, 0.15, 0.62, 0.27, 5.2
 
 
 class StepPicture(MovingPicture):
@@ -134,7 +124,7 @@ class StepPicture(MovingPicture):
     far, measured and over LAN and WAN by the latency model, in an outline of the whole run's. All is in one axis, in inches.
     """
 
-    def __init__(self, recording: Recording, step: int | None = None, kind: Kind = "samples"):
+    def __init__(self, recording: Recording, step: int | None = None):
         self._recording = recording
         self._seconds = {"measured": recording.so_far("seconds")}
         self._seconds |= {network.name: recording.seconds_over(network) for network in (LAN, WAN)}
@@ -153,10 +143,13 @@ class StepPicture(MovingPicture):
         for place, label in enumerate(("plaintext", "secure", f"difference\n{MAGNIFIED} times")):
             top = height - _TOP - place * (size + 0.05)
             self._text(_LEFT - 0.1, top - size / 2, 10, label, align="right")
-            self._images.append(self._picture((_LEFT, _LEFT + count * size, top - size, top), signed=place == 2))
+            limits = {"cmap": "PuOr", "vmin": -255} if place == 2 else {"cmap": "gray", "vmin": 0}
+            shown = {"vmax": 255, "interpolation": "nearest", "aspect": "auto", **limits}
+            extent = (_LEFT, _LEFT + count * size, top - size, top)
+            self._images.append(self._axis.imshow(_side_by_side(recording.samples[0, 0]), extent=extent, **shown))
         self._draw_bars(bars)
         self._moves([self._title, *self._ratios, *self._images, *self._bars, *self._amounts, self._traffic])
-        self.show(recording.steps if step is None else step, kind)
+        self.show(recording.steps if step is None else step)
 
     def show(self, step: int, kind: Kind = "samples") -> Figure:
         """Show the state after a step, 0 for the beginning. Return the figure, with its description."""
@@ -195,11 +188,6 @@ class StepPicture(MovingPicture):
     def _text(self, x: float, y: float, size: float, text: str = "", align: str = "left"):
         return self._axis.text(x, y, text, fontsize=size, ha=align, va="center")
 
-    def _picture(self, extent: tuple[float, float, float, float], *, signed: bool):
-        levels = _side_by_side(self._levels(0, "samples")[0])
-        limits = {"cmap": "PuOr", "vmin": -255, "vmax": 255} if signed else {"cmap": "gray", "vmin": 0, "vmax": 255}
-        return self._axis.imshow(levels, extent=extent, interpolation="nearest", aspect="auto", **limits)
-
     def _draw_bars(self, top: float) -> None:
         self._axis.set(xlim=(0, _WIDTH), ylim=(0, self.figure.get_figheight()))  # which imshow has changed
         self._longest = max(seconds[-1] for seconds in self._seconds.values())
@@ -215,11 +203,7 @@ class StepPicture(MovingPicture):
 
 
 def step_slider(recording: Recording):
-    """Return the images of a recorded run under a slider for the step, which also plays by itself.
-
-    It is an ipywidgets.VBox of the play button with the slider, the choice between samples and predicted images, the figure,
-    and its description as text.
-    """
+    """Return an ipywidgets.VBox: a slider for the step, with a play button; the kind of images; a `StepPicture`; its text."""
     import ipywidgets as widgets  # only notebooks need it
 
     picture = StepPicture(recording)
@@ -238,28 +222,16 @@ def step_slider(recording: Recording):
 
 
 def _side_by_side(levels: np.ndarray) -> np.ndarray:
-    """Return images [B, C, H, W] in a row, [H, W'] or [H, W', 3], with white between them."""
+    """Return images [B, C, H, W] in a row, [H, W'] or [H, W', 3], with two pixels of white between them."""
     white = 255 if levels.dtype == np.uint8 else 0
-    parts = []
-    for picture in levels:
-        pixels = shown_pixels(picture)
-        parts += [pixels, np.full((len(pixels), _GAP, *pixels.shape[2:]), white, pixels.dtype)]
-    return np.concatenate(parts[:-1], axis=1)
+    images = [shown_pixels(picture) for picture in levels]
+    gap = np.full((len(images[0]), 2, *images[0].shape[2:]), white, levels.dtype)
+    return np.concatenate([part for image in images for part in (gap, image)][1:], axis=1)
 
 
-def figure(records: Path) -> Figure:
-    """Draw the PSNR of secure sampling after each step."""
-    return psnr_by_step([read(path) for path in sorted(records.glob("trajectory_*.json"))])
-
-
-def _check(model: str, scheduler: str, functions: str, pair: str, expected: float, tolerance: float, bound="") -> Check:
-    """Return the check of the median over the images of a PSNR after the last step, see `Recording.likeness`."""
-    stem, what = f"trajectory_{model}_{scheduler}", f"{model}, {scheduler}: median PSNR to plaintext{functions}"
-
-    def median(records: Records) -> float:
-        return float(np.median(records[stem]["rows"][-1][pair]))
-
-    return Check(what, expected, tolerance, median, unit=" dB", bound=bound)
+def last_median(stem: str, pair: str) -> Value:
+    """Return the function that takes the median over the images of a PSNR after the last step, see `Recording.likeness`."""
+    return lambda records: float(np.median(records[stem]["rows"][-1][pair]))
 
 
 # Model, scheduler, steps, images, and the median PSNR that is expected.
@@ -280,12 +252,13 @@ TARGET = Target(
         for model, scheduler, steps, batch, _ in _RUNS
     ),
     tuple(
-        check
+        Check(f"{model}, {scheduler}: median PSNR to plaintext{to}", number, within, value, unit=" dB", bound=bound)
         for model, scheduler, _, _, expected in _RUNS
-        for check in (
-            _check(model, scheduler, "", "secure_to_exact", expected, 2),
-            _check(model, scheduler, " with the same functions", "secure_to_emulated", 50, 0, "least"),
+        for to, number, within, pair, bound in (
+            ("", expected, 2, "secure_to_exact", ""),
+            (" with the same functions", 50, 0, "secure_to_emulated", "least"),
         )
+        for value in [last_median(f"trajectory_{model}_{scheduler}", pair)]
     ),
-    figure,
+    lambda records: psnr_by_step([read(path) for path in sorted(records.glob("trajectory_*.json"))]),
 )
