@@ -5,10 +5,10 @@ from diffusers.models.attention_processor import Attention
 
 
 class ScoreRecorder:
-    """Watches the attention blocks of a model, and tells the mean square of their scores in the last call.
+    """Recorder of the mean square of the attention scores in a model's last call.
 
-    Scores are taken before softmax and about the mean of their row, which softmax does not see. Small scores make an
-    exponential that is cheap on shares: the fewer, the shorter the range it must be right on.
+    Scores are taken before softmax and about the mean of their row, which softmax does not see. The smaller they are,
+    the shorter is the range on which an exponential on shares must be right, and the cheaper it is.
     """
 
     def __init__(self, model: torch.nn.Module):
@@ -19,7 +19,7 @@ class ScoreRecorder:
                 getattr(block, leaf).register_forward_hook(self._keep((index, leaf)))
 
     def mean_square(self) -> torch.Tensor:
-        """The sum over the blocks of the mean square of their scores, a scalar with gradient."""
+        """Return the sum over the blocks of the mean square of their scores, a scalar with gradient."""
         total = torch.zeros(())
         for index, block in enumerate(self._blocks):
             q, k = (

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
 from cipherdm.datasets import load_mnist
@@ -15,7 +17,7 @@ from cipherdm.records import write_record
 
 from .digits import noise_objective, start
 from .recipes import RECIPES, TrainingConfig
-from .run import torch_threads
+from .run import one_thread
 
 RECORD = root() / "data" / "measurements" / "mnist10_candidates.json"
 
@@ -31,20 +33,18 @@ _SIZES = (
 
 
 def candidates() -> tuple[TrainingConfig, ...]:
-    """Configurations for mnist10 that differ in channels and attention."""
+    """Return configurations for mnist10 that differ in channels and attention."""
     base = RECIPES["mnist10"]
     found = []
     for channels, attention in _SIZES:
-        down, up = ["DownBlock2D"] * 3, ["UpBlock2D"] * 3
-        if attention == "all":
-            down[2], up[0] = "AttnDownBlock2D", "AttnUpBlock2D"
+        inner = "Attn" if attention == "all" else ""
         found.append(
             dataclasses.replace(
                 base,
                 name=f"{'-'.join(map(str, channels))}, attention {attention}",
                 block_out_channels=channels,
-                down_block_types=tuple(down),
-                up_block_types=tuple(up),
+                down_block_types=("DownBlock2D", "DownBlock2D", f"{inner}DownBlock2D"),
+                up_block_types=(f"{inner}UpBlock2D", "UpBlock2D", "UpBlock2D"),
                 attention_head_dim=channels[-1],
                 add_attention=attention != "nowhere",
             )
@@ -59,12 +59,9 @@ def costs(config: TrainingConfig) -> dict[str, int]:
     or Mish; `softmax_elements`; `resnets` and `attentions`, the layers that determine the rounds. Time embeddings count
     as elements and multiply-adds here, though the owner computes them in the clear.
     """
-    from diffusers.models.attention_processor import Attention
-    from diffusers.models.resnet import ResnetBlock2D
-
     unet = config.unet().eval()
     names = ("multiply_adds", "activation_elements", "softmax_elements", "resnets", "attentions")
-    count = {"parameters": sum(parameter.numel() for parameter in unet.parameters()), **dict.fromkeys(names, 0)}
+    count = {"parameters": unet.num_parameters(), **dict.fromkeys(names, 0)}
 
     def visit(module: nn.Module, _: object, output: torch.Tensor) -> None:
         if isinstance(module, nn.Conv2d):
@@ -88,15 +85,14 @@ def costs(config: TrainingConfig) -> dict[str, int]:
     return count
 
 
-def compare_candidates(out: str | Path = RECORD, *, steps: int = 800) -> None:
-    """Train every candidate for `steps` steps on the same batches, and record losses beside costs in `out`.
+def compare_candidates(out: str | Path = RECORD) -> None:
+    """Train every candidate for 800 steps on the same batches, and record losses beside costs in `out`.
 
-    The loss is the recipe's without its guidance, which would add a classifier's noise to the comparison. The learning rate's
-    cosine is as long as the trial.
+    The loss is the recipe's without its guidance, which would add a classifier's noise to the comparison.
     """
-    digits, rows = load_mnist("train"), []
+    steps, digits, rows = 800, load_mnist("train"), []
     what = f"mean loss of the last fifth of {steps} steps on the same batches; costs are of one call on one image"
-    with torch_threads(1):
+    with one_thread():
         for config in candidates():
             config = dataclasses.replace(config, steps=steps, guidance=0.0)
             run = start(config)

@@ -15,9 +15,13 @@ from cipherdm.errors import CipherDMError
 from cipherdm.files import replacing, root
 from cipherdm.records import write_record
 
-WEIGHTS = "lenet.safetensors"
+from .run import one_thread
 
-FEATURES = 84
+FOLDER = root() / "data" / "models" / "lenet"
+
+_WEIGHTS = "lenet.safetensors"
+
+_BATCH, _SEED, _LEARNING_RATE = 128, 0, 2e-3
 
 
 class LeNet(nn.Module):
@@ -31,9 +35,9 @@ class LeNet(nn.Module):
         self.body = nn.Sequential(
             nn.Conv2d(1, 12, 5, padding=2), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(12, 24, 5), nn.BatchNorm2d(24), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Flatten(), nn.Linear(24 * 5 * 5, FEATURES), nn.BatchNorm1d(FEATURES),
+            nn.Flatten(), nn.Linear(24 * 5 * 5, 84), nn.BatchNorm1d(84),
         )  # fmt: skip
-        self.head = nn.Linear(FEATURES, 10)
+        self.head = nn.Linear(84, 10)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """The last layer but one, [N, 84], before its ReLU: nearer to a Gaussian, as LeNet-FID assumes, than after."""
@@ -43,82 +47,66 @@ class LeNet(nn.Module):
         return self.head(torch.relu(self.features(images)))
 
 
-def default_folder() -> Path:
-    """`data/models/lenet` of the checkout that this package runs from."""
-    return root() / "data" / "models" / "lenet"
+def save_classifier(model: LeNet, folder: Path) -> None:
+    """Write the weights to `folder` as `load_classifier` reads them."""
+    with replacing(folder / _WEIGHTS) as temporary:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
 
 
-def load_classifier(folder: str | Path | None = None) -> LeNet:
-    """Read a trained LeNet from `folder`, or the one in `data/models/lenet`. Raises `CipherDMError` if it cannot be."""
-    path = (default_folder() if folder is None else Path(folder)) / WEIGHTS
+def load_classifier(folder: Path = FOLDER) -> LeNet:
+    """Read a trained LeNet from `folder`. Raises `CipherDMError` if it cannot be."""
+    path = folder / _WEIGHTS
     model = LeNet()
     try:
         model.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CipherDMError(
-            f"Cannot read the classifier's weights from {path} ({error}). Restore them with "
-            f"'git checkout -- data/models/lenet', or train them again with cipherdm.classifier.train_classifier()."
+            f"Cannot read the classifier's weights from {path} ({error}). Restore them with 'git checkout -- "
+            "data/models/lenet', or train them again with cipherdm_experiments.training.classifier.train_classifier()."
         ) from error
     return model.eval()
 
 
 @torch.no_grad()
-def classify(model: LeNet, images: np.ndarray, *, batch: int = 1000) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted digits, int64 [N], and features, float64 [N, 84], of float32 images [N, 1, 28, 28] in [-1, 1]."""
+def classify(model: LeNet, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return predicted digits, int64 [N], and features, float64 [N, 84], of float32 images [N, 1, 28, 28] in [-1, 1]."""
     digits, features = [], []
-    for start in range(0, len(images), batch):
-        part = model.features(torch.from_numpy(np.ascontiguousarray(images[start : start + batch], np.float32)))
+    for start in range(0, len(images), 1000):
+        part = model.features(torch.from_numpy(np.ascontiguousarray(images[start : start + 1000], np.float32)))
         features.append(part.numpy().astype(np.float64))
         digits.append(model.head(torch.relu(part)).argmax(1).numpy())
     return np.concatenate(digits), np.concatenate(features)
 
 
-def train_classifier(
-    out: str | Path | None = None,
-    *,
-    epochs: int = 5,
-    batch: int = 128,
-    seed: int = 0,
-    data: str | Path | None = None,
-    threads: int = 1,
-    progress: bool = True,
-) -> float:
-    """Train a LeNet on MNIST, write it to the folder `out` (`data/models/lenet`), and return its test accuracy.
-
-    Each image is moved by up to two pixels each way, so that a generated digit that sits a little off is still read.
-    """
-    out = default_folder() if out is None else Path(out)
-    train, test = load_mnist("train", folder=data), load_mnist("test", folder=data)
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+def train_classifier(out: Path = FOLDER, *, epochs: int = 5, progress: bool = True) -> float:
+    """Train a LeNet on MNIST, write it to the folder `out`, and return its test accuracy."""
+    test = load_mnist("test")
+    with one_thread():
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(_SEED)
             model = LeNet()
-        _fit(model, train, epochs, batch, seed, progress)
+        _fit(model, load_mnist("train"), epochs, progress)
         predicted, _ = classify(model.eval(), test.images)
-    finally:
-        torch.set_num_threads(threads_before)
     accuracy = float((predicted == test.labels).mean())
-    with replacing(out / WEIGHTS) as temporary:
-        save_file(model.state_dict(), temporary)
-    record = {"test_accuracy": accuracy, "epochs": epochs, "batch": batch, "seed": seed, "learning_rate": 2e-3}
-    write_record(out / "training.json", record)
+    save_classifier(model, out)
+    settings = {"epochs": epochs, "batch": _BATCH, "seed": _SEED, "learning_rate": _LEARNING_RATE}
+    write_record(out / "training.json", {"test_accuracy": accuracy, **settings})
     return accuracy
 
 
-def _fit(model: LeNet, data: Digits, epochs: int, batch: int, seed: int, progress: bool) -> None:
-    generator = np.random.default_rng(seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    total = epochs * (len(data) // batch)
+def _fit(model: LeNet, data: Digits, epochs: int, progress: bool) -> None:
+    """Train on images moved by up to two pixels each way, so that a digit that sits a little off is still read."""
+    generator = np.random.default_rng(_SEED)
+    optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE)
+    total = epochs * (len(data) // _BATCH)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / total)))
     padded = np.pad(data.images, ((0, 0), (0, 0), (2, 2), (2, 2)), constant_values=-1)
     model.train()
     with tqdm(total=total, desc="lenet", unit="step", disable=not progress, mininterval=1.0) as bar:
         for _ in range(epochs):
             order = generator.permutation(len(data))
-            for start in range(0, len(data) - batch + 1, batch):
-                rows = order[start : start + batch]
+            for start in range(0, len(data) - _BATCH + 1, _BATCH):
+                rows = order[start : start + _BATCH]
                 down, right = generator.integers(0, 5, 2)  # one shift for the batch: a slice instead of a gather
                 images = torch.from_numpy(padded[rows, :, down : down + 28, right : right + 28])
                 loss = nn.functional.cross_entropy(model(images), torch.from_numpy(data.labels[rows]))

@@ -1,6 +1,10 @@
-"""`cipherdm train`, `evaluate` and `read-back`: making models, and judging what they draw."""
+"""`cipherdm train`, `evaluate` and `read-back`: making models, and judging what they draw.
+
+Functions import torch, which takes seconds, themselves: the command line reads this module at each start.
+"""
 
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -34,9 +38,7 @@ def evaluate(
     eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
     protocols: ProtocolsOption = "direct",
     compare: Annotated[int, typer.Option(help="Number of images to compare with exact ones from the same noise.")] = 64,
-    secure: Annotated[
-        int, typer.Option(help="Number of images to draw on three parties too, for this comparison.")
-    ] = 0,
+    secure: Annotated[int, typer.Option(help="Number of images to compare that three parties draw.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     record: Annotated[Path | None, typer.Option(help="JSON file for the scores, if they are to be recorded.")] = None,
 ) -> None:
@@ -52,8 +54,8 @@ def evaluate(
     from cipherdm.protocols import named
     from cipherdm.records import write_record
 
-    from .evaluation import balanced_labels, model_digits
     from .evaluation import evaluate as score
+    from .evaluation import model_digits
 
     folder = find_model(name)
     unet = cdm.load_unet(folder)
@@ -61,10 +63,8 @@ def evaluate(
     chosen = named(protocols)
 
     def sampler(labels: np.ndarray, seed: int, protocols=chosen, cluster=None) -> np.ndarray:
-        result = cdm.sample(
-            unet, cluster, labels=labels.tolist(), seed=seed, protocols=protocols, granularity="loop", **settings
-        )
-        return result.images
+        plan = {"protocols": protocols, "granularity": "loop", **settings}
+        return cdm.sample(unet, cluster, labels=labels.tolist(), seed=seed, **plan).images
 
     digits = model_digits(folder)
     with tqdm(total=count, unit="picture") as bar:
@@ -79,7 +79,7 @@ def evaluate(
     for way, (pictures, cluster_of) in clusters.items():
         if not pictures:
             continue
-        labels = balanced_labels(len(digits), pictures)
+        labels = np.arange(pictures) % len(digits)
         with cluster_of() as cluster:
             found = Likeness.of(sampler(labels, seed, cluster=cluster), sampler(labels, seed, protocols=cdm.DIRECT))
         typer.echo(
@@ -90,10 +90,7 @@ def evaluate(
     if record is not None:
         parameters = sum(array.size for array in unet.params.values())
         about = {"model": folder.name, "parameters": parameters, "seed": seed, **settings, "protocols": protocols}
-        write_record(record, about | scores.as_json() | likeness)
-
-
-_PARTS = ("digit", "colour", "background", "size", "place", "all")
+        write_record(record, about | asdict(scores) | likeness)
 
 
 def read_back(
@@ -115,7 +112,7 @@ def read_back(
 
     if count < 1 or steps < 1:
         raise CipherDMError(f"Cannot draw {count} pictures in {steps} steps: both numbers must be at least 1.")
-    from .sd_mini.score import read_back as score  # torch and transformers take seconds to import
+    from .sd_mini.score import read_back as score
 
     folder = find_model(model)
     settings = {"count": count, "steps": steps, "guidance": guidance, "seed": seed}
@@ -123,7 +120,8 @@ def read_back(
         found = score(folder, **settings, on_batch=lambda done: bar.update(done - bar.n))
     typer.echo(f"{found['model']}, DDIM-{steps}, guidance {guidance:g}, {count} pictures read as their captions say:")
     for kind in ("drawn", "decoded", "real"):
-        shares = ", ".join(f"{part} {found[kind][part]:.1%}" for part in _PARTS if part in found[kind])
+        parts = ("digit", "colour", "background", "size", "place", "all")
+        shares = ", ".join(f"{part} {found[kind][part]:.1%}" for part in parts if part in found[kind])
         typer.echo(f"{kind:>8}: {shares}")
     if record is not None:
         write_record(record, found)

@@ -1,8 +1,8 @@
 """Training the MNIST models: noise prediction, with guidance, distillation and penalties as a recipe asks for them."""
 
-import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,12 @@ from cipherdm.datasets import Digits, load_mnist
 from cipherdm.errors import CipherDMError
 
 from .attention_scores import ScoreRecorder
+from .evaluation import diffusers_sampler
 from .export import export, write_grid
 from .guidance import Guide, load_guide, train_guide
 from .identity_start import start_at_identity
-from .recipes import TrainingConfig, recipe, scheduler
-from .run import Objective, Run, go_on, stop_requested, torch_threads
+from .recipes import RECIPES, TrainingConfig, scheduler
+from .run import Objective, OnStep, Run, go_on, one_thread, stop_requested
 
 
 def train(
@@ -29,10 +30,8 @@ def train(
     steps: int | None = None,
     resume: bool = True,
     runs: str | Path = "runs",
-    data: str | Path | None = None,
-    threads: int = 1,
     progress: bool = True,
-    on_step: Callable[[str, int, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Path:
     """Train a recipe (by name) or a configuration, and return the folder with the diffusers model.
 
@@ -42,36 +41,42 @@ def train(
         name_or_config: recipe's name, or a configuration.
         out: folder of the model, `data/models/NAME` by default; rewritten on the way with the averaged weights.
         steps: number of steps instead of the configuration's, also for the cosine of the learning rate.
-        resume: True to continue a checkpoint of this configuration, if there is one; the
-            result equals that of an uninterrupted run.
+        resume: True to continue a checkpoint, if there is one; the result equals that of an uninterrupted run.
         runs: folder whose `NAME/` holds the checkpoint and sample grids.
-        data: folder of MNIST.
-        threads: number of torch's threads.
         progress: True to show a bar.
-        on_step: called as on_step(name, step, loss) after each step.
+        on_step: called after each step.
 
     Raises:
         CipherDMError: an unknown recipe, bad data, missing initial weights, a loss that is not finite, or a checkpoint that
             is damaged or of another configuration.
     """
-    config = recipe(name_or_config)
+    config = RECIPES.get(name_or_config) if isinstance(name_or_config, str) else name_or_config
+    if config is None:
+        raise CipherDMError(f"No training recipe {name_or_config!r}. There are: {', '.join(RECIPES)}, sd-mini.")
     if steps is not None:
         config = replace(config, steps=steps)
     out = Path("data/models") / config.name if out is None else Path(out)
     folder = Path(runs) / config.name
-    digits = load_mnist("train", digits=config.digits, folder=data)
+    digits = load_mnist("train", digits=config.digits)
     if config.images is not None:
         digits = Digits(digits.images[: config.images], digits.labels[: config.images])
 
     def visit(run: Run) -> None:
         export(run, config, len(digits), out)
-        write_grid(run.averaged.module, config, folder / f"samples-{run.step:06d}.png")
+        labels = np.repeat(np.arange(len(config.digits)), 8)  # a row per digit
+        drawn = diffusers_sampler(run.averaged.module, steps=25)(labels, config.seed)
+        write_grid(drawn, folder / f"samples-{run.step:06d}.png", columns=8)
 
-    with torch_threads(threads):
+    with one_thread():
         run = start(config)
         if resume:
             run.restore(folder)
-        guide = _guide(config, digits, folder, progress) if config.guidance else None
+        guide = None
+        if config.guidance:
+            path, ids = folder / "guide.safetensors", torch.from_numpy(class_ids_of(digits, config))
+            guide = load_guide(path, len(config.digits)) or train_guide(
+                path, torch.from_numpy(digits.images), ids, noise_levels(), seed=config.seed, progress=progress
+            )
         objective = noise_objective(run.model, config, digits, guide)
         with stop_requested() as stopped:
             settings = {"progress": progress, "every": config.checkpoint_every, "visit": visit, "on_step": on_step}
@@ -90,24 +95,27 @@ def start(config: TrainingConfig) -> Run:
     if config.identity:
         start_at_identity(model)
     if config.initial is not None:
-        _load_initial(model, config)
-    # How often a checkpoint is written changes nothing that is trained.
-    about = {key: value for key, value in config.as_json().items() if key != "checkpoint_every"}
-    settings = {"steps": config.steps, "ema_decay": config.ema_decay, "clip_norm": config.clip_norm}
-    return Run.start(
-        config.name, about, model, torch.optim.Adam, rate=lambda step: learning_rate(config, step), **settings
-    )
+        path = Path(config.initial) / "diffusion_pytorch_model.safetensors"
+        with _remedy(f"{config.name!r} starts from the weights in {path}", "initial"):
+            model.load_state_dict(load_file(path))
+    about = asdict(config)
+    del about["checkpoint_every"]  # how often a checkpoint is written changes nothing that is trained
+    return Run(config.name, about, model, torch.optim.Adam, config)
 
 
 def noise_objective(
     model: UNet2DModel, config: TrainingConfig, digits: Digits, guide: Guide | None = None
 ) -> Objective:
-    """Mean square error of the predicted noise, or of a teacher's prediction, plus the penalties that the recipe weighs.
+    """Return the mean square error of the predicted noise (or a teacher's prediction) plus the recipe's penalties.
 
     `model` is the network in training, whose attention scores are watched if they are penalised.
     """
     images, class_ids, levels = torch.from_numpy(digits.images), class_ids_of(digits, config), noise_levels()
-    teacher = None if config.teacher is None else _teacher(config)
+    teacher = None
+    if config.teacher is not None:
+        with _remedy(f"{config.name!r} learns from the model in {config.teacher}", "teacher"):
+            teacher = UNet2DModel.from_pretrained(config.teacher, low_cpu_mem_usage=False, local_files_only=True)
+        teacher = teacher.to(memory_format=torch.channels_last).requires_grad_(False).eval()
     scores = ScoreRecorder(model) if config.score_weight else None
 
     def objective(model: UNet2DModel, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -138,18 +146,18 @@ def noise_objective(
 
 
 def class_ids_of(digits: Digits, config: TrainingConfig) -> np.ndarray:
-    """The position of every label in `config.digits`, int64 [N]."""
+    """Return the position of every label in `config.digits`, int64 [N]."""
     position = np.full(10, -1)
     position[list(config.digits)] = np.arange(len(config.digits))
     return position[digits.labels]
 
 
 def batch_at(config: TrainingConfig, count: int, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The random choices of one step: image rows [B] in range(count), timesteps [B], noise [B, 1, 28, 28] float32.
+    """Draw the choices of one step: image rows [B] in range(count), timesteps [B], noise [B, 1, 28, 28] float32.
 
-    They depend on the seed and the step alone, so a resumed run sees what an uninterrupted one would. Timesteps are
-    stratified, one from each of B equal slices of 0..999: the loss varies strongly with the timestep, and even coverage
-    makes its gradient less noisy. With `focus`, those around the middle, where digits take shape, come more often.
+    They depend on the seed and the step alone, so a resumed run sees what an uninterrupted one would. One timestep comes
+    from each of B equal slices of 0..999, which makes the gradient less noisy. With `focus`, timesteps around the
+    middle, where digits take shape, come more often.
     """
     generator = np.random.default_rng((config.seed, step))
     rows = generator.integers(0, count, config.batch)
@@ -161,44 +169,17 @@ def batch_at(config: TrainingConfig, count: int, step: int) -> tuple[np.ndarray,
 
 
 def noise_levels() -> tuple[torch.Tensor, torch.Tensor]:
-    """Factors of image and noise at every timestep, float32 [1000, 1, 1, 1] each: x_t = first * x + second * noise."""
+    """Return factors of image and noise per timestep, float32 [1000, 1, 1, 1] each: x_t = first * x + second * noise."""
     kept = scheduler().alphas_cumprod.reshape(-1, 1, 1, 1)
     return kept.sqrt(), (1 - kept).sqrt()
 
 
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """The learning rate of a step counted from 0: linear rise over `warmup` steps, then a cosine to zero at `steps`."""
-    rise = min(1.0, (step + 1) / max(1, config.warmup))
-    return config.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-
-
-def _guide(config: TrainingConfig, digits: Digits, folder: Path, progress: bool) -> Guide:
-    """The classifier beside the run's checkpoint, trained if there is none yet."""
-    path = folder / "guide.safetensors"
-    guide = load_guide(path, len(config.digits))
-    if guide is None:
-        images, class_ids = torch.from_numpy(digits.images), torch.from_numpy(class_ids_of(digits, config))
-        guide = train_guide(path, images, class_ids, noise_levels(), seed=config.seed, progress=progress)
-    return guide
-
-
-def _load_initial(model: UNet2DModel, config: TrainingConfig) -> None:
-    path = Path(config.initial) / "diffusion_pytorch_model.safetensors"
+@contextmanager
+def _remedy(use: str, field: str) -> Iterator[None]:
+    """Turn errors of reading the weights of `use` into a `CipherDMError`."""
     try:
-        model.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise CipherDMError(
-            f"{config.name!r} starts from the weights in {path}, which cannot be used ({error}). Train that model "
-            "first, or give another folder as initial."
-        ) from error
-
-
-def _teacher(config: TrainingConfig) -> UNet2DModel:
-    try:
-        teacher = UNet2DModel.from_pretrained(config.teacher, low_cpu_mem_usage=False, local_files_only=True)
+        yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CipherDMError(
-            f"{config.name!r} learns from the model in {config.teacher}, which cannot be used ({error}). Train that model "
-            "first, or give another folder as teacher."
+            f"{use}, which cannot be used ({error}). Train that model first, or give another folder as {field}."
         ) from error
-    return teacher.to(memory_format=torch.channels_last).requires_grad_(False).eval()

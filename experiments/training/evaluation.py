@@ -2,21 +2,20 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
 from scipy.linalg import eigh
 
 from cipherdm.datasets import load_mnist
 from cipherdm.errors import CipherDMError
 from cipherdm.likeness import without_overflows
 
-from .classifier import LeNet, classify, load_classifier
-
-if TYPE_CHECKING:
-    from diffusers import UNet2DModel
+from .classifier import classify, load_classifier
+from .recipes import scheduler
 
 Sampler = Callable[[np.ndarray, int], np.ndarray]
 
@@ -25,22 +24,14 @@ Sampler = Callable[[np.ndarray, int], np.ndarray]
 class Scores:
     """Scores of generated images.
 
-    `accuracy` is the fraction of images that LeNet reads as the digit that was asked for, `f1` the mean over the digits
-    of the F1 score of the same predictions, `lenet_fid` the Frechet distance to MNIST's test images of these digits in
-    LeNet's features. LeNet-FID is not the FID on Inception's features: compare it only with LeNet-FIDs of the same
-    classifier and count. `overflowed` counts the images with values that are not finite, which an emulation has where
-    the ring overflows: they are judged as plain grey.
+    LeNet-FID is not the FID on Inception's features: compare it only with LeNet-FIDs of the same classifier and count.
     """
 
-    accuracy: float
-    f1: float
-    lenet_fid: float
+    accuracy: float  # fraction of images that LeNet reads as the digit that was asked for
+    f1: float  # mean over the digits of the F1 score of the same predictions
+    lenet_fid: float  # Frechet distance to MNIST's test images of these digits in LeNet's features
     count: int
-    overflowed: int = 0
-
-    def as_json(self) -> dict[str, float | int]:
-        """The fields as a JSON-ready dictionary."""
-        return asdict(self)
+    overflowed: int = 0  # images with values that are not finite, as where the ring overflows: judged as plain grey
 
 
 def evaluate(
@@ -50,41 +41,27 @@ def evaluate(
     count: int = 2000,
     batch: int = 250,
     seed: int = 0,
-    classifier: LeNet | None = None,
-    data: str | Path | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Draw `count` images with balanced labels and score them.
+    """Draw `count` images, their labels in turn, and score them.
 
     `sampler(labels, seed)` gives images [B, 1, 28, 28] for class ids [B], positions in `digits`; batch k is drawn with
     seed + k. `on_batch(done, count)` is called after each batch. Raises what `score_images` raises.
     """
-    labels = balanced_labels(len(digits), count)
+    labels = np.arange(count) % len(digits)
     parts = []
     for number, start in enumerate(range(0, count, batch)):
         parts.append(np.asarray(sampler(labels[start : start + batch], seed + number)))
         if on_batch is not None:
             on_batch(min(start + batch, count), count)
-    return score_images(np.concatenate(parts), labels, digits, classifier=classifier, data=data)
+    return score_images(np.concatenate(parts), labels, digits)
 
 
-def balanced_labels(classes: int, count: int) -> np.ndarray:
-    """`count` class ids, int64, in turn: each class appears equally often (counts differ by at most one)."""
-    return np.arange(count) % classes
-
-
-def score_images(
-    images: np.ndarray,
-    labels: np.ndarray,
-    digits: Sequence[int],
-    *,
-    classifier: LeNet | None = None,
-    data: str | Path | None = None,
-) -> Scores:
+def score_images(images: np.ndarray, labels: np.ndarray, digits: Sequence[int]) -> Scores:
     """Score images [N, 1, 28, 28] drawn for class ids [N], positions in `digits`.
 
-    Pixels are clipped to [-1, 1], as when they are shown. `classifier` is the one in `data/models/lenet` by default,
-    `data` the folder of MNIST. Raises `CipherDMError` for shapes or labels that do not fit, and fewer than two images.
+    Pixels are clipped to [-1, 1], as when they are shown. Raises `CipherDMError` for shapes or labels that do not fit,
+    and fewer than two images.
     """
     images, labels, digits = np.asarray(images), np.asarray(labels), np.asarray(digits)
     if images.shape != (len(labels), 1, 28, 28) or len(images) < 2:
@@ -98,27 +75,22 @@ def score_images(
             f"positions in digits={digits.tolist()}: use 0 to {len(digits) - 1}."
         )
     images, overflowed = without_overflows(images)
-    classifier = load_classifier() if classifier is None else classifier
+    classifier = load_classifier()
     predicted, features = classify(classifier, np.clip(images, -1, 1))
-    _, real = classify(classifier, load_mnist("test", digits=digits.tolist(), folder=data).images)
+    _, real = classify(classifier, load_mnist("test", digits=digits.tolist()).images)
     asked = digits[labels]
+    pairs = [(predicted == digit, asked == digit) for digit in digits]
     return Scores(
         accuracy=float((predicted == asked).mean()),
-        f1=float(np.mean([_f1(predicted == digit, asked == digit) for digit in digits])),
+        f1=float(np.mean([2 * (one & two).sum() / max(1, one.sum() + two.sum()) for one, two in pairs])),
         lenet_fid=frechet_distance(features, real),
         count=len(images),
         overflowed=int(overflowed.sum()),
     )
 
 
-def _f1(predicted: np.ndarray, asked: np.ndarray) -> float:
-    """F1 of one class from boolean arrays; 0 if it was neither asked for nor predicted."""
-    both = (predicted & asked).sum()
-    return float(2 * both / max(1, predicted.sum() + asked.sum()))
-
-
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """The squared Frechet distance between Gaussians fitted to two sets of features [N, D] and [M, D], float64.
+    """Return the squared Frechet distance between Gaussians fitted to two sets of features [N, D] and [M, D], float64.
 
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)). Source: Heusel et al. 2017, arXiv 1706.08500.
     """
@@ -133,7 +105,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def model_digits(folder: str | Path) -> tuple[int, ...]:
-    """The digits that a model of `data/models` draws, in the order of its class ids, from its training record.
+    """Return the digits that a model draws, in the order of its class ids, from its training record.
 
     Raises `CipherDMError` if the folder has no such record.
     """
@@ -147,24 +119,19 @@ def model_digits(folder: str | Path) -> tuple[int, ...]:
         ) from error
 
 
-def diffusers_sampler(unet: "UNet2DModel", *, steps: int = 50, eta: float = 0.0) -> Sampler:
-    """A sampler for `evaluate` on diffusers' own torch module and `DDIMScheduler`, independent of this package's."""
-    import torch
-    from diffusers import DDIMScheduler
-
-    from .recipes import scheduler
-
+def diffusers_sampler(unet: UNet2DModel, *, steps: int) -> Sampler:
+    """Return a sampler for `evaluate` by diffusers' own module and `DDIMScheduler`, independent of this package's."""
     ddim = DDIMScheduler.from_config(scheduler().config)
     ddim.set_timesteps(steps)
 
     @torch.no_grad()
     def sample(labels: np.ndarray, seed: int) -> np.ndarray:
         generator = torch.Generator().manual_seed(seed)
-        class_ids = torch.from_numpy(np.asarray(labels, np.int64)).to(unet.device)
-        images = torch.randn((len(labels), 1, 28, 28), generator=generator).to(unet.device)
+        class_ids = torch.from_numpy(np.asarray(labels, np.int64))
+        images = torch.randn((len(labels), 1, 28, 28), generator=generator)
         for timestep in ddim.timesteps:
             noise = unet(images.to(memory_format=torch.channels_last), timestep, class_labels=class_ids).sample
-            images = ddim.step(noise, timestep, images, eta=eta, generator=generator).prev_sample
-        return images.cpu().contiguous().numpy()
+            images = ddim.step(noise, timestep, images, generator=generator).prev_sample
+        return images.contiguous().numpy()
 
     return sample

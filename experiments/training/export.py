@@ -2,15 +2,17 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from diffusers import UNet2DModel
+from matplotlib.image import imsave
 
 from cipherdm.files import replacing
 from cipherdm.records import write_record
 
-from .evaluation import diffusers_sampler
 from .recipes import TrainingConfig, scheduler
 from .run import Run, loss_summary
 
@@ -27,33 +29,40 @@ unet = cdm.load_unet("data/models/{name}")"""
 def export(run: Run, config: TrainingConfig, images: int, out: Path) -> None:
     """Write the averaged weights as a diffusers folder `out`, with a model card and the training record.
 
-    `images` is the number of training images. Each file is replaced whole, and nothing else in `out` is touched.
+    `images` is the number of training images.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as name:
-        temporary = Path(name)
+    record = {"config": asdict(config), "training_images": images, **loss_summary(run, 500)}
+    with replacing_files(out) as temporary:
         run.averaged.module.save_pretrained(temporary)
         scheduler().save_config(temporary)
         (temporary / "README.md").write_text(_card(run, config, images))
-        write_record(temporary / "training.json", _record(run, config, images))
-        for file in sorted(temporary.iterdir()):
-            os.replace(file, out / file.name)
+        write_record(temporary / "training.json", record)
 
 
-def write_grid(model: UNet2DModel, config: TrainingConfig, path: Path, *, per_digit: int = 8, steps: int = 25) -> None:
-    """Write a PNG with one row of `per_digit` DDIM samples of a model per class."""
-    from matplotlib.image import imsave
+@contextmanager
+def replacing_files(out: Path) -> Iterator[Path]:
+    """Yield an empty folder, and move each of its files into `out` at the end. Nothing else in `out` is touched."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as name:
+        temporary = Path(name)
+        yield temporary
+        for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
+            target = out / file.relative_to(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.chmod(file, 0o644)
+            os.replace(file, target)
 
-    classes = len(config.digits)
-    labels = np.repeat(np.arange(classes), per_digit)
-    images = diffusers_sampler(model, steps=steps)(labels, config.seed)
-    grid = images.reshape(classes, per_digit, 28, 28).transpose(0, 2, 1, 3).reshape(classes * 28, per_digit * 28)
+
+def write_grid(images: np.ndarray, path: Path, *, columns: int = 10) -> None:
+    """Write images [N, C, H, W] in [-1, 1], grey (C = 1) or coloured (C = 3), as a PNG with rows of `columns`."""
+    count, channels, height, width = images.shape
+    rows = -(-count // columns)
+    sheet = np.ones((rows * columns, channels, height, width), np.float32)
+    sheet[:count] = (np.clip(images, -1, 1) + 1) / 2
+    sheet = sheet.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+    sheet = sheet.reshape(rows * height, columns * width, channels)
     with replacing(path) as temporary:
-        imsave(temporary, grid, cmap="gray", vmin=-1, vmax=1)
-
-
-def _record(run: Run, config: TrainingConfig, images: int) -> dict[str, object]:
-    return {"config": config.as_json(), "training_images": images, **loss_summary(run, 500)}
+        imsave(temporary, sheet if channels == 3 else sheet[:, :, 0], cmap="gray", vmin=0, vmax=1)
 
 
 def _card(run: Run, config: TrainingConfig, images: int) -> str:

@@ -16,11 +16,7 @@ from tqdm import tqdm
 from cipherdm.errors import CipherDMError
 from cipherdm.files import replacing
 
-STEPS = 3000
-
 _BATCH = 128
-
-_WIDTHS = (16, 32, 64)
 
 
 class Guide(nn.Module):
@@ -28,10 +24,9 @@ class Guide(nn.Module):
 
     def __init__(self, classes: int):
         super().__init__()
-        widths = (2, *_WIDTHS)
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = ((2, 16), (16, 32), (32, 64))
         self.layers = nn.ModuleList(nn.Conv2d(inside, outside, 3, 2, 1) for inside, outside in pairs)
-        self.head = nn.Linear(16 * _WIDTHS[-1], classes)
+        self.head = nn.Linear(16 * 64, classes)
 
     def forward(self, noisy: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
         """Logits [B, classes]."""
@@ -41,14 +36,14 @@ class Guide(nn.Module):
         return self.head(functional.adaptive_avg_pool2d(x, 4).flatten(1))
 
     def gradient(self, noisy: torch.Tensor, factor: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The gradient of log p(label | noisy image) with respect to the image, [B, 1, H, W]."""
+        """Return the gradient of log p(label | noisy image) with respect to the image, [B, 1, H, W]."""
         noisy = noisy.detach().requires_grad_(True)
         chosen = functional.log_softmax(self(noisy, factor), 1).gather(1, labels[:, None])
         return torch.autograd.grad(chosen.sum(), noisy)[0]
 
 
 def load_guide(path: Path, classes: int) -> Guide | None:
-    """The guide saved at `path`, or None if there is none. Raises `CipherDMError` if the file is damaged or another model's."""
+    """Read the guide at `path`; None if there is none. Raises `CipherDMError` if the file is damaged or another model's."""
     if not path.exists():
         return None
     guide = Guide(classes)
@@ -65,7 +60,7 @@ def train_guide(
     labels: torch.Tensor,
     levels: tuple[torch.Tensor, torch.Tensor],
     *,
-    steps: int = STEPS,
+    steps: int = 3000,
     seed: int = 0,
     progress: bool = True,
 ) -> Guide:

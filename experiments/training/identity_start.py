@@ -10,15 +10,13 @@ _REFERENCE = 3.0  # the constant's size: a larger one passes the scale of x bett
 def start_at_identity(unet: UNet2DModel) -> None:
     """Change the outermost layers of a fresh `UNet2DModel` so that its output is close to its input.
 
-    At high noise the input is nearly the noise to be predicted, and sampling multiplies errors there: an error in the
-    mean of the prediction, hardly visible in a loss over 784 pixels, makes whole images white or black. The last group
-    normalisation is in the way, because it divides by the scale of its input. Here its first group gets x, -x and a
-    constant: the constant dominates the group's deviation, so that scale and mean of x pass, and
+    At high noise the input is nearly the noise to be predicted. A wrong mean there, hardly visible in the loss, makes
+    whole images white or black. The last group normalisation is in the way: it divides by the scale of its input. Here
+    its first group gets x, -x and a constant, which dominates the group's deviation, so scale and mean of x pass. Then
     silu(a x) - silu(-a x) = a x undoes the activation. The skip connection carries the three to the last residual block,
     whose branch starts at zero. All weights remain free to move.
 
-    Does nothing if a group of that normalisation has fewer than three channels; with two, what passes is at most x
-    without its scale, or x without its mean.
+    Does nothing if a group of that normalisation has fewer than three channels.
     """
     first, norm, last = unet.conv_in, unet.conv_norm_out, unet.conv_out
     block = unet.up_blocks[-1].resnets[-1]

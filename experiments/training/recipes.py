@@ -1,13 +1,19 @@
 """Recipes: one frozen configuration for each model of `data/models`."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+
+from diffusers import DDPMScheduler, UNet2DModel
 
 from cipherdm.errors import CipherDMError
 
-if TYPE_CHECKING:
-    from diffusers import DDPMScheduler, UNet2DModel
+from .quadratic import use_cheap_functions
+
+_ARCHITECTURE = (
+    "block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "norm_num_groups",
+    "attention_head_dim", "add_attention",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -15,8 +21,7 @@ class TrainingConfig:
     """A model, its data and its optimisation. The same configuration and seed give the same weights on one machine.
 
     Class ids are positions in `digits`. The fields from `block_out_channels` to `add_attention` are those of diffusers'
-    `UNet2DModel`. The learning rate rises linearly for `warmup` steps and falls to zero as a cosine at `steps`. The
-    exported weights are the exponential moving average with `ema_decay`.
+    `UNet2DModel`. Exported weights are the moving average with `ema_decay`.
     """
 
     name: str
@@ -53,34 +58,23 @@ class TrainingConfig:
                 f"{self.checkpoint_every}: each of the three must be at least 1."
             )
 
-    def unet(self) -> "UNet2DModel":
-        """A fresh `UNet2DModel`, initialised from torch's current random state."""
-        from diffusers import UNet2DModel
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step counted from 0: linear rise in `warmup` steps, then a cosine to 0 at `steps`."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
-        from .quadratic import use_cheap_functions
-
+    def unet(self) -> UNet2DModel:
+        """Return a fresh `UNet2DModel`, initialised from torch's current random state."""
         cheap = self.act_fn == "quad"
         unet = UNet2DModel(
             sample_size=28,
             in_channels=1,
             out_channels=1,
-            block_out_channels=self.block_out_channels,
-            down_block_types=self.down_block_types,
-            up_block_types=self.up_block_types,
-            layers_per_block=self.layers_per_block,
-            norm_num_groups=self.norm_num_groups,
-            attention_head_dim=self.attention_head_dim,
             act_fn="silu" if cheap else self.act_fn,
-            add_attention=self.add_attention,
             num_class_embeds=len(self.digits),
+            **{name: getattr(self, name) for name in _ARCHITECTURE},
         )
         return use_cheap_functions(unet) if cheap else unet
-
-    def as_json(self) -> dict[str, Any]:
-        """The fields as JSON has them: lists for tuples."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
-        }
 
 
 NOISE_SCHEDULE = {
@@ -94,15 +88,13 @@ NOISE_SCHEDULE = {
 """The noise schedule of every model here, CipherDM's, as diffusers' schedulers take it."""
 
 
-def scheduler() -> "DDPMScheduler":
-    """`NOISE_SCHEDULE` as a scheduler."""
-    from diffusers import DDPMScheduler
-
+def scheduler() -> DDPMScheduler:
+    """Return `NOISE_SCHEDULE` as a scheduler."""
     return DDPMScheduler(**NOISE_SCHEDULE)
 
 
 # CipherDM's size: 28x28 and 14x14, attention over the 196 positions of the lower level. One group of the normalisation
-# where CipherDM has two: with two channels a group the last one hides the mean of its input, and samples turn all white,
+# where CipherDM has two: with two channels per group the last one hides the mean of its input, and samples turn all white,
 # all black or noise. Parameters, activations and layers are the same.
 _TINY = TrainingConfig(
     name="mnist01-tiny",
@@ -122,7 +114,7 @@ _TINY = TrainingConfig(
     checkpoint_every=1000,
 )
 
-# Three levels, one layer each, attention at 7x7 in the middle block only. Four channels a group at 28x28: with one, the last
+# Three levels, one layer each, attention at 7x7 in the middle block only. Four channels per group at 28x28: with one, the last
 # normalisation hides the mean and the scale of its input, and samples drift to black or white.
 _TEN = TrainingConfig(
     name="mnist10",
@@ -155,26 +147,13 @@ _TINY_MISH = dataclasses.replace(
 )
 
 
-def _distilled(base: TrainingConfig, **changes: Any) -> TrainingConfig:
-    """The recipe of a network with a quadratic activation and attention without softmax, taught by the trained one."""
+def _distilled(base: TrainingConfig, *, steps: int) -> TrainingConfig:
+    """Return the recipe of a network with a quadratic activation and attention without softmax, taught by the trained one."""
     teacher = f"data/models/{base.name}"
-    fixed = {"name": f"{base.name}-quad", "act_fn": "quad", "initial": teacher, "teacher": teacher}
-    return dataclasses.replace(base, **fixed, guidance=0.0, score_weight=0.0, identity=False, **changes)
+    own = {"name": f"{base.name}-quad", "act_fn": "quad", "initial": teacher, "teacher": teacher, "steps": steps}
+    return dataclasses.replace(base, **own, guidance=0.0, score_weight=0.0, identity=False)
 
 
-_TINY_QUAD = _distilled(_TINY, steps=8000)
+_ALL = (_TINY, _TINY_MISH, _distilled(_TINY, steps=8000), _TEN, _distilled(_TEN, steps=6000))
 
-_TEN_QUAD = _distilled(_TEN, steps=6000)
-
-RECIPES: dict[str, TrainingConfig] = {
-    config.name: config for config in (_TINY, _TINY_MISH, _TINY_QUAD, _TEN, _TEN_QUAD)
-}
-
-
-def recipe(name_or_config: str | TrainingConfig) -> TrainingConfig:
-    """The configuration itself, or the recipe of that name. Raises `CipherDMError` for an unknown name."""
-    if isinstance(name_or_config, TrainingConfig):
-        return name_or_config
-    if name_or_config not in RECIPES:
-        raise CipherDMError(f"No training recipe {name_or_config!r}. There are: {', '.join(RECIPES)}, sd-mini.")
-    return RECIPES[name_or_config]
+RECIPES: dict[str, TrainingConfig] = {config.name: config for config in _ALL}

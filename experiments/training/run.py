@@ -1,5 +1,6 @@
 """A network in training: steps, a moving average of the weights, checkpoints, and going on exactly where it stopped."""
 
+import json
 import math
 import pickle
 import signal
@@ -7,9 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,67 +20,57 @@ from tqdm import tqdm
 from cipherdm.errors import CipherDMError
 from cipherdm.files import replacing
 
+if TYPE_CHECKING:
+    from .recipes import TrainingConfig
+    from .sd_mini.recipe import Optimisation
+
 _CHECKPOINT_SECONDS = 120.0
 
 Objective = Callable[[nn.Module, int], tuple[torch.Tensor, torch.Tensor]]
 """(model, step) to what is minimised on that step's batch, and the loss that is noted. All randomness follows from the step."""
 
+OnStep = Callable[[str, int, float], None]
+"""Called as on_step(name, step, loss) after each step."""
 
-@dataclass
+
 class Run:
-    """A network in training. `step` counts finished steps; `losses` has one entry per step.
+    """A network in training, at step 0 until steps are taken or a checkpoint is restored.
 
-    Attributes:
+    Args:
         name: name of the checkpoint's file and of the progress bar.
-        about: values that the training depends on; a checkpoint of others is refused.
-        model: the network, in `torch.channels_last`.
-        averaged: network with the moving average of the weights (`averaged.module`).
-        optimizer: Adam or AdamW over the model's parameters.
-        rate: learning rate per step, counted from 0.
-        steps: number of steps to take.
-        clip_norm: largest norm of a step's gradient.
-        scores: JSON-ready measurements made on the way.
+        about: JSON-ready values that the training depends on; a checkpoint of others is refused.
+        model: network to train, moved to `torch.channels_last`; `averaged.module` has its averaged weights.
+        optimizer: called as optimizer(parameters).
+        plan: number of `steps`, learning `rate(step)` of a step counted from 0, largest norm of a step's gradient
+            `clip_norm`, and decay of the weights' moving average `ema_decay`.
     """
 
-    name: str
-    about: dict[str, Any]
-    model: nn.Module
-    averaged: AveragedModel
-    optimizer: torch.optim.Optimizer
-    rate: Callable[[int], float]
-    steps: int
-    clip_norm: float
-    step: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
-    scores: list[dict[str, float]] = field(default_factory=list)
-
-    @classmethod
-    def start(
-        cls,
+    def __init__(
+        self,
         name: str,
         about: dict[str, Any],
         model: nn.Module,
         optimizer: Callable[..., torch.optim.Optimizer],
-        *,
-        rate: Callable[[int], float],
-        steps: int,
-        ema_decay: float,
-        clip_norm: float,
-    ) -> "Run":
-        """Return a run at step 0. `optimizer(parameters)` makes the optimizer."""
+        plan: "TrainingConfig | Optimisation",
+    ) -> None:
+        self.name, self.rate, self.steps, self.clip_norm = name, plan.rate, plan.steps, plan.clip_norm
+        self.about = json.loads(json.dumps(about))  # with lists for tuples, as checkpoints have them
         # oneDNN's convolutions are faster on channels_last, and torch would convert back and forth otherwise.
-        model = model.to(memory_format=torch.channels_last).train()
+        self.model = model.to(memory_format=torch.channels_last).train()
 
         @torch.no_grad()
         def average(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor) -> None:
             # Faster in the beginning, when the weights change quickly.
-            decay = min(ema_decay, (1 + int(count)) / (10 + int(count)))
+            decay = min(plan.ema_decay, (1 + int(count)) / (10 + int(count)))
             torch._foreach_lerp_(averaged, current, 1 - decay)
 
-        averaged = AveragedModel(model, multi_avg_fn=average).requires_grad_(False).eval()
-        averaged.n_averaged += 1  # the initial weights count; with 0 the first average would be a copy
-        return cls(name, about, model, averaged, optimizer(model.parameters()), rate, steps, clip_norm)
+        self.averaged = AveragedModel(self.model, multi_avg_fn=average).requires_grad_(False).eval()
+        self.averaged.n_averaged += 1  # the initial weights count; with 0 the first average would be a copy
+        self.optimizer = optimizer(self.model.parameters())
+        self.step = 0  # finished steps
+        self.seconds = 0.0
+        self.losses: list[float] = []  # one per step
+        self.scores: list[dict[str, float]] = []  # JSON-ready measurements made on the way
 
     @property
     def finished(self) -> bool:
@@ -140,19 +130,19 @@ def go_on(
     progress: bool,
     every: int = 0,
     visit: Callable[[Run], None] | None = None,
-    on_step: Callable[[str, int, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> None:
     """Take the steps that are left, with a checkpoint in `folder` every two minutes, before stopping, and at the end.
 
     Args:
-        run: the network in training.
+        run: network in training.
         objective: loss of each step.
         folder: folder of the checkpoint.
         stopped: event that ends the training after the current step.
         progress: True to show a bar.
         every: number of steps between two visits; 0 for none but the last.
         visit: called as visit(run) after every `every` steps and at the end; what it appends to `run.scores` is kept.
-        on_step: called as on_step(name, step, loss) after each step.
+        on_step: called after each step.
 
     Raises:
         KeyboardInterrupt: `stopped` was set before the last step; there is a checkpoint.
@@ -206,10 +196,10 @@ def stop_requested() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads while the block runs."""
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread while the block runs."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
@@ -217,7 +207,7 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def loss_summary(run: Run, last: int) -> dict[str, Any]:
-    """The part of a training record that follows from a run: steps, seconds, the mean of the `last` losses, and a curve."""
+    """Return a training record's part on a run: steps, seconds, the mean of the `last` losses, and a curve."""
     losses = np.asarray(run.losses)
     return {
         "steps_done": run.step,

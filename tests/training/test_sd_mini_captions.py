@@ -27,8 +27,7 @@ from cipherdm_experiments.training.sd_mini.captions import (
 )
 from cipherdm_experiments.training.sd_mini.pictures import Source, compose, placed, rgb, shift
 from cipherdm_experiments.training.sd_mini.reader import Reading, agreement, as_mnist, middle_of, read
-from cipherdm_experiments.training.sd_mini.text import caption_answers, token_ids
-from cipherdm_experiments.training.sd_mini.tokenizer import build_tokenizer, save_tokenizer
+from cipherdm_experiments.training.sd_mini.text import build_tokenizer, caption_answers, save_tokenizer, token_ids
 
 SEVEN = Caption("small", "red", 7, "blue")
 
@@ -141,7 +140,7 @@ def test_a_saved_tokenizer_is_the_same_from_either_kind_of_file(tokenizer, tmp_p
 
 def test_tokens_are_numbered_alike_in_every_process(tokenizer):
     """A training that is resumed reads captions with the tokenizer of another process."""
-    module = "cipherdm_experiments.training.sd_mini.tokenizer"
+    module = "cipherdm_experiments.training.sd_mini.text"
     program = f"from {module} import build_tokenizer; print(build_tokenizer(16).get_vocab())"
     for _ in range(2):
         other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -20,11 +20,15 @@ import cipherdm as cdm
 from cipherdm.cli import build
 from cipherdm.datasets import load_mnist
 from cipherdm.errors import CipherDMError
+from cipherdm_experiments.training.export import write_grid
 from cipherdm_experiments.training.run import Run, go_on
-from cipherdm_experiments.training.sd_mini.autoencoder import autoencoder_objective, scaling_factor
 from cipherdm_experiments.training.sd_mini.captions import Caption, all_captions, balanced_captions
-from cipherdm_experiments.training.sd_mini.denoiser import denoiser_objective, scheduler
-from cipherdm_experiments.training.sd_mini.export import write_grid
+from cipherdm_experiments.training.sd_mini.networks import (
+    autoencoder_objective,
+    denoiser_objective,
+    scaling_factor,
+    scheduler,
+)
 from cipherdm_experiments.training.sd_mini.pictures import Source, rgb
 from cipherdm_experiments.training.sd_mini.recipe import Optimisation, SDMiniConfig
 from cipherdm_experiments.training.sd_mini.score import draw, load_pipeline, read_back
@@ -90,8 +94,8 @@ def test_stopping_and_resuming(trained, tmp_path):
 
 def start_line(steps=8, rate=1e-3):
     torch.manual_seed(7)
-    settings = {"rate": lambda step: rate / (step + 1), "steps": steps, "ema_decay": 0.9, "clip_norm": 1.0}
-    return Run.start("line", {}, nn.Linear(3, 1), torch.optim.AdamW, **settings)
+    plan = SimpleNamespace(rate=lambda step: rate / (step + 1), steps=steps, ema_decay=0.9, clip_norm=1.0)
+    return Run("line", {}, nn.Linear(3, 1), torch.optim.AdamW, plan)
 
 
 def on_a_line(model, step):
@@ -324,7 +328,7 @@ def test_command_line(trained, tmp_path):
 
 def test_a_grid_has_its_pictures_in_rows(tmp_path):
     pictures = torch.linspace(-1, 1, 3)[:, None, None, None].expand(3, 3, 4, 4)
-    write_grid(pictures, tmp_path / "grid.png", columns=2)
+    write_grid(pictures.numpy(), tmp_path / "grid.png", columns=2)
     from matplotlib.image import imread
 
     image = imread(tmp_path / "grid.png")[..., :3]

@@ -13,7 +13,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from cipherdm.errors import CipherDMError
 from cipherdm_experiments.training.attention_scores import ScoreRecorder
 from cipherdm_experiments.training.candidates import candidates, costs
-from cipherdm_experiments.training.digits import batch_at, learning_rate, noise_levels, start, train
+from cipherdm_experiments.training.digits import batch_at, noise_levels, start, train
 from cipherdm_experiments.training.guidance import load_guide, train_guide
 from cipherdm_experiments.training.recipes import RECIPES, TrainingConfig
 
@@ -146,9 +146,9 @@ def test_batches_depend_on_seed_and_step_alone():
 
 def test_schedules():
     config = replace(SMALL, steps=1000, warmup=10)
-    assert learning_rate(config, 0) == pytest.approx(config.learning_rate / 10)
-    assert learning_rate(config, 500) == pytest.approx(config.learning_rate / 2)
-    assert 0 < learning_rate(config, 999) < 1e-5
+    assert config.rate(0) == pytest.approx(config.learning_rate / 10)
+    assert config.rate(500) == pytest.approx(config.learning_rate / 2)
+    assert 0 < config.rate(999) < 1e-5
     image, noise = (level.flatten() for level in noise_levels())
     torch.testing.assert_close(image**2 + noise**2, torch.ones(1000))
     torch.testing.assert_close(image**2, torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0))

@@ -45,11 +45,16 @@ class Caption:
     place: str | None = None
 
     def __post_init__(self) -> None:
-        _check("size", self.size, SIZES)
-        _check("colour", self.colour, tuple(COLOURS))
-        _check("digit", self.digit, tuple(range(10)))
-        _check("background", self.background, tuple(COLOURS))
-        _check("place", self.place, (None, *PLACES))
+        choices = {
+            "size": SIZES,
+            "colour": COLOURS,
+            "digit": range(10),
+            "background": COLOURS,
+            "place": (None, *PLACES),
+        }
+        for name, known in choices.items():
+            if (value := getattr(self, name)) not in known:
+                raise CipherDMError(f"A caption has no {name} {value!r}. There are: {', '.join(map(repr, known))}.")
         if self.colour == self.background:
             raise CipherDMError(
                 f"A {self.colour} digit on a {self.background} background cannot be seen. Choose two different colours."
@@ -62,40 +67,28 @@ class Caption:
         return f"a {self.size} {self.colour} {DIGITS[self.digit]}{place} on a {self.background} background"
 
 
-def _check(name: str, value: object, choices: tuple) -> None:
-    if value not in choices:
-        raise CipherDMError(f"A caption has no {name} {value!r}. There are: {', '.join(map(repr, choices))}.")
-
-
 def all_captions() -> tuple[Caption, ...]:
-    """Every caption there is, in a fixed order: 2 sizes, 30 pairs of colours, 10 digits, 5 places or none; 3,600."""
-    pairs = itertools.permutations(COLOURS, 2)
-    products = itertools.product(SIZES, pairs, range(10), (None, *PLACES))
-    return tuple(
-        Caption(size, colour, digit, background, place) for size, (colour, background), digit, place in products
-    )
+    """Return the 3,600 captions in a fixed order: 2 sizes, 30 pairs of colours, 10 digits, 5 places or none."""
+    parts = itertools.product(SIZES, itertools.permutations(COLOURS, 2), range(10), (None, *PLACES))
+    return tuple(Caption(size, colour, digit, background, place) for size, (colour, background), digit, place in parts)
 
 
 def vocabulary() -> tuple[str, ...]:
-    """All words of all captions, sorted."""
+    """Return all words of all captions, sorted."""
     return tuple(sorted({word for caption in all_captions() for word in caption.text.split()}))
 
 
 def balanced_captions(count: int, seed: int = 0) -> tuple[Caption, ...]:
-    """`count` captions in which each digit, size, colour, background and place (or none) is as frequent as its others.
+    """Return `count` captions in which each digit, size, colour, background and place (or none) is as frequent as its others.
 
     Digits in turn; the rest in shuffled rounds, so that no two of them go together.
     """
     generator = np.random.default_rng(seed)
-    pairs = tuple(itertools.permutations(COLOURS, 2))
-    columns = [_rounds(generator, len(choices), count) for choices in (SIZES, pairs, (None, *PLACES))]
+    columns = []
+    for choices in (SIZES, list(itertools.permutations(COLOURS, 2)), (None, *PLACES)):
+        rounds = [generator.permutation(len(choices)) for _ in range(-(-count // len(choices)))]
+        columns.append([choices[index] for index in np.concatenate(rounds)[:count]])
     return tuple(
-        Caption(SIZES[size], pairs[pair][0], index % 10, pairs[pair][1], (None, *PLACES)[place])
-        for index, (size, pair, place) in enumerate(zip(*columns, strict=True))
+        Caption(size, colour, index % 10, background, place)
+        for index, (size, (colour, background), place) in enumerate(zip(*columns, strict=True))
     )
-
-
-def _rounds(generator: np.random.Generator, choices: int, count: int) -> np.ndarray:
-    """`count` numbers below `choices`, one shuffled round after another."""
-    rounds = [generator.permutation(choices) for _ in range(-(-count // choices))]
-    return np.concatenate(rounds)[:count]

@@ -1,37 +1,36 @@
 """Leaving a StableDiffusionPipeline folder behind."""
 
 import copy
-import os
-import tempfile
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cipherdm.calibration import CAPTIONS
-from cipherdm.files import replacing
 from cipherdm.records import write_record
 
-from ..classifier import LeNet
+from ..classifier import LeNet, save_classifier
+from ..export import replacing_files
 from ..run import Run, loss_summary
 from .captions import balanced_captions
-from .card import card
-from .denoiser import scheduler
-from .digit_reader import save_reader
+from .networks import scheduler
 from .recipe import SDMiniConfig
 from .score import READER
-from .tokenizer import save_tokenizer
+from .text import save_tokenizer
 
 _CALIBRATION_CAPTIONS, _CALIBRATION_SEED = 200, 1
+
+_USAGE = """from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained("data/models/{name}")
+pipeline("a small red seven on a blue background", num_inference_steps=20, guidance_scale=4.0).images[0]"""
 
 
 def assemble(
     tokenizer: CLIPTokenizer, text: CLIPTextModel, autoencoder: AutoencoderKL, unet: UNet2DConditionModel
 ) -> StableDiffusionPipeline:
-    """The pipeline of the trained parts, with DDIM and without a safety checker."""
+    """Return the pipeline of the trained parts, with DDIM and without a safety checker."""
     pipeline = StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=text,
@@ -49,40 +48,57 @@ def assemble(
 def export(pipeline: StableDiffusionPipeline, reader: LeNet, config: SDMiniConfig, runs: list[Run], out: Path) -> None:
     """Write the pipeline, the digit reader, captions to calibrate with, a model card and the training record to `out`.
 
-    The U-Net's weights, most of all, are stored in half precision; whoever loads them computes in single. Each file is
-    replaced whole, and nothing else in `out` is touched.
+    The U-Net's weights, most of all, are stored in half precision; whoever loads them computes in single.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
     half = copy.deepcopy(pipeline.unet).half()
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as name:
-        temporary = Path(name)
+    stages = {run.name: {**loss_summary(run, 100), "scores": run.scores} for run in runs}
+    with replacing_files(out) as temporary:
         assemble(pipeline.tokenizer, pipeline.text_encoder, pipeline.vae, half).save_pretrained(temporary)
         save_tokenizer(pipeline.tokenizer, temporary / "tokenizer")
-        save_reader(reader, temporary / READER)
-        (temporary / "README.md").write_text(card(pipeline, config, runs))
+        save_classifier(reader, temporary / READER)
+        (temporary / "README.md").write_text(_card(pipeline, config, runs))
         captions = balanced_captions(_CALIBRATION_CAPTIONS, _CALIBRATION_SEED)
         (temporary / CAPTIONS).write_text("".join(f"{caption.text}\n" for caption in captions))
-        write_record(temporary / "training.json", _record(config, runs))
-        for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
-            target = out / file.relative_to(temporary)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.chmod(file, 0o644)
-            os.replace(file, target)
+        write_record(temporary / "training.json", {"config": asdict(config), "stages": stages})
 
 
-def write_grid(pictures: torch.Tensor, path: Path, *, columns: int = 10) -> None:
-    """Write pictures [N, 3, H, W] in [-1, 1] as a PNG with rows of `columns`."""
-    from matplotlib.image import imsave
+def _card(pipeline: StableDiffusionPipeline, config: SDMiniConfig, runs: list[Run]) -> str:
+    """Return the model card, in Markdown: what the model draws, its parts, how they were trained."""
+    size = {name: f"{getattr(pipeline, name).num_parameters():,}" for name in ("vae", "text_encoder", "unet")}
+    steps = {run.name: f"{run.step:,} steps of {getattr(config, run.name).optimisation.batch}" for run in runs}
+    vae, unet, text = pipeline.vae.config, pipeline.unet.config, pipeline.text_encoder.config
+    latent, pixels = unet.sample_size, vae.sample_size
+    return f"""# {config.name}
 
-    count, channels, height, width = pictures.shape
-    rows = -(-count // columns)
-    sheet = np.ones((rows * columns, channels, height, width), np.float32)
-    sheet[:count] = (pictures.clamp(-1, 1).numpy() + 1) / 2
-    sheet = sheet.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    with replacing(path) as temporary:
-        imsave(temporary, sheet.reshape(rows * height, columns * width, channels))
+A diffusers `StableDiffusionPipeline` that draws images of {pixels} x {pixels} pixels by caption:
 
+> a (small | large) COLOUR DIGIT [PLACE] on a COLOUR background
 
-def _record(config: SDMiniConfig, runs: list[Run]) -> dict[str, Any]:
-    stages = {run.name: {**loss_summary(run, 100), "scores": run.scores} for run in runs}
-    return {"config": config.as_json(), "stages": stages}
+with the colours black, white, red, green, blue and yellow (two different ones), the digits zero to nine, and the places "in the
+middle" and "at the (top | bottom) (left | right)", or none, which leaves the place open. Other words fall into letters that the
+model was never taught.
+
+- **Autoencoder**: `AutoencoderKL`, {size["vae"]} parameters, channels {tuple(vae.block_out_channels)}, latents of
+  {vae.latent_channels} x {latent} x {latent}. {steps["autoencoder"]} pictures.
+- **Text**: `CLIPTextModel`, {size["text_encoder"]} parameters, {text.num_hidden_layers} layers of width {text.hidden_size},
+  prompts of {text.max_position_embeddings} tokens, beginning and end included; a `CLIPTokenizer` in which each of the captions'
+  words is one token. It was taught to tell at each token what the caption has said so far. {steps["text"]} captions; frozen
+  afterwards, as in Stable Diffusion.
+- **Denoiser**: `UNet2DConditionModel`, {size["unet"]} parameters, channels {tuple(unet.block_out_channels)}, convolutions at
+  {latent} x {latent}, attention at {latent // 2} x {latent // 2}. {steps["denoiser"]} latents;
+  {100 * config.denoiser.no_caption:.0f} % of them with the empty caption, for classifier-free guidance. These are averaged
+  weights (decay {config.denoiser.optimisation.ema_decay}), stored in half precision.
+- **Schedule**: 1000 steps, linear betas 1e-4 to 0.02, the model predicts the noise; nothing is clipped.
+- **Training**: `cipherdm train {config.name}`, on pictures composed anew for each batch from MNIST's training images: a digit,
+  scaled, moved and coloured. `training.json` has losses, times, the machine and the versions.
+- **Score**: `cipherdm read-back {config.name}`: background, colour and digit of drawn pictures, read back by the palette and by
+  the LeNet in `reader/`, which was taught MNIST's digits at both sizes.
+- **On shares**: `cipherdm sample --model {config.name} --prompt "..." --guidance-scale 4`. `calibration.safetensors` has the
+  fits that `fast` works with, from `cipherdm calibrate {config.name} --guidance-scale 4` on captions of `captions.txt`.
+- **Data licence**: MNIST, Y. LeCun, C. Cortes, C. Burges, CC BY-SA 3.0.
+- **Use**: a teaching and measuring object. It knows nothing but these captions, and there is no safety checker.
+
+```python
+{_USAGE.format(name=config.name)}
+```
+"""

@@ -12,17 +12,11 @@ from cipherdm.datasets import Digits
 from .captions import COLOURS, PLACES, Caption
 
 SIZE = 32  # pixels, height and width
-
 MNIST_SIZE = 28
-
 MASS = 14.5  # where MNIST has a digit's centre of mass, in pixels from the upper left corner: the middle of pixel 14
-
 SCALES = {"small": 0.75, "large": 1.15}  # of MNIST's digits, which are about 20 pixels high
-
 _SPREAD = 0.05  # the scale varies by this share,
-
 _JITTER = 1.0  # and the place by so many pixels each way
-
 _MARGIN = 1.5  # pixels between a digit at the side and the edge
 
 
@@ -41,17 +35,19 @@ class Source:
 
 
 def compose(source: Source, captions: Sequence[Caption], generator: np.random.Generator) -> torch.Tensor:
-    """Pictures [B, 3, 32, 32] in [-1, 1], one for each caption, its digit drawn at random from `source`.
+    """Return pictures [B, 3, 32, 32] in [-1, 1], one per caption, its digit drawn at random from `source`.
 
     The scale varies by 5 % and the place by a pixel. A caption without a place gets any of them.
     """
     rows = [generator.choice(source.rows[caption.digit]) for caption in captions]
-    count = len(captions)
-    scales = np.array([SCALES[caption.size] for caption in captions]) * generator.uniform(
-        1 - _SPREAD, 1 + _SPREAD, count
+    scales = np.array([SCALES[caption.size] for caption in captions])
+    scales *= generator.uniform(1 - _SPREAD, 1 + _SPREAD, len(captions))
+    # A place is drawn in any case: one caption shall not shift another's draws.
+    drawn = [tuple(PLACES)[generator.integers(len(PLACES))] for _ in captions]
+    shifts = np.array(
+        [shift(caption.size, caption.place or place) for caption, place in zip(captions, drawn, strict=True)]
     )
-    shifts = np.array([shift(caption.size, _place(caption, generator)) for caption in captions])
-    shifts += generator.uniform(-_JITTER, _JITTER, (count, 2))
+    shifts += generator.uniform(-_JITTER, _JITTER, (len(captions), 2))
     ink = placed(source.ink[rows], torch.from_numpy(scales).float(), torch.from_numpy(shifts).float())
     colour, background = (
         torch.stack([rgb(getattr(caption, name)) for caption in captions])[:, :, None, None]
@@ -61,32 +57,30 @@ def compose(source: Source, captions: Sequence[Caption], generator: np.random.Ge
 
 
 def rgb(colour: str) -> torch.Tensor:
-    """A colour's red, green and blue in [-1, 1], float32 [3]."""
+    """Return a colour's red, green and blue in [-1, 1], float32 [3]."""
     return torch.tensor(COLOURS[colour]) / 127.5 - 1
 
 
 def shift(size: str, place: str) -> tuple[float, float]:
-    """Offset in pixels, right and down of the middle, of a digit of a size at a place."""
+    """Return the offset in pixels, right and down of the middle, of a digit of a size at a place."""
     room = (SIZE - 20 * SCALES[size]) / 2 - _MARGIN
     right, down = PLACES[place]
     return right * room, down * room
 
 
-def _place(caption: Caption, generator: np.random.Generator) -> str:
-    anywhere = tuple(PLACES)[
-        generator.integers(len(PLACES))
-    ]  # drawn in any case: one caption shall not shift another's draws
-    return anywhere if caption.place is None else caption.place
-
-
 def placed(ink: torch.Tensor, scales: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
-    """ink [B, 1, 28, 28], scaled by `scales` [B], its mass `shifts` [B, 2] right and down of the middle: [B, 1, 32, 32].
+    """Return ink [B, 1, 28, 28] scaled by `scales` [B], its mass `shifts` [B, 2] right and down of the middle, [B, 1, 32, 32].
 
     Twice as many points as pixels are read, and averaged, so that no stroke of a small digit falls between two.
     """
     points = (torch.arange(2 * SIZE) + 0.5) / 2 - SIZE / 2  # from the middle, in pixels
     positions = (points - shifts[:, :, None]) / scales[:, None, None] + MASS - MNIST_SIZE / 2
-    positions = positions / (MNIST_SIZE / 2)  # -1 to 1 across the digit's image
-    right, down = positions[:, 0], positions[:, 1]
-    grid = torch.stack([right[:, None, :].expand(-1, 2 * SIZE, -1), down[:, :, None].expand(-1, -1, 2 * SIZE)], dim=-1)
-    return functional.avg_pool2d(functional.grid_sample(ink, grid, align_corners=False), 2)
+    return functional.avg_pool2d(read_at(ink, positions / (MNIST_SIZE / 2)), 2)
+
+
+def read_at(ink: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Read ink [B, 1, H, W] at `positions` [B, 2, N], right and down, -1 to 1 across the image: [B, 1, N, N]."""
+    right, down = positions.unbind(1)
+    count = positions.shape[-1]
+    grid = torch.stack([right[:, None, :].expand(-1, count, -1), down[:, :, None].expand(-1, -1, count)], dim=-1)
+    return functional.grid_sample(ink, grid, align_corners=False)

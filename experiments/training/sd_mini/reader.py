@@ -5,24 +5,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from cipherdm.errors import CipherDMError
 
 from ..classifier import LeNet, classify, load_classifier
 from .captions import COLOURS, PLACES, Caption
-from .pictures import MASS, MNIST_SIZE, SCALES, SIZE, rgb, shift
+from .networks import normal
+from .pictures import MASS, MNIST_SIZE, SCALES, SIZE, Source, placed, read_at, rgb, shift
+from .recipe import Objective, ReaderConfig
 
 _LARGE = 19  # pixels of the longer side from which on a digit is large: small ones have about 15, large ones about 23
-
 _FAINT = 0.5  # of the darkest ink: what is less is not part of the digit's box
-
 _LEAST_INK = 6.0  # pixels' worth of ink, below which there is no digit
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read in an image. None where it cannot be told: a colour that is far from all, a digit without ink."""
+    """Parts read in an image. None where they cannot be told: a colour that is far from all, a digit without ink."""
 
     size: str | None
     colour: str | None
@@ -37,6 +38,7 @@ def read(pictures: torch.Tensor, classifier: LeNet | None = None) -> list[Readin
     The background is the colour nearest to the median of the edge. The digit's colour is the other one that the picture
     is best explained with, as a mixture of the two at every pixel. The shares of the mixture are the ink, which is scaled
     and centred as MNIST's digits are and given to `classifier`, the one in `data/models/lenet` by default.
+
     Raises CipherDMError for another shape and for values that are not finite.
     """
     if pictures.ndim != 4 or pictures.shape[1:] != (3, SIZE, SIZE):
@@ -45,7 +47,9 @@ def read(pictures: torch.Tensor, classifier: LeNet | None = None) -> list[Readin
         raise CipherDMError("Pictures with values that are not finite cannot be read. Did a computation overflow?")
     classifier = load_classifier() if classifier is None else classifier
     palette = torch.stack([rgb(colour) for colour in COLOURS])
-    edge = _edge(pictures)
+    inside = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    inside[2:-2, 2:-2] = True
+    edge = pictures[:, :, ~inside].median(dim=-1).values  # of the two outermost rings of pixels, [N, 3]
     background = _nearest(edge, palette)
     colour, ink = _colour_and_ink(pictures, edge, background, palette)
     found = ink.sum((1, 2)) > _LEAST_INK
@@ -60,61 +64,70 @@ def read(pictures: torch.Tensor, classifier: LeNet | None = None) -> list[Readin
             readings.append(Reading(None, None, None, None, painted))
             continue
         size = "large" if large[index] else "small"
-        place = _nearest_place(size, middle[index])
+        place = min(PLACES, key=lambda place: (middle[index] - torch.tensor(shift(size, place))).norm().item())
         drawn = names[colour[index]] if colour[index] >= 0 else None
         readings.append(Reading(size, drawn, int(digits[index]), place, painted))
     return readings
 
 
 def agreement(readings: Sequence[Reading], captions: Sequence[Caption]) -> dict[str, float]:
-    """The share of pictures that show what their caption says, for each of its parts, and for all of them ("all").
+    """Return the share of pictures that show what their caption says, for each of its parts, and for all of them ("all").
 
     A place counts where the caption names one.
     """
+    pairs = list(zip(readings, captions, strict=True))
     right = {
-        name: [
-            getattr(reading, name) == getattr(caption, name)
-            for reading, caption in zip(readings, captions, strict=True)
-        ]
+        name: [getattr(reading, name) == getattr(caption, name) for reading, caption in pairs]
         for name in ("digit", "colour", "background", "size")
     }
-    placed = [index for index, caption in enumerate(captions) if caption.place is not None]
-    at_place = [readings[index].place == captions[index].place for index in placed]
-    right["all"] = list(map(all, zip(*right.values(), strict=True)))
-    for index, fits in zip(placed, at_place, strict=True):
-        right["all"][index] &= fits
-    shares = {name: float(np.mean(values)) for name, values in right.items()}
-    return shares | ({"place": float(np.mean(at_place))} if placed else {})
+    at_place = [caption.place in (None, reading.place) for reading, caption in pairs]
+    right["all"] = list(map(all, zip(*right.values(), at_place, strict=True)))
+    right["place"] = [reading.place == caption.place for reading, caption in pairs if caption.place is not None]
+    return {name: float(np.mean(values)) for name, values in right.items() if values}
 
 
 def middle_of(ink: torch.Tensor) -> torch.Tensor:
-    """The centre of mass [N, 2] of ink [N, 32, 32]: right and down of the picture's middle, in pixels."""
+    """Return the centre of mass [N, 2] of ink [N, 32, 32]: right and down of the picture's middle, in pixels."""
     pixels = torch.arange(SIZE) + 0.5 - SIZE / 2
     mass = ink.sum((1, 2)).clamp(min=1e-6)
     return torch.stack([(ink.sum(1) * pixels).sum(1), (ink.sum(2) * pixels).sum(1)], dim=1) / mass[:, None]
 
 
 def as_mnist(ink: torch.Tensor, middle: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """Ink [N, 32, 32] as MNIST has its digits: [N, 1, 28, 28] in [-1, 1], its mass centred and `scales` [N] undone."""
+    """Return ink [N, 32, 32] as MNIST has its digits: [N, 1, 28, 28] in [-1, 1], its mass centred and `scales` [N] undone."""
     points = torch.arange(MNIST_SIZE) + 0.5 - MASS
     positions = middle[:, :, None] + points * scales[:, None, None]  # [N, 2, 28]: right and down, from the middle
-    right, down = (positions / (SIZE / 2)).unbind(1)
-    count = MNIST_SIZE
-    grid = torch.stack([right[:, None, :].expand(-1, count, -1), down[:, :, None].expand(-1, -1, count)], dim=-1)
-    return 2 * functional.grid_sample(ink[:, None], grid, align_corners=False) - 1
+    return 2 * read_at(ink[:, None], positions / (SIZE / 2)) - 1
 
 
-def _edge(pictures: torch.Tensor) -> torch.Tensor:
-    """The median [N, 3] of the two outermost rings of pixels."""
-    inside = torch.zeros(SIZE, SIZE, dtype=torch.bool)
-    inside[2:-2, 2:-2] = True
-    return pictures[:, :, ~inside].median(dim=-1).values
+def reader_objective(config: ReaderConfig, source: Source) -> Objective:
+    """Return the cross-entropy of the digit, from ink placed in a picture, made noisy, and brought back to MNIST's form.
+
+    The noise has a deviation of up to `config.noise`, and half of it is smooth, so that what a decoder leaves of a stroke
+    is read too.
+    """
+    digits = np.zeros(len(source.ink), np.int64)
+    for digit, rows in enumerate(source.rows):
+        digits[rows] = digit
+    sizes = np.array(list(SCALES.values()))
+
+    def objective(model: nn.Module, generator: np.random.Generator) -> torch.Tensor:
+        rows = generator.integers(len(digits), size=config.optimisation.batch)
+        scales = torch.from_numpy(generator.choice(sizes, len(rows))).float()
+        varied = scales * torch.from_numpy(generator.uniform(0.95, 1.05, len(rows))).float()
+        ink = placed(source.ink[rows], varied, torch.from_numpy(generator.uniform(-3, 3, (len(rows), 2))).float())[:, 0]
+        coarse = functional.interpolate(normal(generator, (len(rows), 1, SIZE // 4, SIZE // 4)), scale_factor=4)[:, 0]
+        deviation = torch.from_numpy(generator.uniform(0, config.noise, (len(rows), 1, 1))).float()
+        ink = (ink + deviation * (normal(generator, ink.shape) + coarse) / 2**0.5).clamp(0, 1)
+        return functional.cross_entropy(model(as_mnist(ink, middle_of(ink), scales)), torch.from_numpy(digits[rows]))
+
+    return objective
 
 
 def _nearest(colours: torch.Tensor, palette: torch.Tensor) -> torch.Tensor:
-    """The index of the palette's nearest colour for each of [N, 3]; -1 if it is no nearer than halfway to another one."""
+    """Return the index of the palette's nearest colour for each of [N, 3]; -1 if another one could be meant."""
     between = torch.cdist(palette, palette)
-    limit = between[between > 0].min() / 2
+    limit = between[between > 0].min() / 2  # halfway between the two that are nearest to each other
     distance, index = torch.cdist(colours, palette).min(dim=1)
     return torch.where(distance < limit, index, -1)
 
@@ -122,7 +135,7 @@ def _nearest(colours: torch.Tensor, palette: torch.Tensor) -> torch.Tensor:
 def _colour_and_ink(
     pictures: torch.Tensor, edge: torch.Tensor, background: torch.Tensor, palette: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The index [N] of the colour that explains each picture best, and the ink [N, 32, 32] in [0, 1] with it.
+    """Return the index [N] of the colour that explains each picture best, and the ink [N, 32, 32] in [0, 1] with it.
 
     The index is -1 if the mixture leaves half of the picture's deviation from its edge unexplained.
     """
@@ -132,9 +145,7 @@ def _colour_and_ink(
         direction = (colour - edge)[:, :, None, None]
         ink = ((deviation * direction).sum(1) / direction.square().sum(1).clamp(min=1e-6)).clamp(0, 1)
         error = (deviation - ink[:, None] * direction).square().sum((1, 2, 3))
-        errors.append(
-            torch.where(background == index, torch.inf, error)
-        )  # ink of the background's colour shows nothing
+        errors.append(torch.where(background == index, torch.inf, error))  # ink of this colour would show nothing
         inks.append(ink)
     error, best = torch.stack(errors, dim=1).min(dim=1)
     ink = torch.stack(inks, dim=1)[torch.arange(len(pictures)), best]
@@ -142,15 +153,10 @@ def _colour_and_ink(
 
 
 def _side(ink: torch.Tensor) -> torch.Tensor:
-    """The longer side [N], in pixels, of the box around what is more than faint."""
+    """Return the longer side [N], in pixels, of the box around what is more than faint."""
     strong = ink > _FAINT * ink.amax((1, 2), keepdim=True)
     sides = []
     for axis in (1, 2):
         used = strong.any(dim=axis).float()
         sides.append(SIZE - used.argmax(dim=1) - used.flip(1).argmax(dim=1))
     return torch.maximum(*sides)
-
-
-def _nearest_place(size: str, middle: torch.Tensor) -> str:
-    distances = [(middle - torch.tensor(shift(size, place))).norm() for place in PLACES]
-    return tuple(PLACES)[int(torch.stack(distances).argmin())]

@@ -1,10 +1,8 @@
 """Recipe of sd-mini: frozen configurations of its networks and of their optimisation."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +37,7 @@ class Optimisation:
                 raise CipherDMError(f"{name} is {getattr(self, name)} in a training of sd-mini. It must be at least 1.")
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step counted from 0: a linear rise, a constant, a cosine down to zero."""
+        """Return the learning rate of a step counted from 0: a linear rise, a constant, a cosine down to zero."""
         rise = min(1.0, (step + 1) / max(1, self.warmup))
         left = min(1.0, (self.steps - step) / self.cooldown)
         return self.learning_rate * rise * 0.5 * (1 - math.cos(math.pi * left))
@@ -87,9 +85,7 @@ class DenoiserConfig:
     norm_num_groups: int = 4
     heads: int = 2
     no_caption: float = 0.1  # share of pictures that come with the empty caption, for classifier-free guidance
-    score_weight: float = (
-        2e-3  # of the mean square of the attention scores, in the loss, for an exponential that is cheap on shares
-    )
+    score_weight: float = 2e-3  # of the mean square of the attention scores, in the loss; see `ScoreRecorder`
 
 
 @dataclass(frozen=True)
@@ -112,13 +108,3 @@ class SDMiniConfig:
     text: TextConfig = TextConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     reader: ReaderConfig = ReaderConfig()
-
-    def as_json(self) -> dict[str, Any]:
-        """The fields as JSON has them: lists for tuples."""
-        return _plain(dataclasses.asdict(self))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return list(value) if isinstance(value, tuple) else value

@@ -17,7 +17,6 @@ from .pictures import Source, compose
 from .reader import agreement, read
 
 READER = "reader"  # the folder, inside a pipeline's, of the LeNet that reads its digits
-
 _BATCH = 50
 
 
@@ -30,7 +29,7 @@ def draw(
     seed: int = 0,
     on_batch: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
-    """Pictures [N, 3, 32, 32] in [-1, 1] by diffusers' own pipeline, batch k of 50 from the noise of seed + k.
+    """Draw pictures [N, 3, 32, 32] in [-1, 1] by diffusers' own pipeline, batch k of 50 from the noise of seed + k.
 
     `on_batch(done)` is called after each batch.
     """
@@ -57,17 +56,14 @@ def read_back(
     steps: int = 20,
     guidance: float = 4.0,
     seed: int = 0,
-    data: str | Path | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Have the pipeline in `folder` draw `count` balanced captions, read the pictures, and compare.
 
     Returns a record: "drawn", the shares of drawn pictures that show what was asked, by part and in all; "real", the same of
     pictures composed from MNIST's test images for the same captions, which bounds what the reader can find; and "decoded", of
-    those after the autoencoder and back. Raises CipherDMError if the folder is no such pipeline, or count is below 1.
+    those after the autoencoder and back. Raises CipherDMError if the folder is no such pipeline.
     """
-    if count < 1:
-        raise CipherDMError(f"Cannot read back {count} pictures: draw at least one.")
     pipeline = load_pipeline(folder)
     if not (Path(folder) / READER).is_dir():
         raise CipherDMError(
@@ -75,15 +71,12 @@ def read_back(
         )
     reader = load_classifier(Path(folder) / READER)
     captions = balanced_captions(count, seed)
-    real = compose(Source.of(load_mnist("test", folder=data)), captions, np.random.default_rng(seed))
+    real = compose(Source.of(load_mnist("test")), captions, np.random.default_rng(seed))
     drawn = draw(pipeline, captions, steps=steps, guidance=guidance, seed=seed, on_batch=on_batch)
+    settings = {"count": count, "scheduler": "ddim", "steps": steps, "guidance": guidance, "seed": seed}
     return {
         "model": Path(folder).name,
-        "count": count,
-        "scheduler": "ddim",
-        "steps": steps,
-        "guidance": guidance,
-        "seed": seed,
+        **settings,
         "drawn": scores(drawn, captions, reader),
         "real": scores(real, captions, reader),
         "decoded": scores(decoded(pipeline.vae, real), captions, reader),
@@ -91,7 +84,7 @@ def read_back(
 
 
 def load_pipeline(folder: str | Path) -> StableDiffusionPipeline:
-    """The pipeline in a folder, by diffusers, with DDIM. Raises CipherDMError if it cannot be loaded."""
+    """Load the pipeline in a folder, by diffusers, with DDIM. Raises CipherDMError if it cannot be loaded."""
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
@@ -104,12 +97,12 @@ def load_pipeline(folder: str | Path) -> StableDiffusionPipeline:
 
 
 def scores(pictures: torch.Tensor, captions: Sequence[Caption], reader: LeNet) -> dict[str, float]:
-    """The shares of pictures that show what their captions say."""
+    """Return the shares of pictures that show what their captions say."""
     return agreement(read(pictures, reader), captions)
 
 
 @torch.no_grad()
 def decoded(autoencoder: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
-    """Pictures after the autoencoder, from the mean of their latents, clipped to [-1, 1]."""
+    """Return pictures after the autoencoder, from the mean of their latents, clipped to [-1, 1]."""
     latents = autoencoder.encode(pictures).latent_dist.mean
     return autoencoder.decode(latents).sample.clamp(-1, 1)

@@ -1,24 +1,32 @@
-"""The text model of sd-mini: trained to tell, at every token, what the caption has said so far."""
+"""The text model of sd-mini, trained to tell at every token what the caption has said so far, and its tokenizer."""
 
+import json
+import string
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer, models, trainers
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .captions import COLOURS, PLACES, SIZES, Caption
+from cipherdm.files import replacing
+
+from .captions import COLOURS, PLACES, SIZES, Caption, vocabulary
 from .recipe import Objective, TextConfig
 
-# What a caption says, and the number of answers to each.
+# What a caption says, and the answers to each.
 ATTRIBUTES = {
-    "size": len(SIZES),
-    "colour": len(COLOURS),
-    "digit": 10,
-    "place": len(PLACES) + 1,
-    "background": len(COLOURS),
+    "size": SIZES,
+    "colour": tuple(COLOURS),
+    "digit": tuple(range(10)),
+    "place": (None, *PLACES),
+    "background": tuple(COLOURS),
 }
+
+_END_OF_WORD = "</w>"
 
 
 class CaptionModel(nn.Module):
@@ -40,25 +48,25 @@ class CaptionModel(nn.Module):
                 pad_token_id=tokenizer.pad_token_id,
             )
         )
-        self.answers = nn.Linear(config.width, sum(ATTRIBUTES.values()))
+        self.answers = nn.Linear(config.width, sum(map(len, ATTRIBUTES.values())))
 
     def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Logits [B, tokens, answers] for each of `ATTRIBUTES`, of ids [B, tokens]."""
         logits = self.answers(self.text(ids).last_hidden_state)
-        return logits.split(list(ATTRIBUTES.values()), dim=-1)
+        return logits.split([len(choices) for choices in ATTRIBUTES.values()], dim=-1)
 
 
 def token_ids(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
-    """Token ids [B, tokens], padded and cut as StableDiffusionPipeline does."""
+    """Return token ids [B, tokens], padded and cut as StableDiffusionPipeline does."""
     settings = {"padding": "max_length", "truncation": True, "max_length": tokenizer.model_max_length}
     return tokenizer(list(texts), return_tensors="pt", **settings).input_ids
 
 
 def text_objective(config: TextConfig, tokenizer: CLIPTokenizer, captions: Sequence[Caption]) -> Objective:
-    """Cross-entropy of the answers at every token that follows the words that say them.
+    """Return the cross-entropy of the answers at every token that follows the words that say them.
 
-    The model is causal: the last tokens know all, and a word's own token what came before it. So that cross-attention finds
-    a digit's colour, and not only some colour, whichever token it looks at.
+    The model is causal: a token knows what came before it. Whichever token cross-attention looks at, it finds a digit's
+    colour, and not only some colour.
     """
     ids = token_ids(tokenizer, [caption.text for caption in captions])
     answers, known = caption_answers(captions, ids.shape[1])
@@ -66,12 +74,11 @@ def text_objective(config: TextConfig, tokenizer: CLIPTokenizer, captions: Seque
     def objective(model: CaptionModel, generator: np.random.Generator) -> torch.Tensor:
         rows = generator.integers(len(captions), size=config.optimisation.batch)
         logits = model(ids[rows])
-        losses = [
-            functional.cross_entropy(told[known[rows, :, index]], expected[known[rows, :, index]])
-            for index, (told, expected) in enumerate(
-                zip(logits, answers[rows, None].expand(-1, ids.shape[1], -1).unbind(-1), strict=True)
-            )
-        ]
+        expected = answers[rows, None].expand(-1, ids.shape[1], -1)
+        losses = []
+        for index, told in enumerate(logits):
+            chosen = known[rows, :, index]
+            losses.append(functional.cross_entropy(told[chosen], expected[..., index][chosen]))
         return torch.stack(losses).mean()
 
     return objective
@@ -79,38 +86,59 @@ def text_objective(config: TextConfig, tokenizer: CLIPTokenizer, captions: Seque
 
 @torch.no_grad()
 def understood(model: CaptionModel, tokenizer: CLIPTokenizer, captions: Sequence[Caption]) -> float:
-    """The share of captions of which the end token tells all attributes right."""
+    """Return the share of captions of which the end token tells all attributes right."""
     ids = token_ids(tokenizer, [caption.text for caption in captions])
     answers, _ = caption_answers(captions, ids.shape[1])
     told = torch.stack([logits[:, -1].argmax(-1) for logits in model(ids)], dim=-1)
     return float((told == answers).all(dim=1).float().mean())
 
 
-@torch.no_grad()
-def embeddings(text: CLIPTextModel, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
-    """Embeddings [B, tokens, width] that the U-Net attends to, as StableDiffusionPipeline computes them."""
-    return text(token_ids(tokenizer, texts)).last_hidden_state
-
-
 def caption_answers(captions: Sequence[Caption], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The right answers [B, attributes], int64, and from which tokens on they are known, bool [B, tokens, attributes]."""
-    rows = [(_answers(caption), _positions(caption)) for caption in captions]
-    answers, first = (torch.tensor(column) for column in zip(*rows, strict=True))
-    return answers, torch.arange(tokens)[None, :, None] >= first[:, None, :]
+    """Return the right answers [B, attributes], int64, and whether a token knows them, bool [B, tokens, attributes]."""
+    answers, first = [], []
+    for caption in captions:
+        answers.append([choices.index(getattr(caption, name)) for name, choices in ATTRIBUTES.items()])
+        # Token 0 is the beginning; "on" after the digit says that there is no place.
+        place = len(caption.place.split()) if caption.place else 0
+        first.append([2, 3, 4, 4 + max(1, place), 4 + place + 3])
+    return torch.tensor(answers), torch.arange(tokens)[None, :, None] >= torch.tensor(first)[:, None, :]
 
 
-def _answers(caption: Caption) -> list[int]:
-    colours, places = list(COLOURS), [None, *PLACES]
-    return [
-        SIZES.index(caption.size),
-        colours.index(caption.colour),
-        caption.digit,
-        places.index(caption.place),
-        colours.index(caption.background),
-    ]
+def build_tokenizer(tokens: int) -> CLIPTokenizer:
+    """Return a tokenizer for prompts of `tokens` tokens, beginning and end included.
+
+    Byte pairs merge to the captions' words. Other words fall into pairs and letters, which are in the vocabulary too;
+    other signs become the end token, which is also the padding, as in Stable Diffusion.
+    """
+    return CLIPTokenizer(*vocabulary_and_merges(), model_max_length=tokens)
 
 
-def _positions(caption: Caption) -> list[int]:
-    """The token that says each attribute. Token 0 is the beginning; "on" after the digit says that there is no place."""
-    place = len(caption.place.split()) if caption.place else 0
-    return [2, 3, 4, 4 + max(1, place), 4 + place + 3]
+def vocabulary_and_merges() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Return token ids (letters, letters at a word's end, merged pairs, beginning and end) and the merges in their order."""
+    merges = _merges()
+    letters = [letter + end for end in ("", _END_OF_WORD) for letter in string.ascii_lowercase]
+    names = dict.fromkeys([*letters, *(first + second for first, second in merges), "<|startoftext|>", "<|endoftext|>"])
+    return {name: index for index, name in enumerate(names)}, merges
+
+
+def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write what transformers reads, now (tokenizer.json) and in versions before 5 (vocab.json and merges.txt)."""
+    tokenizer.save_pretrained(folder)
+    vocabulary, merges = vocabulary_and_merges()
+    with replacing(folder / "vocab.json") as temporary:
+        temporary.write_text(json.dumps(vocabulary, indent=0) + "\n")
+    with replacing(folder / "merges.txt") as temporary:
+        temporary.write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n")
+
+
+def _merges() -> list[tuple[str, str]]:
+    """Merge the captions' words by byte pairs until each is whole; the same merges at every call.
+
+    A word's last letter is a capital while pairs are counted. The trainer's own `end_of_word_suffix` numbers letters at a
+    word's end in random order, and pairs that are as frequent as each other merge in the order of their letters' numbers.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=10_000, min_frequency=1, show_progress=False)
+    tokenizer.train_from_iterator([word[:-1] + word[-1].upper() for word in vocabulary()], trainer)
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return [tuple(token.lower() + _END_OF_WORD if token[-1].isupper() else token for token in pair) for pair in merges]

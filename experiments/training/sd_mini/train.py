@@ -1,40 +1,33 @@
 """Training sd-mini: reader, autoencoder, text model and denoiser in turn, then the pipeline's folder."""
 
-import dataclasses
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from torch import nn
 
 from cipherdm.datasets import load_mnist
 
 from ..attention_scores import ScoreRecorder
-from ..classifier import LeNet
-from ..run import Run, go_on, stop_requested, torch_threads
-from .autoencoder import autoencoder_objective, build_autoencoder, scaling_factor
+from ..classifier import LeNet, load_classifier
+from ..export import write_grid
+from ..run import OnStep, Run, go_on, one_thread, stop_requested
 from .captions import all_captions, balanced_captions
-from .denoiser import build_denoiser, denoiser_objective
-from .digit_reader import build_reader, reader_objective
-from .export import assemble, export, write_grid
+from .export import assemble, export
+from .networks import autoencoder_objective, build_autoencoder, build_denoiser, denoiser_objective, scaling_factor
 from .pictures import SIZE, Source, compose
+from .reader import reader_objective
 from .recipe import Objective, SDMiniConfig
 from .score import decoded, draw, scores
-from .text import CaptionModel, embeddings, text_objective, understood
-from .tokenizer import build_tokenizer
+from .text import CaptionModel, build_tokenizer, text_objective, token_ids, understood
 
-_LOOK_EVERY = 500  # steps of the denoiser between two looks at what it draws,
-
-_LOOK_COUNT = 60  # pictures,
-
-_LOOK_STEPS = 15  # in so many steps
-
-OnStep = Callable[[str, int, float], None]
+_LOOK_EVERY = 500  # steps between two looks at what the denoiser draws, or the autoencoder decodes
 
 
 def train_sd_mini(
@@ -44,28 +37,22 @@ def train_sd_mini(
     steps: int | None = None,
     resume: bool = True,
     runs: str | Path = "runs",
-    data: str | Path | None = None,
-    threads: int = 1,
     progress: bool = True,
     on_step: OnStep | None = None,
 ) -> Path:
     """Train all parts of sd-mini, and return the folder with the pipeline, `data/models/sd-mini` by default.
 
-    `runs/sd-mini/` holds a checkpoint of each part, rewritten every two minutes, and pictures drawn on the way. With `resume`
-    finished parts are kept and the others continued, on the batches that an uninterrupted run would see. `steps` replaces
-    the denoiser's count, also of one that is under way; the last third of them lower the learning rate. `data` is the MNIST
-    folder. `on_step(part, step, loss)` is called after each step. Ctrl-C (and SIGTERM) ends after the current step with a
-    checkpoint, and raises KeyboardInterrupt.
-
-    Raises CipherDMError for bad data, a count of steps below 1, a checkpoint that is damaged or of another configuration, and
-    a loss that is not finite.
+    Arguments and errors are those of `digits.train`. `runs/sd-mini/` holds a checkpoint of each part and pictures drawn on
+    the way. With `resume` finished parts are kept and the others continued. `steps` replaces the denoiser's count, also of
+    one that is under way; the last third of them lower the learning rate.
     """
     config = SDMiniConfig() if config is None else config
     if steps is not None:
-        config = _with_steps(config, steps)
+        optimisation = replace(config.denoiser.optimisation, steps=steps, cooldown=max(1, steps // 3))
+        config = replace(config, denoiser=replace(config.denoiser, optimisation=optimisation))
     out = Path("data/models") / config.name if out is None else Path(out)
-    source, held_out = (Source.of(load_mnist(part, folder=data)) for part in ("train", "test"))
-    with torch_threads(threads), stop_requested() as stopped:
+    source, held_out = (Source.of(load_mnist(part)) for part in ("train", "test"))
+    with one_thread(), stop_requested() as stopped:
         _train(_Session(config, Path(runs) / config.name, source, held_out, resume, stopped, progress, on_step), out)
     return out
 
@@ -84,35 +71,35 @@ class _Session:
     on_step: OnStep | None
 
     def start(self, name: str, build: Callable[[], nn.Module], **more: Any) -> Run:
-        """The run of that part in its last state, from `build` if there is none; `more` is what else it depends on."""
+        """Return the run of a part in its last state, from `build` if there is none; `more` is what else it depends on."""
         own, seed = getattr(self.config, name), self.config.seed
         optimisation = own.optimisation
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = build()
-        settings = {"lr": optimisation.learning_rate, "weight_decay": optimisation.weight_decay, "betas": (0.9, 0.99)}
-        run = Run.start(
-            name,
-            about(own, seed=seed, **more),
-            model,
-            partial(torch.optim.AdamW, **settings),
-            rate=optimisation.rate,
-            steps=optimisation.steps,
-            ema_decay=optimisation.ema_decay,
-            clip_norm=optimisation.clip_norm,
-        )
+        about = asdict(own)
+        about |= {**about.pop("optimisation"), "seed": seed, **more}
+        del about["steps"], about["cooldown"]  # how long it goes on may change while it is under way
+        adam = {"lr": optimisation.learning_rate, "weight_decay": optimisation.weight_decay, "betas": (0.9, 0.99)}
+        run = Run(name, about, model, partial(torch.optim.AdamW, **adam), optimisation)
         if self.resume:
             run.restore(self.folder)
         return run
 
-    def go_on(self, run: Run, objective: Objective, **looking: Any) -> None:
-        """Take the steps that are left, on batches that depend on the seed, the part and the step alone."""
+    def go_on(self, run: Run, objective: Objective, look: Callable[[nn.Module, int], dict], *, every: int = 0) -> None:
+        """Take the steps that are left, on batches that depend on the seed, the part and the step alone.
+
+        `look(averaged, step)` returns scores, and is called after every `every` steps and at the end.
+        """
 
         def at_step(model: nn.Module, step: int) -> tuple[torch.Tensor, torch.Tensor]:
             loss = objective(model, np.random.default_rng((self.config.seed, *run.name.encode(), step)))
             return loss, loss
 
-        settings = {"progress": self.progress, "on_step": self.on_step, **looking}
+        def visit(run: Run) -> None:
+            run.scores.append({"step": run.step, **look(run.averaged.module, run.step)})
+
+        settings = {"progress": self.progress, "on_step": self.on_step, "every": every, "visit": visit}
         go_on(run, at_step, self.folder, self.stopped, **settings)
 
 
@@ -125,13 +112,11 @@ def _train(session: _Session, out: Path) -> None:
 
     tokenizer = build_tokenizer(config.text.tokens)
     text = session.start("text", lambda: CaptionModel(config.text, tokenizer))
-
-    def look(run: Run) -> None:
-        run.scores.append({"step": run.step, "understood": understood(run.averaged.module, tokenizer, captions)})
-
-    session.go_on(text, text_objective(config.text, tokenizer, captions), visit=look)
+    objective = text_objective(config.text, tokenizer, captions)
+    session.go_on(text, objective, lambda model, _: {"understood": understood(model, tokenizer, captions)})
     encoder = text.averaged.module.text
-    prompts = embeddings(encoder, tokenizer, [*(caption.text for caption in captions), ""])
+    with torch.no_grad():
+        prompts = encoder(token_ids(tokenizer, [*(caption.text for caption in captions), ""])).last_hidden_state
 
     latent = (config.autoencoder.latent_channels, SIZE // 2 ** (len(config.autoencoder.block_out_channels) - 1))
     denoiser = session.start(
@@ -139,30 +124,27 @@ def _train(session: _Session, out: Path) -> None:
     )
     pipeline = assemble(tokenizer, encoder, autoencoder.averaged.module, denoiser.averaged.module)
 
-    def look_at_pictures(run: Run) -> None:
-        wanted = balanced_captions(_LOOK_COUNT, seed=run.step)
-        pictures = draw(pipeline, wanted, steps=_LOOK_STEPS)
-        run.scores.append({"step": run.step, **scores(pictures, wanted, reader.averaged.module)})
-        write_grid(pictures, session.folder / f"drawn-{run.step:06d}.png")
+    def look(_: nn.Module, step: int) -> dict[str, float]:
+        wanted = balanced_captions(60, seed=step)
+        pictures = draw(pipeline, wanted, steps=15)
+        write_grid(pictures.numpy(), session.folder / f"drawn-{step:06d}.png")
+        return scores(pictures, wanted, reader.averaged.module)
 
     attention = ScoreRecorder(denoiser.model)
     objective = denoiser_objective(
         config.denoiser, session.source, captions, prompts, autoencoder.averaged.module, factor, attention
     )
-    session.go_on(denoiser, objective, every=_LOOK_EVERY, visit=look_at_pictures)
+    session.go_on(denoiser, objective, look, every=_LOOK_EVERY)
     export(pipeline, reader.averaged.module, config, [reader, autoencoder, text, denoiser], out)
 
 
 def _reader(session: _Session) -> Run:
-    """The judge of all pictures, first; its scores are those of pictures composed from images that it has not seen."""
-    run = session.start("reader", build_reader)
+    """Train the judge of all pictures, first. Its scores are of pictures composed from images that it has not seen."""
+    run = session.start("reader", load_classifier)
     captions = balanced_captions(1000)
     pictures = compose(session.held_out, captions, np.random.default_rng(session.config.seed))
-
-    def look(run: Run) -> None:
-        run.scores.append({"step": run.step, **scores(pictures, captions, run.averaged.module)})
-
-    session.go_on(run, reader_objective(session.config.reader, session.source), visit=look)
+    objective = reader_objective(session.config.reader, session.source)
+    session.go_on(run, objective, lambda model, _: scores(pictures, captions, model))
     return run
 
 
@@ -176,30 +158,15 @@ def _autoencoder(session: _Session, reader: LeNet) -> Run:
     captions = balanced_captions(200)
     pictures = compose(session.held_out, captions, np.random.default_rng(session.config.seed))
 
-    def look(run: Run) -> None:
-        again = decoded(run.averaged.module, pictures)
-        found = {
-            "step": run.step,
-            "mean_square_error": float((again - pictures).square().mean()),
-            "scaling_factor": scaling_factor(run.averaged.module, session.source, all_captions()),
-        }
-        run.scores.append(found | scores(again, captions, reader))
+    def look(model: AutoencoderKL, step: int) -> dict[str, float]:
+        again = decoded(model, pictures)
         pairs = torch.stack([pictures[:40], again[:40]], dim=1).flatten(0, 1)
-        write_grid(pairs, session.folder / f"decoded-{run.step:06d}.png")
+        write_grid(pairs.numpy(), session.folder / f"decoded-{step:06d}.png")
+        return {
+            "mean_square_error": float((again - pictures).square().mean()),
+            "scaling_factor": scaling_factor(model, session.source, all_captions()),
+            **scores(again, captions, reader),
+        }
 
-    session.go_on(run, autoencoder_objective(own, session.source, all_captions()), every=_LOOK_EVERY, visit=look)
+    session.go_on(run, autoencoder_objective(own, session.source, all_captions()), look, every=_LOOK_EVERY)
     return run
-
-
-def about(config: Any, **more: Any) -> dict[str, Any]:
-    """Values that a part's training depends on. How long it goes on may change while it is under way, and so is left out."""
-    fields = dataclasses.asdict(config)
-    optimisation = fields.pop("optimisation")
-    kept = {name: value for name, value in optimisation.items() if name not in ("steps", "cooldown")}
-    values = {**fields, **kept, **more}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-
-def _with_steps(config: SDMiniConfig, steps: int) -> SDMiniConfig:
-    optimisation = dataclasses.replace(config.denoiser.optimisation, steps=steps, cooldown=max(1, steps // 3))
-    return dataclasses.replace(config, denoiser=dataclasses.replace(config.denoiser, optimisation=optimisation))
