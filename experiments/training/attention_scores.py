@@ -1,5 +1,7 @@
 """The size of attention scores during training, as a term of the loss."""
 
+from functools import partial
+
 import torch
 from diffusers.models.attention_processor import Attention
 
@@ -16,7 +18,7 @@ class ScoreRecorder:
         self._blocks = [module for module in model.modules() if isinstance(module, Attention)]
         for index, block in enumerate(self._blocks):
             for leaf in ("to_q", "to_k"):
-                getattr(block, leaf).register_forward_hook(self._keep((index, leaf)))
+                getattr(block, leaf).register_forward_hook(partial(self._keep, (index, leaf)))
 
     def mean_square(self) -> torch.Tensor:
         """Return the sum over the blocks of the mean square of their scores, a scalar with gradient."""
@@ -32,8 +34,5 @@ class ScoreRecorder:
             total = total + block.scale**2 * squares.mean() / (q.shape[-2] * k.shape[-2])
         return total
 
-    def _keep(self, key: tuple[int, str]):
-        def hook(module, inputs, output):
-            self._projected[key] = output
-
-        return hook
+    def _keep(self, key: tuple[int, str], module, inputs, output: torch.Tensor) -> None:
+        self._projected[key] = output

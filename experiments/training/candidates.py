@@ -12,14 +12,11 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
 from cipherdm.datasets import load_mnist
-from cipherdm.files import root
-from cipherdm.records import write_record
+from cipherdm.records import MEASUREMENTS, write_record
 
 from .digits import noise_objective, start
 from .recipes import RECIPES, TrainingConfig
 from .run import one_thread
-
-RECORD = root() / "data" / "measurements" / "mnist10_candidates.json"
 
 # Sizes for ten digits: channels of the three levels, whether 7x7 attends (in all its blocks, in the middle, nowhere).
 _SIZES = (
@@ -34,22 +31,18 @@ _SIZES = (
 
 def candidates() -> tuple[TrainingConfig, ...]:
     """Return configurations for mnist10 that differ in channels and attention."""
-    base = RECIPES["mnist10"]
-    found = []
-    for channels, attention in _SIZES:
-        inner = "Attn" if attention == "all" else ""
-        found.append(
-            dataclasses.replace(
-                base,
-                name=f"{'-'.join(map(str, channels))}, attention {attention}",
-                block_out_channels=channels,
-                down_block_types=("DownBlock2D", "DownBlock2D", f"{inner}DownBlock2D"),
-                up_block_types=(f"{inner}UpBlock2D", "UpBlock2D", "UpBlock2D"),
-                attention_head_dim=channels[-1],
-                add_attention=attention != "nowhere",
-            )
+    return tuple(
+        dataclasses.replace(
+            RECIPES["mnist10"],
+            name=f"{'-'.join(map(str, channels))}, attention {attention}",
+            block_out_channels=channels,
+            down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D" if attention == "all" else "DownBlock2D"),
+            up_block_types=("AttnUpBlock2D" if attention == "all" else "UpBlock2D", "UpBlock2D", "UpBlock2D"),
+            attention_head_dim=channels[-1],
+            add_attention=attention != "nowhere",
         )
-    return tuple(found)
+        for channels, attention in _SIZES
+    )
 
 
 def costs(config: TrainingConfig) -> dict[str, int]:
@@ -85,7 +78,7 @@ def costs(config: TrainingConfig) -> dict[str, int]:
     return count
 
 
-def compare_candidates(out: str | Path = RECORD) -> None:
+def compare_candidates(out: str | Path = MEASUREMENTS / "mnist10_candidates.json") -> None:
     """Train every candidate for 800 steps on the same batches, and record losses beside costs in `out`.
 
     The loss is the recipe's without its guidance, which would add a classifier's noise to the comparison.

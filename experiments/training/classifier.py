@@ -25,10 +25,7 @@ _BATCH, _SEED, _LEARNING_RATE = 128, 0, 2e-3
 
 
 class LeNet(nn.Module):
-    """Two convolutions and two linear layers, after LeNet-5, with ReLU and batch normalisation: 59,000 parameters.
-
-    Takes float32 images [N, 1, 28, 28] in [-1, 1], gives logits [N, 10].
-    """
+    """LeNet-5 with ReLU and batch normalisation, 59,000 parameters: images [N, 1, 28, 28] in [-1, 1] to logits [N, 10]."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,4 @@
-"""`cipherdm train`, `evaluate` and `read-back`: making models, and judging what they draw.
-
-Functions import torch, which takes seconds, themselves: the command line reads this module at each start.
-"""
+"""`cipherdm train`, `evaluate` and `read-back`. Torch, which takes seconds, is imported once it is needed."""
 
 from contextlib import nullcontext
 from dataclasses import asdict

@@ -35,20 +35,13 @@ def train(
 ) -> Path:
     """Train a recipe (by name) or a configuration, and return the folder with the diffusers model.
 
-    Ctrl-C (and SIGTERM) ends after the current step with a checkpoint, and raises KeyboardInterrupt.
+    The folder is `out` or `data/models/NAME`, rewritten on the way with the averaged weights. `runs/NAME/` holds the
+    checkpoint and sample grids. With `resume` a checkpoint is continued; the result equals that of an uninterrupted run.
+    `steps` replaces the configuration's, also for the cosine of the learning rate. Ctrl-C (and SIGTERM) ends after the
+    current step with a checkpoint, and raises KeyboardInterrupt.
 
-    Args:
-        name_or_config: recipe's name, or a configuration.
-        out: folder of the model, `data/models/NAME` by default; rewritten on the way with the averaged weights.
-        steps: number of steps instead of the configuration's, also for the cosine of the learning rate.
-        resume: True to continue a checkpoint, if there is one; the result equals that of an uninterrupted run.
-        runs: folder whose `NAME/` holds the checkpoint and sample grids.
-        progress: True to show a bar.
-        on_step: called after each step.
-
-    Raises:
-        CipherDMError: an unknown recipe, bad data, missing initial weights, a loss that is not finite, or a checkpoint that
-            is damaged or of another configuration.
+    Raises CipherDMError for an unknown recipe, bad data, missing initial weights, a loss that is not finite, and a
+    checkpoint that is damaged or of another configuration.
     """
     config = RECIPES.get(name_or_config) if isinstance(name_or_config, str) else name_or_config
     if config is None:
@@ -73,10 +66,10 @@ def train(
             run.restore(folder)
         guide = None
         if config.guidance:
-            path, ids = folder / "guide.safetensors", torch.from_numpy(class_ids_of(digits, config))
-            guide = load_guide(path, len(config.digits)) or train_guide(
-                path, torch.from_numpy(digits.images), ids, noise_levels(), seed=config.seed, progress=progress
-            )
+            path = folder / "guide.safetensors"
+            data = map(torch.from_numpy, (digits.images, _class_ids(digits, config)))
+            settings = {"seed": config.seed, "progress": progress}
+            guide = load_guide(path, len(config.digits)) or train_guide(path, *data, noise_levels(), **settings)
         objective = noise_objective(run.model, config, digits, guide)
         with stop_requested() as stopped:
             settings = {"progress": progress, "every": config.checkpoint_every, "visit": visit, "on_step": on_step}
@@ -85,10 +78,7 @@ def train(
 
 
 def start(config: TrainingConfig) -> Run:
-    """Return a run at step 0, its weights drawn from the configuration's seed or read from `config.initial`.
-
-    Raises CipherDMError if the initial weights cannot be read or have other shapes.
-    """
+    """Return a run at step 0. Raises CipherDMError if `config.initial` cannot be read or has weights of other shapes."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = config.unet()
@@ -110,7 +100,8 @@ def noise_objective(
 
     `model` is the network in training, whose attention scores are watched if they are penalised.
     """
-    images, class_ids, levels = torch.from_numpy(digits.images), class_ids_of(digits, config), noise_levels()
+    images, levels = torch.from_numpy(digits.images), noise_levels()
+    class_ids = _class_ids(digits, config)
     teacher = None
     if config.teacher is not None:
         with _remedy(f"{config.name!r} learns from the model in {config.teacher}", "teacher"):
@@ -145,11 +136,9 @@ def noise_objective(
     return objective
 
 
-def class_ids_of(digits: Digits, config: TrainingConfig) -> np.ndarray:
+def _class_ids(digits: Digits, config: TrainingConfig) -> np.ndarray:
     """Return the position of every label in `config.digits`, int64 [N]."""
-    position = np.full(10, -1)
-    position[list(config.digits)] = np.arange(len(config.digits))
-    return position[digits.labels]
+    return np.argmax(digits.labels[:, None] == config.digits, axis=1)
 
 
 def batch_at(config: TrainingConfig, count: int, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

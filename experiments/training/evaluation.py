@@ -41,7 +41,7 @@ def evaluate(
     count: int = 2000,
     batch: int = 250,
     seed: int = 0,
-    on_batch: Callable[[int, int], None] | None = None,
+    on_batch: Callable[[int, int], None] = lambda done, count: None,
 ) -> Scores:
     """Draw `count` images, their labels in turn, and score them.
 
@@ -52,8 +52,7 @@ def evaluate(
     parts = []
     for number, start in enumerate(range(0, count, batch)):
         parts.append(np.asarray(sampler(labels[start : start + batch], seed + number)))
-        if on_batch is not None:
-            on_batch(min(start + batch, count), count)
+        on_batch(min(start + batch, count), count)
     return score_images(np.concatenate(parts), labels, digits)
 
 
@@ -105,10 +104,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def model_digits(folder: str | Path) -> tuple[int, ...]:
-    """Return the digits that a model draws, in the order of its class ids, from its training record.
-
-    Raises `CipherDMError` if the folder has no such record.
-    """
+    """Return a model's digits by class id from its training record. Raises `CipherDMError` if the folder has none."""
     path = Path(folder) / "training.json"
     try:
         return tuple(json.loads(path.read_text())["config"]["digits"])

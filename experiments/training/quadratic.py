@@ -1,7 +1,6 @@
 """Cheaper functions in diffusers' torch module: a quadratic for the activation, attention without softmax.
 
-diffusers has neither, so that a module is built with SiLU and then given ours. Their JAX forms are `quad` and
-`linear_attention` in `cipherdm.protocols`.
+diffusers has neither, so a module is built with SiLU and then given ours. Their JAX forms are in `cipherdm.protocols`.
 """
 
 import torch
@@ -15,7 +14,6 @@ class Quad(nn.Module):
     """x^2 / 4 + x / 2."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Elementwise."""
         return x * (x + 2) / 4
 
 

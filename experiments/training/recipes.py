@@ -93,6 +93,8 @@ def scheduler() -> DDPMScheduler:
     return DDPMScheduler(**NOISE_SCHEDULE)
 
 
+_BOTH = {"batch": 32, "mean_weight": 0.05, "identity": True, "focus": 0.5}
+
 # CipherDM's size: 28x28 and 14x14, attention over the 196 positions of the lower level. One group of the normalisation
 # where CipherDM has two: with two channels per group the last one hides the mean of its input, and samples turn all white,
 # all black or noise. Parameters, activations and layers are the same.
@@ -105,13 +107,10 @@ _TINY = TrainingConfig(
     layers_per_block=2,
     norm_num_groups=1,
     attention_head_dim=8,
-    batch=32,
     steps=30000,
-    mean_weight=0.05,
     score_weight=2e-2,
-    identity=True,
-    focus=0.5,
     checkpoint_every=1000,
+    **_BOTH,
 )
 
 # Three levels, one layer each, attention at 7x7 in the middle block only. Four channels per group at 28x28: with one, the last
@@ -125,14 +124,11 @@ _TEN = TrainingConfig(
     layers_per_block=1,
     norm_num_groups=2,
     attention_head_dim=64,
-    batch=32,
     steps=25000,
-    mean_weight=0.05,
     score_weight=1e-3,
     guidance=0.5,
-    identity=True,
-    focus=0.5,
     checkpoint_every=500,
+    **_BOTH,
 )
 
 # Mish is close to SiLU, so that the SiLU model's weights are a start that saves most of the steps.

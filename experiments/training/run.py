@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +19,6 @@ from tqdm import tqdm
 
 from cipherdm.errors import CipherDMError
 from cipherdm.files import replacing
-
-if TYPE_CHECKING:
-    from .recipes import TrainingConfig
-    from .sd_mini.recipe import Optimisation
 
 _CHECKPOINT_SECONDS = 120.0
 
@@ -41,8 +37,8 @@ class Run:
         about: JSON-ready values that the training depends on; a checkpoint of others is refused.
         model: network to train, moved to `torch.channels_last`; `averaged.module` has its averaged weights.
         optimizer: called as optimizer(parameters).
-        plan: number of `steps`, learning `rate(step)` of a step counted from 0, largest norm of a step's gradient
-            `clip_norm`, and decay of the weights' moving average `ema_decay`.
+        plan: configuration with `steps`, learning `rate(step)` of a step counted from 0, `clip_norm` (largest norm of a
+            step's gradient) and `ema_decay` (of the weights' moving average).
     """
 
     def __init__(
@@ -51,7 +47,7 @@ class Run:
         about: dict[str, Any],
         model: nn.Module,
         optimizer: Callable[..., torch.optim.Optimizer],
-        plan: "TrainingConfig | Optimisation",
+        plan: Any,
     ) -> None:
         self.name, self.rate, self.steps, self.clip_norm = name, plan.rate, plan.steps, plan.clip_norm
         self.about = json.loads(json.dumps(about))  # with lists for tuples, as checkpoints have them
@@ -134,19 +130,10 @@ def go_on(
 ) -> None:
     """Take the steps that are left, with a checkpoint in `folder` every two minutes, before stopping, and at the end.
 
-    Args:
-        run: network in training.
-        objective: loss of each step.
-        folder: folder of the checkpoint.
-        stopped: event that ends the training after the current step.
-        progress: True to show a bar.
-        every: number of steps between two visits; 0 for none but the last.
-        visit: called as visit(run) after every `every` steps and at the end; what it appends to `run.scores` is kept.
-        on_step: called after each step.
+    `visit(run)` is called after every `every` steps (never, if 0) and at the end; what it appends to `run.scores` is kept.
+    Setting `stopped` ends the training after the current step.
 
-    Raises:
-        KeyboardInterrupt: `stopped` was set before the last step; there is a checkpoint.
-        CipherDMError: the loss is not finite.
+    Raises KeyboardInterrupt if `stopped` was set before the last step, and CipherDMError if the loss is not finite.
     """
     begin = saved = time.perf_counter()
     with tqdm(

@@ -303,7 +303,7 @@ def test_read_back_counts_what_is_drawn(trained):
 def test_a_pipeline_without_its_reader(trained, tmp_path):
     shutil.copytree(trained[0], tmp_path / "other", ignore=shutil.ignore_patterns("reader"))
     with pytest.raises(CipherDMError, match="has no reader/"):
-        read_back(tmp_path / "other", count=1)
+        read_back(tmp_path / "other", count=1, steps=1)
 
 
 def test_command_line(trained, tmp_path):

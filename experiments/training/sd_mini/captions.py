@@ -33,10 +33,7 @@ PLACES = {
 
 @dataclass(frozen=True)
 class Caption:
-    """Content of an image. `digit` is 0 to 9; `colour` and `background` differ; with no `place` it may be anywhere.
-
-    Raises CipherDMError, naming the words that there are, for another one.
-    """
+    """Content of an image; with no `place` the digit may be anywhere. Raises CipherDMError for words that there are not."""
 
     size: str
     colour: str

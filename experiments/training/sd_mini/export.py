@@ -31,16 +31,9 @@ def assemble(
     tokenizer: CLIPTokenizer, text: CLIPTextModel, autoencoder: AutoencoderKL, unet: UNet2DConditionModel
 ) -> StableDiffusionPipeline:
     """Return the pipeline of the trained parts, with DDIM and without a safety checker."""
-    pipeline = StableDiffusionPipeline(
-        vae=autoencoder,
-        text_encoder=text,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    parts = {"vae": autoencoder, "text_encoder": text, "tokenizer": tokenizer, "unet": unet, "scheduler": scheduler()}
+    without = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipeline = StableDiffusionPipeline(**parts, **without)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

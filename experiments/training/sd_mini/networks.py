@@ -38,29 +38,25 @@ def autoencoder_objective(config: AutoencoderConfig, source: Source, captions: S
     def objective(model: AutoencoderKL, generator: np.random.Generator) -> torch.Tensor:
         chosen = generator.integers(len(captions), size=config.optimisation.batch)
         pictures = compose(source, [captions[index] for index in chosen], generator)
-        latents, posterior = _encoded(model, pictures, generator)
+        latents, posterior = encode(model, pictures, generator)
         error = (model.decode(latents).sample - pictures).square().mean()
         return error + config.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
 
     return objective
 
 
-@torch.no_grad()
-def encode(model: AutoencoderKL, pictures: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
-    """Draw latents [B, 4, 8, 8] of pictures from their distribution, not yet scaled."""
-    return _encoded(model, pictures, generator)[0]
-
-
-def _encoded(model: AutoencoderKL, pictures: torch.Tensor, generator: np.random.Generator) -> tuple[torch.Tensor, Any]:
+def encode(model: AutoencoderKL, pictures: torch.Tensor, generator: np.random.Generator) -> tuple[torch.Tensor, Any]:
+    """Draw latents [B, 4, 8, 8] of pictures, not yet scaled; and return diffusers' distribution of them."""
     posterior = model.encode(pictures.contiguous(memory_format=torch.channels_last)).latent_dist
     return posterior.mean + posterior.std * normal(generator, posterior.mean.shape), posterior
 
 
+@torch.no_grad()
 def scaling_factor(model: AutoencoderKL, source: Source, captions: Sequence[Caption]) -> float:
     """Return one over the standard deviation of the latents of 1000 pictures: a diffusion model sees them at unit size."""
     generator = np.random.default_rng(1000)
     chosen = generator.integers(len(captions), size=1000)
-    latents = encode(model, compose(source, [captions[index] for index in chosen], generator), generator)
+    latents, _ = encode(model, compose(source, [captions[index] for index in chosen], generator), generator)
     return 1 / float(latents.std())
 
 
@@ -117,7 +113,8 @@ def denoiser_objective(
     def objective(model: UNet2DConditionModel, generator: np.random.Generator) -> torch.Tensor:
         rows = generator.integers(len(captions), size=batch)
         pictures = compose(source, [captions[row] for row in rows], generator)
-        latents = factor * encode(autoencoder, pictures, generator)
+        with torch.no_grad():
+            latents = factor * encode(autoencoder, pictures, generator)[0]
         noise = normal(generator, latents.shape)
         slices = (np.arange(batch) + generator.random(batch)) / batch
         timesteps = torch.from_numpy(generator.permutation((slices * 1000).astype(np.int64)))

@@ -50,7 +50,9 @@ def read(pictures: torch.Tensor, classifier: LeNet | None = None) -> list[Readin
     inside = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     inside[2:-2, 2:-2] = True
     edge = pictures[:, :, ~inside].median(dim=-1).values  # of the two outermost rings of pixels, [N, 3]
-    background = _nearest(edge, palette)
+    between = torch.cdist(palette, palette)
+    distance, nearest = torch.cdist(edge, palette).min(dim=1)
+    background = torch.where(distance < between[between > 0].min() / 2, nearest, -1)  # -1: another one could be meant
     colour, ink = _colour_and_ink(pictures, edge, background, palette)
     found = ink.sum((1, 2)) > _LEAST_INK
     large, middle = _side(ink) >= _LARGE, middle_of(ink)
@@ -122,14 +124,6 @@ def reader_objective(config: ReaderConfig, source: Source) -> Objective:
         return functional.cross_entropy(model(as_mnist(ink, middle_of(ink), scales)), torch.from_numpy(digits[rows]))
 
     return objective
-
-
-def _nearest(colours: torch.Tensor, palette: torch.Tensor) -> torch.Tensor:
-    """Return the index of the palette's nearest colour for each of [N, 3]; -1 if another one could be meant."""
-    between = torch.cdist(palette, palette)
-    limit = between[between > 0].min() / 2  # halfway between the two that are nearest to each other
-    distance, index = torch.cdist(colours, palette).min(dim=1)
-    return torch.where(distance < limit, index, -1)
 
 
 def _colour_and_ink(

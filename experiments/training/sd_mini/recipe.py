@@ -16,8 +16,7 @@ Objective = Callable[[nn.Module, np.random.Generator], torch.Tensor]
 
 @dataclass(frozen=True)
 class Optimisation:
-    """AdamW on `steps` batches. The learning rate rises over `warmup` steps, stays, and falls as a cosine over the last
-    `cooldown` steps to zero. What is kept is the moving average of the weights with `ema_decay`.
+    """AdamW on `steps` batches; the weights' moving average with `ema_decay` is kept.
 
     Raises CipherDMError for counts below one.
     """
@@ -37,7 +36,7 @@ class Optimisation:
                 raise CipherDMError(f"{name} is {getattr(self, name)} in a training of sd-mini. It must be at least 1.")
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step counted from 0: a linear rise, a constant, a cosine down to zero."""
+        """Return the learning rate of a step counted from 0: a rise in `warmup` steps, a cosine to 0 in the last `cooldown`."""
         rise = min(1.0, (step + 1) / max(1, self.warmup))
         left = min(1.0, (self.steps - step) / self.cooldown)
         return self.learning_rate * rise * 0.5 * (1 - math.cos(math.pi * left))
@@ -71,11 +70,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """diffusers' UNet2DConditionModel over the latents.
-
-    Convolutions alone at 8 x 8, attention to the picture and to the prompt at 4 x 4: 16 queries instead of 64, which
-    is what a secure run pays for.
-    """
+    """diffusers' UNet2DConditionModel over the latents. Attention is at 4 x 4 alone: a secure run pays per query."""
 
     optimisation: Optimisation = Optimisation(steps=8000, batch=64, learning_rate=1e-3, warmup=100, cooldown=2500)
     block_out_channels: tuple[int, ...] = (48, 96)

@@ -24,15 +24,12 @@ def draw(
     pipeline: StableDiffusionPipeline,
     captions: Sequence[Caption],
     *,
-    steps: int = 20,
+    steps: int,
     guidance: float = 4.0,
     seed: int = 0,
-    on_batch: Callable[[int], None] | None = None,
+    on_batch: Callable[[int], None] = lambda done: None,
 ) -> torch.Tensor:
-    """Draw pictures [N, 3, 32, 32] in [-1, 1] by diffusers' own pipeline, batch k of 50 from the noise of seed + k.
-
-    `on_batch(done)` is called after each batch.
-    """
+    """Draw pictures [N, 3, 32, 32] in [-1, 1] by diffusers' own pipeline, batch k of 50 from the noise of seed + k."""
     parts = []
     for number, start in enumerate(range(0, len(captions), _BATCH)):
         chosen = captions[start : start + _BATCH]
@@ -44,19 +41,18 @@ def draw(
             output_type="pt",
         ).images
         parts.append(2 * images.float() - 1)
-        if on_batch is not None:
-            on_batch(start + len(chosen))
+        on_batch(start + len(chosen))
     return torch.cat(parts)
 
 
 def read_back(
-    folder: str | Path,
+    folder: Path,
     *,
-    count: int = 500,
-    steps: int = 20,
+    count: int,
+    steps: int,
     guidance: float = 4.0,
     seed: int = 0,
-    on_batch: Callable[[int], None] | None = None,
+    on_batch: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Have the pipeline in `folder` draw `count` balanced captions, read the pictures, and compare.
 
@@ -65,22 +61,18 @@ def read_back(
     those after the autoencoder and back. Raises CipherDMError if the folder is no such pipeline.
     """
     pipeline = load_pipeline(folder)
-    if not (Path(folder) / READER).is_dir():
+    if not (folder / READER).is_dir():
         raise CipherDMError(
             f"{folder} has no {READER}/, the LeNet that reads its pictures. Give a folder that 'cipherdm train sd-mini' wrote."
         )
-    reader = load_classifier(Path(folder) / READER)
+    reader = load_classifier(folder / READER)
     captions = balanced_captions(count, seed)
     real = compose(Source.of(load_mnist("test")), captions, np.random.default_rng(seed))
     drawn = draw(pipeline, captions, steps=steps, guidance=guidance, seed=seed, on_batch=on_batch)
-    settings = {"count": count, "scheduler": "ddim", "steps": steps, "guidance": guidance, "seed": seed}
-    return {
-        "model": Path(folder).name,
-        **settings,
-        "drawn": scores(drawn, captions, reader),
-        "real": scores(real, captions, reader),
-        "decoded": scores(decoded(pipeline.vae, real), captions, reader),
-    }
+    about = {"count": count, "scheduler": "ddim", "steps": steps, "guidance": guidance, "seed": seed}
+    kinds = {"drawn": drawn, "real": real, "decoded": decoded(pipeline.vae, real)}
+    found = {kind: scores(pictures, captions, reader) for kind, pictures in kinds.items()}
+    return {"model": folder.name, **about, **found}
 
 
 def load_pipeline(folder: str | Path) -> StableDiffusionPipeline:

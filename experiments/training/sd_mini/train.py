@@ -105,7 +105,12 @@ class _Session:
 
 def _train(session: _Session, out: Path) -> None:
     config, captions = session.config, all_captions()
-    reader = _reader(session)
+    reader = session.start("reader", load_classifier)
+    wanted = balanced_captions(1000)
+    pictures = compose(session.held_out, wanted, np.random.default_rng(config.seed))
+    objective = reader_objective(config.reader, session.source)
+    session.go_on(reader, objective, lambda model, _: scores(pictures, wanted, model))
+
     autoencoder = _autoencoder(session, reader.averaged.module)
     factor = autoencoder.scores[-1]["scaling_factor"]
     autoencoder.averaged.module.register_to_config(scaling_factor=factor)
@@ -136,16 +141,6 @@ def _train(session: _Session, out: Path) -> None:
     )
     session.go_on(denoiser, objective, look, every=_LOOK_EVERY)
     export(pipeline, reader.averaged.module, config, [reader, autoencoder, text, denoiser], out)
-
-
-def _reader(session: _Session) -> Run:
-    """Train the judge of all pictures, first. Its scores are of pictures composed from images that it has not seen."""
-    run = session.start("reader", load_classifier)
-    captions = balanced_captions(1000)
-    pictures = compose(session.held_out, captions, np.random.default_rng(session.config.seed))
-    objective = reader_objective(session.config.reader, session.source)
-    session.go_on(run, objective, lambda model, _: scores(pictures, captions, model))
-    return run
 
 
 def _autoencoder(session: _Session, reader: LeNet) -> Run:
