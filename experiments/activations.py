@@ -1,6 +1,6 @@
 """Every approximation beside the exact function, on the same values, parties and run: error, time, bytes, messages."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ import typer
 from matplotlib.figure import Figure
 
 from cipherdm.cli.options import parse_numbers
-from cipherdm.engine import CostReport, EngineConfig, LocalCluster, Node, Plan, Spec, compile_plan
+from cipherdm.engine import CostReport, EngineConfig, LocalCluster
 from cipherdm.errors import CipherDMError
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.records import read_record
@@ -36,26 +36,17 @@ def run(
     progress: Progress = silent,
     chosen: Sequence[Case] | None = None,
 ) -> dict[str, Any]:
-    """Measure every function at every size on the cluster's parties, and return the record.
+    """Measure every function at every size on the cluster's parties, or the `chosen` cases, and return the record.
 
     The functions take turns, so that a busy moment of the machine does not fall on one of them alone. Sizes from 1,000,000
     on are run once.
-
-    Args:
-        cluster: Running parties.
-        sizes: Numbers of elements.
-        repetitions: Repetitions of every function at every size.
-        progress: Function that is told of each measurement.
-        chosen: Cases to measure instead of `cases()`.
     """
     measured = [(case, exp) for case in chosen or cases() for exp in case.exps]
     counts = [1 if size >= _ONCE else repetitions for size in sizes]
     rows, done, total = [], 0, sum(counts) * len(measured)
     for size, count in zip(sizes, counts, strict=True):
-        runs = [
-            (f"{case.kind} {case.name} {exp} {size:,}", partial(_measure, cluster, case, exp, size))
-            for case, exp in measured
-        ]
+        names = (f"{case.kind} {case.name} {exp} {size:,}" for case, exp in measured)
+        runs = [(name, partial(_measure, cluster, *item, size)) for name, item in zip(names, measured, strict=True)]
         found = take_turns(runs, count, progress, warm_up=False, before=done, total=total)
         rows += [_row(*item, size, results) for item, results in zip(measured, found, strict=True)]
         done += count * len(measured)
@@ -81,19 +72,11 @@ def measure(
     finish(record_path(record, "activations"), found, table(found))
 
 
-def _measure(cluster: LocalCluster, case: Case, exp: str, size: int):
+def _measure(cluster: LocalCluster, case: Case, exp: str, size: int) -> tuple[CostReport, float]:
     session = cluster.session(EngineConfig(exp=exp))
     values = case.values(size)
-    inputs = case.inputs(values)
-    session.share({"bench.x": inputs})
-    cost = session.run(_plan(case.function, Spec.of(inputs)))
-    error = case.max_error(values, session.reveal("bench.y"))
-    session.delete(["bench.x", "bench.y"])
-    return cost, error
-
-
-def _plan(function: Callable, spec: Spec) -> Plan:
-    return compile_plan([Node("run", function, ("bench.x",), ("bench.y",))], {"bench.x": spec}, ("bench.y",))
+    result, cost = session.run_once(case.function, case.inputs(values))
+    return cost, case.max_error(values, result)
 
 
 def _row(case: Case, exp: str, size: int, results: Sequence[tuple[CostReport, float]]) -> dict[str, Any]:
@@ -114,27 +97,16 @@ def activations_table(measurements: Path) -> str:
     """Return error and cost of every function on `SHOWN` elements, as Markdown."""
     command = "cipherdm bench activations"
     (record,) = records_named(measurements, "activations.json", command)
-    rows = [
-        [
-            _function_name(row),
-            f"{row['max_error']:.2g}" + (" of the value" if row["relative"] else ""),
-            f"{row['ms']:,.0f}",
-            f"{row['bytes'] / row['elements']:,.0f}",
-            f"{row['sends']:,}",
-        ]
-        for row in record["rows"]
-        if row["elements"] == SHOWN
-    ]
+    rows = []
+    for row in (row for row in record["rows"] if row["elements"] == SHOWN):
+        # An approximation's own name begins with the kind.
+        exact = f"{row['kind']}, direct" + (", pade" if row["exp"] == "pade" else "")
+        name = exact if row["function"] == "direct" else row["function"]
+        error = f"{row['max_error']:.2g}" + (" of the value" if row["relative"] else "")
+        rows.append([name, error, f"{row['ms']:,.0f}", f"{row['bytes'] / row['elements']:,.0f}", f"{row['sends']:,}"])
     if not rows:
         raise CipherDMError(f"activations.json has no rows of {SHOWN:,} elements: measure them with `{command}`.")
     return markdown(["function", "max error", "ms", "bytes/element", "sends"], rows)
-
-
-def _function_name(row: Mapping[str, Any]) -> str:
-    """Return "silu, direct", perhaps with ", pade", or the approximation's own name, which begins with the kind."""
-    if row["function"] != "direct":
-        return row["function"]
-    return f"{row['kind']}, direct" + (", pade" if row["exp"] == "pade" else "")
 
 
 _GAINS = {  # of each kind: the published function, the corrected one, and ours with its scales folded
@@ -151,20 +123,16 @@ def function_gains(record: Mapping[str, Any], elements: int = SHOWN) -> pd.DataF
     """Return each function that CipherDM replaces, exact and approximated, from the record of `bench activations`.
 
     Returns:
-        Indexed by kind and way ("direct", "direct-pade", "published", "corrected", "ours"): largest error, ms and bytes an
+        Indexed by kind and way ("direct", "direct-pade", "published", "corrected", "ours"): largest error, ms and bytes per
         element; how many times less time and fewer bytes than "direct" and than "direct-pade". Softmax rows are of about
         `elements` numbers in all. The error of our exp is a share of the value, on its own domain.
     """
-    rows = [row for row in record["rows"] if row["elements"] == elements]
+    rows = {(r["kind"], r["function"], r["exp"]): r for r in record["rows"] if r["elements"] == elements}
     found = {}
     for kind, functions in _GAINS.items():
-        names = {(f, "taylor"): way for f, way in zip(functions, _WAYS, strict=True)}
-        names |= {("direct", "taylor"): "direct", ("direct", "pade"): "direct-pade"}
-        mine = {
-            names[key]: row for row in rows if row["kind"] == kind and (key := (row["function"], row["exp"])) in names
-        }
-        for way in (*BASELINES, *_WAYS):
-            row = mine[way]
+        mine = {base: rows[kind, "direct", exp] for base, exp in zip(BASELINES, ("taylor", "pade"), strict=True)}
+        mine |= {way: rows[kind, function, "taylor"] for way, function in zip(_WAYS, functions, strict=True)}
+        for way, row in mine.items():
             found[kind, way] = {
                 "largest error": row["max_error"],
                 "ms": row["ms"],
@@ -175,23 +143,14 @@ def function_gains(record: Mapping[str, Any], elements: int = SHOWN) -> pd.DataF
     return pd.DataFrame.from_dict(found, orient="index").rename_axis(["function", "way"])
 
 
-def of_function(kind: str, function: str, name: str = "max_error", *, exp: str = "taylor", each: bool = False) -> Value:
-    """Return the function that takes a number of one function, at its smallest size, from the record.
-
-    Args:
-        kind, function, exp: Names as in the record.
-        name: Column of the number.
-        each: Whether to divide it by the number of elements.
-    """
+def of_function(kind: str, function: str, name: str = "max_error", exp: str = "taylor") -> Value:
+    """Return the function that takes a number of one function, at its smallest size: "max_error", or "bytes" per element."""
 
     def value(records: Records) -> float:
-        rows = [
-            row
-            for row in records["activations"]["rows"]
-            if (row["kind"], row["function"], row["exp"]) == (kind, function, exp)
-        ]
+        named = (kind, function, exp)
+        rows = [row for row in records["activations"]["rows"] if (row["kind"], row["function"], row["exp"]) == named]
         row = min(rows, key=lambda row: row["elements"])
-        return float(row[name]) / (row["elements"] if each else 1)
+        return float(row[name]) / (row["elements"] if name == "bytes" else 1)
 
     return value
 
@@ -210,20 +169,21 @@ TARGET = Target(
     "paper",
     (Command("activations", ("bench", "activations"), (), ("--sizes", "1000", "--repetitions", "1")),),
     (
-        Check("largest error of exp, published", 0.0485, 0.001, of_function("exp", "exp_cipherdm"), 0.001, 4),
-        Check("largest error of exp, corrected", 0.0055, 0.0005, of_function("exp", "exp_corrected"), 0.0005, 4),
-        Check("largest error of SiLU, published", 0.064, 0.004, of_function("silu", "silu_cipherdm"), 0.004, 3),
-        Check("bytes an element, SiLU direct", 1832, 2, of_function("silu", "direct", "bytes", each=True), 2, 0),
-        Check(
-            "bytes an element, SiLU direct, Pade",
-            3072,
-            3,
-            of_function("silu", "direct", "bytes", exp="pade", each=True),
-            3,
-            0,
+        *(
+            Check(f"largest error of {what}", expected, allowed, of_function(kind, function), allowed, digits)
+            for what, expected, allowed, kind, function, digits in (
+                ("exp, published", 0.0485, 0.001, "exp", "exp_cipherdm", 4),
+                ("exp, corrected", 0.0055, 0.0005, "exp", "exp_corrected", 4),
+                ("SiLU, published", 0.064, 0.004, "silu", "silu_cipherdm", 3),
+            )
         ),
-        Check(
-            "bytes an element, SiLU published", 728, 1, of_function("silu", "silu_cipherdm", "bytes", each=True), 1, 0
+        *(
+            Check(f"bytes an element, SiLU {what}", expected, allowed, of_function("silu", *function), allowed, 0)
+            for what, expected, allowed, function in (
+                ("direct", 1832, 2, ("direct", "bytes")),
+                ("direct, Pade", 3072, 3, ("direct", "bytes", "pade")),
+                ("published", 728, 1, ("silu_cipherdm", "bytes")),
+            )
         ),
     ),
     figure,

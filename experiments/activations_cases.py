@@ -69,7 +69,7 @@ class Case:
         low, high: Ends of its values, which are spread evenly; softmax scores are normal and clipped to them.
         relative: Whether the error is a share of the exact value.
         direct: Whether this is the function itself, not an approximation.
-        exps: Settings of the engine's exp to measure with; one if the function uses none.
+        exps: Settings of the engine's exp to measure with.
     """
 
     kind: str
@@ -136,22 +136,21 @@ _BOTH = {"direct": True, "exps": ("taylor", "pade")}
 def cases() -> tuple[Case, ...]:
     """Return all functions of `cipherdm.approximations`, by kind, each kind's exact function first."""
     activations = {
-        "silu": (jax.nn.silu, [silu_cipherdm, silu_corrected, silu_llama, silu_bumblebee, quad]),
-        "mish": (jax.nn.mish, [mish_cipherdm, mish_corrected]),
-        "gelu": (direct.gelu, [gelu_puma, gelu_quad]),
-    }
-    polynomials = {
-        "silu": [silu_polynomial(6, degree) for degree in (4, 6, 8)],
-        "mish": [mish_polynomial(6, degree) for degree in (4, 6)],
-        "gelu": [gelu_polynomial(4, degree) for degree in (4, 6, 8)],
+        "silu": (
+            jax.nn.silu,
+            [silu_cipherdm, silu_corrected, silu_llama, silu_bumblebee, quad],
+            [silu_polynomial(6, degree) for degree in (4, 6, 8)],
+        ),
+        "mish": (jax.nn.mish, [mish_cipherdm, mish_corrected], [mish_polynomial(6, degree) for degree in (4, 6)]),
+        "gelu": (direct.gelu, [gelu_puma, gelu_quad], [gelu_polynomial(4, degree) for degree in (4, 6, 8)]),
     }
     found = []
-    for kind, (plain, piecewise) in activations.items():
+    for kind, (plain, piecewise, polynomials) in activations.items():
         reference = getattr(exact, kind)
         found.append(Case(kind, plain, reference, -10, 10, **_BOTH))
         # Quadratics are other functions; on a wider range their error would only say how fast a square grows.
         found += [Case(kind, f, reference, *((-4, 4) if f in (gelu_quad, quad) else (-10, 10))) for f in piecewise]
-        for polynomial in polynomials[kind]:
+        for polynomial in polynomials:
             found += [Case(kind, f, reference, *polynomial.domain) for f in (polynomial, Folded(polynomial))]
     found.append(Case("exp", jax.numpy.exp, np.exp, -14, 0, **_BOTH))
     found += [Case("exp", f, np.exp, -14, 0) for f in (exp_cipherdm, exp_corrected, exp_puma)]
@@ -170,28 +169,23 @@ def cases() -> tuple[Case, ...]:
         found.append(Case(kind, plain, reference, 0.5, 2, relative=True, direct=True))
         steps = [newton(f"{kind}_steps{k}", (0.5, 2.0), k) for k in (0, 1, 2)]
         found += [Case(kind, f, reference, 0.5, 2, relative=True) for f in steps]
-    found += _norm_cases()
+    for kind, plain, form in (
+        ("group_norm", direct.group_norm, GroupNorm),
+        ("layer_norm", direct.layer_norm, LayerNorm),
+    ):
+        line = form(f"{kind}_line", InverseSqrt("line", _VARIANCES, 0))
+        found.append(Case(kind, OnRows(plain, kind), exact.normalised_rows, -4, 4, direct=True))
+        found.append(Case(kind, OnRows(line, kind), exact.normalised_rows, -4, 4))
     found.append(Case("clamp", clamp(6), lambda x: np.clip(x, -6, 6), -10, 10))
     return tuple(found)
-
-
-def _norm_cases() -> list[Case]:
-    plain = {"group_norm": (direct.group_norm, GroupNorm), "layer_norm": (direct.layer_norm, LayerNorm)}
-    found = []
-    for kind, (function, form) in plain.items():
-        line = form(f"{kind}_line", InverseSqrt("line", _VARIANCES, 0))
-        found.append(Case(kind, OnRows(function, kind), exact.normalised_rows, -4, 4, direct=True))
-        found.append(Case(kind, OnRows(line, kind), exact.normalised_rows, -4, 4))
-    return found
 
 
 @dataclass(frozen=True)
 class GroupNorm:
     """`Protocols.group_norm` with an approximate inverse root r of variance + eps: A - B v, and Newton steps after it.
 
-    The squares of the few groups come from one Gram matrix. Formula: y = (x - mean) r(variance + eps) weight + bias.
-    Domain: variance + eps within the domain of r, which an owner takes from calibration; outside it r is too small on both
-    sides, and negative beyond A/B. Error: that of r, a factor on a whole row; for high/low = 4 at most 0.086 by the line alone,
+    Formula: y = (x - mean) r(variance + eps) weight + bias. Domain: variance + eps within the domain of r; outside it r is too
+    small, and negative beyond A/B. Error: that of r, a factor on a whole row; for high/low = 4 at most 0.086 by the line alone,
     0.0114 after one step. Source: Wu and He 2018 (arXiv 1803.08494); the calibrated line is ours.
     """
 
@@ -215,10 +209,7 @@ class GroupNorm:
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """`Protocols.layer_norm` with an approximate inverse root, see `GroupNorm`, for many short columns.
-
-    Source: Ba et al. 2016 (arXiv 1607.06450) for the function.
-    """
+    """`Protocols.layer_norm` with an approximate inverse root, see `GroupNorm`. Source: Ba et al. 2016 (arXiv 1607.06450)."""
 
     name: str
     inverse_sqrt: InverseSqrt

@@ -1,16 +1,13 @@
 """A denoising step's time, bytes and rounds by part of the U-Net, and within a part by kind of layer.
 
-A part is what runs as one program with granularity "block": a residual block, an attention block, the scheduler's update.
-Its cost comes from running the step so. SPU's own operators do not tell which layer they belong to (an exponential may be a
-softmax's or a SiLU's), so each distinct call of a set's functions is also compiled and run by itself, on the same shapes:
-a softmax, a convolution. A call's own cost is its cost less that of the calls within it. Costs that a part's calls do not
-explain are its "rest": sums, concatenations, truncations at a block's end, and conversions.
+A part is what runs as one program with granularity "block". SPU's own operators do not tell which layer they belong to (an
+exponential may be a softmax's or a SiLU's), so each distinct call of a set's functions is also compiled and run by itself, on
+the same shapes. A call's own cost is its cost less that of the calls within it. What a part's calls do not explain is its
+"rest": sums, concatenations, truncations at a block's end, and conversions.
 
-All quantities add up to those of the step, block by block. In one program for the whole step the compiler spares a few things
-that blocks repeat; the largest is the activation in each residual block's time projection. Where a part's calls take more by
-themselves than within it, they are scaled down to the part's cost: a constant that several calls use is shared once in a part,
-and times differ a little. Seconds are those that SPU spends in a program's operators, without reading the program's text, which
-takes milliseconds at every run.
+All quantities add up to those of the step, block by block; one program for the whole step would spare a few things that blocks
+repeat. Calls that take more by themselves than their part does, such as for a constant that they share, are scaled down to
+it. Seconds are those that SPU spends in operators, without reading the program's text, which takes milliseconds at every run.
 """
 
 import os
@@ -19,6 +16,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Annotated, Any
 
 import jax
@@ -44,41 +42,33 @@ QUANTITIES = ("seconds", "bytes", "sends", "rounds", "path_bytes")
 
 REST = "rest"
 
-KINDS = {
-    "conv2d": "convolution",
-    "linear": "linear",
-    "projections": "linear",
-    "attention": "attention products",
-    "linear_attention": "attention products",
-    "softmax": "softmax",
-    "silu": "activation",
-    "mish": "activation",
-    "gelu": "activation",
-    "quad": "activation",
-    "norm_activation": "activation",
-    "group_norm": "normalisation",
-    "layer_norm": "normalisation",
+_FUNCTIONS = {
+    "convolution": ("conv2d",),
+    "linear": ("linear", "projections"),
+    "attention products": ("attention", "linear_attention"),
+    "softmax": ("softmax",),
+    "activation": ("silu", "mish", "gelu", "quad", "norm_activation"),
+    "normalisation": ("group_norm", "layer_norm"),
 }
+
+KINDS = {function: kind for kind, functions in _FUNCTIONS.items() for function in functions}
 """Kind of layer that each function of a set counts as; a set's attention may have its softmax within the products."""
 
-_GROUPS = {
-    "time_embedding": "time embedding",
-    "time_projection": "time embedding",
-    "conv_in": "first and last convolution",
-    "conv_out": "first and last convolution",
-    "resnet": "residual blocks",
-    "attention": "attention",
-    "downsample": "down- and upsampling",
-    "upsample": "down- and upsampling",
-    "timestep": "time embedding",
-    "step_table": "owner's tables",
-    "class_rows": "owner's tables",
-    "scheduler": "scheduler update",
-}
+_PARTS = {
+    "time embedding": ("time_embedding", "time_projection", "timestep"),
+    "first and last convolution": ("conv_in", "conv_out"),
+    "residual blocks": ("resnet",),
+    "attention": ("attention",),
+    "down- and upsampling": ("downsample", "upsample"),
+    "owner's tables": ("step_table", "class_rows"),
+    "scheduler update": ("scheduler",),
+}  # kinds of blocks, and names of other parts, in each group
+
+_GROUPS = {part: group for group, parts in _PARTS.items() for part in parts}
 
 _OTHERS = "other parts"
 
-GROUPS = (*dict.fromkeys(_GROUPS.values()), _OTHERS)
+GROUPS = (*_PARTS, _OTHERS)
 """Groups of parts, in the order of the U-Net."""
 
 Costs = dict[str, float]
@@ -92,8 +82,7 @@ class _Compiled:
         step: Step.
         calls: Calls of each part.
         labels: Labels of the calls' programs in `plan`.
-        plan: Programs of the step. Behind the first part that makes a call stands that call by itself, so that a busy moment
-            of the machine falls on both.
+        plan: Programs of the step, and each call behind the first part that makes it, so that a busy moment falls on both.
         zeros: Secret variables that it reads; the cost of a call does not depend on values.
         public: Variables that the parties know.
     """
@@ -129,14 +118,7 @@ def run(
     """Measure the first denoising step by part and kind, variants taking turns, and return the record.
 
     Of each program the median of bytes, messages and rounds is kept, and the least time: the time without other delays.
-
-    Args:
-        unet: Model with its scheduler's configuration.
-        variants: Ways to compute the step; their granularity does not matter.
-        batch: Images at a time.
-        steps: Length of the DDIM schedule whose first step is run.
-        repetitions: Counted runs; one more warms up.
-        progress: Function that is told of each piece of work.
+    The variants' granularity does not matter; `repetitions` come after a warm-up.
 
     Raises:
         CipherDMError: There is nothing to run, or the parties fail.
@@ -189,50 +171,41 @@ def program_costs(report: CostReport) -> dict[str, Costs]:
     seconds = report.operators.groupby("program")["seconds"].sum() / max(report.operators["party"].nunique(), 1)
     found = {}
     for label, row in report.by_program().iterrows():
-        own = replace(
-            report,
-            programs=report.programs[report.programs["program"] == label],
-            kernels=report.kernels[report.kernels["program"] == label],
-        )
-        found[label] = {
-            "seconds": float(seconds.get(label, 0.0)),
-            "bytes": int(row["bytes"]),
-            "sends": int(row["sends"]),
-            # A program that sends nothing has no kernels, which would be taken for a report without any.
-            "rounds": own.rounds if row["sends"] else 0,
-            "path_bytes": own.path_bytes if row["sends"] else 0,
-        }
+        programs, kernels = (frame[frame["program"] == label] for frame in (report.programs, report.kernels))
+        own = replace(report, programs=programs, kernels=kernels)
+        # A program that sends nothing has no kernels, which would be taken for a report without any.
+        rounds, path_bytes = (own.rounds, own.path_bytes) if row["sends"] else (0, 0)
+        costs = (float(seconds.get(label, 0.0)), int(row["bytes"]), int(row["sends"]), rounds, path_bytes)
+        found[label] = dict(zip(QUANTITIES, costs, strict=True))
     return found
 
 
 def table(record: Mapping[str, Any], quantity: str = "seconds") -> pd.DataFrame:
     """Return a quantity by group of parts (rows) and variant (columns), with sums; zero where there is nothing.
 
-    Raises:
-        CipherDMError: The quantity is not one of `QUANTITIES`.
+    Raises CipherDMError for a quantity that is not one of `QUANTITIES`.
     """
     if quantity not in QUANTITIES:
         raise CipherDMError(f"no quantity is called {quantity!r}: choose from {', '.join(QUANTITIES)}.")
     frame = pd.DataFrame(record["rows"])
-    sums = frame.pivot_table(
-        index="group", columns="variant", values=quantity, aggfunc="sum", sort=False, fill_value=0
-    ).reindex([group for group in GROUPS if group in set(frame["group"])])
+    sums = frame.pivot_table(quantity, "group", "variant", aggfunc="sum", sort=False, fill_value=0)
+    sums = sums.reindex([group for group in GROUPS if group in set(frame["group"])])
     return pd.concat([sums, sums.sum().to_frame("all").T])
 
 
 def split(whole: Costs, calls: Iterable[tuple[str, Costs]]) -> dict[str, Costs]:
-    """Return a part's costs by kind, which add up to `whole`, from the costs of its calls by themselves, and the "rest".
+    """Return a part's costs by kind, from its calls' costs by themselves, and the "rest". They add up to `whole`.
 
     Nothing is negative: where calls take more than the whole, they are scaled down to it.
     """
-    kinds: dict[str, Costs] = {}
+    sums: dict[str, Costs] = {}
     for kind, costs in calls:
-        sums = kinds.setdefault(kind, dict.fromkeys(QUANTITIES, 0))
-        kinds[kind] = {quantity: sums[quantity] + costs[quantity] for quantity in QUANTITIES}
-    kinds[REST] = {}
+        before = sums.get(kind, dict.fromkeys(QUANTITIES, 0))
+        sums[kind] = {quantity: before[quantity] + costs[quantity] for quantity in QUANTITIES}
+    kinds: dict[str, Costs] = {kind: {} for kind in (*sums, REST)}
     for quantity in QUANTITIES:
         # A call that only passes on has about nothing of its own, which noise may make negative.
-        found = {kind: max(costs[quantity], 0) for kind, costs in kinds.items() if kind != REST}
+        found = {kind: max(costs[quantity], 0) for kind, costs in sums.items()}
         total = sum(found.values())
         factor = whole[quantity] / total if total > whole[quantity] else 1
         for kind, cost in found.items():
@@ -245,7 +218,7 @@ def _prepare(unet: UNet, variant: Variant, *, batch: int, steps: int, prefix: st
     step = prepare(unet, replace(variant, granularity="block"), batch=batch, steps=steps, prefix=prefix)
     graph = step_graph(step.task.shape)
     calls = calls_of(graph, _specs(step.task, graph))
-    labels = {call: f"call {index}" for index, call in enumerate(dict.fromkeys(_all_calls(calls)))}
+    labels = {call: f"call {index}" for index, call in enumerate(dict.fromkeys(_all_calls(chain(*calls.values()))))}
     alone, specs = {}, {}
     for call, label in labels.items():
         names = tuple(f"{prefix}zeros {spec}" for spec in call.inputs)
@@ -256,13 +229,13 @@ def _prepare(unet: UNet, variant: Variant, *, batch: int, steps: int, prefix: st
     plan = []
     for part in step.plan.calls:
         plan.append(part)
-        for call in _all_calls({"": calls[part.label]}):
+        for call in _all_calls(calls[part.label]):
             plan += alone.pop(call, ())
-    zeros = {
-        public: {name: np.zeros(spec.shape, spec.dtype) for name, spec in specs.items() if spec.public is public}
-        for public in (False, True)
-    }
-    return _Compiled(step, calls, labels, Plan(tuple(plan)), zeros[False], zeros[True])
+    zeros, public = (
+        {name: np.zeros(spec.shape, spec.dtype) for name, spec in specs.items() if spec.public is known}
+        for known in (False, True)
+    )
+    return _Compiled(step, calls, labels, Plan(tuple(plan)), zeros, public)
 
 
 def _specs(task: Task, graph: Graph) -> dict[str, Spec]:
@@ -272,47 +245,39 @@ def _specs(task: Task, graph: Graph) -> dict[str, Spec]:
     if before is not None:
         inputs = [jax.ShapeDtypeStruct(specs[name].shape, specs[name].dtype) for name in before.inputs]
         results = jax.eval_shape(before.__call__, *inputs)
-        specs |= {
-            name: Spec(tuple(result.shape), str(result.dtype))
-            for name, result in zip(before.outputs, results, strict=True)
-        }
+        outputs = zip(before.outputs, results, strict=True)
+        specs |= {name: Spec(tuple(result.shape), str(result.dtype)) for name, result in outputs}
     return {name: specs[name] for name in graph.inputs}
 
 
-def _all_calls(calls: Mapping[str, Sequence[ProtocolCall]]) -> Iterable[ProtocolCall]:
+def _all_calls(calls: Iterable[ProtocolCall]) -> Iterable[ProtocolCall]:
     """Yield every call, then those within it."""
-    for made in calls.values():
-        for call in made:
-            yield call
-            yield from _all_calls({"": call.inner})
+    for call in calls:
+        yield call
+        yield from _all_calls(call.inner)
 
 
 def _typical(runs: Sequence[dict[str, Costs]]) -> dict[str, Costs]:
     """Return the medians of what several runs cost, but the least seconds."""
-    return {
-        label: {
-            quantity: (min if quantity == "seconds" else statistics.median)([run[label][quantity] for run in runs])
-            for quantity in QUANTITIES
-        }
-        for label in runs[0]
-    }
+
+    def typical(label: str, quantity: str) -> float:
+        return (min if quantity == "seconds" else statistics.median)([run[label][quantity] for run in runs])
+
+    return {label: {quantity: typical(label, quantity) for quantity in QUANTITIES} for label in runs[0]}
 
 
 def _rows(compiled: _Compiled, costs: Mapping[str, Costs]) -> list[dict[str, Any]]:
     kinds_of_block = {block.name: block.kind for block in unet_blocks(compiled.step.task.shape.config)}
+
+    def own(call: ProtocolCall) -> tuple[str, Costs]:
+        """Return a call's kind, and its cost less that of the calls within it."""
+        whole, *inner = (costs[compiled.labels[one]] for one in (call, *call.inner))
+        return KINDS[call.name], {q: whole[q] - sum(found[q] for found in inner) for q in QUANTITIES}
+
     rows = []
     for part, calls in compiled.calls.items():
-        own = [_own(call, compiled.labels, costs) for call in _all_calls({"": calls})]
-        about = {
-            "variant": compiled.step.variant.name,
-            "part": part,
-            "group": _GROUPS.get(kinds_of_block.get(part, part), _OTHERS),
-        }
-        rows += [about | {"kind": kind} | found for kind, found in split(costs[part], own).items()]
+        group = _GROUPS.get(kinds_of_block.get(part, part), _OTHERS)
+        about = {"variant": compiled.step.variant.name, "part": part, "group": group}
+        found = split(costs[part], map(own, _all_calls(calls)))
+        rows += [about | {"kind": kind} | cost for kind, cost in found.items()]
     return rows
-
-
-def _own(call: ProtocolCall, labels: Mapping[ProtocolCall, str], costs: Mapping[str, Costs]) -> tuple[str, Costs]:
-    """Return a call's kind, and its cost less that of the calls within it."""
-    whole, inner = costs[labels[call]], [costs[labels[other]] for other in call.inner]
-    return KINDS[call.name], {q: whole[q] - sum(found[q] for found in inner) for q in QUANTITIES}

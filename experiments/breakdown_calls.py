@@ -21,15 +21,16 @@ class Slot:
     bits: int | None = None
     ring: bool = False
 
+    def filled(self, array):
+        """Return the argument that an array stands for."""
+        return array if self.bits is None else Fixed.load(array, self.bits, self.ring)
+
 
 @dataclass(frozen=True)
 class CallFunction:
     """One call of a protocol as a function of the arrays in its arguments, all else being fixed; equal calls are equal.
 
-    Attributes:
-        function: Function that was called.
-        structure: Nesting of the arguments (a JAX tree).
-        leaves: Arguments, with a `Slot` for each array.
+    `structure` is the nesting of the arguments (a JAX tree), and `leaves` are the arguments, with a `Slot` for each array.
     """
 
     function: Callable
@@ -42,7 +43,7 @@ class CallFunction:
 
     def __call__(self, *arrays):
         rest = iter(arrays)
-        leaves = [_filled(leaf, next(rest)) if isinstance(leaf, Slot) else leaf for leaf in self.leaves]
+        leaves = [leaf.filled(next(rest)) if isinstance(leaf, Slot) else leaf for leaf in self.leaves]
         args, kwargs = jax.tree_util.tree_unflatten(self.structure, leaves)
         results = self.function(*args, **kwargs)
         several = results if isinstance(results, tuple) else (results,)
@@ -52,7 +53,7 @@ class CallFunction:
 
 @dataclass(frozen=True)
 class ProtocolCall:
-    """A call that a block made.
+    """A call that a block made of a field of `Protocols`.
 
     Attributes:
         name: Field of `Protocols`.
@@ -68,12 +69,7 @@ class ProtocolCall:
 
 
 def calls_of(graph: Graph, specs: Mapping[str, Spec]) -> dict[str, tuple[ProtocolCall, ...]]:
-    """Return the calls of each node of a step, by the node's label, found by tracing it on shapes alone.
-
-    Args:
-        graph: Step, as `cipherdm.sampling.steps.step_graph` returns it.
-        specs: Specs of its inputs.
-    """
+    """Return the calls of each node of a step, by the node's label, found by tracing it on shapes alone."""
     specs = dict(specs)
     found = {}
     for node in graph.nodes:
@@ -123,17 +119,11 @@ class _Recorded:
         return ProtocolCall(self.name, CallFunction(self.function, structure, tuple(fixed)), tuple(inputs), inner)
 
 
-def _filled(slot: Slot, array):
-    return array if slot.bits is None else Fixed.load(array, slot.bits, slot.ring)
-
-
 def _recording(protocols: Protocols, log: _Log) -> Protocols:
     """Return the set with functions that write down their calls."""
     functions = {item.name: getattr(protocols, item.name) for item in fields(protocols)}
-    wrapped = {
-        name: _Recorded(name, function, protocols, log) for name, function in functions.items() if callable(function)
-    }
-    return replace(protocols, **wrapped)
+    recorded = {name: _Recorded(name, f, protocols, log) for name, f in functions.items() if callable(f)}
+    return replace(protocols, **recorded)
 
 
 def _trace(function: Callable, specs: Sequence[Spec]) -> tuple[list[Spec], tuple[ProtocolCall, ...]]:

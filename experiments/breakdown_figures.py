@@ -1,6 +1,6 @@
 """Figures and tables of a step's time, bytes and rounds, from records of `cipherdm bench breakdown`; and the target."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,11 +61,11 @@ def over_network(record: Mapping[str, Any], network: Network) -> dict[str, Any]:
 
     The parts add up, since the model is linear: a part's messages wait one after the other, whoever sends them.
     """
-    rows = [
-        row | {"seconds": latency(row["seconds"], row["rounds"], row["path_bytes"], network).seconds}
-        for row in record["rows"]
-    ]
-    return {**record, "rows": rows, "network": network.name}
+
+    def seconds(row: Mapping[str, Any]) -> float:
+        return latency(row["seconds"], row["rounds"], row["path_bytes"], network).seconds
+
+    return {**record, "rows": [row | {"seconds": seconds(row)} for row in record["rows"]], "network": network.name}
 
 
 def breakdown_bars(record: Mapping[str, Any], quantities: Sequence[str] = ("seconds", "bytes", "rounds")) -> Figure:
@@ -84,9 +84,7 @@ def breakdown_bars(record: Mapping[str, Any], quantities: Sequence[str] = ("seco
         longest = frame.groupby(["variant", "group"])[quantity].sum().max() / unit
         for axis, variant in zip(row, variants, strict=True):
             chosen = frame[frame["variant"] == variant]
-            sums = chosen.pivot_table(
-                index="group", columns="kind", values=quantity, aggfunc="sum", fill_value=0, observed=False
-            )
+            sums = chosen.pivot_table(quantity, "group", "kind", aggfunc="sum", fill_value=0, observed=False)
             sums = sums.reindex(index=groups, columns=list(COLOURS), fill_value=0) / unit
             _stack(axis, sums)
             total = sums.to_numpy().sum()
@@ -97,26 +95,16 @@ def breakdown_bars(record: Mapping[str, Any], quantities: Sequence[str] = ("seco
         row[0].set_yticks(range(len(groups)), [_TWO_LINES.get(group, group) for group in groups], fontsize=_SMALL)
         row[1 if len(row) > 1 else 0].set_xlabel(label + over * (quantity == "seconds"), fontsize=9)
     panels[0, 0].invert_yaxis()
-    figure.legend(
-        handles=[Patch(color=colour, label=kind) for kind, colour in COLOURS.items()],
-        loc="outside lower center",
-        ncols=len(COLOURS),
-        frameon=False,
-        fontsize=9,
-        columnspacing=1.2,
-        handlelength=1.2,
-    )
+    _legend(figure, COLOURS, columnspacing=1.2, handlelength=1.2)
     return describe(
-        figure, f"Stacked bars for a denoising step of {record['model']}{over}, by part: " + "; ".join(told) + "."
+        figure, f"Stacked bars for a denoising step of {record['model']}{over}, by part: {'; '.join(told)}."
     )
 
 
 def breakdown_icicle(record: Mapping[str, Any], variant: str, quantity: str = "seconds") -> Figure:
     """Draw a step as an icicle: its groups of parts below it, their parts below those, and in each part the kinds of layers.
 
-    Widths are shares of the step. Parts are named as in diffusers, shortened.
-
-    Raises CipherDMError for a variant or a quantity that the record does not have.
+    Widths are shares of the step. Raises CipherDMError for a variant or a quantity that the record does not have.
     """
     label, unit = _unit(quantity)
     frame = breakdown_frame(record)
@@ -144,11 +132,9 @@ def breakdown_icicle(record: Mapping[str, Any], variant: str, quantity: str = "s
     axis.set(xlim=(0, 1), ylim=(4, 0), xticks=[])
     axis.set_yticks([0.5, 1.5, 2.5, 3.5], ["step", "group", "part", "layers"], fontsize=9)
     axis.tick_params(length=0)
-    for spine in axis.spines.values():
-        spine.set_visible(False)
+    axis.spines[:].set_visible(False)
     present = set(frame.loc[frame[quantity] > 0, "kind"])
-    handles = [Patch(color=colour, label=kind) for kind, colour in COLOURS.items() if kind in present]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    _legend(figure, [kind for kind in COLOURS if kind in present])
     return describe(
         figure,
         f"An icicle of one step of {record['model']} with {variant}, {_short(total / unit)} {label}: {', '.join(told)}. "
@@ -162,12 +148,11 @@ def breakdown_table(record: Mapping[str, Any], by: str = "group") -> pd.DataFram
     order = {"group": GROUPS, "kind": tuple(COLOURS)}
     if by not in order:
         raise CipherDMError(f"rows of a breakdown are by group or by kind, not by {by!r}.")
-    quantities = {"seconds": "s", "bytes": "MB", "rounds": "rounds"}
     columns = {}
     for variant in dict.fromkeys(frame["variant"]):
-        sums = frame[frame["variant"] == variant].groupby(by)[list(quantities)].sum()
-        for quantity, name in quantities.items():
-            columns[variant, name] = sums[quantity] / _unit(quantity)[1]
+        groups = frame[frame["variant"] == variant].groupby(by)
+        for quantity, name in (("seconds", "s"), ("bytes", "MB"), ("rounds", "rounds")):
+            columns[variant, name] = groups[quantity].sum() / _unit(quantity)[1]
     table = pd.DataFrame(columns)
     table = table.reindex([name for name in order[by] if name in table.index]).fillna(0.0)
     return pd.concat([table, table.sum().to_frame("all").T])
@@ -177,6 +162,12 @@ def _unit(quantity: str) -> tuple[str, float]:
     if quantity not in UNITS:
         raise CipherDMError(f"no quantity is called {quantity!r}: choose from {', '.join(UNITS)}.")
     return UNITS[quantity]
+
+
+def _legend(figure: Figure, kinds: Iterable[str], **style) -> None:
+    handles = [Patch(color=COLOURS[kind], label=kind) for kind in kinds]
+    style |= {"loc": "outside lower center", "frameon": False, "fontsize": 9}
+    figure.legend(handles=handles, ncols=len(handles), **style)
 
 
 def _stack(axis: Axes, sums: pd.DataFrame) -> None:
@@ -220,14 +211,7 @@ def figure(records: Path) -> Figure:
 
 
 def share_of_step(model: str, variant: str, quantity: str, by: Literal["group", "kind"], *names: str) -> Value:
-    """Return the function that takes the share of some groups of parts or kinds of layers in a step, in percent.
-
-    Args:
-        model, variant: Names as in the record.
-        quantity: "seconds", "bytes" or "rounds".
-        by: Kind of `names`.
-        names: Groups or kinds, which are added up.
-    """
+    """Return the function that takes the share of some groups of parts, or kinds of layers, in a step, in percent."""
 
     def value(records: Records) -> float:
         rows = [row for row in records[f"breakdown_{model}"]["rows"] if row["variant"] == variant]
@@ -243,33 +227,17 @@ TARGET = Target(
     "noise prediction takes nearly all of the time, and in it softmax and activations are expensive",
     "paper",
     tuple(Command(f"breakdown_{model}", ("bench", "breakdown", model), (), ("--repetitions", "1")) for model in MODELS),
-    (
-        *(
-            Check(
-                f"{model}, direct: {what}, share of {quantity}",
-                expected,
-                2,
-                share_of_step(model, "direct", quantity, by, *names),
-                2,
-                unit="%",
-            )
-            for model, what, quantity, by, names, expected in (
-                (TINY, "softmax and activations", "bytes", "kind", ("softmax", "activation"), 90.1),
-                (TINY, "convolutions", "bytes", "kind", ("convolution",), 1.3),
-                (TINY, "normalisation", "rounds", "kind", ("normalisation",), 30.6),
-                (TEN, "residual blocks", "bytes", "group", ("residual blocks",), 94.2),
-            )
-        ),
+    tuple(
         Check(
-            f"{TEN}, direct: the scheduler's update, share of seconds",
-            1,
-            0,
-            share_of_step(TEN, "direct", "seconds", "group", "scheduler update"),
-            0,
-            2,
-            "%",
-            "most",
-        ),
+            f"{model}, direct: {what}, share of {of}", *expected, share_of_step(model, "direct", of, *names), *printed
+        )
+        for model, what, of, names, expected, printed in (
+            (TINY, "softmax and activations", "bytes", ("kind", "softmax", "activation"), (90.1, 2), (2, 1, "%")),
+            (TINY, "convolutions", "bytes", ("kind", "convolution"), (1.3, 2), (2, 1, "%")),
+            (TINY, "normalisation", "rounds", ("kind", "normalisation"), (30.6, 2), (2, 1, "%")),
+            (TEN, "residual blocks", "bytes", ("group", "residual blocks"), (94.2, 2), (2, 1, "%")),
+            (TEN, "the scheduler's update", "seconds", ("group", "scheduler update"), (1, 0), (0, 2, "%", "most")),
+        )
     ),
     figure,
 )

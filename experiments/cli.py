@@ -13,24 +13,13 @@ from typer.core import TyperGroup
 
 from cipherdm.files import root
 
-EXPERIMENTS = {
-    "operations": "operations",
-    "activations": "activations",
-    "piecewise": "piecewise",
-    "step": "step",
-    "ladder": "ladder",
-    "breakdown": "breakdown",
-    "linear": "linear",
-    "network": "network",
-    "latency": "latency",
-    "trajectory": "trajectory",
-    "prompts": "prompts",
-    "grid": "grid",
-    "segments": "ddpm1000",
-    "full-call": "sd15",
-    "soak": "soak",
-}
-"""Commands of `cipherdm bench`, each with the module of this package whose function `measure` it is."""
+EXPERIMENTS = (
+    *("operations", "activations", "piecewise", "step", "ladder", "breakdown", "linear", "network", "latency"),
+    *("trajectory", "prompts", "grid", "segments", "full-call", "soak"),
+)
+"""Commands of `cipherdm bench`, each the function `measure` of the module of its name, or of that in `_MODULES`."""
+
+_MODULES = {"segments": "ddpm1000", "full-call": "sd15"}
 
 
 class Experiments(TyperGroup):
@@ -45,7 +34,7 @@ class Experiments(TyperGroup):
         if name not in EXPERIMENTS:
             return None
         alone = typer.Typer(add_completion=False)
-        alone.command(name)(import_module(f".{EXPERIMENTS[name]}", __package__).measure)
+        alone.command(name)(import_module(f".{_MODULES.get(name, name)}", __package__).measure)
         return typer.main.get_command(alone)
 
 

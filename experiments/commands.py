@@ -71,15 +71,10 @@ def typical(costs: Sequence[CostReport]) -> dict[str, Any]:
     It is the parties' own time: the client's would add a round trip to each run.
     """
     times = [1000 * float(cost.by_program()["seconds"].iloc[0]) for cost in costs]
-    return {
-        "ms": statistics.median(times),
-        "ms_low": min(times),
-        "ms_high": max(times),
-        **{
-            name: round(statistics.median(getattr(cost, name) for cost in costs))
-            for name in ("bytes", "sends", "rounds")
-        },
+    sent = {
+        name: round(statistics.median(getattr(cost, name) for cost in costs)) for name in ("bytes", "sends", "rounds")
     }
+    return {"ms": statistics.median(times), "ms_low": min(times), "ms_high": max(times), **sent}
 
 
 def record_path(record: Path | None, stem: str) -> Path:

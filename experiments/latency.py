@@ -30,6 +30,8 @@ from .target import TINY, Check, Command, Records, Target
 from .variants import PreparedStep, Variant, prepare
 from .variants import variants as variants_named
 
+_PARTS = ("computing", "delays", "sending")  # as records name them
+
 _SLOW = 20.0  # predicted seconds above which a run is made once and without another to warm up
 
 
@@ -46,22 +48,13 @@ def run(
     The clusters wait side by side, and use no processor while they do. The first run of a step on a cluster warms up and is
     not counted. A run that would take more than 20 seconds is made once and counted: of its length, warming up is little.
 
-    Args:
-        unet: Model with its scheduler's configuration.
-        variants: Ways to compute the step, which is one program.
-        networks: Networks between the parties.
-        repetitions: Counted runs over each network, of those that do not take long.
-        progress: Function that is told of each comparison.
-
     Raises:
         CipherDMError: There is nothing to run.
     """
     if not variants or not networks or repetitions < 1:
         raise CipherDMError("there must be at least one variant, network and repetition to compare.")
-    steps = [
-        prepare(unet, replace(variant, granularity="step"), batch=1, prefix=f"{index}/")
-        for index, variant in enumerate(variants)
-    ]
+    whole = (replace(variant, granularity="step") for variant in variants)
+    steps = [prepare(unet, variant, batch=1, prefix=f"{index}/") for index, variant in enumerate(whole)]
     load, start, rows = os.getloadavg()[0], time.monotonic(), []
     with ExitStack() as stack:
         local = stack.enter_context(LocalCluster())
@@ -85,8 +78,7 @@ def run(
 
 def table(record: Mapping[str, Any]) -> pd.DataFrame:
     """Return a row for each variant and network: the model's seconds and their parts, seconds measured, error in percent."""
-    columns = ["variant", "network", "rounds", "computing", "delays", "sending", "predicted", "measured", "error"]
-    frame = pd.DataFrame(record["rows"])[columns]
+    frame = pd.DataFrame(record["rows"])[["variant", "network", "rounds", *_PARTS, "predicted", "measured", "error"]]
     return frame.assign(error=100 * frame["error"]).rename(columns={"error": "error %"})
 
 
@@ -113,9 +105,7 @@ def _compare(
         "round_trip": network.round_trip,
         "bandwidth": network.bandwidth,
         "rounds": median.rounds,
-        "computing": parts.computing,
-        "delays": parts.delays,
-        "sending": parts.sending,
+        **{part: getattr(parts, part) for part in _PARTS},
         "predicted": parts.seconds,
         "measured": found,
         "measured_runs": measured,
@@ -137,7 +127,7 @@ def model_check(record: Mapping[str, Any]) -> Figure:
     for axis, variant in zip(axes, variants, strict=True):
         rows = frame[frame["variant"] == variant].reset_index()
         left = np.zeros(len(rows))
-        for part, label, colour in zip(("computing", "delays", "sending"), PARTS, PALETTE, strict=False):
+        for part, label, colour in zip(_PARTS, PARTS, PALETTE, strict=False):
             axis.barh(rows.index - 0.2, rows[part], left=left, height=0.36, color=colour, label=f"model: {label}")
             left = left + rows[part].to_numpy(float)
         axis.barh(rows.index + 0.2, rows["measured"], height=0.36, color="#bbbbbb", label="measured")
@@ -147,12 +137,10 @@ def model_check(record: Mapping[str, Any]) -> Figure:
             end = max(left[index], max(runs))
             error = f"{row['error']:+.0%}".replace("-0%", "0%").replace("+0%", "0%")
             axis.text(1.02 * end, index, f" {error}", va="center", fontsize=9)
-            told.append(
-                f"{variant} over {row['network']} {row['predicted']:.3g} s for {row['measured']:.3g} s measured"
-            )
-        axis.set(title=variant, xlabel="seconds for one step")
-        axis.title.set_fontsize(10)
-        axis.set_xlim(0, 1.15 * max(left.max(), rows["measured"].max()))
+            seconds = f"{row['predicted']:.3g} s for {row['measured']:.3g} s measured"
+            told.append(f"{variant} over {row['network']} {seconds}")
+        axis.set(xlabel="seconds for one step", xlim=(0, 1.15 * max(left.max(), rows["measured"].max())))
+        axis.set_title(variant, fontsize=10)
     axes[0].set_yticks(range(len(rows)), rows["network"])
     axes[0].invert_yaxis()
     figure.suptitle(f"{record['model']}; percentages: by how much the model is above what was measured", fontsize=9)
@@ -173,10 +161,9 @@ def measure(
     """
     chosen = variants_named(split_names(protocols))
     between = [network_named(name) for name in split_names(networks)]
+    unet = load_unet(find_model(model))
     with ProgressBar("run") as bar:
-        found = run(
-            load_unet(find_model(model)), variants=chosen, networks=between, repetitions=repetitions, progress=bar
-        )
+        found = run(unet, variants=chosen, networks=between, repetitions=repetitions, progress=bar)
     finish(record_path(record, "latency"), found, table(found))
 
 
@@ -195,14 +182,7 @@ TARGET = Target(
     "The latency model against runs over shaped links",
     "computing, rounds and bytes predict a step over a network within 15%",
     "ours",
-    (
-        Command(
-            "latency",
-            ("bench", "latency"),
-            (),
-            ("--protocols", "fast", "--networks", "wan", "--repetitions", "1"),
-        ),
-    ),
+    (Command("latency", ("bench", "latency"), (), ("--protocols", "fast", "--networks", "wan", "--repetitions", "1")),),
     (Check("largest error", 15, 0, largest_error, 10, 0, "%", "most"),),
     figure,
 )

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 import typer
 
-from cipherdm.engine import CostReport, EngineConfig, LocalCluster, Node, Session, Spec, compile_plan
+from cipherdm.engine import CostReport, EngineConfig, LocalCluster, Node, Plan, Session, Spec, compile_plan
 from cipherdm.errors import CipherDMError
 from cipherdm.kernels.operation import Kernel, apply
 from cipherdm.kernels.products import trial
@@ -42,6 +42,8 @@ CONVERSIONS = {
 
 ELEMENTS = 1_000_000  # that are converted
 
+_NAMES = ("first", "second")
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -50,8 +52,7 @@ class Shape:
     Attributes:
         name: Name of a layer that has it.
         rows, inner, columns, batch: Extents. With a batch both operands are activations; without one the first is weights.
-        images: For a convolution, the number of images and their side in pixels; their patches are the columns. It has
-            inner / 9 channels.
+        images: For a convolution of inner / 9 channels, the number of images and their side in pixels.
     """
 
     name: str
@@ -90,9 +91,9 @@ SHAPES = (
 
 def shape_named(text: str) -> Shape:
     """Return the shape written as "128x1152x196". Raises CipherDMError for other texts."""
-    for known in SHAPES:
-        if str(known) == text.strip():
-            return known
+    known = {str(shape): shape for shape in SHAPES}
+    if text.strip() in known:
+        return known[text.strip()]
     extents = text.strip().split("x")
     if len(extents) != 3 or not all(extent.isdecimal() and int(extent) for extent in extents):
         raise CipherDMError(f"cannot read the shape {text!r}: write rows x inner x columns, such as 128x1152x196.")
@@ -130,19 +131,10 @@ def run(
 
     The products are not truncated. Times are the parties' own, without sharing and revealing. Kernels keep weights' digits.
 
-    Args:
-        session: Session with the configuration `ENGINE`.
-        shapes: Shapes to multiply.
-        repetitions: Counted turns; one more warms up.
-        progress: Function that is told of each run.
-
     Raises:
-        CipherDMError: There is nothing to measure, or the session has another configuration.
+        CipherDMError: There is nothing to measure, or the session's configuration is not `ENGINE`.
     """
-    if not shapes or repetitions < 1 or session.config != ENGINE:
-        raise CipherDMError(
-            "give at least one shape and repetition, and a session with cipherdm_experiments.linear.ENGINE."
-        )
+    _require(len(shapes), repetitions, session)
     rows, parts = [], len(WAYS) * (repetitions + 1)
     for place, shape in enumerate(shapes):
         values, errors = _operands(shape), {}
@@ -159,10 +151,8 @@ def run(
         session.delete([*values, "z"])
         multiply_adds = (shape.batch or 1) * shape.rows * shape.inner * shape.columns
         about = {"name": shape.name, "shape": str(shape), "multiply_adds": multiply_adds}
-        rows += [
-            about | {"way": way} | typical(found) | {"max_error": errors[way]}
-            for way, found in zip(WAYS, costs, strict=True)
-        ]
+        for way, found in zip(WAYS, costs, strict=True):
+            rows.append(about | {"way": way} | typical(found) | {"max_error": errors[way]})
     return {
         "benchmark": "linear",
         "repetitions": repetitions,
@@ -200,19 +190,10 @@ def run_conversions(
 ) -> list[dict[str, Any]]:
     """Truncate numbers as the conversions between the rings do, in turns; return the rows of a record's "conversions".
 
-    Args:
-        session: Session with the configuration `ENGINE`.
-        elements: Numbers to convert.
-        repetitions: Counted turns; one more warms up.
-        progress: Function that is told of each run.
-
     Raises:
-        CipherDMError: There is nothing to measure, or the session has another configuration.
+        CipherDMError: There is nothing to measure, or the session's configuration is not `ENGINE`.
     """
-    if elements < 1 or repetitions < 1 or session.config != ENGINE:
-        raise CipherDMError(
-            "give at least one number and repetition, and a session with cipherdm_experiments.linear.ENGINE."
-        )
+    _require(elements, repetitions, session)
     values, errors = np.random.default_rng(0).uniform(-8, 8, elements).astype(np.float32), {}
 
     def convert(name: str) -> CostReport:
@@ -234,39 +215,41 @@ def run_conversions(
 
 def conversion_table(record: Mapping[str, Any]) -> pd.DataFrame:
     """Return a row for each conversion: ms, MB, bytes per number of all parties, rounds, error. Records may have none."""
-    columns = ["conversion", "elements", "ms", "MB", "B a number", "rounds", "max_error"]
-    rows = record.get("conversions", [])
-    frame = pd.DataFrame(rows, columns=["name", "elements", "ms", "bytes", "rounds", "max_error"])
+    columns = ["name", "elements", "ms", "bytes", "rounds", "max_error"]
+    frame = pd.DataFrame(record.get("conversions", []), columns=columns).rename(columns={"name": "conversion"})
     frame["MB"], frame["B a number"] = frame["bytes"] / 1e6, frame["bytes"] / frame["elements"]
-    return frame.rename(columns={"name": "conversion"})[columns]
+    return frame[["conversion", "elements", "ms", "MB", "B a number", "rounds", "max_error"]]
 
 
 def _operands(shape: Shape) -> dict[str, np.ndarray]:
     """Return multiples of 2^-8 between -1/8 and 1/8, so that sums are exact, in float32 and in a ring of 32 bits."""
     generator = np.random.default_rng(0)
-    first, second = (generator.integers(-32, 33, extents) / 256 for extents in shape.operands)
-    return {"first": first, "second": second}
+    return {name: generator.integers(-32, 33, size) / 256 for name, size in zip(_NAMES, shape.operands, strict=True)}
 
 
-def _plan(shape: Shape, way: str):
-    specs = {name: Spec(extents) for name, extents in zip(("first", "second"), shape.operands, strict=True)}
-    node = Node("product", Product(way, shape.kind), ("first", "second"), ("z",))
-    return compile_plan([node], specs, keep=["z"])
+def _plan(shape: Shape, way: str) -> Plan:
+    specs = {name: Spec(extents) for name, extents in zip(_NAMES, shape.operands, strict=True)}
+    return compile_plan([Node("product", Product(way, shape.kind), _NAMES, ("z",))], specs, keep=["z"])
 
 
 def _error(session: Session, values: Mapping[str, np.ndarray], way: str) -> float:
     """Return the largest difference of the last result from the product in plaintext."""
     bits = 2 * BITS + (32 if way == "kernel, 32 bits" else 0)
     found = decode(session.reveal("z"), bits, ring=True)
-    first, second = values["first"], values["second"]
-    expected = _convolution(first, second) if first.ndim == 4 else np.matmul(first, second)
+    if values["first"].ndim == 4:
+        # Both are multiples of 2^-8, so that float32 is exact.
+        images, weight = (torch.from_numpy(values[name].astype(np.float32)) for name in ("second", "first"))
+        expected = torch.nn.functional.conv2d(images, weight, padding=1).numpy()
+    else:
+        expected = np.matmul(values["first"], values["second"])
     return float(np.abs(found - expected).max())
 
 
-def _convolution(weight: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Convolve with 3 x 3 weights and padding 1, exactly for `_operands`."""
-    tensors = (torch.from_numpy(array.astype(np.float32)) for array in (images, weight))
-    return torch.nn.functional.conv2d(*tensors, padding=1).numpy()
+def _require(count: int, repetitions: int, session: Session) -> None:
+    if count < 1 or repetitions < 1 or session.config != ENGINE:
+        raise CipherDMError(
+            "give at least one shape or number and repetition, and a session with cipherdm_experiments.linear.ENGINE."
+        )
 
 
 def measure(
@@ -286,11 +269,14 @@ def measure(
     finish(record_path(record, "linear"), found, table(found), conversion_table(found))
 
 
-def gain(quantity: str, ring: int, shape: str = "128x1152x196") -> Value:
-    """Return the function that says how many times less "ms" or "bytes" a kernel takes than SPU, at a shape."""
+_CHECKED = "128x1152x196"  # the shape that targets look at
+
+
+def gain(quantity: str, ring: int) -> Value:
+    """Return the function that says how many times less "ms" or "bytes" a kernel takes than SPU."""
 
     def value(records: Records) -> float:
-        found = {row["way"]: row[quantity] for row in records["linear"]["rows"] if row["shape"] == shape}
+        found = {row["way"]: row[quantity] for row in records["linear"]["rows"] if row["shape"] == _CHECKED}
         return found["spu"] / found[f"kernel, {ring} bits"]
 
     return value
@@ -301,11 +287,7 @@ TARGET = Target(
     "Matrix products: SPU's, and the parties' own on shares in two rings",
     "kernels on shares give the same results as SPU's products with the same bytes, over Z_2^32 with half, in less time",
     "ours",
-    (
-        Command(
-            "linear", ("bench", "linear"), ("--repetitions", "5"), ("--shapes", "128x1152x196", "--repetitions", "1")
-        ),
-    ),
+    (Command("linear", ("bench", "linear"), ("--repetitions", "5"), ("--shapes", _CHECKED, "--repetitions", "1")),),
     (
         Check("largest error of a product", 0, 0, of_rows("linear", "max_error", max), 0, 0),
         Check("bytes, SPU / kernel over Z_2^64", 1, 0.01, gain("bytes", 64), 0.01, 2),

@@ -14,7 +14,7 @@ from cipherdm.costs.shaping import ping
 from cipherdm.progress import Progress, ProgressBar
 
 from .commands import RecordOption, finish, record_path, silent
-from .target import Check, Command, Target, Value
+from .target import Check, Command, Records, Target, Value
 
 _TRANSFER = 0.5  # seconds that a transfer should take
 
@@ -26,13 +26,7 @@ _ADDRESSES = ("127.0.0.1:1",) * 3  # of parties that nobody connects to here
 def run(
     networks: Sequence[Network] = tuple(NETWORKS.values()), repetitions: int = 5, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Measure shaped connections, networks taking turns, and return the record.
-
-    Args:
-        networks: Networks to ask for.
-        repetitions: Shapers started for each network; each gives a median round trip and a throughput.
-        progress: Function that is told of each measurement.
-    """
+    """Measure shaped connections, each network's `repetitions` times in turns, and return the record."""
     found: dict[str, list[tuple[float, float]]] = {network.name: [] for network in networks}
     for turn in range(repetitions):
         for index, network in enumerate(networks):
@@ -68,48 +62,33 @@ def measure_throughput(shaper: LinkShaper) -> float:
 
 def table(record: Mapping[str, Any]) -> pd.DataFrame:
     """Return a row for each network: round trip (ms) and throughput (Mbit/s), asked and measured, and errors in percent."""
-    rows = [
-        {
-            "network": row["network"],
-            "asked ms": 1000 * row["round_trip"],
-            "measured ms": 1000 * row["measured_round_trip"],
-            "round trip error %": 100 * (row["measured_round_trip"] / row["round_trip"] - 1),
-            "asked Mbit/s": row["bandwidth"] / 1e6,
-            "measured Mbit/s": row["measured_bandwidth"] / 1e6,
-            "bandwidth error %": 100 * (row["measured_bandwidth"] / row["bandwidth"] - 1),
-        }
-        for row in record["rows"]
-    ]
-    return pd.DataFrame(rows).set_index("network")
+    frame = pd.DataFrame(record["rows"]).set_index("network")
+    columns = {}
+    for name, asked, unit, size in (
+        ("round trip", "round_trip", "ms", 1e-3),
+        ("bandwidth", "bandwidth", "Mbit/s", 1e6),
+    ):
+        measured = frame[f"measured_{asked}"]
+        columns |= {f"asked {unit}": frame[asked] / size, f"measured {unit}": measured / size}
+        columns[f"{name} error %"] = 100 * (measured / frame[asked] - 1)
+    return pd.DataFrame(columns)
 
 
 def _row(network: Network, measured: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    trips, rates = zip(*measured, strict=True)
-    return {
-        "network": network.name,
-        "round_trip": network.round_trip,
-        "bandwidth": network.bandwidth,
-        "measured_round_trip": statistics.median(trips),
-        "round_trip_low": min(trips),
-        "round_trip_high": max(trips),
-        "measured_bandwidth": statistics.median(rates),
-        "bandwidth_low": min(rates),
-        "bandwidth_high": max(rates),
-    }
+    row = {"network": network.name, "round_trip": network.round_trip, "bandwidth": network.bandwidth}
+    for name, values in zip(("round_trip", "bandwidth"), zip(*measured, strict=True), strict=True):
+        row |= {f"measured_{name}": statistics.median(values), f"{name}_low": min(values), f"{name}_high": max(values)}
+    return row
 
 
 def largest_error(*networks: str) -> Value:
     """Return the function that takes the largest error of some networks' links, or of all, in percent."""
-    pairs = (("round_trip", "measured_round_trip"), ("bandwidth", "measured_bandwidth"))
-    return lambda records: (
-        100
-        * max(
-            abs(row[measured] / row[asked] - 1)
-            for row in records["network"]["rows"]
-            if not networks or row["network"] in networks
-            for asked, measured in pairs
-        )
-    )
+
+    def value(records: Records) -> float:
+        rows = [row for row in records["network"]["rows"] if not networks or row["network"] in networks]
+        return max(100 * abs(r[f"measured_{name}"] / r[name] - 1) for r in rows for name in ("round_trip", "bandwidth"))
+
+    return value
 
 
 def measure(

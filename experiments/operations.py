@@ -27,13 +27,7 @@ ADDITIONS = 20  # one after the other, because a single one is over before it ca
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation to measure.
-
-    Attributes:
-        name: Name in tables and figures.
-        function: Function that runs on shares.
-        arguments: Names of its secret inputs, see `inputs`.
-    """
+    """An operation to measure: its name in tables and figures, its function on shares, and names of its `inputs`."""
 
     name: str
     function: Callable
@@ -109,15 +103,7 @@ def run(
     progress: Progress = silent,
     chosen: Sequence[Operation] = OPERATIONS,
 ) -> dict[str, Any]:
-    """Measure operations on a session's parties, taking turns, and return the record.
-
-    Args:
-        session: Session of running parties.
-        elements: Numbers that an operation works on at once.
-        repetitions: Counted runs of each operation; one more warms up.
-        progress: Function that is told of each run.
-        chosen: Operations to measure.
-    """
+    """Measure operations on a session's parties, in turns after a warm-up, on `elements` numbers each; return the record."""
     values = inputs(elements)
     errors = dict.fromkeys((operation.name for operation in chosen), 0.0)
 
@@ -130,15 +116,11 @@ def run(
 
     runs = [(operation.name, partial(run_operation, operation)) for operation in chosen]
     costs = take_turns(runs, repetitions, progress)
-    rows = [
-        {
-            "operation": operation.name,
-            "elements": _size(operation, values),
-            **_summary(found),
-            "max_error": errors[operation.name],
-        }
-        for operation, found in zip(chosen, costs, strict=True)
-    ]
+    rows = []
+    for operation, found in zip(chosen, costs, strict=True):
+        result = jax.eval_shape(operation.function, *(values[name] for name in operation.arguments))
+        about = {"operation": operation.name, "elements": result.size}
+        rows.append(about | _summary(found) | {"max_error": errors[operation.name]})
     return {"benchmark": "operations", "repetitions": repetitions, "row": ROW, "rows": rows}
 
 
@@ -160,11 +142,6 @@ def measure(
         found = run(session, elements, repetitions, bar)
         found["layouts"] = run(session, elements, repetitions, bar, LAYOUTS)["rows"]
     finish(record_path(record, "operations"), found, table(found), table({"rows": found["layouts"]}))
-
-
-def _size(operation: Operation, values: Mapping[str, np.ndarray]) -> int:
-    """Return how many numbers the operation returns."""
-    return jax.eval_shape(operation.function, *(values[name] for name in operation.arguments)).size
 
 
 def _summary(costs: Sequence[CostReport]) -> dict[str, Any]:

@@ -22,10 +22,6 @@ from cipherdm.progress import Progress, ProgressBar
 from .commands import RecordOption, finish, record_path, silent
 from .target import Check, Command, Records, Target
 
-SEGMENTS = range(1, 7)
-
-DEGREES = range(1, 9)
-
 ELEMENTS = 1_000
 
 _END, _WIDEST = 1.5, 2.0  # the outer breakpoints and the outermost values: near enough to 0 for powers to stay small
@@ -42,7 +38,7 @@ class Point:
         segments: Number of polynomials side by side, without the ends.
         degree: Degree of each.
         ends: Function outside the segments.
-        even: Whether there are only x and the even powers, as in x/2 plus an even polynomial.
+        even: Whether there are only x and the even powers.
     """
 
     segments: int
@@ -66,13 +62,13 @@ class Point:
         return PiecewisePolynomial(name, (-inf, inf), edges, ((0.0,), *inner, (0.0, 1.0)))
 
 
-def grid(segments: Sequence[int] = SEGMENTS, degrees: Sequence[int] = DEGREES) -> tuple[Point, ...]:
+def grid() -> tuple[Point, ...]:
     """Return every point: all ends, and for degrees 4, 6, 8 also the even form."""
     return tuple(
         Point(count, degree, ends, even)
         for ends in ("none", "zero", "zero and x")
-        for count in segments
-        for degree in degrees
+        for count in range(1, 7)
+        for degree in range(1, 9)
         for even in ((False, True) if degree in (4, 6, 8) else (False,))
     )
 
@@ -95,10 +91,8 @@ def run(
         progress(done, len(points), f"{function.name} ends={point.ends}")
         values, cost = cluster.session().run_once(function, x)
         _check(function, x, values)
-        rows.append(
-            asdict(point)
-            | {"elements": elements, "bytes": cost.bytes, "sends": cost.sends, "counts": asdict(Counts.of(function))}
-        )
+        costs = {"elements": elements, "bytes": cost.bytes, "sends": cost.sends}
+        rows.append(asdict(point) | costs | {"counts": asdict(Counts.of(function))})
     return {"benchmark": "piecewise", "rows": rows}
 
 

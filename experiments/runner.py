@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ _WATCH = 0.5  # seconds between two looks at the memory
 
 @dataclass(frozen=True)
 class Folders:
-    """Folders of a reproduction: of runs, and of the records and figures that finished ones give.
+    """Folders of a reproduction.
 
     Attributes:
         reduced: True to measure little of each target. None of it goes where the committed records are.
@@ -47,11 +48,10 @@ class Folders:
     @classmethod
     def of(cls, reduced: bool, checkout: Path | None = None) -> "Folders":
         """Return the usual folders: those of the checkout, or for a reduced run `runs/reproduce/reduced`."""
-        base = root() if checkout is None else checkout
+        base = checkout or root()
         runs = base / "runs" / "reproduce"
         if reduced:
-            inside = runs / "reduced"
-            return cls(True, inside / "pieces", inside / "measurements", inside / "figures")
+            return cls(True, *(runs / "reduced" / name for name in ("pieces", "measurements", "figures")))
         return cls(False, runs / "full", base / "data" / "measurements", base / "figures")
 
 
@@ -84,20 +84,12 @@ class Run:
         """True if the record has been put where it belongs."""
         return bool((self.finished or {}).get("published"))
 
-    def mark_published(self) -> None:
-        """Remember that the record has been put where it belongs."""
-        self._write_mark({**self.finished, "published": True})
-
     def forget(self) -> None:
         """Delete the run, with all that its command kept."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def start(self) -> None:
-        """Run the command, and mark it as finished. What it prints and its progress bar go to the terminal.
-
-        Raises:
-            CipherDMError: The command failed. What it had kept is still there.
-        """
+        """Run the command in this terminal, and mark it as finished. Raises CipherDMError if it fails; what it kept stays."""
         self.output.mkdir(parents=True, exist_ok=True)
         target = self.record if self.command.option == "--record" else self.record.with_suffix(".png")
         options = [self.command.option, str(target)]
@@ -115,12 +107,12 @@ class Run:
         record = json.loads(self.record.read_text())
         _write_json(self.record, {**record, "run": {"commands": [self.line], **took}})
         about = environment()
-        self._write_mark(
-            {"piece": self.command.name, "command": self.line, **took, "commit": about["commit"], "date": about["date"]}
-        )
+        mark = {"piece": self.command.name, "command": self.line, **took}
+        self.mark(mark | {"commit": about["commit"], "date": about["date"]})
 
-    def _write_mark(self, mark: dict[str, Any]) -> None:
-        _write_json(self._mark, mark)
+    def mark(self, contents: dict[str, Any]) -> None:
+        """Write the mark of the finished run."""
+        _write_json(self._mark, contents)
 
 
 def _write_json(path: Path, contents: dict[str, Any]) -> None:
@@ -175,24 +167,18 @@ def reproduce(targets: Sequence[Target], folders: Folders, tell: Callable[[str],
         tell: Function that gets a line before each command is run or skipped, and the results at each target's end.
         again: True to forget finished runs of these targets first.
 
-    Returns:
-        True if all numbers were within their tolerances.
-
-    Raises:
-        CipherDMError: A command failed.
+    Returns True if all numbers were within their tolerances. Raises CipherDMError if a command failed.
     """
     runs = {target.name: [Run(command, folders) for command in target.commands] for target in targets}
     if again:
-        for run in (run for of_target in runs.values() for run in of_target):
+        for run in chain(*runs.values()):
             run.forget()
-    total = sum(map(len, runs.values()))
-    number, fine = 0, True
+    total, numbers, fine = sum(map(len, runs.values())), count(1), True
     for target in targets:
         for run in runs[target.name]:
-            number += 1
             finished = run.finished
             kept = f"kept, of {finished['date']}" if finished else run.line
-            tell(f"[{number}/{total}] {run.command.name}: {kept}")
+            tell(f"[{next(numbers)}/{total}] {run.command.name}: {kept}")
             if not finished:
                 run.start()
             publish(runs[target.name], folders)
@@ -214,24 +200,20 @@ def publish(runs: Sequence[Run], folders: Folders) -> tuple[Path, ...]:
         if not run.finished or run.published:
             continue
         for file in sorted(run.output.iterdir()):
-            with replacing(
-                (folders.figures if file.suffix == ".png" else folders.measurements) / file.name
-            ) as temporary:
+            folder = folders.figures if file.suffix == ".png" else folders.measurements
+            with replacing(folder / file.name) as temporary:
                 temporary.write_bytes(file.read_bytes())
-        run.mark_published()
+        run.mark({**run.finished, "published": True})
         written.append(folders.measurements / run.record.name)
     return tuple(written)
 
 
-def draw(target: Target, folders: Folders) -> Path | None:
-    """Draw the target's figure from its records; return its path, or None if it has no figure."""
-    if target.figure is None:
-        return None
-    path = folders.figures / f"{target.name.replace('-', '')}.png"
-    image = png(target.figure(folders.measurements))
-    with replacing(path) as temporary:
-        temporary.write_bytes(image)
-    return path
+def draw(target: Target, folders: Folders) -> None:
+    """Draw the target's figure from its records, if it has one."""
+    if target.figure is not None:
+        image = png(target.figure(folders.measurements))
+        with replacing(folders.figures / f"{target.name.replace('-', '')}.png") as temporary:
+            temporary.write_bytes(image)
 
 
 def compare(target: Target, folders: Folders) -> pd.DataFrame:
@@ -241,22 +223,14 @@ def compare(target: Target, folders: Folders) -> pd.DataFrame:
     for check in target.checks:
         tolerance = check.reduced if folders.reduced else check.tolerance
         if tolerance is not None:
-            rows.append(
-                {
-                    "what": check.what,
-                    "expected": f"{check.shown(check.expected)} {check.margin(tolerance)}",
-                    "found": check.shown(check.value(records)),
-                    "holds": check.holds(records, folders.reduced),
-                }
-            )
+            expected = f"{check.shown(check.expected)} {check.margin(tolerance)}"
+            found = check.shown(check.value(records))
+            rows.append((check.what, expected, found, check.holds(records, folders.reduced)))
     return pd.DataFrame(rows, columns=["what", "expected", "found", "holds"])
 
 
 def compare_committed(targets: Sequence[Target]) -> pd.DataFrame:
-    """Return `compare` for the committed records of targets, with the target's name in front.
-
-    Numbers whose records are not there are left out.
-    """
+    """Return `compare` for the committed records that are there, with the target's name in front."""
     folders, tables = Folders.of(False), []
     for target in targets:
         for check in target.checks:
@@ -271,13 +245,12 @@ def compare_committed(targets: Sequence[Target]) -> pd.DataFrame:
 
 def listing(targets: Sequence[Target], folders: Folders) -> str:
     """Return a paragraph for each target: its name and title, and its commands, marked "done" if they are finished."""
-    paragraphs = []
+    lines = []
     for target in targets:
-        lines = [f"{target.name}: {target.title}"]
+        lines.append(f"{target.name}: {target.title}")
         for run in (Run(command, folders) for command in target.commands):
             lines.append(f"  {'done' if run.finished else '    '}  {run.line}")
-        paragraphs.append("\n".join(lines))
-    return "\n".join(paragraphs)
+    return "\n".join(lines)
 
 
 def costs(targets: Iterable[Target], places: Iterable[Folders], before: Iterable[dict] = ()) -> list[dict]:

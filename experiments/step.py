@@ -4,7 +4,7 @@
 """
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,24 +49,9 @@ def run(
 ) -> pd.DataFrame:
     """Measure a denoising step under every variant, for every batch size, and return a row for each.
 
-    SPU reads a program's text at every run, whatever the program does. So the first steps run in one program, as in sampling
-    with granularity "loop", and a step is charged with its part of the whole. A set with kernels runs one step.
-
-    Within a batch size all variants run on the same parties and take turns, after one turn that warms up. Memory is measured
-    afterwards, on new parties for each variant, because the peak of a process never falls.
-
-    Columns of the result:
-        model, batch, variant, repetitions: Names and numbers of what was measured; the model by its folder, if it has one.
-        at_once: Steps that one program took. What follows is for one of them.
-        seconds, seconds_low, seconds_high: Median, least and most wall time of a step, as the client sees it, without
-            compiling, sharing and revealing.
-        bytes, sends: Bytes and messages of all parties together in a step; medians.
-        rounds, path_bytes: Messages of a step that had to wait for one another, and bytes that leave one after the other:
-            the arguments of `cipherdm.costs.latency`; medians.
-        setup_seconds, setup_bytes, setup_sends: Costs of what runs once before the first step, measured once; 0 if there is
-            nothing.
-        peak_memory: Bytes that a party's process held at most, the largest of the three: Python, SPU, the shares, and one
-            run of the steps after the setup.
+    SPU reads a program's text at every run. So the first `at_once` steps run in one program, and a step is charged its part;
+    a set with kernels runs one step. Variants of a batch size take turns on the same parties, after a warm-up. Memory is
+    measured afterwards, on new parties for each, because the peak of a process never falls.
 
     Args:
         unet: Model with its scheduler's configuration.
@@ -76,6 +61,12 @@ def run(
         steps: Length of the DDIM schedule whose first steps are run. It sets the sizes of the owner's tables.
         at_once: Steps in one program.
         progress: Function that is told of each piece of work.
+
+    Returns:
+        Columns model (its folder's name), batch, variant, repetitions, at_once; and for one step: seconds (wall time that the
+        client sees, without compiling, sharing and revealing), seconds_low, seconds_high, bytes, sends, rounds and path_bytes
+        (see `cipherdm.costs.latency`), medians; setup_seconds, setup_bytes, setup_sends of what runs once before; peak_memory,
+        the most bytes that a party's process held.
 
     Raises:
         CipherDMError: There is nothing to run, a setting is out of range, or the parties fail.
@@ -157,17 +148,7 @@ def measure_variants(
     steps: int,
     **settings,
 ) -> None:
-    """Measure a step with a model's variants, as a command: write the record, and print its table.
-
-    Args:
-        benchmark: Beginning of the record's file name, before the model's.
-        model: Name of the model in data/models, or its folder.
-        variants_of: Function that makes the variants for the loaded model.
-        record: Path of the record; None for the usual one.
-        batch: Numbers of images, with commas between.
-        steps: Length of the schedule.
-        settings: Further arguments of `run`.
-    """
+    """Measure a step with the variants that a function makes for a model, as a command: write the record, print its table."""
     batches, folder = parse_numbers(batch, "--batch"), find_model(model)
     unet = load_unet(folder)
     with ProgressBar("run") as bar:
@@ -177,11 +158,9 @@ def measure_variants(
 
 def _distilled(model: str, name: str | None) -> list[Variant]:
     """Return the variant of the distilled model: that of the given name, or `model`-quad if there is one."""
-    if name is None:
-        folder = find_model(model)
-        beside = folder.with_name(f"{folder.resolve().name}-quad")
-        return [of_distilled(load_unet(beside))] if beside.is_dir() else []
-    return [of_distilled(load_unet(find_model(name)))]
+    folder = find_model(name or model)
+    beside = folder if name else folder.with_name(f"{folder.resolve().name}-quad")
+    return [of_distilled(load_unet(beside))] if name or beside.is_dir() else []
 
 
 def as_record(frame: pd.DataFrame, *, steps: int) -> dict[str, Any]:
@@ -192,20 +171,17 @@ def as_record(frame: pd.DataFrame, *, steps: int) -> dict[str, Any]:
 def ratios(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of `run` with time_ratio, bytes_ratio and sends_ratio: baseline divided by variant, more is better.
 
-    The baseline of a model and batch is "direct" or "direct-pade", whichever took less time. Without either of them the
-    ratios are NaN.
+    The baseline of a model and batch is "direct" or "direct-pade", whichever took less time; without both, ratios are NaN.
     """
-    groups = [_with_ratios(group) for _, group in frame.groupby(["model", "batch"], sort=False)]
-    return pd.concat(groups).sort_index()
 
+    def with_ratios(group: pd.DataFrame) -> pd.DataFrame:
+        candidates = group[group["variant"].isin(BASELINES)]
+        if candidates.empty:
+            return group.assign(**dict.fromkeys(_RATIOS, float("nan")))
+        baseline = candidates.loc[candidates["seconds"].idxmin()]
+        return group.assign(**{ratio: baseline[column] / group[column] for ratio, column in _RATIOS.items()})
 
-def _with_ratios(group: pd.DataFrame) -> pd.DataFrame:
-    """Add the ratios to the rows of one model and batch."""
-    candidates = group[group["variant"].isin(BASELINES)]
-    if candidates.empty:
-        return group.assign(**dict.fromkeys(_RATIOS, float("nan")))
-    baseline = candidates.loc[candidates["seconds"].idxmin()]
-    return group.assign(**{ratio: baseline[column] / group[column] for ratio, column in _RATIOS.items()})
+    return pd.concat(with_ratios(group) for _, group in frame.groupby(["model", "batch"], sort=False)).sort_index()
 
 
 def _peak_memory(step: PreparedStep) -> int:
@@ -217,20 +193,18 @@ def _peak_memory(step: PreparedStep) -> int:
 
 
 def _row(step: PreparedStep, setup: CostReport | None, costs: list[CostReport], memory: int) -> dict[str, Any]:
-    def median(numbers: Iterable[float]) -> int:
-        return round(statistics.median(numbers) / step.count)
-
     times = [cost.seconds / step.count for cost in costs]
+    medians = {
+        name: round(statistics.median(getattr(cost, name) for cost in costs) / step.count)
+        for name in ("bytes", "sends", "rounds", "path_bytes")
+    }
     return {
         "variant": step.variant.name,
         "at_once": step.count,
         "seconds": statistics.median(times),
         "seconds_low": min(times),
         "seconds_high": max(times),
-        "bytes": median(cost.bytes for cost in costs),
-        "sends": median(cost.sends for cost in costs),
-        "rounds": median(cost.rounds for cost in costs),
-        "path_bytes": median(cost.path_bytes for cost in costs),
+        **medians,
         "peak_memory": memory,
         "repetitions": len(costs),
         "setup_seconds": setup.seconds if setup else 0.0,
@@ -282,30 +256,21 @@ def steps_table(
     shown: Callable[[pd.DataFrame], pd.Series] | None = None,
     batch: int = 1,
 ) -> str:
-    """Return one step of so many images against the faster exact baseline of each record, as Markdown.
-
-    Args:
-        measurements: Folder of the records.
-        benchmark: Beginning of the records' names.
-        shown: Function that chooses rows; all by default.
-        batch: Number of images.
-    """
+    """Return one step of so many images against the faster exact baseline, as Markdown; the rows that `shown` takes, or all."""
     frame = _measured(measurements, benchmark)
-    rows = frame[(frame["batch"] == batch) & (True if shown is None else shown(frame))]
-    if rows.empty:
+    chosen = frame[(frame["batch"] == batch) & (True if shown is None else shown(frame))]
+    if chosen.empty:
         raise CipherDMError(
             f"no record {benchmark}_*.json has batch {batch}: make one with `cipherdm bench {benchmark} MODEL "
             f"--batch {batch}`."
         )
+    rows = [
+        [row["model"], str(row["batch"]), row["variant"], *_costs(row), *(times(row[ratio]) for ratio in _RATIOS)]
+        + [megabytes(row["setup_bytes"]), mebibytes(row["peak_memory"])]
+        for row in chosen.to_dict("records")
+    ]
     header = ["model", "batch", "protocols", "time", "MB", "sends", "faster", "fewer bytes", "fewer sends"]
-    return markdown(
-        [*header, "setup MB", "peak MiB"],
-        [
-            [row["model"], str(row["batch"]), row["variant"], *_costs(row), *(times(row[ratio]) for ratio in _RATIOS)]
-            + [megabytes(row["setup_bytes"]), mebibytes(row["peak_memory"])]
-            for row in rows.to_dict("records")
-        ],
-    )
+    return markdown([*header, "setup MB", "peak MiB"], rows)
 
 
 def _measured(measurements: Path, benchmark: str) -> pd.DataFrame:

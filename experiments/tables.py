@@ -58,15 +58,11 @@ def models_table(measurements: Path) -> str:
 
 def quality_table(measurements: Path) -> str:
     """Return the quality of images drawn in plaintext with each protocol set; a model's exact functions first."""
+    ways = ("emulated", "secure")
     records = records_named(measurements, "quality_*.json", _EVALUATE_COMMAND)
     records.sort(key=lambda r: (r["model"], r["scheduler"], r["steps"], r["protocols"] != "direct", r["protocols"]))
     rows = [
-        [
-            record["model"],
-            record["protocols"],
-            *_scores(record),
-            *(_likeness(record.get(way)) for way in ("emulated", "secure")),
-        ]
+        [record["model"], record["protocols"], *_scores(record), *(_likeness(record.get(way)) for way in ways)]
         for record in records
     ]
     return markdown(["model", "protocols", *_SCORES, "PSNR, SSIM to exact", "on shares"], rows)
@@ -83,27 +79,20 @@ def captions_table(measurements: Path) -> str:
 
 def prompts_table(measurements: Path) -> str:
     """Return prompts drawn one by one on three parties, against plaintext."""
-    rows = []
-    for record in records_named(measurements, "prompts_*.json", "cipherdm bench prompts MODEL"):
-        for row in record["rows"]:
-            rows.append(
-                [
-                    row["prompt"],
-                    f"{row['psnr_db']:.1f} dB",
-                    f"{row['whole_seconds']:.0f} s",
-                    f"{row['bytes'] / 1e6:,.0f}",
-                    f"{row['sends']:,}",
-                    f"{row['peak_memory'] / 2**20:.0f}",
-                ]
-            )
+    records = records_named(measurements, "prompts_*.json", "cipherdm bench prompts MODEL")
+    rows = [
+        [row["prompt"], f"{row['psnr_db']:.1f} dB", f"{row['whole_seconds']:.0f} s", f"{row['bytes'] / 1e6:,.0f}"]
+        + [f"{row['sends']:,}", f"{row['peak_memory'] / 2**20:.0f}"]
+        for record in records
+        for row in record["rows"]
+    ]
     return markdown(["prompt", "PSNR to exact", "time", "MB", "sends", "MiB of a party"], rows)
 
 
 def candidates_table(measurements: Path) -> str:
     """Return sizes that mnist10 could have had: numbers that set their cost, and the loss after a short training."""
-    (record,) = records_named(
-        measurements, "mnist10_candidates.json", "python -m cipherdm_experiments.training.candidates"
-    )
+    command = "python -m cipherdm_experiments.training.candidates"
+    (record,) = records_named(measurements, "mnist10_candidates.json", command)
     columns = ("parameters", "multiply_adds", "activation_elements", "softmax_elements")
     rows = [[row["name"], *(f"{row[column]:,}" for column in columns), f"{row['loss']:.4f}"] for row in record["rows"]]
     return markdown(["channels", *(column.replace("_", " ") for column in columns), "loss"], rows)
@@ -137,21 +126,14 @@ def full_size_table(measurements: Path) -> str:
     if not path.exists():
         return f"The record {path.name} is not there yet; `cipherdm bench full-call` makes it."
     # Only this table needs them, which bring the whole library along.
-
     from .sd15 import summary
     from .sd15_picture import LEFT_OUT, Picture, full_size_frame
 
     record = read_record(path)
-    rows = [
-        [
-            name,
-            row["what"],
-            *("-" if row[part] != row[part] else f"{row[part]:.2f}" for part in PARTS),
-            f"{row['hours']:.2f}",
-            f"{row['GB']:,.0f}",
-        ]
-        for name, row in full_size_frame(record).iterrows()
-    ]
+    rows = []
+    for name, row in full_size_frame(record).iterrows():
+        parts = ("-" if math.isnan(row[part]) else f"{row[part]:.2f}" for part in PARTS)
+        rows.append([name, row["what"], *parts, f"{row['hours']:.2f}", f"{row['GB']:,.0f}"])
     header = ["over", "network", *(f"{part}, h" for part in PARTS), "h", "GB"]
     return (
         f"{summary(record)}\n\nFrom that call, for a picture of {Picture().steps} steps with classifier-free guidance, "

@@ -24,9 +24,7 @@ class Command:
 
     Attributes:
         name: Name of the record's file, and of the run's folder while the record is not published.
-        base: Arguments of `cipherdm` that every run has.
-        full: Further arguments of the full run.
-        reduced: Further arguments of the reduced run.
+        base, full, reduced: Arguments of `cipherdm` that every run has, and further ones of the full and the reduced run.
         option: Option that takes the record's path. A command with "--out" writes an image, and the record beside it.
         resumes: Whether the command keeps finished parts in the folder that `--keep` names.
     """
@@ -63,12 +61,13 @@ class Records:
 
     def __getitem__(self, stem: str) -> dict[str, Any]:
         """Return a record. Raises CipherDMError if there is none."""
-        if stem not in self:
+        path = self.path(stem)
+        if not path.exists():
             raise CipherDMError(
-                f"there is no record {self.path(stem)}: `cipherdm reproduce --list` names the command that makes it."
+                f"there is no record {path}: `cipherdm reproduce --list` names the command that makes it."
             )
         if stem not in self._read:
-            self._read[stem] = read_record(self.path(stem))
+            self._read[stem] = read_record(path)
         return self._read[stem]
 
 
@@ -126,10 +125,8 @@ class Target:
     """A table or figure that can be measured again.
 
     Attributes:
-        name: Name for `cipherdm reproduce --only`.
-        title: Subject, as a heading.
-        claim: Claim that the target tests.
-        source: Author of the claim: the "paper", other publications ("published"), or this project ("ours").
+        name, title: Name for `cipherdm reproduce --only`, and subject, as a heading.
+        claim, source: Claim that the target tests, and its author: the "paper", other publications, or this project.
         commands: Commands that measure it. Each can be run by itself.
         checks: Numbers that should come out.
         figure: Function that draws the target's figure from the records in a folder; None if a table says it all.

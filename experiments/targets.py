@@ -55,18 +55,14 @@ TARGETS = (
     soak.TARGET,
 )
 
-_SOURCES = {"paper": "the paper", "published": "published", "ours": "ours"}
-
 
 def targets_table(measurements: Path) -> str:
-    """Return each target as Markdown: its claim, whose it is, and the time and memory of its full and its reduced run.
-
-    The last row is of all of them one after the other.
-    """
+    """Return each target as Markdown: its claim, whose it is, and time and memory of both its runs. The last row is of all."""
     rows = []
     for target in TARGETS:
         took = [taken(target.commands, measurements) for taken in (full, reduced)]
-        rows.append([f"`{target.name}`", target.title, target.claim, _SOURCES[target.source], *took])
+        source = "the paper" if target.source == "paper" else target.source
+        rows.append([f"`{target.name}`", target.title, target.claim, source, *took])
     everything = [command for target in TARGETS for command in target.commands]
     rows.append(["all", "", "", "", full(everything, measurements), reduced(everything, measurements)])
     return markdown(["target", "shows", "claim", "whose", "full run", "reduced run"], rows)
@@ -78,10 +74,10 @@ def full(commands: Sequence[Command], measurements: Path) -> str:
     records = [read_record(path) for path in paths if path.exists()]
     known, in_part = [], False
     for record in records:
-        took, least = seconds(record), least_seconds(record)
-        if took or least:
-            known.append((took or least, (record.get("run") or {}).get("memory") or parties_memory(record)))
-        in_part |= bool(least and not took)
+        took = seconds(record)
+        if least := took or least_seconds(record):
+            known.append((least, (record.get("run") or {}).get("memory") or parties_memory(record)))
+            in_part |= not took
     return "> " * in_part + _took(known, len(commands) - len(known))
 
 

@@ -22,14 +22,9 @@ AT_ONCE = 5
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to compute a step.
+    """One way to compute a step, of the benchmark's model or of a `unet` that was distilled from it.
 
-    Attributes:
-        name: Name in the table.
-        protocols: Protocol set of the model.
-        engine: Configuration of the parties' engine.
-        granularity: Extent of one program: several steps in a "loop", the whole "step" or each "block".
-        unet: Model to measure instead of the benchmark's: one that was distilled from it.
+    A program's granularity is several steps in a "loop", the whole "step", or each "block".
     """
 
     name: str
@@ -42,18 +37,23 @@ class Variant:
 def variants(names: Sequence[str] = DEFAULT_NAMES, granularity: Granularity | None = None) -> tuple[Variant, ...]:
     """Return the variants with these names: protocol sets, and "direct-pade".
 
-    "direct-pade" is `DIRECT` with the engine's more exact exponential, as the CipherDM release sets it.
-
-    Args:
-        names: Names of the variants.
-        granularity: Granularity of all of them; by default a "loop", and a "step" for sets with kernels, which a loop
-            cannot have.
+    "direct-pade" is `DIRECT` with the engine's more exact exponential, as the CipherDM release sets it. The granularity is by
+    default "loop", and "step" for sets with kernels, which a loop cannot have.
 
     Raises:
         CipherDMError: A name is neither "direct-pade" nor that of a set.
     """
-    made = tuple(_variant(name) for name in names)
-    return made if granularity is None else tuple(replace(variant, granularity=granularity) for variant in made)
+    made = []
+    for name in names:
+        pade = name == "direct-pade"
+        chosen = DIRECT if pade else named(name)
+        engine = EngineConfig(exp="pade") if pade else engine_for(chosen)
+        made.append(
+            Variant(
+                name if pade else chosen.name, chosen, engine, granularity or ("step" if chosen.kernels else "loop")
+            )
+        )
+    return tuple(made)
 
 
 def of_distilled(unet: UNet, protocols: Protocols = FAST) -> Variant:
@@ -62,16 +62,9 @@ def of_distilled(unet: UNet, protocols: Protocols = FAST) -> Variant:
     return Variant(name, protocols, engine_for(protocols), unet=unet)
 
 
-def _variant(name: str) -> Variant:
-    if name == "direct-pade":
-        return Variant(name, DIRECT, EngineConfig(exp="pade"))
-    chosen = named(name)
-    return Variant(chosen.name, chosen, engine_for(chosen), granularity="step" if chosen.kernels else "loop")
-
-
 @dataclass(frozen=True, eq=False)
 class PreparedStep:
-    """The first step of a sampling run, or the first steps, compiled, with the values that they read.
+    """The first step of a sampling run, or the first `count` steps, compiled, with the values that they read.
 
     Attributes:
         variant: Way to compute it.
@@ -126,14 +119,10 @@ def prepare(
 
 
 def batch_task(unet: UNet, protocols: Protocols, batch: int, steps: int) -> Task:
-    """Return a DDIM run of `steps` steps for a batch of images.
+    """Return a DDIM run of `steps` steps for a batch of images, with labels 0, 1, ... again and again.
 
-    Labels are 0, 1, ... again and again. Prompts are empty, and guided, so that the U-Net computes two branches for each
-    image.
-
-    Raises:
-        CipherDMError: As `make_task`, for a number of steps out of range or a model without a scheduler; as
-            `load_pipeline`, for a model that takes prompts.
+    Prompts are empty, and guided, so that the U-Net computes two branches for each image. Raises CipherDMError as
+    `make_task` and `load_pipeline` do.
     """
     if takes_prompts(unet):
         # transformers take seconds to import.
