@@ -26,7 +26,6 @@ from .sampling.steps import WEIGHTS, BlockFunction, step_graph
 from .schedules import guided_coefficients, make_schedule
 
 GUIDANCE_SCALE = "guidance_scale"  # name among the fits' arrays; the scale that they were made with
-
 CAPTIONS = "captions.txt"  # file in a model's folder with captions to calibrate with, one per line
 
 

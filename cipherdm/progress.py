@@ -1,5 +1,6 @@
 """Progress of what runs long: the function that is told of it, and the bar that commands show."""
 
+import threading
 from collections.abc import Callable
 
 from tqdm import tqdm
@@ -27,9 +28,17 @@ class ProgressBar:
 
     def __enter__(self) -> "ProgressBar":
         self._bar = tqdm(unit=self._unit)
+        self._ended = threading.Event()
+        threading.Thread(target=self._tick, daemon=True).start()
         return self
 
+    def _tick(self) -> None:
+        # The time that has passed moves on even while one long part, such as compiling a loop, reports nothing.
+        while not self._ended.wait(1.0):
+            self._bar.refresh()
+
     def __exit__(self, *exception) -> None:
+        self._ended.set()
         if exception[0] is None and self._bar.total:
             self._bar.update(self._bar.total - self._bar.n)
         self._bar.close()

@@ -16,7 +16,6 @@ import numpy as np
 from .errors import CipherDMError
 
 SCHEDULERS = ("ddpm", "ddim", "dpmsolver++")
-
 BRANCHES = 2  # outputs per step with guidance: without the prompt (or with the negative one), and with it
 
 

@@ -23,9 +23,7 @@ from .target import Check, Command, Records, Target, Value
 from .variants import BASELINES
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
-
 SHOWN = 100_000  # elements of the rows that tables and figures show
-
 _ONCE = 1_000_000  # from this size on, one repetition: the exact functions take many seconds
 
 

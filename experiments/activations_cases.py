@@ -36,11 +36,8 @@ from cipherdm.protocols import direct
 from cipherdm.protocols.direct import with_affine
 
 ROW = 100  # scores in a softmax row
-
 _NORM_ROWS = {"group_norm": 1000, "layer_norm": 50}  # elements that are normalised together
-
 _VARIANCES = (0.5, 2.0)  # of rows, and the domain of their inverse root
-
 _SCORE_SPREAD = 1.5
 
 

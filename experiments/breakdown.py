@@ -65,9 +65,7 @@ _PARTS = {
 }  # kinds of blocks, and names of other parts, in each group
 
 _GROUPS = {part: group for group, parts in _PARTS.items() for part in parts}
-
 _OTHERS = "other parts"
-
 GROUPS = (*_PARTS, _OTHERS)
 """Groups of parts, in the order of the U-Net."""
 

@@ -43,9 +43,7 @@ _TWO_LINES = {
 }
 
 _SHORT = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
-
 _LARGE, _SMALL = 9.5, 8  # points
-
 _CHARACTER = 0.075  # inches that a character takes at _SMALL
 
 

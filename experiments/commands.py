@@ -20,7 +20,6 @@ BatchOption = Annotated[str, typer.Option(help="Images at a time: one or several
 StepsOption = Annotated[int, typer.Option(help="Length of the schedule whose first steps are run.")]
 AtOnceOption = Annotated[int, typer.Option(help="Steps in one program; costs are divided by them.")]
 PromptModel = Annotated[str, typer.Argument(help="A name in data/models, or the path of a Stable Diffusion folder.")]
-
 Result = TypeVar("Result")
 
 

@@ -31,7 +31,6 @@ from .variants import PreparedStep, Variant, prepare
 from .variants import variants as variants_named
 
 _PARTS = ("computing", "delays", "sending")  # as records name them
-
 _SLOW = 20.0  # predicted seconds above which a run is made once and without another to warm up
 
 

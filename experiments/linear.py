@@ -27,11 +27,8 @@ from .commands import RecordOption, RepetitionsOption, finish, record_path, sile
 from .target import Check, Command, Records, Target, Value, of_rows
 
 ENGINE = EngineConfig(fraction_bits=ENGINE_FRACTION_BITS)
-
 WAYS = ("spu", "kernel, 64 bits", "kernel, 32 bits")
-
 PADDING = ((1, 1), (1, 1))  # of convolutions: it keeps the size
-
 BITS = 8  # fraction bits of both operands, so that products of some thousand terms fit into 32 bits
 
 # Conversions with the fraction bits before and after. All else of them, halves of words and shifts, is free.
@@ -41,7 +38,6 @@ CONVERSIONS = {
 }
 
 ELEMENTS = 1_000_000  # that are converted
-
 _NAMES = ("first", "second")
 
 

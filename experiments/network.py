@@ -17,9 +17,7 @@ from .commands import RecordOption, finish, record_path, silent
 from .target import Check, Command, Records, Target, Value
 
 _TRANSFER = 0.5  # seconds that a transfer should take
-
 _LARGEST = 250_000_000  # bytes of a transfer
-
 _ADDRESSES = ("127.0.0.1:1",) * 3  # of parties that nobody connects to here
 
 

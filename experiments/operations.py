@@ -21,7 +21,6 @@ from .commands import RecordOption, RepetitionsOption, finish, record_path, sile
 from .target import Check, Command, Records, Target, Value
 
 ROW = 100  # numbers in a softmax row, and rows and columns of the matrices
-
 ADDITIONS = 20  # one after the other, because a single one is over before it can be measured
 
 

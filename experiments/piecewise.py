@@ -23,9 +23,7 @@ from .commands import RecordOption, finish, record_path, silent
 from .target import Check, Command, Records, Target
 
 ELEMENTS = 1_000
-
 _END, _WIDEST = 1.5, 2.0  # the outer breakpoints and the outermost values: near enough to 0 for powers to stay small
-
 Ends = Literal["none", "zero", "zero and x"]
 """Function outside the segments: none (the range is known), 0 on the left (exp), or 0 and x (SiLU, Mish, GeLU)."""
 

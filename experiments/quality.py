@@ -22,7 +22,6 @@ from .markdown import records_named
 from .target import MODELS, PROMPT_MODEL, TEN, TINY, Check, Command, Target, field, mean_of
 
 ORDER = ("direct", "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-mixed", "fast-guarded")
-
 _MARKERS = "osD^vP"
 
 

@@ -157,7 +157,6 @@ KINDS = {
 """Shown name and colour of each kind of block; all others are `OTHER`."""
 
 OTHER = ("projections, resampling, ends", "#bbbbbb")
-
 _ORDER = ("first", "down", "middle", "up", "last")
 
 

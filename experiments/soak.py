@@ -29,7 +29,6 @@ from .commands import RecordOption, record_path, silent
 from .target import Check, Command, Target
 
 SHAPE = (32, 16)
-
 TOLERANCE = 0.01  # outputs are up to 30 in size
 
 

@@ -19,11 +19,8 @@ from . import activations, linear_figures, step, step_gains, targets
 from .markdown import Table, markdown, records_named
 
 DOCUMENTS = ("README.md", "RESULTS.md", "experiments/README.md", "data/models/README.md")
-
 _EVALUATE_COMMAND = "cipherdm evaluate MODEL --protocols SET --record data/measurements/quality_MODEL_SET.json"
-
 _SCORES = ["sampler", "accuracy", "F1", "LeNet-FID", "samples"]
-
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -107,7 +107,6 @@ def likenesses(recordings: Sequence[Recording]) -> pd.DataFrame:
 
 
 Kind = Literal["samples", "predicted"]
-
 MAGNIFIED = 8
 """Factor by which drawn differences are enlarged."""
 

@@ -13,9 +13,7 @@ from cipherdm.sampling import Granularity, Task, engine_for, make_task, sampling
 from cipherdm.sampling.steps import Loop, setup_graph, step_graph
 
 BASELINES = ("direct", "direct-pade")
-
 DEFAULT_NAMES = (*BASELINES, "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-kernels", "fast-guarded")
-
 AT_ONCE = 5
 """Steps in one program, by default."""
 

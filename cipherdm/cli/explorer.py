@@ -24,7 +24,6 @@ def explorer(
 
 
 ADDRESS = "127.0.0.1"
-
 TITLE = "How long does secure sampling take?"
 
 _INTRODUCTION = f"""# {TITLE}

@@ -11,7 +11,6 @@ PROTOCOL_NAMES = (
     "direct", "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-kernels", "fast-mixed", "fast-guarded",
 )  # fmt: skip
 SETS = "Protocol set: " + ", ".join(PROTOCOL_NAMES)
-
 ModelOption = Annotated[str, typer.Option(help="Name in data/models, or path of a diffusers folder.")]
 ModelArgument = Annotated[str, typer.Argument(help="Name in data/models, or path of a diffusers folder.")]
 ProtocolsOption = Annotated[str, typer.Option(help=f"{SETS}.")]

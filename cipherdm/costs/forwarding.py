@@ -22,11 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _SMALLEST_PIECE, _LARGEST_PIECE = 1 << 14, 1 << 18  # bytes read at a time
-
 _PIECE_SECONDS = 4e-4  # longest time in which a piece should leave, since it arrives as a whole
-
 _BACKLOG = 4 << 20  # bytes that a lane holds besides those on their way, like senders' buffers
-
 _PR_SET_TIMERSLACK = 29
 
 

@@ -46,15 +46,10 @@ class Network:
 
 # The networks of PUMA and Ditto, since both also compute with three parties on SPU.
 LAN = Network("LAN", 0.4e-3, 5e9, "PUMA (arXiv 2307.12533), Ditto (ICML 2024)")
-
 WAN = Network("WAN", 40e-3, 400e6, "Cheetah (USENIX Security 2022), PUMA (arXiv 2307.12533), Ditto (ICML 2024)")
-
 CHEETAH_LAN = Network("Cheetah's LAN", 0.3e-3, 3e9, "Cheetah (USENIX Security 2022)")
-
 SPU_WAN = Network("SPU's WAN", 40e-3, 300e6, "the recipe for a slow network in SPU's own benchmarks")
-
 NARROW = Network("narrow", 10e-3, 50e6, "ours, as between homes: bytes take long where messages do not")
-
 NETWORKS = {"lan": LAN, "cheetah-lan": CHEETAH_LAN, "wan": WAN, "spu-wan": SPU_WAN, "narrow": NARROW}
 """All networks, by the names that the command line takes."""
 

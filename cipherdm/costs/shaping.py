@@ -19,13 +19,9 @@ from ..errors import CipherDMError
 from .networks import Network
 
 _START_TIMEOUT = 20.0
-
 _CALIBRATED = 20e-3  # seconds of round trip above which the time of forwarding itself does not matter
-
 _TURNS, _TURN = 4, 0.2  # number of measurements, and seconds for each
-
 _PINGS = 400  # at most; with fewer, a measurement would end before the processor is awake
-
 _PROBE = -1  # rank of the process that measures; it has its own wire
 
 

@@ -25,7 +25,6 @@ from .variable_files import check_folder_name
 from .wire import GRPC_OPTIONS, PartyError, gather
 
 _CONNECT_TIMEOUT = 8.0
-
 _SAME_AUTHORITY = "All roles need certificates of the same authority: make them together."
 
 
@@ -237,7 +236,6 @@ _MEMORY = {
 }
 
 _ENVIRONMENT = {"GRPC_VERBOSITY": "NONE", **_MEMORY}
-
 START_TIMEOUT = 30.0  # seconds for a process to import SPU and listen; about 2 on an idle machine
 
 

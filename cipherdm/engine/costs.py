@@ -11,13 +11,9 @@ from ..errors import CipherDMError
 from .profile import KERNEL
 
 _COUNTS = ["calls", "seconds", "sent_bytes", "received_bytes", "sends", "receives"]
-
 _PROGRAM_KEYS = ["party", "program"]
-
 _OPERATOR_KEYS = ["party", "program", "operator"]
-
 _KERNEL_KEYS = ["party", "program", "kernel"]
-
 TOTALS = ("seconds", "bytes", "sends", "rounds", "path_bytes")
 """Keys of `CostReport.totals`: the numbers of a run that tables and the latency model need."""
 

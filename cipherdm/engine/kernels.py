@@ -22,15 +22,10 @@ from .config import PARTIES
 from .variable_files import StoredShare
 
 KEPT_BYTES = 2 << 30  # most bytes of weights' digits that a session keeps; a weight takes 16
-
 CHUNK_NUMBERS = 1 << 20  # numbers per chunk of a share that is handed to SPU: 16 MB, see `_chunks`
-
 _NUMBER_BYTES = 16  # bytes of a number in a share: a word of 64 bits for each of two components
-
 _STORAGE = "aby3.AShr<FM64>"
-
 _TYPES = {"float32": libspu.DataType.DT_F32, "int32": libspu.DataType.DT_I32}
-
 Reader = Callable[[str], libspu.Share | StoredShare]
 """Function that returns a party's share of a variable."""
 

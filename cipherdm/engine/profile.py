@@ -15,9 +15,7 @@ _OPERATOR = (
 )
 
 _LINE = re.compile(f"{_LEVEL}|{_OPERATOR}")
-
 _LINK = re.compile(r"Link details: total send bytes (\d+), recv bytes (\d+), send actions (\d+), recv actions (\d+)")
-
 KERNEL = "kernel."
 """Prefix of the names of kernels, which tells them from operators."""
 

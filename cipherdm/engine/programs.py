@@ -137,11 +137,8 @@ def compile_program(function: Callable, inputs: tuple[Spec, ...]) -> Program:
 
 # Values of at most so many elements are not freed before the end. They take 16 bytes each, so at most 128 KiB per value.
 SMALL = 8192
-
 _TYPE = re.compile(r"tensor<((?:\d+x)*)[^<>]*(?:<[^<>]*>)?>")
-
 _FREE = re.compile(r"\n *pphlo\.free %\w+ : (tensor<.*>)(?=\n)")
-
 _LAYOUT = re.compile(r' \{result_layout = dense<[^>]*> : tensor<[^>]*>, xla_shape = "[^"]*"\}')
 
 

@@ -21,11 +21,8 @@ from ..errors import CipherDMError
 from ..files import replacing
 
 _NUMBER = struct.Struct("<Q")
-
 _HEAD = struct.Struct("<QQ")
-
 _PREFIX, _SUFFIX = "v-", ".share"
-
 _LONGEST_NAME = 220  # longest file name; `replacing` adds to it
 
 

@@ -26,7 +26,6 @@ _TYPES = {
 }
 
 _SHARED, _SHARED_BITS, _PUBLIC = "aby3.AShr<FM64>", "aby3.BShr<PT_U8,1>", "Pub2k<"  # SPU's names of its ways to store
-
 _KERNELS = ("conv2d", "matmul", "products")
 
 # A declared shape is only numbers in a message. So many elements are 32 GiB of shares: more is a mistake or an attack.

@@ -27,7 +27,6 @@ from .service import EventLog, HostService
 # Each request holds a thread until it is answered. These are for the other calls, which are short, so that status, and party
 # 0's word that a run begins, come through however many requests wait.
 _SPARE_THREADS = 16
-
 _END_WITH_INPUT = "--end-with-input"
 
 

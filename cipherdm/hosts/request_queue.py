@@ -19,7 +19,6 @@ from .store import ModelStore, StoredModel
 from .worker import Slots
 
 Pieces = list[engine_pb.SharePiece]
-
 Events = Generator[pb.RequestEvent, None, Pieces]
 """Events for the client, and in the end this party's shares of the outputs."""
 

@@ -8,9 +8,7 @@ from typing import Any, TypeVar
 from ..errors import CipherDMError
 
 _Kind = TypeVar("_Kind", str, int, float, list)
-
 _REQUIRED = object()
-
 _KINDS = {str: "a text", int: "a whole number", float: "a number", list: "a list"}
 
 

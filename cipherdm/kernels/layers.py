@@ -20,7 +20,6 @@ from .products import Path, product
 from .zero import ZeroShares
 
 BLOCK_BYTES = 1 << 25  # bytes of a right operand's digits at a time, so that memory stays small
-
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 

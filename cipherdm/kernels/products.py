@@ -76,7 +76,6 @@ INTEGERS = Path(
     _integers,
 )
 PATHS = (INT8, FLOAT64, INTEGERS)
-
 ROWS = 512  # rows of the result that are computed at a time
 BLOCK = 1 << 18  # results that are computed at a time; many, to keep the matrix units busy
 STRIP = 1 << 15  # results that are summed at a time; few, so they stay in the processor's cache

@@ -16,7 +16,6 @@ import numpy as np
 from ..errors import CipherDMError
 
 PARTIES = 3
-
 Exchange = Callable[[bytes], bytes]
 """Function that sends a message to the previous party and returns the one that the next party sent."""
 

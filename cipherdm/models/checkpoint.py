@@ -21,7 +21,6 @@ CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER = "scheduler_config.json"
 PIPELINE = "model_index.json"  # in a pipeline's folder, which holds the U-Net's folder and others
-
 _CONFIGS = {"UNet2DModel": UNetConfig, "UNet2DConditionModel": UNetConditionConfig}
 
 # In FM64 with 18 fraction bits a product is right below 2^26 and can be silently wrong above. A weight of 2^13 leaves 2^13
@@ -30,7 +29,6 @@ MAX_WEIGHT = 2.0**13
 
 # Names that diffusers gave to the parts of an attention layer up to 2023, and still reads.
 _FORMER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
 _SHOWN = 3  # tensors that an error message names
 
 

@@ -28,16 +28,13 @@ SAMPLES = 3000  # values of a channel that an activation is fitted to
 ROWS = 600  # rows of scores taken at each step
 MAX_NEWTON = 9  # Newton steps for an inverse root; a normalisation that needs more is refused
 LOWEST = -12.0  # lowest score below its row's maximum that is kept: its exponential is 6e-6
-
 _ACTIVATIONS = {"silu": ("even", fit_even), "mish": ("cubic", partial(fit_with_cubic, exact.mish))}  # "quad" is exact
-
 _SQUARINGS = (0, 1, 2, 3, 4, 5)
 _EXP_ERROR = 0.05  # relative, of the exponential; the fewest squarings that stay below it are taken
 _BELOW_ERROR = 0.01  # the same for scores below their maximum, which is worth its cost only if accurate
 _INVERSE_ERROR = 0.003
 _LARGEST_SCORE = 18.0  # SPU's products can hold its exponential
 _SUM_MARGIN = 1.5  # factor by which sums of rows may leave the range that was met, where scores are below their maximum
-
 _SPREAD = 1.3  # factor by which variances may leave the range that was met, on either side
 # Relative, of inverse roots at the ends of that range and in its middle. Each Newton step adds messages; what this error
 # leaves of the images' likeness is in prompts_sd-mini.json.

@@ -10,14 +10,12 @@ from ..approximations.inverses import inverse_sqrt_line
 
 # An activation's fit reaches beyond the samples by a fixed margin plus a share of their range.
 _MARGIN, _SHARE = 0.3, 0.15
-
 _RANGE_WEIGHT = 0.1  # weight of the range against the samples
 _MIRROR_WEIGHT = 0.1  # weight of the mirrored range against the range
 
 # Smallest coefficient of the eighth power, up to sign, in units in which the range is 1. Below it scale and constants of
 # Knuth's form lose their bits.
 _SMALLEST_LEADING = 0.02
-
 _EVEN = np.arange(0, 10, 2)  # powers of an even fit
 _POINTS = 128  # of the grid over a range
 

@@ -46,7 +46,6 @@ class LayerRange:
 # Values of one layer at one step, the lower and upper ends of their ranges, and their distances from them, which are 0 or less
 # within the range; arrays that broadcast.
 _Met = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-
 _Rules = dict[tuple[str, str], Callable[[int, Observation], _Met]]  # by layer and function, from step and observation
 
 

@@ -21,9 +21,7 @@ SAVED_BYTES = 12
 # Multiply-adds for each number of the input, from which their time pays for its truncation whatever the bytes are. A guess for
 # layers larger than those of the models here, which none of them reaches; it is not measured.
 LEAST_MULTIPLY_ADDS = 4096
-
 _PROJECTIONS = ("to_q", "to_k", "to_v")  # of an attention block, which are one product
-
 _LEAVES = (".product", ".product_sizes")
 
 

@@ -21,13 +21,11 @@ WEIGHT_BITS = 12
 # Fraction bits of a normalisation's gain, before it is multiplied by a value: their product has 52, of which a truncation
 # to VALUE_BITS takes 42, the most at once.
 GAIN_BITS = 42
-
 SLOPE_BITS = GAIN_BITS - 2 * VALUE_BITS  # of its slope, whose product with squares of values is added to the gain
 
 # Fraction bits of what is squared repeatedly, in activations of degree 8 and in attention's exponential: numbers below 64,
 # and their fourth powers, at 48, still have room.
 POWER_BITS = 12
-
 CONSTANT_BITS = (2 * POWER_BITS, POWER_BITS, 2 * POWER_BITS, 3 * POWER_BITS)  # of Knuth's a to d, as their sums have
 
 # The most fraction bits of a product: words are truncated below 2^62, which leaves 8 bits, for values below 256 as above.

@@ -18,15 +18,10 @@ SCORES = 1 << 24  # at a time: 256 MiB of shares in a party's memory
 # Fraction bits of unnormalised attention weights: right below 4. A value's 10, these and the inverse's 14 are 40, so the
 # result is multiplied by the next layer's weights, at 12, without a truncation.
 SHARE_BITS = 16
-
 FEATURE_BITS = 14  # of queries, keys and h, whose products are features; times a value they have 38, and are truncated
-
 SUM_BITS = 8  # of sums of features over the tokens, which are large: below 1024
-
 SUMMED_TOKENS = 256  # the most tokens whose sums have SUM_BITS; those of more are divided by a power of two
-
 MIXED_BITS = 13  # of mixed values and their sums, before the division: below 32
-
 INVERSE_BITS = 14  # of the sums' inverses, where they are truncated: below 16
 
 

@@ -20,7 +20,6 @@ from .fixed import Fixed, dot_general
 
 # Multiplications from which a product becomes a kernel: below, reading another program takes longer than the kernel saves.
 LEAST_MULTIPLY_ADDS = 1 << 24
-
 Product = Callable[[Kernel, Fixed, Fixed], Fixed]
 """Function that applies a kernel to its operands."""
 

@@ -19,7 +19,6 @@ ROOT_BITS = 14
 # Fraction bits of the factors that make variances of sums of squares. With a square's 20 they are 56, of which a truncation
 # to ROOT_BITS takes 42, the most at once.
 FACTOR_BITS = 36
-
 WEIGHT_BITS = GAIN_BITS - ROOT_BITS  # of a normalisation's weight: with its factor, the inverse root, GAIN_BITS
 
 

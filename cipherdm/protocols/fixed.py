@@ -22,11 +22,8 @@ from jax import lax
 # are one multiplication by a power of two. SPU truncates words below 2^62, so the result must stay below 2^(62 - 44). More
 # bits would truncate more at once and leave less room for the result.
 ENGINE_FRACTION_BITS = 44
-
 _LONGEST_SHIFT = ENGINE_FRACTION_BITS - 2
-
 _WORD_BITS = 62
-
 MOST_TOGETHER = 4096  # numbers per message saved by products all with all: below 100 KB of all parties
 
 # Below these, broadcast and transposed arrays are left as views: every operation of SPU takes time, whatever its size.

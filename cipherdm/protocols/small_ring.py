@@ -26,7 +26,6 @@ from .fixed import Fixed
 # Fraction bits of both operands: 32 bits more than the product's 20 are 52, of which a truncation to VALUE_BITS takes 42, the
 # most at once.
 SMALL_BITS = 10
-
 WORD_BITS = 32
 
 

@@ -24,7 +24,6 @@ _CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 
 # Files that must be there, by component.
 _CLIENT_FILES = {"tokenizer": "tokenizer_config.json", "text_encoder": "config.json", "vae": "config.json"}
-
 _FILES = {"unet": "config.json", "scheduler": "scheduler_config.json", **_CLIENT_FILES}
 
 

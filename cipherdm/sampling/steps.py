@@ -22,9 +22,7 @@ from ..schedules import Schedule
 from .guidance import with_branches
 
 WEIGHTS = "unet/"  # prefix of the weights' names, which are otherwise diffusers'
-
 TIME_TERM = ".time_term"  # how the names of the residual blocks' time terms end
-
 MEMORY = ("last_sample", "last_eps")  # what a multistep schedule keeps of the step before
 
 

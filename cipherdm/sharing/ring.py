@@ -82,5 +82,4 @@ class Ring:
 
 
 BIT = Ring(1)
-
 WORD = Ring(64)

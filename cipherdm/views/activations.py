@@ -12,7 +12,6 @@ from ..approximations.piecewise_costs import Counts
 from .style import GREY, HATCHED, PALETTE, describe, new_figure
 
 _POINTS = 801
-
 _LINES = ("-", "--", "-.", ":")
 
 

@@ -17,11 +17,8 @@ from ..hosts.inspection import DENIED, NOT_REACHED
 from .style import GREY, PALETTE, describe, frameless, new_figure
 
 _CALLS, _LINKS = PALETTE[0], PALETTE[1]
-
 _BOX = (2.7, 1.15)  # width and height
-
 _COLUMN_OF_CALLERS, _COLUMN_OF_PARTIES = 1.5, 7.2
-
 _ROWS = {1: 4.9, 0: 2.9, 2: 0.9}  # party 0 in the middle, because it talks to both others
 
 _CALLERS = {

@@ -14,11 +14,8 @@ from ..kernels.shares import PARTIES
 from .style import PALETTE, describe, frameless, image_axis, new_figure
 
 _COMPONENTS = PALETTE[:PARTIES]
-
 _DROPPED = "#dddddd"
-
 _LIGHT = PALETTE[4:7]  # colours that black is read on
-
 _SUBSCRIPTS = "\u2080\u2081\u2082"
 
 

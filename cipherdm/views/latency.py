@@ -20,15 +20,10 @@ from .style import PALETTE, describe, frameless, new_figure
 from .widgets import MovingPicture, explorer
 
 ROUND_TRIPS = (0.1e-3, 200e-3)  # seconds, the vertical extent of the map
-
 BANDWIDTHS = (10e6, 10e9)  # bit/s, the horizontal one
-
 MODELS = ("mnist01-tiny", "mnist10")
-
 SHOWN = ("direct", "cipherdm", "fast")  # at first
-
 STEPS = (1, 2, 5, 10, 15, 20, 30, 50, 100, 200, 500, 1000)
-
 _GRID, _MOVING_GRID = 121, 61  # points on each axis of the map, and of the one that follows sliders
 
 _LABELS = {  # position of each network's name, in points from the mark, and its alignment
@@ -40,9 +35,7 @@ _LABELS = {  # position of each network's name, in points from the mark, and its
 }
 
 _ROWS = 7  # bars at most
-
 _BETWEEN = 0.30  # where the map ends and the names of protocol sets begin, as a share of the figure's width
-
 Costs = Mapping[str, Sequence[StepCost]]
 """Costs of each model's step, by the model's name."""
 

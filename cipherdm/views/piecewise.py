@@ -21,17 +21,11 @@ from .style import GREY, HATCHED, PALETTE, describe
 from .widgets import MovingPicture
 
 FRACTION_BITS = 18  # SPU's default
-
 REACHES = (2.0, 9.0)  # products are right up to 2^26, and 9^8 is below that
-
 SEGMENTS = (1, 6)
-
 DEGREES = (1, 8)
-
 WINDOW = 12.0  # how far pictures reach
-
 _CHEBYSHEV_POINTS = 201
-
 _DRAWN_POINTS = 601
 
 
@@ -200,7 +194,6 @@ def _rounded(values):
 
 
 _ERRORS = (1e-6, 1e1)  # the range of the error axis
-
 _BLUE, _ORANGE = PALETTE[0], PALETTE[1]
 
 

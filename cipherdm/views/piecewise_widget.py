@@ -21,9 +21,7 @@ from .piecewise import DEGREES, REACHES, SEGMENTS, TARGETS, Choice, FitPicture, 
 from .style import GREY, PALETTE
 
 MEASURED_ELEMENTS = 10_000
-
 _HEAD = ("largest error", "bytes an element", "messages")
-
 _BAR = 170  # pixels of the longest bar
 
 

@@ -11,11 +11,8 @@ from .style import GREY, PALETTE, describe, new_figure, plot_right_and_wrong
 from .widgets import explorer, slider
 
 SPREAD = 0.1  # standard deviation of the weights; that of the values is 1
-
 SIDE = 12  # rows and columns of each product, so that there are 144 inner products
-
 FRACTION_BITS = tuple(range(4, 16))
-
 SMALL, LARGE = np.uint32, np.uint64
 
 

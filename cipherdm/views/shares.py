@@ -13,9 +13,7 @@ from .style import GREY, PALETTE, describe, new_figure
 from .widgets import explorer, slider
 
 _COMPONENTS = PALETTE[:3]
-
 _NAMES = ("x\u2080", "x\u2081", "x\u2082")  # subscripts as characters, which are drawn ten times faster than formulas
-
 _PEOPLE = {"client": "black", "party 0": PALETTE[0], "party 1": PALETTE[1], "party 2": PALETTE[2]}
 
 

@@ -8,12 +8,10 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), in the order in which series take them.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
-
 GREY = "#777777"
 
 # Where a figure is incorrect.
 HATCHED = {"facecolor": "#dddddd", "hatch": "///", "edgecolor": GREY, "linewidth": 0}
-
 DPI = 110
 
 

@@ -18,9 +18,7 @@ from cipherdm.records import write_record
 from .run import one_thread
 
 FOLDER = root() / "data" / "models" / "lenet"
-
 _WEIGHTS = "lenet.safetensors"
-
 _BATCH, _SEED, _LEARNING_RATE = 128, 0, 2e-3
 
 

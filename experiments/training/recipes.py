@@ -151,5 +151,4 @@ def _distilled(base: TrainingConfig, *, steps: int) -> TrainingConfig:
 
 
 _ALL = (_TINY, _TINY_MISH, _distilled(_TINY, steps=8000), _TEN, _distilled(_TEN, steps=6000))
-
 RECIPES: dict[str, TrainingConfig] = {config.name: config for config in _ALL}

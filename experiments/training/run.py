@@ -21,7 +21,6 @@ from cipherdm.errors import CipherDMError
 from cipherdm.files import replacing
 
 _CHECKPOINT_SECONDS = 120.0
-
 Objective = Callable[[nn.Module, int], tuple[torch.Tensor, torch.Tensor]]
 """(model, step) to what is minimised on that step's batch, and the loss that is noted. All randomness follows from the step."""
 
