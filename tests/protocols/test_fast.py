@@ -187,14 +187,16 @@ def attend(params, q, k, v):
 
 def by_scores():
     """Attention computed with a number for each pair of tokens, even where features pay."""
-    return mock.patch.object(fast, "_features_pay", return_value=False)
+    return mock.patch.object(fast_attention, "_features_pay", return_value=False)
 
 
 def test_attention_by_features_is_attention_by_scores_and_both_are_near_softmax():
     q, k, v = heads(0.35)
     params, scaled = attention_params(q, k, squarings=0)
     inputs = [number(x) for x in (scaled, k, v)]
-    with mock.patch.object(fast, "_attention_by_features", wraps=fast._attention_by_features) as features:
+    with mock.patch.object(
+        fast_attention, "_attention_by_features", wraps=fast_attention._attention_by_features
+    ) as features:
         by_feature = attend(numbers(params), *inputs)
         assert features.called
         with by_scores():
@@ -224,7 +226,7 @@ def test_attention_on_shares(ring, squarings):
     params, scaled = attention_params(q, k, squarings)
     expected = attend(numbers(params), number(scaled), number(k), number(v)).truncated(VALUE_BITS).array
     assert fast_attention._features_pay(number(q), number(k))  # so that squarings decide which form it is
-    np.testing.assert_allclose(ring(fast_attention, params, scaled, k, v), expected, atol=0.02)
+    np.testing.assert_allclose(ring(attend, params, scaled, k, v), expected, atol=0.02)
 
 
 def test_attention_by_features_fits_into_the_ring_with_many_tokens(ring):
@@ -236,7 +238,7 @@ def test_attention_by_features_fits_into_the_ring_with_many_tokens(ring):
     emulated = attend(numbers(params), number(scaled), number(k), number(v)).truncated(VALUE_BITS).array
     exact = direct.attention({}, q, k, v, scale=2**-0.5, softmax=jax.nn.softmax)
     assert rms(emulated - exact) < 0.02 * rms(exact)
-    np.testing.assert_allclose(ring(fast_attention, params, scaled, k, v), emulated, atol=0.02)
+    np.testing.assert_allclose(ring(attend, params, scaled, k, v), emulated, atol=0.02)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 30])

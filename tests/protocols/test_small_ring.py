@@ -291,7 +291,7 @@ def test_the_command_adds_products_and_changes_nothing_else(unet, tmp_path, run,
     assert "linear layers go to the ring of 32 bits" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("settings", "message"), [({"per_class": 0}, "at least 1 picture"), ({"steps": 0}, "steps")])
+@pytest.mark.parametrize(("settings", "message"), [({"per_class": 0}, "1 image"), ({"steps": 0}, "steps")])
 def test_mistakes_are_answered(unet, settings, message):
     with pytest.raises(CipherDMError, match=message):
         measure_products(unet, **{"steps": 1, "per_class": 1} | settings)
