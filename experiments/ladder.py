@@ -26,24 +26,25 @@ from .step_gains import gain
 from .target import TINY, Check, Command, Target
 from .variants import AT_ONCE, Variant
 
-_ACTIVATION_BOUND, _SCORE_BOUND = 12.0, 4.0
+_SCORE_BOUND = 4.0
 
 
-def rungs(unet: UNet) -> tuple[Variant, ...]:
+def rungs(unet: UNet, activation_bound: float = 12.0) -> tuple[Variant, ...]:
     """Return the variants, each with one change more than the one before it.
 
     - "direct": the plain model.
     - "+ time terms": the owner computes them in plaintext.
     - "+ matrix products": convolutions as one matrix product each.
-    - "+ polynomials": activations as one polynomial of degree 8 (Mish: 6), as wide as any of the model's activations.
+    - "+ polynomials": activations as one polynomial of degree 8 (Mish: 6), right up to `activation_bound`, which is to be
+      as large as any of the model's activations.
     - "+ bounded softmax": no maximum and no clip.
     - "fast": truncations written out, and what calibration knows of each layer folded into the weights.
     """
     time = replace(DIRECT, time_embedding="precomputed")
     convolutions = replace(time, conv2d=conv2d_by_patches)
-    polynomial = {"silu": silu_polynomial(_ACTIVATION_BOUND)}
+    polynomial = {"silu": silu_polynomial(activation_bound)}
     if unet.config.act_fn == "mish":
-        polynomial["mish"] = mish_polynomial(_ACTIVATION_BOUND)
+        polynomial["mish"] = mish_polynomial(activation_bound)
     activations = replace(convolutions, **polynomial)
     softmax = replace(activations, softmax=softmax_bounded(_SCORE_BOUND))
     names = ("direct", "+ time terms", "+ matrix products", "+ polynomials", "+ bounded softmax", "fast")
