@@ -226,7 +226,7 @@ def test_a_long_prompt_is_cut_with_a_warning_as_in_diffusers(folder, pipeline):
     [
         ({"latents": np.zeros((2, 4, 8, 6))}, r"latents have shape \(2, 4, 8, 6\).*\(2, 4, 8, 8\)"),
         ({"latents": np.zeros((1, 4, 8, 8))}, r"latents have shape \(1, 4, 8, 8\)"),
-        ({"images": np.zeros((2, 3, 16, 8))}, r"pictures have shape .* takes \[B, 3, 16, 16\]"),
+        ({"images": np.zeros((2, 3, 16, 8))}, r"images have shape .* takes \[B, 3, 16, 16\]"),
         ({"images": np.zeros((1, 3, 16, 16))}, "1 images to start from, and 2 prompts"),
         ({"images": np.full((2, 3, 16, 16), 255.0)}, r"outside of \[-1, 1\]"),
         ({"images": np.full((2, 3, 16, 16), np.nan)}, r"outside of \[-1, 1\]"),
