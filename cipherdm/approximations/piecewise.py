@@ -131,7 +131,7 @@ def _coefficient(segment: tuple[float, ...], power: int) -> float:
 
 
 def is_identity(segment: tuple[float, ...]) -> bool:
-    """Whether a segment is x itself."""
+    """Return True if a segment is x itself."""
     return segment[:2] == (0, 1) and not any(segment[2:])
 
 

@@ -1,4 +1,4 @@
-"""What a model's layers carry: observed by its owner, in plaintext, on public noise; and the fits that are stored beside it."""
+"""Values that a model's layers carry, observed by its owner in plaintext on public noise; and the stored fits."""
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping
@@ -84,7 +84,7 @@ def _full_names(block: Block) -> dict[str, str]:
 
 
 class Observation(NamedTuple):
-    """What one call of the U-Net showed, by layer (diffusers' names).
+    """Values seen in one call of the U-Net, by layer (diffusers' names).
 
     Attributes:
         means: [B, groups] of each GroupNorm's input.

@@ -68,7 +68,7 @@ def small_ring_layers(products: Mapping[str, LayerProduct]) -> tuple[str, ...]:
 
 
 def _goes(members: list[LayerProduct]) -> bool:
-    """Whether layers with one input, which are one product, go to the small ring."""
+    """Return True if layers with one input, which are one product, go to the small ring."""
     first = members[0]
     together = LayerProduct(
         max(member.largest for member in members),

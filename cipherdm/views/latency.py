@@ -1,4 +1,4 @@
-"""How long sampling takes by the latency model and what dominates: a map over networks, and sliders for all settings."""
+"""Time of sampling by the latency model and what dominates: a map over networks, and sliders for all settings."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How long operations would take over a network: a plain figure, and sliders for the network."""
+"""Time of operations over a network: a plain figure, and sliders for the network."""
 
 from collections.abc import Sequence
 from typing import Any

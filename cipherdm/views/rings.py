@@ -39,7 +39,7 @@ class Products:
 
     @property
     def overflowed(self) -> np.ndarray:
-        """Where the small ring has another result than the large one from the same words, [144] booleans."""
+        """Mark where the small ring has another result than the large one from the same words, [144] booleans."""
         return self.small != self.large
 
 

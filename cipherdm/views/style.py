@@ -1,4 +1,4 @@
-"""What all figures share: colours that colour-blind readers can tell apart, sizes, and a description in words."""
+"""Style that all figures share: colours that colour-blind readers can tell apart, sizes, and a description in words."""
 
 import io
 
