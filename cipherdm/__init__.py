@@ -41,7 +41,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "FAST",
             "FAST_GUARDED",
             "FAST_KERNELS",
-            "FAST_MIXED",
             "PUMA",
             "Protocols",
         ],

@@ -1,28 +1,21 @@
 """Calibration and the check of ranges: steps of a folder's owner, in plaintext, before FAST can sample from it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from .engine import Graph
 from .errors import CipherDMError
 from .models import UNet, UNetConditionConfig
 from .owner.calibrate import calibrate as fit_layers
 from .owner.observe import load_calibration, save_calibration
 from .owner.ranges import LayerRange
 from .owner.ranges import check_ranges as check_functions
-from .owner.ring_ranges import check_small_ring
-from .owner.rings import LayerProduct
 from .progress import Progress
-from .protocols import FAST, Protocols, fast
-from .protocols.fixed import Fixed
+from .protocols import FAST, Protocols
 from .sampling.pipeline import Pipeline, embed_prompts
-from .sampling.sample import make_task, plaintext_steps
-from .sampling.steps import WEIGHTS, BlockFunction, step_graph
 from .schedules import guided_coefficients, make_schedule
 
 GUIDANCE_SCALE = "guidance_scale"  # name among the fits' arrays; the scale that they were made with
@@ -120,8 +113,6 @@ def check_ranges(
 ) -> list[LayerRange]:
     """Check in plaintext whether a model's layers stay in the ranges outside which a protocol set is wrong.
 
-    For FAST_MIXED, products are also compared with the ring of 32 bits.
-
     Args:
         model: a model with labels, or without conditions.
         protocols: the protocol set.
@@ -142,9 +133,7 @@ def check_ranges(
             f"{model.unet.folder} takes prompts, and ranges are checked for models with labels only. Compare images instead: "
             "text_to_image(pipeline, None, ...) with FAST and with DIRECT."
         )
-    settings = {"steps": steps, "per_class": per_class, "seed": seed, "progress": progress}
-    found = check_small_ring(model, **settings) if protocols.prepare == "fast-mixed" else []
-    found += check_functions(model, protocols, **settings)
+    found = check_functions(model, protocols, steps=steps, per_class=per_class, seed=seed, progress=progress)
     return sorted(found, key=lambda entry: -entry.outside)
 
 
@@ -187,116 +176,3 @@ def _spread(captions: Sequence[str], count: int) -> list[str]:
     if count >= len(captions):
         return list(captions)
     return [captions[index] for index in np.linspace(0, len(captions) - 1, count).round().astype(int)]
-
-
-def measure_products(
-    unet: UNet,
-    *,
-    steps: int = 10,
-    per_class: int = 4,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> dict[str, LayerProduct]:
-    """Return the largest product of every convolution and linear layer, by diffusers' names, for FAST_MIXED.
-
-    The model samples on public noise by DDIM, in FAST's emulation, because the products depend on the weights that the owner
-    prepares for it: factors of one layer are folded into another. Products are taken without biases, over all images, steps
-    and elements.
-
-    Args:
-        unet: a calibrated model without prompts.
-        steps: number of denoising steps.
-        per_class: number of images of each class.
-        seed: seed of the initial noise.
-        progress: called as progress(done, steps, "products") after each step.
-
-    Raises:
-        CipherDMError: an argument is out of its range, the model is not calibrated, or a number overflows the ring of 64
-            bits, in which FAST computes.
-    """
-    if per_class < 1:
-        raise CipherDMError(f"there must be at least 1 image of each class; got {per_class}.")
-    classes = unet.config.num_class_embeds
-    images = {"count": per_class} if classes is None else {"labels": [*range(classes)] * per_class}
-    task = make_task(unet, steps=steps, protocols=FAST, seed=seed, ring=False, **images)
-    step = _RecordedStep(step_graph(task.shape), task.shape.batch)
-    largest: dict[str, float] = {}
-    for index, outputs in enumerate(plaintext_steps(task, step)):
-        for name, size in outputs["products"].items():
-            largest[name] = max(largest.get(name, 0.0), float(_finite(name, size)))
-        if progress is not None:
-            progress(index + 1, steps, "products")
-    return {name: replace(layer, largest=largest[name]) for name, layer in step.layers.items()}
-
-
-def _finite(name: str, size: jnp.ndarray) -> np.ndarray:
-    if not np.isfinite(size):
-        raise CipherDMError(
-            f"The product of {name} is no number: something before it overflows the ring. `cipherdm check-ranges` tells which "
-            "layers leave their ranges; calibrate the model again, with more images, or take more steps."
-        )
-    return np.asarray(size)
-
-
-@dataclass(frozen=True, eq=False)
-class _RecordedStep:
-    """A step that also returns "products": the largest size of each layer's product, by name.
-
-    `layers` is filled when the step is traced.
-    """
-
-    step: Graph
-    batch: int
-    layers: dict[str, LayerProduct] = field(default_factory=dict)
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return self.step.inputs
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        return (*self.step.outputs, "products")
-
-    def __call__(self, *arrays) -> tuple:
-        values, found = dict(zip(self.inputs, arrays, strict=True)), {}
-        for node in self.step.nodes:
-            function, inputs = node.function, [values[name] for name in node.inputs]
-            if isinstance(function, BlockFunction):
-                names = {id(array): name for array, name in zip(inputs, node.inputs, strict=True)}
-                note = _note_to(self.layers, found, names, self.batch)
-                function = replace(function, protocols=_recording(function.protocols, note))
-            results = function(*inputs)
-            values.update(zip(node.outputs, results if isinstance(results, tuple) else (results,), strict=True))
-        return (*(values[name] for name in self.step.outputs), found)
-
-
-def _note_to(layers: dict[str, LayerProduct], found: dict[str, jnp.ndarray], names: dict[int, str], batch: int):
-    """Return a function that notes the product of x and a weight, which must be an input of the node itself."""
-
-    def note(weight: Fixed, x: Fixed, product: Fixed) -> None:
-        name = names[id(weight.array)].removeprefix(WEIGHTS).removesuffix(".weight")
-        found[name] = jnp.max(jnp.abs(product.array))
-        inputs, outputs = (array.size // batch for array in (x.array, product.array))
-        adds = outputs * weight.array[0].size
-        layers[name] = LayerProduct(0.0, fast.room_for(x, weight).bits, inputs, outputs, adds)
-
-    return note
-
-
-def _recording(protocols: Protocols, note: Callable[[Fixed, Fixed, Fixed], None]) -> Protocols:
-    """Return a protocol set that also notes the product of each linear layer."""
-
-    def conv2d(params, x, **geometry):
-        note(params["weight"], x, fast.conv2d({"weight": params["weight"]}, x, **geometry))
-        return fast.conv2d(params, x, **geometry)
-
-    def linear(params, x):
-        note(params["weight"], x, fast.linear({"weight": params["weight"]}, x))
-        return fast.linear(params, x)
-
-    def projections(layers, x, *, protocols):
-        for layer in layers:
-            linear(layer, x)
-        return fast.projections(layers, x, protocols=FAST)
-
-    return replace(protocols, conv2d=conv2d, linear=linear, projections=projections)

@@ -1,7 +1,4 @@
-"""Linear layers on three parties: SPU's matrix products against kernels in both rings, in turns in one run.
-
-Also the conversions that numbers need on their way into the small ring and back.
-"""
+"""Linear layers on three parties: SPU's matrix products against kernels in both rings, in turns in one run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +16,7 @@ from cipherdm.kernels.operation import Kernel, apply
 from cipherdm.kernels.products import trial
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import fast
-from cipherdm.protocols.fast import POWER_BITS, VALUE_BITS
 from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, dot_general, encode, matmul
-from cipherdm.protocols.small_ring import SMALL_BITS, WORD_BITS
 
 from .commands import RecordOption, RepetitionsOption, finish, record_path, silent, take_turns, typical
 from .target import Check, Command, Records, Target, Value, of_rows
@@ -31,13 +26,6 @@ WAYS = ("spu", "kernel, 64 bits", "kernel, 32 bits")
 PADDING = ((1, 1), (1, 1))  # of convolutions: it keeps the size
 BITS = 8  # fraction bits of both operands, so that products of some thousand terms fit into 32 bits
 
-# Conversions with the fraction bits before and after. All else of them, halves of words and shifts, is free.
-CONVERSIONS = {
-    "downcast of what an activation gives": (3 * POWER_BITS, SMALL_BITS),
-    "upcast of a product, truncated": (2 * SMALL_BITS + WORD_BITS, VALUE_BITS),
-}
-
-ELEMENTS = 1_000_000  # that are converted
 _NAMES = ("first", "second")
 
 
@@ -130,7 +118,10 @@ def run(
     Raises:
         CipherDMError: There is nothing to measure, or the session's configuration is not `ENGINE`.
     """
-    _require(len(shapes), repetitions, session)
+    if not shapes or repetitions < 1 or session.config != ENGINE:
+        raise CipherDMError(
+            "give at least one shape and repetition, and a session with cipherdm_experiments.linear.ENGINE."
+        )
     rows, parts = [], len(WAYS) * (repetitions + 1)
     for place, shape in enumerate(shapes):
         values, errors = _operands(shape), {}
@@ -169,54 +160,6 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
     return frame[["shape", "way", "ms", "G/s", "MB", "rounds", "max_error", "faster", "fewer bytes"]]
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """The truncation of stored words to fewer fraction bits."""
-
-    before: int
-    after: int
-    __name__ = "conversion"
-
-    def __call__(self, x):
-        return Fixed.load(x, self.before, ring=True).truncated(self.after).store()
-
-
-def run_conversions(
-    session: Session, elements: int = ELEMENTS, repetitions: int = 3, progress: Progress = silent
-) -> list[dict[str, Any]]:
-    """Truncate numbers as the conversions between the rings do, in turns; return the rows of a record's "conversions".
-
-    Raises:
-        CipherDMError: There is nothing to measure, or the session's configuration is not `ENGINE`.
-    """
-    _require(elements, repetitions, session)
-    values, errors = np.random.default_rng(0).uniform(-8, 8, elements).astype(np.float32), {}
-
-    def convert(name: str) -> CostReport:
-        before, after = CONVERSIONS[name]
-        session.share({"x": encode(values, before, ring=True)})
-        node = Node("conversion", Conversion(before, after), ("x",), ("z",))
-        cost = session.run(compile_plan([node], {"x": Spec((elements,))}, keep=["z"]))
-        if name not in errors:
-            errors[name] = float(np.abs(decode(session.reveal("z"), after, ring=True) - values).max())
-        return cost
-
-    costs = take_turns([(name, partial(convert, name)) for name in CONVERSIONS], repetitions, progress)
-    session.delete(["x", "z"])
-    return [
-        {"name": name, "elements": elements} | typical(found) | {"max_error": errors[name]}
-        for name, found in zip(CONVERSIONS, costs, strict=True)
-    ]
-
-
-def conversion_table(record: Mapping[str, Any]) -> pd.DataFrame:
-    """Return a row for each conversion: ms, MB, bytes per number of all parties, rounds, error. Records may have none."""
-    columns = ["name", "elements", "ms", "bytes", "rounds", "max_error"]
-    frame = pd.DataFrame(record.get("conversions", []), columns=columns).rename(columns={"name": "conversion"})
-    frame["MB"], frame["B a number"] = frame["bytes"] / 1e6, frame["bytes"] / frame["elements"]
-    return frame[["conversion", "elements", "ms", "MB", "B a number", "rounds", "max_error"]]
-
-
 def _operands(shape: Shape) -> dict[str, np.ndarray]:
     """Return multiples of 2^-8 between -1/8 and 1/8, so that sums are exact, in float32 and in a ring of 32 bits."""
     generator = np.random.default_rng(0)
@@ -241,13 +184,6 @@ def _error(session: Session, values: Mapping[str, np.ndarray], way: str) -> floa
     return float(np.abs(found - expected).max())
 
 
-def _require(count: int, repetitions: int, session: Session) -> None:
-    if count < 1 or repetitions < 1 or session.config != ENGINE:
-        raise CipherDMError(
-            "give at least one shape or number and repetition, and a session with cipherdm_experiments.linear.ENGINE."
-        )
-
-
 def measure(
     shapes: Annotated[
         str | None,
@@ -256,13 +192,12 @@ def measure(
     repetitions: RepetitionsOption = 3,
     record: RecordOption = None,
 ) -> None:
-    """Measure matrix products on three parties, SPU's against kernels on shares in both rings, and the rings' conversions."""
+    """Measure matrix products on three parties, SPU's against kernels on shares in both rings."""
     chosen = SHAPES if shapes is None else [shape_named(name) for name in shapes.split(",")]
     with LocalCluster() as cluster, ProgressBar("run") as bar:
         session = cluster.session(ENGINE)
         found = run(session, chosen, repetitions, bar)
-        found["conversions"] = run_conversions(session, repetitions=repetitions, progress=bar)
-    finish(record_path(record, "linear"), found, table(found), conversion_table(found))
+    finish(record_path(record, "linear"), found, table(found))
 
 
 _CHECKED = "128x1152x196"  # the shape that targets look at

@@ -9,21 +9,17 @@ from matplotlib.figure import Figure
 
 from cipherdm.views.style import PALETTE, describe, frameless, new_figure
 
-from .linear import WAYS, conversion_table, table
+from .linear import WAYS, table
 from .markdown import markdown, records_named, times
 
 
 def linear_table(measurements: Path) -> str:
-    """Return matrix products by SPU and by kernels on shares, and conversions between the rings, as Markdown."""
+    """Return matrix products by SPU and by kernels on shares, as Markdown."""
     (record,) = records_named(measurements, "linear.json", "cipherdm bench linear")
     rows = [
         [row["shape"], row["way"], f"{row['ms']:,.0f}", f"{row['G/s']:.1f}", f"{row['MB']:,.1f}"]
         + [times(row["faster"]), times(row["fewer bytes"])]
         for row in table(record).to_dict("records")
-    ]
-    rows += [
-        [f"{row['elements']:,} numbers", row["conversion"], f"{row['ms']:,.0f}", "", f"{row['MB']:,.1f}", "", ""]
-        for row in conversion_table(record).to_dict("records")
     ]
     return markdown(["product", "by", "ms", "G multiply-adds/s", "MB", "faster", "fewer bytes"], rows)
 

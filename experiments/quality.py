@@ -21,7 +21,7 @@ from cipherdm.views.style import PALETTE, describe, new_figure
 from .markdown import records_named
 from .target import MODELS, PROMPT_MODEL, TEN, TINY, Check, Command, Target, field, mean_of
 
-ORDER = ("direct", "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-mixed", "fast-guarded")
+ORDER = ("direct", "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-guarded")
 _MARKERS = "osD^vP"
 
 
@@ -200,7 +200,6 @@ QUALITY = Target(
     (
         *(quality_command(model, protocols) for model in MODELS for protocols in _SETS),
         *(quality_command(f"{model}-quad", "fast") for model in MODELS),
-        quality_command(TEN, "fast-mixed"),
         *(quality_command(model, protocols, "ddpm", 20) for model in MODELS for protocols in _SETS),
     ),
     (

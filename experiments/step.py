@@ -301,7 +301,7 @@ TABLES: dict[str, Table] = {
     "step_batches": batches_table,
     "ladder": partial(steps_table, benchmark="ladder"),
     "distilled": partial(steps_table, shown=_with_its_distilled),
-    "rings": partial(steps_table, benchmark="rings", batch=16),
+    "kernels": partial(steps_table, benchmark="kernels", batch=16),
     "blocks": blocks_table,
 }
 """Tables of documents, by name."""

@@ -44,7 +44,7 @@ TARGETS = (
     step_gains.PROMPT_STEP,
     sd15.TARGET,
     linear.TARGET,
-    step_gains.RINGS,
+    step_gains.KERNELS,
     ladder.TARGET,
     quality.PICTURE,
     trajectory_figures.TARGET,

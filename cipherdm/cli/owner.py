@@ -9,7 +9,7 @@ import typer
 import cipherdm as cdm
 
 from ..errors import CipherDMError
-from ..progress import Progress, ProgressBar
+from ..progress import ProgressBar
 from .options import ModelArgument, ProtocolsOption
 
 if TYPE_CHECKING:
@@ -35,12 +35,6 @@ def calibrate(
         typer.Option(help="File with one caption per line (Stable Diffusion models); its captions.txt by default."),
     ] = None,
     guidance_scale: Annotated[float, typer.Option(help="Guidance scale of the sampling to come, with captions.")] = 7.5,
-    products: Annotated[
-        bool,
-        typer.Option(
-            "--products", help="Add the sizes of products, for fast-mixed, to a calibration. 10 steps, 4 images."
-        ),
-    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the noise, which is public.")] = 0,
 ) -> None:
     """Calibrate a model for the set `fast`: measure in plaintext what its layers carry, and store fits in its folder."""
@@ -48,13 +42,6 @@ def calibrate(
     from ..sampling.pipeline import is_pipeline
 
     folder = cdm.find_model(name)
-    if products:
-        if is_pipeline(folder) or captions is not None:
-            raise CipherDMError("--products is for fast-mixed, which does not compute models that take a prompt.")
-        with ProgressBar("step") as bar:
-            text = add_products(folder, steps=timesteps or 10, per_class=images or 4, seed=seed, progress=bar)
-        typer.echo(text)
-        return
     if captions is not None and not is_pipeline(folder):
         raise CipherDMError(f"{folder} is no Stable Diffusion folder, and takes no captions.")
     model = cdm.load_pipeline(folder) if is_pipeline(folder) else cdm.load_unet(folder)
@@ -74,8 +61,8 @@ def check_ranges(
 ) -> None:
     """Check in plaintext whether a model's layers stay in the ranges outside which a protocol set is wrong.
 
-    Prints what every layer carries on fresh noise, worst first. For fast-mixed it also prints the products that are
-    computed modulo 2^32. The exit code is 0 if no layer leaves its range, 3 if one does, and 1 for errors.
+    Prints what every layer carries on fresh noise, worst first. The exit code is 0 if no layer leaves its range, 3 if one
+    does, and 1 for errors.
     """
     from ..protocols import named
 
@@ -116,20 +103,3 @@ def verdict(found: "Sequence[LayerRange]") -> str:
     if not leaving:
         return f"All {len(layers)} layers stay in their ranges."
     return f"{len(leaving)} of {len(layers)} layers leave their range: {', '.join(leaving)}."
-
-
-def add_products(folder: Path, *, steps: int, per_class: int, seed: int, progress: Progress | None = None) -> str:
-    """Measure products for fast-mixed and store them instead of earlier ones, and return what to print.
-
-    Nothing else in the calibration changes. The arguments are those of `measure_products`.
-    """
-    from ..calibration import measure_products
-    from ..owner.observe import load_calibration, save_calibration
-    from ..owner.rings import products_to_arrays, small_ring_layers, without_products
-
-    unet = cdm.load_unet(folder)
-    stored = without_products(load_calibration(unet))
-    products = measure_products(unet, steps=steps, per_class=per_class, seed=seed, progress=progress)
-    path = save_calibration(stored | products_to_arrays(products), unet)
-    chosen = small_ring_layers(products)
-    return f"Wrote {path}: {len(chosen)} of {len(products)} linear layers go to the ring of 32 bits."

@@ -6,8 +6,3 @@ from .observe import save_calibration as save_calibration
 from .prepared import PreparedWeights as PreparedWeights
 from .prepared import WeightsLayout as WeightsLayout
 from .prepared import chosen_blocks as chosen_blocks
-from .rings import MARGIN as MARGIN
-from .rings import SAVED_BYTES as SAVED_BYTES
-from .rings import TRUNCATION_BYTES as TRUNCATION_BYTES
-from .rings import products_from_arrays as products_from_arrays
-from .rings import small_ring_layers as small_ring_layers

@@ -10,12 +10,10 @@ from ..models.unet import UNet
 from ..protocols import Protocols
 from ..protocols.fast import CONSTANT_BITS, POWER_BITS, VALUE_BITS, WEIGHT_BITS
 from ..protocols.fast_attention import FEATURE_BITS, MIXED_BITS, token_shift
-from ..protocols.small_ring import SMALL_BITS, WORD_BITS
 from .calibrate import check_computed_by_fast
 from .fold_norms import Fits, fold_line_norm, fold_newton_norm, fold_token_norm, knuth_constants
 from .observe import Layers, load_calibration
 from .prepared import PreparedWeights, time_terms, without_time_blocks
-from .rings import products_from_arrays, small_ring_layers
 
 # Of attention's constants: each is added to numbers with these bits, or multiplied at them.
 ATTENTION_BITS = {
@@ -65,8 +63,6 @@ def _prepare_fast(
     calibration: Mapping[str, np.ndarray] | None,
 ) -> PreparedWeights:
     prompts = isinstance(unet.config, UNetConditionConfig)
-    if prompts and kind == "fast-mixed":
-        raise CipherDMError("fast-mixed does not compute models that take a prompt; choose fast-kernels.")
     check_computed_by_fast(unet)
     if prompts and kind == "fast-guarded":
         raise CipherDMError("fast-guarded does not compute models that take a prompt; choose fast.")
@@ -97,9 +93,6 @@ def _prepare_fast(
     for name in (*weights.constant, *weights.by_step):
         if name.endswith(".bias"):  # the bits of the product that it is added to
             weights.bits.setdefault(name, VALUE_BITS + WEIGHT_BITS)
-    if kind == "fast-mixed":
-        for name in small_ring_layers(products_from_arrays(stored, unet.folder)):
-            weights.bits[f"{name}.weight"], weights.static[f"{name}.ring"] = SMALL_BITS, WORD_BITS
     return weights
 
 

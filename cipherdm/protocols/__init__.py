@@ -10,7 +10,6 @@ from .sets import DIRECT as DIRECT
 from .sets import FAST as FAST
 from .sets import FAST_GUARDED as FAST_GUARDED
 from .sets import FAST_KERNELS as FAST_KERNELS
-from .sets import FAST_MIXED as FAST_MIXED
 from .sets import NAMES as NAMES
 from .sets import PUMA as PUMA
 from .sets import Protocols as Protocols

@@ -8,8 +8,6 @@ kernels. Results are those of FAST, to the random last bit of truncations.
 """
 
 import math
-from collections.abc import Callable
-from functools import partial
 
 import jax.numpy as jnp
 
@@ -20,8 +18,6 @@ from .fixed import Fixed, dot_general
 
 # Multiplications from which a product becomes a kernel: below, reading another program takes longer than the kernel saves.
 LEAST_MULTIPLY_ADDS = 1 << 24
-Product = Callable[[Kernel, Fixed, Fixed], Fixed]
-"""Function that applies a kernel to its operands."""
 
 
 def product(kernel: Kernel, first: Fixed, second: Fixed) -> Fixed:
@@ -29,8 +25,8 @@ def product(kernel: Kernel, first: Fixed, second: Fixed) -> Fixed:
     return Fixed(apply(kernel, first.array, second.array), first.bits + second.bits, first.ring)
 
 
-def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0)), product: Product = product):
-    """Convolve as `fast.conv2d` does, by `product` if it is large. 3 messages."""
+def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
+    """Convolve as `fast.conv2d` does, by a kernel if it is large. 3 messages."""
     weight = params["weight"]
     outputs, channels, size, _ = weight.shape
     batch, _, *extents = x.shape
@@ -41,9 +37,9 @@ def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0)), product: Product = 
     return y + params["bias"][None, :, None, None] if "bias" in params else y
 
 
-def linear(params, x, *, product: Product = product):
-    """Compute `fast.linear`, by `product` if it is large. 3 messages."""
-    return fast.linear(params, x, matmul=partial(_matmul, product))
+def linear(params, x):
+    """Compute `fast.linear`, by a kernel if it is large. 3 messages."""
+    return fast.linear(params, x, matmul=_matmul)
 
 
 def attention(params, q, k, v, *, scale, softmax, chunk_scores=SCORES):
@@ -57,7 +53,7 @@ def linear_attention(params, q, k, v, *, scale):
     return fast_attention.linear_attention(params, q, k, v, scale=scale, dot_general=_dot_general)
 
 
-def _matmul(product: Product, first: Fixed, second: Fixed) -> Fixed:
+def _matmul(first: Fixed, second: Fixed) -> Fixed:
     if first.shape[0] * math.prod(second.shape) < LEAST_MULTIPLY_ADDS:
         return dot_general(first, second, (((1,), (0,)), ((), ())))
     return product(Kernel("matmul"), first, second)

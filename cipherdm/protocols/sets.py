@@ -19,7 +19,7 @@ from ..approximations import (
     softmax_puma,
 )
 from ..errors import CipherDMError
-from . import direct, fast, fast_attention, fast_kernels, fast_norms, small_ring
+from . import direct, fast, fast_attention, fast_kernels, fast_norms
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Protocols:
     time_embedding: Literal["inside", "precomputed"]
     value_bits: int | None = None
     kernels: bool = False
-    prepare: Literal["fast", "fast-guarded", "fast-mixed"] | None = None
+    prepare: Literal["fast", "fast-guarded"] | None = None
 
 
 # The mathematical functions, with no preparation: the plaintext reference, and the plain model handed to SPU.
@@ -164,17 +164,12 @@ FAST_KERNELS = replace(
     kernels=True,
 )
 
-# FAST_KERNELS with those linear layers over Z_2^32 that fit and gain by it, as the owner's calibration says.
-FAST_MIXED = replace(
-    FAST_KERNELS, name="fast-mixed", conv2d=small_ring.conv2d, linear=small_ring.linear, prepare="fast-mixed"
-)
-
 # FAST with activations kept within the range that they are right on, for inputs that calibration did not meet.
 FAST_GUARDED = replace(FAST, name="fast-guarded", group_norm=fast.guarded_group_norm, prepare="fast-guarded")
 
 _SETS = {
     protocols.name: protocols
-    for protocols in (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST, FAST_KERNELS, FAST_MIXED, FAST_GUARDED)
+    for protocols in (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST, FAST_KERNELS, FAST_GUARDED)
 }
 
 NAMES = tuple(_SETS)

@@ -5,7 +5,6 @@ import pytest
 
 from cipherdm import CipherDMError
 from cipherdm.files import root
-from cipherdm.owner.rings import TRUNCATION_BYTES
 from cipherdm.records import read_record
 from cipherdm_experiments import linear, linear_figures
 from cipherdm_experiments.linear import ENGINE, SHAPES, WAYS, Shape, run, shape_named, table
@@ -42,19 +41,6 @@ def test_the_table_compares_with_spu(record):
     # Each party multiplies two ring words for each product of numbers.
     spu = frame.loc[(str(MATRIX), "spu")]
     assert spu["G/s"] * spu["ms"] * 1e6 == pytest.approx(2 * 8 * 24 * 5)
-
-
-def test_conversions_are_one_truncation_each(cluster):
-    """As exact as a truncation to 10 bits is, of the same bytes whatever is truncated, and free of kernels."""
-    rows = linear.run_conversions(cluster.session(ENGINE), elements=1000, repetitions=1)
-    assert [row["name"] for row in rows] == list(linear.CONVERSIONS)
-    assert all(0 < row["max_error"] <= 2.0**-10 for row in rows)
-    assert {row["bytes"] for row in rows} == {1000 * TRUNCATION_BYTES} and {row["sends"] for row in rows} == {5}
-    frame = linear.conversion_table({"conversions": rows})
-    assert (
-        frame["B a number"].tolist() == [TRUNCATION_BYTES] * 2 and frame["MB"].tolist() == [TRUNCATION_BYTES / 1000] * 2
-    )
-    assert linear.conversion_table({}).empty
 
 
 def test_shapes_are_read_by_their_extents():

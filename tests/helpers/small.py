@@ -1,9 +1,5 @@
 """The small models of several tests. Change a field with `dataclasses.replace`."""
 
-import numpy as np
-import torch
-from diffusers import UNet2DModel
-
 from cipherdm.models import UNetConfig
 
 # CipherDM's noise schedule, as diffusers writes it beside a model.
@@ -39,27 +35,3 @@ TWO_LEVELS = UNetConfig(
     layers_per_block=1,
     norm_num_groups=2,
 )
-
-
-def products_of_diffusers(unet, sample, timestep, labels):
-    """What diffusers' own convolutions and linear layers give for a sample [B, C, H, W], less their biases, by name.
-
-    Those of the time embedding are left out.
-    """
-    model = UNet2DModel(**{name: value for name, value in unet.config.to_diffusers().items() if name[0] != "_"}).eval()
-    model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in unet.params.items()})
-    found = {}
-
-    def hook(name):
-        def look(layer, inputs, output):
-            shape = (1, -1, 1, 1) if output.ndim == 4 else (-1,)
-            found[name] = (output - (0 if layer.bias is None else layer.bias.reshape(shape))).detach().numpy()
-
-        return look
-
-    for name, layer in model.named_modules():
-        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear) and "time_emb" not in name:
-            layer.register_forward_hook(hook(name))
-    with torch.no_grad():
-        model(torch.from_numpy(sample), int(timestep), class_labels=torch.tensor(labels))
-    return found

@@ -7,7 +7,7 @@ import pytest
 from prompted_models import SMALL, save_pipeline
 from skimage.metrics import peak_signal_noise_ratio
 
-from cipherdm import DIRECT, FAST, FAST_GUARDED, FAST_MIXED, CipherDMError, calibrate, load_pipeline, text_to_image
+from cipherdm import DIRECT, FAST, FAST_GUARDED, CipherDMError, calibrate, load_pipeline, text_to_image
 from cipherdm.models import UNet, init_unet
 from cipherdm.owner import prepare_weights
 from cipherdm.owner.observe import Layers, load_calibration, save_calibration
@@ -113,13 +113,6 @@ def test_what_fast_does_not_compute_is_named(changes, message):
     unet: UNet = init_unet(replace(SMALL, **changes))
     with pytest.raises(CipherDMError, match=f"{message}.*choose another set"):
         prepare_weights(unet, np.array([1]), FAST)
-
-
-def test_the_small_ring_is_refused():
-    with pytest.raises(
-        CipherDMError, match="fast-mixed does not compute models that take a prompt; choose fast-kernels"
-    ):
-        prepare_weights(init_unet(SMALL), np.array([1]), FAST_MIXED)
 
 
 def test_a_model_that_is_not_calibrated_is_told_how(pipeline):
