@@ -8,12 +8,15 @@ import pandas as pd
 
 from ..costs import Latency, Network, count_path_bytes, count_rounds, latency
 from ..errors import CipherDMError
+from . import party_pb2 as pb
 from .profile import KERNEL
 
 _COUNTS = ["calls", "seconds", "sent_bytes", "received_bytes", "sends", "receives"]
-_PROGRAM_KEYS = ["party", "program"]
-_OPERATOR_KEYS = ["party", "program", "operator"]
-_KERNEL_KEYS = ["party", "program", "kernel"]
+_KEYS = {
+    "programs": ["party", "program"],
+    "operators": ["party", "program", "operator"],
+    "kernels": ["party", "program", "kernel"],
+}  # key columns of each table of a report
 TOTALS = ("seconds", "bytes", "sends", "rounds", "path_bytes")
 """Keys of `CostReport.totals`: the numbers of a run that tables and the latency model need."""
 
@@ -32,7 +35,7 @@ class CostReport:
     seconds: float
     programs: pd.DataFrame
     operators: pd.DataFrame
-    kernels: pd.DataFrame = field(default_factory=lambda: _frame({}, _KERNEL_KEYS))
+    kernels: pd.DataFrame = field(default_factory=lambda: _frame("kernels", {}))
 
     @property
     def bytes(self) -> int:
@@ -80,25 +83,23 @@ class CostReport:
             "seconds": self.seconds,
             "bytes": self.bytes,
             "sends": self.sends,
-            "programs": self.programs.to_dict("split", index=False),
-            "operators": self.operators.to_dict("split", index=False),
-            "kernels": self.kernels.to_dict("split", index=False),
+            **{name: getattr(self, name).to_dict("split", index=False) for name in _KEYS},
         }
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "CostReport":
         """Invert `to_dict`; older records have no kernels."""
-        names = [name for name in ("programs", "operators", "kernels") if name in fields]
-        return cls(fields["seconds"], *(pd.DataFrame(**fields[name]) for name in names))
+        return cls(fields["seconds"], **{name: pd.DataFrame(**fields[name]) for name in _KEYS if name in fields})
 
     def __add__(self, other: "CostReport") -> "CostReport":
         """Add the costs of two runs, one after the other."""
-        return CostReport(
-            self.seconds + other.seconds,
-            _merge([self.programs, other.programs], _PROGRAM_KEYS),
-            _merge([self.operators, other.operators], _OPERATOR_KEYS),
-            _merge([self.kernels, other.kernels], _KERNEL_KEYS),
-        )
+        tables = {
+            name: pd.concat([getattr(self, name), getattr(other, name)])
+            .groupby(keys, sort=False, as_index=False)[_COUNTS]
+            .sum()
+            for name, keys in _KEYS.items()
+        }
+        return CostReport(self.seconds + other.seconds, **tables)
 
 
 def sum_totals(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -122,38 +123,27 @@ class CostBook:
     """Sums of costs, filled while a plan runs."""
 
     def __init__(self):
-        self._programs: dict[tuple, list[float]] = {}
-        self._operators: dict[tuple, list[float]] = {}
-        self._kernels: dict[tuple, list[float]] = {}
+        self._tables: dict[str, dict[tuple, list[float]]] = {name: {} for name in _KEYS}
 
-    def add_program(self, party: int, program: str, counts: Iterable[float]) -> None:
-        """Book one call: (calls, seconds, sent_bytes, received_bytes, sends, receives)."""
-        _book(self._programs, (party, program), counts)
-
-    def add_operator(self, party: int, program: str, operator: str, counts: Iterable[float]) -> None:
-        """Book one operator of a call, or one kernel (its name begins with `KERNEL`), with the counts of `add_program`."""
-        if operator.startswith(KERNEL):
-            _book(self._kernels, (party, program, operator.removeprefix(KERNEL)), counts)
-        else:
-            _book(self._operators, (party, program, operator), counts)
+    def add(self, party: int, program: str, done: pb.CallDone) -> None:
+        """Book one call at one party, under its program's label."""
+        self._add("programs", (party, program), 1, done)
+        for item in done.operators:
+            table = "kernels" if item.name.startswith(KERNEL) else "operators"
+            self._add(table, (party, program, item.name.removeprefix(KERNEL)), item.calls, item)
 
     def report(self, seconds: float) -> CostReport:
         """Return everything booked, with the run's wall time."""
-        tables = ((self._programs, _PROGRAM_KEYS), (self._operators, _OPERATOR_KEYS), (self._kernels, _KERNEL_KEYS))
-        return CostReport(seconds, *(_frame(rows, keys) for rows, keys in tables))
+        return CostReport(seconds, **{name: _frame(name, rows) for name, rows in self._tables.items()})
+
+    def _add(self, table: str, key: tuple, calls: int, costs: pb.CallDone | pb.Operator) -> None:
+        row = self._tables[table].setdefault(key, [0] * len(_COUNTS))
+        counts = (calls, *(getattr(costs, name) for name in _COUNTS[1:]))
+        row[:] = [old + new for old, new in zip(row, counts, strict=True)]
 
 
-def _book(rows: dict[tuple, list[float]], key: tuple, counts: Iterable[float]) -> None:
-    row = rows.setdefault(key, [0] * len(_COUNTS))
-    row[:] = [old + new for old, new in zip(row, counts, strict=True)]
-
-
-def _frame(rows: dict[tuple, list[float]], keys: list[str]) -> pd.DataFrame:
-    return pd.DataFrame([[*key, *counts] for key, counts in rows.items()], columns=[*keys, *_COUNTS])
-
-
-def _merge(frames: list[pd.DataFrame], keys: list[str]) -> pd.DataFrame:
-    return pd.concat(frames).groupby(keys, sort=False, as_index=False)[_COUNTS].sum()
+def _frame(table: str, rows: Mapping[tuple, list[float]]) -> pd.DataFrame:
+    return pd.DataFrame([[*key, *counts] for key, counts in rows.items()], columns=[*_KEYS[table], *_COUNTS])
 
 
 def _summary(frame: pd.DataFrame, key: str) -> pd.DataFrame:

@@ -7,7 +7,6 @@ own link to the other parties, agrees on keys for zero shares, and keeps the dig
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from spu import libspu
@@ -30,15 +29,6 @@ Reader = Callable[[str], libspu.Share | StoredShare]
 """Function that returns a party's share of a variable."""
 
 
-@dataclass(frozen=True)
-class KernelCost:
-    """Cost of a kernel at one party: seconds, and the bytes of its one message in each direction."""
-
-    seconds: float
-    sent_bytes: int
-    received_bytes: int
-
-
 class Kernels:
     """Kernels of one session at one party. All parties must run the same kernels in the same order.
 
@@ -53,8 +43,8 @@ class Kernels:
 
     def run(
         self, kernel: pb.Kernel, read: Reader, inputs: Iterable[str], keep_weights: bool
-    ) -> tuple[libspu.Share, KernelCost]:
-        """Compute a kernel on two variables; return the share of its result and the cost.
+    ) -> tuple[libspu.Share, float, int]:
+        """Compute a kernel on two variables.
 
         The result has the sum of both operands' fraction bits.
 
@@ -63,6 +53,9 @@ class Kernels:
             read: function that returns this party's share of a variable.
             inputs: names of the two operands.
             keep_weights: whether to keep the digits of the first operand for later calls, until `forget` names it.
+
+        Returns:
+            This party's share of the result, the seconds that it took, and the bytes of its one message in each direction.
 
         Raises:
             CipherDMError: an operand is not shared arithmetically, shapes do not fit, or the next party's message does not.
@@ -73,7 +66,7 @@ class Kernels:
         first, second = inputs
         z = self._local(kernel, read, first, second, keep_weights)
         share = _share_of(finish(z, self._exchange), kernel.dtype)
-        return share, KernelCost(time.perf_counter() - start, z.nbytes, z.nbytes)
+        return share, time.perf_counter() - start, z.nbytes
 
     def forget(self, names: Iterable[str]) -> None:
         """Drop the kept digits of these variables, because they are written or deleted."""

@@ -24,7 +24,7 @@ from . import party_pb2 as pb
 from .config import PartyConfig
 from .party_pb2_grpc import PartyServicer, add_PartyServicer_to_server
 from .party_session import PartySession
-from .profile import KERNEL, OperatorCost, ProfileLog, Traffic
+from .profile import KERNEL, ProfileLog
 from .variable_files import StoredShare, VariableFiles, check_folder_name
 from .wire import GRPC_OPTIONS, pieces
 
@@ -148,29 +148,16 @@ class PartyService(PartyServicer):
         with _reported(context, f"{call.label} failed"):
             session.run_program(executable, call)
         seconds = time.perf_counter() - start
-        traffic, operators = self._log.read()
-        return pb.CallDone(
-            seconds=seconds,
-            sent_bytes=traffic.sent_bytes,
-            received_bytes=traffic.received_bytes,
-            sends=traffic.sends,
-            receives=traffic.receives,
-            operators=[_operator_message(operator) for operator in operators],
-        )
+        done = self._log.read()
+        done.seconds = seconds
+        return done
 
     def _run_kernel(self, session: PartySession, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
         with _reported(context, f"{call.label} failed"):
-            cost = session.run_kernel(call)
-        traffic = Traffic(cost.sent_bytes, cost.received_bytes, 1, 1)
+            seconds, size = session.run_kernel(call)
+        costs = {"seconds": seconds, "sent_bytes": size, "received_bytes": size, "sends": 1, "receives": 1}
         names = (f"kernel_{call.kernel.kind}", f"{KERNEL}linear")  # the operator, and the one kernel it consists of
-        return pb.CallDone(
-            seconds=cost.seconds,
-            sent_bytes=cost.sent_bytes,
-            received_bytes=cost.received_bytes,
-            sends=1,
-            receives=1,
-            operators=[_operator_message(OperatorCost(name, 1, cost.seconds, traffic)) for name in names],
-        )
+        return pb.CallDone(**costs, operators=[pb.Operator(name=name, calls=1, **costs) for name in names])
 
 
 def connect(config: PartyConfig) -> libspu.link.Context:
@@ -261,19 +248,6 @@ def _peak_memory() -> int:
 def _reset_peak_memory() -> None:
     """Let `_peak_memory` count from now on."""
     Path("/proc/self/clear_refs").write_text("5")
-
-
-def _operator_message(operator: OperatorCost) -> pb.Operator:
-    traffic = operator.traffic
-    return pb.Operator(
-        name=operator.name,
-        calls=operator.calls,
-        seconds=operator.seconds,
-        sent_bytes=traffic.sent_bytes,
-        received_bytes=traffic.received_bytes,
-        sends=traffic.sends,
-        receives=traffic.receives,
-    )
 
 
 @contextmanager

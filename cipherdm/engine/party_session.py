@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from spu import api, libspu
@@ -11,7 +12,7 @@ from . import party_pb2 as pb
 from .variable_files import StoredShare, VariableFiles
 
 if TYPE_CHECKING:
-    from .kernels import KernelCost, Kernels
+    from .kernels import Kernels
 
 
 class PartySession:
@@ -37,7 +38,6 @@ class PartySession:
         self._held: set[str] = set()  # names in the runtime
         self._given: set[str] = set()  # those of them that came from the client and that no run has written since
         self._kernel_link = link.spawn()
-        self._kernels: Kernels | None = None
 
     def __contains__(self, name: str) -> bool:
         return name in self._held or name in self._files
@@ -71,14 +71,18 @@ class PartySession:
             self._runtime.run(executable)
         self._written(call)
 
-    def run_kernel(self, call: pb.Call) -> "KernelCost":
-        """Run a call's kernel on its inputs, and store its output as the call says."""
+    def run_kernel(self, call: pb.Call) -> tuple[float, int]:
+        """Run a call's kernel on its inputs, and store its output as the call says.
+
+        Returns:
+            Seconds that the kernel took, and bytes of its one message in each direction.
+        """
         # Weights from files are not kept, since their digits would take twice their size in memory.
         keep = call.inputs[0] in self._given
-        share, cost = self._with_kernels().run(call.kernel, self.read, call.inputs, keep)
+        share, seconds, size = self._kernels.run(call.kernel, self.read, call.inputs, keep)
         self._runtime.set_var(call.outputs[0], share)
         self._written(call)
-        return cost
+        return seconds, size
 
     def close(self) -> None:
         """Drop the programs, and the files if they are temporary. The runtime ends with its last reference."""
@@ -116,14 +120,13 @@ class PartySession:
         for name in call.frees:
             self.delete(name)
 
-    def _with_kernels(self) -> "Kernels":
-        """Return the kernels, made at the first call, because they need PyTorch and its memory."""
-        if self._kernels is None:
-            from .kernels import Kernels
+    @cached_property
+    def _kernels(self) -> "Kernels":
+        """Kernels, made at the first call, because they need PyTorch and its memory."""
+        from .kernels import Kernels
 
-            self._kernels = Kernels(self._kernel_link)
-        return self._kernels
+        return Kernels(self._kernel_link)
 
     def _forget(self, names: Iterable[str]) -> None:
-        if self._kernels is not None:
+        if "_kernels" in vars(self):
             self._kernels.forget(names)

@@ -108,7 +108,7 @@ class Session:
         try:
             for rank, done in follow([stub.Run(request) for stub in self._stubs]):
                 label = plan.calls[done.index].label
-                book_call(book, rank, label, done)
+                book.add(rank, label, done)
                 if rank == 0 and progress is not None:
                     progress(done.index + 1, len(calls), label)
         except PartyError as failure:
@@ -190,11 +190,3 @@ def _batches(items: Iterable[tuple[str, np.ndarray]]) -> Iterable[list[tuple[str
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def book_call(book: CostBook, rank: int, label: str, done: pb.CallDone) -> None:
-    """Book the costs of a call at one party."""
-    book.add_program(rank, label, (1, done.seconds, done.sent_bytes, done.received_bytes, done.sends, done.receives))
-    for item in done.operators:
-        counts = (item.calls, item.seconds, item.sent_bytes, item.received_bytes, item.sends, item.receives)
-        book.add_operator(rank, label, item.name, counts)

@@ -14,7 +14,6 @@ from ..engine import CostReport, EngineConfig
 from ..engine import party_pb2 as engine_pb
 from ..engine.config import PARTIES
 from ..engine.costs import CostBook
-from ..engine.session import book_call
 from ..engine.wire import PartyError, checked_array, follow, gather, pieces, share_of
 from ..errors import CipherDMError
 from ..progress import Progress
@@ -177,7 +176,7 @@ class RemoteCluster:
                     received[rank].append(event.output)
                 elif event.HasField("progress"):
                     step = event.progress
-                    book_call(book, rank, step.label, step.done)
+                    book.add(rank, step.label, step.done)
                     if rank == 0 and progress is not None:
                         progress(step.done.index + 1, step.total, step.label)
                 elif progress is not None:

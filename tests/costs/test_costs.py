@@ -13,6 +13,7 @@ import cipherdm as cdm
 from cipherdm import CipherDMError
 from cipherdm.costs import NETWORKS, Network, latency, network_named
 from cipherdm.engine import TOTALS, CostReport, sum_totals
+from cipherdm.engine import party_pb2 as pb
 from cipherdm.engine.costs import CostBook
 from cipherdm.engine.profile import KERNEL, parse_profile
 
@@ -23,10 +24,11 @@ def report(**kernels) -> CostReport:
     """A report of two seconds; each kernel's (calls of a party, messages of all, bytes of all), the latter from party 0."""
     book = CostBook()
     for party in range(3):
+        done = pb.CallDone(seconds=2.0, sent_bytes=1000 * (party + 1), received_bytes=2000, sends=8, receives=8)
         for name, (calls, messages, size) in kernels.items():
             sent = (size, messages) if party == 0 else (0, 0)
-            book.add_operator(party, "step", KERNEL + name, (calls, 0.1, sent[0], 0, sent[1], 0))
-        book.add_program(party, "step", (1, 2.0, 1000 * (party + 1), 2000, 8, 8))
+            done.operators.add(name=KERNEL + name, calls=calls, seconds=0.1, sent_bytes=sent[0], sends=sent[1])
+        book.add(party, "step", done)
     return book.report(2.0)
 
 
@@ -127,9 +129,9 @@ def test_the_profiles_levels_are_told_apart():
 [api.cc:220] HLO profiling: total time 0.5
 [api.cc:223] - pphlo.dot, {lines.format(2, 8000, 1)}
 """
-    traffic, operators = parse_profile(text)
-    assert traffic.sends == 3
-    assert [(o.name, o.calls, o.traffic.sends) for o in operators] == [
+    done = parse_profile(text)
+    assert done.sends == 3
+    assert [(o.name, o.calls, o.sends) for o in done.operators] == [
         ("multiply", 1, 3),
         (KERNEL + "trunc_a", 4, 2),
         ("dot", 2, 1),

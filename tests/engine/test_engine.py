@@ -293,10 +293,10 @@ def test_the_profile_is_read():
 [api.cc:223] - pphlo.free, executed 24 times, duration 0.0014s, send bytes 0 recv bytes 0, send actions 0, recv actions 0
 [api.cc:233] Link details: total send bytes 900, recv bytes 901, send actions 60, recv actions 61
 """
-    traffic, operators = parse_profile(text)
-    assert (traffic.sent_bytes, traffic.received_bytes, traffic.sends, traffic.receives) == (900, 901, 60, 61)
-    (operator,) = operators
-    assert (operator.name, operator.calls, operator.seconds, operator.traffic.sends) == ("divide", 1, 2.5, 51)
+    done = parse_profile(text)
+    assert (done.sent_bytes, done.received_bytes, done.sends, done.receives) == (900, 901, 60, 61)
+    (operator,) = done.operators
+    assert (operator.name, operator.calls, operator.seconds, operator.sends) == ("divide", 1, 2.5, 51)
 
 
 # A client that starts a cluster, keeps it busy, and ends in one of several ways.
