@@ -238,4 +238,5 @@ TARGET = Target(
         )
     ),
     figure,
+    order=30,
 )

@@ -1,7 +1,6 @@
 """The commands `cipherdm bench EXPERIMENT`, `cipherdm reproduce` and `cipherdm tables`.
 
-To add an experiment, write a module with its command, `measure`, and a `TARGET`. Name the module in `EXPERIMENTS` here, and its
-target in `targets.TARGETS`. A table for documents goes into `tables.TABLES`. The record goes into data/measurements.
+An experiment is a module of this folder, found by `discovery`: its function `measure` is the command.
 """
 
 from importlib import import_module
@@ -9,37 +8,37 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from cipherdm.files import root
 
-EXPERIMENTS = (
-    *("operations", "activations", "piecewise", "step", "ladder", "breakdown", "linear", "network", "latency"),
-    *("trajectory", "prompts", "grid", "segments", "full-call", "soak"),
-)
-"""Commands of `cipherdm bench`, each the function `measure` of the module of its name, or of that in `_MODULES`."""
-
-_MODULES = {"segments": "ddpm1000", "full-call": "sd15"}
+from . import discovery
 
 
-class Experiments(TyperGroup):
-    """A group of commands that imports an experiment's module when its command is asked for."""
+class _Experiment(TyperCommand):
+    """A command whose module is imported when it is run. Until then only its name and its help are known."""
+
+    def make_context(self, info_name, args, parent=None, **extra):
+        alone = typer.Typer(add_completion=False)
+        alone.command(self.name)(import_module(f".{self.name.replace('-', '_')}", __package__).measure)
+        return typer.main.get_command(alone).make_context(info_name, args, parent, **extra)
+
+
+class _Experiments(TyperGroup):
+    """The group of all experiments' commands."""
 
     def list_commands(self, ctx: typer.Context) -> list[str]:
-        """Return the names of all commands, in the order of `EXPERIMENTS`."""
-        return list(EXPERIMENTS)
+        """Return the names of all commands."""
+        return list(discovery.commands())
 
-    def get_command(self, ctx: typer.Context, name: str):
+    def get_command(self, ctx: typer.Context, name: str) -> TyperCommand | None:
         """Return an experiment's command, or None if there is none of that name."""
-        if name not in EXPERIMENTS:
-            return None
-        alone = typer.Typer(add_completion=False)
-        alone.command(name)(import_module(f".{_MODULES.get(name, name)}", __package__).measure)
-        return typer.main.get_command(alone)
+        text = discovery.commands().get(name)
+        return None if text is None else _Experiment(name, help=text)
 
 
 app = typer.Typer(
-    cls=Experiments,
+    cls=_Experiments,
     help="Measure what protocol sets cost on three parties on this machine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -285,4 +285,5 @@ TARGET = Target(
         for name, expected in (("cipherdm", 25.7), ("cipherdm-corrected", 24.4), ("puma", 41.1), ("fast", 45.8))
     ),
     lambda records: grid_sheet(read(records / f"{_DRAWN}.json"), 0, guidance_scale=4),
+    order=80,
 )

@@ -128,4 +128,5 @@ TARGET = Target(
         )
     ),
     figure,
+    order=140,
 )

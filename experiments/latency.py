@@ -184,4 +184,5 @@ TARGET = Target(
     (Command("latency", ("bench", "latency"), (), ("--protocols", "fast", "--networks", "wan", "--repetitions", "1")),),
     (Check("largest error", 15, 0, largest_error, 10, 0, "%", "most"),),
     figure,
+    order=170,
 )

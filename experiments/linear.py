@@ -227,4 +227,5 @@ TARGET = Target(
         Check("time, SPU / kernel over Z_2^64", 2.0, 0.8, gain("ms", 64)),
         Check("time, SPU / kernel over Z_2^32", 2.9, 1.2, gain("ms", 32)),
     ),
+    order=120,
 )

@@ -24,6 +24,8 @@ def linear_table(measurements: Path) -> str:
     return markdown(["product", "by", "ms", "G multiply-adds/s", "MB", "faster", "fewer bytes"], rows)
 
 
+TABLES = {"linear": linear_table}
+
 _COLOURS = (PALETTE[7], PALETTE[0], PALETTE[1])  # of `WAYS`
 
 

@@ -110,4 +110,5 @@ TARGET = Target(
         Check("largest error", 10, 0, largest_error(), None, 0, "%", "most"),
         Check("largest error of WAN and narrow", 10, 0, largest_error("WAN", "narrow"), 20, 0, "%", "most"),
     ),
+    order=180,
 )

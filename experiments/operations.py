@@ -175,4 +175,5 @@ TARGET = Target(
         Check(f"bytes per element, {name}", expected, 1, bytes_per_element(name), 1, 0)
         for name, expected in {"addition": 0, "secret x secret": 52, "less-than": 108, "reciprocal": 1336}.items()
     ),
+    order=190,
 )

@@ -27,6 +27,7 @@ from cipherdm.views.style import GREY, describe, new_figure
 
 from . import recording
 from .commands import PromptModel, ProtocolsOption, RecordOption, record_path, silent
+from .markdown import markdown, records_named
 from .recording import draw_levels, image_axes
 from .target import PROMPT_MODEL, Check, Command, Target, of_rows
 
@@ -202,6 +203,20 @@ def measure(
     typer.echo(f"{summary(found)}\n{recording.write(path, found, images)}")
 
 
+def drawn_table(measurements: Path) -> str:
+    """Return prompts drawn one by one on three parties, against plaintext."""
+    records = records_named(measurements, "prompts_*.json", "cipherdm bench prompts MODEL")
+    rows = [
+        [row["prompt"], f"{row['psnr_db']:.1f} dB", f"{row['whole_seconds']:.0f} s", f"{row['bytes'] / 1e6:,.0f}"]
+        + [f"{row['sends']:,}", f"{row['peak_memory'] / 2**20:.0f}"]
+        for record in records
+        for row in record["rows"]
+    ]
+    return markdown(["prompt", "PSNR to exact", "time", "MB", "messages", "MiB of a party"], rows)
+
+
+TABLES = {"prompts": drawn_table}
+
 DRAWN = f"prompts_{PROMPT_MODEL}"
 _SLOWEST = of_rows(DRAWN, "whole_seconds", max, 1 / 60)
 
@@ -219,4 +234,5 @@ TARGET = Target(
         Check("most memory of a party", 4, 0, of_rows(DRAWN, "peak_memory", max, 2**-30), 0, 2, " GiB", "most"),
     ),
     lambda records: prompts_sheet(read(records / f"{DRAWN}.json")),
+    order=70,
 )

@@ -210,6 +210,7 @@ QUALITY = Target(
         Check(f"{TEN}: PSNR of fast to exact", 32.9, 2, _PSNR, 4, unit=" dB"),
     ),
     figure,
+    order=40,
 )
 
 _EXACT = f"quality_{TEN}_direct"
@@ -233,6 +234,7 @@ SAMPLERS_TARGET = Target(
         accuracy("accuracy, DPM-Solver++-10", f"{_EXACT}_dpmsolver-10", 99.1, 1, 3),
     ),
     samplers_figure,
+    order=50,
 )
 
 _LABELS = ("--labels", "0-9", "--steps", "20"), ("--labels", "3", "--steps", "4")
@@ -244,6 +246,7 @@ PICTURE = Target(
     "ours",
     (Command("sample", ("sample", "--model", TEN, "--granularity", "loop"), *_LABELS, option="--out"),),
     (Check("mean PSNR to plaintext", 33.0, 2, mean_of("sample", "psnr_db"), unit=" dB"),),
+    order=150,
 )
 
 READ = f"captions_{PROMPT_MODEL}"
@@ -262,4 +265,5 @@ CAPTIONS = Target(
             ("all of a caption but the place", "all", 96.4, 2, 6),
         )
     ),
+    order=90,
 )

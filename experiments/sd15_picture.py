@@ -8,8 +8,10 @@ Seconds over a network follow from the latency model. Its computing is the measu
 machine; in a deployment each party has its own host. `LEFT_OUT` lists what is not in a projection.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -20,8 +22,12 @@ from cipherdm.costs import CHEETAH_LAN, LAN, SPU_WAN, WAN, Latency, Network, lat
 from cipherdm.engine import sum_totals
 from cipherdm.errors import CipherDMError
 from cipherdm.models import CONTEXT_KINDS
+from cipherdm.records import read_record
 from cipherdm.views.networks import PARTS
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
+
+from .full_call import summary
+from .markdown import markdown
 
 LITERATURE = (LAN, CHEETAH_LAN, WAN, SPU_WAN)
 """Networks of the projection: those that publications compute on."""
@@ -192,3 +198,24 @@ def full_size_figure(record: Mapping[str, Any], picture: Picture = Picture()) ->
 def _told(hours: float, size: float) -> str:
     time = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
     return f"{time}, {size:,.0f} GB"
+
+
+def full_size_table(measurements: Path) -> str:
+    """Return an image of Stable Diffusion's size, projected from one call, beside published figures, and what is left out."""
+    path = measurements / "sd15_step.json"
+    if not path.exists():
+        return f"The record {path.name} is not there yet; `cipherdm bench full-call` makes it."
+    record = read_record(path)
+    rows = []
+    for name, row in full_size_frame(record).iterrows():
+        parts = ("-" if math.isnan(row[part]) else f"{row[part]:.2f}" for part in PARTS)
+        rows.append([name, row["what"], *parts, f"{row['hours']:.2f}", f"{row['GB']:,.0f}"])
+    header = ["over", "network", *(f"{part}, h" for part in PARTS), "h", "GB"]
+    return (
+        f"{summary(record)}\n\nFrom that call, for a picture of {Picture().steps} steps with classifier-free guidance, "
+        f"{Picture().calls} calls, with the keys and values of each of two prompts computed once:\n\n"
+        f"{markdown(header, rows)}\n\nNot in these hours: {'; '.join(LEFT_OUT)}."
+    )
+
+
+TABLES = {"full_size": full_size_table}

@@ -171,4 +171,5 @@ TARGET = Target(
         Check(_GROWTH, 2, 0, lambda r: 100 * max(growth(r["soak"])), 3, unit="%", bound="most"),
     ),
     lambda records: endurance(read_record(records / "soak.json")),
+    order=210,
 )

@@ -30,7 +30,7 @@ from .commands import (
     split_names,
     take_turns,
 )
-from .markdown import Table, duration, markdown, mebibytes, megabytes, records_named, times
+from .markdown import duration, markdown, mebibytes, megabytes, records_named, times
 from .variants import AT_ONCE, BASELINES, PreparedStep, Variant, default_names, of_distilled, prepare
 from .variants import variants as variants_named
 
@@ -269,7 +269,7 @@ def steps_table(
         + [megabytes(row["setup_bytes"]), mebibytes(row["peak_memory"])]
         for row in chosen.to_dict("records")
     ]
-    header = ["model", "batch", "protocols", "time", "MB", "sends", "faster", "fewer bytes", "fewer sends"]
+    header = ["model", "batch", "protocols", "time", "MB", "messages", "faster", "fewer bytes", "fewer messages"]
     return markdown([*header, "setup MB", "peak MiB"], rows)
 
 
@@ -295,7 +295,7 @@ def _with_its_distilled(frame: pd.DataFrame) -> pd.Series:
     return taught & (frame["variant"].isin(["direct", "fast"]) | distilled)
 
 
-TABLES: dict[str, Table] = {
+TABLES = {
     "summary": summary_table,
     "step": partial(steps_table, shown=lambda frame: ~_is_distilled(frame)),
     "step_batches": batches_table,

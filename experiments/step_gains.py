@@ -177,6 +177,9 @@ def published_table(measurements: Path) -> str:
     return markdown(["model", "baseline", *pictures, "bytes"], cells)
 
 
+TABLES = {"published": published_table}
+
+
 def figure(records: Path) -> Figure:
     """Draw the gains of a step against both baselines, with the paper's ranges as bands."""
     return claims_figure(gains(step_rows(records)))
@@ -245,6 +248,7 @@ STEP = Target(
     ),
     tuple(check for index, model in enumerate((TINY, TEN)) for check in _step_checks(model, index)),
     figure,
+    order=10,
 )
 
 KERNELS = Target(
@@ -273,6 +277,7 @@ KERNELS = Target(
             ("time", "fast-kernels", 5.6, 2.2, None),
         )
     ),
+    order=130,
 )
 
 PROMPT_STEP = Target(
@@ -286,4 +291,5 @@ PROMPT_STEP = Target(
         for name, quantity, reduced in (("bytes", "bytes", 0), ("messages", "sends", None), ("time", "time", None))
     ),
     prompt_figure,
+    order=100,
 )

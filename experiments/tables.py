@@ -13,9 +13,8 @@ from cipherdm.costs.sampling import SAMPLERS
 from cipherdm.errors import CipherDMError
 from cipherdm.files import replacing
 from cipherdm.records import read_record
-from cipherdm.views.networks import PARTS
 
-from . import activations, linear_figures, step, step_gains, targets
+from .discovery import modules_with
 from .markdown import Table, markdown, records_named
 
 DOCUMENTS = ("README.md", "RESULTS.md", "experiments/README.md", "data/models/README.md")
@@ -74,18 +73,6 @@ def captions_table(measurements: Path) -> str:
     return markdown([record["model"], *parts], rows)
 
 
-def prompts_table(measurements: Path) -> str:
-    """Return prompts drawn one by one on three parties, against plaintext."""
-    records = records_named(measurements, "prompts_*.json", "cipherdm bench prompts MODEL")
-    rows = [
-        [row["prompt"], f"{row['psnr_db']:.1f} dB", f"{row['whole_seconds']:.0f} s", f"{row['bytes'] / 1e6:,.0f}"]
-        + [f"{row['sends']:,}", f"{row['peak_memory'] / 2**20:.0f}"]
-        for record in records
-        for row in record["rows"]
-    ]
-    return markdown(["prompt", "PSNR to exact", "time", "MB", "sends", "MiB of a party"], rows)
-
-
 def candidates_table(measurements: Path) -> str:
     """Return sizes that mnist10 could have had: numbers that set their cost, and the loss after a short training."""
     command = "python -m cipherdm_experiments.training.candidates"
@@ -117,39 +104,14 @@ def _likeness(found: dict[str, Any] | None) -> str:
     return "some overflowed" if math.isnan(found["psnr"]) else f"{found['psnr']:.1f} dB, {found['ssim']:.3f}"
 
 
-def full_size_table(measurements: Path) -> str:
-    """Return an image of Stable Diffusion's size, projected from one call, beside published figures, and what is left out."""
-    path = measurements / "sd15_step.json"
-    if not path.exists():
-        return f"The record {path.name} is not there yet; `cipherdm bench full-call` makes it."
-    # Only this table needs them, which bring the whole library along.
-    from .sd15 import summary
-    from .sd15_picture import LEFT_OUT, Picture, full_size_frame
-
-    record = read_record(path)
-    rows = []
-    for name, row in full_size_frame(record).iterrows():
-        parts = ("-" if math.isnan(row[part]) else f"{row[part]:.2f}" for part in PARTS)
-        rows.append([name, row["what"], *parts, f"{row['hours']:.2f}", f"{row['GB']:,.0f}"])
-    header = ["over", "network", *(f"{part}, h" for part in PARTS), "h", "GB"]
-    return (
-        f"{summary(record)}\n\nFrom that call, for a picture of {Picture().steps} steps with classifier-free guidance, "
-        f"{Picture().calls} calls, with the keys and values of each of two prompts computed once:\n\n"
-        f"{markdown(header, rows)}\n\nNot in these hours: {'; '.join(LEFT_OUT)}."
-    )
-
-
 TABLES: dict[str, Table] = {
-    **step.TABLES,
-    "published": step_gains.published_table,
-    "linear": linear_figures.linear_table,
-    "activations": activations.activations_table,
     "models": models_table,
     "candidates": candidates_table,
     "classifier": classifier_sentence,
     "quality": quality_table,
     "captions": captions_table,
-    "prompts": prompts_table,
-    "full_size": full_size_table,
-    "targets": targets.targets_table,
 }
+"""Functions that make tables, by name: those of records that no experiment here makes, and each module's own `TABLES`."""
+
+for _module in modules_with("\nTABLES = "):
+    TABLES |= _module.TABLES

@@ -130,6 +130,7 @@ class Target:
         commands: Commands that measure it. Each can be run by itself.
         checks: Numbers that should come out.
         figure: Function that draws the target's figure from the records in a folder; None if a table says it all.
+        order: Place among the targets in documents and runs.
     """
 
     name: str
@@ -139,6 +140,7 @@ class Target:
     commands: tuple[Command, ...]
     checks: tuple[Check, ...] = ()
     figure: Callable[[Path], Figure] | None = None
+    order: int = 1000
 
 
 def field(stem: str, name: str, within: str = "", factor: float = 1.0) -> Value:

@@ -10,50 +10,18 @@ from typing import Any
 
 from cipherdm.records import read_record
 
-from . import (
-    activations,
-    breakdown_figures,
-    ddpm1000,
-    grid,
-    ladder,
-    latency,
-    linear,
-    network,
-    operations,
-    piecewise,
-    prompts,
-    quality,
-    sd15,
-    soak,
-    step_gains,
-    trajectory_figures,
-)
+from .discovery import modules_with
 from .markdown import duration, markdown
-from .target import Command
+from .target import Command, Target
 
-TARGETS = (
-    step_gains.STEP,
-    activations.TARGET,
-    breakdown_figures.TARGET,
-    quality.QUALITY,
-    quality.SAMPLERS_TARGET,
-    ddpm1000.TARGET,
-    prompts.TARGET,
-    grid.TARGET,
-    quality.CAPTIONS,
-    step_gains.PROMPT_STEP,
-    sd15.TARGET,
-    linear.TARGET,
-    step_gains.KERNELS,
-    ladder.TARGET,
-    quality.PICTURE,
-    trajectory_figures.TARGET,
-    latency.TARGET,
-    network.TARGET,
-    operations.TARGET,
-    piecewise.TARGET,
-    soak.TARGET,
-)
+_FOUND = {
+    value.name: value
+    for module in modules_with(" = Target(\n")
+    for value in vars(module).values()
+    if isinstance(value, Target)
+}
+
+TARGETS = tuple(sorted(_FOUND.values(), key=lambda target: target.order))
 
 
 def targets_table(measurements: Path) -> str:
@@ -123,3 +91,6 @@ def _took(known: list[tuple[float, int]], missing: int) -> str:
     memory = max(memory for _, memory in known) / 2**30
     text = duration(sum(took for took, _ in known), digits=0) + (f", {memory:.1f} GiB" if memory else "")
     return text + (f", and {missing} not timed" if missing else "")
+
+
+TABLES = {"targets": targets_table}

@@ -260,4 +260,5 @@ TARGET = Target(
         for value in [last_median(f"trajectory_{model}_{scheduler}", pair)]
     ),
     lambda records: psnr_by_step([read(path) for path in sorted(records.glob("trajectory_*.json"))]),
+    order=160,
 )

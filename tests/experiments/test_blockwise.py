@@ -14,7 +14,7 @@ from cipherdm.owner import prepare_weights
 from cipherdm.owner.observe import load_calibration
 from cipherdm.owner.prepared import chosen_blocks
 from cipherdm.schedules import make_schedule
-from cipherdm_experiments import sd15
+from cipherdm_experiments import full_call
 from cipherdm_experiments.sd15_blockwise import UNetCall, call_in_plaintext
 
 EXACT = replace(DIRECT, name="exact", time_embedding="precomputed")
@@ -32,7 +32,7 @@ def unet(tmp_path_factory):
     """A model with random weights in a folder, calibrated for one step, its weights read when they are asked for."""
     folder = tmp_path_factory.mktemp("small")
     save_unet(UNet(SMALL, init_unet(SMALL).params, SCHEDULER), folder)
-    return sd15.prepared(folder)
+    return full_call.prepared(folder)
 
 
 def call_of(unet, values, protocols):
@@ -83,8 +83,10 @@ def test_an_interrupted_call_goes_on_where_it_was(unet, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sd15.run(sd15.prepared(unet.folder), tmp_path, progress=stop)
-    record = sd15.run(sd15.prepared(unet.folder), tmp_path, progress=lambda done, total, name: begun.append(name))
+        full_call.run(full_call.prepared(unet.folder), tmp_path, progress=stop)
+    record = full_call.run(
+        full_call.prepared(unet.folder), tmp_path, progress=lambda done, total, name: begun.append(name)
+    )
     rows = record["rows"]
     assert begun == blocks[stopped_at:]
     assert [row["block"] for row in rows] == blocks
@@ -104,7 +106,7 @@ def test_an_interrupted_call_goes_on_where_it_was(unet, tmp_path):
     assert record["error"]["emulated"]["rms"] < 0.08 and record["error"]["parties"]["rms"] < 0.08
     assert not list(tmp_path.rglob("*.share"))  # nothing is left of weights and values
 
-    again = sd15.run(sd15.prepared(unet.folder), tmp_path, progress=stop)  # finished: nothing is run
+    again = full_call.run(full_call.prepared(unet.folder), tmp_path, progress=stop)  # finished: nothing is run
     assert again == record
 
 
@@ -113,7 +115,7 @@ def test_parties_are_not_started_for_values_that_leave_the_ring(unet, tmp_path):
     large = {name: array * np.float32(3000) for name, array in params.items() if name.startswith("conv_in.")}
     save_unet(UNet(SMALL, params | large, SCHEDULER), tmp_path / "large")
     with pytest.raises(CipherDMError, match="leave the ring"):
-        sd15.run(sd15.prepared(tmp_path / "large"), tmp_path / "kept")
+        full_call.run(full_call.prepared(tmp_path / "large"), tmp_path / "kept")
     assert not (tmp_path / "kept" / "call").exists()
 
 

@@ -1,5 +1,6 @@
 """Targets: what they run can be typed, is documented, resumes, and comes out as expected."""
 
+import inspect
 import json
 import re
 from dataclasses import replace
@@ -12,7 +13,7 @@ import typer
 from cipherdm.cli import build
 from cipherdm.errors import CipherDMError
 from cipherdm.records import read_record, write_record
-from cipherdm_experiments import runner, soak, targets
+from cipherdm_experiments import discovery, runner, soak, targets
 from cipherdm_experiments.breakdown_figures import share_of_step
 from cipherdm_experiments.grid import mean_psnr
 from cipherdm_experiments.quality import QUALITY, quality_command
@@ -46,8 +47,15 @@ def test_commands_can_be_typed(command):
     assert (full != reduced) == bool(command.reduced)
 
 
+def test_experiments_are_found_in_their_files():
+    names = discovery.commands()
+    assert len(names) == 15 and {"full-call", "segments", "step"} <= set(names)
+    for module in discovery.modules_with("\ndef measure("):
+        assert names[module.__name__.rpartition(".")[2].replace("_", "-")] == inspect.getdoc(module.measure)
+
+
 def test_names_are_unique():
-    for names in ([target.name for target in TARGETS], [command.name for command in COMMANDS]):
+    for names in ([t.name for t in TARGETS], [t.order for t in TARGETS], [command.name for command in COMMANDS]):
         assert len(set(names)) == len(names)
 
 

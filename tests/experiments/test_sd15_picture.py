@@ -18,10 +18,10 @@ from cipherdm_experiments.sd15_picture import (
     Picture,
     full_size_figure,
     full_size_frame,
+    full_size_table,
     picture_totals,
     project,
 )
-from cipherdm_experiments.tables import full_size_table
 
 
 def row(kind, seconds, size, rounds):

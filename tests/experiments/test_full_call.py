@@ -5,7 +5,7 @@ from matplotlib.image import imread
 
 from cipherdm.owner.prepared import chosen_blocks
 from cipherdm.views.style import png
-from cipherdm_experiments.sd15 import SD15, full_call_figure, full_call_frame
+from cipherdm_experiments.full_call import SD15, full_call_figure, full_call_frame
 
 
 def record():

@@ -1,4 +1,4 @@
-"""A run in ddpm1000 is the run in one piece, and goes on where it was interrupted."""
+"""A run in segments is the run in one piece, and goes on where it was interrupted."""
 
 from dataclasses import replace
 
@@ -14,8 +14,8 @@ from cipherdm.protocols import DIRECT
 from cipherdm.sampling import make_task
 from cipherdm.views.pictures import grey_levels
 from cipherdm.views.style import png
-from cipherdm_experiments import ddpm1000, recording
-from cipherdm_experiments.ddpm1000 import segments_figure
+from cipherdm_experiments import recording, segments
+from cipherdm_experiments.segments import segments_figure
 
 SETTINGS = {"labels": [0, 1], "scheduler": "ddpm", "steps": 4, "seed": 3}
 SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
@@ -26,14 +26,14 @@ UNET = replace(
 
 
 def test_segments_cover_a_run():
-    assert ddpm1000.bounds(7, 3) == [(0, 3), (3, 3), (6, 1)]
+    assert segments.bounds(7, 3) == [(0, 3), (3, 3), (6, 1)]
     with pytest.raises(CipherDMError, match="0"):
-        ddpm1000.bounds(7, 0)
+        segments.bounds(7, 0)
 
 
 def test_a_segment_has_the_rows_of_its_steps():
     task = make_task(UNET, **SETTINGS)
-    part = ddpm1000.segment(task, 1, 2)
+    part = segments.segment(task, 1, 2)
     assert part.shape.steps == 2 and {name for name in part.public if name.startswith("step.")} == {"step.0", "step.1"}
     np.testing.assert_array_equal(part.client["noise"], task.client["noise"][1:3])
     for name in ("coefficients", "prediction", "timesteps"):
@@ -44,17 +44,17 @@ def test_a_segment_has_the_rows_of_its_steps():
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory, quick_compilation):
     """A run interrupted after its first segment and then resumed: its folder, its result, when files were written."""
-    folder, written = tmp_path_factory.mktemp("ddpm1000"), []
+    folder, written = tmp_path_factory.mktemp("segments"), []
 
     def stop(done, total, name):
         if done == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ddpm1000.run(UNET, folder, length=2, protocols=DIRECT, progress=stop, **SETTINGS)
+        segments.run(UNET, folder, length=2, protocols=DIRECT, progress=stop, **SETTINGS)
     files = sorted(folder.iterdir())
     written.append({path.name: path.stat().st_mtime_ns for path in files})
-    found = ddpm1000.run(UNET, folder, length=2, protocols=DIRECT, **SETTINGS)
+    found = segments.run(UNET, folder, length=2, protocols=DIRECT, **SETTINGS)
     written.append({path.name: path.stat().st_mtime_ns for path in sorted(folder.iterdir())})
     return folder, found, written
 
@@ -89,7 +89,7 @@ def test_segments_of_another_run_are_refused(interrupted):
     folder, _, _ = interrupted
     for changed in ({"seed": 4}, {"labels": [1, 1]}):
         with pytest.raises(CipherDMError, match="of another run"):
-            ddpm1000.run(UNET, folder, length=2, protocols=DIRECT, **SETTINGS | changed)
+            segments.run(UNET, folder, length=2, protocols=DIRECT, **SETTINGS | changed)
 
 
 @pytest.mark.slow
@@ -97,14 +97,14 @@ def test_a_record_is_read_with_its_pictures_and_drawn(interrupted, tmp_path):
     _, (record, pictures), _ = interrupted
     path = tmp_path / "run.json"
     with pytest.raises(CipherDMError, match="bench segments"):
-        ddpm1000.read(path)
+        segments.read(path)
     recording.write(path, record, {"samples": pictures})
-    about, read = ddpm1000.read(path)
+    about, read = segments.read(path)
     np.testing.assert_array_equal(read, pictures)
     assert about["psnr_db"] == record["psnr_db"]
     figure = segments_figure(about, read, columns=3)
     assert f"{record['psnr_db'][0]:.1f}" in figure.get_label() and len(png(figure)) > 10_000
-    assert "GB" in ddpm1000.summary(record) and "2 pictures" in ddpm1000.summary(record)
+    assert "GB" in segments.summary(record) and "2 pictures" in segments.summary(record)
 
 
 def test_psnr_of_clipped_pictures():

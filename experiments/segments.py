@@ -256,4 +256,5 @@ TARGET = Target(
         Check("GB of all parties", 50.7, 0.2, field(_NAME, "bytes", factor=1e-9), unit=" GB"),
     ),
     lambda records: segments_figure(*read(records / f"{_NAME}.json")),
+    order=60,
 )

@@ -270,4 +270,5 @@ TARGET = Target(
         Check("GB of all parties", 46.7, 0.5, field("sd15_step", "bytes", factor=1e-9), unit=" GB"),
     ),
     lambda records: full_call_figure(read_record(records / "sd15_step.json")),
+    order=110,
 )
