@@ -133,38 +133,31 @@ def request(
     ),
 ) -> None:
     """Have the three parties sample from a registered model, as client. Only this command sees labels, prompts and images."""
-    from ..files import replacing
     from ..hosts import RemoteCluster, images_of
-    from ..records import write_record
     from ..sampling.pipeline import load_client_components
     from ..views.pictures import image_row, wrapped
-    from .sample import PROMPT_LAYOUT
+    from .sample import PROMPT_LAYOUT, write_figure
 
     chosen = parse_labels(labels)
     if bool(prompts) != (components is not None):
         raise CipherDMError("a prompt needs --components, the folder with the client's tokenizer, and the reverse.")
-    if negative_prompt is not None and not prompts:
-        raise CipherDMError("a negative prompt goes with a prompt: give --prompt as well.")
     asked = {"labels": chosen, "count": count, "seed": seed}
-    if prompts:
-        asked |= {"prompts": prompts, "components": load_client_components(components)}
-        asked["negative_prompts"] = None if negative_prompt is None else [negative_prompt] * len(prompts)
+    if prompts or negative_prompt is not None:
+        asked |= {"prompts": prompts, "components": components and load_client_components(components)}
+        asked["negative_prompts"] = None if negative_prompt is None else [negative_prompt] * len(prompts or ())
     with RemoteCluster(config) as cluster, ProgressBar("call") as bar:
-        about = json.loads(cluster.models()[name].about) if name in cluster.models() else {}
+        registered = cluster.models().get(name)
         result = images_of(cluster, name, progress=bar, **asked)
     if prompts:
         figure = image_row(result.images, [wrapped(prompt) for prompt in prompts], **PROMPT_LAYOUT)
     else:
         figure = image_row(result.images, [str(label) for label in chosen or range(len(result.images))])
-    with replacing(out) as temporary:
-        figure.savefig(temporary, dpi=150)
-    record = out.with_suffix(".json")
+    about, cost = json.loads(registered.about), result.cost
     public = {key: about[key] for key in ("scheduler", "steps", "eta", "guidance_scale", "protocols") if key in about}
-    write_record(record, {"model": name, **public, "pictures": len(result.images), "cost": result.cost.to_dict()})
-    cost = result.cost
+    record = {"model": name, **public, "pictures": len(result.images), "cost": cost.to_dict()}
     typer.echo(
         f"{len(result.images)} images in {cost.seconds:.1f} s; the parties sent {cost.bytes / 1e6:.1f} MB in "
-        f"{cost.sends} messages.\nWrote {out} and {record}."
+        f"{cost.sends} messages.\n{write_figure(figure, out, record)}"
     )
 
 

@@ -1,7 +1,7 @@
 """`cipherdm sample`: images from labels or from prompts, beside plaintext ones from the same noise."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -13,6 +13,9 @@ from ..files import replacing
 from ..progress import ProgressBar
 from ..records import write_record
 from .options import SETS, ModelOption, SchedulerOption, parse_labels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PROMPT_LAYOUT = {"across": 4, "width": 2.0}
 """Layout of a figure of images with prompts above them."""
@@ -84,18 +87,24 @@ def sample(
         secure = draw(loaded, cluster, protocols=chosen, granularity=granularity, progress=bar, **asked, **settings)
     found = psnr(secure.images, plaintext.images)
     figure = sample_sheet(secure.images, plaintext.images, found, captions, **layout)
-    cost, record = secure.cost, out.with_suffix(".json")
-    with replacing(out) as temporary:
-        figure.savefig(temporary, dpi=150)
+    cost = secure.cost
     run = {"model": folder.resolve().name, "protocols": chosen.name, "granularity": granularity, **about, **settings}
     measured = {"psnr_db": found, "peak_memory_bytes": secure.peak_memory, "cost": cost.to_dict()}
-    write_record(record, run | measured)
     typer.echo(
         f"{len(found)} images in {cost.seconds:.1f} s; the parties sent {cost.bytes / 1e6:.1f} MB in {cost.sends} messages "
         f"and held at most {max(secure.peak_memory) / 2**20:.0f} MiB each.\n"
         f"PSNR of secure against exact plaintext: mean {np.mean(found):.1f} dB, lowest {min(found):.1f} dB.\n"
-        f"Wrote {out} and {record}."
+        f"{write_figure(figure, out, run | measured)}"
     )
+
+
+def write_figure(figure: "Figure", out: Path, contents: dict[str, Any]) -> str:
+    """Write a figure, and a record beside it; return what to print about them."""
+    record = out.with_suffix(".json")
+    with replacing(out) as temporary:
+        figure.savefig(temporary, dpi=150)
+    write_record(record, contents)
+    return f"Wrote {out} and {record}."
 
 
 def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:

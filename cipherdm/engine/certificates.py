@@ -34,38 +34,42 @@ def make_certificates(
     authority_key = ec.generate_private_key(ec.SECP256R1())
     # A verifier looks up an issuer by name, so two authorities must not have the same name.
     authority_name = _name(f"cipherdm development authority {secrets.token_hex(4)}")
-    authority = (
-        _builder(authority_name, authority_name, authority_key.public_key(), days)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
-        .sign(authority_key, hashes.SHA256())
-    )
-    authority_path = folder / "authority.pem"
-    authority_path.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
+    now = datetime.datetime.now(datetime.UTC)
+    start = now - datetime.timedelta(minutes=5)  # clocks of different hosts differ slightly
 
+    def signed(
+        path: Path, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *extensions: x509.ExtensionType
+    ) -> Path:
+        is_authority = key is authority_key
+        certificate = (
+            x509.CertificateBuilder(authority_name, subject, key.public_key(), x509.random_serial_number())
+            .not_valid_before(start)
+            .not_valid_after(now + datetime.timedelta(days=days))
+            .add_extension(
+                x509.BasicConstraints(ca=is_authority, path_length=0 if is_authority else None), critical=True
+            )
+            .add_extension(_key_usage(signs_certificates=is_authority), critical=True)
+        )
+        for extension in extensions:
+            certificate = certificate.add_extension(extension, critical=False)
+        path.write_bytes(certificate.sign(authority_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        return path
+
+    authority = signed(folder / "authority.pem", authority_name, authority_key)
+    purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
     made = {}
     for role in roles:
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = (
-            _builder(_name(role), authority_name, key.public_key(), days)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(signs_certificates=False), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
-                critical=False,
-            )
-            .add_extension(x509.SubjectAlternativeName([_host(host) for host in (role, *hosts)]), critical=False)
-            .sign(authority_key, hashes.SHA256())
+        key, key_path = ec.generate_private_key(ec.SECP256R1()), folder / f"{role}.key"
+        names = x509.SubjectAlternativeName([_host(host) for host in (role, *hosts)])
+        made[role] = Certificates(
+            signed(folder / f"{role}.pem", _name(role), key, purposes, names), key_path, authority
         )
-        paths = Certificates(folder / f"{role}.pem", folder / f"{role}.key", authority_path)
-        paths.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        paths.private_key.touch(mode=0o600)
-        paths.private_key.write_bytes(
+        key_path.touch(mode=0o600)
+        key_path.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
         )
-        made[role] = paths
     return made
 
 
@@ -80,30 +84,11 @@ def _host(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
-) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))  # clocks of different hosts differ slightly
-        .not_valid_after(now + datetime.timedelta(days=days))
-    )
-
-
 def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
     return x509.KeyUsage(
         digital_signature=True,
         key_cert_sign=signs_certificates,
         crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
+        **dict.fromkeys((*others, "encipher_only", "decipher_only"), False),
     )

@@ -122,14 +122,8 @@ class LocalCluster:
             session.closed = True
         for channel in self._channels:
             channel.close()
+        end_with_input(self._processes, timeout=3)
         for process in self._processes:
-            process.stdin.close()  # a party ends when its input does
-        for process in self._processes:
-            try:
-                process.wait(timeout=3)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
             process.stdout.close()
         if self._shaper is not None:
             self._shaper.stop()
@@ -145,7 +139,8 @@ class LocalCluster:
 
     def _start(self) -> None:
         certificates = self._certificates or make_certificates(self._folder / "certificates")
-        ports = self._ports or _some_ports()
+        first = free_ports(2 * PARTIES) if self._ports is None else 0
+        ports = self._ports or range(first, first + 2 * PARTIES)
         controls = [f"127.0.0.1:{port}" for port in ports[:PARTIES]]
         links = tuple(f"127.0.0.1:{port}" for port in ports[PARTIES:])
         if self._network is not None:
@@ -165,8 +160,7 @@ class LocalCluster:
         for rank, process in enumerate(self._processes):
             if not wait_until_ready(process):
                 raise CipherDMError(f"party {rank} did not start: {last_words(self._folder, rank)}")
-        certificate, private_key, authority = certificates["client"].read()
-        credentials = grpc.ssl_channel_credentials(authority, private_key, certificate)
+        credentials = certificates["client"].to_call()
         self._channels = [grpc.secure_channel(control, credentials, GRPC_OPTIONS) for control in controls]
         self._stubs = tuple(PartyStub(channel) for channel in self._channels)
         try:
@@ -183,14 +177,11 @@ class LocalCluster:
             return CipherDMError(f"party {rank}: {error.details()}")
         shaper = "" if self._shaper is None or self._shaper.alive else " The process that shapes the links had ended."
         for other, process in enumerate(self._processes):
-            try:
-                # The process at fault may take a moment to end; a healthy one will not end.
-                code = process.wait(timeout=0.5 if other == rank else 0)
-            except subprocess.TimeoutExpired:
-                continue
-            cause = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-            message = f"party {other} {cause}. {last_words(self._folder, other)}".strip()
-            break
+            # The process at fault may take a moment to end; a healthy one will not end.
+            end = how_it_ended(process, 0.5 if other == rank else 0, self._folder, other)
+            if end is not None:
+                message = f"party {other} {end}"
+                break
         else:
             message = f"party {rank}: {error.details()}"
             if "cannot connect" in message:
@@ -199,11 +190,6 @@ class LocalCluster:
         self._ended = f"it was stopped after an error ({message})"
         self.stop()
         return CipherDMError(f"{message} The other parties have been stopped; start a new LocalCluster.")
-
-
-def _some_ports() -> list[int]:
-    first = free_ports(2 * PARTIES)
-    return list(range(first, first + 2 * PARTIES))
 
 
 def free_ports(count: int) -> int:
@@ -225,17 +211,16 @@ def _is_free(port: int) -> bool:
         return False
 
 
-# Settings of glibc's memory. One arena for all threads of a process: by default each thread has its own and keeps what it has
-# freed, which adds up. Freed memory stays with the process, however large: every operation writes its result into new arrays,
-# whose pages the system would otherwise clear and map each time.
-_MEMORY = {
+# The last four are settings of glibc's memory. One arena for all threads of a process: by default each thread has its own and
+# keeps what it has freed, which adds up. Freed memory stays with the process, however large: every operation writes its result
+# into new arrays, whose pages the system would otherwise clear and map each time.
+_ENVIRONMENT = {
+    "GRPC_VERBOSITY": "NONE",
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
     "MALLOC_TOP_PAD_": str(1 << 25),
 }
-
-_ENVIRONMENT = {"GRPC_VERBOSITY": "NONE", **_MEMORY}
 START_TIMEOUT = 30.0  # seconds for a process to import SPU and listen; about 2 on an idle machine
 
 
@@ -247,7 +232,7 @@ def start_party(config: PartyConfig, threads: int = 1) -> subprocess.Popen:
         threads: number of threads that it may use. SPU asks OpenMP for four, however many cores there are.
     """
     environment = os.environ | _ENVIRONMENT | {"OMP_THREAD_LIMIT": str(threads)}
-    with _errors_of(config.work, config.rank).open("wb") as errors:
+    with (config.work / f"party{config.rank}.err").open("wb") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "cipherdm.engine.party"],
             stdin=subprocess.PIPE,
@@ -269,9 +254,27 @@ def wait_until_ready(process: subprocess.Popen, timeout: float = START_TIMEOUT) 
 
 def last_words(work: Path, rank: int) -> str:
     """Return the last line that a party wrote to its error output."""
-    lines = _errors_of(work, rank).read_text(errors="replace").strip().splitlines()
+    lines = (work / f"party{rank}.err").read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else ""
 
 
-def _errors_of(work: Path, rank: int) -> Path:
-    return work / f"party{rank}.err"
+def how_it_ended(process: subprocess.Popen, timeout: float, work: Path, rank: int) -> str | None:
+    """Return how a party's process ended, with its last words, or None if it still runs after the timeout."""
+    try:
+        code = process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return None
+    cause = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    return f"{cause}. {last_words(work, rank)}".strip()
+
+
+def end_with_input(processes: Sequence[subprocess.Popen], timeout: float) -> None:
+    """End processes that end when their standard input does; kill those that take longer than the timeout."""
+    for process in processes:
+        process.stdin.close()
+    for process in processes:
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

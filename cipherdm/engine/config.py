@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import grpc
 from spu import libspu
 
 PARTIES = 3
@@ -67,9 +68,15 @@ class Certificates:
     private_key: Path
     authority: Path
 
-    def read(self) -> tuple[bytes, bytes, bytes]:
-        """Return the contents of the three files, in the order of the fields."""
-        return self.certificate.read_bytes(), self.private_key.read_bytes(), self.authority.read_bytes()
+    def to_call(self) -> grpc.ChannelCredentials:
+        """Return gRPC's credentials of a caller, who presents the certificate."""
+        pair = self.private_key.read_bytes(), self.certificate.read_bytes()
+        return grpc.ssl_channel_credentials(self.authority.read_bytes(), *pair)
+
+    def to_serve(self) -> grpc.ServerCredentials:
+        """Return gRPC's credentials of a server. Its callers must present a certificate of the authority too."""
+        pair = self.private_key.read_bytes(), self.certificate.read_bytes()
+        return grpc.ssl_server_credentials([pair], self.authority.read_bytes(), require_client_auth=True)
 
 
 @dataclass(frozen=True)
@@ -104,9 +111,7 @@ class PartyConfig:
     def from_json(cls, text: str) -> "PartyConfig":
         """Invert `to_json`."""
         fields = json.loads(text)
-        certificates = Certificates(**{name: Path(value) for name, value in fields.pop("certificates").items()})
-        links, work = tuple(fields.pop("links")), Path(fields.pop("work"))
-        files = fields.pop("files")
-        return cls(
-            certificates=certificates, links=links, work=work, files=None if files is None else Path(files), **fields
-        )
+        fields["certificates"] = Certificates(**{name: Path(path) for name, path in fields["certificates"].items()})
+        fields["links"], fields["work"] = tuple(fields["links"]), Path(fields["work"])
+        fields["files"] = fields["files"] and Path(fields["files"])
+        return cls(**fields)

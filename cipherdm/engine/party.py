@@ -47,7 +47,7 @@ class PartyService(PartyServicer):
             peak_memory_bytes=_peak_memory(),
         )
         if request.reset_peak:
-            _reset_peak_memory()
+            Path("/proc/self/clear_refs").write_text("5")  # what `_peak_memory` reads counts from now on
         return description
 
     def Open(self, request, context):
@@ -112,7 +112,14 @@ class PartyService(PartyServicer):
             for index, call in enumerate(request.calls):
                 if not context.is_active():  # the client went away
                     return
-                yield self._call(session, index, call, context)
+                missing = [name for name in call.inputs if name not in session]
+                if missing:
+                    problem = f"{call.label} needs {missing[0]!r}, which was never shared"
+                    context.abort(grpc.StatusCode.NOT_FOUND, problem)
+                run = self._run_kernel if call.HasField("kernel") else self._run_program
+                done = run(session, call, context)
+                done.index = index
+                yield done
 
     def _folder_of(self, request: pb.OpenRequest) -> Path:
         """Return the folder of a session's variables in files."""
@@ -129,15 +136,6 @@ class PartyService(PartyServicer):
         if session is None:
             context.abort(grpc.StatusCode.NOT_FOUND, "there is no such session: open one first")
         return session
-
-    def _call(self, session: PartySession, index: int, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
-        missing = [name for name in call.inputs if name not in session]
-        if missing:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"{call.label} needs {missing[0]!r}, which was never shared")
-        run = self._run_kernel if call.HasField("kernel") else self._run_program
-        done = run(session, call, context)
-        done.index = index
-        return done
 
     def _run_program(self, session: PartySession, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
         stored = session.executables.get(call.program)
@@ -195,8 +193,7 @@ def serve(config: PartyConfig) -> None:
     if config.control.startswith("unix:"):  # only this user may open the socket's folder
         credentials = grpc.local_server_credentials(grpc.LocalConnectionType.UDS)
     else:
-        certificate, private_key, authority = config.certificates.read()
-        credentials = grpc.ssl_server_credentials([(private_key, certificate)], authority, require_client_auth=True)
+        credentials = config.certificates.to_serve()
         check_port(config.control, config.rank)
     try:
         server.add_secure_port(config.control, credentials)
@@ -243,11 +240,6 @@ def _peak_memory() -> int:
     """Return the most bytes that this process has held. getrusage would count from the parent process's peak on."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(fields["VmHWM"].split()[0]) * 1024
-
-
-def _reset_peak_memory() -> None:
-    """Let `_peak_memory` count from now on."""
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
 
 import grpc
 import numpy as np
@@ -20,11 +19,8 @@ from .wire import PartyError, checked_array, follow, gather, pieces, share_of, w
 
 _UPLOAD_BATCH = 64 << 20  # bytes of plaintext that are shared and sent at a time, so that few shares are in memory
 
-
-class FailureHandler(Protocol):
-    """Function of a cluster that stops everything after a party's failure and returns the error to raise."""
-
-    def __call__(self, rank: int, error: grpc.RpcError) -> CipherDMError: ...
+FailureHandler = Callable[[int, grpc.RpcError], CipherDMError]
+"""Function of a cluster that stops everything after the error of a party, by rank, and returns the error to raise."""
 
 
 class Session:
@@ -56,10 +52,11 @@ class Session:
         """
         self._check_open()
         arrays = {name: checked_array(name, value, self.config) for name, value in values.items()}
+        visibility = libspu.Visibility.VIS_PUBLIC if public else libspu.Visibility.VIS_SECRET
         for batch in _batches(arrays.items()):
             outgoing: tuple[list[pb.SharePiece], ...] = ([], [], [])
             for name, array in batch:
-                for messages, share in zip(outgoing, self._make_shares(array, public), strict=True):
+                for messages, share in zip(outgoing, self._io.make_shares(array, visibility), strict=True):
                     messages.extend(pieces(self.name, name, share, in_file=in_files))
             self._all([stub.Store.future(iter(messages)) for stub, messages in zip(self._stubs, outgoing, strict=True)])
 
@@ -156,10 +153,6 @@ class Session:
             request = pb.Program(session=self.name, id=program.id, executable=executable)
             self._all([stub.AddProgram.future(request) for stub in self._stubs])
             self._programs.add(program.id)
-
-    def _make_shares(self, array: np.ndarray, public: bool) -> list[libspu.Share]:
-        visibility = libspu.Visibility.VIS_PUBLIC if public else libspu.Visibility.VIS_SECRET
-        return self._io.make_shares(array, visibility)
 
     def _all(self, calls: list[grpc.Future]) -> list:
         """Return the results of one call to each party."""

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -80,8 +80,12 @@ class PartyError(Exception):
         self.rank, self.error = rank, error
 
 
-def gather(calls: Sequence[grpc.Future]) -> list:
+def gather(calls: Sequence[grpc.Future], meanwhile: Callable[[], None] = lambda: None) -> list:
     """Return the results of one call to each party, by rank.
+
+    Args:
+        calls: calls that have begun.
+        meanwhile: called a few times per second; an error that it raises ends the waiting.
 
     Raises:
         PartyError: a call failed. The other calls may be waiting for that party, so they are cancelled.
@@ -89,8 +93,14 @@ def gather(calls: Sequence[grpc.Future]) -> list:
     finished: queue.SimpleQueue = queue.SimpleQueue()
     for rank, call in enumerate(calls):
         call.add_done_callback(lambda _, rank=rank: finished.put(rank))
-    for _ in calls:
-        rank = finished.get()
+    waiting = len(calls)
+    while waiting:
+        meanwhile()
+        try:
+            rank = finished.get(timeout=0.2)
+        except queue.Empty:
+            continue
+        waiting -= 1
         error = calls[rank].exception()
         if error is not None:
             for call in calls:

@@ -4,7 +4,6 @@ import json
 
 import grpc
 
-from ..engine.config import Certificates
 from ..engine.wire import GRPC_OPTIONS
 from .config import PARTY_NAMES, CallerConfig, Timeouts
 from .host_pb2_grpc import HostStub
@@ -19,7 +18,6 @@ _RETRIES = {
     "backoffMultiplier": 2,
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
-_SERVICE_CONFIG = json.dumps({"methodConfig": [{"name": _RETRIED, "retryPolicy": _RETRIES}]})
 
 
 def keepalive_options(timeouts: Timeouts) -> tuple[tuple[str, int], ...]:
@@ -44,24 +42,12 @@ def connect(config: CallerConfig, rank: int) -> tuple[grpc.Channel, HostStub]:
     options = (
         *GRPC_OPTIONS,
         *keepalive_options(config.timeouts),
-        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.service_config", json.dumps({"methodConfig": [{"name": _RETRIED, "retryPolicy": _RETRIES}]})),
         ("grpc.ssl_target_name_override", PARTY_NAMES[rank]),
         # gRPC's own pauses grow to two minutes; a party that was restarted is to be found again within a second.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 1000),
         ("grpc.use_local_subchannel_pool", 1),  # otherwise channels to one address share a connection and its pauses
     )
-    channel = grpc.secure_channel(config.parties[rank], channel_credentials(config.identity), options)
+    channel = grpc.secure_channel(config.parties[rank], config.identity.to_call(), options)
     return channel, HostStub(channel)
-
-
-def channel_credentials(identity: Certificates) -> grpc.ChannelCredentials:
-    """Return a caller's certificate and the authority that it trusts, as gRPC takes them."""
-    certificate, private_key, authority = identity.read()
-    return grpc.ssl_channel_credentials(authority, private_key, certificate)
-
-
-def server_credentials(identity: Certificates) -> grpc.ServerCredentials:
-    """Return a party's certificate and the authority that it trusts; callers must present a certificate too."""
-    certificate, private_key, authority = identity.read()
-    return grpc.ssl_server_credentials([(private_key, certificate)], authority, require_client_auth=True)

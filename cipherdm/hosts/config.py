@@ -140,17 +140,13 @@ def load_host(path: str | Path) -> HostConfig:
     """Read a party's TOML file: all sections.
 
     Raises:
-        CipherDMError: a field is wrong, missing or unknown, or a file that it names is not there.
+        CipherDMError: see `load_caller`.
     """
     file = TomlFile(Path(path), _SECTIONS)
     with file.section("cluster") as cluster:
         parties, links = _addresses(cluster, "parties"), _addresses(cluster, "links")
-        for name, value, supported in (
-            ("protocol", cluster.text("protocol", "ABY3"), "ABY3"),
-            ("ring_bits", cluster.whole("ring_bits", 64), 64),
-        ):
-            if value != supported:
-                raise cluster.error(name, f"is {value}; only {supported} is supported")
+        cluster.only("protocol", "ABY3")
+        cluster.only("ring_bits", 64)
     with file.section("identity") as identity:
         caller = CallerConfig(parties, _timeouts(file), _certificates(identity, file.path))
     with file.section("party") as party:
@@ -203,9 +199,8 @@ def _timeouts(file: TomlFile) -> Timeouts:
 def _limits(file: TomlFile) -> Limits:
     with file.section("limits", required=False) as fields:
         # A queue may have no places at all; a limit of 0 anywhere else would refuse every call.
-        least = {"queue": 0}
-        usual = asdict(Limits())
-        return Limits(**{name: fields.whole(name, value, least=least.get(name, 1)) for name, value in usual.items()})
+        usual = asdict(Limits()).items()
+        return Limits(**{name: fields.whole(name, value, least=int(name != "queue")) for name, value in usual})
 
 
 def _roles(file: TomlFile) -> RoleNames:
@@ -213,9 +208,8 @@ def _roles(file: TomlFile) -> RoleNames:
         roles = RoleNames(fields.texts("owners"), fields.texts("clients"), fields.texts("operators", ()))
         for name, members in asdict(roles).items():
             for party in set(members) & set(PARTY_NAMES):
-                raise fields.error(
-                    name, f"has {party}: a party has no other role, since it would see more than its share"
-                )
+                problem = f"has {party}: a party has no other role, since it would see more than its share"
+                raise fields.error(name, problem)
     return roles
 
 
@@ -236,13 +230,12 @@ def _check_ports(fields: Fields, config: HostConfig) -> None:
     for name, address, count in uses:
         host, first = split_address(address)
         if first + count > 65536:
-            raise fields.error(
-                name, f"is port {first}, and {count} runs at a time need ports up to {first + count - 1}"
-            )
+            problem = f"is port {first}, and {count} runs at a time need ports up to {first + count - 1}"
+            raise fields.error(name, problem)
         for port in range(first, first + count):
             other = taken.setdefault((host, port), name)
             if other != name:
-                raise fields.error(
-                    name,
-                    f"and {other} both use port {port} on {host}; each run at a time takes a port from the first on",
+                problem = (
+                    f"and {other} both use port {port} on {host}; each run at a time takes a port from the first on"
                 )
+                raise fields.error(name, problem)

@@ -53,16 +53,13 @@ def attempts(callers: Mapping[str, CallerConfig], rank: int = 1) -> pd.DataFrame
     for name, caller in callers.items():
         channel, stub = connect(caller, rank)
         with channel:
-            rows[name] = {method: _attempt(stub, method, caller.timeouts.connect) for method in METHODS}
+            rows[name] = [_attempt(stub, method, caller.timeouts.connect) for method in METHODS]
     return pd.DataFrame.from_dict(rows, orient="index", columns=METHODS)
 
 
 def table_of_roles(names: Iterable[str], roles: RoleNames) -> pd.DataFrame:
     """Return the table of roles: a row per common name and a column per method, true where the call is allowed."""
-    rows = {
-        name: {method.rpartition("/")[2]: bool(roles_of(name, roles) & may) for method, may in ALLOWED.items()}
-        for name in names
-    }
+    rows = {name: [bool(roles_of(name, roles) & may) for may in ALLOWED.values()] for name in names}
     return pd.DataFrame.from_dict(rows, orient="index", columns=METHODS)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..engine.cluster import end_with_input
 from ..engine.config import PARTIES
 from ..errors import CipherDMError
 from .config import PARTY_NAMES
@@ -83,13 +84,7 @@ class LoopbackHosts:
         self._processes = [None] * PARTIES
         for process in processes:
             process.send_signal(signal.SIGCONT)  # a stopped process would not see that its input ends
-            process.stdin.close()
-        for process in processes:
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end_with_input(processes, timeout=10)
 
     def _launch(self, rank: int) -> None:
         with self._log_path(rank).open("ab") as log:

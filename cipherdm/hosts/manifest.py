@@ -1,6 +1,5 @@
 """Manifests of registered models: names, shapes, programs and calls, and the checks that a party makes of them."""
 
-import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,17 +33,7 @@ MAX_ELEMENTS = 1 << 31
 
 def variable(name: str, spec: Spec) -> pb.Variable:
     """Return a spec as a message."""
-    return pb.Variable(name=name, shape=spec.shape, dtype=spec.dtype, public=spec.public)
-
-
-def spec_of(message: pb.Variable) -> Spec:
-    """Return a message as a spec, the inverse of `variable`."""
-    return Spec(tuple(message.shape), message.dtype, message.public)
-
-
-def digest_of(manifest: pb.Manifest) -> str:
-    """Return a hash of a whole manifest, the same wherever it is computed."""
-    return hashlib.sha256(manifest.SerializeToString(deterministic=True)).hexdigest()
+    return pb.Variable(name=name, **vars(spec))
 
 
 def engine_of(manifest: pb.Manifest | pb.Model) -> EngineConfig:

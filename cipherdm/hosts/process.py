@@ -18,7 +18,7 @@ import grpc
 from ..engine.party import check_port
 from ..engine.wire import GRPC_OPTIONS
 from ..errors import CipherDMError
-from .channels import keepalive_options, server_credentials
+from .channels import keepalive_options
 from .config import HostConfig, load_host, split_address
 from .host_pb2_grpc import add_HostServicer_to_server
 from .roles import RoleCheck
@@ -74,7 +74,7 @@ def _listen(service: HostService, host: HostConfig, address: str) -> grpc.Server
     )
     add_HostServicer_to_server(service, server)
     try:
-        server.add_secure_port(address, server_credentials(host.caller.identity))
+        server.add_secure_port(address, host.caller.identity.to_serve())
     except (RuntimeError, ValueError) as error:
         raise CipherDMError(f"party {host.rank} cannot listen on {address}: {error}") from None
     server.start()

@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,7 @@ import grpc
 import numpy as np
 from spu import api, libspu
 
-from ..engine import CostReport, EngineConfig
-from ..engine import party_pb2 as engine_pb
+from ..engine import CostReport, EngineConfig, Spec
 from ..engine.config import PARTIES
 from ..engine.costs import CostBook
 from ..engine.wire import PartyError, checked_array, follow, gather, pieces, share_of
@@ -20,7 +20,7 @@ from ..progress import Progress
 from . import host_pb2 as pb
 from .channels import connect
 from .config import CallerConfig, agreement_of, load_caller
-from .manifest import engine_of, spec_of
+from .manifest import engine_of
 from .model import Model
 from .upload import spread
 
@@ -42,13 +42,12 @@ class RemoteCluster:
     """Three hosts, in the role that the configuration's certificate has. Use it as a context manager, or call `close`.
 
     Several threads may make requests at once. A party that was away is connected to again at the next call.
+
+    Args:
+        config: addresses of the parties and identity of the caller, or the TOML file that has them.
     """
 
     def __init__(self, config: CallerConfig | str | Path):
-        """
-        Args:
-            config: addresses of the parties and identity of the caller, or the TOML file that has them.
-        """
         self._config = config if isinstance(config, CallerConfig) else load_caller(config)
         connections = [connect(self._config, rank) for rank in range(PARTIES)]
         self._channels = tuple(channel for channel, _ in connections)
@@ -75,9 +74,9 @@ class RemoteCluster:
 
     def states(self) -> tuple[tuple[pb.Description, pb.HostStatus] | CipherDMError, ...]:
         """Return description and status of each party, or the error in their place, by rank. For operators and parties."""
-        described, asked = self._begin("Describe", pb.DescribeRequest()), self._begin("Status", pb.StatusRequest())
+        begun = self._begin("Describe", pb.DescribeRequest()), self._begin("Status", pb.StatusRequest())
         found = []
-        for rank, calls in enumerate(zip(described, asked, strict=True)):
+        for rank, calls in enumerate(zip(*begun, strict=True)):
             try:
                 found.append(tuple(call.result() for call in calls))
             except grpc.RpcError as error:
@@ -103,28 +102,27 @@ class RemoteCluster:
         self._agreed()
         registration = uuid.uuid4().hex
         manifest = model.manifest(registration)
-        secret, public = (
-            {name: checked_array(name, array, model.engine) for name, array in values.items()}
-            for values in (model.values, model.public)
-        )
+        values = [
+            (name, checked_array(name, array, model.engine), visibility)
+            for arrays, visibility in (
+                (model.values, libspu.Visibility.VIS_SECRET),
+                (model.public, libspu.Visibility.VIS_PUBLIC),
+            )
+            for name, array in arrays.items()
+        ]
         io = api.Io(PARTIES, model.engine.runtime_config())
 
         def messages() -> Iterator[tuple[pb.RegisterPiece, ...]]:
             yield (pb.RegisterPiece(manifest=manifest),) * PARTIES
-            done, total = 0, len(secret) + len(public)
-            for values, visibility in ((secret, libspu.Visibility.VIS_SECRET), (public, libspu.Visibility.VIS_PUBLIC)):
-                for name, array in values.items():
-                    shares = io.make_shares(array, visibility)
-                    for same in zip(*(pieces("", name, share) for share in shares), strict=True):
-                        yield tuple(pb.RegisterPiece(share=piece) for piece in same)
-                    done += 1
-                    if progress is not None:
-                        progress(done, total, name)
+            for done, (name, array, visibility) in enumerate(values, 1):
+                shares = io.make_shares(array, visibility)
+                for same in zip(*(pieces("", name, share) for share in shares), strict=True):
+                    yield tuple(pb.RegisterPiece(share=piece) for piece in same)
+                if progress is not None:
+                    progress(done, len(values), name)
 
-        try:
+        with self._named():
             spread(messages(), [stub.Register.future for stub in self._stubs])
-        except PartyError as failure:
-            raise self._failure(failure.rank, failure.error) from None
         # Published only now that all three have it whole: shares of different uploads do not fit together.
         self._all("Publish", pb.ModelVersion(name=model.name, registration=registration))
 
@@ -156,24 +154,12 @@ class RemoteCluster:
         outgoing = _shared(model, inputs, engine, header)
         start = time.perf_counter()
         streams = [stub.Request(iter(messages)) for stub, messages in zip(self._stubs, outgoing, strict=True)]
-        received, book = self._follow(streams, progress)
-        io = api.Io(PARTIES, engine.runtime_config())
-        outputs = {}
-        for output in model.outputs:
-            shares = [share_of([piece for piece in of_party if piece.name == output]) for of_party in received]
-            outputs[output] = io.reconstruct(shares)
-        return Answer(outputs, book.report(time.perf_counter() - start))
-
-    def _follow(
-        self, streams: list, progress: Progress | None
-    ) -> tuple[tuple[list[engine_pb.SharePiece], ...], CostBook]:
-        """Read the three answers as they come; when one fails, end the others."""
-        received: tuple[list[engine_pb.SharePiece], ...] = ([], [], [])
         book = CostBook()
-        try:
+        received: dict[str, tuple[list, list, list]] = {}  # pieces of each party's share
+        with self._named():
             for rank, event in follow(streams):
                 if event.HasField("output"):
-                    received[rank].append(event.output)
+                    received.setdefault(event.output.name, ([], [], []))[rank].append(event.output)
                 elif event.HasField("progress"):
                     step = event.progress
                     book.add(rank, step.label, step.done)
@@ -181,9 +167,9 @@ class RemoteCluster:
                         progress(step.done.index + 1, step.total, step.label)
                 elif progress is not None:
                     progress(0, 0, f"waiting, {event.waiting} before this one")
-        except PartyError as failure:
-            raise self._failure(failure.rank, failure.error) from None
-        return received, book
+        io = api.Io(PARTIES, engine.runtime_config())
+        outputs = {name: io.reconstruct([share_of(found) for found in received[name]]) for name in model.outputs}
+        return Answer(outputs, book.report(time.perf_counter() - start))
 
     def _agreed(self) -> tuple[str, dict[str, pb.Model]]:
         """Return the agreement of the three parties, and the models that all three have."""
@@ -212,8 +198,14 @@ class RemoteCluster:
         return [getattr(stub, method).future(request, **settings) for stub in self._stubs]
 
     def _all(self, method: str, request: object) -> list:
-        try:
+        with self._named():
             return gather(self._begin(method, request))
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Raise the error of a party as one that names it."""
+        try:
+            yield
         except PartyError as failure:
             raise self._failure(failure.rank, failure.error) from None
 
@@ -239,7 +231,7 @@ def _shared(
     model: pb.Model, inputs: Mapping[str, np.ndarray], engine: EngineConfig, header: pb.RequestHeader
 ) -> tuple[list[pb.RequestPiece], ...]:
     """Return the messages to each party: the header, and its shares of the inputs."""
-    wanted = {item.name: spec_of(item) for item in model.inputs}
+    wanted = {item.name: Spec(tuple(item.shape), item.dtype) for item in model.inputs}
     wrong = sorted(set(inputs) ^ set(wanted))
     if wrong:
         what = "lacks the input" if wrong[0] in wanted else "has no input"

@@ -14,7 +14,7 @@ from .config import HostConfig
 from .manifest import checked_shares
 from .other_parties import OtherParties
 from .refusals import Disagreement, RunFailed, TooMuch
-from .runs import Assignment, Run, Runs
+from .runs import Run, Runs
 from .store import ModelStore, StoredModel
 from .worker import Slots
 
@@ -106,7 +106,7 @@ class Requests:
                 return
         if run.assignment.done():
             raise RunFailed(f"{who} has begun this run already")
-        run.assignment.set_result(Assignment(request.slot, request.generation, request.fresh))
+        run.assignment.set_result(request)
         try:
             run.prepared.result(timeout)
         except Unfinished:
@@ -142,15 +142,12 @@ class Requests:
             raise
 
     def _compute(
-        self, run: Run, model: StoredModel, inputs: Pieces, assignment: Assignment, ready: Callable[[], None]
+        self, run: Run, model: StoredModel, inputs: Pieces, assignment: pb.StartRequest, ready: Callable[[], object]
     ) -> Events:
         """Compute in the assigned slot, once this party's process is there and `ready` has returned."""
         outputs: Pieces = []
         labels = [call.label for call in model.manifest.calls]
-        with (
-            self._slots.use(assignment.slot, assignment.generation, assignment.fresh) as worker,
-            run.using(worker),
-        ):
+        with self._slots.use(assignment) as worker, run.using(worker):
             ready()
             for item in worker.compute(run.name, model, inputs):
                 if isinstance(item, list):
@@ -158,7 +155,7 @@ class Requests:
                 else:
                     progress = pb.Progress(done=item, label=labels[item.index], total=len(labels))
                     yield pb.RequestEvent(progress=progress)
-        # The slot is free by now: a client that reads its outputs slowly keeps nobody waiting.
+        # The slot is free by now, so a client that reads its outputs slowly keeps nobody waiting.
         return outputs
 
     def _model(self, header: pb.RequestHeader) -> StoredModel:
@@ -174,8 +171,7 @@ class Requests:
 
     def _inputs(self, pieces: Iterator[pb.RequestPiece], model: StoredModel) -> Pieces:
         """Return a client's shares: those that the model declares, whole, and nothing else."""
-        inputs: Pieces = []
-        size = 0
+        inputs, size = [], 0
         for piece in checked_shares((message.share for message in pieces), model.manifest.inputs):
             # Counted as they come: a client cannot make a party hold more than its limit, whatever it announces.
             size += len(piece.chunk)

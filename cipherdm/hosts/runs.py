@@ -4,20 +4,11 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+from . import host_pb2 as pb
 from .config import Limits
 from .refusals import Cancelled, TooMuch
 from .worker import Worker
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """Processes that compute a run: a slot, and the generation that is there or, if `fresh`, is to be started."""
-
-    slot: int
-    generation: str
-    fresh: bool
 
 
 class Run:
@@ -26,7 +17,7 @@ class Run:
     def __init__(self, client: str, name: str):
         self.client, self.name = client, name
         self.uploaded = threading.Event()
-        self.assignment: Future[Assignment] = Future()
+        self.assignment: Future[pb.StartRequest] = Future()
         self.prepared: Future[None] = Future()
         self._cancelled = threading.Event()
         self._lock = threading.Lock()

@@ -17,7 +17,7 @@ from ..models import UNet, UNetConditionConfig, UNetConfig
 from ..owner import WeightsLayout
 from ..progress import Progress
 from ..protocols import FAST, Protocols, named
-from ..sampling import Task, engine_for, make_task, sampling_nodes
+from ..sampling import engine_for, make_task, sampling_nodes
 from ..sampling.pipeline import ClientComponents, Pipeline, decode_latents, embed_prompts
 from ..sampling.roles import client_values
 from ..sampling.sample import Granularity, SamplingResult
@@ -30,7 +30,6 @@ from .remote import RemoteCluster
 # Kinds of registered models, among the public facts of each.
 _LABELS, _PROMPTS = "unet2d sampling, version 1", "text to image, version 1"
 _HINTS = {_LABELS: " Leave prompts out, and give labels if it has classes.", _PROMPTS: " Give prompts."}
-_GUIDANCE_SCALE = 7.5
 
 
 def sampling_model(
@@ -77,17 +76,35 @@ def sampling_model(
     if isinstance(model, Pipeline):
         if clip:
             raise CipherDMError("clip is for models with labels; leave it out for a pipeline.")
-        settings["guidance_scale"] = _GUIDANCE_SCALE if guidance_scale is None else guidance_scale
+        settings["guidance_scale"] = 7.5 if guidance_scale is None else guidance_scale
         task = text_to_image_task(model, [""] * batch, protocols=protocols, **settings)
-        about = {"kind": _PROMPTS, "branches": task.shape.branches, **settings}
-        return _registrable(name, task, model.unet, granularity or "block", about, progress)
-    if guidance_scale is not None:
-        raise CipherDMError("guidance_scale is for models with prompts; leave it out for a U-Net.")
-    settings["clip"] = clip
-    classes = getattr(model.config, "num_class_embeds", None)
-    who = {"count": batch} if classes is None else {"labels": [0] * batch}
-    task = make_task(model, protocols=protocols, **who, **settings)
-    return _registrable(name, task, model, granularity or "step", {**settings, "kind": _LABELS}, progress)
+        unet, unit, about = model.unet, "block", {"kind": _PROMPTS, "branches": task.shape.branches}
+    else:
+        if guidance_scale is not None:
+            raise CipherDMError("guidance_scale is for models with prompts; leave it out for a U-Net.")
+        settings["clip"] = clip
+        classes = getattr(model.config, "num_class_embeds", None)
+        who = {"count": batch} if classes is None else {"labels": [0] * batch}
+        task = make_task(model, protocols=protocols, **who, **settings)
+        unet, unit, about = model, "step", {"kind": _LABELS}
+    nodes = sampling_nodes(task.shape, granularity or unit)
+    about |= {
+        **settings,
+        "config": unet.config.to_diffusers(),
+        "scheduler_config": dict(unet.scheduler_config),
+        "protocols": protocols.name,
+        "pictures": batch,
+    }
+    return Model(
+        name,
+        compile_plan(nodes, task.specs, keep=["sample"], progress=progress),
+        task.owner,
+        {name: Spec.of(np.asarray(array)) for name, array in task.client.items()},
+        ("sample",),
+        task.public,
+        engine_for(protocols),
+        about,
+    )
 
 
 def images_of(
@@ -148,27 +165,6 @@ def images_of(
     if components is None:
         return SamplingResult(sampled, cost)
     return SamplingResult(decode_latents(components, sampled), cost, latents=sampled)
-
-
-def _registrable(
-    name: str,
-    task: Task,
-    unet: UNet,
-    granularity: Granularity,
-    about: Mapping[str, Any],
-    progress: Progress | None,
-) -> Model:
-    """Return a task, made with `ring=True`, as a model to register: of the client's values only the shapes are kept."""
-    plan = compile_plan(sampling_nodes(task.shape, granularity), task.specs, keep=["sample"], progress=progress)
-    public = {
-        "config": unet.config.to_diffusers(),
-        "scheduler_config": dict(unet.scheduler_config),
-        "protocols": task.shape.protocols.name,
-        "pictures": task.shape.batch,
-        **about,
-    }
-    inputs = {input_name: Spec.of(np.asarray(array)) for input_name, array in task.client.items()}
-    return Model(name, plan, task.owner, inputs, ("sample",), task.public, engine_for(task.shape.protocols), public)
 
 
 def _described(cluster: RemoteCluster, name: str, kind: str) -> tuple[StepShape, Schedule]:

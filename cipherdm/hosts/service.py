@@ -167,15 +167,6 @@ class HostService(HostServicer):
 
 def _description(model: StoredModel) -> pb.Model:
     manifest = model.manifest
-    return pb.Model(
-        name=manifest.name,
-        owner=model.owner,
-        registration=manifest.registration,
-        digest=model.digest,
-        fraction_bits=manifest.fraction_bits,
-        exp=manifest.exp,
-        inputs=manifest.inputs,
-        outputs=manifest.outputs,
-        about=manifest.about,
-        calls=len(manifest.calls),
-    )
+    alike = ("name", "registration", "fraction_bits", "exp", "inputs", "outputs", "about")
+    fields = {field: getattr(manifest, field) for field in alike}
+    return pb.Model(owner=model.owner, digest=model.digest, calls=len(manifest.calls), **fields)

@@ -6,40 +6,29 @@ from ..errors import CipherDMError
 from ..progress import duration
 from . import host_pb2 as pb
 
-State = tuple[pb.Description, pb.HostStatus] | CipherDMError
 
-
-def report(states: Sequence[State]) -> tuple[str, bool]:
+def report(states: Sequence[tuple[pb.Description, pb.HostStatus] | CipherDMError]) -> tuple[str, bool]:
     """Return the text for the three parties' states, by rank, and whether all answer and agree."""
-    lines = [_row("party", "cipherdm", "spu", "configuration", "up", "in hand", "done", "failed", "memory")]
-    problems = []
+    row = "{:<6} {:<9} {:<7} {:<17} {:<11} {:<8} {:<6} {:<7} {}".format
+    lines = [row("party", "cipherdm", "spu", "configuration", "up", "in hand", "done", "failed", "memory")]
+    problems, answered = [], []
     for rank, state in enumerate(states):
         if isinstance(state, CipherDMError):
             lines.append(f"{rank:<6} {state}")
             problems.append(f"party {rank} does not answer.")
             continue
-        description, status = state
+        answered.append(state)
+        party, status = state
         memory = status.memory_bytes + sum(process.memory_bytes for process in status.processes)
-        lines.append(
-            _row(
-                str(description.rank),
-                description.cipherdm_version,
-                description.spu_version,
-                description.configuration,
-                duration(status.uptime_seconds),
-                str(status.requests),
-                str(status.done),
-                str(status.failed),
-                f"{memory / 2**20:.0f} MiB",
-            )
-        )
-    answered = [state for state in states if not isinstance(state, CipherDMError)]
-    if len({(d.cipherdm_version, d.spu_version, d.configuration) for d, _ in answered}) > 1:
+        versions = party.cipherdm_version, party.spu_version, party.configuration
+        counts = status.requests, status.done, status.failed
+        lines.append(row(party.rank, *versions, duration(status.uptime_seconds), *counts, f"{memory / 2**20:.0f} MiB"))
+    if len({(party.cipherdm_version, party.spu_version, party.configuration) for party, _ in answered}) > 1:
         problems.append("versions or configurations differ; nothing runs until they agree.")
-    lines += ["", *_models([description for description, _ in answered], problems)]
-    for description, status in answered:
+    lines += ["", *_models([party for party, _ in answered], problems)]
+    for party, status in answered:
         if status.last_error:
-            lines.append(f"Last error of party {description.rank}, {status.last_error_time}: {status.last_error}")
+            lines.append(f"Last error of party {party.rank}, {status.last_error_time}: {status.last_error}")
     lines += [f"Not well: {problem}" for problem in problems]
     return "\n".join(lines).rstrip(), not problems
 
@@ -53,8 +42,3 @@ def _models(descriptions: Sequence[pb.Description], problems: list[str]) -> list
         if len(models) < len(descriptions) or len({model.digest for model in models}) > 1:
             problems.append(f"the model {name} is not the same at all parties; its owner registers it again.")
     return [f"Model {name}, of {found[name][-1].owner}" for name in sorted(found)] or ["No models are registered."]
-
-
-def _row(*cells: str) -> str:
-    widths = (6, 9, 7, 17, 11, 8, 6, 7, 9)
-    return " ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()

@@ -7,6 +7,7 @@
 A registration is written whole before a name stands for it, and what no name stands for is deleted.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +26,7 @@ from ..errors import CipherDMError
 from ..files import replacing
 from . import host_pb2 as pb
 from .config import Limits
-from .manifest import check_manifest, checked_shares, digest_of
+from .manifest import check_manifest, checked_shares
 from .refusals import Forbidden, TooMuch
 
 _LENGTH = struct.Struct("<Q")
@@ -38,14 +40,17 @@ class StoredModel:
     Attributes:
         owner: common name of its owner.
         manifest: see host.proto.
-        digest: hash of the manifest.
         folder: folder of its files.
     """
 
     owner: str
     manifest: pb.Manifest
-    digest: str
     folder: Path
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the whole manifest, the same wherever it is computed."""
+        return hashlib.sha256(self.manifest.SerializeToString(deterministic=True)).hexdigest()
 
     def pieces(self) -> Iterator[engine_pb.SharePiece]:
         """Read this party's shares of the owner's values, piece by piece."""
@@ -67,7 +72,7 @@ def read_published(folder: Path, name: str) -> StoredModel:
         entry = json.loads(path.read_text())
         models = folder / _MODELS / entry["registration"]
         manifest = pb.Manifest.FromString((models / "manifest").read_bytes())
-        return StoredModel(entry["owner"], manifest, digest_of(manifest), models)
+        return StoredModel(entry["owner"], manifest, models)
     except (OSError, ValueError, KeyError, DecodeError) as error:
         raise CipherDMError(f"the model that {path} names cannot be read ({error}); remove that file.") from None
 
@@ -124,7 +129,7 @@ class ModelStore:
             for other in [m for m in self._staged.values() if (m.owner, m.manifest.name) == (owner, manifest.name)]:
                 del self._staged[other.manifest.registration]
                 shutil.rmtree(other.folder, ignore_errors=True)
-        model = StoredModel(owner, manifest, digest_of(manifest), self._models / manifest.registration)
+        model = StoredModel(owner, manifest, self._models / manifest.registration)
         try:
             model.folder.mkdir(mode=0o700)
             with (model.folder / "shares").open("wb") as file:

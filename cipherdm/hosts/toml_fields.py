@@ -3,17 +3,16 @@
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..errors import CipherDMError
 
-_Kind = TypeVar("_Kind", str, int, float, list)
 _REQUIRED = object()
 _KINDS = {str: "a text", int: "a whole number", float: "a number", list: "a list"}
 
 
 class Fields:
-    """The fields of one section of a file. As a context manager it calls `finish` at the end of the block.
+    """The fields of one section of a file. As a context manager it refuses fields that the block has not read.
 
     Args:
         where: name of the section in errors, such as "party.toml, [limits]".
@@ -28,8 +27,9 @@ class Fields:
         return self
 
     def __exit__(self, kind: type | None, *exception) -> None:
-        if kind is None:
-            self.finish()
+        unknown = [name for name in self._values if name not in self._read]
+        if unknown and kind is None:
+            raise self.error(unknown[0], f"is unknown; there are {', '.join(sorted(self._read))}")
 
     def text(self, name: str, default: Any = _REQUIRED) -> str:
         """Return a text that is not empty."""
@@ -63,17 +63,17 @@ class Fields:
             raise self.error(name, "names something twice")
         return tuple(values)
 
-    def finish(self) -> None:
-        """Raise CipherDMError if the section has a field that was not read: nobody knows it."""
-        unknown = [name for name in self._values if name not in self._read]
-        if unknown:
-            raise self.error(unknown[0], f"is unknown; there are {', '.join(sorted(self._read))}")
+    def only(self, name: str, supported: str | int) -> None:
+        """Raise CipherDMError if the field is there and has another value than the one that is supported."""
+        value = self._get(name, type(supported), supported)
+        if value != supported:
+            raise self.error(name, f"is {value}; only {supported} is supported")
 
     def error(self, name: str, problem: str) -> CipherDMError:
         """Return the error for a field."""
         return CipherDMError(f"{self._where}: {name} {problem}.")
 
-    def _get(self, name: str, kind: type[_Kind], default: Any) -> _Kind:
+    def _get(self, name: str, kind: type, default: Any) -> Any:
         self._read.add(name)
         if name not in self._values:
             if default is _REQUIRED:

@@ -53,14 +53,23 @@ def make_trial(
             raise CipherDMError(
                 f"{role!r} cannot be the name of a client: use letters, digits, spaces, '.', '_', '@' and '-'."
             )
-    parties, links = _addresses(hosts, port, limits.runs)
+    # Callers reach each party at one port; parties reach each other at one for each run at a time.
+    first_link = port + PARTIES
+    last = first_link + PARTIES * limits.runs - 1
+    if not 0 < port <= last < 65536:
+        raise CipherDMError(f"a trial needs the ports {port} to {last}; choose port so that all are from 1 to 65535.")
+    parties = [f"{host}:{port + rank}" for rank, host in enumerate(hosts)]
+    links = [f"{host}:{first_link + rank * limits.runs}" for rank, host in enumerate(hosts)]
     if any((folder / f"{role}.toml").exists() for role in roles):
         raise CipherDMError(f"{folder} has such files already; choose another folder, or delete it.")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     names = ("localhost", *dict.fromkeys(hosts))
     identities = make_certificates(folder, names, days, roles)
     link_identities = make_certificates(folder / "links", names, days, PARTY_NAMES)
-    common = _common(parties, links, timeouts, limits, clients)
+    common = "# The sections up to [identity] are the same at all three parties.\n"
+    common += _section("cluster", {"parties": parties, "links": links, "protocol": "ABY3", "ring_bits": 64})
+    common += _section("timeouts", vars(timeouts)) + _section("limits", vars(limits))
+    common += _section("roles", {"owners": [OWNER], "clients": list(clients), "operators": [OPERATOR]})
     files = {}
     for role in roles:
         text = common + _section("identity", _paths(folder, identities[role]))
@@ -72,24 +81,6 @@ def make_trial(
         with replacing(files[role]) as temporary:
             temporary.write_text(text)
     return files
-
-
-def _addresses(hosts: Sequence[str], port: int, runs: int) -> tuple[list[str], list[str]]:
-    """Return where callers reach the parties, one port each, and where parties reach each other, `runs` ports each."""
-    last = port + PARTIES * (1 + runs) - 1
-    if not 0 < port <= last < 65536:
-        raise CipherDMError(f"a trial needs the ports {port} to {last}; choose port so that all are from 1 to 65535.")
-    parties = [f"{host}:{port + rank}" for rank, host in enumerate(hosts)]
-    links = [f"{host}:{port + PARTIES + rank * runs}" for rank, host in enumerate(hosts)]
-    return parties, links
-
-
-def _common(parties: list[str], links: list[str], timeouts: Timeouts, limits: Limits, clients: Sequence[str]) -> str:
-    text = "# The sections up to [identity] are the same at all three parties.\n"
-    text += _section("cluster", {"parties": parties, "links": links, "protocol": "ABY3", "ring_bits": 64})
-    text += _section("timeouts", vars(timeouts))
-    text += _section("limits", vars(limits))
-    return text + _section("roles", {"owners": [OWNER], "clients": list(clients), "operators": [OPERATOR]})
 
 
 def _section(name: str, fields: dict) -> str:

@@ -8,7 +8,6 @@ The three processes of a slot are connected to each other and belong together: t
 that a party whose process was replaced, or which was restarted itself, is noticed before a run begins and not within it.
 """
 
-import subprocess
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ import psutil
 from spu import libspu
 
 from ..engine import party_pb2 as engine_pb
-from ..engine.cluster import last_words, start_party, wait_until_ready
+from ..engine.cluster import how_it_ended, last_words, start_party, wait_until_ready
 from ..engine.config import PartyConfig
 from ..engine.party_pb2_grpc import PartyStub
 from ..engine.wire import GRPC_OPTIONS
@@ -34,11 +33,7 @@ from .store import StoredModel
 class Worker:
     """The process of one slot and generation.
 
-    Args:
-        host: configuration of this party.
-        slot: slot, which says what port it uses.
-        generation: name shared with the other two parties' processes that it is connected to.
-        folder: folder for its socket and logs.
+    Its slot says what port it uses. It has its socket and logs in `folder`.
 
     Raises:
         RunFailed: it does not start.
@@ -60,9 +55,10 @@ class Worker:
             receive_timeout=self._timeouts.receive,
         )
         self._process = start_party(config, host.threads)
+        self.pid = self._process.pid
         if not wait_until_ready(self._process, self._timeouts.start):
             self.close()
-            raise RunFailed(f"party {host.rank} cannot start a process for a run: {self._last_words()}")
+            raise RunFailed(f"party {host.rank} cannot start a process for a run: {last_words(folder, host.rank)}")
         credentials = grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
         self._channel = grpc.secure_channel(config.control, credentials, GRPC_OPTIONS)
         self._stub = PartyStub(self._channel)
@@ -71,11 +67,6 @@ class Worker:
     def alive(self) -> bool:
         """True while the process runs."""
         return self._process.poll() is None
-
-    @property
-    def memory(self) -> int:
-        """Bytes of memory that the process holds now; 0 if it is gone."""
-        return memory_of(self._process.pid)
 
     def kill(self) -> None:
         """End the process at once, whatever it does. Safe to call twice, and from another thread than the run's."""
@@ -104,8 +95,7 @@ class Worker:
         manifest = model.manifest
         try:
             config = engine_of(manifest).runtime_config()
-            # Without it a program could declare a secret public, see `programs`.
-            config.enable_type_checker = True
+            config.enable_type_checker = True  # without it a program could declare a secret public, see `programs`
             opened = engine_pb.OpenRequest(session=run, runtime_config=config.SerializeToString())
             # The process itself gives up after `start`; two seconds more let its own reason come through.
             self._stub.Open(opened, timeout=self._timeouts.start + 2)
@@ -121,16 +111,9 @@ class Worker:
             raise RunFailed(self._what_happened(error)) from None
 
     def _what_happened(self, error: grpc.RpcError) -> str:
-        try:
-            # A process that has ended closes its connections a moment before the system says that it is gone.
-            code = self._process.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            return f"party {self._rank}: {error.details()}"
-        cause = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        return f"party {self._rank}: the process of this run {cause}. {self._last_words()}".strip()
-
-    def _last_words(self) -> str:
-        return last_words(self._folder, self._rank)
+        # A process that has ended closes its connections a moment before the system says that it is gone.
+        end = how_it_ended(self._process, 0.5, self._folder, self._rank)
+        return f"party {self._rank}: {error.details() if end is None else f'the process of this run {end}'}"
 
 
 class Slots:
@@ -152,28 +135,26 @@ class Slots:
     def states(self) -> list[pb.Process]:
         """Return memory and use of each process that there is."""
         return [
-            pb.Process(slot=slot, memory_bytes=worker.memory, busy=self._locks[slot].locked())
+            pb.Process(slot=slot, memory_bytes=memory_of(worker.pid), busy=self._locks[slot].locked())
             for slot, worker in enumerate(self._workers)
             if worker is not None and worker.alive
         ]
 
     @contextmanager
-    def use(self, slot: int, generation: str, fresh: bool) -> Iterator[Worker]:
-        """Have a slot to oneself. Leaving the block by an exception kills the process.
+    def use(self, assignment: pb.StartRequest) -> Iterator[Worker]:
+        """Have a slot to oneself, with a process of the assigned generation, which is started here if it is fresh.
 
-        Args:
-            slot: the slot.
-            generation: generation that its process must have.
-            fresh: true to start that generation here.
+        Leaving the block by an exception kills the process.
 
         Raises:
             RunFailed: the slot is not free in time, or its process has another generation, or does not start.
         """
+        slot, generation = assignment.slot, assignment.generation
         # Party 0 gives a slot to the next run when its own process is done; here the run before may end a little later.
         if not self._locks[slot].acquire(timeout=self._host.caller.timeouts.connect):
             raise RunFailed(f"party {self._host.rank} is still at another run in slot {slot}; try again.")
         try:
-            if fresh:
+            if assignment.fresh:
                 self._end(slot)
                 self._workers[slot] = Worker(self._host, slot, generation, self._folder / f"slot{slot}")
             elif self.generation(slot) != generation:
