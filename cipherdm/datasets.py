@@ -6,18 +6,20 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from .errors import CipherDMError
 from .files import root
 
+FOLDER = root() / "data" / "mnist"
+"""Folder of the four packed files in the checkout that this package runs from."""
+
 Split = Literal["train", "test"]
 
 
-@dataclass(frozen=True)
-class _File:
+class _File(NamedTuple):
     """One packed IDX file: its name, the MD5 of its unpacked bytes, and the shape of the array in it."""
 
     name: str
@@ -53,25 +55,18 @@ class Digits:
         return len(self.labels)
 
 
-def default_folder() -> Path:
-    """Return `data/mnist` of the checkout that this package runs from."""
-    return root() / "data" / "mnist"
-
-
-def load_mnist(split: Split, *, digits: Sequence[int] | None = None, folder: str | Path | None = None) -> Digits:
+def load_mnist(split: Split, *, digits: Sequence[int] | None = None, folder: str | Path = FOLDER) -> Digits:
     """Read one split of MNIST in the order of the files.
 
-    `digits` keeps only those digits (all ten by default). `folder` holds the four packed files (`default_folder()` by
-    default). Raises `CipherDMError` for an unknown split or digit, and for a file that is missing, damaged or not the
-    original.
+    `digits` keeps only those digits (all ten by default). Raises CipherDMError for an unknown split or digit, and for a file
+    that is missing, damaged or not the original.
     """
     if split not in _FILES:
         raise CipherDMError(f"MNIST has no split {split!r}. Use 'train' or 'test'.")
     kept = tuple(range(10)) if digits is None else tuple(digits)
     if not kept or any(digit not in range(10) for digit in kept):
         raise CipherDMError(f"digits={digits!r} is not a choice of MNIST digits. Give one or more of 0 to 9.")
-    folder = default_folder() if folder is None else Path(folder)
-    pixels, labels = (_read(folder / file.name, file) for file in _FILES[split])
+    pixels, labels = (_read(Path(folder) / file.name, file) for file in _FILES[split])
     chosen = np.isin(labels, kept)
     images = pixels[chosen, None].astype(np.float32) / np.float32(127.5) - np.float32(1)
     return Digits(images, labels[chosen].astype(np.int64))
@@ -79,27 +74,23 @@ def load_mnist(split: Split, *, digits: Sequence[int] | None = None, folder: str
 
 def _read(path: Path, file: _File) -> np.ndarray:
     """Return the bytes of one IDX file as a uint8 array of `file.shape`, after checking its checksum."""
-    remedy = (
-        f"Restore it with 'git checkout -- data/mnist', or put an original {file.name} of MNIST into {path.parent}."
-    )
+
+    def wrong(problem: str) -> CipherDMError:
+        return CipherDMError(
+            f"{path} {problem}. Expected a file whose unpacked bytes have MD5 {file.md5}. Restore it with "
+            f"'git checkout -- data/mnist', or put an original {file.name} of MNIST into {path.parent}."
+        )
+
     try:
         packed = path.read_bytes()
     except OSError as error:
-        raise CipherDMError(
-            f"Cannot read {path} ({error.strerror}); expected a file whose unpacked bytes have MD5 {file.md5}. {remedy}"
-        ) from error
+        raise wrong(f"cannot be read ({error.strerror})") from error
     try:
         raw = gzip.decompress(packed)
     except (OSError, EOFError, zlib.error) as error:
-        raise CipherDMError(
-            f"{path} is damaged: it does not unpack ({error}). Expected MD5 {file.md5} of the unpacked bytes, found a "
-            f"packed file of {len(packed)} bytes with MD5 {_md5(packed)}. {remedy}"
-        ) from error
-    found = _md5(raw)
-    if found != file.md5:
-        raise CipherDMError(
-            f"{path} is damaged or another file: expected MD5 {file.md5} of the unpacked bytes, found {found}. {remedy}"
-        )
+        raise wrong(f"is damaged: {len(packed)} bytes with MD5 {_md5(packed)} do not unpack ({error})") from error
+    if _md5(raw) != file.md5:
+        raise wrong(f"is damaged or another file: its unpacked bytes have MD5 {_md5(raw)}")
     header = 4 + 4 * len(file.shape)  # a magic number, then one big-endian int32 for each dimension
     return np.frombuffer(raw, np.uint8, offset=header).reshape(file.shape)
 

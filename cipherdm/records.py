@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from datetime import UTC, datetime
@@ -72,25 +73,22 @@ def _version(package: str) -> str:
 
 def _commit() -> str:
     """Return the commit of the checkout that this package runs from, with `+changes` if the tree differs from it."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.check_output(
+            ["git", "-C", str(root()), *arguments], stderr=subprocess.DEVNULL, text=True
+        ).strip()
+
     try:
-        git = ["git", "-C", str(root())]
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "-uno", "--", "cipherdm", "experiments"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        changes = git("status", "--porcelain", "-uno", "--", "cipherdm", "experiments")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
 
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        found = re.search(r"^model name\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
+        found = None
+    return found[1].strip() if found else platform.processor()

@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from cipherdm.datasets import default_folder, load_mnist
+from cipherdm.datasets import FOLDER, load_mnist
 from cipherdm.errors import CipherDMError
 
 TEST_IMAGES = "t10k-images-idx3-ubyte.gz"
@@ -13,7 +13,7 @@ MD5 = "2646ac647ad5339dbf082846283269ea"
 
 @pytest.fixture
 def copied(tmp_path):
-    return shutil.copytree(default_folder(), tmp_path / "mnist")
+    return shutil.copytree(FOLDER, tmp_path / "mnist")
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 60_000), ("test", 10_000)])
@@ -38,7 +38,9 @@ def test_flipped_byte_in_the_contents_is_found(copied):
     raw = bytearray(gzip.decompress(path.read_bytes()))
     raw[5000] ^= 1
     path.write_bytes(gzip.compress(bytes(raw), 1))
-    with pytest.raises(CipherDMError, match=f"(?s){TEST_IMAGES}.*expected MD5 {MD5}.*found [0-9a-f]{{32}}.*Restore"):
+    with pytest.raises(
+        CipherDMError, match=f"(?s){TEST_IMAGES}.*have MD5 [0-9a-f]{{32}}.*Expected .* MD5 {MD5}.*Restore"
+    ):
         load_mnist("test", folder=copied)
 
 

@@ -6,22 +6,12 @@ only, and passes on messages of widgets only, so that a page cannot run code of 
 
 import socket
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..errors import CipherDMError
-
-
-def explorer(
-    port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 8866,
-    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
-) -> None:
-    """Serve sliders as a page on this machine: time of sampling by network, protocol set, batch and steps."""
-    serve(port, browser=browser, announce=typer.echo)
-
 
 ADDRESS = "127.0.0.1"
 TITLE = "How long does secure sampling take?"
@@ -53,34 +43,23 @@ def write_page(folder: Path) -> Path:
     return path
 
 
-def serve(port: int, *, browser: bool = True, announce: Callable[[str], None] = print) -> None:
-    """Serve the page until the process is interrupted or terminated; then its kernels end too.
-
-    Args:
-        port: port of this machine.
-        browser: open the page in the default browser.
-        announce: function that is told the page's address, before it is served.
-
-    Raises:
-        CipherDMError: the port is in use or not allowed, or the records that the sliders show are missing.
-    """
+def explorer(
+    port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 8866,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+) -> None:
+    """Serve sliders as a page on this machine: time of sampling by network, protocol set, batch and steps."""
     from ..views.latency import load_costs
 
     load_costs()  # a missing record is reported here instead of on the page
-    _check_port(port)
-    announce(f"The page is at http://{ADDRESS}:{port}; Ctrl-C ends it.")
+    try:
+        socket.create_server((ADDRESS, port)).close()
+    except OSError as error:
+        raise CipherDMError(
+            f"port {port} of this machine cannot be used ({error.strerror}): choose another one with --port."
+        ) from None
+    typer.echo(f"The page is at http://{ADDRESS}:{port}; Ctrl-C ends it.")
     from voila.app import Voila
 
     with tempfile.TemporaryDirectory(prefix="cipherdm-explorer-") as folder:
         arguments = [str(write_page(Path(folder))), f"--port={port}", f"--Voila.ip={ADDRESS}", "--Voila.port_retries=0"]
         Voila.launch_instance(arguments if browser else [*arguments, "--no-browser"])
-
-
-def _check_port(port: int) -> None:
-    try:
-        with socket.create_server((ADDRESS, port)):
-            pass
-    except OSError as error:
-        raise CipherDMError(
-            f"port {port} of this machine cannot be used ({error.strerror}): choose another one with --port."
-        ) from None

@@ -221,7 +221,6 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
     "MALLOC_TOP_PAD_": str(1 << 25),
 }
-START_TIMEOUT = 30.0  # seconds for a process to import SPU and listen; about 2 on an idle machine
 
 
 def start_party(config: PartyConfig, threads: int = 1) -> subprocess.Popen:
@@ -246,8 +245,11 @@ def start_party(config: PartyConfig, threads: int = 1) -> subprocess.Popen:
     return process
 
 
-def wait_until_ready(process: subprocess.Popen, timeout: float = START_TIMEOUT) -> bool:
-    """Wait until a process says that it is ready; return False if it ends or takes too long."""
+def wait_until_ready(process: subprocess.Popen, timeout: float = 30.0) -> bool:
+    """Wait until a process says that it is ready; return False if it ends or takes longer than so many seconds.
+
+    To import SPU and listen takes about 2 seconds on an idle machine.
+    """
     readable, _, _ = select.select([process.stdout], [], [], timeout)
     return bool(readable) and process.stdout.readline() == b"ready\n"
 

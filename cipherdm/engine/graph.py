@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import CipherDMError
 from ..progress import Progress
-from .kernel_stages import split_at_kernels
+from .kernel_stages import Stage, split_at_kernels
 from .programs import Call, KernelProgram, Plan, Program, Spec, compile_program
 
 
@@ -76,7 +76,7 @@ def compile_plan(
     compiled once.
 
     Args:
-        nodes: nodes to run. A name that is written twice is overwritten.
+        nodes: nodes in the order in which they run. A name that is written twice is overwritten.
         specs: shape, dtype and visibility of every value that is read before it is written.
         keep: names that must still be there when the plan has run.
         files: names that are moved to the parties' files when they are written, and loaded for each call that reads them.
@@ -94,21 +94,19 @@ def compile_plan(
         if progress is not None and node_specs not in begun_for:
             progress(len(begun) - 1, functions, f"compiling {node.label}")
         begun_for.add(node_specs)
-        for function, inputs, outputs in _stages(node, specs):
-            program = _compiled(function, tuple(specs[name] for name in inputs))
-            specs.update(zip(outputs, program.outputs, strict=True))
-            moved = tuple(name for name in outputs if name in in_files)
-            calls.append(Call(program, inputs, outputs, node.label, files=moved))
+        for stage in _stages(node, specs):
+            program = _compiled(stage.function, tuple(specs[name] for name in stage.inputs))
+            specs.update(zip(stage.outputs, program.outputs, strict=True))
+            moved = tuple(name for name in stage.outputs if name in in_files)
+            calls.append(Call(program, stage.inputs, stage.outputs, node.label, files=moved))
     return Plan(_with_frees(calls, frozenset(keep)))
 
 
-def _stages(
-    node: Node, specs: Mapping[str, Spec]
-) -> list[tuple[Callable | KernelProgram, tuple[str, ...], tuple[str, ...]]]:
+def _stages(node: Node, specs: Mapping[str, Spec]) -> list[Stage]:
     """Split a node's function into functions and kernels, each with the names that it reads and writes."""
     stages = split_at_kernels(node.function, tuple((specs[name].shape, specs[name].dtype) for name in node.inputs))
     if stages is None:
-        return [(node.function, node.inputs, node.outputs)]
+        return [Stage(node.function, node.inputs, node.outputs)]
     # Results get their names when the last of the arguments has been read, which may have the same names.
     names = {f"in{index}": name for index, name in enumerate(node.inputs)}
     last = {name: place for place, stage in enumerate(stages) for name in stage.inputs}
@@ -124,7 +122,7 @@ def _stages(
     def named(variables: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(names.get(variable, f"{node.label}/{variable}") for variable in variables)
 
-    return [(stage.function, named(stage.inputs), named(stage.outputs)) for stage in stages]
+    return [Stage(stage.function, named(stage.inputs), named(stage.outputs)) for stage in stages]
 
 
 def _compiled(function: Callable | KernelProgram, inputs: tuple[Spec, ...]) -> Program | KernelProgram:

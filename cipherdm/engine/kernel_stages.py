@@ -29,7 +29,7 @@ class Stage:
         outputs: names that it writes: "out0", "out1", ... for the function's results, or other names.
     """
 
-    function: "Part | KernelProgram"
+    function: "Callable | KernelProgram"
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
@@ -138,9 +138,7 @@ class _Traced:
         return variable
 
 
-@lru_cache(maxsize=256)
-def _trace(function: Callable, shapes: tuple[tuple[tuple[int, ...], str], ...]) -> _Traced:
-    return _Traced(function, shapes)
+_trace = lru_cache(maxsize=256)(_Traced)
 
 
 def _with_copies(function: Callable, *arrays) -> tuple:

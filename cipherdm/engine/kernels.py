@@ -30,10 +30,9 @@ Reader = Callable[[str], libspu.Share | StoredShare]
 
 
 class Kernels:
-    """Kernels of one session at one party. All parties must run the same kernels in the same order.
+    """Kernels of one session at one party, on a link that nothing else uses.
 
-    Args:
-        link: link to the other parties, used by nothing else.
+    All parties must run the same kernels in the same order.
     """
 
     def __init__(self, link: libspu.link.Context):
@@ -52,7 +51,7 @@ class Kernels:
             kernel: kernel to compute.
             read: function that returns this party's share of a variable.
             inputs: names of the two operands.
-            keep_weights: whether to keep the digits of the first operand for later calls, until `forget` names it.
+            keep_weights: True to keep the digits of the first operand for later calls, until `forget` names it.
 
         Returns:
             This party's share of the result, the seconds that it took, and the bytes of its one message in each direction.

@@ -19,13 +19,7 @@ class PartySession:
     """SPU runtime with its variables, programs and kernels; it does one run at a time.
 
     A variable is in the runtime's memory or in a file. Programs load variables from files and drop them from memory at their
-    end; kernels read them from the files.
-
-    Args:
-        link: link to the other parties.
-        config: configuration of the runtime.
-        files: store for variables that should not stay in memory.
-        temporary: whether to delete the files with the session.
+    end; kernels read them from the files. Files that are `temporary` are deleted with the session.
     """
 
     def __init__(
@@ -72,11 +66,7 @@ class PartySession:
         self._written(call)
 
     def run_kernel(self, call: pb.Call) -> tuple[float, int]:
-        """Run a call's kernel on its inputs, and store its output as the call says.
-
-        Returns:
-            Seconds that the kernel took, and bytes of its one message in each direction.
-        """
+        """Run a call's kernel, and store its output as the call says; return its seconds and bytes, see `Kernels.run`."""
         # Weights from files are not kept, since their digits would take twice their size in memory.
         keep = call.inputs[0] in self._given
         share, seconds, size = self._kernels.run(call.kernel, self.read, call.inputs, keep)

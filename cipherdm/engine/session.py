@@ -74,11 +74,9 @@ class Session:
             raise self._on_failure(rank, error) from None
 
     def words_of(self, name: str, rank: int) -> np.ndarray:
-        """Fetch what one party holds of a secret variable, as numbers modulo 2^64.
+        """Fetch what one party holds of a secret variable, as numbers modulo 2^64: uint64 [elements, 2].
 
-        Returns:
-            uint64 [elements, 2]: the party's own component of each element, and the next party's. Party r's second component
-            is party r+1's first; the three different ones add up to the value times 2^fraction_bits.
+        Party r's second component is party r+1's first; the three different ones add up to the value times 2^fraction_bits.
         """
         return words_in(self.share_of(name, rank).share_chunks)
 
@@ -113,12 +111,9 @@ class Session:
         return book.report(time.perf_counter() - start)
 
     def run_once(self, function: Callable, *arrays: np.ndarray) -> tuple[np.ndarray, CostReport]:
-        """Share arrays, run one JAX function of them on the parties, and reveal its only result here.
+        """Share arrays, run one JAX function of them, and return its only result and the cost without sharing and revealing.
 
         Nothing stays on the parties. Sampling keeps its values there between calls instead, see `compile_plan`.
-
-        Returns:
-            The result, and what the run cost without sharing and revealing.
         """
         values = {f"trial.in{index}": np.asarray(array) for index, array in enumerate(arrays)}
         specs = {name: Spec.of(array) for name, array in values.items()}

@@ -41,10 +41,9 @@ class StoredShare:
 
 
 class VariableFiles:
-    """Files of one session at one party.
+    """Files of one session at one party, in a folder that is made with the first variable.
 
-    Args:
-        folder: folder of the files, made with the first variable. Existing files are variables of the session.
+    Files that are there already are variables of the session.
     """
 
     def __init__(self, folder: Path):

@@ -8,25 +8,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "config": [
-            "CallerConfig",
-            "HostConfig",
-            "Limits",
-            "PARTY_NAMES",
-            "RoleNames",
-            "Timeouts",
-            "load_caller",
-            "load_host",
-        ],
-        "inspection": [
-            "DENIED",
-            "METHODS",
-            "NOT_REACHED",
-            "attempts",
-            "register_unchecked",
-            "table_of_roles",
-            "words_on_disk",
-        ],
+        "config": ["HostConfig", "Limits", "PARTY_NAMES", "Timeouts", "load_caller", "load_host"],
+        "inspection": ["DENIED", "NOT_REACHED", "attempts", "register_unchecked", "table_of_roles", "words_on_disk"],
         "loopback": ["LoopbackHosts"],
         "model": ["Model"],
         "process": ["command"],

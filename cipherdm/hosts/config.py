@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..engine.config import PARTIES, Certificates
-from .toml_fields import Fields, TomlFile
+from .toml_fields import Fields, read_sections
 
 PARTY_NAMES = tuple(f"party{rank}" for rank in range(PARTIES))
 """Common names of the parties' certificates, by rank."""
@@ -65,12 +66,9 @@ class RoleNames:
 
 @dataclass(frozen=True)
 class CallerConfig:
-    """Configuration of a model owner, a client or an operator.
+    """Configuration of a model owner, a client or an operator: whom it calls, and the certificate that it presents.
 
-    Attributes:
-        parties: `host:port` of the three parties for callers, by rank.
-        timeouts: see `Timeouts`.
-        identity: certificate that this role presents, and the authority that it trusts.
+    `parties` has the `host:port` of the three parties for callers, by rank.
     """
 
     parties: tuple[str, str, str]
@@ -84,15 +82,12 @@ class HostConfig:
 
     Attributes:
         caller: its own side as a caller of the other two.
-        rank: 0, 1 or 2.
         links: `host:port` at which the parties reach each other; the run in slot k uses the port k above.
         link_identity: certificate and authority for the links. The authority signs for parties alone, because SPU accepts
             any certificate that it signed, whatever the name.
         listen: address that this host listens at.
         state: folder of the registered models' shares.
         threads: processor threads of each run.
-        limits: see `Limits`.
-        roles: see `RoleNames`.
     """
 
     caller: CallerConfig
@@ -131,9 +126,10 @@ def load_caller(path: str | Path) -> CallerConfig:
     Raises:
         CipherDMError: a field is wrong, missing or unknown, or a file that it names is not there.
     """
-    file = TomlFile(Path(path), _SECTIONS)
-    parties = _addresses(file.section("cluster"), "parties")
-    return CallerConfig(parties, _timeouts(file), _certificates(file.section("identity"), file.path))
+    path = Path(path)
+    sections = read_sections(path, _SECTIONS, optional=("timeouts", "limits", "roles", "party"))
+    parties = _addresses(sections["cluster"], "parties")
+    return CallerConfig(parties, _timeouts(sections), _certificates(sections["identity"], path))
 
 
 def load_host(path: str | Path) -> HostConfig:
@@ -142,14 +138,25 @@ def load_host(path: str | Path) -> HostConfig:
     Raises:
         CipherDMError: see `load_caller`.
     """
-    file = TomlFile(Path(path), _SECTIONS)
-    with file.section("cluster") as cluster:
+    path = Path(path)
+    sections = read_sections(path, _SECTIONS, optional=("timeouts", "limits"))
+    with sections["cluster"] as cluster:
         parties, links = _addresses(cluster, "parties"), _addresses(cluster, "links")
         cluster.only("protocol", "ABY3")
         cluster.only("ring_bits", 64)
-    with file.section("identity") as identity:
-        caller = CallerConfig(parties, _timeouts(file), _certificates(identity, file.path))
-    with file.section("party") as party:
+    with sections["identity"] as identity:
+        caller = CallerConfig(parties, _timeouts(sections), _certificates(identity, path))
+    with sections["limits"] as fields:
+        # A queue may have no places at all; a limit of 0 anywhere else would refuse every call.
+        usual = asdict(Limits()).items()
+        limits = Limits(**{name: fields.whole(name, value, least=int(name != "queue")) for name, value in usual})
+    with sections["roles"] as fields:
+        roles = RoleNames(fields.texts("owners"), fields.texts("clients"), fields.texts("operators", ()))
+        for name, members in asdict(roles).items():
+            for party in set(members) & set(PARTY_NAMES):
+                problem = f"has {party}: a party has no other role, since it would see more than its share"
+                raise fields.error(name, problem)
+    with sections["party"] as party:
         rank = party.whole("rank")
         if rank >= PARTIES:
             raise party.error("rank", f"is {rank}, and must be 0, 1 or 2")
@@ -157,12 +164,12 @@ def load_host(path: str | Path) -> HostConfig:
             caller,
             rank,
             links,
-            _certificates(party, file.path, "link_"),
+            _certificates(party, path, "link_"),
             party.text("listen", split_address(parties[rank])[0]),
-            file.path.parent / party.text("state"),
+            path.parent / party.text("state"),
             party.whole("threads", 1, least=1),
-            _limits(file),
-            _roles(file),
+            limits,
+            roles,
         )
     _check_ports(cluster, config)
     return config
@@ -191,26 +198,9 @@ def _addresses(fields: Fields, name: str) -> tuple[str, str, str]:
     return addresses
 
 
-def _timeouts(file: TomlFile) -> Timeouts:
-    with file.section("timeouts", required=False) as fields:
+def _timeouts(sections: Mapping[str, Fields]) -> Timeouts:
+    with sections["timeouts"] as fields:
         return Timeouts(**{name: fields.seconds(name, value) for name, value in asdict(Timeouts()).items()})
-
-
-def _limits(file: TomlFile) -> Limits:
-    with file.section("limits", required=False) as fields:
-        # A queue may have no places at all; a limit of 0 anywhere else would refuse every call.
-        usual = asdict(Limits()).items()
-        return Limits(**{name: fields.whole(name, value, least=int(name != "queue")) for name, value in usual})
-
-
-def _roles(file: TomlFile) -> RoleNames:
-    with file.section("roles") as fields:
-        roles = RoleNames(fields.texts("owners"), fields.texts("clients"), fields.texts("operators", ()))
-        for name, members in asdict(roles).items():
-            for party in set(members) & set(PARTY_NAMES):
-                problem = f"has {party}: a party has no other role, since it would see more than its share"
-                raise fields.error(name, problem)
-    return roles
 
 
 def _certificates(fields: Fields, path: Path, prefix: str = "") -> Certificates:

@@ -4,7 +4,7 @@ For lessons and tests. The calls name nothing that exists, so one that is let th
 its last error, tell of each attempt. The shares show what a stolen disk gives away.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import grpc
 import numpy as np
@@ -53,7 +53,9 @@ def attempts(callers: Mapping[str, CallerConfig], rank: int = 1) -> pd.DataFrame
     for name, caller in callers.items():
         channel, stub = connect(caller, rank)
         with channel:
-            rows[name] = [_attempt(stub, method, caller.timeouts.connect) for method in METHODS]
+            calls = [(getattr(stub, method), _MESSAGES[method], caller.timeouts.connect) for method in METHODS]
+            errors = [_error_of(*call) for call in calls]
+        rows[name] = ["OK" if error is None else error.code().name for error in errors]
     return pd.DataFrame.from_dict(rows, orient="index", columns=METHODS)
 
 
@@ -71,24 +73,20 @@ def register_unchecked(caller: CallerConfig, manifest: pb.Manifest, rank: int = 
     """
     channel, stub = connect(caller, rank)
     with channel:
-        try:
-            stub.Register(iter([pb.RegisterPiece(manifest=manifest)]), timeout=caller.timeouts.upload)
-        except grpc.RpcError as error:
-            return f"{error.code().name}: {error.details()}"
-    return "accepted"
+        error = _error_of(stub.Register, (pb.RegisterPiece(manifest=manifest),), caller.timeouts.upload)
+    return "accepted" if error is None else f"{error.code().name}: {error.details()}"
 
 
-def _attempt(stub: object, method: str, timeout: float) -> str:
-    message = _MESSAGES[method]
+def _error_of(call: Callable, message: object, timeout: float) -> grpc.RpcError | None:
+    """Return the error that ends a call with a message, or with a stream of messages, or None."""
     try:
-        call = getattr(stub, method)
         answer = call(iter(message) if isinstance(message, tuple) else message, timeout=timeout)
         if isinstance(answer, Iterator):
             for _ in answer:
                 pass
     except grpc.RpcError as error:
-        return error.code().name
-    return "OK"
+        return error
+    return None
 
 
 def words_on_disk(host: HostConfig, model: str, value: str) -> np.ndarray:

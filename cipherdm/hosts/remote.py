@@ -65,11 +65,7 @@ class RemoteCluster:
             channel.close()
 
     def descriptions(self) -> tuple[pb.Description, ...]:
-        """Return version, configuration and models of each party, by rank.
-
-        Raises:
-            CipherDMError: a party does not answer within the timeout for connecting.
-        """
+        """Return version, configuration and models of each party, by rank. Raises CipherDMError if one does not answer."""
         return tuple(self._all("Describe", pb.DescribeRequest()))
 
     def states(self) -> tuple[tuple[pb.Description, pb.HostStatus] | CipherDMError, ...]:

@@ -58,14 +58,14 @@ class Requests:
         on_end: Callable[[Callable[[], None]], bool],
         uploaded: Callable[[], None],
     ) -> Iterator[pb.RequestEvent]:
-        """Receive the inputs, have the run computed, and hand out the outputs.
+        """Receive a client's inputs, have the run computed, and hand out the outputs.
 
         Args:
             client: common name of the caller.
             header: its request.
             pieces: its shares of the inputs.
-            on_end: registers a function to call when the call ends; returns false if it has ended.
-            uploaded: called when the inputs are there.
+            on_end: function that registers another one to call when the call ends; it returns false if that was before.
+            uploaded: function to call when the inputs are there.
 
         Raises:
             Refused, CipherDMError: the request cannot be served, with the reason.

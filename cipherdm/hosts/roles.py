@@ -54,9 +54,7 @@ def caller_name(context: grpc.ServicerContext) -> str:
 class RoleCheck(grpc.ServerInterceptor):
     """Interceptor that ends a call with PERMISSION_DENIED before its handler runs, unless `ALLOWED` has a role of its caller.
 
-    Args:
-        names: common names of each role.
-        denied: called as `denied(caller, method)` for each call that was denied.
+    It calls `denied(caller, method)` for each call that it ends.
     """
 
     def __init__(self, names: RoleNames, denied: Callable[[str, str], None]):

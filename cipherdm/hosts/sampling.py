@@ -143,10 +143,11 @@ def images_of(
     if prompts is not None and components is None:
         raise CipherDMError("prompts need components: load the client's tokenizer, text encoder and VAE.")
     shape, schedule = _described(cluster, name, _LABELS if prompts is None else _PROMPTS)
-    if prompts is None:
-        wanted, embeddings = _count(name, shape, labels, count), None
-    else:
-        wanted, embeddings = len(prompts), _embedded(name, shape, components, prompts, negative_prompts)
+    wanted = _count(name, shape, labels, count) if prompts is None else len(prompts)
+    if wanted < 1 or wanted % shape.batch:
+        what = "images" if prompts is None else "prompts"
+        raise CipherDMError(f"{name} draws {shape.batch} images per run; give a multiple of that, not {wanted} {what}.")
+    embeddings = None if prompts is None else _embedded(name, shape, components, prompts, negative_prompts)
     seed = secrets.randbits(64) if seed is None else seed
     samples, cost = [], None
     for first in range(0, wanted, shape.batch):
@@ -195,13 +196,13 @@ def _described(cluster: RemoteCluster, name: str, kind: str) -> tuple[StepShape,
 
 
 def _count(name: str, shape: StepShape, labels: Sequence[int] | None, count: int | None) -> int:
-    """Return how many images labels or a count ask for, which must be a multiple of those of a run."""
+    """Return how many images labels or a count ask for, if they fit the model."""
     has_classes = shape.config.num_class_embeds is not None
     if has_classes != bool(labels):
         raise CipherDMError(f"{name} {'needs labels' if has_classes else 'has no classes: leave the labels out'}.")
     wanted = len(labels) if has_classes else shape.batch if count is None else count
-    if wanted < 1 or wanted % shape.batch or (has_classes and count not in (None, wanted)):
-        raise CipherDMError(f"{name} draws {shape.batch} images per run; ask for a multiple of that, not {wanted}.")
+    if has_classes and count not in (None, wanted):
+        raise CipherDMError(f"{name} draws one image per label: leave the count out, or give {wanted}.")
     return wanted
 
 
@@ -213,10 +214,6 @@ def _embedded(
     negative_prompts: Sequence[str] | None,
 ) -> np.ndarray:
     """Return the embeddings [branches, prompts, tokens, width] that a model attends to."""
-    if not prompts or len(prompts) % shape.batch:
-        raise CipherDMError(
-            f"{name} draws {shape.batch} images per run; give a multiple of that, not {len(prompts)} prompts."
-        )
     guided = shape.branches == BRANCHES
     if negative_prompts is not None and not guided:
         raise CipherDMError(f"{name} draws without guidance; leave negative prompts out.")

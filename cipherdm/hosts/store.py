@@ -35,13 +35,7 @@ _MODELS, _PUBLISHED = "models", "published"
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model that clients can ask for.
-
-    Attributes:
-        owner: common name of its owner.
-        manifest: see host.proto.
-        folder: folder of its files.
-    """
+    """A model that clients can ask for: its owner's common name, its manifest, and the folder of its files."""
 
     owner: str
     manifest: pb.Manifest
@@ -99,7 +93,7 @@ class ModelStore:
             shutil.rmtree(left, ignore_errors=True)
 
     def all(self) -> list[StoredModel]:
-        """Return the published models, in order of their names."""
+        """Return the published models in order of their names."""
         with self._lock:
             return [self._current[name] for name in sorted(self._current)]
 

@@ -14,9 +14,7 @@ _KINDS = {str: "a text", int: "a whole number", float: "a number", list: "a list
 class Fields:
     """The fields of one section of a file. As a context manager it refuses fields that the block has not read.
 
-    Args:
-        where: name of the section in errors, such as "party.toml, [limits]".
-        values: the section as `tomllib` reads it.
+    `where` names the section in errors, such as "party.toml, [limits]".
     """
 
     def __init__(self, where: str, values: Mapping[str, Any]):
@@ -86,35 +84,25 @@ class Fields:
         return value
 
 
-class TomlFile:
-    """A TOML file whose sections are read as `Fields`.
-
-    Args:
-        path: the file.
-        known: names of all sections that it may have.
+def read_sections(path: Path, known: Collection[str], optional: Collection[str]) -> dict[str, Fields]:
+    """Read the sections of a TOML file, by name; those that are optional and missing are empty.
 
     Raises:
-        CipherDMError: there is no such file, it is not TOML, or it has an unknown section.
+        CipherDMError: there is no such file, it is not TOML, or a section is unknown or missing.
     """
-
-    def __init__(self, path: Path, known: Collection[str]):
-        self.path = path
-        try:
-            self._sections = tomllib.loads(path.read_text())
-        except (OSError, UnicodeDecodeError) as error:
-            raise CipherDMError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from None
-        except tomllib.TOMLDecodeError as error:
-            raise CipherDMError(f"{path} is not TOML: {error}.") from None
-        for name in self._sections:
-            if name not in known:
-                there = ", ".join(f"[{section}]" for section in known)
-                raise CipherDMError(f"{path}: the section [{name}] is unknown; there are {there}.")
-
-    def section(self, name: str, *, required: bool = True) -> Fields:
-        """Return a section; an empty one if it is missing and not `required`."""
-        values = self._sections.get(name)
-        if values is None and required:
-            raise CipherDMError(f"{self.path}: the section [{name}] is missing.")
-        if values is not None and not isinstance(values, dict):
-            raise CipherDMError(f"{self.path}: {name} must be a section, [{name}].")
-        return Fields(f"{self.path}, [{name}]", values or {})
+    try:
+        sections = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise CipherDMError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise CipherDMError(f"{path} is not TOML: {error}.") from None
+    for name, values in sections.items():
+        if name not in known:
+            there = ", ".join(f"[{section}]" for section in known)
+            raise CipherDMError(f"{path}: the section [{name}] is unknown; there are {there}.")
+        if not isinstance(values, dict):
+            raise CipherDMError(f"{path}: {name} must be a section, [{name}].")
+    for name in known:
+        if name not in sections and name not in optional:
+            raise CipherDMError(f"{path}: the section [{name}] is missing.")
+    return {name: Fields(f"{path}, [{name}]", sections.get(name, {})) for name in known}

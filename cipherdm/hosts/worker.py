@@ -108,12 +108,10 @@ class Worker:
             self._stub.Close(engine_pb.CloseRequest(session=run))
             yield outputs
         except grpc.RpcError as error:
-            raise RunFailed(self._what_happened(error)) from None
-
-    def _what_happened(self, error: grpc.RpcError) -> str:
-        # A process that has ended closes its connections a moment before the system says that it is gone.
-        end = how_it_ended(self._process, 0.5, self._folder, self._rank)
-        return f"party {self._rank}: {error.details() if end is None else f'the process of this run {end}'}"
+            # A process that has ended closes its connections a moment before the system says that it is gone.
+            end = how_it_ended(self._process, 0.5, self._folder, self._rank)
+            why = error.details() if end is None else f"the process of this run {end}"
+            raise RunFailed(f"party {self._rank}: {why}") from None
 
 
 class Slots:

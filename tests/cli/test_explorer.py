@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from cipherdm import CipherDMError
 from cipherdm.cli import build
-from cipherdm.cli.explorer import ADDRESS, TITLE, serve, write_page
+from cipherdm.cli.explorer import ADDRESS, TITLE, explorer, write_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 MARK = "CIPHERDM_TEST_EXPLORER"  # set for the command, and inherited by the kernels that it starts
@@ -98,7 +98,7 @@ def test_a_port_in_use_is_refused():
     with socket.create_server((ADDRESS, 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(CipherDMError, match=f"port {port} of this machine cannot be used .*--port"):
-            serve(port, browser=False)
+            explorer(port, browser=False)
         result = CliRunner().invoke(build(), ["explorer", "--no-browser", "--port", str(port)])
         assert isinstance(result.exception, CipherDMError) and "The page is at" not in result.output
 

@@ -13,7 +13,7 @@ from PIL import Image
 from cipherdm import CipherDMError
 from cipherdm.engine import Certificates
 from cipherdm.files import root
-from cipherdm.hosts import CallerConfig, HostConfig, Limits, RoleNames, Timeouts
+from cipherdm.hosts.config import CallerConfig, HostConfig, Limits, RoleNames, Timeouts
 from cipherdm.hosts.inspection import METHODS, table_of_roles
 from cipherdm.records import read_record
 from cipherdm.views.hosts import event_table, permissions, runs_of, timeline, who_is_where
