@@ -231,11 +231,7 @@ def grid_controls(grid: Grid):
     guidance = widgets.SelectionSlider(options=scales, value=scale, description="guidance scale", **wide)
     protocols = widgets.ToggleButtons(options=names, value=names[-1], description="protocols", style=style)
 
-    def draw(**chosen) -> MovingPicture:
-        picture.show(**chosen)
-        return picture
-
-    return explorer(draw, prompt=prompt, steps=steps, guidance_scale=guidance, protocols=protocols)
+    return explorer(picture.show, picture, prompt=prompt, steps=steps, guidance_scale=guidance, protocols=protocols)
 
 
 def _row(record: Mapping[str, Any], protocols: str, guidance_scale: float, steps: int) -> Mapping[str, Any]:

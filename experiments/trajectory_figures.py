@@ -212,11 +212,7 @@ def step_slider(recording: Recording):
     widgets.jslink((play, "value"), (slider, "value"))
     kind = widgets.ToggleButtons(options=[(text, name) for name, text in _KINDS.items()])
 
-    def draw(**chosen) -> MovingPicture:
-        picture.show(**chosen)
-        return picture
-
-    _, *below = explorer(draw, step=slider, kind=kind).children
+    _, *below = explorer(picture.show, picture, step=slider, kind=kind).children
     return widgets.VBox([widgets.HBox([play, slider]), *below])
 
 

@@ -38,14 +38,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "piecewise_widget": ["piecewise_fitter"],
         "rings": ["largest_errors", "small_ring_edge", "two_rings", "two_rings_explorer"],
         "roles": ["brought", "party_pictures", "progress_line"],
-        "shares": [
-            "clock_explorer",
-            "clocks",
-            "message_diagram",
-            "product_grid",
-            "sighting_explorer",
-            "sightings",
-        ],
+        "shares": ["clock_explorer", "clocks", "message_diagram", "product_grid", "sighting_explorer", "sightings"],
         "style": ["describe", "new_figure", "show"],
     },
 )

@@ -24,16 +24,10 @@ def approximation_figure(
     relative: bool = False,
     title: str | None = None,
 ) -> Figure:
-    """Draw approximations and the exact function above, their signed errors below, from low to high.
+    """Draw approximations, up to four, and the exact function above, their signed errors below, from low to high.
 
-    The parts outside the domain of any of them are hatched, and the title then begins with "Incorrect".
-
-    Args:
-        functions: approximation, or up to four to compare.
-        reference: exact function in NumPy.
-        low, high: range of x.
-        relative: show errors as shares of the value.
-        title: title instead of the functions' names.
+    The parts outside the domain of any of them are hatched, and the title then begins with "Incorrect". With `relative`,
+    errors are shares of the value. The title consists of the functions' names unless one is given.
     """
     functions = [functions] if isinstance(functions, Approximation) else list(functions)
     x = np.linspace(low, high, _POINTS, dtype=np.float32)
@@ -78,7 +72,6 @@ def segments_figure(
     `reference` is drawn in black if given.
     """
     x = np.linspace(low, high, _POINTS)
-    edges = [low, *(edge for edge in function.breakpoints if low < edge < high), high]
     figure = new_figure(7.2, 3.8)
     axis = figure.subplots()
     chosen = np.asarray(function(x.astype(np.float32)))
@@ -86,52 +79,43 @@ def segments_figure(
         axis.plot(x, reference(x), color="black", linewidth=1, label="exact")
     index = np.searchsorted(np.array(function.breakpoints), x, side="right")
     told = []
-    for i, coefficients in enumerate(function.coefficients):
-        here = index == i
-        if not here.any():
-            continue
+    for i in np.unique(index):
+        here, coefficients = index == i, function.coefficients[i]
         colour, text = PALETTE[i % len(PALETTE)], _polynomial(coefficients)
         values = np.polynomial.polynomial.polyval(x, coefficients)
         axis.plot(x, np.where(here, np.nan, values), color=colour, linestyle=":", linewidth=1)
         axis.plot(x[here], values[here], color=colour, linewidth=3, alpha=0.8, label=text)
         told.append(f"from {x[here][0]:.3g} to {x[here][-1]:.3g} {text}")
-    for edge in edges[1:-1]:
+    for edge in function.breakpoints:
         axis.axvline(edge, color=GREY, linewidth=0.8, linestyle="--")
     wrong = _hatch_outside((axis,), function.domain, low, high)
     room = 0.3 * max(np.ptp(chosen), 1e-6)
     axis.set(xlabel="x", ylabel="value", xlim=(low, high), ylim=(chosen.min() - room, chosen.max() + room))
     axis.legend(fontsize=8)
-    axis.set_title(
-        f"{'Incorrect where hatched: ' if wrong else ''}{function.name}, {counts_in_words(function)}", fontsize=10
-    )
+    counts, beginning = counts_in_words(function), "Incorrect where hatched: " if wrong else ""
+    axis.set_title(f"{beginning}{function.name}, {counts}", fontsize=10)
     return describe(
         figure,
-        f"{function.name} in segments: {'; '.join(told)}. An evaluation takes {counts_in_words(function)}."
+        f"{function.name} in segments: {'; '.join(told)}. An evaluation takes {counts}."
         + (" Hatched where it is incorrect." if wrong else ""),
     )
 
 
-def row_sums_figure(scores: np.ndarray, exponentials: Sequence[Approximation], reference: Callable = np.exp) -> Figure:
-    """Draw the denominators of a softmax, as approximations give them, against the exact ones.
+def row_sums_figure(scores: np.ndarray, exponentials: Sequence[Approximation]) -> Figure:
+    """Draw the denominators of a softmax over scores [rows, N], as up to four approximations give them, against the exact ones.
 
-    A sum at or below zero, in the hatched half, makes its whole row meaningless.
-
-    Args:
-        scores: [rows, N]; each row's maximum is subtracted first.
-        exponentials: approximations to sum, up to four.
-        reference: exact exponential in NumPy.
+    Each row's maximum is subtracted first. A sum at or below zero, in the hatched half, makes its whole row meaningless.
     """
     shifted = (scores - scores.max(axis=1, keepdims=True)).astype(np.float32)
-    exact = reference(shifted.astype(np.float64)).sum(axis=1)
+    exact = np.exp(shifted.astype(np.float64)).sum(axis=1)
     figure = new_figure(6.4, 4.0)
     axis = figure.subplots()
     told = []
     for exponential, colour, marker in zip(exponentials, PALETTE[1:], "o^sD", strict=False):
         sums = np.asarray(exponential(shifted), np.float64).sum(axis=1)
         axis.plot(exact, sums, marker, color=colour, markersize=4, alpha=0.6, linestyle="", label=exponential.name)
-        told.append(
-            f"{exponential.name} from {sums.min():.2g} to {sums.max():.2g}, {np.mean(sums <= 0):.0%} not positive"
-        )
+        extent = f"from {sums.min():.2g} to {sums.max():.2g}"
+        told.append(f"{exponential.name} {extent}, {np.mean(sums <= 0):.0%} not positive")
     ends = exact.min(), exact.max()
     axis.plot(ends, ends, color="black", linewidth=1, label="right")
     axis.axhspan(min(axis.get_ylim()[0], -1), 0, alpha=0.5, **HATCHED)
@@ -148,15 +132,14 @@ def row_sums_figure(scores: np.ndarray, exponentials: Sequence[Approximation], r
 
 def counts_in_words(function: PiecewisePolynomial) -> str:
     """Return the operations of one evaluation at one x, as "3 comparisons, 3 selections, 3 products, 2 sums"."""
-    counts = Counts.of(function)
-    names = ("comparison", "selection", "product", "sum")
-    return ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for n, name in zip(counts.bytes_row, names, strict=True))
+    counts = zip(Counts.of(function).bytes_row, ("comparison", "selection", "product", "sum"), strict=True)
+    return ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for n, name in counts)
 
 
 def _hatch_outside(axes: Sequence[Axes], domain: tuple[float, float], low: float, high: float) -> bool:
     """Hatch the parts of [low, high] outside of the domain; returns whether there are any."""
-    outside = [(low, min(domain[0], high)), (max(domain[1], low), high)]
-    outside = [(left, right) for left, right in outside if left < right]
+    ends = (low, min(domain[0], high)), (max(domain[1], low), high)
+    outside = [(left, right) for left, right in ends if left < right]
     for axis in axes:
         axis.set_xlim(low, high)
         for left, right in outside:

@@ -13,12 +13,8 @@ from ..sharing import FixedPoint, Ring
 from .style import GREY, PALETTE, describe, frameless, new_figure, plot_right_and_wrong
 from .widgets import explorer, slider
 
-# Effect of a position on a carry from below, with its colour.
-_CARRIES = {
-    "makes": ("makes one", PALETTE[1]),
-    "passes": ("passes it on", PALETTE[5]),
-    "stops": ("stops it", "#dddddd"),
-}
+# Colour of a position's effect on a carry from below.
+_CARRIES = {"makes": PALETTE[1], "passes": PALETTE[5], "stops": "#dddddd"}
 
 
 def wrapped(values: np.ndarray, encoding: FixedPoint) -> np.ndarray:
@@ -27,13 +23,12 @@ def wrapped(values: np.ndarray, encoding: FixedPoint) -> np.ndarray:
     return encoding.decode(ring.reduce(scaled.astype(np.int64)))
 
 
-def staircase(encoding: FixedPoint, reach: float = 10.0) -> Figure:
-    """Draw the fixed-point number of each real number from -reach to reach: steps of a unit, and the ends of the range.
+def staircase(encoding: FixedPoint) -> Figure:
+    """Draw the fixed-point number of each real number from -10 to 10: steps of a unit, and the ends of the range.
 
-    Args:
-        encoding: fixed point of at most 53 bits, so that float64 shows each number exactly.
-        reach: largest number shown, above zero.
+    The fixed point has at most 53 bits, so that float64 shows each number exactly.
     """
+    reach = 10.0
     x = np.linspace(-reach, reach, 801)
     y = wrapped(x, encoding)
     inside = (x >= encoding.lowest - encoding.unit / 2) & (x < encoding.highest + encoding.unit / 2)
@@ -55,11 +50,8 @@ def staircase(encoding: FixedPoint, reach: float = 10.0) -> Figure:
     )
     axis.legend(loc="upper center", frameon=False, fontsize=9)
     outside = "" if inside.all() else " Outside, a dashed line shows wrong numbers, wrapped around to the other end."
-    return describe(
-        figure,
-        f"A staircase along the diagonal with steps of {encoding.unit:g}, from {encoding.lowest:g} to {encoding.highest:g}."
-        + outside,
-    )
+    text = f"A staircase along the diagonal with steps of {encoding.unit:g}, from {encoding.lowest:g} to {encoding.highest:g}."
+    return describe(figure, text + outside)
 
 
 def staircase_explorer():
@@ -72,11 +64,9 @@ def staircase_explorer():
 
 
 def truncations(true: np.ndarray, results: Mapping[str, np.ndarray]) -> Figure:
-    """Draw results of truncation over the exact ones, a panel per method, with crosses where they are off by over a unit.
+    """Draw results [N] of truncation, by title, over the exact quotients [N], with crosses where they are off by over a unit.
 
-    Args:
-        true: [N] exact quotients.
-        results: [N] numbers by title. A title says "Incorrect" where that is the point.
+    A title says "Incorrect" where that is the point.
     """
     figure = new_figure(4 * len(results), 3.2)
     axes, counts = figure.subplots(1, len(results), sharey=True, squeeze=False)[0], []
@@ -84,8 +74,8 @@ def truncations(true: np.ndarray, results: Mapping[str, np.ndarray]) -> Figure:
         wrong = np.abs(values - true) > 1
         axis.plot(true[~wrong], values[~wrong], ".", color=PALETTE[0], markersize=4, label="right to one word")
         axis.plot(true[wrong], values[wrong], "x", color=PALETTE[1], markersize=6, label=f"wrong: {wrong.sum()}")
-        axis.set(title=title, xlabel="exact result, in words")
-        axis.title.set_fontsize(10)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("exact result, in words")
         axis.legend(loc="upper right", frameon=False, fontsize=8.5)
         axis.xaxis.set_major_locator(MaxNLocator(4))
         for scale in (axis.xaxis, axis.yaxis):
@@ -132,7 +122,7 @@ def overflow(x: np.ndarray, true: np.ndarray, results: Mapping[str, np.ndarray],
     Args:
         x: [N] arguments in ascending order.
         true: [N] exact values.
-        results: [N] computed values by title. A title says "Incorrect" where that is the point, or what a remedy costs.
+        results: [N] computed values by title, which says "Incorrect" where that is the point, or what a remedy costs.
         tolerance: largest difference from the truth of a right result.
     """
     rows = -(-len(results) // 2)
@@ -156,27 +146,18 @@ def overflow(x: np.ndarray, true: np.ndarray, results: Mapping[str, np.ndarray],
 
 
 def operation_rounds(table: pd.DataFrame, elements: int) -> Figure:
-    """Draw rounds and bytes of operations as bars.
-
-    Args:
-        table: row per operation, with columns rounds and bytes, as in `Transcript.summary`.
-        elements: count of numbers that each operation was applied to.
-    """
+    """Draw rounds and bytes of operations on so many elements as bars, from the rows of `Transcript.summary`."""
     figure = new_figure(7.6, 0.8 + 0.34 * len(table))
     axes = figure.subplots(1, 2, sharey=True)
     rows = np.arange(len(table))
     columns = {"rounds": table["rounds"], "bytes for each number, all parties": table["bytes"] / elements}
     for axis, (label, values), colour in zip(axes, columns.items(), PALETTE, strict=False):
-        axis.barh(rows, values, color=colour)
-        for row, value in zip(rows, values, strict=True):
-            axis.text(value, row, f" {value:.3g}", va="center", fontsize=9)
+        axis.bar_label(axis.barh(rows, values, color=colour), fmt=" {:.3g}", fontsize=9)
         axis.set(xlabel=label, xlim=(0, 1.15 * max(values.max(), 1)))
         frameless(axis)
     axes[0].set_yticks(rows, table.index)
     axes[0].invert_yaxis()
-    texts = [
-        f"{name} {row['rounds']:.0f} rounds and {row['bytes'] / elements:.3g} bytes" for name, row in table.iterrows()
-    ]
+    texts = [f"{row.Index} {row.rounds:.0f} rounds and {row.bytes / elements:.3g} bytes" for row in table.itertuples()]
     return describe(figure, "Bars for the cost of each operation. " + "; ".join(texts) + ".")
 
 
@@ -192,12 +173,7 @@ def carry_levels(first: int, second: int, bits: int) -> list[list[str]]:
 
 
 def carry_tree(first: int, second: int, bits: int = 8) -> Figure:
-    """Draw how the carry out of a sum is found in log2(bits) rounds.
-
-    Args:
-        first, second: numbers below 2^bits.
-        bits: power of two, at most 16.
-    """
+    """Draw how the carry out of a sum of numbers below 2^bits is found in log2(bits) rounds; bits is a power of two."""
     levels = carry_levels(first, second, bits)
     figure = new_figure(7.6, 1.3 + 0.42 * (len(levels) + 2))
     axis = figure.subplots()
@@ -211,17 +187,15 @@ def carry_tree(first: int, second: int, bits: int = 8) -> Figure:
         axis.text(-0.7, row, label, ha="right", va="center")
         for block, kind in enumerate(level):
             left = bits - (block + 1) * width - 0.5
-            text, colour = _CARRIES[kind]
-            axis.add_patch(Rectangle((left + 0.05, row - 0.38), width - 0.1, 0.76, color=colour))
-            axis.text(left + width / 2, row, text.split()[0], ha="center", va="center", fontsize=9)
+            axis.add_patch(Rectangle((left + 0.05, row - 0.38), width - 0.1, 0.76, color=_CARRIES[kind]))
+            axis.text(left + width / 2, row, kind, ha="center", va="center", fontsize=9)
     outcome = "a carry leaves" if levels[-1][0] == "makes" else "no carry leaves"
     axis.set(xlim=(-3.6, bits - 0.4), ylim=(len(levels) + 1.6, -0.6))
     axis.set_title(f"{first} + {second} = {first + second}: {outcome} the {bits} bits", fontsize=10)
     axis.set_axis_off()
-    rows = [" ".join(reversed(level)) for level in levels]
+    rows = "; ".join(" ".join(reversed(level)) for level in levels)
     return describe(
         figure,
-        f"Bits of {first} and {second}, and below them, highest position at the left, what blocks do with a carry: "
-        + "; ".join(rows)
-        + f". So {outcome}.",
+        f"Bits of {first} and {second}, and below them, highest position at the left, what blocks do with a carry: {rows}. "
+        f"So {outcome}.",
     )

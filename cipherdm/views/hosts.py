@@ -1,8 +1,8 @@
 """Figures of three hosts: who calls whom, what each role may call, and runs as the parties' logs tell of them."""
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -29,11 +29,7 @@ _CALLERS = {
 
 
 def who_is_where(host: HostConfig) -> Figure:
-    """Draw the three hosts of a configuration, their callers, and each connection on one of two planes.
-
-    Args:
-        host: configuration of any of the three parties.
-    """
+    """Draw the three hosts of any party's configuration, their callers, and each connection on one of two planes."""
     figure = new_figure(9, 5.2)
     axis = figure.subplots()
     axis.set(xlim=(0, 10.2), ylim=(0.1, 5.7))
@@ -43,9 +39,11 @@ def who_is_where(host: HostConfig) -> Figure:
         for row in _ROWS.values():
             ends = (_COLUMN_OF_CALLERS + _BOX[0] / 2, _COLUMN_OF_PARTIES - _BOX[0] / 2)
             _line(axis, (ends[0], height), (ends[1], row), _CALLS, arrow=True)
-    for rank, row in _ROWS.items():
-        ports = _ports(host, rank)
-        _box(axis, _COLUMN_OF_PARTIES, row, f"party {rank}", f"calls at {host.caller.parties[rank]}\nlinks at {ports}")
+    places = []
+    for rank, (called, link) in enumerate(zip(host.caller.parties, host.links, strict=True)):
+        ports = _ports(link, host.limits.runs)
+        _box(axis, _COLUMN_OF_PARTIES, _ROWS[rank], f"party {rank}", f"calls at {called}\nlinks at {ports}")
+        places.append(f"party {rank}, called at {called}, links at {ports}")
     for rank in (1, 2):
         towards = np.sign(_ROWS[rank] - _ROWS[0]) * _BOX[1] / 2
         begin, end = _ROWS[0] + towards, _ROWS[rank] - towards
@@ -59,23 +57,18 @@ def who_is_where(host: HostConfig) -> Figure:
         "links of a run: SPU, mutual TLS of another authority": Line2D([], [], color=_LINKS, linewidth=3),
     }
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    places = "; ".join(
-        f"party {rank}, called at {host.caller.parties[rank]}, links at {_ports(host, rank)}" for rank in range(3)
-    )
     return describe(
         figure,
         "Left, a model owner, a client and an operator; right, three hosts. Each of the three on the left has a line to each "
         "host: gRPC with mutual TLS. Dashed lines of the same kind go from party 0 to parties 1 and 2. Thick lines join each "
-        f"two hosts: SPU's links. {places}.",
+        f"two hosts: SPU's links. {'; '.join(places)}.",
     )
 
 
 def permissions(tried: pd.DataFrame, allowed: pd.DataFrame) -> Figure:
     """Draw what was let through and what was denied, and mark where that is not what the table of roles says.
 
-    Args:
-        tried: outcomes of calls, as `hosts.attempts` returns them.
-        allowed: calls that roles may make, as `hosts.table_of_roles` returns them.
+    The arguments are what `hosts.attempts` and `hosts.table_of_roles` return.
     """
     codes, may = tried.to_numpy(), allowed.loc[tried.index, tried.columns].to_numpy(bool)
     denied, lost = codes == DENIED, np.isin(codes, list(NOT_REACHED))
@@ -95,19 +88,18 @@ def permissions(tried: pd.DataFrame, allowed: pd.DataFrame) -> Figure:
             axis.scatter(columns, rows, label=label, zorder=3, **style)
     axis.set_xticks(range(len(tried.columns)), tried.columns)
     axis.set_yticks(range(len(tried)), tried.index)
-    limits = {"xlim": (-0.6, len(tried.columns) - 0.4), "ylim": (len(tried) - 0.4, -0.6)}
-    axis.set(xlabel="call", ylabel="certificate of", **limits)
+    axis.set(xlabel="call", xlim=(-0.6, len(tried.columns) - 0.4))
+    axis.set(ylabel="certificate of", ylim=(len(tried) - 0.4, -0.6))
     axis.grid(color="#e5e5e5")
     axis.set_axisbelow(True)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)
-    rows = [
-        f"{name}: {', '.join(tried.columns[kept]) or 'none'}" for name, kept in zip(tried.index, through, strict=True)
-    ]
+    kept = {name: ", ".join(tried.columns[row]) or "none" for name, row in zip(tried.index, through, strict=True)}
     return describe(
         figure,
-        f"A matrix of {len(tried)} certificates and {len(tried.columns)} calls. Let through were, for {'; '.join(rows)}. "
+        f"A matrix of {len(tried)} certificates and {len(tried.columns)} calls. Let through were, for "
+        f"{'; '.join(f'{name}: {calls}' for name, calls in kept.items())}. "
         f"{int(denied.sum())} calls were denied, {int((through != may).sum())} ended otherwise than the table says.",
     )
 
@@ -116,9 +108,6 @@ def event_table(logs: Sequence[str]) -> pd.DataFrame:
     """Read the lines of parties' logs into one table, in order of time.
 
     A line that is not JSON, such as one that a killed process was about to write, is an event called "not readable".
-
-    Args:
-        logs: text of each party's log, by rank.
     """
     rows = []
     for rank, log in enumerate(logs):
@@ -128,9 +117,8 @@ def event_table(logs: Sequence[str]) -> pd.DataFrame:
             except json.JSONDecodeError:
                 rows.append({"time": rows[-1]["time"] if rows else None, "party": rank, "event": "not readable"})
     table = pd.DataFrame(rows)
-    for column in ("time", "party", "event", "caller", "run", "model", "seconds", "reason"):
-        if column not in table:
-            table[column] = None
+    columns = ("time", "party", "event", "caller", "run", "model", "seconds", "reason")
+    table[[column for column in columns if column not in table]] = None
     table["time"] = pd.to_datetime(table["time"], utc=True)
     return table.sort_values("time", kind="stable", ignore_index=True)
 
@@ -139,10 +127,7 @@ def runs_of(events: pd.DataFrame) -> pd.DataFrame:
     """Find each run at each party: when it was asked for, when it ended, in seconds since the first event, and how.
 
     A run whose end a party did not log, because the party was killed, lasts until that party is ready again, or until the
-    last event.
-
-    Returns:
-        The columns party, run, caller, model, begin, end, outcome ("done", "failed" or "no word").
+    last event. The columns are party, run, caller, model, begin, end, outcome ("done", "failed" or "no word").
     """
     since = (events["time"] - events["time"].min()).dt.total_seconds()
     events = events.assign(since=since)
@@ -162,25 +147,24 @@ def runs_of(events: pd.DataFrame) -> pd.DataFrame:
 def timeline(events: pd.DataFrame) -> Figure:
     """Draw runs as bars at each party, from being asked for to their end, with marks where a party was ready.
 
-    Args:
-        events: events that `event_table` returned, or a part of them.
-
-    Raises:
-        CipherDMError: there are none.
+    The events are those of `event_table`, or a part of them. Raises CipherDMError if there are none.
     """
     if events.empty:
         raise CipherDMError("there are no events to draw; take another part of the log.")
     runs = runs_of(events)
-    callers = list(dict.fromkeys(runs["caller"]))
-    colours = {caller: PALETTE[index % len(PALETTE)] for index, caller in enumerate(callers)}
+    colours = dict(zip(runs["caller"].unique(), itertools.cycle(PALETTE), strict=False))
     figure = new_figure(8.6, 3.4)
     axis = figure.subplots()
     for party in range(3):
         mine = runs[runs["party"] == party].sort_values("begin")
         lanes = _lanes(mine)
-        height = 0.72 / max(max(lanes, default=0) + 1, 1)
+        height = 0.72 / (max(lanes, default=0) + 1)
         for lane, run in zip(lanes, mine.itertuples(), strict=True):
-            style = {"color": colours[run.caller]} if run.outcome == "done" else _unfinished(run, colours)
+            style = {"facecolor": "white", "edgecolor": colours[run.caller], "linewidth": 1.5}
+            if run.outcome == "done":
+                style = {"color": colours[run.caller]}
+            else:
+                style |= {"hatch": "////"} if run.outcome == "failed" else {"linestyle": ":"}
             top = party - 0.36 + lane * height
             axis.barh(top + height / 2, run.end - run.begin, height * 0.86, left=run.begin, **style)
     since = (events["time"] - events["time"].min()).dt.total_seconds()
@@ -199,14 +183,14 @@ def timeline(events: pd.DataFrame) -> Figure:
     if ready.any():
         bar = {"marker": "|", "linestyle": "", "markersize": 12, "markeredgewidth": 2}
         handles["party ready"] = Line2D([], [], color="black", **bar)
-    place = {"loc": "outside upper center", "ncols": max(len(handles), 1)}
-    figure.legend(handles.values(), handles, frameon=False, fontsize=9, **place)
+    columns = max(len(handles), 1)
+    figure.legend(handles.values(), handles, frameon=False, fontsize=9, loc="outside upper center", ncols=columns)
     counts = runs.groupby(["party", "outcome"]).size()
     texts = [f"party {party}: {number} {outcome}" for (party, outcome), number in counts.items()]
     return describe(
         figure,
         f"Bars over {since.max():.1f} seconds, a row for each party and a bar for each run that it was asked for, of "
-        f"{', '.join(callers) or 'nobody'}. {'; '.join(texts)}. A party got ready {int(ready.sum())} times.",
+        f"{', '.join(colours) or 'nobody'}. {'; '.join(texts)}. A party got ready {int(ready.sum())} times.",
     )
 
 
@@ -229,25 +213,17 @@ def _line(axis: Axes, begin, end, colour: str, *, arrow=False, dashed=False, ben
     axis.add_patch(FancyArrowPatch(begin, end, mutation_scale=11, color=colour, **style, **place))
 
 
-def _ports(host: HostConfig, rank: int) -> str:
-    """ "20003 and 20004", the ports that the party's links use."""
-    first = int(host.links[rank].rpartition(":")[2])
-    last = first + host.limits.runs - 1
-    return f"{first}" if last == first else f"{first} to {last}"
+def _ports(link: str, runs: int) -> str:
+    """ "20003 to 20004", the ports that a party's links use."""
+    first = int(link.rpartition(":")[2])
+    return f"{first}" if runs == 1 else f"{first} to {first + runs - 1}"
 
 
 def _lanes(runs: pd.DataFrame) -> list[int]:
     """Choose for each run, in order of its begin, the lowest lane that no run before it is still in."""
-    ends: list[float] = []
-    lanes = []
+    ends, lanes = [], []
     for run in runs.itertuples():
         lane = next((index for index, end in enumerate(ends) if end <= run.begin), len(ends))
         ends[lane : lane + 1] = [run.end]
         lanes.append(lane)
     return lanes
-
-
-def _unfinished(run: Any, colours: Mapping[str, str]) -> dict[str, Any]:
-    """Style of a bar: white with an edge in the caller's colour: hatched if it failed, dotted if its end is unknown."""
-    style = {"facecolor": "white", "edgecolor": colours[run.caller], "linewidth": 1.5}
-    return style | ({"hatch": "////"} if run.outcome == "failed" else {"linestyle": ":"})

@@ -13,19 +13,11 @@ from ..kernels.digits import Format
 from ..kernels.shares import PARTIES
 from .style import PALETTE, describe, frameless, image_axis, new_figure
 
-_COMPONENTS = PALETTE[:PARTIES]
-_DROPPED = "#dddddd"
-_LIGHT = PALETTE[4:7]  # colours that black is read on
-_SUBSCRIPTS = "\u2080\u2081\u2082"
-
 
 def convolution(image: np.ndarray, weights: np.ndarray, result: np.ndarray) -> Figure:
-    """Draw an image, a filter as numbers, and their convolution.
+    """Draw an image [H, W], a filter [K, K] as numbers, and their convolution, from blue for negative values to red.
 
-    Args:
-        image: [H, W], drawn from black for the smallest value to white.
-        weights: [K, K], at most 5 x 5 to be readable.
-        result: [rows, columns], drawn from blue for negative values to red.
+    A filter larger than 5 x 5 is hard to read.
     """
     figure = new_figure(8, 2.9)
     before, middle, after = figure.subplots(1, 3, gridspec_kw={"width_ratios": (1, 0.62, 1.2)})
@@ -55,7 +47,7 @@ def party_views(
 ) -> Figure:
     """Draw as grey values, a row per party, its components of an image and a filter, what it sends and what it receives.
 
-    A frame has the colour of the component in it, so that equal words have frames of one colour.
+    Black is 0 and white the largest word. Equal words have frames of one colour, that of the component.
 
     Args:
         pictures: three parties' pairs [2, H, W] of ring words.
@@ -71,7 +63,11 @@ def party_views(
         titles = (_name("x", party), _name("x", after), _name("w", party), _name("w", after))
         titles += (f"{_name('z', party)}, to party {before}", f"{_name('z', after)}, from party {after}")
         for place, (axis, shown, title) in enumerate(zip(row, words, titles, strict=True)):
-            _draw_words(axis, shown, title, _COMPONENTS[(party, after)[place % 2]])
+            axis.imshow(shown / 2.0 ** _bits(shown), cmap="gray", vmin=0, vmax=1)
+            image_axis(axis, title, 9)
+            axis.set_anchor("C")
+            for spine in axis.spines.values():
+                spine.set(color=PALETTE[(party, after)[place % 2]], linewidth=3)
         row[0].set_ylabel(f"party {party}", fontsize=10)
     everything = np.concatenate([np.concatenate([np.ravel(part) for part in group]) for group in (pictures, z)])
     low, high = np.quantile(everything / 2.0 ** _bits(everything), (0.1, 0.9))
@@ -84,13 +80,7 @@ def party_views(
 
 
 def patch_counts(shape: tuple[int, int], size: int, stride: int = 1) -> np.ndarray:
-    """Count the patches of a convolution without padding that each pixel is in: [H, W] whole numbers.
-
-    Args:
-        shape: rows and columns of the image.
-        size: rows and columns of a patch.
-        stride: pixels from one patch to the next.
-    """
+    """Count the patches [size, size] of a convolution without padding that each pixel is in: [H, W] whole numbers."""
     counts = np.zeros(shape, np.int64)
     rows, columns = ((length - size) // stride + 1 for length in shape)
     for row in range(size):
@@ -104,14 +94,13 @@ def patches(shape: tuple[int, int], size: int, stride: int = 1) -> Figure:
     counts = patch_counts(shape, size, stride)
     once, often = counts.size, int(counts.sum())
     figure = new_figure(8, 2.9)
-    left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1, 1.5)})
-    drawn = left.imshow(counts, cmap="viridis", vmin=0)
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
+    image = left.imshow(counts, cmap="viridis", vmin=0)
     image_axis(left, f"patches of {size} x {size} that a pixel is in")
-    figure.colorbar(drawn, ax=left, shrink=0.85).locator = MaxNLocator(integer=True)
+    figure.colorbar(image, ax=left, shrink=0.85).locator = MaxNLocator(integer=True)
     bars = {"split, then gathered": once, "gathered, then split": often}
-    right.barh(range(len(bars)), list(bars.values()), color=PALETTE[: len(bars)], height=0.55)
-    for place, number in enumerate(bars.values()):
-        right.text(number, place, f" {number:,}", va="center", fontsize=10)
+    drawn = right.barh(range(len(bars)), list(bars.values()), color=PALETTE[: len(bars)], height=0.55)
+    right.bar_label(drawn, fmt=" {:,}")
     right.set_yticks(range(len(bars)), list(bars))
     right.invert_yaxis()
     right.set(xlabel="words split into digits, for one component", xlim=(0, 1.2 * often))
@@ -123,21 +112,12 @@ def patches(shape: tuple[int, int], size: int, stride: int = 1) -> Figure:
     )
 
 
-def _draw_words(axis: Axes, words: np.ndarray, title: str, colour: str) -> None:
-    """Draw ring words from black for 0 to white for the largest one, in a coloured frame."""
-    axis.imshow(words / 2.0 ** _bits(words), cmap="gray", vmin=0, vmax=1)
-    image_axis(axis, title, 9)
-    for spine in axis.spines.values():
-        spine.set(color=colour, linewidth=3)
-    axis.set_anchor("C")
-
-
 def _bits(words: np.ndarray) -> int:
     return 8 * words.dtype.itemsize
 
 
 def _name(letter: str, index: int) -> str:
-    return f"{letter}{_SUBSCRIPTS[index]}"
+    return letter + "\u2080\u2081\u2082"[index]
 
 
 def _extents(array: np.ndarray) -> str:
@@ -145,12 +125,7 @@ def _extents(array: np.ndarray) -> str:
 
 
 def digit_table(form: Format, numbers: Sequence[int]) -> pd.DataFrame:
-    """Table with a row per number: its digits, the lowest first, and their sum in the ring, read with its sign.
-
-    Args:
-        form: number and size of the digits.
-        numbers: numbers of the ring, negative ones too.
-    """
+    """Table with a row per number of the ring: its digits, the lowest first, and their sum in the ring, read with its sign."""
     words = np.array([number % (1 << form.bits) for number in numbers], form.word)
     digits = form.split(words).astype(np.int64)
     columns = [f"B^{place}" if place else "1" for place in range(form.count)]
@@ -169,13 +144,9 @@ def digit_pairs(forms: Sequence[Format]) -> Figure:
     """Draw the products of two digits that a product of two words needs, a square of pairs per form.
 
     Pairs with one sum of places have one colour and are one matrix product. Grey pairs are multiples of the ring's size.
-
-    Args:
-        forms: ways to cut words into digits, at most eight.
     """
     figure = new_figure(0.5 + 3.9 * len(forms), 4.1)
-    ratios = {"width_ratios": [form.count + 1.5 for form in forms]}
-    axes = figure.subplots(1, len(forms), squeeze=False, gridspec_kw=ratios)
+    axes = figure.subplots(1, len(forms), squeeze=False, width_ratios=[form.count + 1.5 for form in forms])
     texts, most = [], max(form.count for form in forms)
     for axis, form in zip(axes[0], forms, strict=True):
         kept, of = _draw_pairs(axis, form), form.count**2
@@ -199,9 +170,9 @@ def _draw_pairs(axis: Axes, form: Format) -> int:
         place = row + column
         needed = place < form.count
         kept += needed
-        colour = PALETTE[place % len(PALETTE)] if needed else _DROPPED
+        colour = PALETTE[place % len(PALETTE)] if needed else "#dddddd"
         axis.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, color=colour))
         if needed:
-            ink = "black" if colour in _LIGHT else "white"
+            ink = "black" if colour in PALETTE[4:7] else "white"  # which are light
             axis.text(column, row, str(place), ha="center", va="center", color=ink, fontsize=10)
     return kept

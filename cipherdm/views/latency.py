@@ -1,6 +1,7 @@
 """Time of sampling by the latency model and what dominates: a map over networks, and sliders for all settings."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..costs.sampling import StepCost, cost_of, shares, step_costs
 from ..errors import CipherDMError
 from ..progress import duration
 from ..records import MEASUREMENTS
-from .networks import PARTS, network_sliders
+from .networks import PARTS, network_sliders, stack
 from .style import PALETTE, describe, frameless, new_figure
 from .widgets import MovingPicture, explorer
 
@@ -35,12 +36,11 @@ _LABELS = {  # position of each network's name, in points from the mark, and its
 }
 
 _ROWS = 7  # bars at most
-_BETWEEN = 0.30  # where the map ends and the names of protocol sets begin, as a share of the figure's width
 Costs = Mapping[str, Sequence[StepCost]]
 """Costs of each model's step, by the model's name."""
 
 
-def dominance_map(costs: Sequence[StepCost], networks: Mapping[str, Network] = NETWORKS) -> Figure:
+def dominance_map(costs: Sequence[StepCost]) -> Figure:
     """Map of what most of a step's time goes into, over bandwidth and round trip, a panel for each protocol set.
 
     Colours mix by the shares. Lines join networks on which a step takes the same time. The marks are networks.
@@ -56,14 +56,14 @@ def dominance_map(costs: Sequence[StepCost], networks: Mapping[str, Network] = N
         axis.contour(bands, trips, total, levels, colors="white", linewidths=1.3)
         for level in levels:
             _label_contour(axis, cost, level)
-        for name, network in networks.items():
+        for name, network in NETWORKS.items():
             place = network.bandwidth, network.round_trip
             axis.plot(*place, "o", color="black", markersize=5, zorder=3)
-            offset, align = _LABELS.get(name, ((8, 0), "left"))
+            offset, align = _LABELS[name]
             style = {"textcoords": "offset points", "fontsize": 8, "ha": align, "va": "center"}
             axis.annotate(network.name, place, offset, **style)
-        axis.set(xscale="log", yscale="log", xlim=BANDWIDTHS, ylim=ROUND_TRIPS, title=cost.variant)
-        axis.title.set_fontsize(10)
+        axis.set(xscale="log", yscale="log", xlim=BANDWIDTHS, ylim=ROUND_TRIPS)
+        axis.set_title(cost.variant, fontsize=10)
         axis.xaxis.set_major_locator(FixedLocator([1e7, 1e8, 1e9, 1e10]))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda bits, _: f"{bits / 1e6:,.0f}"))
         axis.yaxis.set_major_locator(FixedLocator([1e-4, 1e-3, 1e-2, 1e-1]))
@@ -74,12 +74,8 @@ def dominance_map(costs: Sequence[StepCost], networks: Mapping[str, Network] = N
     figure.supxlabel("bandwidth in Mbit/s", fontsize=10)
     handles = [Patch(color=colour, label=part) for part, colour in zip(PARTS, PALETTE, strict=False)]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(PARTS), frameon=False)
-    return describe(
-        figure,
-        f"Maps over bandwidth and round trip of what a step of {costs[0].model} spends most of its time on. "
-        + "; ".join(told)
-        + ".",
-    )
+    text = f"Maps over bandwidth and round trip of what a step of {costs[0].model} spends most of its time on. "
+    return describe(figure, text + "; ".join(told) + ".")
 
 
 def mixed_colours(parts: np.ndarray) -> np.ndarray:
@@ -98,8 +94,8 @@ class LatencyPicture(MovingPicture):
     def __init__(self, costs: Costs):
         self._costs = costs
         super().__init__(9.6, 3.4)
-        where = self.figure.add_axes((0.065, 0.16, _BETWEEN - 0.08, 0.66))
-        bars = self.figure.add_axes((_BETWEEN + 0.13, 0.16, 0.97 - _BETWEEN - 0.13, 0.66))
+        where = self.figure.add_axes((0.065, 0.16, 0.22, 0.66))
+        bars = self.figure.add_axes((0.43, 0.16, 0.54, 0.66))
         low, high = np.log10(BANDWIDTHS), np.log10(ROUND_TRIPS)
         blank = np.ones((_MOVING_GRID, _MOVING_GRID, 3))
         self._map = where.imshow(blank, extent=(*low, *high), origin="lower", aspect="auto", interpolation="bilinear")
@@ -126,8 +122,19 @@ class LatencyPicture(MovingPicture):
         """Show other settings; returns the figure, with its description. Raises CipherDMError for what is not recorded."""
         costs = [cost_of(self._costs[model], variant, batch) for variant in variants][:_ROWS]
         found = [cost.over(network, steps) for cost in costs]
-        totals = [f"{duration(one.seconds)}, {_main_part(one)}" for one in found]
-        self._show_bars(costs, found, totals)
+        totals = []
+        for one in found:
+            part, share = _largest_part(one)
+            totals.append(f"{duration(one.seconds)}, {100 * share:.0f}% {part.split(' ')[0]}")
+        slowest = max((one.seconds for one in found), default=1.0)
+        widths = np.zeros((len(PARTS), _ROWS))
+        widths[:, : len(found)] = 100 * np.reshape([astuple(one) for one in found], (-1, len(PARTS))).T / slowest
+        stack(self._bars, widths)
+        blank = [""] * (_ROWS - len(found))
+        for name, text in zip(self._names, [cost.variant for cost in costs] + blank, strict=True):
+            name.set_text(text)
+        for total, end, text in zip(self._totals, widths.sum(axis=0), totals + blank, strict=True):
+            total.set(x=end + 1, text=text)
         self._here.set_data(*([value] for value in _place(network)))
         if costs:
             self._map.set_data(mixed_colours(shares(costs[0], *_grid(_MOVING_GRID))))
@@ -140,17 +147,6 @@ class LatencyPicture(MovingPicture):
             f"Sampling {pictures}, over {1000 * network.round_trip:.3g} ms round trip and {network.bandwidth / 1e6:,.0f} "
             f"Mbit/s: {'; '.join(told) or 'no protocols chosen'}.",
         )
-
-    def _show_bars(self, costs: Sequence[StepCost], found: Sequence[Latency], totals: Sequence[str]) -> None:
-        slowest = max((one.seconds for one in found), default=1.0)
-        for row in range(_ROWS):
-            shown, left = row < len(found), 0.0
-            for part, bars in zip(("computing", "delays", "sending"), self._bars, strict=True):
-                width = 100 * getattr(found[row], part) / slowest if shown else 0.0
-                bars[row].set(x=left, width=width)
-                left += width
-            self._totals[row].set(x=left + 1, text=totals[row] if shown else "")
-            self._names[row].set_text(costs[row].variant if shown else "")
 
 
 def load_costs(measurements: Path = MEASUREMENTS, models: Sequence[str] = MODELS) -> dict[str, tuple[StepCost, ...]]:
@@ -173,12 +169,10 @@ def load_costs(measurements: Path = MEASUREMENTS, models: Sequence[str] = MODELS
     return found
 
 
-def latency_explorer(costs: Costs | None = None, network: Network = WAN):
+def latency_explorer(costs: Costs | None = None):
     """`LatencyPicture` under sliders, for the models, batches and protocol sets that all records have; an ipywidgets.VBox.
 
-    Args:
-        costs: costs of models' steps, by default those that `load_costs` finds.
-        network: network at first.
+    The costs are those that `load_costs` finds, unless some are given.
     """
     import ipywidgets as widgets  # which only notebooks need
 
@@ -186,15 +180,14 @@ def latency_explorer(costs: Costs | None = None, network: Network = WAN):
     batches, variants = _common(costs, "batch"), _common(costs, "variant")[:_ROWS]
     picture = LatencyPicture(costs)
 
-    def draw(model, round_trip, bandwidth, steps, batch, **chosen) -> MovingPicture:
+    def draw(model, round_trip, bandwidth, steps, batch, **chosen) -> Figure:
         names = [name for name, checked in zip(variants, chosen.values(), strict=True) if checked]
-        picture.show(model, batch, steps, Network("chosen", round_trip / 1000, bandwidth * 1e6), names)
-        return picture
+        return picture.show(model, batch, steps, Network("chosen", round_trip / 1000, bandwidth * 1e6), names)
 
     wide = {"style": {"description_width": "10em"}, "layout": {"width": "30em"}}
     controls = {
         "model": widgets.Dropdown(options=list(costs), description="model", **wide),
-        **network_sliders(network, ROUND_TRIPS, BANDWIDTHS, step=0.02, **wide),
+        **network_sliders(WAN, ROUND_TRIPS, BANDWIDTHS, step=0.02, **wide),
         "steps": widgets.SelectionSlider(options=STEPS, value=20, description="steps", **wide),
         "batch": widgets.SelectionSlider(options=batches, description="pictures at a time", **wide),
     }
@@ -211,7 +204,7 @@ def latency_explorer(costs: Costs | None = None, network: Network = WAN):
             controls["bandwidth"].value = change.new.bandwidth / 1e6
 
     named.observe(choose, "value")
-    *_, image, text = explorer(draw, **controls, **boxes).children
+    *_, image, text = explorer(draw, picture, **controls, **boxes).children
     model, *sliders = controls.values()
     settings = widgets.HBox([widgets.VBox([model, named, *sliders]), widgets.VBox(list(boxes.values()))])
     return widgets.VBox([settings, image, text])
@@ -233,7 +226,7 @@ def _label_contour(axis: Axes, cost: StepCost, seconds: float) -> None:
 
 def _largest_part(found: Latency) -> tuple[str, float]:
     """The one of `PARTS` that takes longest, and its share."""
-    seconds, part = max(zip((found.computing, found.delays, found.sending), PARTS, strict=True), key=lambda two: two[0])
+    seconds, part = max(zip(astuple(found), PARTS, strict=True), key=lambda two: two[0])
     return part, seconds / found.seconds
 
 
@@ -241,11 +234,6 @@ def _largest(cost: StepCost, network: Network) -> str:
     found = cost.over(network)
     part, share = _largest_part(found)
     return f"{part} {share:.0%} of {found.seconds:.3g} s"
-
-
-def _main_part(found: Latency) -> str:
-    part, share = _largest_part(found)
-    return f"{100 * share:.0f}% {part.split(' ')[0]}"
 
 
 def _grid(points: int) -> tuple[np.ndarray, np.ndarray]:

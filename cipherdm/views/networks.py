@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from ..costs import WAN, Network, latency
@@ -17,12 +18,9 @@ PARTS = ("computing", "messages on their way", "bytes on their way")
 def parts(table: pd.DataFrame, network: Network) -> pd.DataFrame:
     """Milliseconds of each operation over a network, a column for each of `PARTS`, by the latency model.
 
-    Each message of the busiest party counts as a round, as if none could travel beside another, and all its bytes are on the
-    path. That is near the number of rounds, which these records do not have.
-
-    Args:
-        table: operations by name, with columns ms, busiest_messages and busiest_bytes.
-        network: network between the parties.
+    The table has operations by name, with columns ms, busiest_messages and busiest_bytes. Each message of the busiest party
+    counts as a round, as if none could travel beside another, and all its bytes are on the path. That is near the number of
+    rounds, which these records do not have.
     """
     found = latency(table["ms"] / 1000, table["busiest_messages"], table["busiest_bytes"], network)
     return 1000 * pd.concat((found.computing, found.delays, found.sending), axis=1, keys=PARTS)
@@ -52,6 +50,13 @@ def network_times(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
     return describe(figure, "Stacked bars, the time of each operation by network: " + "; ".join(texts) + ".")
 
 
+def stack(bars: Sequence[BarContainer], widths: np.ndarray) -> None:
+    """Set the widths [parts, rows] of stacked bars, each beginning where the one before it ends."""
+    for part, lefts, row in zip(bars, np.cumsum(widths, axis=0) - widths, widths, strict=True):
+        for bar, left, width in zip(part, lefts, row, strict=True):
+            bar.set(x=left, width=width)
+
+
 class SharesPicture(MovingPicture):
     """Bars of what an operation's time goes into over one network, in percent; `show` another network in the same axes."""
 
@@ -61,9 +66,8 @@ class SharesPicture(MovingPicture):
         super().__init__(7.4, height)
         axis = self.figure.add_axes((0.17, 0.55 / height, 0.68, 1 - 0.95 / height))
         rows, ones = np.arange(len(table)), np.ones(len(table))
-        self._bars = [
-            axis.barh(rows, ones, color=colour, label=part) for part, colour in zip(PARTS, PALETTE, strict=False)
-        ]
+        parts_colours = zip(PARTS, PALETTE, strict=False)
+        self._bars = [axis.barh(rows, ones, color=colour, label=part) for part, colour in parts_colours]
         self._totals = [axis.text(102, row, "", va="center", fontsize=9) for row in rows]
         axis.set(xlim=(0, 100), xlabel="share of the time in %; total at the right")
         axis.set_yticks(rows, table.index)
@@ -77,19 +81,14 @@ class SharesPicture(MovingPicture):
         times = parts(self._table, network)
         totals = times.sum(axis=1)
         shares = 100 * times.div(totals.where(totals > 0, 1), axis=0)
-        left = np.zeros(len(times))
-        for part, bars in zip(PARTS, self._bars, strict=True):
-            for bar, start, width in zip(bars, left, shares[part], strict=True):
-                bar.set(x=start, width=width)
-            left = left + shares[part].to_numpy(float)
+        stack(self._bars, shares.to_numpy(float).T)
         for text, total in zip(self._totals, totals, strict=True):
             text.set_text(f"{total:,.0f} ms")
         texts = [f"{name} {row[PARTS[1]]:.0f}%" for name, row in shares.iterrows()]
         return describe(
             self.figure,
             f"Bars in percent of each operation's time over {1000 * network.round_trip:.3g} ms round trip and "
-            f"{network.bandwidth / 1e6:.3g} Mbit/s. "
-            f"Messages on their way take of {', of '.join(texts)}.",
+            f"{network.bandwidth / 1e6:.3g} Mbit/s. Messages on their way take of {', of '.join(texts)}.",
         )
 
 
@@ -97,12 +96,11 @@ def network_explorer(table: pd.DataFrame, network: Network = WAN):
     """`SharesPicture` under sliders for the network's round trip and bandwidth."""
     picture = SharesPicture(table, network)
 
-    def draw(round_trip: float, bandwidth: float) -> MovingPicture:
-        picture.show(Network("chosen", round_trip / 1000, bandwidth * 1e6))
-        return picture
+    def draw(round_trip: float, bandwidth: float) -> Figure:
+        return picture.show(Network("chosen", round_trip / 1000, bandwidth * 1e6))
 
     wide = {"style": {"description_width": "11em"}, "layout": {"width": "34em"}}
-    return explorer(draw, **network_sliders(network, (0.1e-3, 10**-0.5), (10e6, 10e9), step=0.05, **wide))
+    return explorer(draw, picture, **network_sliders(network, (0.1e-3, 10**-0.5), (10e6, 10e9), step=0.05, **wide))
 
 
 def network_sliders(
@@ -110,18 +108,14 @@ def network_sliders(
 ) -> dict[str, Any]:
     """Logarithmic sliders `round_trip`, in ms, and `bandwidth`, in Mbit/s, that begin at a network.
 
-    Args:
-        network: network at first.
-        round_trips: ends of the slider, in seconds.
-        bandwidths: ends of the slider, in bit/s.
-        settings: further arguments of ipywidgets.FloatLogSlider.
+    Their ends are in seconds and bit/s; `settings` are further arguments of ipywidgets.FloatLogSlider.
     """
     import ipywidgets as widgets  # which only notebooks need
 
     def log_slider(value: float, ends: np.ndarray, description: str):
         low, high = np.log10(ends)
         return widgets.FloatLogSlider(
-            value, base=10, min=low, max=high, description=description, readout_format=".3g", **settings
+            value, min=low, max=high, description=description, readout_format=".3g", **settings
         )
 
     return {

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
@@ -15,11 +16,7 @@ from .style import GREY, PALETTE, describe, new_figure
 
 Cost = Literal["bytes", "sends", "ms"]
 
-AXES = {
-    "bytes": "bytes per element, all parties",
-    "sends": "messages, all parties",
-    "ms": "milliseconds",
-}
+AXES = {"bytes": "bytes per element, all parties", "sends": "messages, all parties", "ms": "milliseconds"}
 
 _KINDS = {"silu": "SiLU", "mish": "Mish", "gelu": "GeLU", "exp": "exp", "softmax": "softmax"}
 
@@ -48,23 +45,14 @@ _OFFSETS += [(0, 18), (0, -18), (10, 16), (10, -16), (-10, 16), (-10, -16), (0, 
 
 @dataclass(frozen=True)
 class Point:
-    """A function in the figure.
-
-    Attributes:
-        label: text beside it.
-        family: one of "direct", "published", "corrected", "ours" and "ours, scales folded".
-        cost: cost, on the horizontal axis.
-        error: largest error, on the vertical axis.
-        relative: whether the error is a share of the value.
-        bound: bound of a calibrated function's domain, if it has one.
-    """
+    """A function in the figure: the text beside it, its family (a key of `_STYLES`), its cost and its largest error."""
 
     label: str
     family: str
     cost: float
     error: float
-    relative: bool = False
-    bound: float | None = None
+    relative: bool = False  # True if the error is a share of the value
+    bound: float | None = None  # of a calibrated function's domain
 
 
 def pareto_points(
@@ -122,7 +110,7 @@ def pareto_figure(record: Mapping[str, Any], kind: str, cost: Cost = "bytes", el
         side.set_minor_formatter(NullFormatter())
     axis.set_title(f"{_KINDS.get(kind, kind)} on {elements:,} elements: error against cost")
     axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    _label(figure, axis, points, steps)
+    _label(axis, points, steps)
     names = ", ".join(f"{_told(p)} ({p.cost:,.0f}, {p.error:.2g})" for p in sorted(points, key=lambda p: p.cost))
     return describe(
         figure,
@@ -135,7 +123,7 @@ def _point(row: Mapping[str, Any], cost: Cost) -> Point:
     amount = row["bytes"] / row["elements"] if cost == "bytes" else row[cost]
     name = row["function"]
     label, family = _name(name.removeprefix(f"{row['kind']}_"), row["exp"])
-    if name == "quad":  # not MPCFormer's, which stands for GeLU
+    if name == "quad":  # ours, since MPCFormer's stands for GeLU
         label, family = "Quad", "ours"
     bound = re.search(r"(?:bound|bounded|limit)(\d+)", name)
     return Point(label, family, amount, row["max_error"], row["relative"], float(bound[1]) if bound else None)
@@ -166,10 +154,10 @@ def _legend(family: str, members: Sequence[Point]) -> str:
     return text + ("\n  (error as a share of the value)" if any(p.relative for p in members) else "")
 
 
-def _label(figure: Figure, axis, points: Sequence[Point], steps: Sequence[tuple[float, float]]) -> None:
+def _label(axis: Axes, points: Sequence[Point], steps: Sequence[tuple[float, float]]) -> None:
     """Write each point's label where it covers no point, line, other label or border, as near as can be."""
-    figure.draw_without_rendering()  # after which the axes stay where they are
-    figure.set_layout_engine("none")
+    axis.figure.draw_without_rendering()  # after which the axes stay where they are
+    axis.figure.set_layout_engine("none")
     centres = axis.transData.transform([(p.cost, p.error) for p in points])
     corners = axis.transData.transform(steps)
     # Boxes that a label should not cover, each with a penalty for doing so.

@@ -34,12 +34,8 @@ def byte_histograms(contents: Mapping[str, bytes | np.ndarray]) -> Figure:
         axis.title.set_fontsize(10)
         largest.append(f"{title}: the most frequent byte makes up {shares.max():.3g}%")
     axes[0].set_ylabel("% of all bytes")
-    return describe(
-        figure,
-        "Histograms of byte values, with a line at 1/256, where all would be if they were uniform. "
-        + ". ".join(largest)
-        + ".",
-    )
+    told = "Histograms of byte values, with a line at 1/256, where all would be if they were uniform. "
+    return describe(figure, told + ". ".join(largest) + ".")
 
 
 def byte_uniformity(content: np.ndarray) -> float:
@@ -49,12 +45,9 @@ def byte_uniformity(content: np.ndarray) -> float:
 
 
 def operation_costs(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw time, bytes and messages of operations, those of the first table as bars, those of the others as marks.
-
-    Args:
-        tables: rows by operation, with columns ms, bytes_per_element and messages, by title.
-    """
-    names = list(next(iter(tables.values())).index)
+    """Draw ms, bytes_per_element and messages of operations, those of the first table as bars, of the others as marks."""
+    first = next(iter(tables.values()))
+    names = list(first.index)
     figure = new_figure(9.5, 0.7 + 0.3 * len(names))
     axes = figure.subplots(1, len(_COSTS), sharey=True)
     rows = np.arange(len(names))
@@ -67,21 +60,19 @@ def operation_costs(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 shown = values > 0
                 style = {"marker": "D", "s": 28, "color": PALETTE[index], "edgecolors": "white", "zorder": 3}
                 axis.scatter(values[shown], rows[shown], label=title, **style)
-        axis.set_xscale("log")
+        axis.set(xscale="log", xlabel=label)
         axis.set_xlim(left=1)
-        axis.set_xlabel(label)
         axis.grid(axis="x", color="#dddddd")
         axis.set_axisbelow(True)
     axes[0].set_yticks(rows, names)
     axes[0].invert_yaxis()
     if len(tables) > 1:
         handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-        place = {"loc": "outside upper right", "ncols": len(tables)}
-        figure.legend([handles[title] for title in tables], list(tables), frameon=False, **place)
-    first = next(iter(tables.values()))
+        ordered = [handles[title] for title in tables]
+        figure.legend(ordered, tables, frameon=False, loc="outside upper right", ncols=len(tables))
     texts = [
-        f"{name} {row['ms']:.0f} ms, {row['bytes_per_element']:.0f} bytes per element, {row['messages']:.0f} messages"
-        for name, row in first.iterrows()
+        f"{row.Index} {row.ms:.0f} ms, {row.bytes_per_element:.0f} bytes per element, {row.messages:.0f} messages"
+        for row in first.itertuples()
     ]
     return describe(figure, "Bars on logarithmic axes, the cost of each operation: " + "; ".join(texts) + ".")
 

@@ -9,12 +9,10 @@ from matplotlib.figure import Figure
 
 from .style import describe, image_axis, new_figure
 
-_WRAPPED = 26  # characters in a line of a prompt
-
 
 def wrapped(prompt: str) -> str:
     """Break a prompt into lines that fit above its image."""
-    return textwrap.fill(prompt, _WRAPPED)
+    return textwrap.fill(prompt, 26)
 
 
 def sample_sheet(
@@ -51,14 +49,7 @@ def sample_sheet(
 
 
 def image_row(images: np.ndarray, captions: Sequence[str], *, across: int = 10, width: float = 0.95) -> Figure:
-    """Draw images side by side, `across` in a row.
-
-    Args:
-        images: [N, C, H, W] in [-1, 1]; values outside are clipped. One or three channels.
-        captions: N short texts, such as the labels, of one line or several.
-        across: images in a row.
-        width: width of an image, in inches.
-    """
+    """Draw images side by side, `across` in a row; the arguments are those of `sample_sheet`."""
     columns = min(len(images), across)
     rows = -(-len(images) // columns)
     height = 0.2 + (width + 0.04 + 0.16 * (1 + _further_lines(captions))) * rows
@@ -68,14 +59,9 @@ def image_row(images: np.ndarray, captions: Sequence[str], *, across: int = 10, 
     return figure
 
 
-def image_panels(panels: Mapping[str, np.ndarray], width: float = 8.0) -> Figure:
-    """Draw arrays [H, W] side by side by title, each from black for its smallest value to white for its largest.
-
-    Args:
-        panels: arrays by title.
-        width: width of the figure, in inches.
-    """
-    figure = new_figure(width, width / len(panels) + 0.35)
+def image_panels(panels: Mapping[str, np.ndarray]) -> Figure:
+    """Draw arrays [H, W] side by side by title, each from black for its smallest value to white for its largest."""
+    figure = new_figure(8.0, 8.0 / len(panels) + 0.35)
     texts = []
     for axis, (title, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         axis.imshow(values, cmap="gray")

@@ -25,23 +25,15 @@ REACHES = (2.0, 9.0)  # products are right up to 2^26, and 9^8 is below that
 SEGMENTS = (1, 6)
 DEGREES = (1, 8)
 WINDOW = 12.0  # how far pictures reach
-_CHEBYSHEV_POINTS = 201
-_DRAWN_POINTS = 601
 
 
 @dataclass(frozen=True)
 class Target:
-    """A function to fit.
-
-    Attributes:
-        title: name in figures.
-        exact: exact function in NumPy.
-        negative: whether it is needed for x <= 0 only, as the exponential in a softmax is.
-    """
+    """A function to fit, with its name in figures and its exact values in NumPy."""
 
     title: str
     exact: Callable
-    negative: bool = False
+    negative: bool = False  # True if it is needed for x <= 0 only, as the exponential in a softmax is
 
 
 TARGETS = {
@@ -54,13 +46,11 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """Position of the controls.
+    """Position of the controls: a name in `TARGETS`, and how it is fitted.
 
     Attributes:
-        function: name in `TARGETS`.
         reach: end of the range that polynomials are fitted on; it begins at -reach, and ends at 0 for exp.
         segments: number of segments, of equal width.
-        degree: degree of each segment's polynomial.
         ends: add segments outside of the range, 0 on the left and x on the right. Without them the range must be known.
     """
 
@@ -100,16 +90,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a choice.
+    """Result of a choice: the fitted function, and what it is predicted to cost all parties together.
 
-    Attributes:
-        choice: position of the controls.
-        function: fitted piecewise polynomial.
-        x: [N] over the window.
-        exact, values: [N] the function there, and the piecewise polynomial in the ring's arithmetic.
-        max_error: largest difference on the covered part.
-        bytes_per_element: predicted bytes of all parties.
-        sends: predicted messages of all parties.
+    At x [N] over the window, `exact` [N] is the function to fit, and `values` [N] the fitted one in the ring's arithmetic.
+    `max_error` is their largest difference on the covered part.
     """
 
     choice: Choice
@@ -141,7 +125,7 @@ def fit(choice: Choice) -> PiecewisePolynomial:
     Coefficients are rounded as they are fitted, see `fit_minimax`; powers whose coefficient becomes 0 cost nothing.
     """
     edges = np.linspace(*choice.fitted, choice.segments + 1)
-    nodes = np.cos(np.linspace(0, np.pi, _CHEBYSHEV_POINTS))
+    nodes = np.cos(np.linspace(0, np.pi, 201))
     samples = [(low + high) / 2 + (high - low) / 2 * nodes for low, high in zip(edges, edges[1:], strict=False)]
     fitted = fit_weighted(
         choice.target.exact,
@@ -161,7 +145,7 @@ def fit(choice: Choice) -> PiecewisePolynomial:
 def outcome(choice: Choice, prices: Prices) -> Outcome:
     """Compute a choice's fit, its values and error in the ring's arithmetic, and its cost at these prices."""
     function = fit(choice)
-    x = np.linspace(*choice.window, _DRAWN_POINTS)
+    x = np.linspace(*choice.window, 601)
     expected, values = choice.target.exact(x), ring_values(function, x)
     low, high = choice.covered
     largest = float(np.abs(values - expected)[(x >= low) & (x <= high)].max())
@@ -194,7 +178,6 @@ def _rounded(values):
 
 
 _ERRORS = (1e-6, 1e1)  # the range of the error axis
-_BLUE, _ORANGE = PALETTE[0], PALETTE[1]
 
 
 class FitPicture(MovingPicture):
@@ -206,18 +189,18 @@ class FitPicture(MovingPicture):
         self._below = self.figure.add_axes((0.115, 0.115, 0.87, 0.27))
         self._title = self.figure.text(0.55, 0.945, "", ha="center", fontsize=10)
         (self._exact,) = self._curve.plot([], [], color="black", linewidth=1.2, label="exact")
-        (self._values,) = self._curve.plot([], [], color=_BLUE, linewidth=2.2, alpha=0.75, label="yours")
-        (self._error,) = self._below.plot([], [], color=_ORANGE, linewidth=1.4)
+        (self._values,) = self._curve.plot([], [], color=PALETTE[0], linewidth=2.2, alpha=0.75, label="yours")
+        (self._error,) = self._below.plot([], [], color=PALETTE[1], linewidth=1.4)
         self._largest = self._below.axhline(1, color=GREY, linewidth=0.9, linestyle="--")
-        self._edges = [
-            axis.vlines([], 0, 1, color=GREY, linewidth=0.7, linestyle=":") for axis in (self._curve, self._below)
+        axes, dotted = (self._curve, self._below), {"color": GREY, "linewidth": 0.7, "linestyle": ":"}
+        self._edges = [axis.vlines([], 0, 1, **dotted) for axis in axes]
+        self._wrong = [
+            [axis.add_patch(Rectangle((0, 0), 0, 0, alpha=0.45, **HATCHED)) for _ in range(2)] for axis in axes
         ]
-        self._wrong = [[_hatched(axis) for _ in range(2)] for axis in (self._curve, self._below)]
         legend = self._curve.legend(loc="upper left", fontsize=9)
         self._curve.set_xticks([])
         self._below.set(xlabel="x", ylabel="error", ylim=np.log10(_ERRORS))
-        powers = range(-6, 2, 2)
-        self._below.set_yticks(list(powers), ["0.000001", "0.0001", "0.01", "1"], fontsize=8)
+        self._below.set_yticks([-6, -4, -2, 0], ["0.000001", "0.0001", "0.01", "1"], fontsize=8)
         moving = [*self._wrong[0], *self._wrong[1], *self._edges, self._exact, self._values, self._error, self._largest]
         self._moves([*moving, legend, self._title])
         self._function = None
@@ -231,9 +214,8 @@ class FitPicture(MovingPicture):
             self._function, self._background = choice.function, None
             bottom, top = (-0.25, 1.25) if choice.target.negative else (-2.0, 12.5)
             self._curve.set(xlim=(low, high), ylim=(bottom, top), ylabel=f"{choice.target.title}(x)")
-            ticks = np.linspace(low, high, 7)
             self._curve.set_yticks([0, 0.5, 1] if choice.target.negative else [0, 4, 8, 12])
-            self._below.set(xlim=(low, high), xticks=ticks)
+            self._below.set(xlim=(low, high), xticks=np.linspace(low, high, 7))
         self._exact.set_data(outcome.x, outcome.exact)
         self._values.set_data(outcome.x, outcome.values)
         error = np.clip(np.abs(outcome.values - outcome.exact), *_ERRORS)
@@ -246,26 +228,14 @@ class FitPicture(MovingPicture):
             for patch, (left, right) in zip(patches, ((low, choice.fitted[0]), (choice.fitted[1], high)), strict=True):
                 patch.set(x=left, width=right - left, y=bottom, height=top - bottom)
                 patch.set_visible(not choice.ends and right > left)
-        self._title.set_text(_title(outcome))
-        return describe(self.figure, _description(outcome))
-
-
-def _hatched(axis) -> Rectangle:
-    return axis.add_patch(Rectangle((0, 0), 0, 0, alpha=0.45, **HATCHED))
-
-
-def _title(outcome: Outcome) -> str:
-    c = outcome.choice
-    return (
-        f"{c.segments} x degree {c.degree}{' and open ends' if c.ends else ', incorrect where hatched'}: "
-        f"largest error {outcome.max_error:.2g}, {outcome.bytes_per_element:,.0f} B an element, {outcome.sends} messages"
-    )
-
-
-def _description(outcome: Outcome) -> str:
-    low, high = outcome.choice.fitted
-    wrong = "" if outcome.choice.ends else f" Hatched outside [{low:g}, {high:g}], where it is incorrect."
-    return (
-        f"Two plots over x. Above, {outcome.choice.target.title} and the piecewise polynomial fitted to it. Below, the "
-        f"absolute error on a logarithmic axis. {outcome.summary}.{wrong}"
-    )
+        self._title.set_text(
+            f"{choice.segments} x degree {choice.degree}{' and open ends' if choice.ends else ', incorrect where hatched'}: "
+            f"largest error {outcome.max_error:.2g}, {outcome.bytes_per_element:,.0f} B an element, {outcome.sends} messages"
+        )
+        begin, end = choice.fitted
+        wrong = "" if choice.ends else f" Hatched outside [{begin:g}, {end:g}], where it is incorrect."
+        return describe(
+            self.figure,
+            f"Two plots over x. Above, {choice.target.title} and the piecewise polynomial fitted to it. Below, the "
+            f"absolute error on a logarithmic axis. {outcome.summary}.{wrong}",
+        )

@@ -20,9 +20,7 @@ from .pareto import pareto_points
 from .piecewise import DEGREES, REACHES, SEGMENTS, TARGETS, Choice, FitPicture, Outcome, outcome
 from .style import GREY, PALETTE
 
-MEASURED_ELEMENTS = 10_000
 _HEAD = ("largest error", "bytes an element", "messages")
-_BAR = 170  # pixels of the longest bar
 
 
 @dataclass(frozen=True)
@@ -36,18 +34,18 @@ class Row:
 
 
 Run = Callable[[Outcome, np.ndarray], Row]
-"""Evaluates an outcome's function at x on three parties."""
+"""Evaluates an outcome's function at x [N] on three parties."""
 
 
 def measured_on(cluster: LocalCluster, found: Outcome, x: np.ndarray) -> Row:
     """Evaluate an outcome's function at x [N] on a cluster's parties."""
-    values, cost = cluster.session().run_once(found.function, np.asarray(x, np.float32))
+    values, cost = cluster.session().run_once(found.function, x)
     error = float(np.abs(values - found.choice.target.exact(x)).max())
     return Row("measured on three parties", error, cost.bytes / len(x), cost.sends)
 
 
 def run_on_parties(found: Outcome, x: np.ndarray) -> Row:
-    """Start three parties on this machine, evaluate the function at x [N] on them, and stop them."""
+    """Evaluate an outcome's function at x [N] on three parties on this machine, started for this alone."""
     with LocalCluster() as cluster:
         return measured_on(cluster, found, x)
 
@@ -68,11 +66,10 @@ class PiecewiseFitter:
         names = [(target.title, name) for name, target in TARGETS.items()]
         wide = {"layout": {"width": "330px"}, "style": {"description_width": "85px"}}
         self.function = widgets.Dropdown(options=names, value="silu", description="function", **wide)
-        self.reach = widgets.FloatSlider(
-            value=6, min=REACHES[0], max=REACHES[1], step=0.5, description="range to", readout_format=".1f", **wide
-        )
-        self.segments = widgets.IntSlider(value=2, min=SEGMENTS[0], max=SEGMENTS[1], description="segments", **wide)
-        self.degree = widgets.IntSlider(value=4, min=DEGREES[0], max=DEGREES[1], description="degree", **wide)
+        halves = {"step": 0.5, "readout_format": ".1f"}
+        self.reach = widgets.FloatSlider(6, min=REACHES[0], max=REACHES[1], description="range to", **halves, **wide)
+        self.segments = widgets.IntSlider(2, *SEGMENTS, description="segments", **wide)
+        self.degree = widgets.IntSlider(4, *DEGREES, description="degree", **wide)
         self.ends = widgets.Checkbox(value=True, description="segments for what lies outside the range", indent=False)
         self.button = widgets.Button(description="Run on three parties", icon="play", layout={"width": "190px"})
         self.status = widgets.HTML()
@@ -107,20 +104,14 @@ class PiecewiseFitter:
 
         The values are spread evenly over the part of the figure where the function is meant to be right.
         """
-        x = np.linspace(*self.outcome.choice.covered, MEASURED_ELEMENTS, dtype=np.float32)
+        x = np.linspace(*self.outcome.choice.covered, 10_000, dtype=np.float32)
         self.measured = self._run(self.outcome, x)
-        self._show_rows()
-        rows = [self._predicted, self.measured]
+        rows = self._show_rows()
         return pd.DataFrame([astuple(row)[1:] for row in rows], [row.name for row in rows], _HEAD)
 
     @property
     def _controls(self) -> tuple[widgets.Widget, ...]:
         return self.function, self.reach, self.segments, self.degree, self.ends
-
-    @property
-    def _predicted(self) -> Row:
-        found = self.outcome
-        return Row("yours, predicted", found.max_error, found.bytes_per_element, found.sends)
 
     def _changed(self, _) -> None:
         self.outcome, self.measured = outcome(self.choice, self._prices), None
@@ -139,20 +130,24 @@ class PiecewiseFitter:
             self.button.disabled = False
 
     def _show(self) -> None:
-        alt = escape(self._picture.show(self.outcome).get_label(), quote=True)
-        data = base64.b64encode(self._picture.png()).decode()
-        self._image.value = f'<img style="max-width:100%" alt="{alt}" src="data:image/png;base64,{data}">'
+        alt = escape(self._picture.show(self.outcome).get_label())
+        self._data = base64.b64encode(self._picture.png()).decode()
+        self._image.value = f'<img style="max-width:100%" alt="{alt}" src="data:image/png;base64,{self._data}">'
         self._show_rows()
 
-    def _show_rows(self) -> None:
-        mine = [self._predicted] + ([self.measured] if self.measured else [])
-        self._rows.value = rows_html([*mine, *self._rivals.get(self.outcome.choice.function, ())], len(mine))
+    def _show_rows(self) -> list[Row]:
+        """Show the table; return the rows of the reader's own function."""
+        found = self.outcome
+        mine = [Row("yours, predicted", found.max_error, found.bytes_per_element, found.sends)]
+        mine += [self.measured] if self.measured else []
+        self._rows.value = rows_html([*mine, *self._rivals.get(found.choice.function, ())], len(mine))
+        return mine
 
     def _repr_mimebundle_(self, **_) -> tuple[dict[str, Any], dict[str, Any]]:
         shown = self.widget._repr_mimebundle_()
         shown = dict(shown[0] if isinstance(shown, tuple) else shown)
         shown["text/plain"] = self.outcome.summary
-        shown["image/png"] = base64.b64encode(self._picture.png()).decode()
+        shown["image/png"] = self._data
         return shown, {"image/png": {"alt": self._picture.figure.get_label()}}
 
 
@@ -190,19 +185,15 @@ def rows_html(rows: Sequence[Row], mine: int) -> str:
     most_bytes, most_sends = max(r.bytes_per_element for r in rows) or 1, max(r.sends for r in rows) or 1
     lines = []
     for index, row in enumerate(rows):
-        colour = PALETTE[0] if index < mine else GREY
-        cells = [
-            escape(row.name),
-            f"{row.error:.2g}",
-            _bar(row.bytes_per_element / most_bytes, f"{row.bytes_per_element:,.0f}", colour),
-            _bar(row.sends / most_sends, f"{row.sends:,}", colour),
-        ]
-        weight = "bold" if index < mine else "normal"
+        colour, weight = (PALETTE[0], "bold") if index < mine else (GREY, "normal")
+        cells = [escape(row.name), f"{row.error:.2g}"]
+        cells.append(_bar(row.bytes_per_element / most_bytes, f"{row.bytes_per_element:,.0f}", colour))
+        cells.append(_bar(row.sends / most_sends, f"{row.sends:,}", colour))
         lines.append(f'<tr style="font-weight:{weight}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = "".join(f'<th style="text-align:left">{text}</th>' for text in ("", *_HEAD))
     return f'<table style="line-height:1.5;border-spacing:12px 0;white-space:nowrap"><tr>{head}</tr>{"".join(lines)}</table>'
 
 
 def _bar(share: float, text: str, colour: str) -> str:
-    width = max(round(_BAR * share), 1)
+    width = max(round(170 * share), 1)  # pixels
     return f'<div style="display:inline-block;height:10px;width:{width}px;background:{colour};margin-right:6px"></div>{text}'

@@ -1,6 +1,7 @@
 """Values of a sampling run by who brings them, what each party holds of an image, and a line that follows a run."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,14 +14,12 @@ from ..sampling.steps import WEIGHTS
 from .pictures import grey_levels
 from .style import describe, image_axis, new_figure
 
-_WORD = 8  # bytes of a number modulo 2^64
-
 
 def brought(task: Task) -> pd.DataFrame:
     """Table of a run's values: who brings each, its shape, count of numbers, and the kB that each party gets of it.
 
-    The weights are one row, and so are the numbers of the steps. A secret takes two words per number in each party's memory,
-    a public value one.
+    The weights are one row, and so are the numbers of the steps. A secret takes two words of 8 bytes per number in each
+    party's memory, a public value one.
     """
     rows = []
     for role, values in (("model owner", task.owner), ("client", task.client), ("public", task.public)):
@@ -32,7 +31,7 @@ def brought(task: Task) -> pd.DataFrame:
                     "from": role,
                     "shape": str(list(np.shape(arrays[0]))) if len(arrays) == 1 else f"{len(arrays)} arrays",
                     "numbers": numbers,
-                    "kB a party": numbers * _WORD * (1 if role == "public" else 2) / 1000,
+                    "kB a party": numbers * 8 * (1 if role == "public" else 2) / 1000,
                 }
             )
     return pd.DataFrame(rows).set_index("value")
@@ -78,15 +77,15 @@ def progress_line() -> Progress:
 
 def progress_text(done: int, total: int, label: str, width: int = 30) -> str:
     """Write progress as "[#####.....] 5 of 10: step 5/10 step"."""
-    filled = width * done // max(total, 1)
-    return f"[{'#' * filled}{'.' * (width - filled)}] {done} of {total}: {label}"
+    bar = "#" * (width * done // max(total, 1))
+    return f"[{bar:.<{width}}] {done} of {total}: {label}"
 
 
 def _grouped(values: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
-    groups: dict[str, list[np.ndarray]] = {}
+    groups = defaultdict(list)
     for name, array in values.items():
         group = "weights" if name.startswith(WEIGHTS) else "numbers of the steps" if name.startswith("step.") else name
-        groups.setdefault(group, []).append(np.asarray(array))
+        groups[group].append(array)
     return groups
 
 

@@ -18,11 +18,9 @@ _PEOPLE = {"client": "black", "party 0": PALETTE[0], "party 1": PALETTE[1], "par
 
 
 def clocks(components: Sequence[int], bits: int) -> Figure:
-    """Draw components of a secret as turns around a clock of 2^bits hours: all three, and those that each party has.
+    """Draw three components of a secret as turns around a clock of 2^bits hours: all, and those that each party has.
 
-    Args:
-        components: three words of the ring.
-        bits: bits of the ring, at most 6, so that hours can be told apart.
+    With more than 6 bits, hours cannot be told apart.
     """
     hours = 2**bits
     words = [int(word) % hours for word in components]
@@ -69,22 +67,21 @@ def _place(hour: float, hours: int, radius: float = 1.0) -> tuple[float, float]:
     return radius * np.cos(angle), radius * np.sin(angle)
 
 
-def clock_explorer(bits: int = 4):
-    """`clocks` under sliders for the secret and for the draw of its components."""
+def clock_explorer():
+    """`clocks` of 4 bits under sliders for the secret and for the draw of its components."""
 
     def draw(secret: int, seed: int) -> Figure:
-        return clocks(additive_shares(np.array(secret), Ring(bits), np.random.default_rng(seed)), bits)
+        return clocks(additive_shares(np.array(secret), Ring(4), np.random.default_rng(seed)), 4)
 
-    hours = 2**bits
-    return explorer(draw, secret=slider("secret", 5, 0, hours - 1), seed=slider("another draw", 0, 0, 20))
+    return explorer(draw, secret=slider("secret", 5, 0, 15), seed=slider("another draw", 0, 0, 20))
 
 
 def sightings(one_party: np.ndarray, two_parties: np.ndarray, secret: int, bits: int) -> Figure:
     """Draw the frequency of words in many sharings of one secret, as one party's component and as two parties' sum.
 
     Args:
-        one_party: words of the ring, one party's component in each sharing.
-        two_parties: words of the ring, the sum of the three components that two parties have between them.
+        one_party: one party's component in each sharing.
+        two_parties: sum of the three components that two parties have between them, in each sharing.
         secret: number that was shared.
         bits: bits of the ring, at most 8.
     """
@@ -112,12 +109,7 @@ def sightings(one_party: np.ndarray, two_parties: np.ndarray, secret: int, bits:
 
 
 def sighting_explorer(one_party: np.ndarray, two_parties: np.ndarray, bits: int):
-    """`sightings` under a slider for the secret.
-
-    Args:
-        one_party, two_parties: [secrets, sharings] words, precomputed.
-        bits: bits of the ring.
-    """
+    """`sightings` under a slider for the secret, from words [secrets, sharings]."""
 
     def draw(secret: int) -> Figure:
         return sightings(one_party[secret], two_parties[secret], secret, bits)
@@ -151,8 +143,7 @@ def product_grid() -> Figure:
 def message_diagram(table: pd.DataFrame) -> Figure:
     """Draw messages from top to bottom: a line per party, an arrow per message, a band per round.
 
-    Args:
-        table: rows of `Transcript.table()`, at most about twenty, to be readable.
+    Of the rows of `Transcript.table()`, at most about twenty are readable.
     """
     people = [name for name in _PEOPLE if name in {*table["sender"], *table["receiver"]}]
     figure = new_figure(7.6, 0.7 + 0.34 * len(table))
@@ -169,17 +160,16 @@ def message_diagram(table: pd.DataFrame) -> Figure:
     for place, name in enumerate(people):
         axis.plot([place, place], [0, len(table)], color=GREY, linewidth=1, zorder=1)
         axis.text(place, -0.35, name, ha="center", va="bottom", fontsize=10)
-    for height, (_, row) in zip(heights, table.iterrows(), strict=True):
-        start, end = people.index(row["sender"]), people.index(row["receiver"])
+    for height, row in zip(heights, table.itertuples(), strict=True):
+        start, end = people.index(row.sender), people.index(row.receiver)
         style = {"arrowstyle": "-|>", "mutation_scale": 12, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0, "zorder": 2}
-        axis.add_patch(FancyArrowPatch((start, height), (end, height), color=_PEOPLE[row["sender"]], **style))
+        axis.add_patch(FancyArrowPatch((start, height), (end, height), color=_PEOPLE[row.sender], **style))
         # Halfway between two neighbours, so that no line of a party runs through the number.
         beside = start + 0.5 * np.sign(end - start)
-        axis.text(beside, height - 0.08, f"{row['bytes']:,} B", ha="center", va="bottom", fontsize=8)
+        axis.text(beside, height - 0.08, f"{row.bytes:,} B", ha="center", va="bottom", fontsize=8)
     axis.set(xlim=(-1.05, len(people) - 0.7), ylim=(len(table), -0.4))
     axis.set_axis_off()
-    sentences = [
-        f"round {row['round']}: {row['sender']} to {row['receiver']}, {row['bytes']} bytes"
-        for _, row in table.iterrows()
-    ]
-    return describe(figure, "Messages in order. " + "; ".join(sentences) + ".")
+    sentences = "; ".join(
+        f"round {row.round}: {row.sender} to {row.receiver}, {row.bytes} bytes" for row in table.itertuples()
+    )
+    return describe(figure, f"Messages in order. {sentences}.")

@@ -19,9 +19,7 @@ class MovingPicture:
 
     Building axes and drawing their ticks takes longer than a slider should wait, and a constrained layout longer still. So
     axes stand at fixed places, a `show` of the derived class moves what is there, and `pixels` and `png` draw just that.
-
-    Args:
-        width, height: size of the figure, in inches.
+    Width and height are in inches.
     """
 
     def __init__(self, width: float, height: float):
@@ -34,7 +32,14 @@ class MovingPicture:
         """Draw the figure as it stands, uint8 [height, width, 3]."""
         canvas = self.figure.canvas
         if self._background is None:
-            self._draw_background()
+            # Hidden instead of "animated", which a figure that is saved leaves out.
+            hidden = [artist for artist in self._moving if artist.get_visible()]
+            for artist in hidden:
+                artist.set_visible(False)
+            canvas.draw()
+            self._background = canvas.copy_from_bbox(self.figure.bbox)
+            for artist in hidden:
+                artist.set_visible(True)
         canvas.restore_region(self._background)
         for artist in self._moving:
             artist.draw(canvas.get_renderer())
@@ -48,23 +53,13 @@ class MovingPicture:
         """Say which artists change. Others may too, if `_background` is set to None then."""
         self._moving = list(artists)
 
-    def _draw_background(self) -> None:
-        # Hidden instead of "animated", which a figure that is saved leaves out.
-        visible = [artist.get_visible() for artist in self._moving]
-        for artist in self._moving:
-            artist.set_visible(False)
-        self.figure.canvas.draw()
-        self._background = self.figure.canvas.copy_from_bbox(self.figure.bbox)
-        for artist, was in zip(self._moving, visible, strict=True):
-            artist.set_visible(was)
 
-
-def explorer(draw: Callable[..., Figure | MovingPicture], **controls: Any):
+def explorer(draw: Callable[..., Figure], moving: MovingPicture | None = None, /, **controls: Any):
     """Box of widgets: the controls, the figure that `draw` makes of their values, and its description as text.
 
     Args:
-        draw: takes the controls' values by their names and returns a described figure, in less than 100 ms if possible. For
-            what takes longer to build it moves the artists of a MovingPicture and returns that.
+        draw: takes the controls' values by their names and returns a described figure, in less than 100 ms if possible.
+        moving: the picture whose figure `draw` returns, for what takes longer to build.
         controls: ipywidgets with a `value`.
 
     Returns:
@@ -75,9 +70,8 @@ def explorer(draw: Callable[..., Figure | MovingPicture], **controls: Any):
     image, text = widgets.Image(format="png"), widgets.HTML()
 
     def redraw(_=None) -> None:
-        drawn = draw(**{name: control.value for name, control in controls.items()})
-        figure = drawn.figure if isinstance(drawn, MovingPicture) else drawn
-        image.value = drawn.png() if isinstance(drawn, MovingPicture) else _quick_png(drawn)
+        figure = draw(**{name: control.value for name, control in controls.items()})
+        image.value = _quick_png(figure) if moving is None else moving.png()
         text.value = f"<small>{escape(figure.get_label())}</small>"
 
     for control in controls.values():
