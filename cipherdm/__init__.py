@@ -27,13 +27,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "views",
     ],
     submod_attrs={
-        "calibration": ["calibrate", "check_ranges"],
+        "calibration": ["calibrate"],
         "costs.networks": ["CHEETAH_LAN", "LAN", "NETWORKS", "Network", "SPU_WAN", "WAN"],
         "engine.cluster": ["LocalCluster"],
         "engine.config": ["EngineConfig"],
         "engine.costs": ["CostReport"],
         "errors": ["CipherDMError"],
         "models.checkpoint": ["find_model", "load_unet", "save_unet"],
+        "owner.ranges": ["check_ranges"],
         "protocols.sets": [
             "CIPHERDM",
             "CIPHERDM_CORRECTED",

@@ -1,4 +1,4 @@
-"""Calibration and the check of ranges: steps of a folder's owner, in plaintext, before FAST can sample from it."""
+"""Calibration: a step of a folder's owner, in plaintext, before FAST can sample from it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,10 +11,7 @@ from .errors import CipherDMError
 from .models import UNet, UNetConditionConfig
 from .owner.calibrate import calibrate as fit_layers
 from .owner.observe import load_calibration, save_calibration
-from .owner.ranges import LayerRange
-from .owner.ranges import check_ranges as check_functions
 from .progress import Progress
-from .protocols import FAST, Protocols
 from .sampling.pipeline import Pipeline, embed_prompts
 from .schedules import guided_coefficients, make_schedule
 
@@ -55,86 +52,32 @@ def calibrate(
         CipherDMError: the model is not from a folder or FAST does not compute it, there are no captions or there should be
             none, or guidance_scale is below 1.
     """
-    unet = model.unet if isinstance(model, Pipeline) else model
+    prompts = isinstance(model, Pipeline)
+    unet = model.unet if prompts else model
     if unet.folder is None:
         raise CipherDMError("fits are stored beside the weights: save this model to a folder, and load it from there.")
-    fits = fit_model(
-        model,
-        captions,
-        timesteps=timesteps,
-        images=images,
-        guidance_scale=guidance_scale,
-        seed=seed,
-        progress=progress,
-    )
-    return save_calibration(fits, unet)
-
-
-def fit_model(
-    model: UNet | Pipeline,
-    captions: Sequence[str] | None = None,
-    *,
-    timesteps: int | None = None,
-    images: int | None = None,
-    guidance_scale: float = 7.5,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> dict[str, np.ndarray]:
-    """Return the arrays that `calibrate` stores, for the same arguments."""
-    if not isinstance(model, Pipeline):
-        if isinstance(model.config, UNetConditionConfig):
-            raise CipherDMError(f"{model.folder} takes prompts: load the whole pipeline with load_pipeline.")
-        if captions is not None:
-            raise CipherDMError(f"{model.folder} is no Stable Diffusion folder, and takes no captions.")
-        if model.scheduler_config is None:
-            raise CipherDMError("this model has no scheduler: put its scheduler_config.json beside its config.json.")
-        schedule = make_schedule(model.scheduler_config, "ddim", timesteps or 100)
-        return fit_layers(model, schedule, images_per_class=images or 24, seed=seed, progress=progress)
-    if not guidance_scale >= 1:
+    if not prompts and isinstance(unet.config, UNetConditionConfig):
+        raise CipherDMError(f"{unet.folder} takes prompts: load the whole pipeline with load_pipeline.")
+    if not prompts and captions is not None:
+        raise CipherDMError(f"{unet.folder} is no Stable Diffusion folder, and takes no captions.")
+    if prompts and not guidance_scale >= 1:  # NaN is refused too
         raise CipherDMError(f"guidance_scale must be at least 1, which means no guidance; got {guidance_scale}.")
+    schedule = make_schedule(unet.scheduler_config, "ddim", timesteps or (50 if prompts else 100))
+    if not prompts:
+        fits = fit_layers(unet, schedule, images_per_class=images or 24, seed=seed, progress=progress)
+        return save_calibration(fits, unet)
     guided = guidance_scale > 1
-    texts = _spread(_captions_of(model) if captions is None else captions, images or 64)
-    embeddings = embed_prompts(model, texts, guided=guided)
-    schedule = make_schedule(model.unet.scheduler_config, "ddim", timesteps or 50)
+    if captions is None:
+        if not (unet.folder / CAPTIONS).is_file():
+            wanted = "give captions like the prompts to come, or a file with one per line."
+            raise CipherDMError(f"{unet.folder} has no {CAPTIONS}: {wanted}")
+        captions = read_captions(unet.folder / CAPTIONS)
+    chosen = np.linspace(0, len(captions) - 1, min(images or 64, len(captions))).round().astype(int)
+    embeddings = embed_prompts(model, [captions[index] for index in chosen], guided=guided)
     if guided:
         schedule = replace(schedule, coefficients=guided_coefficients(schedule.coefficients, guidance_scale))
-    fits = fit_layers(model.unet, schedule, embeddings=embeddings, guided=guided, seed=seed, progress=progress)
-    return fits | {GUIDANCE_SCALE: np.float32([guidance_scale])}
-
-
-def check_ranges(
-    model: UNet,
-    protocols: Protocols = FAST,
-    *,
-    steps: int = 20,
-    per_class: int = 4,
-    seed: int = 1,
-    progress: Progress | None = None,
-) -> list[LayerRange]:
-    """Check in plaintext whether a model's layers stay in the ranges outside which a protocol set is wrong.
-
-    Args:
-        model: a model with labels, or without conditions.
-        protocols: the protocol set.
-        steps: number of denoising steps.
-        per_class: number of images of each class.
-        seed: seed of the noise, which is public.
-        progress: called as progress(done, steps, "check") after each step.
-
-    Returns:
-        One entry for every layer and restricted function, those with the largest fraction outside first. There are none
-        if the set has no restricted function.
-
-    Raises:
-        CipherDMError: the model takes prompts, a number is out of its range, or the model lacks a calibration.
-    """
-    if isinstance(model, Pipeline):
-        raise CipherDMError(
-            f"{model.unet.folder} takes prompts, and ranges are checked for models with labels only. Compare images instead: "
-            "text_to_image(pipeline, None, ...) with FAST and with DIRECT."
-        )
-    found = check_functions(model, protocols, steps=steps, per_class=per_class, seed=seed, progress=progress)
-    return sorted(found, key=lambda entry: -entry.outside)
+    fits = fit_layers(unet, schedule, embeddings=embeddings, guided=guided, seed=seed, progress=progress)
+    return save_calibration(fits | {GUIDANCE_SCALE: np.float32([guidance_scale])}, unet)
 
 
 def calibration_of(pipeline: Pipeline) -> dict[str, Any]:
@@ -160,19 +103,3 @@ def read_captions(path: str | Path) -> list[str]:
     if not captions:
         raise CipherDMError(f"{path} has no captions; write one per line.")
     return captions
-
-
-def _captions_of(pipeline: Pipeline) -> list[str]:
-    path = pipeline.unet.folder / CAPTIONS
-    if not path.is_file():
-        raise CipherDMError(
-            f"{path.parent} has no {CAPTIONS}: give captions like the prompts to come, or a file with one per line."
-        )
-    return read_captions(path)
-
-
-def _spread(captions: Sequence[str], count: int) -> list[str]:
-    """Choose at most `count` captions, evenly spread."""
-    if count >= len(captions):
-        return list(captions)
-    return [captions[index] for index in np.linspace(0, len(captions) - 1, count).round().astype(int)]

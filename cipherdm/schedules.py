@@ -65,12 +65,13 @@ class Schedule:
 
 
 def make_schedule(
-    config: Mapping[str, Any], name: str, steps: int, *, eta: float = 0.0, clip: bool = False, start: int = 0
+    config: Mapping[str, Any] | None, name: str, steps: int, *, eta: float = 0.0, clip: bool = False, start: int = 0
 ) -> Schedule:
     """Return the coefficient rows of `steps` denoising steps, or of the last `steps - start` of them.
 
     Args:
-        config: configuration of a diffusers scheduler (`scheduler_config.json`): betas, spacing, prediction type.
+        config: configuration of a diffusers scheduler (`scheduler_config.json`): betas, spacing, prediction type. None, as
+            models without one have it, is an error.
         name: "ddpm" (ancestral, with the configured variance_type), "ddim", or "dpmsolver++" (2M, midpoint).
         steps: denoising steps, 1 to num_train_timesteps.
         eta: DDIM's share of fresh noise, 0 to 1. DDPM has its own and ignores this.
@@ -84,6 +85,8 @@ def make_schedule(
     """
     import diffusers  # which brings PyTorch: importing this module should not take seconds
 
+    if config is None:
+        raise CipherDMError("this model has no scheduler: put its scheduler_config.json beside its config.json.")
     if name not in SCHEDULERS:
         raise CipherDMError(f"unknown scheduler {name!r}: choose one of {', '.join(SCHEDULERS)}.")
     if name == "dpmsolver++" and clip:

@@ -9,9 +9,11 @@ from prompted_models import save_pipeline
 from small import ONE_LEVEL, SCHEDULER
 
 import cipherdm as cdm
-from cipherdm.calibration import calibration_of, fit_model, read_captions
+from cipherdm.calibration import calibration_of, read_captions
 from cipherdm.models import init_unet
+from cipherdm.owner.calibrate import calibrate as fit_layers
 from cipherdm.owner.observe import load_calibration
+from cipherdm.schedules import make_schedule
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 WORDS = (
@@ -51,7 +53,8 @@ def test_a_folder_with_labels_is_calibrated_and_checked(unet):
     path = cdm.calibrate(unet, progress=lambda *event: seen.append(event), **settings)
     assert path == unet.folder / "calibration.safetensors"
     assert seen == [(1, 2, "calibrate"), (2, 2, "calibrate")]
-    stored, fitted = load_calibration(unet), fit_model(unet, **settings)
+    stored = load_calibration(unet)
+    fitted = fit_layers(unet, make_schedule(SCHEDULER, "ddim", 2), images_per_class=8, seed=3)
     assert stored.keys() == fitted.keys()
     for name, array in fitted.items():
         np.testing.assert_array_equal(stored[name], array, err_msg=name)
@@ -67,11 +70,12 @@ def test_captions_are_spread_or_read_from_the_folder(pipeline):
     (pipeline.unet.folder / "captions.txt").write_text("\n".join(WORDS))
     cdm.calibrate(pipeline, images=12, **settings)
     assert calibration_of(pipeline) == {"guidance_scale": 2.0, "timesteps": 1}
-    fitted, stored = fit_model(pipeline, list(WORDS), **settings), load_calibration(pipeline.unet)
-    assert all(np.array_equal(stored[name], array) for name, array in fitted.items())
+    stored = load_calibration(pipeline.unet)
     doubled = [word for word in WORDS for _ in range(2)][1:]  # 23, the even ones of which are WORDS
-    spread = fit_model(pipeline, doubled, images=12, **settings)
-    assert all(np.array_equal(spread[name], array) for name, array in fitted.items())
+    for captions, count in ((list(WORDS), None), (doubled, 12)):
+        cdm.calibrate(pipeline, captions, images=count, **settings)
+        fitted = load_calibration(pipeline.unet)
+        assert all(np.array_equal(stored[name], array) for name, array in fitted.items())
 
 
 def test_wrong_models_are_named(unet, pipeline):

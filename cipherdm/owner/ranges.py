@@ -9,9 +9,10 @@ import numpy as np
 
 from ..approximations.softmax import ShiftedSoftmax
 from ..errors import CipherDMError
+from ..models.config import UNetConditionConfig
 from ..models.unet import UNet
 from ..progress import Progress
-from ..protocols import Protocols
+from ..protocols import FAST, Protocols
 from ..schedules import make_schedule
 from .observe import Layers, Observation, load_calibration, observe, one_hot_labels
 
@@ -50,8 +51,8 @@ _Rules = dict[tuple[str, str], Callable[[int, Observation], _Met]]  # by layer a
 
 
 def check_ranges(
-    unet: UNet,
-    protocols: Protocols,
+    model: UNet,
+    protocols: Protocols = FAST,
     *,
     steps: int = 20,
     per_class: int = 4,
@@ -73,7 +74,7 @@ def check_ranges(
       iteration give 1/sum within TOLERANCE. The fit of the exponential itself has no range, and is not checked.
 
     Args:
-        unet: a model without prompts.
+        model: a model with labels, or without conditions.
         protocols: the protocol set.
         steps: number of denoising steps.
         per_class: number of images of each class.
@@ -88,11 +89,15 @@ def check_ranges(
         CipherDMError: a number is below 1; the model has no scheduler or takes prompts; the set needs a calibration that the
             model lacks; or a restricted activation gets values that are not observed.
     """
+    unet = getattr(model, "unet", model)  # of a pipeline, which is refused here
+    if isinstance(unet.config, UNetConditionConfig):
+        raise CipherDMError(
+            f"{unet.folder or 'This model'} takes prompts, and ranges are checked for models with labels only. Compare images "
+            "instead: text_to_image(pipeline, None, ...) with FAST and with DIRECT."
+        )
     if per_class < 1:
         raise CipherDMError(f"there must be at least 1 image of each class; got {per_class}.")
     labels = one_hot_labels(unet, per_class)
-    if unet.scheduler_config is None:
-        raise CipherDMError("this model has no scheduler: put its scheduler_config.json beside its config.json.")
     schedule = make_schedule(unet.scheduler_config, "ddim", steps)
     if protocols.prepare is None:
         rules = _rules_of_functions(unet, protocols)

@@ -29,28 +29,18 @@ _FILES = {"unet": "config.json", "scheduler": "scheduler_config.json", **_CLIENT
 
 @dataclass(frozen=True, eq=False)
 class ClientComponents:
-    """Components that encode a client's prompt and decode its image. They see both, and stay on the client's machine.
-
-    Attributes:
-        tokenizer: tokenizer that cuts a prompt into tokens.
-        text_encoder: network that makes the embedding to which the U-Net attends.
-        vae: network that decodes latents to images, and encodes images to latents.
-    """
+    """Components that encode a client's prompt and decode its image. They see both, and stay on the client's machine."""
 
     tokenizer: CLIPTokenizer
-    text_encoder: CLIPTextModel
-    vae: AutoencoderKL
+    text_encoder: CLIPTextModel  # makes the embedding to which the U-Net attends
+    vae: AutoencoderKL  # decodes latents to images, and encodes images to latents
 
 
 @dataclass(frozen=True, eq=False)
 class Pipeline(ClientComponents):
-    """Components of a StableDiffusionPipeline: the client's, and the model owner's.
+    """Components of a StableDiffusionPipeline: the client's, and the model owner's."""
 
-    Attributes:
-        unet: U-Net, the model owner's secret, with the scheduler's configuration, which is public.
-    """
-
-    unet: UNet
+    unet: UNet  # the model owner's secret, with the scheduler's configuration, which is public
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -116,12 +106,11 @@ def _check_files(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def _client_components(folder: Path) -> dict[str, Any]:
+    vae = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False}
     return {
         "tokenizer": _loaded(folder, "tokenizer", CLIPTokenizer.from_pretrained),
         "text_encoder": _loaded(folder, "text_encoder", CLIPTextModel.from_pretrained, dtype=torch.float32),
-        "vae": _loaded(
-            folder, "vae", AutoencoderKL.from_pretrained, torch_dtype=torch.float32, low_cpu_mem_usage=False
-        ),
+        "vae": _loaded(folder, "vae", AutoencoderKL.from_pretrained, **vae),
     }
 
 
@@ -149,17 +138,13 @@ def _loaded(folder: Path, component: str, load: Callable, **options):
 
 
 def _check_fit(folder: Path, pipeline: Pipeline) -> None:
-    config, text, vae = pipeline.unet.config, pipeline.text_encoder.config, pipeline.vae.config
+    config, vae = pipeline.unet.config, pipeline.vae.config
+    width, wanted = pipeline.text_encoder.config.hidden_size, config.cross_attention_dim
+    channels, inside, outside = vae.latent_channels, config.in_channels, config.out_channels
     problems = {
-        f"the text encoder's width is {text.hidden_size}, and the U-Net attends to {config.cross_attention_dim}": (
-            text.hidden_size != config.cross_attention_dim
-        ),
-        f"the VAE's latents have {vae.latent_channels} channels, and the U-Net takes {config.in_channels}": (
-            vae.latent_channels != config.in_channels
-        ),
-        f"the U-Net returns {config.out_channels} channels for {config.in_channels}": (
-            config.out_channels != config.in_channels
-        ),
+        f"the text encoder's width is {width}, and the U-Net attends to {wanted}": width != wanted,
+        f"the VAE's latents have {channels} channels, and the U-Net takes {inside}": channels != inside,
+        f"the U-Net returns {outside} channels for {inside}": outside != inside,
         "the U-Net has classes beside prompts": config.num_class_embeds is not None,
         "the U-Net's sample_size is missing": config.sample_size is None,
     }
@@ -185,12 +170,26 @@ def embed_prompts(
     """
     if not prompts:
         raise CipherDMError("there must be at least one prompt.")
-    if not guided:
-        return _embedded(pipeline, prompts)
-    negative = [""] * len(prompts) if negative_prompts is None else list(negative_prompts)
-    if len(negative) != len(prompts):
-        raise CipherDMError(f"{len(negative)} negative prompts for {len(prompts)} prompts: give one for each, or none.")
-    return _embedded(pipeline, [*negative, *prompts])
+    texts = list(prompts)
+    if guided:
+        negative = [""] * len(prompts) if negative_prompts is None else list(negative_prompts)
+        if len(negative) != len(prompts):
+            raise CipherDMError(
+                f"{len(negative)} negative prompts for {len(prompts)} prompts: give one for each, or none."
+            )
+        texts = negative + texts
+    tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
+    longest = tokenizer.model_max_length
+    tokens = tokenizer(texts, padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
+    for text in texts:
+        whole = tokenizer(text).input_ids
+        if len(whole) > longest:
+            cut = f"a prompt has more than {longest} tokens, and what is beyond was cut"
+            warnings.warn(f"{cut}: {tokenizer.decode(whole[longest - 1 : -1])!r}", UserWarning, stacklevel=3)
+    # Most text encoders attend to the padding too; diffusers decides in this way.
+    mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
+    with torch.no_grad():
+        return encoder(tokens.input_ids, attention_mask=mask).last_hidden_state.numpy().astype(np.float32)
 
 
 def decode_latents(pipeline: ClientComponents, latents: np.ndarray) -> np.ndarray:
@@ -216,22 +215,3 @@ def encode_images(pipeline: Pipeline, images: np.ndarray, generator: np.random.G
         posterior = pipeline.vae.encode(torch.tensor(images)).latent_dist
     noise = generator.standard_normal(tuple(posterior.mean.shape), dtype=np.float32)
     return (posterior.mean.numpy() + posterior.std.numpy() * noise) * np.float32(pipeline.vae.config.scaling_factor)
-
-
-def _embedded(pipeline: ClientComponents, texts: Sequence[str]) -> np.ndarray:
-    tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
-    longest = tokenizer.model_max_length
-    tokens = tokenizer(list(texts), padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
-    for text in texts:
-        whole = tokenizer(text).input_ids
-        if len(whole) > longest:
-            cut = tokenizer.decode(whole[longest - 1 : -1])
-            warnings.warn(
-                f"a prompt has more than {longest} tokens, and what is beyond was cut: {cut!r}",
-                UserWarning,
-                stacklevel=4,
-            )
-    # Most text encoders attend to the padding too; diffusers decides in this way.
-    mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
-    with torch.no_grad():
-        return encoder(tokens.input_ids, attention_mask=mask).last_hidden_state.numpy().astype(np.float32)

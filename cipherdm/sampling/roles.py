@@ -19,19 +19,12 @@ Values = dict[str, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """All that a run needs: the public shape, and the values that each role brings, as they are to be shared.
-
-    Attributes:
-        shape: shape of the step.
-        owner: the model owner's arrays, to be secret-shared.
-        client: the client's arrays, to be secret-shared.
-        public: values that all parties may know.
-    """
+    """All that a run needs: the public shape, and the values that each role brings, as they are to be shared."""
 
     shape: StepShape
     owner: Values
     client: Values
-    public: Values
+    public: Values  # all parties may know them; the others are secret-shared
 
     @property
     def specs(self) -> dict[str, Spec]:

@@ -1,14 +1,15 @@
 """Sampling: on three parties, or in plaintext from the same noise with the same functions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 from typing import Literal
 
 import jax
 import numpy as np
 
-from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node, Session, compile_plan
+from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node, compile_plan
 from ..errors import CipherDMError
 from ..models import UNet, check_takes_no_prompt
 from ..owner import prepare_weights
@@ -98,14 +99,7 @@ def sample(
 def make_task(
     unet: UNet, *, labels: Sequence[int] | None = None, count: int | None = None, clip: bool = False, **settings
 ) -> Task:
-    """Return what `sample` runs for the same arguments.
-
-    Args:
-        unet: the model.
-        labels: class of each image, for models with classes.
-        count: number of images, for models without classes.
-        clip: see `sample`.
-        settings: fields of `Settings`.
+    """Return what `sample` runs for the same arguments; `settings` are fields of `Settings`.
 
     Raises:
         CipherDMError: an argument is out of its range.
@@ -118,14 +112,9 @@ def make_task(
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a run that models with labels and models with prompts share.
+    """Settings of a run that models with labels and models with prompts share; those that `sample` has are described there.
 
     Attributes:
-        steps: denoising steps.
-        scheduler: "ddim", "ddpm" or "dpmsolver++".
-        eta: DDIM's share of fresh noise, 0 to 1.
-        protocols: protocol set that nonlinear functions and layers are computed with.
-        seed: seed of the client's noise.
         ring: True for three parties, False for plaintext.
     """
 
@@ -142,8 +131,6 @@ class Settings:
         Raises:
             CipherDMError: the model has no scheduler, or a number is out of its range.
         """
-        if unet.scheduler_config is None:
-            raise CipherDMError("this model has no scheduler: put its scheduler_config.json beside its config.json.")
         return make_schedule(unet.scheduler_config, self.scheduler, self.steps, eta=self.eta, **options)
 
     def task(
@@ -159,24 +146,12 @@ class Settings:
     ) -> Task:
         """Prepare the owner's weights and draw the client's noise.
 
-        Args:
-            unet: the model.
-            schedule: schedule of the run.
-            batch: number of images.
-            labels, prompts, start: see `client_values`.
-            guidance_scale: weight of the prompt; 1 is no guidance.
+        Labels, prompts and start are those of `client_values`; a guidance scale of 1 is no guidance.
         """
         guided = guidance_scale > 1
         weights = prepare_weights(unet, schedule.timesteps, self.protocols)
-        shape = StepShape.of(
-            unet.config,
-            self.protocols,
-            weights.layout,
-            schedule,
-            batch=batch,
-            ring=self.ring,
-            branches=BRANCHES if guided else 1,
-        )
+        sizes = {"batch": batch, "ring": self.ring, "branches": BRANCHES if guided else 1}
+        shape = StepShape.of(unet.config, self.protocols, weights.layout, schedule, **sizes)
         values = client_values(labels, schedule, shape, self.seed, start=start, prompts=prompts)
         if guided:
             schedule = replace(schedule, coefficients=guided_coefficients(schedule.coefficients, guidance_scale))
@@ -200,7 +175,15 @@ def run_task(
         *_, last = plaintext_steps(task)
         return SamplingResult(task.decoded(np.asarray(last["sample"])))
     session = cluster.session(engine_for(task.shape.protocols) if engine is None else engine)
-    return _run_secure(session, task, granularity, progress)
+    nodes = sampling_nodes(task.shape, granularity)
+    plan = compile_plan(nodes, task.specs, keep=["sample"], progress=progress)
+    try:
+        task.share(session)
+        cost = session.run(plan, progress and _with_step(progress, nodes, task.shape.steps))
+        return SamplingResult(task.decoded(session.reveal("sample")), cost, session.peak_memory())
+    finally:
+        if not session.closed:
+            session.delete([*task.specs, "sample"])
 
 
 def engine_for(protocols: Protocols) -> EngineConfig:
@@ -231,36 +214,22 @@ def plaintext_steps(task: Task, step: Graph | None = None) -> Iterator[dict[str,
     """
     values = {name: jax.numpy.asarray(array) for name, array in (task.owner | task.client | task.public).items()}
     setup, step = setup_graph(task.shape), step_graph(task.shape) if step is None else step
+
+    def run(graph: Graph) -> dict[str, jax.Array]:
+        outputs = dict(zip(graph.outputs, _jitted(graph)(*(values[name] for name in graph.inputs)), strict=True))
+        values.update(outputs)
+        return outputs
+
     if setup is not None:
-        values.update(zip(setup.outputs, _run(setup, values), strict=True))
+        run(setup)
     for index in range(task.shape.steps):
         values["step"] = values[f"step.{index}"]
-        outputs = dict(zip(step.outputs, _run(step, values), strict=True))
-        values |= outputs
-        yield outputs
-
-
-def _run(graph: Graph, values: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
-    return _jitted(graph)(*(values[name] for name in graph.inputs))
+        yield run(step)
 
 
 @lru_cache(maxsize=64)
 def _jitted(graph: Graph):
     return jax.jit(graph.__call__)
-
-
-def _run_secure(session: Session, task: Task, granularity: Granularity, progress: Progress | None) -> SamplingResult:
-    nodes = sampling_nodes(task.shape, granularity)
-    plan = compile_plan(nodes, task.specs, keep=["sample"], progress=progress)
-    try:
-        task.share(session)
-        cost = session.run(plan, progress and _with_step(progress, nodes, task.shape.steps))
-        images = task.decoded(session.reveal("sample"))
-        memory = session.peak_memory()
-    finally:
-        if not session.closed:
-            session.delete([*task.specs, "sample"])
-    return SamplingResult(images, cost, memory)
 
 
 def sampling_nodes(shape: StepShape, granularity: Granularity) -> list[Node]:
@@ -287,9 +256,6 @@ def at_step(node: Node, index: int) -> Node:
 
 def _with_step(progress: Progress, nodes: list[Node], steps: int) -> Progress:
     """Return `progress` with the number of the step in each label."""
-    numbers = [next((int(name[5:]) + 1 for name in node.inputs if name.startswith("step.")), None) for node in nodes]
-    first = 0
-    for index, number in enumerate(numbers):
-        first = max(first, number or 0)
-        numbers[index] = first
+    found = ((int(name[5:]) + 1 for name in node.inputs if name.startswith("step.")) for node in nodes)
+    numbers = list(accumulate((next(of_node, 0) for of_node in found), max))
     return lambda done, total, label: progress(done, total, f"step {numbers[done - 1]}/{steps} {label}")

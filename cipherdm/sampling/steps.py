@@ -56,30 +56,15 @@ class StepShape:
     branches: int = 1
 
     @classmethod
-    def of(
-        cls,
-        config: UNetConfig | UNetConditionConfig,
-        protocols: Protocols,
-        weights: WeightsLayout,
-        schedule: Schedule,
-        *,
-        batch: int,
-        ring: bool = False,
-        branches: int = 1,
-    ) -> "StepShape":
-        """The shape of a step of a schedule."""
-        return cls(
-            config=config,
-            protocols=protocols,
-            weights=weights,
-            steps=schedule.steps,
-            batch=batch,
-            noisy=schedule.noisy,
-            clip=schedule.clip,
-            ring=ring,
-            multistep=schedule.multistep,
-            branches=branches,
-        )
+    def of(cls, config, protocols, weights, schedule: Schedule, **rest) -> "StepShape":
+        """The shape of a step of a schedule; `rest` is the batch and, unless they are the defaults, ring and branches."""
+        of_schedule = {name: getattr(schedule, name) for name in ("steps", "noisy", "clip", "multistep")}
+        return cls(config, protocols, weights, **of_schedule, **rest)
+
+    @property
+    def on_words(self) -> bool:
+        """True if values are words of the ring."""
+        return self.ring and self.protocols.value_bits is not None
 
     @property
     def state(self) -> tuple[str, ...]:
@@ -106,8 +91,7 @@ def setup_graph(shape: StepShape) -> Graph | None:
     """
     nodes = []
     if shape.weights.by_class and shape.config.num_class_embeds not in (None, 1):
-        on_words = shape.ring and shape.protocols.value_bits is not None
-        pick = pick_class_words if on_words else pick_class_rows
+        pick = pick_class_words if shape.on_words else pick_class_rows
         nodes.append(Node("class_rows", pick, ("class_onehot", "class_table"), ("class_rows",)))
     nodes += [block_node(block, shape) for block in unet_blocks(shape.config) if block.kind in CONTEXT_KINDS]
     outputs = tuple(name for node in nodes for name in node.outputs)
@@ -116,13 +100,14 @@ def setup_graph(shape: StepShape) -> Graph | None:
 
 def step_graph(shape: StepShape) -> Graph:
     """Return one denoising step, from weights, tables, sample, step and coefficients to the next sample and the memory."""
-    weights = shape.weights
-    words = shape.ring and shape.protocols.value_bits is not None
     nodes = []
-    if weights.by_step:
-        nodes.append(_split_node("step_table", weights.by_step, axis=0, words=words))
-    if weights.by_class:
-        nodes.append(_split_node("class_rows", weights.by_class, axis=1, words=words))
+    for axis, (table, entries) in enumerate(
+        (("step_table", shape.weights.by_step), ("class_rows", shape.weights.by_class))
+    ):
+        if entries:
+            names, shapes = zip(*entries, strict=True)
+            split = SplitRow(shapes, axis, shape.on_words)
+            nodes.append(Node(table, split, (table, "step"), tuple(value_name(name) for name in names)))
     blocks = unet_blocks(shape.config)
     if shape.protocols.time_embedding == "inside":
         nodes.append(Node("timestep", select_row, ("timesteps", "step"), ("timestep",)))
@@ -175,9 +160,7 @@ class BlockFunction:
 
 @dataclass(frozen=True)
 class SplitRow:
-    """Function of (table, step []) to the arrays that the table holds side by side at that step.
-
-    `axis` is the table's axis of steps.
+    """Function of (table, step []) to the arrays that the table holds side by side at that step, on its axis `axis`.
 
     With `words` the row is cut as words of the ring, so that one conversion serves all pieces of a step's program.
     """
@@ -234,11 +217,6 @@ def pick_class_words(class_onehot, class_table):
     return matmul(onehot, table.reshape(classes, steps * width)).reshape(-1, steps, width).store()
 
 
-def _split_node(table: str, entries: tuple, axis: int, words: bool) -> Node:
-    names, shapes = zip(*entries, strict=True)
-    return Node(table, SplitRow(shapes, axis, words), (table, "step"), tuple(value_name(name) for name in names))
-
-
 def value_name(name: str) -> str:
     """Name of a piece of the owner's tables: time terms are values between blocks, everything else is weights."""
     return name if name.endswith(TIME_TERM) else WEIGHTS + name
@@ -255,23 +233,11 @@ def block_node(block: Block, shape: StepShape) -> Node:
             weights[WEIGHTS + full] = f"{layers[layer]}.{leaf}".removeprefix(".")
     widths = tuple(bits.get(full.removeprefix(WEIGHTS), WEIGHT_BITS) for full in weights)
     values = tuple(bits.get(name, shape.protocols.value_bits or 0) for name in block.inputs)
-    static = {f"{layers[layer]}.{leaf}": value for (layer, leaf), value in _split(layout.static) if layer in layers}
-    function = BlockFunction(
-        block.function,
-        block.static,
-        tuple(weights.values()),
-        shape.protocols,
-        widths,
-        values,
-        tuple(static.items()),
-        shape.ring,
-    )
+    split = [(*name.rpartition(".")[::2], value) for name, value in layout.static]
+    static = tuple((f"{layers[layer]}.{leaf}", value) for layer, leaf, value in split if layer in layers)
+    bits_and_ring = {"param_bits": widths, "input_bits": values, "static_params": static, "ring": shape.ring}
+    function = BlockFunction(block.function, block.static, tuple(weights.values()), shape.protocols, **bits_and_ring)
     return Node(block.name, function, (*weights, *block.inputs), block.outputs)
-
-
-def _split(static: tuple[tuple[str, int], ...]) -> list[tuple[tuple[str, str], int]]:
-    """Split the names "LAYER.LEAF" of public numbers: (("LAYER", "LEAF"), value)."""
-    return [((name.rpartition(".")[0], name.rpartition(".")[2]), value) for name, value in static]
 
 
 # Fraction bits of the schedule's coefficients: rounded to 2^-15, with room in the ring for their products with values.

@@ -111,10 +111,13 @@ def text_to_image_task(
     skipped = 0 if images is None else chosen.steps - _steps_taken(chosen.steps, strength)
     schedule = chosen.schedule(unet, start=skipped)
     shape = (len(prompts), *unet.config.sample_shape)
-    if latents is not None:
-        start = _checked_latents(latents, images, shape)
-    else:
-        start = None if images is None else _noised(pipeline, images, schedule, shape, chosen.seed)
+    start = None if latents is None else np.asarray(latents, np.float32)
+    if latents is not None and images is not None:
+        raise CipherDMError("give images to start from or latents, not both.")
+    if latents is not None and start.shape != shape:
+        raise CipherDMError(f"the latents have shape {start.shape}; this model and these prompts take {shape}.")
+    if images is not None:
+        start = _noised(pipeline, images, schedule, shape, chosen.seed)
     return chosen.task(unet, schedule, len(prompts), prompts=embeddings, start=start, guidance_scale=guidance_scale)
 
 
@@ -137,12 +140,3 @@ def _noised(
     noise = torch.tensor(generator.standard_normal(clean.shape, dtype=np.float32))
     scheduler = diffusers.DDPMScheduler.from_config(dict(pipeline.unet.scheduler_config))
     return scheduler.add_noise(torch.tensor(clean), noise, torch.tensor(schedule.timesteps[:1])).numpy()
-
-
-def _checked_latents(latents: np.ndarray, images: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
-    latents = np.asarray(latents, np.float32)
-    if images is not None:
-        raise CipherDMError("give images to start from or latents, not both.")
-    if latents.shape != shape:
-        raise CipherDMError(f"the latents have shape {latents.shape}; this model and these prompts take {shape}.")
-    return latents
