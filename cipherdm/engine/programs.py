@@ -10,17 +10,20 @@ line. Here types get names, and small values stay until the program ends. The co
 
 import hashlib
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import jax
 import numpy as np
-from spu import libspu
 from spu.utils import frontend
 
 from ..errors import CipherDMError
 from ..kernels.operation import Kernel
+from . import compiler
 
 
 @dataclass(frozen=True)
@@ -106,33 +109,47 @@ def compile_program(function: Callable, inputs: tuple[Spec, ...]) -> Program:
     def entry(*arrays):
         return function(*arrays)
 
-    name = function.__name__
-    entry.__name__ = name.replace(".", "_")  # the executable's name in SPU's log
-    visibility = [libspu.Visibility.VIS_PUBLIC if spec.public else libspu.Visibility.VIS_SECRET for spec in inputs]
+    entry.__name__ = function.__name__.replace(".", "_")  # the executable's name in SPU's log
     arguments = [jax.ShapeDtypeStruct(spec.shape, spec.dtype) for spec in inputs]
-    options = libspu.CompilerOptions()
-    options.enable_optimize_denominator_with_broadcast = True  # a softmax divides once per row, in every protocol set
+    visibility = "".join("p" if spec.public else "s" for spec in inputs)
     try:
-        executable, result = frontend.compile(
-            frontend.Kind.JAX,
-            entry,
-            arguments,
-            {},
-            [f"in{i}" for i in range(len(inputs))],
-            visibility,
-            lambda flat: [f"out{i}" for i in range(len(flat))],
-            copts=options,
-        )
+        hlo, result = _traced(entry, arguments)
+        compile_hlo = compiler.compile_hlo if len(hlo) < LARGE_HLO else _compile_apart
+        code = shorten(compile_hlo(hlo, visibility))
     except RuntimeError as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise CipherDMError(f"SPU cannot compile {name}: {first_line}") from error
-    if b"reveal" in executable.code:
+        # SPU's first line is 'loc("...", where it was traced): error: ...'.
+        reason = str(error).strip().partition("\n")[0].rpartition("error: ")[2]
+        raise CipherDMError(f"SPU cannot compile {function.__name__}: {reason}") from error
+    if b"reveal" in code:
         raise CipherDMError(
-            f"{name} reveals a secret to the parties; return it as an output, which only the client reads."
+            f"{function.__name__} reveals a secret to the parties; return it as an output, which only the client reads."
         )
     outputs = tuple(Spec(tuple(item.shape), str(item.dtype)) for item in jax.tree_util.tree_leaves(result))
-    code = shorten(executable.code)
-    return Program(hashlib.sha256(code).hexdigest()[:24], name, code, tuple(inputs), outputs)
+    return Program(hashlib.sha256(code).hexdigest()[:24], function.__name__, code, tuple(inputs), outputs)
+
+
+# Bytes of HLO from which a program is compiled in another process. Whole steps are above, and blocks of a U-Net below, for
+# which starting that process would take too long.
+LARGE_HLO = 1 << 17
+
+
+def _traced(entry: Callable, arguments: list[jax.ShapeDtypeStruct]) -> tuple[bytes, Any]:
+    """Return a function's serialized HLO and its results' shapes: the first half of SPU's `frontend.compile`."""
+    with frontend._jax_lock:
+        patches = frontend._patch_jax()
+        try:
+            return frontend._jax_compilation(entry, (), None, arguments, {})
+        finally:
+            frontend._restore_jax_patch(patches)
+
+
+def _compile_apart(hlo: bytes, visibility: str) -> bytes:
+    """Do `compile_hlo` in another process, so that others of this process's threads go on, and an interrupt is obeyed."""
+    command = [sys.executable, "-P", compiler.__file__, visibility]
+    done = subprocess.run(command, input=hlo, capture_output=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.decode(errors="replace") or f"its compiler ended with {done.returncode}")
+    return done.stdout
 
 
 # Values of at most so many elements are not freed before the end. They take 16 bytes each, so at most 128 KiB per value.

@@ -2,9 +2,11 @@ import re
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import lax
 
-from cipherdm.engine import Call, EngineConfig, Plan, Spec, compile_program
+from cipherdm import CipherDMError
+from cipherdm.engine import Call, EngineConfig, Plan, Spec, compile_program, programs
 from cipherdm.engine.programs import shorten
 
 TEXT = b"""module @f {
@@ -63,3 +65,15 @@ def test_shortened_programs_compute_the_same(cluster):
     session.share({"x": x, "weight": weight})
     session.run(Plan((Call(program, ("x", "weight"), ("y",), "repeated"),)))
     np.testing.assert_allclose(session.reveal("y"), repeated(x, weight), atol=1e-3)
+
+
+def test_compiled_in_another_process_a_program_is_the_same(monkeypatch):
+    def function(x, y):
+        return jnp.exp(x) @ y
+
+    specs = (Spec((2, 3)), Spec((3, 4), public=True))
+    here = compile_program(function, specs)
+    monkeypatch.setattr(programs, "LARGE_HLO", 0)
+    assert compile_program.__wrapped__(function, specs) == here
+    with pytest.raises(CipherDMError, match="SPU cannot compile fft: failed to legalize operation .stablehlo.fft"):
+        compile_program.__wrapped__(jnp.fft.fft, (Spec((8,)),))
