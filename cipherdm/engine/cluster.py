@@ -3,14 +3,14 @@
 import os
 import random
 import select
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import grpc
 
@@ -66,14 +66,11 @@ class LocalCluster:
         self._connect_timeout = _CONNECT_TIMEOUT + (10 * network.round_trip if network else 0)
         self._shaper: LinkShaper | None = None
         self._processes: list[subprocess.Popen] = []
-        self._channels: list[grpc.Channel] = []
-        self._stubs: tuple[PartyStub, ...] = ()
         self._sessions: dict[tuple[EngineConfig, str], Session] = {}
-        self._folder: Path | None = None
+        self._running = ExitStack()  # what `stop` ends, the last one first
         self._ended: str | None = "it has not been started: use it in a with statement"
 
     def __enter__(self) -> "LocalCluster":
-        self._folder = Path(tempfile.mkdtemp(prefix="cipherdm-"))  # for this user only (mode 700)
         try:
             self._start()
         except BaseException:
@@ -120,17 +117,8 @@ class LocalCluster:
         self._ended = self._ended or "it has been stopped"
         for session in self._sessions.values():
             session.closed = True
-        for channel in self._channels:
-            channel.close()
-        end_with_input(self._processes, timeout=3)
-        for process in self._processes:
-            process.stdout.close()
-        if self._shaper is not None:
-            self._shaper.stop()
-        self._processes, self._channels, self._stubs, self._sessions = [], [], (), {}
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        self._running.close()
+        self._processes, self._sessions = [], {}
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -138,14 +126,16 @@ class LocalCluster:
         return tuple(process.pid for process in self._processes)
 
     def _start(self) -> None:
+        temporary = TemporaryDirectory(prefix="cipherdm-", ignore_cleanup_errors=True)  # for this user only (mode 700)
+        self._folder = Path(self._running.enter_context(temporary))
         certificates = self._certificates or make_certificates(self._folder / "certificates")
         first = free_ports(2 * PARTIES) if self._ports is None else 0
         ports = self._ports or range(first, first + 2 * PARTIES)
         controls = [f"127.0.0.1:{port}" for port in ports[:PARTIES]]
         links = tuple(f"127.0.0.1:{port}" for port in ports[PARTIES:])
         if self._network is not None:
-            self._shaper = LinkShaper(self._network, links)
-            self._shaper.start()
+            self._shaper = self._running.enter_context(LinkShaper(self._network, links))
+        self._running.callback(end_with_input, self._processes, timeout=3)
         for rank in range(PARTIES):
             config = PartyConfig(
                 rank,
@@ -161,8 +151,8 @@ class LocalCluster:
             if not wait_until_ready(process):
                 raise CipherDMError(f"party {rank} did not start: {last_words(self._folder, rank)}")
         credentials = certificates["client"].to_call()
-        self._channels = [grpc.secure_channel(control, credentials, GRPC_OPTIONS) for control in controls]
-        self._stubs = tuple(PartyStub(channel) for channel in self._channels)
+        channels = [grpc.secure_channel(control, credentials, GRPC_OPTIONS) for control in controls]
+        self._stubs = tuple(PartyStub(self._running.enter_context(channel)) for channel in channels)
         try:
             gather([stub.Describe.future(pb.DescribeRequest(), timeout=_CONNECT_TIMEOUT) for stub in self._stubs])
         except PartyError as failure:
@@ -275,8 +265,8 @@ def end_with_input(processes: Sequence[subprocess.Popen], timeout: float) -> Non
     for process in processes:
         process.stdin.close()
     for process in processes:
-        try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with process:  # which waits for it, and closes its pipes
+            try:
+                process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()

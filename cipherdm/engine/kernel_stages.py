@@ -125,9 +125,7 @@ class _Traced:
                 if at == level and kernel_of(equation):
                     operands = tuple(names[self._origin(v)] for v in equation.invars)
                     (result,) = equation.outvars
-                    program = KernelProgram(
-                        kernel_of(equation), (Spec(tuple(result.aval.shape), str(result.aval.dtype)),)
-                    )
+                    program = KernelProgram(kernel_of(equation), (Spec.of(result.aval),))
                     stages.append(Stage(program, operands, (names[result],)))
         return tuple(stages)
 
@@ -174,9 +172,8 @@ def _variables(equation) -> list:
 
 def _read_by(equation) -> list:
     """Return the variables whose values an equation needs; `_variables` also has those for which it only waits."""
-    return (
-        [v for v in equation.invars[:1] if not isinstance(v, Literal)] if is_after(equation) else _variables(equation)
-    )
+    atoms = equation.invars[:1] if is_after(equation) else equation.invars
+    return [atom for atom in atoms if not isinstance(atom, Literal)]
 
 
 def _renames(equation) -> bool:

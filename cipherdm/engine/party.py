@@ -217,8 +217,7 @@ def main() -> None:
 
 
 def _end_with_input() -> None:
-    while sys.stdin.read(4096):
-        pass
+    sys.stdin.read()
     # A thread may wait inside SPU for a party that is gone, and a normal exit would wait for that thread.
     os._exit(0)
 

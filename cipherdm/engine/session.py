@@ -1,7 +1,8 @@
 """Client's side of a session: share values, run plans, and reveal results to the client alone."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import grpc
 import numpy as np
@@ -15,9 +16,8 @@ from .costs import CostBook, CostReport
 from .graph import Node, compile_plan
 from .party_pb2_grpc import PartyStub
 from .programs import Call, Plan, Program, Spec
+from .upload import spread
 from .wire import PartyError, checked_array, follow, gather, pieces, share_of, words_in
-
-_UPLOAD_BATCH = 64 << 20  # bytes of plaintext that are shared and sent at a time, so that few shares are in memory
 
 FailureHandler = Callable[[int, grpc.RpcError], CipherDMError]
 """Function of a cluster that stops everything after the error of a party, by rank, and returns the error to raise."""
@@ -53,12 +53,14 @@ class Session:
         self._check_open()
         arrays = {name: checked_array(name, value, self.config) for name, value in values.items()}
         visibility = libspu.Visibility.VIS_PUBLIC if public else libspu.Visibility.VIS_SECRET
-        for batch in _batches(arrays.items()):
-            outgoing: tuple[list[pb.SharePiece], ...] = ([], [], [])
-            for name, array in batch:
-                for messages, share in zip(outgoing, self._io.make_shares(array, visibility), strict=True):
-                    messages.extend(pieces(self.name, name, share, in_file=in_files))
-            self._all([stub.Store.future(iter(messages)) for stub, messages in zip(self._stubs, outgoing, strict=True)])
+
+        def messages() -> Iterator[tuple[pb.SharePiece, ...]]:
+            for name, array in arrays.items():
+                shares = self._io.make_shares(array, visibility)
+                yield from zip(*(pieces(self.name, name, share, in_file=in_files) for share in shares), strict=True)
+
+        with self._failing():
+            spread(messages(), [stub.Store.future for stub in self._stubs])
 
     def reveal(self, name: str) -> np.ndarray:
         """Fetch the three parties' shares of a variable and add them up here. The parties learn nothing from this."""
@@ -100,14 +102,12 @@ class Session:
         request = pb.Plan(session=self.name, calls=calls)
         start = time.perf_counter()
         book = CostBook()
-        try:
+        with self._failing():
             for rank, done in follow([stub.Run(request) for stub in self._stubs]):
                 label = plan.calls[done.index].label
                 book.add(rank, label, done)
                 if rank == 0 and progress is not None:
                     progress(done.index + 1, len(calls), label)
-        except PartyError as failure:
-            raise self._on_failure(failure.rank, failure.error) from None
         return book.report(time.perf_counter() - start)
 
     def run_once(self, function: Callable, *arrays: np.ndarray) -> tuple[np.ndarray, CostReport]:
@@ -151,8 +151,14 @@ class Session:
 
     def _all(self, calls: list[grpc.Future]) -> list:
         """Return the results of one call to each party."""
-        try:
+        with self._failing():
             return gather(calls)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Let the cluster handle the error of a party."""
+        try:
+            yield
         except PartyError as failure:
             raise self._on_failure(failure.rank, failure.error) from None
 
@@ -166,15 +172,3 @@ def call_message(call: Call) -> pb.Call:
     padding = [extent for side in kernel.padding for extent in side]
     message = pb.Kernel(kind=kernel.kind, stride=kernel.stride, padding=padding, dtype=result.dtype, ring=kernel.ring)
     return pb.Call(kernel=message, **names)
-
-
-def _batches(items: Iterable[tuple[str, np.ndarray]]) -> Iterable[list[tuple[str, np.ndarray]]]:
-    batch, size = [], 0
-    for name, array in items:
-        batch.append((name, array))
-        size += array.nbytes
-        if size >= _UPLOAD_BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

@@ -225,7 +225,5 @@ def _check_ports(fields: Fields, config: HostConfig) -> None:
         for port in range(first, first + count):
             other = taken.setdefault((host, port), name)
             if other != name:
-                problem = (
-                    f"and {other} both use port {port} on {host}; each run at a time takes a port from the first on"
-                )
+                problem = f"and {other} both use port {port} on {host}; each run at a time takes one more"
                 raise fields.error(name, problem)

@@ -32,15 +32,13 @@ class LoopbackHosts:
 
     def __init__(self, files: Mapping[str, Path], launchers: Sequence[Sequence[str]] = ((), (), ())):
         self._files = [files[name] for name in PARTY_NAMES]
+        self._logs = [path.with_suffix(".log") for path in self._files]
         self._launchers = launchers
         self._processes: list[subprocess.Popen | None] = [None] * PARTIES
 
     def __enter__(self) -> "LoopbackHosts":
         try:
-            for rank in range(PARTIES):
-                self._launch(rank)
-            for rank in range(PARTIES):
-                self._wait(rank)
+            self.start(*range(PARTIES))
         except BaseException:
             self.stop()
             raise
@@ -56,27 +54,28 @@ class LoopbackHosts:
 
     def log(self, rank: int) -> str:
         """Return all that a party has logged."""
-        return self._log_path(rank).read_text()
+        return self._logs[rank].read_text()
 
-    def start(self, rank: int) -> None:
-        """Start a party that was killed; returns when it is ready."""
-        self._launch(rank)
-        self._wait(rank)
+    def start(self, *ranks: int) -> None:
+        """Start parties that do not run; return when they are ready."""
+        for rank in ranks:
+            self._launch(rank)
+        for rank in ranks:
+            self._wait(rank)
 
     def kill(self, rank: int) -> None:
         """Kill a party's process, as a crash would."""
         process, self._processes[rank] = self._processes[rank], None
-        process.kill()
-        process.wait()
-        process.stdin.close()
+        with process:  # which waits for it, and closes its pipe
+            process.kill()
 
     def pause(self, rank: int) -> None:
         """Stop a party's process (SIGSTOP): it exists and does nothing."""
-        os.kill(self._processes[rank].pid, signal.SIGSTOP)
+        self._processes[rank].send_signal(signal.SIGSTOP)
 
     def resume(self, rank: int) -> None:
         """Let a stopped process go on."""
-        os.kill(self._processes[rank].pid, signal.SIGCONT)
+        self._processes[rank].send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """End all three. Safe to call twice."""
@@ -87,7 +86,7 @@ class LoopbackHosts:
         end_with_input(processes, timeout=10)
 
     def _launch(self, rank: int) -> None:
-        with self._log_path(rank).open("ab") as log:
+        with self._logs[rank].open("ab") as log:
             self._processes[rank] = subprocess.Popen(
                 [*self._launchers[rank], *command(self._files[rank], end_with_input=True)],
                 stdin=subprocess.PIPE,
@@ -107,6 +106,3 @@ class LoopbackHosts:
             time.sleep(0.05)
         words = self.log(rank).strip().splitlines() or ["it said nothing"]
         raise CipherDMError(f"party {rank} did not start: {words[-1]}")
-
-    def _log_path(self, rank: int) -> Path:
-        return self._files[rank].with_suffix(".log")

@@ -113,8 +113,7 @@ def main() -> None:
 
 
 def _wait_for_end_of_input(ended: threading.Event) -> None:
-    while sys.stdin.buffer.read(4096):
-        pass
+    sys.stdin.buffer.read()
     ended.set()
 
 

@@ -14,6 +14,7 @@ from spu import api, libspu
 from ..engine import CostReport, EngineConfig, Spec
 from ..engine.config import PARTIES
 from ..engine.costs import CostBook
+from ..engine.upload import spread
 from ..engine.wire import PartyError, checked_array, follow, gather, pieces, share_of
 from ..errors import CipherDMError
 from ..progress import Progress
@@ -22,7 +23,6 @@ from .channels import connect
 from .config import CallerConfig, agreement_of, load_caller
 from .manifest import engine_of
 from .model import Model
-from .upload import spread
 
 
 @dataclass(frozen=True, eq=False)

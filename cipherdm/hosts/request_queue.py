@@ -2,12 +2,11 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as Unfinished
 from contextlib import contextmanager
 
-from ..engine import party_pb2 as engine_pb
 from ..errors import CipherDMError
 from . import host_pb2 as pb
 from .config import HostConfig
@@ -16,11 +15,7 @@ from .other_parties import OtherParties
 from .refusals import Disagreement, RunFailed, TooMuch
 from .runs import Run, Runs
 from .store import ModelStore, StoredModel
-from .worker import Slots
-
-Pieces = list[engine_pb.SharePiece]
-Events = Generator[pb.RequestEvent, None, Pieces]
-"""Events for the client, and in the end this party's shares of the outputs."""
+from .worker import Events, Pieces, Slots
 
 # Seconds between two looks at whether the client is still there. gRPC tells of its end in another thread, which cannot
 # interrupt a wait; a place in the queue is given up this much later at most.
@@ -145,18 +140,10 @@ class Requests:
         self, run: Run, model: StoredModel, inputs: Pieces, assignment: pb.StartRequest, ready: Callable[[], object]
     ) -> Events:
         """Compute in the assigned slot, once this party's process is there and `ready` has returned."""
-        outputs: Pieces = []
-        labels = [call.label for call in model.manifest.calls]
+        # The slot is free before the outputs are sent, so a client that reads them slowly keeps nobody waiting.
         with self._slots.use(assignment) as worker, run.using(worker):
             ready()
-            for item in worker.compute(run.name, model, inputs):
-                if isinstance(item, list):
-                    outputs = item
-                else:
-                    progress = pb.Progress(done=item, label=labels[item.index], total=len(labels))
-                    yield pb.RequestEvent(progress=progress)
-        # The slot is free by now, so a client that reads its outputs slowly keeps nobody waiting.
-        return outputs
+            return (yield from worker.compute(run.name, model, inputs))
 
     def _model(self, header: pb.RequestHeader) -> StoredModel:
         self._check_agreement(header.agreement, "the request is for")

@@ -143,7 +143,16 @@ def images_of(
     if prompts is not None and components is None:
         raise CipherDMError("prompts need components: load the client's tokenizer, text encoder and VAE.")
     shape, schedule = _described(cluster, name, _LABELS if prompts is None else _PROMPTS)
-    wanted = _count(name, shape, labels, count) if prompts is None else len(prompts)
+    if prompts is not None:
+        wanted = len(prompts)
+    elif shape.config.num_class_embeds is None:
+        if labels:
+            raise CipherDMError(f"{name} has no classes: leave the labels out.")
+        wanted = shape.batch if count is None else count
+    else:
+        if not labels or count not in (None, len(labels)):
+            raise CipherDMError(f"{name} needs labels, one per image, and no other count.")
+        wanted = len(labels)
     if wanted < 1 or wanted % shape.batch:
         what = "images" if prompts is None else "prompts"
         raise CipherDMError(f"{name} draws {shape.batch} images per run; give a multiple of that, not {wanted} {what}.")
@@ -193,17 +202,6 @@ def _described(cluster: RemoteCluster, name: str, kind: str) -> tuple[StepShape,
         branches=about.get("branches", 1),
     )
     return shape, schedule
-
-
-def _count(name: str, shape: StepShape, labels: Sequence[int] | None, count: int | None) -> int:
-    """Return how many images labels or a count ask for, if they fit the model."""
-    has_classes = shape.config.num_class_embeds is not None
-    if has_classes != bool(labels):
-        raise CipherDMError(f"{name} {'needs labels' if has_classes else 'has no classes: leave the labels out'}.")
-    wanted = len(labels) if has_classes else shape.batch if count is None else count
-    if has_classes and count not in (None, wanted):
-        raise CipherDMError(f"{name} draws one image per label: leave the count out, or give {wanted}.")
-    return wanted
 
 
 def _embedded(

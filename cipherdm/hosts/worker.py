@@ -9,8 +9,8 @@ that a party whose process was replaced, or which was restarted itself, is notic
 """
 
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -28,6 +28,10 @@ from .config import HostConfig
 from .manifest import engine_of
 from .refusals import RunFailed
 from .store import StoredModel
+
+Pieces = list[engine_pb.SharePiece]
+Events = Generator[pb.RequestEvent, None, Pieces]
+"""Events for a client, and in the end this party's shares of the outputs."""
 
 
 class Worker:
@@ -77,17 +81,13 @@ class Worker:
         self.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
-            try:
+            with suppress(BrokenPipeError):
                 pipe.close()
-            except BrokenPipeError:
-                pass
         if hasattr(self, "_channel"):
             self._channel.close()
 
-    def compute(
-        self, run: str, model: StoredModel, inputs: Iterable[engine_pb.SharePiece]
-    ) -> Iterator[engine_pb.CallDone | list[engine_pb.SharePiece]]:
-        """Walk a model's plan on a client's inputs; yield the cost of each call, and in the end the shares of the outputs.
+    def compute(self, run: str, model: StoredModel, inputs: Pieces) -> Events:
+        """Walk a model's plan on a client's inputs; yield the progress of each call, and return the shares of the outputs.
 
         Raises:
             RunFailed: SPU failed, the process ended, or another party is gone.
@@ -103,10 +103,12 @@ class Worker:
             for code in manifest.programs:
                 executable = libspu.Executable(code.name, [], [], code.text).SerializeToString()
                 self._stub.AddProgram(engine_pb.Program(session=run, id=code.id, executable=executable))
-            yield from self._stub.Run(engine_pb.Plan(session=run, calls=manifest.calls))
+            for done in self._stub.Run(engine_pb.Plan(session=run, calls=manifest.calls)):
+                label, total = manifest.calls[done.index].label, len(manifest.calls)
+                yield pb.RequestEvent(progress=pb.Progress(done=done, label=label, total=total))
             outputs = list(self._stub.Fetch(engine_pb.FetchRequest(session=run, names=manifest.outputs)))
             self._stub.Close(engine_pb.CloseRequest(session=run))
-            yield outputs
+            return outputs
         except grpc.RpcError as error:
             # A process that has ended closes its connections a moment before the system says that it is gone.
             end = how_it_ended(self._process, 0.5, self._folder, self._rank)

@@ -6,7 +6,7 @@ from itertools import chain
 
 import grpc
 
-from ..engine.wire import gather
+from .wire import gather
 
 _AHEAD = 4  # messages that may wait for a party: enough to hide its pauses, and few enough to bound the memory
 _LOOK = 0.2  # seconds after which to look whether another party has failed while one takes nothing
