@@ -27,33 +27,22 @@ _BACKLOG = 4 << 20  # bytes that a lane holds besides those on their way, like s
 _PR_SET_TIMERSLACK = 29
 
 
+@dataclass
 class Wire:
-    """Path of a party's messages: its network card, where they leave one after the other, and then the distance.
+    """Path of a party's messages: its network card, where they leave one after the other, and then the distance."""
 
-    Attributes:
-        bandwidth: bit/s for all that the party sends, over any link.
-        delay: seconds from leaving to arriving.
-    """
-
-    def __init__(self, bandwidth: float, delay: float):
-        self.bandwidth = bandwidth
-        self.delay = delay
-        self._free = 0.0
+    bandwidth: float  # bit/s for all that the party sends, over any link
+    delay: float  # seconds from leaving to arriving
+    free: float = 0.0  # time at which the card is free
 
     def arrival(self, now: float, size: int) -> float:
         """Return the time at which the last bit of `size` bytes sent `now` arrives."""
-        self._free = max(self._free, now) + 8 * size / self.bandwidth
-        return self._free + self.delay
+        self.free = max(self.free, now) + 8 * size / self.bandwidth
+        return self.free + self.delay
 
 
 class Lane:
-    """One direction of one connection: bytes wait here until they are due at the other end.
-
-    Args:
-        source: non-blocking socket to read from.
-        target: non-blocking socket to write to.
-        wire: wire of the sending party.
-    """
+    """One direction of one connection of non-blocking sockets: bytes wait here until they are due at the other end."""
 
     def __init__(self, source: socket.socket, target: socket.socket, wire: Wire):
         self.source, self.target = source, target

@@ -39,17 +39,11 @@ _ROUNDS_A_MESSAGE = 3 / 8
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds of a run over a network, in three parts.
+    """Seconds of a run over a network, in three parts."""
 
-    Attributes:
-        computing: seconds measured with all parties on one machine.
-        delays: seconds in which messages travel.
-        sending: seconds in which bytes wait to leave.
-    """
-
-    computing: float
-    delays: float
-    sending: float
+    computing: float  # measured with all parties on one machine
+    delays: float  # messages travel
+    sending: float  # bytes wait to leave
 
     @property
     def seconds(self) -> float:
@@ -63,14 +57,10 @@ def latency(seconds: float, rounds: float, path_bytes: float, network: Network) 
 
 
 def count_rounds(kernels: pd.DataFrame, sends: int) -> int:
-    """Return the rounds of a run: messages that cannot be sent before another has arrived.
+    """Return the rounds of a run, from `CostReport.kernels`: messages that cannot be sent before another has arrived.
 
     A run without kernels (not profiled, or from an old record) is treated as products with truncation only: 3 rounds for
-    8 messages. For a denoising step this estimate is 4 to 13% too high.
-
-    Args:
-        kernels: costs by party and kernel, as in `CostReport.kernels`.
-        sends: messages of all parties, used if there are no kernels.
+    8 messages of all parties. For a denoising step this estimate is 4 to 13% too high.
     """
     if kernels.empty:
         return round(sends * _ROUNDS_A_MESSAGE)
@@ -78,11 +68,9 @@ def count_rounds(kernels: pd.DataFrame, sends: int) -> int:
 
 
 def count_path_bytes(kernels: pd.DataFrame, programs: pd.DataFrame) -> int:
-    """Return the bytes of a run that leave one after the other.
+    """Return the bytes of a run that leave one after the other, from `CostReport.kernels`.
 
-    Args:
-        kernels: costs by party and kernel, as in `CostReport.kernels`.
-        programs: costs by party and program. Without kernels, the answer is all bytes of the party that sends most.
+    Without kernels, these are all bytes of the party that sends most.
     """
     if kernels.empty:
         return int(programs.groupby("party")["sent_bytes"].sum().max()) if len(programs) else 0

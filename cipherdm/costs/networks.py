@@ -11,7 +11,6 @@ class Network:
     """Network between any two of the three parties.
 
     Attributes:
-        name: name in tables and figures.
         round_trip: seconds from sending a short message to receiving its answer; half of it is one message's delay.
         bandwidth: bit/s that a party can send to both others together, through its one network card.
         source: origin of the numbers.

@@ -12,9 +12,6 @@ from ..records import read_record
 from .latency import Latency, latency
 from .networks import Network
 
-PARTS = ("computing", "delays", "sending")
-"""Parts of the time of sampling; the fields of `Latency`."""
-
 SAMPLERS = {"ddpm": "DDPM", "ddim": "DDIM", "dpmsolver++": "DPM-Solver++"}
 """Names of schedulers in tables and figures."""
 
@@ -23,25 +20,15 @@ _COLUMNS = ("model", "variant", "batch", "seconds", "bytes", "rounds", "path_byt
 
 @dataclass(frozen=True)
 class StepCost:
-    """Cost of one denoising step with all parties on one machine.
-
-    Attributes:
-        model: name of the model.
-        variant: name of the way in which the step is computed, in most cases of a protocol set.
-        batch: number of images at a time.
-        seconds: seconds of computing.
-        bytes: bytes that all parties send.
-        rounds: messages that have to wait for one another.
-        path_bytes: bytes that leave one after the other.
-    """
+    """Cost of one denoising step with all parties on one machine."""
 
     model: str
-    variant: str
-    batch: int
+    variant: str  # name of the way in which the step is computed, in most cases of a protocol set
+    batch: int  # images at a time
     seconds: float
-    bytes: int
-    rounds: int
-    path_bytes: int
+    bytes: int  # of all parties
+    rounds: int  # messages that have to wait for one another
+    path_bytes: int  # bytes that leave one after the other
 
     def over(self, network: Network, steps: int = 1) -> Latency:
         """Apply the latency model to so many steps."""
@@ -61,9 +48,9 @@ def step_costs(path: str | Path) -> tuple[StepCost, ...]:
         raise CipherDMError(f"there is no record {path}: {remedy}")
     record = read_record(path)
     frame = pd.DataFrame(record["rows"])
-    missing = [name for name in ("rounds", "path_bytes") if name not in frame]
+    missing = " and ".join(name for name in ("rounds", "path_bytes") if name not in frame)
     if missing:
-        raise CipherDMError(f"the rows of {path.name} have no {' and '.join(missing)}: {remedy}")
+        raise CipherDMError(f"the rows of {path.name} have no {missing}: {remedy}")
     if record["benchmark"] == "breakdown":
         frame = frame.groupby("variant", sort=False)[["seconds", "bytes", "rounds", "path_bytes"]].sum().reset_index()
         frame = frame.assign(model=record["model"], batch=record["batch"])
@@ -81,15 +68,9 @@ def cost_of(costs: Sequence[StepCost], variant: str, batch: int = 1) -> StepCost
 
 
 def shares(cost: StepCost, round_trips: np.ndarray, bandwidths: np.ndarray) -> np.ndarray:
-    """Return the share of each of `PARTS` in a step's time, over a grid of networks.
+    """Return the shares of computing, delays and sending in a step's time, float64 [3, R, B], over a grid of networks.
 
-    Args:
-        cost: cost of the step.
-        round_trips: round trips [R] in seconds.
-        bandwidths: bandwidths [B] in bit/s.
-
-    Returns:
-        float64 [3, R, B]: shares of 0 to 1, which add up to 1 over the first axis.
+    Round trips [R] are in seconds, bandwidths [B] in bit/s. The shares add up to 1 over the first axis.
     """
     delays = cost.rounds * round_trips[:, None] / 2 + np.zeros_like(bandwidths)
     sending = 8 * cost.path_bytes / bandwidths + np.zeros_like(round_trips)[:, None]

@@ -90,8 +90,12 @@ def load_unet(folder: str | Path, *, lazily: bool = False) -> UNet:
     scheduler = folder / "scheduler" / SCHEDULER if nested else folder / SCHEDULER
 
     values = read_json(home / CONFIG)
+    kind = values.get("_class_name", "UNet2DModel")
+    if kind not in _CONFIGS:
+        supported = " and ".join(_CONFIGS)
+        raise CipherDMError(f"{home / CONFIG}: The configuration is of a {kind}; supported are {supported}.")
     try:
-        config = _read_config(values)
+        config = _CONFIGS[kind].from_diffusers(values)
     except CipherDMError as error:
         raise CipherDMError(f"{home / CONFIG}: {error}") from error
     weights = WeightsFile(home / WEIGHTS)
@@ -139,26 +143,16 @@ def check_params(config: UNetConfig | UNetConditionConfig, params: Mapping[str, 
         raise CipherDMError(
             f"{where}: a checkpoint of another architecture than its {CONFIG} describes: {_first(problems)}."
         )
-    broken = [name for name, value in params.items() if not np.isfinite(value).all()]
+    largest = {name: np.abs(value).max() for name, value in params.items()}
+    broken = [name for name, size in largest.items() if not np.isfinite(size)]
     if broken:
         raise CipherDMError(f"{where}: values that are not finite in {_first(broken)}. Was training stopped in time?")
-    large = [
-        f"{name} (up to {np.abs(value).max():.6g})"
-        for name, value in params.items()
-        if np.abs(value).max() > MAX_WEIGHT
-    ]
+    large = [f"{name} (up to {size:.6g})" for name, size in largest.items() if size > MAX_WEIGHT]
     if large:
         raise CipherDMError(
             f"{where}: weights beyond {MAX_WEIGHT:g}, in {_first(large)}. In 64-bit fixed point with 18 fraction bits "
             "products can be wrong from 2^26 on, so such weights cannot be used. Rescale the layers or retrain."
         )
-
-
-def _read_config(values: Mapping[str, Any]) -> UNetConfig | UNetConditionConfig:
-    kind = values.get("_class_name", "UNet2DModel")
-    if kind not in _CONFIGS:
-        raise CipherDMError(f"The configuration is of a {kind}; supported are {' and '.join(_CONFIGS)}.")
-    return _CONFIGS[kind].from_diffusers(values)
 
 
 @contextmanager

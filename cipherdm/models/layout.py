@@ -266,10 +266,9 @@ def _conv(layer: str, inside: int, outside: int, kernel: int) -> Shapes:
     return _named(layer, (outside, inside, kernel, kernel), outside)
 
 
-def _linear(layer: str, inside: int, outside: int, *, bias: bool = True) -> Shapes:
+def _linear(layer: str, inside: int, outside: int) -> Shapes:
     """Parameters of a linear layer."""
-    shapes = _named(layer, (outside, inside), outside)
-    return shapes if bias else {name: shape for name, shape in shapes.items() if name.endswith("weight")}
+    return _named(layer, (outside, inside), outside)
 
 
 def _norm(layer: str, channels: int) -> Shapes:
@@ -277,8 +276,6 @@ def _norm(layer: str, channels: int) -> Shapes:
     return _named(layer, (channels,), channels)
 
 
-def _projections(module: str, names: tuple[str, ...], inside: int, outside: int):
-    shapes = {}
-    for name in names:
-        shapes |= _linear(f"{module}.{name}", inside, outside, bias=False)
-    return shapes
+def _projections(module: str, names: tuple[str, ...], inside: int, outside: int) -> Shapes:
+    """Parameters of linear layers without biases."""
+    return {f"{module}.{name}.weight": (outside, inside) for name in names}

@@ -107,7 +107,7 @@ def run_blocks(blocks: Iterable[Block], params, values: Mapping, *, protocols: P
 
 
 def check_takes_no_prompt(unet: UNet) -> None:
-    """Raise CipherDMError if `unet` is a UNet2DConditionModel. Callers work with a UNet2DModel alone."""
+    """Raise CipherDMError if `unet` is a UNet2DConditionModel."""
     if isinstance(unet.config, UNetConditionConfig):
         raise CipherDMError(
             "The model is a UNet2DConditionModel, which draws what a prompt says, and there is no prompt here. Draw with "

@@ -29,7 +29,6 @@ ROWS = 600  # rows of scores taken at each step
 MAX_NEWTON = 9  # Newton steps for an inverse root; a normalisation that needs more is refused
 LOWEST = -12.0  # lowest score below its row's maximum that is kept: its exponential is 6e-6
 _ACTIVATIONS = {"silu": ("even", fit_even), "mish": ("cubic", partial(fit_with_cubic, exact.mish))}  # "quad" is exact
-_SQUARINGS = (0, 1, 2, 3, 4, 5)
 _EXP_ERROR = 0.05  # relative, of the exponential; the fewest squarings that stay below it are taken
 _BELOW_ERROR = 0.01  # the same for scores below their maximum, which is worth its cost only if accurate
 _INVERSE_ERROR = 0.003
@@ -223,8 +222,7 @@ def _by_channel(values: np.ndarray) -> np.ndarray:
 def _newton_steps(spread: np.ndarray) -> int:
     """Number of Newton steps needed on the widest of the ranges [..., 2], at most MAX_NEWTON."""
     ratio = float((spread[..., 1] / spread[..., 0]).max())
-    errors = (newton_start(1, ratio, steps)[2] for steps in range(MAX_NEWTON))
-    return next((steps for steps, error in enumerate(errors) if error < _ROOT_ERROR), MAX_NEWTON)
+    return next((n for n in range(MAX_NEWTON) if newton_start(1, ratio, n)[2] < _ROOT_ERROR), MAX_NEWTON)
 
 
 def fit_attention(scores: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -242,7 +240,9 @@ def fit_attention(scores: list[np.ndarray]) -> dict[str, np.ndarray]:
     fits, squarings = fitted
     sums = [(np.polyval(fit, rows) ** 2**squarings).sum(1) for fit, rows in zip(fits, scores, strict=True)]
     if floor:
-        sums = [_widened(total, rows.shape[1]) for total, rows in zip(sums, scores, strict=True)]
+        # Prompts that were not calibrated with have other sums: of N exponentials, of which one is 1, they are 1 to N.
+        ends = [(total.min() / _SUM_MARGIN, total.max() * _SUM_MARGIN) for total in sums]
+        sums = [np.clip(pair, 1, rows.shape[1]) for pair, rows in zip(ends, scores, strict=True)]
     inverses, errors = zip(*(fit_reciprocal(total) for total in sums), strict=True)
     newton = 0
     while max(errors) ** 2**newton > _INVERSE_ERROR:  # each iteration squares the error
@@ -261,13 +261,8 @@ def _fit_exponentials(
     """`fit_exponential` of each step with the fewest squarings that are right at all of them, and the number of these."""
     if max(rows.max() for rows in scores) > _LARGEST_SCORE:
         return None
-    for squarings in _SQUARINGS:
+    for squarings in range(6):
         fits, errors = zip(*(fit_exponential(rows, squarings, ends) for rows in scores), strict=True)
         if max(errors) < tolerance:
             return fits, squarings
     return None
-
-
-def _widened(sums: np.ndarray, count: int) -> np.ndarray:
-    """Ends of the range of sums of `count` exponentials of which one is 1, for prompts that were not calibrated with."""
-    return np.clip([sums.min() / _SUM_MARGIN, sums.max() * _SUM_MARGIN], 1, count)

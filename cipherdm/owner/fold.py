@@ -48,33 +48,23 @@ def prepare_weights(
         CipherDMError: the protocol set needs a calibration that the model's folder lacks, or does not compute the model's
             layers.
     """
-    if protocols.prepare is not None:
-        return _prepare_fast(unet, timesteps, protocols.prepare, blocks, calibration)
     if protocols.time_embedding == "inside":
         return PreparedWeights(dict(unet.params), {}, {})
-    return PreparedWeights(without_time_blocks(unet, blocks), {}, time_terms(unet, timesteps, blocks))
-
-
-def _prepare_fast(
-    unet: UNet,
-    timesteps: np.ndarray,
-    kind: str,
-    blocks: Collection[str] | None,
-    calibration: Mapping[str, np.ndarray] | None,
-) -> PreparedWeights:
-    prompts = isinstance(unet.config, UNetConditionConfig)
+    if protocols.prepare is None:
+        return PreparedWeights(without_time_blocks(unet, blocks), {}, time_terms(unet, timesteps, blocks))
+    prompts, guarded = isinstance(unet.config, UNetConditionConfig), protocols.prepare == "fast-guarded"
     check_computed_by_fast(unet)
-    if prompts and kind == "fast-guarded":
+    if prompts and guarded:
         raise CipherDMError("fast-guarded does not compute models that take a prompt; choose fast.")
     stored = load_calibration(unet) if calibration is None else calibration
     fits, layers = Fits.at(stored, timesteps), Layers.of(unet, blocks)
-    weights = PreparedWeights(without_time_blocks(unet, blocks), {}, time_terms(unet, timesteps, blocks), {}, {})
+    weights = PreparedWeights(without_time_blocks(unet, blocks), {}, time_terms(unet, timesteps, blocks))
     for name, groups in layers.group_norms.items():
         activation = layers.activations.get(name)
         if prompts:
             fold_newton_norm(weights, fits, name, groups, activation, unet.config.norm_eps)
         else:
-            fold_line_norm(weights, fits, name, groups, activation, guarded=kind == "fast-guarded")
+            fold_line_norm(weights, fits, name, groups, activation, guarded=guarded)
     for name in layers.token_norms:
         fold_token_norm(weights, fits, name)
     for name, heads in layers.attentions.items():

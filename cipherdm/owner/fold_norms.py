@@ -27,15 +27,10 @@ _ADDED_AFTER = {"norm1": "time_term", "norm2": "conv2.bias", "conv_norm_out": "c
 
 @dataclass(frozen=True, eq=False)
 class Fits:
-    """A calibration's fits at the timesteps of a schedule.
-
-    Attributes:
-        stored: arrays of the calibration.
-        nearest: [steps], the index of the calibrated timestep nearest to each step's.
-    """
+    """A calibration's fits at the timesteps of a schedule."""
 
     stored: Mapping[str, np.ndarray]
-    nearest: np.ndarray
+    nearest: np.ndarray  # [steps], the index of the calibrated timestep nearest to each step's
 
     @classmethod
     def at(cls, stored: Mapping[str, np.ndarray], timesteps: np.ndarray) -> "Fits":

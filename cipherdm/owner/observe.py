@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from ..errors import CipherDMError
 from ..files import replacing
 from ..models.config import UNetConditionConfig
-from ..models.layout import Block, unet_blocks
+from ..models.layout import unet_blocks
 from ..models.unet import UNet, check_takes_no_prompt, run_blocks
 from ..protocols import DIRECT, direct
 from ..schedules import Schedule
@@ -36,23 +36,14 @@ _GATE = "ff.net.0.proj"
 
 @dataclass(frozen=True)
 class Layers:
-    """The layers that an observation looks at, by diffusers' names, each in the order of execution.
+    """The layers that an observation looks at, by diffusers' names, each in the order of execution."""
 
-    Attributes:
-        group_norms: GroupNorms with the numbers of their groups.
-        activations: names of the functions applied after a GroupNorm; GroupNorms before attention have none.
-        token_norms: LayerNorms.
-        attentions: attention modules with softmax, with the numbers of their heads.
-        linear_attentions: those without softmax, with the numbers of their heads.
-        gates: linear layers before gated GELUs.
-    """
-
-    group_norms: Mapping[str, int]
-    activations: Mapping[str, str]
-    token_norms: tuple[str, ...]
-    attentions: Mapping[str, int]
-    linear_attentions: Mapping[str, int]
-    gates: tuple[str, ...]
+    group_norms: Mapping[str, int]  # with the numbers of their groups
+    activations: Mapping[str, str]  # functions applied after a GroupNorm; GroupNorms before attention have none
+    token_norms: tuple[str, ...]  # LayerNorms
+    attentions: Mapping[str, int]  # attention modules with softmax, with the numbers of their heads
+    linear_attentions: Mapping[str, int]  # those without softmax, with the numbers of their heads
+    gates: tuple[str, ...]  # linear layers before gated GELUs
 
     @classmethod
     def of(cls, unet: UNet, names: Collection[str] | None = None) -> "Layers":
@@ -62,7 +53,8 @@ class Layers:
         for block in unet_blocks(unet.config):
             if names is not None and block.name not in names:
                 continue
-            static, full = dict(block.static), _full_names(block)
+            static = dict(block.static)
+            full = {local.rpartition(".")[0]: full.rpartition(".")[0] for local, full in block.params}
             for local in _GROUP_NORMS.get(block.kind, ()):
                 if local in full:  # attention has a normalisation or none
                     groups[full[local]] = static["groups"]
@@ -78,29 +70,16 @@ class Layers:
         return cls(groups, activations, tuple(token_norms), attentions["softmax"], attentions["linear"], tuple(gates))
 
 
-def _full_names(block: Block) -> dict[str, str]:
-    """diffusers' names of a block's layers by their names within the block."""
-    return {local.rpartition(".")[0]: full.rpartition(".")[0] for local, full in block.params}
-
-
 class Observation(NamedTuple):
-    """Values seen in one call of the U-Net, by layer (diffusers' names).
+    """Values seen in one call of the U-Net, by layer (diffusers' names)."""
 
-    Attributes:
-        means: [B, groups] of each GroupNorm's input.
-        variances: without eps, [B, groups] of each GroupNorm's input and [B, tokens] of each LayerNorm's.
-        normalised: [B, C, ...], each GroupNorm's output.
-        scores: [B, heads, N, M] of each attention with softmax, before it.
-        keys: [B, heads, d, M] of each attention with softmax.
-        gates: [B, C, N], the input of each gated GELU.
-    """
-
-    means: Mapping[str, np.ndarray]
+    means: Mapping[str, np.ndarray]  # [B, groups] of each GroupNorm's input
+    # Without eps, [B, groups] of each GroupNorm's input and [B, tokens] of each LayerNorm's.
     variances: Mapping[str, np.ndarray]
-    normalised: Mapping[str, np.ndarray]
-    scores: Mapping[str, np.ndarray]
-    keys: Mapping[str, np.ndarray]
-    gates: Mapping[str, np.ndarray]
+    normalised: Mapping[str, np.ndarray]  # [B, C, ...], each GroupNorm's output
+    scores: Mapping[str, np.ndarray]  # [B, heads, N, M] of each attention with softmax, before it
+    keys: Mapping[str, np.ndarray]  # [B, heads, d, M] of each attention with softmax
+    gates: Mapping[str, np.ndarray]  # [B, C, N], the input of each gated GELU
 
 
 def observe(

@@ -30,13 +30,9 @@ class WeightsLayout:
 class PreparedWeights:
     """Arrays that the owner shares, under diffusers' names or names derived from them.
 
-    Attributes:
-        constant: arrays that serve all steps.
-        by_step: arrays [steps, ...].
-        by_class: arrays [classes, steps, ...], from which the secret label picks; one class if the model has none. The time
-            terms of the residual blocks are here.
-        bits: fraction bits by name, for protocol sets that compute on `Fixed` numbers.
-        static: public whole numbers by name, which a layer's function gets beside its parameters.
+    Those by step are [steps, ...]. Those by class are [classes, steps, ...], and the secret label picks from them; a model
+    without classes has one. The time terms of the residual blocks are here. `bits` are fraction bits, for protocol sets that
+    compute on `Fixed` numbers, and `static` public whole numbers, which a layer's function gets beside its parameters.
     """
 
     constant: Mapping[str, np.ndarray]

@@ -1,6 +1,6 @@
 """Check in plaintext that a model's layers stay in the ranges on which the functions of a protocol set are right."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -26,8 +26,7 @@ class LayerRange:
     Attributes:
         layer: diffusers' name of the normalisation or the attention block.
         function: name of the function that is applied there.
-        lowest: the lowest value met.
-        highest: the highest value met.
+        lowest, highest: ends of the values met.
         allowed: the lowest lower end and the highest upper end, where channels, images and steps have ranges of their own.
         outside: the fraction of the values that lie outside of their own range, 0 to 1. NaN is outside.
         step: the step with the largest such fraction, counted from 0; None if no value is outside.
@@ -114,7 +113,7 @@ def check_ranges(
             progress(step + 1, schedule.steps, "check")
 
     observe(unet, schedule, labels, seed=seed, visit=visit)
-    found = [_summed(*key, np.array(steps, np.float64)) for key, steps in rows.items()]
+    found = [_summed(*key, np.array(of_steps, np.float64)) for key, of_steps in rows.items()]
     return sorted(found, key=lambda entry: (-entry.outside, -entry.excess))
 
 
@@ -212,9 +211,9 @@ def _rules_of_calibration(unet: UNet, timesteps: np.ndarray, *, guarded: bool) -
         center = stored[f"{name}.center"][:, nearest]
         rules[name, "inverse root"] = partial(_root_range, name, *lines, center, unet.config.norm_eps)
     for name in layers.attentions:
-        fits = (stored[f"{name}.{leaf}"][nearest].astype(np.float64) for leaf in ("exp", "key", "sum"))
-        counts, floor = stored[f"{name}.counts"], stored.get(f"{name}.floor")
-        rules[name, "inverse sum"] = partial(_sum_range, name, *fits, counts, floor)
+        fits = {leaf: stored[f"{name}.{leaf}"][nearest].astype(np.float64) for leaf in ("exp", "key", "sum")}
+        fits |= {leaf: stored[f"{name}.{leaf}"] for leaf in ("counts", "floor") if f"{name}.{leaf}" in stored}
+        rules[name, "inverse sum"] = partial(_sum_range, name, fits)
     return rules
 
 
@@ -256,32 +255,22 @@ def _inverse_root_range(variances: np.ndarray, p: np.ndarray, q: np.ndarray) -> 
     return variances, low, high, np.where(np.isnan(inside_gap), distance, np.maximum(distance, inside_gap))
 
 
-def _sum_range(
-    name: str,
-    exp: np.ndarray,
-    key: np.ndarray,
-    inverses: np.ndarray,
-    counts: np.ndarray,
-    floor: np.ndarray | None,
-    step: int,
-    seen: Observation,
-) -> _Met:
+def _sum_range(name: str, fits: Mapping[str, np.ndarray], step: int, seen: Observation) -> _Met:
     """Sums of rows against the ranges on which (x + r0)^2 + r1 is near 1/x after Newton's iteration.
 
-    `exp` is [steps, 3], `key` [steps, heads * d], `inverses` [steps, 2] and `floor`, if there is one, [1], as the calibration
-    has them.
+    `fits` are the layer's, with the rows nearest to each step.
     """
-    squarings, newton = counts
+    squarings, newton = fits["counts"]
     error = TOLERANCE ** (0.5**newton)  # a Newton step squares it
     scores, keys = (x[name].astype(np.float64) for x in (seen.scores, seen.keys))
-    if floor is None:
+    if "floor" not in fits:
         # Scores about the calibrated mean key. Queries are not observed, but scores are linear in the keys.
-        mean = key[step].reshape(1, keys.shape[1], -1, 1)
+        mean = fits["key"][step].reshape(1, keys.shape[1], -1, 1)
         scores = scores - scores @ np.linalg.pinv(keys) @ mean
     else:
-        scores = np.maximum(_less_maximum(scores), floor)
-    sums = (np.polyval(exp[step], scores) ** 2**squarings).sum(-1)
-    r0, r1 = inverses[step]
+        scores = np.maximum(_less_maximum(scores), fits["floor"])
+    sums = (np.polyval(fits["exp"][step], scores) ** 2**squarings).sum(-1)
+    r0, r1 = fits["sum"][step]
     # x times the inverse is a cubic that rises below and above the range that calibration fitted it on.
     ends = [np.roots([1, 2 * r0, r0 * r0 + r1, -product]) for product in (1 - error, 1 + error)]
     low, high = (choose(roots[abs(roots.imag) < 1e-9].real) for choose, roots in zip((min, max), ends, strict=True))

@@ -27,10 +27,8 @@ class Branches:
 def with_branches(nodes: Sequence[Node], of_prompt: Iterable[str], count: int) -> list[Node]:
     """Add copies for all branches to the nodes of a U-Net, where a node first needs them.
 
-    Args:
-        nodes: nodes in order of execution, from "sample" to "eps".
-        of_prompt: names of values that were made from the prompts of all branches.
-        count: number of branches; with one, nothing changes.
+    The nodes are in order of execution, from "sample" to "eps"; `of_prompt` names values that were made from the prompts of
+    all branches. With one branch nothing changes.
     """
     if count == 1:
         return list(nodes)

@@ -28,32 +28,18 @@ MEMORY = ("last_sample", "last_eps")  # what a multistep schedule keeps of the s
 
 @dataclass(frozen=True)
 class StepShape:
-    """Everything that a step's functions depend on besides arrays. All of it is public.
-
-    Attributes:
-        config: architecture.
-        protocols: functions that the step is computed with.
-        weights: names and shapes of what the owner shares.
-        steps: denoising steps of the schedule.
-        batch: number of images.
-        noisy: True if the schedule adds fresh noise.
-        clip: range that the predicted image is clipped to at each step, or None.
-        ring: True if `Fixed` numbers are words of SPU's ring; in plaintext they are real numbers. Sets without `Fixed`
-            numbers ignore it.
-        multistep: True if a step needs the sample and the output of the one before.
-        branches: number of prompts that the U-Net is asked with for each image: 2 with classifier-free guidance.
-    """
+    """Everything that a step's functions depend on besides arrays. All of it is public."""
 
     config: UNetConfig | UNetConditionConfig
     protocols: Protocols
-    weights: WeightsLayout
+    weights: WeightsLayout  # names and shapes of what the owner shares
     steps: int
-    batch: int
-    noisy: bool
-    clip: float | None
-    ring: bool = False
-    multistep: bool = False
-    branches: int = 1
+    batch: int  # number of images
+    noisy: bool  # True if the schedule adds fresh noise
+    clip: float | None  # range that the predicted image is clipped to at each step
+    ring: bool = False  # True if `Fixed` numbers are words of SPU's ring; in plaintext they are real numbers
+    multistep: bool = False  # True if a step needs the sample and the output of the one before
+    branches: int = 1  # prompts that the U-Net is asked with for each image: 2 with classifier-free guidance
 
     @classmethod
     def of(cls, config, protocols, weights, schedule: Schedule, **rest) -> "StepShape":
@@ -101,9 +87,8 @@ def setup_graph(shape: StepShape) -> Graph | None:
 def step_graph(shape: StepShape) -> Graph:
     """Return one denoising step, from weights, tables, sample, step and coefficients to the next sample and the memory."""
     nodes = []
-    for axis, (table, entries) in enumerate(
-        (("step_table", shape.weights.by_step), ("class_rows", shape.weights.by_class))
-    ):
+    tables = (("step_table", shape.weights.by_step, 0), ("class_rows", shape.weights.by_class, 1))
+    for table, entries, axis in tables:
         if entries:
             names, shapes = zip(*entries, strict=True)
             split = SplitRow(shapes, axis, shape.on_words)

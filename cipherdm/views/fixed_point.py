@@ -88,11 +88,7 @@ def truncations(true: np.ndarray, results: Mapping[str, np.ndarray]) -> Figure:
 def failure_rates(sizes: np.ndarray, rates: np.ndarray, samples: int, ring: Ring) -> Figure:
     """Draw the share of local truncations that failed, by the size of the word, beside the formula |word| / 2^l.
 
-    Args:
-        sizes: [N] magnitudes of words.
-        rates: [N] shares of wrong results; zeros are drawn at the lower edge as arrows.
-        samples: number of truncations behind each rate.
-        ring: ring of the words.
+    The rates [N], of so many samples each, are those at the sizes [N]; zeros are drawn at the lower edge as arrows.
     """
     figure = new_figure(6.4, 3.4)
     axis = figure.subplots()

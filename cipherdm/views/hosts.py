@@ -135,11 +135,9 @@ def runs_of(events: pd.DataFrame) -> pd.DataFrame:
     for asked in events[events["event"] == "run asked for"].itertuples():
         later = events[(events["since"] >= asked.since) & (events["party"] == asked.party)]
         ended = later[(later["run"] == asked.run) & later["event"].isin(["run done", "run failed"])]
-        if len(ended):
-            end, outcome = ended.iloc[0]["since"], ended.iloc[0]["event"].removeprefix("run ")
-        else:
-            ready = later[later["event"] == "ready"]
-            end, outcome = (ready.iloc[0]["since"] if len(ready) else since.max()), "no word"
+        ready = later[later["event"] == "ready"]
+        end = [*ended["since"], *ready["since"], since.max()][0]
+        outcome = ended.iloc[0]["event"].removeprefix("run ") if len(ended) else "no word"
         rows.append((asked.party, asked.run, asked.caller, asked.model, asked.since, end, outcome))
     return pd.DataFrame(rows, columns=["party", "run", "caller", "model", "begin", "end", "outcome"])
 

@@ -69,7 +69,12 @@ def dominance_map(costs: Sequence[StepCost]) -> Figure:
         axis.yaxis.set_major_locator(FixedLocator([1e-4, 1e-3, 1e-2, 1e-1]))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{1000 * seconds:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())
-        told.append(f"{cost.variant} on {LAN.name}: {_largest(cost, LAN)}, on {WAN.name}: {_largest(cost, WAN)}")
+        largest = []
+        for network in (LAN, WAN):
+            found = cost.over(network)
+            part, share = _largest_part(found)
+            largest.append(f"on {network.name}: {part} {share:.0%} of {found.seconds:.3g} s")
+        told.append(f"{cost.variant} {', '.join(largest)}")
     axes[0].set_ylabel("round trip in ms")
     figure.supxlabel("bandwidth in Mbit/s", fontsize=10)
     handles = [Patch(color=colour, label=part) for part, colour in zip(PARTS, PALETTE, strict=False)]
@@ -181,7 +186,7 @@ def latency_explorer(costs: Costs | None = None):
     picture = LatencyPicture(costs)
 
     def draw(model, round_trip, bandwidth, steps, batch, **chosen) -> Figure:
-        names = [name for name, checked in zip(variants, chosen.values(), strict=True) if checked]
+        names = [name for name, checked in chosen.items() if checked]
         return picture.show(model, batch, steps, Network("chosen", round_trip / 1000, bandwidth * 1e6), names)
 
     wide = {"style": {"description_width": "10em"}, "layout": {"width": "30em"}}
@@ -191,12 +196,10 @@ def latency_explorer(costs: Costs | None = None):
         "steps": widgets.SelectionSlider(options=STEPS, value=20, description="steps", **wide),
         "batch": widgets.SelectionSlider(options=batches, description="pictures at a time", **wide),
     }
-    boxes = {
-        f"variant{index}": widgets.Checkbox(name in SHOWN, description=name, indent=False, layout={"width": "12em"})
-        for index, name in enumerate(variants)
-    }
-    named = [("choose ...", None), *((str(n), n) for n in NETWORKS.values())]
-    named = widgets.Dropdown(options=named, description="network", **wide)
+    narrow = {"indent": False, "layout": {"width": "12em"}}
+    boxes = {name: widgets.Checkbox(name in SHOWN, description=name, **narrow) for name in variants}
+    options = [("choose ...", None), *((str(n), n) for n in NETWORKS.values())]
+    named = widgets.Dropdown(options=options, description="network", **wide)
 
     def choose(change) -> None:
         if change.new is not None:
@@ -226,14 +229,8 @@ def _label_contour(axis: Axes, cost: StepCost, seconds: float) -> None:
 
 def _largest_part(found: Latency) -> tuple[str, float]:
     """The one of `PARTS` that takes longest, and its share."""
-    seconds, part = max(zip(astuple(found), PARTS, strict=True), key=lambda two: two[0])
+    seconds, part = max(zip(astuple(found), PARTS, strict=True))
     return part, seconds / found.seconds
-
-
-def _largest(cost: StepCost, network: Network) -> str:
-    found = cost.over(network)
-    part, share = _largest_part(found)
-    return f"{part} {share:.0%} of {found.seconds:.3g} s"
 
 
 def _grid(points: int) -> tuple[np.ndarray, np.ndarray]:

@@ -53,12 +53,8 @@ def run_on_parties(found: Outcome, x: np.ndarray) -> Row:
 class PiecewiseFitter:
     """Controls for function, range, segments and degree; curve, error and costs that follow; a button to measure.
 
-    Display it as the last line of a cell. Without a kernel the cell shows the figure.
-
-    Args:
-        prices: prices of a piecewise polynomial's operations.
-        rivals: functions to compare with, for each function in `TARGETS`.
-        run: action of the button, the only one that runs on parties.
+    Display it as the last line of a cell. Without a kernel the cell shows the figure. `rivals` are functions to compare with,
+    for each function in `TARGETS`; `run` is the button's action, the only one that runs on parties.
     """
 
     def __init__(self, prices: Prices, rivals: Mapping[str, Sequence[Row]], run: Run = run_on_parties):
