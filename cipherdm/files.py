@@ -30,3 +30,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def private_folder() -> tempfile.TemporaryDirectory:
+    """Make a folder for this user only, whose path is short enough for sockets: they have about a hundred characters."""
+    usual = tempfile.gettempdir()
+    parent = usual if len(usual) < 70 else "/tmp"
+    return tempfile.TemporaryDirectory(prefix="cipherdm-", dir=parent, ignore_cleanup_errors=True)

@@ -4,6 +4,7 @@ import statistics
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
@@ -18,7 +19,7 @@ from .target import Check, Command, Records, Target, Value
 
 _TRANSFER = 0.5  # seconds that a transfer should take
 _LARGEST = 250_000_000  # bytes of a transfer
-_ADDRESSES = ("127.0.0.1:1",) * 3  # of parties that nobody connects to here
+_ADDRESSES = (Path("/nowhere"),) * 3  # of parties that nobody connects to here
 
 
 def run(

@@ -14,10 +14,9 @@ import typer
 from matplotlib.figure import Figure
 
 from cipherdm.engine import Node, Spec, compile_plan
-from cipherdm.engine.cluster import free_ports
 from cipherdm.errors import CipherDMError
 from cipherdm.hosts.config import Limits
-from cipherdm.hosts.loopback import LoopbackHosts
+from cipherdm.hosts.loopback import LoopbackHosts, free_ports
 from cipherdm.hosts.model import Model
 from cipherdm.hosts.remote import RemoteCluster
 from cipherdm.hosts.trial_files import make_trial

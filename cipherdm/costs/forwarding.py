@@ -94,18 +94,19 @@ class Lane:
 
 @dataclass(frozen=True)
 class Link:
-    """Connections that party `sender` opens to `receiver`, which listens at `target` (host and port)."""
+    """Connections that party `sender` opens to `receiver`, at a socket of ours instead of the receiver's own: their paths."""
 
     sender: int
     receiver: int
-    target: tuple[str, int]
+    ours: str
+    target: str
 
 
 class Forwarder:
     """Forwards connections, each direction over the sending party's wire.
 
     Args:
-        links: links to forward. `addresses` lists, in this order, where to connect instead.
+        links: links to forward.
         bandwidth: bit/s of each party.
         delay: seconds in each direction.
     """
@@ -113,8 +114,10 @@ class Forwarder:
     def __init__(self, links: list[Link], bandwidth: float, delay: float):
         parties = {rank for link in links for rank in (link.sender, link.receiver)}
         self._wires = {rank: Wire(bandwidth, delay) for rank in parties}
-        listeners = [(socket.create_server(("127.0.0.1", 0)), link) for link in links]
-        self.addresses = [listener.getsockname() for listener, _ in listeners]
+        listeners = [(socket.socket(socket.AF_UNIX), link) for link in links]
+        for listener, link in listeners:
+            listener.bind(link.ours)
+            listener.listen()
         self._listeners = {listener.fileno(): (listener, link) for listener, link in listeners}
         self._lanes: dict[int, tuple[Lane, Lane]] = {}  # by source: its lane, and the lane in the other direction
         self._due: list[tuple[float, int]] = []  # a heap of times, and sources whose bytes are due then
@@ -163,14 +166,14 @@ class Forwarder:
 
     def _accept(self, listener: socket.socket, link: Link) -> None:
         near, _ = listener.accept()
+        far = socket.socket(socket.AF_UNIX)
         try:
-            far = socket.create_connection(link.target, timeout=1)
+            far.connect(link.target)
         except OSError:
             near.close()  # nobody listens there yet; the caller sees a connection end at once, and tries again
             return
         for end in (near, far):
             end.setblocking(False)
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         there = Lane(near, far, self._wires[link.sender])
         back = Lane(far, near, self._wires[link.receiver])
         self._lanes |= {near.fileno(): (there, back), far.fileno(): (back, there)}
@@ -182,15 +185,14 @@ class Forwarder:
 
 
 def main() -> None:
-    """Run the process: read one line of JSON on standard input, print the addresses as one line, forward."""
+    """Run the process: read one line of JSON on standard input, print "ready", forward."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the client, who then ends this process
     # By default Linux wakes sleepers up to 50 microseconds late to save power, a quarter of a local network's delay.
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(1), 0, 0, 0)
     control = sys.stdin.fileno()
     fields = json.loads(_first_line(control))
-    links = [Link(sender, receiver, tuple(target)) for sender, receiver, target in fields["links"]]
-    forwarder = Forwarder(links, fields["bandwidth"], fields["delay"])
-    print(json.dumps(forwarder.addresses), flush=True)
+    forwarder = Forwarder([Link(*link) for link in fields["links"]], fields["bandwidth"], fields["delay"])
+    print("ready", flush=True)
     forwarder.run(control)
 
 

@@ -14,8 +14,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import permutations
+from pathlib import Path
 
 from ..errors import CipherDMError
+from ..files import private_folder
 from .networks import Network
 
 _START_TIMEOUT = 20.0
@@ -32,15 +35,14 @@ class LinkShaper:
 
     Args:
         network: network to imitate.
-        addresses: `host:port` at which each party listens, by rank.
+        addresses: paths of the Unix sockets at which the parties listen, by rank.
     """
 
-    def __init__(self, network: Network, addresses: Sequence[str]):
+    def __init__(self, network: Network, addresses: Sequence[Path]):
         self.network = network
         self._addresses = tuple(addresses)
         self._server: socket.socket | None = None
         self._process: subprocess.Popen | None = None
-        self._forwarded: dict[tuple[int, int], tuple[str, int]] = {}
 
     def __enter__(self) -> "LinkShaper":
         self.start()
@@ -55,13 +57,14 @@ class LinkShaper:
         Raises:
             CipherDMError: the process did not start.
         """
-        self._server = socket.create_server(("127.0.0.1", 0))
-        targets = {
-            (sender, receiver): _split(address)
-            for receiver, address in enumerate(self._addresses)
-            for sender in range(len(self._addresses))
-            if sender != receiver
-        } | {(_PROBE, _PROBE): self._server.getsockname()}
+        self._temporary = private_folder()
+        self._folder = Path(self._temporary.name)
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(str(self._folder / "probed.sock"))
+        self._server.listen()
+        ranks = range(len(self._addresses))
+        targets = {pair: self._addresses[pair[1]] for pair in permutations(ranks, 2)}
+        targets[_PROBE, _PROBE] = self._folder / "probed.sock"
         self._process = subprocess.Popen(
             [sys.executable, "-m", "cipherdm.costs.forwarding"],
             stdin=subprocess.PIPE,
@@ -70,16 +73,16 @@ class LinkShaper:
             bufsize=0,
             start_new_session=True,  # Ctrl-C goes to this process, which then ends the other
         )
-        links = [(*pair, target) for pair, target in targets.items()]
+        links = [(*pair, str(self._socket(*pair)), str(target)) for pair, target in targets.items()]
         settings = {"links": links, "bandwidth": self.network.bandwidth, "delay": self.network.delay}
         try:
             self._tell(json.dumps(settings))
             readable, _, _ = select.select([self._process.stdout], [], [], _START_TIMEOUT)
-            line = self._process.stdout.readline() if readable else b""
-            self._forwarded = dict(zip(targets, map(tuple, json.loads(line)), strict=True))
+            if not readable or self._process.stdout.readline() != b"ready\n":
+                raise OSError
             if self.network.round_trip < _CALIBRATED:
                 self._calibrate()
-        except (OSError, ValueError):  # it ended, or said nothing
+        except OSError:  # it ended, or said nothing
             self._process.kill()
             words = self._process.stderr.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
             self.stop()
@@ -98,6 +101,7 @@ class LinkShaper:
         for file in (self._process.stdout, self._process.stderr, self._server):
             file.close()
         self._process = None
+        self._temporary.cleanup()
 
     @property
     def pid(self) -> int:
@@ -109,21 +113,22 @@ class LinkShaper:
         """True while the process runs."""
         return self._process is not None and self._process.poll() is None
 
-    def seen_by(self, rank: int) -> tuple[str, ...]:
-        """Return all parties' addresses for the party of that rank: its own to listen at, the others' to connect to."""
-        through = {
-            other: f"{host}:{port}" for (sender, other), (host, port) in self._forwarded.items() if sender == rank
-        }
-        return tuple(through.get(other, address) for other, address in enumerate(self._addresses))
+    def seen_by(self, rank: int) -> tuple[Path, ...]:
+        """Return all parties' sockets for the party of that rank: its own to listen at, the others' to connect to."""
+        return tuple(
+            address if other == rank else self._socket(rank, other) for other, address in enumerate(self._addresses)
+        )
+
+    def _socket(self, sender: int, receiver: int) -> Path:
+        return self._folder / f"{sender}to{receiver}.sock"
 
     @contextmanager
     def probe(self) -> Iterator[tuple[socket.socket, socket.socket]]:
         """Yield both ends of a connection over the network, to measure it; it takes no party's bandwidth."""
-        with socket.create_connection(self._forwarded[_PROBE, _PROBE]) as near:
+        with socket.socket(socket.AF_UNIX) as near:
+            near.connect(str(self._socket(_PROBE, _PROBE)))
             far, _ = self._server.accept()
             with far:
-                for end in (near, far):
-                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 yield near, far
 
     def _calibrate(self) -> None:
@@ -152,8 +157,3 @@ def ping(near: socket.socket, far: socket.socket) -> float:
     far.send(far.recv(1))
     near.recv(1)
     return time.perf_counter() - start
-
-
-def _split(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host, int(port)

@@ -1,9 +1,6 @@
 """Engine: three parties that compute on secret shares with SPU, and their client."""
 
-from .certificates import make_certificates as make_certificates
 from .cluster import LocalCluster as LocalCluster
-from .cluster import free_ports as free_ports
-from .config import Certificates as Certificates
 from .config import EngineConfig as EngineConfig
 from .costs import TOTALS as TOTALS
 from .costs import CostReport as CostReport

@@ -1,65 +1,53 @@
-"""Three parties on this machine: their ports, processes, certificates and connections."""
+"""Three parties on this machine: their processes and connections."""
 
 import os
-import random
 import select
-import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import grpc
 
 from ..costs import LinkShaper, Network
 from ..errors import CipherDMError
+from ..files import private_folder
 from . import party_pb2 as pb
-from .certificates import make_certificates
-from .config import PARTIES, Certificates, EngineConfig, PartyConfig
+from .config import PARTIES, EngineConfig, PartyConfig
 from .party_pb2_grpc import PartyStub
 from .session import Session
 from .variable_files import check_folder_name
 from .wire import GRPC_OPTIONS, PartyError, gather
 
 _CONNECT_TIMEOUT = 8.0
-_SAME_AUTHORITY = "All roles need certificates of the same authority: make them together."
 
 
 class LocalCluster:
-    """Three party processes on this machine, with mutual TLS among them and to this process.
+    """Three party processes on this machine, connected by sockets in a folder that only this user may open.
 
-    Use it as a context manager: leaving the block ends the processes and deletes their certificates. The processes also end
-    when this process dies for any reason, because each watches a pipe that only this process holds open.
+    Use it as a context manager: leaving the block ends the processes and deletes the folder. The processes also end when
+    this process dies for any reason, because each watches a pipe that only this process holds open.
 
     The parties' memory is separate, but their owner is not: one machine that runs all three can read all shares.
 
     Args:
-        ports: six ports, three for the client's connections and three for the parties' links; free ones by default.
-        certificates: certificates by role ("party0", "party1", "party2", "client"); made for this run by default.
         network: network to imitate between the parties, by delaying and pacing their messages (`LinkShaper`). The client's
             connections are not affected.
         files: folder for variables that outlive the processes, with a subfolder per party, for sessions that ask for it. It
             is made if needed, for this user only.
 
     Raises:
-        CipherDMError: (on entering) a port is in use, or a party does not accept another's or the client's certificate.
+        CipherDMError: (on entering) a party does not start.
     """
 
     def __init__(
         self,
         *,
-        ports: Sequence[int] | None = None,
-        certificates: Mapping[str, Certificates] | None = None,
         network: Network | None = None,
         files: Path | None = None,
     ):
-        if ports is not None and len(set(ports)) != 2 * PARTIES:
-            raise CipherDMError(f"ports must be {2 * PARTIES} different numbers, got {list(ports)}")
-        self._ports = ports
-        self._certificates = certificates
         self._network = network
         self._files = files
         # Connecting takes several round trips.
@@ -113,7 +101,7 @@ class LocalCluster:
         return self._sessions[config, files]
 
     def stop(self) -> None:
-        """End the three processes and delete their certificates and logs. Safe to call twice."""
+        """End the three processes and delete their sockets and logs. Safe to call twice."""
         self._ended = self._ended or "it has been stopped"
         for session in self._sessions.values():
             session.closed = True
@@ -121,45 +109,38 @@ class LocalCluster:
         self._processes, self._sessions = [], {}
 
     @property
+    def folder(self) -> Path:
+        """Folder of the parties' sockets and logs, while they run."""
+        return self._folder
+
+    @property
     def pids(self) -> tuple[int, ...]:
         """Ids of the processes, by rank."""
         return tuple(process.pid for process in self._processes)
 
     def _start(self) -> None:
-        temporary = TemporaryDirectory(prefix="cipherdm-", ignore_cleanup_errors=True)  # for this user only (mode 700)
-        self._folder = Path(self._running.enter_context(temporary))
-        certificates = self._certificates or make_certificates(self._folder / "certificates")
-        first = free_ports(2 * PARTIES) if self._ports is None else 0
-        ports = self._ports or range(first, first + 2 * PARTIES)
-        controls = [f"127.0.0.1:{port}" for port in ports[:PARTIES]]
-        links = tuple(f"127.0.0.1:{port}" for port in ports[PARTIES:])
+        self._folder = Path(self._running.enter_context(private_folder()))
+        links = tuple(self._folder / f"party{rank}.sock" for rank in range(PARTIES))
         if self._network is not None:
             self._shaper = self._running.enter_context(LinkShaper(self._network, links))
         self._running.callback(end_with_input, self._processes, timeout=3)
-        for rank in range(PARTIES):
-            config = PartyConfig(
+        configs = [
+            PartyConfig(
                 rank,
-                controls[rank],
-                links if self._shaper is None else self._shaper.seen_by(rank),
-                certificates[f"party{rank}"],
                 self._folder,
+                links if self._shaper is None else self._shaper.seen_by(rank),
                 connect_timeout=self._connect_timeout,
                 files=None if self._files is None else self._files / f"party{rank}",
             )
+            for rank in range(PARTIES)
+        ]
+        for config in configs:
             self._processes.append(start_party(config))
         for rank, process in enumerate(self._processes):
             if not wait_until_ready(process):
-                raise CipherDMError(f"party {rank} did not start: {last_words(self._folder, rank)}")
-        credentials = certificates["client"].to_call()
-        channels = [grpc.secure_channel(control, credentials, GRPC_OPTIONS) for control in controls]
-        self._stubs = tuple(PartyStub(self._running.enter_context(channel)) for channel in channels)
-        try:
-            gather([stub.Describe.future(pb.DescribeRequest(), timeout=_CONNECT_TIMEOUT) for stub in self._stubs])
-        except PartyError as failure:
-            raise CipherDMError(
-                f"party {failure.rank} at {controls[failure.rank]} and this client do not accept each other's "
-                f"certificates. {_SAME_AUTHORITY} ({failure.error.details()})"
-            ) from None
+                words = last_words(self._folder / f"party{rank}.err")
+                raise CipherDMError(f"party {rank} did not start: {words}")
+        self._stubs = tuple(PartyStub(self._running.enter_context(connect_locally(config))) for config in configs)
 
     def _fail(self, rank: int, error: grpc.RpcError) -> CipherDMError:
         """Stop everything after a party's error; return an error that tells what happened."""
@@ -173,32 +154,11 @@ class LocalCluster:
                 message = f"party {other} {end}"
                 break
         else:
-            message = f"party {rank}: {error.details()}"
-            if "cannot connect" in message:
-                message += f". {_SAME_AUTHORITY}"
+            message = f"party {rank}: {error.details()}."
         message += shaper
         self._ended = f"it was stopped after an error ({message})"
         self.stop()
         return CipherDMError(f"{message} The other parties have been stopped; start a new LocalCluster.")
-
-
-def free_ports(count: int) -> int:
-    """Return the first of `count` consecutive ports of this machine on which no process listens.
-
-    They are below the ports that the system gives to connections, so none is taken by chance before it is used.
-    """
-    for first in random.sample(range(20000, 30000 - count), 100):
-        if all(_is_free(port) for port in range(first, first + count)):
-            return first
-    raise CipherDMError(f"there are no {count} free ports in a row from 20000 to 30000 on this machine.")
-
-
-def _is_free(port: int) -> bool:
-    try:
-        with socket.create_server(("127.0.0.1", port)):
-            return True
-    except OSError:
-        return False
 
 
 # The last four are settings of glibc's memory. One arena for all threads of a process: by default each thread has its own and
@@ -211,6 +171,12 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
     "MALLOC_TOP_PAD_": str(1 << 25),
 }
+
+
+def connect_locally(config: PartyConfig) -> grpc.Channel:
+    """Return the client's channel to a party of this machine."""
+    credentials = grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
+    return grpc.secure_channel(config.control, credentials, GRPC_OPTIONS)
 
 
 def start_party(config: PartyConfig, threads: int = 1) -> subprocess.Popen:
@@ -244,9 +210,9 @@ def wait_until_ready(process: subprocess.Popen, timeout: float = 30.0) -> bool:
     return bool(readable) and process.stdout.readline() == b"ready\n"
 
 
-def last_words(work: Path, rank: int) -> str:
-    """Return the last line that a party wrote to its error output."""
-    lines = (work / f"party{rank}.err").read_text(errors="replace").strip().splitlines()
+def last_words(errors: Path) -> str:
+    """Return the last line of a process's error output."""
+    lines = errors.read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else ""
 
 
@@ -257,7 +223,8 @@ def how_it_ended(process: subprocess.Popen, timeout: float, work: Path, rank: in
     except subprocess.TimeoutExpired:
         return None
     cause = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-    return f"{cause}. {last_words(work, rank)}".strip()
+    words = last_words(work / f"party{rank}.err")
+    return f"{cause}. {words}".strip()
 
 
 def end_with_input(processes: Sequence[subprocess.Popen], timeout: float) -> None:

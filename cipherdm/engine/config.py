@@ -1,11 +1,10 @@
-"""Typed configuration of the engine: of the computation, of certificates, and of one party."""
+"""Typed configuration of the engine: of the computation, and of one party."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import grpc
 from spu import libspu
 
 PARTIES = 3
@@ -61,47 +60,31 @@ class EngineConfig:
 
 
 @dataclass(frozen=True)
-class Certificates:
-    """Paths of one role's PEM files: its certificate, its private key, and the authority's certificate."""
-
-    certificate: Path
-    private_key: Path
-    authority: Path
-
-    def to_call(self) -> grpc.ChannelCredentials:
-        """Return gRPC's credentials of a caller, who presents the certificate."""
-        pair = self.private_key.read_bytes(), self.certificate.read_bytes()
-        return grpc.ssl_channel_credentials(self.authority.read_bytes(), *pair)
-
-    def to_serve(self) -> grpc.ServerCredentials:
-        """Return gRPC's credentials of a server. Its callers must present a certificate of the authority too."""
-        pair = self.private_key.read_bytes(), self.certificate.read_bytes()
-        return grpc.ssl_server_credentials([pair], self.authority.read_bytes(), require_client_auth=True)
-
-
-@dataclass(frozen=True)
 class PartyConfig:
-    """Configuration of one party's process.
+    """Configuration of one party's process. All its sockets are Unix sockets, so it can be reached from this machine alone.
 
     Attributes:
         rank: 0, 1 or 2.
-        control: `host:port` at which it serves clients (gRPC), or `unix:PATH` for a socket that only its user can open.
-        links: `host:port` of all three parties, by rank, for the traffic between them (SPU's brpc).
-        certificates: certificates for both kinds of connections.
-        work: folder for SPU's log, from which costs are read, and for variables in files that end with their session.
+        work: folder that only this user may open. It has the socket for the client, SPU's log, from which costs are read,
+            and variables in files that end with their session.
+        links: paths of the sockets between the parties (SPU's brpc), by rank: its own to listen at, and those at which the
+            others are reached.
         connect_timeout: seconds to wait for the other two parties.
         receive_timeout: seconds to wait for another party's message.
         files: folder for variables in files that outlive the process; None for none.
     """
 
     rank: int
-    control: str
-    links: tuple[str, str, str]
-    certificates: Certificates
     work: Path
+    links: tuple[Path, Path, Path]
     connect_timeout: float = 8.0
     receive_timeout: float = 600.0
     files: Path | None = None
+
+    @property
+    def control(self) -> str:
+        """Address at which it serves its client (gRPC)."""
+        return f"unix:{self.work / f'control{self.rank}.sock'}"
 
     def to_json(self) -> str:
         """Return one line of JSON, as a party process reads it from its standard input."""
@@ -111,7 +94,6 @@ class PartyConfig:
     def from_json(cls, text: str) -> "PartyConfig":
         """Invert `to_json`."""
         fields = json.loads(text)
-        fields["certificates"] = Certificates(**{name: Path(path) for name, path in fields["certificates"].items()})
-        fields["links"], fields["work"] = tuple(fields["links"]), Path(fields["work"])
+        fields["links"], fields["work"] = tuple(map(Path, fields["links"])), Path(fields["work"])
         fields["files"] = fields["files"] and Path(fields["files"])
         return cls(**fields)

@@ -6,7 +6,6 @@
 
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -159,44 +158,28 @@ class PartyService(PartyServicer):
 
 
 def connect(config: PartyConfig) -> libspu.link.Context:
-    """Join the other two parties over SPU's link with mutual TLS; block until all three are there.
+    """Join the other two parties over SPU's link; block until all three are there.
 
     Raises:
-        CipherDMError: the port is in use.
-        RuntimeError: the others do not come within `connect_timeout`, or present another authority's certificate.
+        RuntimeError: the others do not come within `connect_timeout`.
     """
-    check_port(config.links[config.rank], config.rank)
+    config.links[config.rank].unlink(missing_ok=True)
     description = libspu.link.Desc()
-    for rank, address in enumerate(config.links):
-        description.add_party(f"party{rank}", address)
+    for rank, path in enumerate(config.links):
+        # SPU's TCP port would take messages from anybody, even with certificates: it accepts plain connections beside TLS.
+        description.add_party(f"party{rank}", f"unix:{path}")
     description.connect_retry_interval_ms = 200
     description.connect_retry_times = max(1, round(config.connect_timeout * 1000 / 200))
     description.recv_timeout_ms = round(config.receive_timeout * 1000)
-    description.enable_ssl = True
-    for options in (description.client_ssl_opts, description.server_ssl_opts):
-        options.cert.certificate_path = str(config.certificates.certificate)
-        options.cert.private_key_path = str(config.certificates.private_key)
-        options.verify.ca_file_path = str(config.certificates.authority)
-        options.verify.verify_depth = 1  # 0 would verify nothing
     return libspu.link.create_brpc(description, config.rank)
 
 
 def serve(config: PartyConfig) -> None:
-    """Serve until the process ends.
-
-    Raises:
-        CipherDMError: a port is in use.
-    """
-    service = PartyService(config)
+    """Serve until the process ends. Raises CipherDMError if its socket cannot be made."""
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=16), options=GRPC_OPTIONS)
-    add_PartyServicer_to_server(service, server)
-    if config.control.startswith("unix:"):  # only this user may open the socket's folder
-        credentials = grpc.local_server_credentials(grpc.LocalConnectionType.UDS)
-    else:
-        credentials = config.certificates.to_serve()
-        check_port(config.control, config.rank)
+    add_PartyServicer_to_server(PartyService(config), server)
     try:
-        server.add_secure_port(config.control, credentials)
+        server.add_secure_port(config.control, grpc.local_server_credentials(grpc.LocalConnectionType.UDS))
     except RuntimeError as error:
         raise CipherDMError(f"party {config.rank} cannot listen on {config.control}: {error}") from error
     server.start()
@@ -207,6 +190,7 @@ def serve(config: PartyConfig) -> None:
 def main() -> None:
     """Run the process: read one line of JSON on standard input, then serve until that input closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the client, who then ends the parties
+    os.umask(0o077)
     config = PartyConfig.from_json(sys.stdin.readline())
     threading.Thread(target=_end_with_input, daemon=True).start()
     try:
@@ -220,19 +204,6 @@ def _end_with_input() -> None:
     sys.stdin.read()
     # A thread may wait inside SPU for a party that is gone, and a normal exit would wait for that thread.
     os._exit(0)
-
-
-def check_port(address: str, rank: int) -> None:
-    """Raise CipherDMError if a party cannot listen at `host:port`."""
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_server((host, int(port))):
-            pass
-    except OSError as error:
-        raise CipherDMError(
-            f"party {rank} cannot use port {port} on {host}: {error.strerror}. "
-            "Another process has it; stop that process or choose other ports."
-        ) from error
 
 
 def _peak_memory() -> int:

@@ -8,9 +8,10 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "certificates": ["Certificates", "make_certificates"],
         "config": ["HostConfig", "Limits", "PARTY_NAMES", "Timeouts", "load_caller", "load_host"],
         "inspection": ["DENIED", "NOT_REACHED", "attempts", "register_unchecked", "table_of_roles", "words_on_disk"],
-        "loopback": ["LoopbackHosts"],
+        "loopback": ["LoopbackHosts", "free_ports"],
         "model": ["Model"],
         "process": ["command"],
         "remote": ["Answer", "RemoteCluster"],

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..engine.config import PARTIES, Certificates
+from ..engine.config import PARTIES
+from .certificates import Certificates
+from .gate import Gate
 from .toml_fields import Fields, read_sections
 
 PARTY_NAMES = tuple(f"party{rank}" for rank in range(PARTIES))
@@ -82,9 +84,10 @@ class HostConfig:
 
     Attributes:
         caller: its own side as a caller of the other two.
-        links: `host:port` at which the parties reach each other; the run in slot k uses the port k above.
-        link_identity: certificate and authority for the links. The authority signs for parties alone, because SPU accepts
-            any certificate that it signed, whatever the name.
+        links: `host:port` at which the parties' gates reach each other; the run in slot k uses the port k above.
+        link_identity: certificate and authority for the links. The authority signs for parties alone.
+        link_sockets: folder of the sockets of a gate that is not ours, such as haproxy, with a folder `slot0` and so on for
+            each slot; None to use the gate of this package.
         listen: address that this host listens at.
         state: folder of the registered models' shares.
         threads: processor threads of each run.
@@ -94,6 +97,7 @@ class HostConfig:
     rank: int
     links: tuple[str, str, str]
     link_identity: Certificates
+    link_sockets: Path | None
     listen: str
     state: Path
     threads: int
@@ -113,11 +117,13 @@ class HostConfig:
         }
         return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:16]
 
-    def links_of_slot(self, slot: int) -> tuple[str, str, str]:
-        """Return where the three processes of a slot reach each other; for this party, where its process listens."""
+    def gate(self, slot: int, folder: Path) -> Gate:
+        """Return the gate of a slot, whose sockets are in `folder`."""
         addresses = [split_address(address) for address in self.links]
         hosts = [self.listen if rank == self.rank else host for rank, (host, _) in enumerate(addresses)]
-        return tuple(f"{host}:{port + slot}" for host, (_, port) in zip(hosts, addresses, strict=True))
+        ports = [port + slot for _, port in addresses]
+        files = {name: str(path) for name, path in vars(self.link_identity).items()}
+        return Gate(self.rank, str(folder), tuple(zip(hosts, ports, strict=True)), **files)
 
 
 def load_caller(path: str | Path) -> CallerConfig:
@@ -160,11 +166,13 @@ def load_host(path: str | Path) -> HostConfig:
         rank = party.whole("rank")
         if rank >= PARTIES:
             raise party.error("rank", f"is {rank}, and must be 0, 1 or 2")
+        sockets = party.text("link_sockets", None)
         config = HostConfig(
             caller,
             rank,
             links,
             _certificates(party, path, "link_"),
+            sockets and path.parent / sockets,
             party.text("listen", split_address(parties[rank])[0]),
             path.parent / party.text("state"),
             party.whole("threads", 1, least=1),

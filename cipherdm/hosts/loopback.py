@@ -1,7 +1,9 @@
 """Three hosts on this machine, each a process started from its TOML file: for lessons, tests and trials."""
 
 import os
+import random
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -106,3 +108,22 @@ class LoopbackHosts:
             time.sleep(0.05)
         words = self.log(rank).strip().splitlines() or ["it said nothing"]
         raise CipherDMError(f"party {rank} did not start: {words[-1]}")
+
+
+def free_ports(count: int) -> int:
+    """Return the first of `count` consecutive ports of this machine on which no process listens.
+
+    They are below the ports that the system gives to connections, so none is taken by chance before it is used.
+    """
+    for first in random.sample(range(20000, 30000 - count), 100):
+        if all(_is_free(port) for port in range(first, first + count)):
+            return first
+    raise CipherDMError(f"there are no {count} free ports in a row from 20000 to 30000 on this machine.")
+
+
+def _is_free(port: int) -> bool:
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            return True
+    except OSError:
+        return False

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -15,7 +16,6 @@ from pathlib import Path
 
 import grpc
 
-from ..engine.party import check_port
 from ..engine.wire import GRPC_OPTIONS
 from ..errors import CipherDMError
 from .channels import keepalive_options
@@ -45,8 +45,9 @@ def serve(host: HostConfig, *, end_with_input: bool = False) -> None:
         signal.signal(number, lambda *_: ended.set())
     address = f"{host.listen}:{split_address(host.caller.parties[host.rank])[1]}"
     check_port(address, host.rank)
-    for slot in range(host.limits.runs):
-        check_port(host.links_of_slot(slot)[host.rank], host.rank)
+    for slot in range(0 if host.link_sockets else host.limits.runs):
+        listen, port = host.gate(slot, Path()).addresses[host.rank]
+        check_port(f"{listen}:{port}", host.rank)
     folder = _run_folder(host)
     try:
         service = HostService(host, folder, log)
@@ -79,6 +80,19 @@ def _listen(service: HostService, host: HostConfig, address: str) -> grpc.Server
         raise CipherDMError(f"party {host.rank} cannot listen on {address}: {error}") from None
     server.start()
     return server
+
+
+def check_port(address: str, rank: int) -> None:
+    """Raise CipherDMError if a party cannot listen at `host:port`."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_server((host, int(port))):
+            pass
+    except OSError as error:
+        raise CipherDMError(
+            f"party {rank} cannot use port {port} on {host}: {error.strerror}. "
+            "Another process has it; stop that process or choose other ports."
+        ) from error
 
 
 def _run_folder(host: HostConfig) -> Path:

@@ -9,10 +9,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..engine.certificates import make_certificates
-from ..engine.config import PARTIES, Certificates
+from ..engine.config import PARTIES
 from ..errors import CipherDMError
 from ..files import replacing
+from .certificates import Certificates, make_certificates
 from .config import PARTY_NAMES, Limits, Timeouts
 
 OWNER, CLIENT, OPERATOR = "owner", "client", "operator"
@@ -64,8 +64,8 @@ def make_trial(
         raise CipherDMError(f"{folder} has such files already; choose another folder, or delete it.")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     names = ("localhost", *dict.fromkeys(hosts))
-    identities = make_certificates(folder, names, days, roles)
-    link_identities = make_certificates(folder / "links", names, days, PARTY_NAMES)
+    identities = make_certificates(folder, roles, names, days)
+    link_identities = make_certificates(folder / "links", PARTY_NAMES, names, days)
     common = "# The sections up to [identity] are the same at all three parties.\n"
     common += _section("cluster", {"parties": parties, "links": links, "protocol": "ABY3", "ring_bits": 64})
     common += _section("timeouts", vars(timeouts)) + _section("limits", vars(limits))

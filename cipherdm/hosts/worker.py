@@ -1,13 +1,14 @@
 """Processes in which a party computes runs, one run at a time each, and the slots that they occupy.
 
-Every slot has its own process, SPU context and port. Therefore runs cannot mix, SPU's log tells the costs of one run, and a
-crash inside SPU ends one run. A process computes run after run, each with a new SPU runtime. When anything goes wrong in a
-run, its process is killed, which frees all that it held; the next run in that slot begins with new processes at all parties.
+Every slot has its own process, SPU context, gate and port. Therefore runs cannot mix, SPU's log tells the costs of one run,
+and a crash inside SPU ends one run. A process computes run after run, each with a new SPU runtime. When anything goes wrong in
+a run, its process is killed, which frees all that it held; the next run in that slot begins with new processes at all parties.
 
 The three processes of a slot are connected to each other and belong together: they are one *generation*. Party 0 names it, so
 that a party whose process was replaced, or which was restarted itself, is noticed before a run begins and not within it.
 """
 
+import subprocess
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,10 +20,9 @@ import psutil
 from spu import libspu
 
 from ..engine import party_pb2 as engine_pb
-from ..engine.cluster import how_it_ended, last_words, start_party, wait_until_ready
-from ..engine.config import PartyConfig
+from ..engine.cluster import connect_locally, how_it_ended, last_words, start_party, wait_until_ready
+from ..engine.config import PARTIES, PartyConfig
 from ..engine.party_pb2_grpc import PartyStub
-from ..engine.wire import GRPC_OPTIONS
 from . import host_pb2 as pb
 from .config import HostConfig
 from .manifest import engine_of
@@ -47,42 +47,48 @@ class Worker:
         self.generation = generation
         self._rank, self._timeouts, self._folder = host.rank, host.caller.timeouts, folder
         folder.mkdir(mode=0o700, exist_ok=True)
-        socket = folder / "socket"
-        socket.unlink(missing_ok=True)
+        sockets = folder if host.link_sockets is None else host.link_sockets / f"slot{slot}"
+        links = [sockets / (f"party{rank}.sock" if rank == host.rank else f"to{rank}.sock") for rank in range(PARTIES)]
         config = PartyConfig(
             host.rank,
-            f"unix:{socket}",
-            host.links_of_slot(slot),
-            host.link_identity,
             folder,
+            tuple(links),
             connect_timeout=self._timeouts.start,
             receive_timeout=self._timeouts.receive,
         )
+        self._gate = None if host.link_sockets else host.gate(slot, folder).start(folder / f"gate{host.rank}.err")
         self._process = start_party(config, host.threads)
         self.pid = self._process.pid
-        if not wait_until_ready(self._process, self._timeouts.start):
-            self.close()
-            raise RunFailed(f"party {host.rank} cannot start a process for a run: {last_words(folder, host.rank)}")
-        credentials = grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
-        self._channel = grpc.secure_channel(config.control, credentials, GRPC_OPTIONS)
+        for name, process in (("party", self._process), ("gate", self._gate)):
+            if process is not None and not wait_until_ready(process, self._timeouts.start):
+                self.close()
+                words = last_words(folder / f"{name}{host.rank}.err")
+                raise RunFailed(f"party {host.rank} cannot start a process for a run: {words}")
+        self._channel = connect_locally(config)
         self._stub = PartyStub(self._channel)
 
     @property
     def alive(self) -> bool:
-        """True while the process runs."""
-        return self._process.poll() is None
+        """True while the process and its gate run."""
+        return all(process.poll() is None for process in self._processes)
 
     def kill(self) -> None:
         """End the process at once, whatever it does. Safe to call twice, and from another thread than the run's."""
-        self._process.kill()
+        for process in self._processes:
+            process.kill()
+
+    @property
+    def _processes(self) -> list[subprocess.Popen]:
+        return [process for process in (self._process, self._gate) if process is not None]
 
     def close(self) -> None:
         """End the process and wait until it is gone and its port is free."""
         self.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with suppress(BrokenPipeError):
-                pipe.close()
+        for process in self._processes:
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with suppress(BrokenPipeError):
+                    pipe.close()
         if hasattr(self, "_channel"):
             self._channel.close()
 

@@ -8,7 +8,8 @@ from cryptography import x509
 from matplotlib.figure import Figure
 from scipy import stats
 
-from ..engine import Certificates, Program
+from ..engine import Program
+from ..hosts import Certificates
 from .style import GREY, PALETTE, describe, new_figure
 
 _COSTS = {

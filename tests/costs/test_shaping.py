@@ -22,7 +22,7 @@ from cipherdm.costs.forwarding import Wire
 from cipherdm.costs.shaping import ping
 from cipherdm_experiments import network as benchmark
 
-NOBODY = ("127.0.0.1:1",) * 3
+NOBODY = (Path("/nowhere"),) * 3
 AMPLE = 0.5  # seconds
 
 
@@ -89,17 +89,20 @@ def test_a_transfer_is_no_faster_than_asked():
     assert 0.2 * network.bandwidth < measured < 1.03 * network.bandwidth
 
 
-def test_a_partys_links_share_its_bandwidth_and_others_have_their_own():
+def test_a_partys_links_share_its_bandwidth_and_others_have_their_own(tmp_path):
     network, size = Network("narrow", 0, 40e6), 1_000_000  # 0.2 seconds
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        servers = {1: one, 2: two}
-        addresses = ["127.0.0.1:1", *(f"127.0.0.1:{server.getsockname()[1]}" for server in servers.values())]
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as two:
+        servers, addresses = {1: one, 2: two}, [tmp_path / f"{rank}.sock" for rank in range(3)]
+        for rank, server in servers.items():
+            server.bind(str(addresses[rank]))
+            server.listen()
 
         def seconds(*pairs: tuple[int, int]) -> float:
             ends = []
             for sender, receiver in pairs:
-                host, _, port = shaper.seen_by(sender)[receiver].rpartition(":")
-                ends.append((socket.create_connection((host, int(port))), servers[receiver].accept()[0]))
+                near = socket.socket(socket.AF_UNIX)
+                near.connect(str(shaper.seen_by(sender)[receiver]))
+                ends.append((near, servers[receiver].accept()[0]))
             start = time.perf_counter()
             threads = [threading.Thread(target=near.sendall, args=(bytes(size),)) for near, _ in ends]
             for thread in threads:
@@ -120,8 +123,8 @@ def test_a_partys_links_share_its_bandwidth_and_others_have_their_own():
 
 def test_a_party_that_does_not_listen_is_noticed():
     with LinkShaper(Network("quick", 1e-3, 1e9), NOBODY) as shaper:
-        host, _, port = shaper.seen_by(0)[1].rpartition(":")
-        with socket.create_connection((host, int(port))) as end:
+        with socket.socket(socket.AF_UNIX) as end:
+            end.connect(str(shaper.seen_by(0)[1]))
             assert end.recv(1) == b""
         with shaper.probe() as (near, far):  # others are still served
             assert ping(near, far) < AMPLE
@@ -179,9 +182,10 @@ def test_a_process_that_cannot_start_is_an_error(monkeypatch):
 
 _CLIENT = """
 import signal, time
+from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from cipherdm.costs import LinkShaper, Network
-with LinkShaper(Network("quick", 1e-3, 1e9), ("127.0.0.1:1",) * 3) as shaper:
+with LinkShaper(Network("quick", 1e-3, 1e9), (Path("/nowhere"),) * 3) as shaper:
     print(shaper.pid, flush=True)
     time.sleep(60)
 """

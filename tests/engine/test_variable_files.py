@@ -11,7 +11,6 @@ from words import on_words
 
 from cipherdm import CipherDMError, LocalCluster
 from cipherdm.engine import EngineConfig, Node, Spec, compile_plan
-from cipherdm.engine.certificates import make_certificates
 from cipherdm.engine.config import PartyConfig
 from cipherdm.engine.variable_files import StoredShare, VariableFiles
 from cipherdm.kernels.operation import Kernel
@@ -200,6 +199,5 @@ def total(x):
 
 
 def test_the_folder_is_in_a_partys_configuration(tmp_path):
-    certificates = make_certificates(tmp_path)["party0"]
-    config = PartyConfig(0, "127.0.0.1:1", ("a:1", "b:2", "c:3"), certificates, tmp_path, files=tmp_path / "kept")
+    config = PartyConfig(0, tmp_path, (tmp_path / "a", tmp_path / "b", tmp_path / "c"), files=tmp_path / "kept")
     assert PartyConfig.from_json(config.to_json()) == config

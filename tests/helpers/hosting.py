@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cipherdm.engine import Node, Spec, compile_plan
-from cipherdm.engine.cluster import free_ports
 from cipherdm.hosts import PARTY_NAMES, Limits, Model, RemoteCluster, Timeouts, make_trial
+from cipherdm.hosts.loopback import free_ports
 
 LIMITS = Limits(runs=2, queue=2, runs_per_client=2, input_bytes=1 << 20, model_bytes=4 << 20, models=3)
 TIMEOUTS = Timeouts(connect=10.0, start=60.0, receive=10.0, upload=60.0, keepalive=3.0)

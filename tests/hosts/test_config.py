@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -42,7 +43,7 @@ def test_a_trials_files_are_read_back(files):
         assert host.caller.parties == ("127.0.0.1:9300", "127.0.0.1:9301", "127.0.0.1:9302")
         # Three runs at a time: each party's link has three ports.
         assert host.links == ("127.0.0.1:9303", "127.0.0.1:9306", "127.0.0.1:9309")
-        assert host.links_of_slot(2) == ("127.0.0.1:9305", "127.0.0.1:9308", "127.0.0.1:9311")
+        assert host.gate(2, Path()).addresses == tuple(("127.0.0.1", port) for port in (9305, 9308, 9311))
     assert len({host.agreement for host in hosts}) == 1
     assert load_caller(files["alice"]).parties == hosts[0].caller.parties
     assert load_caller(files["party0"]) == hosts[0].caller

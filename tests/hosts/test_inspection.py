@@ -8,8 +8,8 @@ import pytest
 from hosting import WEIGHTS, check_product, product_model
 
 from cipherdm import CipherDMError
-from cipherdm.engine.certificates import make_certificates
 from cipherdm.hosts import RemoteCluster, load_caller, load_host
+from cipherdm.hosts.certificates import make_certificates
 from cipherdm.hosts.inspection import (
     DENIED,
     METHODS,

@@ -1,7 +1,5 @@
 """Every call by every role, allowed or not; and what a role that may call is still denied."""
 
-import socket
-import ssl
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -191,34 +189,3 @@ def test_a_program_that_reveals_is_refused_by_the_party_itself(hosts, stub):
     with pytest.raises(grpc.RpcError, match="reveals a secret to the parties") as refused:
         stub("owner").Register(iter(upload))
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-
-
-def test_the_links_between_parties_are_closed_to_clients(hosts):
-    """SPU takes any certificate of the links' authority, so nobody but the parties has one."""
-    with RemoteCluster(hosts["alice"]) as alice, RemoteCluster(hosts["operator"]) as operator:
-        check_product(alice, 12)  # so that the processes of a slot are there
-        _, status = operator.states()[0]
-    party = load_host(hosts["party2"])
-    link = party.links_of_slot(status.processes[0].slot)[0]
-    assert _is_let_in(link, party.link_identity)
-    assert not _is_let_in(link, load_caller(hosts["alice"]).identity)
-    assert not _is_let_in(link, None)
-
-
-def _is_let_in(address: str, identity) -> bool:
-    """Whether a TLS server takes a client with this certificate: it does not close the connection after the handshake."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    if identity is not None:
-        context.load_cert_chain(identity.certificate, identity.private_key)
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=20) as plain:
-            with context.wrap_socket(plain) as connection:
-                connection.settimeout(3)
-                connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-                return bool(connection.recv(1))
-    except TimeoutError:
-        return True
-    except OSError:
-        return False

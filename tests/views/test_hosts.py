@@ -11,8 +11,8 @@ from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 
 from cipherdm import CipherDMError
-from cipherdm.engine import Certificates
 from cipherdm.files import root
+from cipherdm.hosts import Certificates
 from cipherdm.hosts.config import CallerConfig, HostConfig, Limits, RoleNames, Timeouts
 from cipherdm.hosts.inspection import METHODS, table_of_roles
 from cipherdm.records import read_record
@@ -28,7 +28,7 @@ def host():
     files = Certificates(Path("a.pem"), Path("a.key"), Path("authority.pem"))
     caller = CallerConfig(("a.org:9300", "b.org:9301", "c.org:9302"), Timeouts(), files)
     links = ("a.org:9303", "b.org:9305", "c.org:9307")
-    return HostConfig(caller, 0, links, files, "0.0.0.0", Path("state"), 1, Limits(runs=2), ROLES)
+    return HostConfig(caller, 0, links, files, None, "0.0.0.0", Path("state"), 1, Limits(runs=2), ROLES)
 
 
 def line(second: float, party: int, event: str, **about) -> str:

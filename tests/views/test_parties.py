@@ -11,7 +11,7 @@ from PIL import Image
 
 from cipherdm import LAN, WAN, Network
 from cipherdm.engine import Spec, compile_program
-from cipherdm.engine.certificates import ROLES, make_certificates
+from cipherdm.hosts import make_certificates
 from cipherdm.views.networks import PARTS, SharesPicture, network_explorer, network_times, parts
 from cipherdm.views.parties import (
     byte_histograms,
@@ -136,8 +136,11 @@ def test_squares_mark_what_is_wrong():
     assert "Incorrect" in figure.axes[0].get_title() and "Incorrect" not in figure.axes[1].get_title()
 
 
+ROLES = ("party0", "party1", "party2", "client", "owner")
+
+
 def test_the_certificates_table_names_roles_and_their_authority(tmp_path):
-    rows = certificate_table(make_certificates(tmp_path, hosts=("example.org", "10.0.0.1"), days=3))
+    rows = certificate_table(make_certificates(tmp_path, ROLES, hosts=("example.org", "10.0.0.1"), days=3))
     assert list(rows.index) == list(ROLES)
     assert rows.loc["party1", "subject"] == "CN=party1"
     assert rows.loc["client", "valid for"] == "client, example.org, 10.0.0.1"

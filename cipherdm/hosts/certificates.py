@@ -1,29 +1,46 @@
-"""Development certificates, made at run time: one authority and a certificate for each role.
+"""Certificates: the files of a role, and development certificates, one authority with a certificate for each role.
 
-They are for one machine and one run. Anyone who can read the folder can act as any role. In production each organisation
-makes its own key and has it signed.
+Development certificates are for one machine and for trials. Anyone who can read the folder can act as any role. In production
+each organisation makes its own key and has it signed.
 """
 
 import datetime
 import ipaddress
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from .config import Certificates
 
-ROLES = ("party0", "party1", "party2", "client", "owner")
+@dataclass(frozen=True)
+class Certificates:
+    """Paths of one role's PEM files: its certificate, its private key, and the authority's certificate."""
+
+    certificate: Path
+    private_key: Path
+    authority: Path
+
+    def to_call(self) -> grpc.ChannelCredentials:
+        """Return gRPC's credentials of a caller, who presents the certificate."""
+        pair = self.private_key.read_bytes(), self.certificate.read_bytes()
+        return grpc.ssl_channel_credentials(self.authority.read_bytes(), *pair)
+
+    def to_serve(self) -> grpc.ServerCredentials:
+        """Return gRPC's credentials of a server. Its callers must present a certificate of the authority too."""
+        pair = self.private_key.read_bytes(), self.certificate.read_bytes()
+        return grpc.ssl_server_credentials([pair], self.authority.read_bytes(), require_client_auth=True)
 
 
 def make_certificates(
     folder: Path,
+    roles: tuple[str, ...],
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1"),
     days: int = 7,
-    roles: tuple[str, ...] = ROLES,
 ) -> dict[str, Certificates]:
     """Make an authority and one certificate per role in `folder`; return their paths by role.
 
