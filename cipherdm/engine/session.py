@@ -16,8 +16,7 @@ from .costs import CostBook, CostReport
 from .graph import Node, compile_plan
 from .party_pb2_grpc import PartyStub
 from .programs import Call, Plan, Program, Spec
-from .upload import spread
-from .wire import PartyError, checked_array, follow, gather, pieces, share_of, words_in
+from .wire import PartyError, checked_array, follow, gather, pieces, share_of, spread, words_in
 
 FailureHandler = Callable[[int, grpc.RpcError], CipherDMError]
 """Function of a cluster that stops everything after the error of a party, by rank, and returns the error to raise."""

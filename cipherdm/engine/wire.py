@@ -3,6 +3,8 @@
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 import grpc
@@ -16,6 +18,9 @@ from .variable_files import StoredShare
 
 # Shares are larger than gRPC's 4 MB default. Without so_reuseport two parties could listen on one port unnoticed.
 GRPC_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0))
+
+_LOOK = 0.2  # seconds after which a wait for one party looks whether anything else has happened
+_AHEAD = 4  # messages that may wait for a party: enough to hide its pauses, and few enough to bound the memory
 
 
 def pieces(
@@ -96,17 +101,46 @@ def gather(calls: Sequence[grpc.Future], meanwhile: Callable[[], None] = lambda:
     waiting = len(calls)
     while waiting:
         meanwhile()
-        try:
-            rank = finished.get(timeout=0.2)
-        except queue.Empty:
-            continue
-        waiting -= 1
-        error = calls[rank].exception()
-        if error is not None:
-            for call in calls:
-                call.cancel()
-            raise PartyError(rank, error)
+        with suppress(queue.Empty):
+            rank = finished.get(timeout=_LOOK)
+            waiting -= 1
+            error = calls[rank].exception()
+            if error is not None:
+                for call in calls:
+                    call.cancel()
+                raise PartyError(rank, error)
     return [call.result() for call in calls]
+
+
+def spread(messages: Iterable[Sequence], calls: Sequence[Callable[[Iterator], grpc.Future]]) -> list:
+    """Send each party its part of every message, at the pace of the slowest, and return the parties' answers.
+
+    A large model is therefore never shared as a whole in memory.
+
+    Args:
+        messages: parts of each message, by rank.
+        calls: functions that begin a party's call with an iterator of messages, by rank.
+
+    Raises:
+        PartyError: the first party that fails, and why; the other calls are cancelled.
+    """
+    queues = [queue.Queue(_AHEAD) for _ in calls]
+    futures = [call(iter(waiting.get, None)) for call, waiting in zip(calls, queues, strict=True)]
+    try:
+        for parts in chain(messages, [(None,) * len(calls)]):  # None ends a party's stream
+            for part, waiting in zip(parts, queues, strict=True):
+                # A party that is done without an error has all its messages; a slower one still needs its last.
+                while not any(future.done() and future.exception() for future in futures):
+                    with suppress(queue.Full):
+                        waiting.put(part, timeout=_LOOK)
+                        break
+                else:
+                    return gather(futures)
+        return gather(futures)
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
 
 
 def follow(streams: Sequence[grpc.Future]) -> Iterator[tuple[int, Any]]:

@@ -14,8 +14,7 @@ from spu import api, libspu
 from ..engine import CostReport, EngineConfig, Spec
 from ..engine.config import PARTIES
 from ..engine.costs import CostBook
-from ..engine.upload import spread
-from ..engine.wire import PartyError, checked_array, follow, gather, pieces, share_of
+from ..engine.wire import PartyError, checked_array, follow, gather, pieces, share_of, spread
 from ..errors import CipherDMError
 from ..progress import Progress
 from . import host_pb2 as pb

@@ -5,8 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cipherdm.engine.upload import spread
-from cipherdm.engine.wire import PartyError
+from cipherdm.engine.wire import PartyError, spread
 
 MESSAGES = [(f"{index}, to 0", f"{index}, to 1", f"{index}, to 2") for index in range(6)]
 
