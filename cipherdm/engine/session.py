@@ -26,7 +26,7 @@ class Session:
     """Variables and programs on three parties, as their client sees them. A cluster's `session` makes it.
 
     A value is here in the clear only when `share` takes it and when `reveal` returns it. Each party gets two of three random
-    shares over its own TLS connection, and learns nothing from them but shape and dtype.
+    shares over its own connection, and learns nothing from them but shape and dtype.
     """
 
     def __init__(self, name: str, config: EngineConfig, stubs: tuple[PartyStub, ...], on_failure: FailureHandler):

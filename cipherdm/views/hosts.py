@@ -54,7 +54,7 @@ def who_is_where(host: HostConfig) -> Figure:
     handles = {
         "calls of roles: gRPC, mutual TLS": Line2D([], [], color=_CALLS),
         "party 0 says when a run is computed: gRPC likewise": Line2D([], [], color=_CALLS, linestyle="--"),
-        "links of a run: SPU, mutual TLS of another authority": Line2D([], [], color=_LINKS, linewidth=3),
+        "links of a run: gates, TLS 1.3 of another authority": Line2D([], [], color=_LINKS, linewidth=3),
     }
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return describe(
