@@ -34,11 +34,7 @@ def run(
     progress: Progress = silent,
     chosen: Sequence[Case] | None = None,
 ) -> dict[str, Any]:
-    """Measure every function at every size on the cluster's parties, or the `chosen` cases, and return the record.
-
-    The functions take turns, so that a busy moment of the machine does not fall on one of them alone. Sizes from 1,000,000
-    on are run once.
-    """
+    """Measure every function, or the `chosen` cases, in turns at every size on the cluster's parties; return the record."""
     measured = [(case, exp) for case in chosen or cases() for exp in case.exps]
     counts = [1 if size >= _ONCE else repetitions for size in sizes]
     rows, done, total = [], 0, sum(counts) * len(measured)
@@ -122,10 +118,8 @@ _WAYS = ("published", "corrected", "ours")
 def function_gains(record: Mapping[str, Any], elements: int = SHOWN) -> pd.DataFrame:
     """Return each function that CipherDM replaces, exact and approximated, from the record of `bench activations`.
 
-    Returns:
-        Indexed by kind and way ("direct", "direct-pade", "published", "corrected", "ours"): largest error, ms and bytes per
-        element; how many times less time and fewer bytes than "direct" and than "direct-pade". Softmax rows are of about
-        `elements` numbers in all. The error of our exp is a share of the value, on its own domain.
+    Indexed by kind and way ("direct", "direct-pade", "published", "corrected", "ours"): largest error, ms, bytes per element;
+    how many times less time and fewer bytes than "direct" and than "direct-pade". The error of our exp is a share of the value.
     """
     rows = {(r["kind"], r["function"], r["exp"]): r for r in record["rows"] if r["elements"] == elements}
     found = {}

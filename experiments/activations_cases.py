@@ -8,30 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cipherdm import approximations as known
 from cipherdm.approximations import exact
-from cipherdm.approximations.exp import ExpBounded, exp_bounded, exp_cipherdm, exp_corrected, exp_limit, exp_puma
-from cipherdm.approximations.gelu import gelu_polynomial, gelu_puma, gelu_quad
-from cipherdm.approximations.inverses import InverseSqrt, Reciprocal
-from cipherdm.approximations.knuth import KnuthPolynomial
-from cipherdm.approximations.mish import mish_cipherdm, mish_corrected, mish_polynomial
-from cipherdm.approximations.piecewise import clamp
-from cipherdm.approximations.silu import (
-    quad,
-    silu_bumblebee,
-    silu_cipherdm,
-    silu_corrected,
-    silu_llama,
-    silu_polynomial,
-)
-from cipherdm.approximations.softmax import (
-    BoundedSoftmax,
-    softmax_2quad,
-    softmax_bounded,
-    softmax_cipherdm,
-    softmax_corrected,
-    softmax_limit,
-    softmax_puma,
-)
+from cipherdm.approximations.exp import ExpBounded
+from cipherdm.approximations.softmax import BoundedSoftmax
 from cipherdm.protocols import direct
 from cipherdm.protocols.direct import with_affine
 
@@ -45,7 +25,7 @@ _SCORE_SPREAD = 1.5
 class Folded:
     """An approximation without the multiplication by its scales, for owners who fold them into layers."""
 
-    approximation: KnuthPolynomial | ExpBounded | BoundedSoftmax
+    approximation: known.KnuthPolynomial | ExpBounded | BoundedSoftmax
 
     @property
     def __name__(self) -> str:
@@ -57,26 +37,16 @@ class Folded:
 
 @dataclass(frozen=True)
 class Case:
-    """A function to measure.
+    """A function to measure."""
 
-    Attributes:
-        kind: Name of the function that it computes or stands for.
-        function: Function that runs on shares.
-        reference: Exact function in NumPy.
-        low, high: Ends of its values, which are spread evenly; softmax scores are normal and clipped to them.
-        relative: Whether the error is a share of the exact value.
-        direct: Whether this is the function itself, not an approximation.
-        exps: Settings of the engine's exp to measure with.
-    """
-
-    kind: str
-    function: Callable
-    reference: Callable
-    low: float
+    kind: str  # the function that it computes or stands for
+    function: Callable  # on shares
+    reference: Callable  # exact, in NumPy
+    low: float  # end of its values, which are spread evenly; softmax scores are normal and clipped
     high: float
-    relative: bool = False
-    direct: bool = False
-    exps: tuple[str, ...] = ("taylor",)
+    relative: bool = False  # whether the error is a share of the exact value
+    direct: bool = False  # whether this is the function itself, not an approximation
+    exps: tuple[str, ...] = ("taylor",)  # settings of the engine's exp to measure with
 
     @property
     def name(self) -> str:
@@ -135,33 +105,49 @@ def cases() -> tuple[Case, ...]:
     activations = {
         "silu": (
             jax.nn.silu,
-            [silu_cipherdm, silu_corrected, silu_llama, silu_bumblebee, quad],
-            [silu_polynomial(6, degree) for degree in (4, 6, 8)],
+            [known.silu_cipherdm, known.silu_corrected, known.silu_llama, known.silu_bumblebee, known.quad],
+            [known.silu_polynomial(6, degree) for degree in (4, 6, 8)],
         ),
-        "mish": (jax.nn.mish, [mish_cipherdm, mish_corrected], [mish_polynomial(6, degree) for degree in (4, 6)]),
-        "gelu": (direct.gelu, [gelu_puma, gelu_quad], [gelu_polynomial(4, degree) for degree in (4, 6, 8)]),
+        "mish": (
+            jax.nn.mish,
+            [known.mish_cipherdm, known.mish_corrected],
+            [known.mish_polynomial(6, degree) for degree in (4, 6)],
+        ),
+        "gelu": (
+            direct.gelu,
+            [known.gelu_puma, known.gelu_quad],
+            [known.gelu_polynomial(4, degree) for degree in (4, 6, 8)],
+        ),
     }
     found = []
     for kind, (plain, piecewise, polynomials) in activations.items():
         reference = getattr(exact, kind)
         found.append(Case(kind, plain, reference, -10, 10, **_BOTH))
         # Quadratics are other functions; on a wider range their error would only say how fast a square grows.
-        found += [Case(kind, f, reference, *((-4, 4) if f in (gelu_quad, quad) else (-10, 10))) for f in piecewise]
+        found += [
+            Case(kind, f, reference, *((-4, 4) if f in (known.gelu_quad, known.quad) else (-10, 10))) for f in piecewise
+        ]
         for polynomial in polynomials:
             found += [Case(kind, f, reference, *polynomial.domain) for f in (polynomial, Folded(polynomial))]
     found.append(Case("exp", jax.numpy.exp, np.exp, -14, 0, **_BOTH))
-    found += [Case("exp", f, np.exp, -14, 0) for f in (exp_cipherdm, exp_corrected, exp_puma)]
-    bounded = exp_bounded(4)
-    found += [Case("exp", f, np.exp, -4, 4, relative=True) for f in (exp_limit(4), bounded, Folded(bounded))]
+    found += [Case("exp", f, np.exp, -14, 0) for f in (known.exp_cipherdm, known.exp_corrected, known.exp_puma)]
+    bounded = known.exp_bounded(4)
+    found += [Case("exp", f, np.exp, -4, 4, relative=True) for f in (known.exp_limit(4), bounded, Folded(bounded))]
     found.append(Case("softmax", jax.nn.softmax, exact.softmax, -4, 4, **_BOTH))
-    softmaxes = [softmax_cipherdm, softmax_corrected, softmax_puma, softmax_2quad, softmax_limit(4)]
+    softmaxes = [
+        known.softmax_cipherdm,
+        known.softmax_corrected,
+        known.softmax_puma,
+        known.softmax_2quad,
+        known.softmax_limit(4),
+    ]
     # The rows' mean exponentials lie near exp(1.5^2 / 2), about 3.
-    calibrated = softmax_bounded(4, reciprocal=Reciprocal("row_mean", (1.25, 6.0), 2))
-    softmaxes += [softmax_bounded(4), Folded(softmax_bounded(4)), calibrated, Folded(calibrated)]
+    calibrated = known.softmax_bounded(4, reciprocal=known.Reciprocal("row_mean", (1.25, 6.0), 2))
+    softmaxes += [known.softmax_bounded(4), Folded(known.softmax_bounded(4)), calibrated, Folded(calibrated)]
     found += [Case("softmax", f, exact.softmax, -4, 4) for f in softmaxes]
     for kind, plain, reference, newton in (
-        ("inverse_sqrt", lax.rsqrt, exact.inverse_sqrt, InverseSqrt),
-        ("reciprocal", jax.numpy.reciprocal, exact.reciprocal, Reciprocal),
+        ("inverse_sqrt", lax.rsqrt, exact.inverse_sqrt, known.InverseSqrt),
+        ("reciprocal", jax.numpy.reciprocal, exact.reciprocal, known.Reciprocal),
     ):
         found.append(Case(kind, plain, reference, 0.5, 2, relative=True, direct=True))
         steps = [newton(f"{kind}_steps{k}", (0.5, 2.0), k) for k in (0, 1, 2)]
@@ -170,28 +156,32 @@ def cases() -> tuple[Case, ...]:
         ("group_norm", direct.group_norm, GroupNorm),
         ("layer_norm", direct.layer_norm, LayerNorm),
     ):
-        line = form(f"{kind}_line", InverseSqrt("line", _VARIANCES, 0))
+        line = form(f"{kind}_line", known.InverseSqrt("line", _VARIANCES, 0))
         found.append(Case(kind, OnRows(plain, kind), exact.normalised_rows, -4, 4, direct=True))
         found.append(Case(kind, OnRows(line, kind), exact.normalised_rows, -4, 4))
-    found.append(Case("clamp", clamp(6), lambda x: np.clip(x, -6, 6), -10, 10))
+    found.append(Case("clamp", known.clamp(6), lambda x: np.clip(x, -6, 6), -10, 10))
     return tuple(found)
 
 
 @dataclass(frozen=True)
-class GroupNorm:
+class _Norm:
+    """What both normalisations have."""
+
+    name: str
+    inverse_sqrt: known.InverseSqrt
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+
+class GroupNorm(_Norm):
     """`Protocols.group_norm` with an approximate inverse root r of variance + eps: A - B v, and Newton steps after it.
 
     Formula: y = (x - mean) r(variance + eps) weight + bias. Domain: variance + eps within the domain of r; outside it r is too
     small, and negative beyond A/B. Error: that of r, a factor on a whole row; for high/low = 4 at most 0.086 by the line alone,
     0.0114 after one step. Source: Wu and He 2018 (arXiv 1803.08494); the calibrated line is ours.
     """
-
-    name: str
-    inverse_sqrt: InverseSqrt
-
-    @property
-    def __name__(self) -> str:
-        return self.name
 
     def __call__(self, params, x, *, groups, eps):
         rows = x.reshape(x.shape[0] * groups, -1)
@@ -204,16 +194,8 @@ class GroupNorm:
         return with_affine(params, y.reshape(x.shape))
 
 
-@dataclass(frozen=True)
-class LayerNorm:
+class LayerNorm(_Norm):
     """`Protocols.layer_norm` with an approximate inverse root, see `GroupNorm`. Source: Ba et al. 2016 (arXiv 1607.06450)."""
-
-    name: str
-    inverse_sqrt: InverseSqrt
-
-    @property
-    def __name__(self) -> str:
-        return self.name
 
     def __call__(self, params, x, *, eps):
         batch, channels = x.shape[:2]

@@ -74,22 +74,13 @@ Costs = dict[str, float]
 
 @dataclass(frozen=True, eq=False)
 class _Compiled:
-    """A variant's step, block by block, and its distinct calls, each as a program by itself.
-
-    Attributes:
-        step: Step.
-        calls: Calls of each part.
-        labels: Labels of the calls' programs in `plan`.
-        plan: Programs of the step, and each call behind the first part that makes it, so that a busy moment falls on both.
-        zeros: Secret variables that it reads; the cost of a call does not depend on values.
-        public: Variables that the parties know.
-    """
+    """A variant's step, block by block, and its distinct calls, each as a program by itself."""
 
     step: PreparedStep
-    calls: Mapping[str, tuple[ProtocolCall, ...]]
-    labels: Mapping[ProtocolCall, str]
-    plan: Plan
-    zeros: dict[str, np.ndarray]
+    calls: Mapping[str, tuple[ProtocolCall, ...]]  # of each part
+    labels: Mapping[ProtocolCall, str]  # of the calls' programs in `plan`
+    plan: Plan  # the step, and each call behind the first part that makes it, so that a busy moment falls on both
+    zeros: dict[str, np.ndarray]  # secret variables; the cost of a call does not depend on values
     public: dict[str, np.ndarray]
 
     def start(self, cluster: LocalCluster) -> None:
@@ -116,10 +107,8 @@ def run(
     """Measure the first denoising step by part and kind, variants taking turns, and return the record.
 
     Of each program the median of bytes, messages and rounds is kept, and the least time: the time without other delays.
-    The variants' granularity does not matter; `repetitions` come after a warm-up.
-
-    Raises:
-        CipherDMError: There is nothing to run, or the parties fail.
+    The variants' granularity does not matter; `repetitions` come after a warm-up. Raises CipherDMError if there is nothing to
+    run, or if the parties fail.
     """
     if not variants or repetitions < 1:
         raise CipherDMError("there must be at least one variant and one repetition for a breakdown.")
@@ -179,10 +168,7 @@ def program_costs(report: CostReport) -> dict[str, Costs]:
 
 
 def table(record: Mapping[str, Any], quantity: str = "seconds") -> pd.DataFrame:
-    """Return a quantity by group of parts (rows) and variant (columns), with sums; zero where there is nothing.
-
-    Raises CipherDMError for a quantity that is not one of `QUANTITIES`.
-    """
+    """Return a quantity of `QUANTITIES` by group of parts (rows) and variant (columns), with sums."""
     if quantity not in QUANTITIES:
         raise CipherDMError(f"no quantity is called {quantity!r}: choose from {', '.join(QUANTITIES)}.")
     frame = pd.DataFrame(record["rows"])
@@ -192,10 +178,7 @@ def table(record: Mapping[str, Any], quantity: str = "seconds") -> pd.DataFrame:
 
 
 def split(whole: Costs, calls: Iterable[tuple[str, Costs]]) -> dict[str, Costs]:
-    """Return a part's costs by kind, from its calls' costs by themselves, and the "rest". They add up to `whole`.
-
-    Nothing is negative: where calls take more than the whole, they are scaled down to it.
-    """
+    """Return a part's costs by kind, from its calls' costs by themselves, and the "rest". They add up to `whole`."""
     sums: dict[str, Costs] = {}
     for kind, costs in calls:
         before = sums.get(kind, dict.fromkeys(QUANTITIES, 0))
@@ -257,11 +240,8 @@ def _all_calls(calls: Iterable[ProtocolCall]) -> Iterable[ProtocolCall]:
 
 def _typical(runs: Sequence[dict[str, Costs]]) -> dict[str, Costs]:
     """Return the medians of what several runs cost, but the least seconds."""
-
-    def typical(label: str, quantity: str) -> float:
-        return (min if quantity == "seconds" else statistics.median)([run[label][quantity] for run in runs])
-
-    return {label: {quantity: typical(label, quantity) for quantity in QUANTITIES} for label in runs[0]}
+    take = dict.fromkeys(QUANTITIES, statistics.median) | {"seconds": min}
+    return {label: {q: take[q]([run[label][q] for run in runs]) for q in QUANTITIES} for label in runs[0]}
 
 
 def _rows(compiled: _Compiled, costs: Mapping[str, Costs]) -> list[dict[str, Any]]:

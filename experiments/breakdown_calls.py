@@ -1,7 +1,7 @@
 """The functions of a protocol set that a block calls, with shapes, and each call as a function that runs by itself."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import jax
@@ -53,19 +53,12 @@ class CallFunction:
 
 @dataclass(frozen=True)
 class ProtocolCall:
-    """A call that a block made of a field of `Protocols`.
+    """A call that a block made of a field of `Protocols`."""
 
-    Attributes:
-        name: Field of `Protocols`.
-        function: Call as a function of arrays.
-        inputs: Shapes of the arrays, and whether the parties know them.
-        inner: Calls that this one made, such as a softmax within attention.
-    """
-
-    name: str
+    name: str  # the field
     function: CallFunction
     inputs: tuple[Spec, ...]
-    inner: "tuple[ProtocolCall, ...]" = ()
+    inner: "tuple[ProtocolCall, ...]" = ()  # calls that this one made, such as a softmax within attention
 
 
 def calls_of(graph: Graph, specs: Mapping[str, Spec]) -> dict[str, tuple[ProtocolCall, ...]]:
@@ -79,27 +72,20 @@ def calls_of(graph: Graph, specs: Mapping[str, Spec]) -> dict[str, tuple[Protoco
     return found
 
 
-@dataclass(eq=False)
-class _Log:
-    """Calls as they return; those that a call has made so far wait in the last list."""
-
-    open: list[list[ProtocolCall]] = field(default_factory=lambda: [[]])
-
-
 @dataclass(frozen=True, eq=False)
 class _Recorded:
-    """A protocol's function that writes down its calls."""
+    """A protocol's function that writes down its calls, those that a call has made so far in the last list of `log`."""
 
     name: str
     function: Callable
     protocols: Protocols
-    log: _Log
+    log: list[list[ProtocolCall]]
 
     def __call__(self, *args, **kwargs):
-        self.log.open.append([])
+        self.log.append([])
         result = self.function(*args, **kwargs)
-        inner = tuple(self.log.open.pop())
-        self.log.open[-1].append(self._described(args, kwargs, inner))
+        inner = tuple(self.log.pop())
+        self.log[-1].append(self._described(args, kwargs, inner))
         return result
 
     def _described(self, args, kwargs, inner: tuple[ProtocolCall, ...]) -> ProtocolCall:
@@ -119,22 +105,13 @@ class _Recorded:
         return ProtocolCall(self.name, CallFunction(self.function, structure, tuple(fixed)), tuple(inputs), inner)
 
 
-def _recording(protocols: Protocols, log: _Log) -> Protocols:
-    """Return the set with functions that write down their calls."""
-    functions = {item.name: getattr(protocols, item.name) for item in fields(protocols)}
-    recorded = {name: _Recorded(name, f, protocols, log) for name, f in functions.items() if callable(f)}
-    return replace(protocols, **recorded)
-
-
 def _trace(function: Callable, specs: Sequence[Spec]) -> tuple[list[Spec], tuple[ProtocolCall, ...]]:
-    """Return the specs of a function's outputs, and its calls of protocols.
-
-    Secret arrays get a batch axis that `vmap` takes off again: what depends on them is a `BatchTracer`, and what the
-    parties know is not.
-    """
-    log = _Log()
+    """Return the specs of a function's outputs, and its calls of protocols."""
+    log: list[list[ProtocolCall]] = [[]]
     if isinstance(function, BlockFunction):
-        function = replace(function, protocols=_recording(function.protocols, log))
+        functions = {item.name: getattr(function.protocols, item.name) for item in fields(Protocols)}
+        recorded = {name: _Recorded(name, f, function.protocols, log) for name, f in functions.items() if callable(f)}
+        function = replace(function, protocols=replace(function.protocols, **recorded))
     outputs: list[Spec] = []
 
     def described(*arrays):
@@ -143,9 +120,10 @@ def _trace(function: Callable, specs: Sequence[Spec]) -> tuple[list[Spec], tuple
             outputs.append(Spec(tuple(result.shape), str(result.dtype), not isinstance(result, BatchTracer)))
         return results
 
+    # Secret arrays get a batch axis that `vmap` takes off again: what depends on them is a `BatchTracer`.
     axes = tuple(None if spec.public else 0 for spec in specs)
     batched = described if all(spec.public for spec in specs) else jax.vmap(described, in_axes=axes)
     shapes = [spec.shape if spec.public else (1, *spec.shape) for spec in specs]
     structs = [jax.ShapeDtypeStruct(shape, spec.dtype) for shape, spec in zip(shapes, specs, strict=True)]
     jax.eval_shape(batched, *structs)
-    return outputs, tuple(log.open[0])
+    return outputs, tuple(log[0])

@@ -1,7 +1,6 @@
 """Figures and tables of a step's time, bytes and rounds, from records of `cipherdm bench breakdown`; and the target."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -41,9 +40,8 @@ _TWO_LINES = {
     "first and last convolution": "first and last\nconvolution",
     "down- and upsampling": "down- and\nupsampling",
 }
-
 _SHORT = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
-_LARGE, _SMALL = 9.5, 8  # points
+_SMALL = 8  # points
 _CHARACTER = 0.075  # inches that a character takes at _SMALL
 
 
@@ -67,10 +65,7 @@ def over_network(record: Mapping[str, Any], network: Network) -> dict[str, Any]:
 
 
 def breakdown_bars(record: Mapping[str, Any], quantities: Sequence[str] = ("seconds", "bytes", "rounds")) -> Figure:
-    """Draw a stacked bar for each part of the U-Net, by kind of layer; a row of panels per quantity, a panel per variant.
-
-    Panels of a row share their scale, so that bars compare across variants. Sums of the panels are in their titles.
-    """
+    """Draw a stacked bar for each part of the U-Net, by kind of layer; a row of panels per quantity, a panel per variant."""
     frame = breakdown_frame(record)
     variants, groups = list(dict.fromkeys(frame["variant"])), [g for g in GROUPS if g in set(frame["group"])]
     height = 0.45 + (0.62 + 0.27 * len(groups)) * len(quantities)
@@ -84,7 +79,14 @@ def breakdown_bars(record: Mapping[str, Any], quantities: Sequence[str] = ("seco
             chosen = frame[frame["variant"] == variant]
             sums = chosen.pivot_table(quantity, "group", "kind", aggfunc="sum", fill_value=0, observed=False)
             sums = sums.reindex(index=groups, columns=list(COLOURS), fill_value=0) / unit
-            _stack(axis, sums)
+            for (kind, colour), left in zip(
+                COLOURS.items(), (sums.cumsum(axis="columns") - sums).T.to_numpy(), strict=True
+            ):
+                axis.barh(range(len(sums)), sums[kind], left=left, color=colour, height=0.75)
+            axis.grid(axis="x", color="#dddddd")
+            axis.set_axisbelow(True)
+            axis.xaxis.set_major_locator(MaxNLocator(4))
+            axis.tick_params(axis="x", labelsize=_SMALL)
             total = sums.to_numpy().sum()
             axis.set_xlim(0, 1.05 * longest)
             axis.set_title(f"{variant}: {_short(total)} {label.split(',')[0]}", fontsize=10)
@@ -100,10 +102,7 @@ def breakdown_bars(record: Mapping[str, Any], quantities: Sequence[str] = ("seco
 
 
 def breakdown_icicle(record: Mapping[str, Any], variant: str, quantity: str = "seconds") -> Figure:
-    """Draw a step as an icicle: its groups of parts below it, their parts below those, and in each part the kinds of layers.
-
-    Widths are shares of the step. Raises CipherDMError for a variant or a quantity that the record does not have.
-    """
+    """Draw a step as an icicle: its groups of parts below it, their parts below those, and in each part the kinds of layers."""
     label, unit = _unit(quantity)
     frame = breakdown_frame(record)
     variants = list(dict.fromkeys(frame["variant"]))
@@ -168,17 +167,6 @@ def _legend(figure: Figure, kinds: Iterable[str], **style) -> None:
     figure.legend(handles=handles, ncols=len(handles), **style)
 
 
-def _stack(axis: Axes, sums: pd.DataFrame) -> None:
-    left = pd.Series(0.0, index=sums.index)
-    for kind in sums.columns:
-        axis.barh(range(len(sums)), sums[kind], left=left, color=COLOURS[kind], height=0.75)
-        left = left + sums[kind]
-    axis.grid(axis="x", color="#dddddd")
-    axis.set_axisbelow(True)
-    axis.xaxis.set_major_locator(MaxNLocator(4))
-    axis.tick_params(axis="x", labelsize=_SMALL)
-
-
 def _cell(axis: Axes, left: float, width: float, row: int, colour: str, text: str) -> None:
     if not width:
         return
@@ -186,7 +174,7 @@ def _cell(axis: Axes, left: float, width: float, row: int, colour: str, text: st
     axis.add_patch(Rectangle((left, row + 0.03), width, 0.94, facecolor=colour, **edge))
     inches, characters = 9.3 * width, max(map(len, text.split("\n")))
     if characters * _CHARACTER < inches:
-        axis.text(left + width / 2, row + 0.5, text, ha="center", va="center", fontsize=_LARGE if row < 2 else _SMALL)
+        axis.text(left + width / 2, row + 0.5, text, ha="center", va="center", fontsize=9.5 if row < 2 else _SMALL)
     elif inches > 0.16 and row == 2 and characters * _CHARACTER < 0.62:
         axis.text(left + width / 2, row + 0.5, text, ha="center", va="center", fontsize=7, rotation=90)
 
@@ -201,11 +189,6 @@ def _short_name(part: str) -> str:
 def _short(number: float) -> str:
     """Return a number with three digits, or a whole number with separators."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
-
-
-def figure(records: Path) -> Figure:
-    """Draw a step by part of the U-Net and kind of layer."""
-    return breakdown_bars(read_record(records / f"breakdown_{TINY}.json"))
 
 
 def share_of_step(model: str, variant: str, quantity: str, by: Literal["group", "kind"], *names: str) -> Value:
@@ -237,6 +220,6 @@ TARGET = Target(
             (TEN, "the scheduler's update", "seconds", ("group", "scheduler update"), (1, 0), (0, 2, "%", "most")),
         )
     ),
-    figure,
+    lambda records: breakdown_bars(read_record(records / f"breakdown_{TINY}.json")),
     order=30,
 )

@@ -41,17 +41,10 @@ def take_turns(
     before: int = 0,
     total: int = 0,
 ) -> list[list[Result]]:
-    """Run several things in turns, so that a busy moment of the machine does not fall on one of them alone.
+    """Run named functions in turns, so that a busy moment of the machine does not fall on one of them alone.
 
-    Args:
-        runs: Functions to call, each with the name that progress shows.
-        repetitions: Number of counted turns.
-        progress: Function that is told of each run.
-        warm_up: Whether there is one more turn before them, which is not counted.
-        before, total: Parts of the work that were done before, and of all of it; by default there are only the turns.
-
-    Returns:
-        The results of the counted turns, a list per function.
+    Return the results of the counted turns, a list per function. With `warm_up` there is one more turn before them. `before`
+    and `total` are the parts of the work that were done before, and all of it; by default there are only the turns.
     """
     found: list[list[Result]] = [[] for _ in runs]
     labels = ["warm-up"] * warm_up + [f"run {turn + 1} of {repetitions}" for turn in range(repetitions)]
@@ -65,10 +58,7 @@ def take_turns(
 
 
 def typical(costs: Sequence[CostReport]) -> dict[str, Any]:
-    """Return the time of repeated runs of one program (median, least, most), and medians of what they sent.
-
-    It is the parties' own time: the client's would add a round trip to each run.
-    """
+    """Return the parties' own time for repeated runs of one program (median, least, most), and medians of what they sent."""
     times = [1000 * float(cost.by_program()["seconds"].iloc[0]) for cost in costs]
     sent = {
         name: round(statistics.median(getattr(cost, name) for cost in costs)) for name in ("bytes", "sends", "rounds")

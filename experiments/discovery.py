@@ -10,10 +10,7 @@ _FOLDER = Path(__file__).parent
 
 
 def commands() -> dict[str, str]:
-    """Return the docstring of each module's function `measure`, by the command's name. No module is imported.
-
-    The name is the module's, with hyphens.
-    """
+    """Return each module's docstring of `measure` by the command's name, the module's with hyphens, without importing any."""
     found = {}
     for path in sorted(_FOLDER.glob("*.py")):
         text = path.read_text()

@@ -31,7 +31,7 @@ from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 from .commands import ProtocolsOption, RecordOption, finish, record_path, silent
 from .journal import kept
 from .sd15_blockwise import UNetCall, call_in_plaintext, call_on_parties
-from .target import Check, Command, Records, Target, field
+from .target import Check, Command, Target, field
 
 SD15 = UNetConditionConfig(sample_size=64, cross_attention_dim=768)
 """Stable Diffusion 1.5: 860 million parameters."""
@@ -39,16 +39,9 @@ SD15 = UNetConditionConfig(sample_size=64, cross_attention_dim=768)
 REDUCED = replace(SD15, sample_size=16, cross_attention_dim=96, block_out_channels=(64, 128, 128, 128))
 """The same blocks with fewer channels and smaller latents."""
 
-SCHEDULER = {
-    "_class_name": "DDIMScheduler",
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-}
+_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+SCHEDULER = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, **_BETAS}
+SCHEDULER |= {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
 
 
 def prepared(folder: Path, config: UNetConditionConfig | None = None) -> UNet:
@@ -75,10 +68,9 @@ def run(
 ) -> dict[str, Any]:
     """Call a prepared U-Net in plaintext and on three parties, and return the record.
 
-    The call is for one image and one prompt at the first timestep of a schedule of one step. Finished parts, in the folder
-    `keep`, are not computed again. "error" has rms and max of the parties' result and of the emulation in plaintext, both
-    against diffusers' result and in units of its rms. Raises CipherDMError as `call_on_parties`, or if values leave
-    the ring.
+    The call is for one image and one prompt. Finished parts, in the folder `keep`, are not computed again. "error" has rms and
+    max of the parties' result and of the emulation, against diffusers' result and in units of its rms. Raises CipherDMError as
+    `call_on_parties`, or if values leave the ring.
     """
     shape = (1, unet.config.in_channels, *_extent(unet.config.sample_size))
     sample = np.random.default_rng(2).standard_normal(shape, np.float32)
@@ -157,7 +149,6 @@ KINDS = {
 """Shown name and colour of each kind of block; all others are `OTHER`."""
 
 OTHER = ("projections, resampling, ends", "#bbbbbb")
-_ORDER = ("first", "down", "middle", "up", "last")
 
 
 def full_call_frame(record: Mapping[str, Any]) -> pd.DataFrame:
@@ -169,14 +160,12 @@ def full_call_frame(record: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def full_call_figure(record: Mapping[str, Any]) -> Figure:
-    """Draw the seconds of each part of the U-Net, stacked by kind of block, and the most memory that a party held in it.
-
-    Parts are labelled with the height and width of their layers' inputs.
-    """
+    """Draw the seconds of each part of the U-Net, stacked by kind of block, and the most memory that a party held in it."""
     frame = full_call_frame(record)
     seconds = frame.pivot_table(index="part", columns="kind", values="seconds", aggfunc="sum", fill_value=0)
     # Keys and values of the prompt are computed first, but belong to parts that come later.
-    parts = sorted(set(frame["part"]), key=lambda part: (_ORDER.index(part.split()[0]), part))
+    order = ("first", "down", "middle", "up", "last")
+    parts = sorted(set(frame["part"]), key=lambda part: (order.index(part.split()[0]), part))
     colours = dict([*KINDS.values(), OTHER])
     seconds = seconds.reindex(index=parts, columns=list(colours), fill_value=0)
     memory = frame.groupby("part")["GiB"].max().reindex(parts)
@@ -255,10 +244,6 @@ def measure(
     finish(path, found)
 
 
-def _error_of_parties(records: Records) -> float:
-    return records["sd15_step"]["error"]["parties"]["rms"]
-
-
 TARGET = Target(
     "sd15-step",
     "One U-Net call of Stable Diffusion 1.5's size, block by block",
@@ -266,7 +251,15 @@ TARGET = Target(
     "ours",
     (Command("sd15_step", ("bench", "full-call"), (), ("--reduced",), resumes=True),),
     (
-        Check("error against diffusers, of the rms", 0.1, 0, _error_of_parties, 0, 3, bound="most"),
+        Check(
+            "error against diffusers, of the rms",
+            0.1,
+            0,
+            field("sd15_step", "error", "parties", "rms"),
+            0,
+            3,
+            bound="most",
+        ),
         Check("GB of all parties", 46.7, 0.5, field("sd15_step", "bytes", factor=1e-9), unit=" GB"),
     ),
     lambda records: full_call_figure(read_record(records / "sd15_step.json")),

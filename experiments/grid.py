@@ -71,9 +71,8 @@ def run(
     """Draw prompts by DDIM under all combinations, from the same noise. Return the record and its images.
 
     A row has the PSNR in dB of each image, as it is shown, to that of the first protocol set. A value that overflows is shown
-    as grey. A model's stored calibration is for the guidance scale and timesteps that "calibration" names. It serves all
-    other scales too, and all steps by the nearest timestep, so the record shows the effect. Raises CipherDMError as
-    `text_to_image`, or if there is nothing to draw.
+    as grey. A stored calibration, for the guidance scale and timesteps that "calibration" names, serves all scales, and all
+    steps by the nearest timestep. Raises CipherDMError as `text_to_image`, or if there is nothing to draw.
     """
     if not (prompts and steps and guidance_scales and protocols):
         raise CipherDMError("there must be at least one prompt, number of steps, guidance scale and protocol set.")
@@ -119,9 +118,7 @@ def summary(record: Mapping[str, Any]) -> str:
 MAGNIFIED = 4
 """Factor by which drawn differences are enlarged."""
 
-EXACT = "exact"
-"""Name of the first protocol set in figures. The others are compared with it."""
-
+EXACT = "exact"  # the first protocol set's name in figures
 _LONGEST = 60.0  # dB, of a bar
 
 
@@ -161,10 +158,7 @@ def grid_sheet(grid: Grid, prompt: int = 0, guidance_scale: float | None = None,
 
 
 class GridPicture(MovingPicture):
-    """A figure of one prompt under one setting. `show` shows another without building the figure anew.
-
-    It has the exact image, that of a protocol set, their difference, `MAGNIFIED` times, and the PSNR of all sets as bars.
-    """
+    """A figure of one prompt under one setting. `show` shows another without building the figure anew."""
 
     def __init__(self, grid: Grid):
         self._grid = grid
@@ -235,7 +229,6 @@ def grid_controls(grid: Grid):
 
 
 def _row(record: Mapping[str, Any], protocols: str, guidance_scale: float, steps: int) -> Mapping[str, Any]:
-    """Return the row of a protocol set under one setting."""
     wanted = {"protocols": protocols, "guidance_scale": guidance_scale, "steps": steps}
     (row,) = (row for row in record["rows"] if all(row[name] == value for name, value in wanted.items()))
     return row

@@ -33,8 +33,7 @@ class Journal:
         if array is not None:
             write_array(self._array(len(self.rows)), array)
         self.rows.append(dict(row))
-        with replacing(self._path) as temporary:
-            temporary.write_text(json.dumps({"about": self._about, "rows": self.rows}, indent=1) + "\n")
+        write_json(self._path, {"about": self._about, "rows": self.rows})
 
     def arrays(self) -> list[np.ndarray]:
         """Return the arrays of all finished parts."""
@@ -49,6 +48,12 @@ def kept(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
     if not path.exists():
         write_array(path, compute())
     return np.load(path)
+
+
+def write_json(path: Path, contents: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(contents, indent=1) + "\n")
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

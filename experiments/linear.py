@@ -3,22 +3,26 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 import typer
+from matplotlib.figure import Figure
 
-from cipherdm.engine import CostReport, EngineConfig, LocalCluster, Node, Plan, Session, Spec, compile_plan
+from cipherdm.engine import CostReport, EngineConfig, LocalCluster, Node, Session, Spec, compile_plan
 from cipherdm.errors import CipherDMError
 from cipherdm.kernels.operation import Kernel, apply
 from cipherdm.kernels.products import trial
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import fast
 from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, dot_general, encode, matmul
+from cipherdm.views.style import PALETTE, describe, frameless, new_figure
 
 from .commands import RecordOption, RepetitionsOption, finish, record_path, silent, take_turns, typical
+from .markdown import markdown, records_named, times
 from .target import Check, Command, Records, Target, Value, of_rows
 
 ENGINE = EngineConfig(fraction_bits=ENGINE_FRACTION_BITS)
@@ -31,20 +35,14 @@ _NAMES = ("first", "second")
 
 @dataclass(frozen=True)
 class Shape:
-    """`batch` products of [rows, inner] and [inner, columns], or a convolution of 3 x 3 that is one such product.
+    """`batch` products of [rows, inner] and [inner, columns], or a convolution of 3 x 3 that is one such product."""
 
-    Attributes:
-        name: Name of a layer that has it.
-        rows, inner, columns, batch: Extents. With a batch both operands are activations; without one the first is weights.
-        images: For a convolution of inner / 9 channels, the number of images and their side in pixels.
-    """
-
-    name: str
+    name: str  # of a layer that has it
     rows: int
     inner: int
     columns: int
-    batch: int | None = None
-    images: tuple[int, int] | None = None
+    batch: int | None = None  # with one both operands are activations; without one the first is weights
+    images: tuple[int, int] | None = None  # of a convolution of inner / 9 channels: count, and side in pixels
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.inner}x{self.columns}" + (f" x {self.batch}" if self.batch else "")
@@ -111,12 +109,10 @@ _BY_SPU: dict[str, Callable[[Fixed, Fixed], Fixed]] = {
 def run(
     session: Session, shapes: Sequence[Shape] = SHAPES, repetitions: int = 3, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Multiply at each shape in all ways in turns, and return the record.
+    """Multiply at each shape in all ways in turns, without truncation, and return the record.
 
-    The products are not truncated. Times are the parties' own, without sharing and revealing. Kernels keep weights' digits.
-
-    Raises:
-        CipherDMError: There is nothing to measure, or the session's configuration is not `ENGINE`.
+    Times are the parties' own, without sharing and revealing. Kernels keep weights' digits. Raises CipherDMError if there is
+    nothing to measure, or if the session's configuration is not `ENGINE`.
     """
     if not shapes or repetitions < 1 or session.config != ENGINE:
         raise CipherDMError(
@@ -125,10 +121,12 @@ def run(
     rows, parts = [], len(WAYS) * (repetitions + 1)
     for place, shape in enumerate(shapes):
         values, errors = _operands(shape), {}
+        specs = {name: Spec(extents) for name, extents in zip(_NAMES, shape.operands, strict=True)}
         session.share({name: encode(value, BITS, ring=True) for name, value in values.items()})
 
-        def multiply(way, shape=shape, values=values, errors=errors) -> CostReport:
-            cost = session.run(_plan(shape, way))
+        def multiply(way, shape=shape, specs=specs, values=values, errors=errors) -> CostReport:
+            node = Node("product", Product(way, shape.kind), _NAMES, ("z",))
+            cost = session.run(compile_plan([node], specs, keep=["z"]))
             if way not in errors:
                 errors[way] = _error(session, values, way)
             return cost
@@ -166,11 +164,6 @@ def _operands(shape: Shape) -> dict[str, np.ndarray]:
     return {name: generator.integers(-32, 33, size) / 256 for name, size in zip(_NAMES, shape.operands, strict=True)}
 
 
-def _plan(shape: Shape, way: str) -> Plan:
-    specs = {name: Spec(extents) for name, extents in zip(_NAMES, shape.operands, strict=True)}
-    return compile_plan([Node("product", Product(way, shape.kind), _NAMES, ("z",))], specs, keep=["z"])
-
-
 def _error(session: Session, values: Mapping[str, np.ndarray], way: str) -> float:
     """Return the largest difference of the last result from the product in plaintext."""
     bits = 2 * BITS + (32 if way == "kernel, 32 bits" else 0)
@@ -182,6 +175,49 @@ def _error(session: Session, values: Mapping[str, np.ndarray], way: str) -> floa
     else:
         expected = np.matmul(values["first"], values["second"])
     return float(np.abs(found - expected).max())
+
+
+def linear_table(measurements: Path) -> str:
+    """Return matrix products by SPU and by kernels on shares, as Markdown."""
+    (record,) = records_named(measurements, "linear.json", "cipherdm bench linear")
+    rows = [
+        [row["shape"], row["way"], f"{row['ms']:,.0f}", f"{row['G/s']:.1f}", f"{row['MB']:,.1f}"]
+        + [times(row["faster"]), times(row["fewer bytes"])]
+        for row in table(record).to_dict("records")
+    ]
+    return markdown(["product", "by", "ms", "G multiply-adds/s", "MB", "faster", "fewer bytes"], rows)
+
+
+TABLES = {"linear": linear_table}
+
+_COLOURS = (PALETTE[7], PALETTE[0], PALETTE[1])  # of `WAYS`
+
+
+def speeds(record: Mapping[str, Any]) -> Figure:
+    """Draw time and bytes of each shape as bars, in each way relative to SPU's, with the numbers beside them."""
+    rows = table(record)
+    shapes = list(dict.fromkeys(rows["shape"]))
+    figure = new_figure(8.6, 0.9 + 0.95 * len(shapes))
+    axes = figure.subplots(1, 2, sharey=True, gridspec_kw={"width_ratios": (1.35, 1)})
+    texts = []
+    for index, (way, colour) in enumerate(zip(WAYS, _COLOURS, strict=True)):
+        for place, shape in enumerate(shapes):
+            (row,) = rows[(rows["shape"] == shape) & (rows["way"] == way)].to_dict("records")
+            height = place + 0.27 * (index - 1)
+            label = way.replace("spu", "SPU") if place == 0 else None
+            bars = (("faster", f"{row['ms']:,.0f} ms, {row['faster']:.1f}x"), ("fewer bytes", f"{row['MB']:.1f} MB"))
+            for axis, (ratio, text) in zip(axes, bars, strict=True):
+                axis.barh(height, 1 / row[ratio], height=0.25, color=colour, label=label)
+                axis.text(1 / row[ratio], height, f" {text}", va="center", fontsize=8.5)
+            texts.append(f"{shape}, {way}: {row['ms']:,.0f} ms, {row['faster']:.1f} times as fast, {row['MB']:.1f} MB")
+    axes[0].set_yticks(np.arange(len(shapes)), shapes, fontsize=9)
+    axes[0].invert_yaxis()
+    for axis, quantity, room in zip(axes, ("time", "bytes"), (1.5, 1.4), strict=True):
+        axis.set(xlabel=f"{quantity}, as a share of SPU's", xlim=(0, room))
+        axis.set_xticks([0, 0.5, 1], ["0", "half", "all"])
+        frameless(axis)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(WAYS), frameon=False)
+    return describe(figure, "Bars by shape and way. " + "; ".join(texts) + ".")
 
 
 def measure(

@@ -17,7 +17,6 @@ from cipherdm.progress import Progress, ProgressBar
 from .commands import RecordOption, finish, record_path, silent
 from .target import Check, Command, Records, Target, Value
 
-_TRANSFER = 0.5  # seconds that a transfer should take
 _LARGEST = 250_000_000  # bytes of a transfer
 _ADDRESSES = (Path("/nowhere"),) * 3  # of parties that nobody connects to here
 
@@ -36,16 +35,16 @@ def run(
     return {"benchmark": "network", "repetitions": repetitions, "rows": rows}
 
 
-def measure_round_trip(shaper: LinkShaper, pings: int = 100) -> float:
-    """Return the median seconds of a byte there and back, from `pings`, or from ten or more if they take over a second."""
-    pings = min(pings, max(10, round(1 / max(shaper.network.round_trip, 1e-3))))
+def measure_round_trip(shaper: LinkShaper) -> float:
+    """Return the median seconds of a byte there and back, from 100 times, or from ten or more if they take over a second."""
+    pings = min(100, max(10, round(1 / max(shaper.network.round_trip, 1e-3))))
     with shaper.probe() as (near, far):
         return statistics.median(ping(near, far) for _ in range(pings))
 
 
 def measure_throughput(shaper: LinkShaper) -> float:
     """Return the bit/s of one long transfer, from the arrival of its first bytes to that of its last."""
-    size = int(min(_TRANSFER * shaper.network.bandwidth / 8, _LARGEST))
+    size = int(min(0.5 * shaper.network.bandwidth / 8, _LARGEST))  # about half a second
     buffer = bytearray(1 << 18)
     with shaper.probe() as (near, far):
         sender = threading.Thread(target=near.sendall, args=(bytes(size),))

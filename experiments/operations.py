@@ -18,7 +18,7 @@ from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols.fixed import spread
 
 from .commands import RecordOption, RepetitionsOption, finish, record_path, silent, take_turns, typical
-from .target import Check, Command, Records, Target, Value
+from .target import Check, Command, Target, Value
 
 ROW = 100  # numbers in a softmax row, and rows and columns of the matrices
 ADDITIONS = 20  # one after the other, because a single one is over before it can be measured
@@ -119,7 +119,19 @@ def run(
     for operation, found in zip(chosen, costs, strict=True):
         result = jax.eval_shape(operation.function, *(values[name] for name in operation.arguments))
         about = {"operation": operation.name, "elements": result.size}
-        rows.append(about | _summary(found) | {"max_error": errors[operation.name]})
+        costs_of = typical(found)
+        parties = [cost.programs[["sent_bytes", "sends"]].max() for cost in found]
+        rows.append(
+            {
+                **about,
+                **{name: costs_of[name] for name in ("ms", "ms_low", "ms_high", "bytes")},
+                "messages": costs_of["sends"],
+                "rounds": costs_of["rounds"],
+                "busiest_bytes": int(statistics.median(party["sent_bytes"] for party in parties)),
+                "busiest_messages": int(statistics.median(party["sends"] for party in parties)),
+                "max_error": errors[operation.name],
+            }
+        )
     return {"benchmark": "operations", "repetitions": repetitions, "row": ROW, "rows": rows}
 
 
@@ -143,26 +155,9 @@ def measure(
     finish(record_path(record, "operations"), found, table(found), table({"rows": found["layouts"]}))
 
 
-def _summary(costs: Sequence[CostReport]) -> dict[str, Any]:
-    found = typical(costs)
-    parties = [cost.programs[["sent_bytes", "sends"]].max() for cost in costs]
-    return {
-        **{name: found[name] for name in ("ms", "ms_low", "ms_high", "bytes")},
-        "messages": found["sends"],
-        "rounds": found["rounds"],
-        "busiest_bytes": int(statistics.median(party["sent_bytes"] for party in parties)),
-        "busiest_messages": int(statistics.median(party["sends"] for party in parties)),
-    }
-
-
 def bytes_per_element(operation: str) -> Value:
     """Return the function that takes an operation's bytes per element from the record."""
-
-    def value(records: Records) -> float:
-        (row,) = (row for row in records["operations"]["rows"] if row["operation"] == operation)
-        return row["bytes"] / row["elements"]
-
-    return value
+    return lambda records: float(table(records["operations"])["bytes_per_element"][operation])
 
 
 TARGET = Target(

@@ -66,9 +66,8 @@ def run(
     """Draw one prompt after the other. Return the record and its images, for `recording.write`.
 
     Programs are compiled for the first prompt, and stay with the parties for the others. Shares are made anew for each. In a
-    row, "psnr_db" compares the secure image with that of the exact functions in plaintext, "latents_psnr_db" the latents of
-    these two, and "emulated_psnr_db" the same protocols in plaintext with the exact ones. "whole_seconds" is what the client
-    waited, including compiling and sharing; "peak_memory" is the most that one party's process held, in bytes. Raises
+    row, "psnr_db" compares the secure image with that of the exact functions in plaintext, "latents_psnr_db" their latents,
+    "emulated_psnr_db" the protocols in plaintext with the exact functions. "whole_seconds" is what the client waited. Raises
     CipherDMError as `text_to_image`, or if there is no prompt.
     """
     if not prompts:
@@ -79,7 +78,10 @@ def run(
             settings = {"steps": steps, "scheduler": scheduler, "guidance_scale": guidance_scale, "seed": seed + index}
             draw = partial(text_to_image, pipeline, prompts=[prompt], **settings)
             exact, emulated = (draw(None, protocols=chosen) for chosen in (DIRECT, protocols))
-            told = partial(_tell_part, progress, index, len(prompts))
+
+            def told(done: int, total: int, label: str, index: int = index) -> None:
+                progress(index * total + done, len(prompts) * total, f"prompt {index + 1}, {label}")
+
             start = perf_counter()
             secure = draw(cluster, protocols=protocols, granularity="block", progress=told)
             rows.append(
@@ -129,11 +131,6 @@ def summary(record: Mapping[str, Any]) -> str:
         f"A picture takes at most {seconds.max():.0f} s, and a party {frame['peak_memory'].max() / 2**20:.0f} MiB.\n"
         f"Beside computing, compiling and sharing took {beside[0]:.1f} s for the first prompt{later}."
     )
-
-
-def _tell_part(progress: Progress, index: int, count: int, done: int, total: int, label: str) -> None:
-    """Report the progress of one prompt's run as a part of all."""
-    progress(index * total + done, count * total, f"prompt {index + 1}, {label}")
 
 
 ACROSS = 4

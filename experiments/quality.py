@@ -13,24 +13,20 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 
 from cipherdm.costs import LAN, WAN, Network
 from cipherdm.costs.sampling import SAMPLERS, StepCost, cost_of
-from cipherdm.errors import CipherDMError
-from cipherdm.records import MEASUREMENTS, read_record
+from cipherdm.records import MEASUREMENTS
 from cipherdm.views.latency import load_costs
 from cipherdm.views.style import PALETTE, describe, new_figure
 
 from .markdown import records_named
-from .target import MODELS, PROMPT_MODEL, TEN, TINY, Check, Command, Target, field, mean_of
+from .target import MODELS, PROMPT_MODEL, TEN, TINY, Check, Command, Target, field
 
 ORDER = ("direct", "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-guarded")
-_MARKERS = "osD^vP"
 
 
 def read_quality(measurements: Path) -> pd.DataFrame:
-    """Return a row for each record of `cipherdm evaluate`.
+    """Return a row for each record of `cipherdm evaluate`, of which there must be one.
 
-    Columns: model, protocols, sampler, accuracy, f1, lenet_fid, samples, overflowed, psnr. `sampler` is the scheduler with its
-    steps, such as "DDIM-50". `psnr` compares the emulation with exact samples, and is NaN without an emulation. Raises
-    CipherDMError if there is no such record.
+    `sampler` is the scheduler with its steps, such as "DDIM-50". `psnr` compares the emulation with exact samples, or is NaN.
     """
     rows = [
         {
@@ -51,11 +47,7 @@ def read_quality(measurements: Path) -> pd.DataFrame:
 
 
 def quality_figure(table: pd.DataFrame, models: Sequence[str], samplers: Sequence[str]) -> Figure:
-    """Draw accuracy and LeNet-FID of each protocol set, a row of panels for each model and a marker for each sampler.
-
-    Better is right on the left panel and left on the right one. The table is that of `read_quality`; up to six samplers, such
-    as "DDIM-50", can be shown.
-    """
+    """Draw accuracy and LeNet-FID of each protocol set, a row of panels for each model and a marker for each sampler."""
     chosen = table[table["model"].isin(models) & table["sampler"].isin(samplers)]
     samplers = [name for name in samplers if name in set(chosen["sampler"])]
     names = [name for name in dict.fromkeys((*ORDER, *chosen["protocols"])) if name in set(chosen["protocols"])]
@@ -66,7 +58,7 @@ def quality_figure(table: pd.DataFrame, models: Sequence[str], samplers: Sequenc
         for index, sampler in enumerate(samplers):
             rows = chosen[(chosen["model"] == model) & (chosen["sampler"] == sampler)]
             height = [names.index(name) + 0.16 * (index - (len(samplers) - 1) / 2) for name in rows["protocols"]]
-            style = {"color": PALETTE[index], "marker": _MARKERS[index], "s": 36, "label": sampler, "zorder": 3}
+            style = {"color": PALETTE[index], "marker": "osD^vP"[index], "s": 36, "label": sampler, "zorder": 3}
             for axis, column in zip(line, ("accuracy", "lenet_fid"), strict=True):
                 axis.scatter(rows[column], height, **style)
             for row in rows.itertuples():
@@ -89,15 +81,9 @@ def quality_figure(table: pd.DataFrame, models: Sequence[str], samplers: Sequenc
 
 
 def quality_frame(model: str, measurements: Path) -> pd.DataFrame:
-    """Return the quality of a model by sampler and steps, from its records of `cipherdm evaluate` with exact functions.
-
-    Columns: sampler, steps, accuracy, f1, lenet_fid, count. Each row is a record. Raises CipherDMError if there is none.
-    """
-    paths = [measurements / f"quality_{model}_direct.json", *measurements.glob(f"quality_{model}_direct_*.json")]
-    records = [read_record(path) for path in paths if path.exists()]
-    if not records:
-        remedy = f"cipherdm evaluate {model} --record data/measurements/quality_{model}_direct.json"
-        raise CipherDMError(f"there is no record of the quality of {model}: make it with `{remedy}`.")
+    """Return a row for each of a model's records of `cipherdm evaluate` with exact functions, by sampler and steps."""
+    remedy = f"cipherdm evaluate {model} --record data/measurements/quality_{model}_direct.json"
+    records = records_named(measurements, f"quality_{model}_direct*.json", remedy)
     frame = pd.DataFrame([record for record in records if not record["eta"]])
     frame["sampler"] = frame["scheduler"].map(SAMPLERS)
     frame = frame[["sampler", "steps", "accuracy", "f1", "lenet_fid", "count"]].drop_duplicates(["sampler", "steps"])
@@ -108,8 +94,7 @@ def quality_frame(model: str, measurements: Path) -> pd.DataFrame:
 def quality_against_cost(quality: pd.DataFrame, cost: StepCost, networks: Sequence[Network] = (LAN, WAN)) -> Figure:
     """Draw LeNet-FID over the seconds of sampling, by the latency model, a panel for each network. Numbers are steps.
 
-    The table is that of `quality_frame` for the same model. Samplers differ only in their last few additions, so the cost of
-    one step serves for all.
+    Samplers differ only in their last few additions, so the cost of one step serves for all.
     """
     figure = new_figure(0.8 + 3.6 * len(networks), 3.5)
     axes = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
@@ -169,10 +154,7 @@ _ACCURACIES = (
 
 
 def quality_command(model: str, protocols: str, scheduler: str = "ddim", steps: int = 50) -> Command:
-    """Return the command for one row of the quality table: 2,000 images, in the reduced run 200.
-
-    With `fast` and 50 steps of DDIM, 16 images are drawn on three parties as well.
-    """
+    """Return the command for a row of the quality table. With fast and DDIM-50, three parties draw 16 images as well."""
     sampler = "" if (scheduler, steps) == ("ddim", 50) else f"_{scheduler.removesuffix('++')}-{steps}"
     chosen = ("--scheduler", scheduler, "--steps", str(steps)) if sampler else ()
     on_shares = protocols == "fast" and not sampler and model in MODELS
@@ -189,8 +171,8 @@ def accuracy(what: str, stem: str, expected: float, tolerance: float, reduced: f
     return Check(what, expected, tolerance, field(stem, "accuracy", factor=100), reduced, unit="%")
 
 
-_SETS = ("direct", "cipherdm", "cipherdm-corrected", "puma", "fast")
-_PSNR = field(f"quality_{TEN}_fast", "psnr", "emulated")
+_SETS = ORDER[:5]
+_PSNR = field(f"quality_{TEN}_fast", "emulated", "psnr")
 
 QUALITY = Target(
     "quality",
@@ -245,7 +227,7 @@ PICTURE = Target(
     "secure sampling gives the pictures that plaintext sampling gives",
     "ours",
     (Command("sample", ("sample", "--model", TEN, "--granularity", "loop"), *_LABELS, option="--out"),),
-    (Check("mean PSNR to plaintext", 33.0, 2, mean_of("sample", "psnr_db"), unit=" dB"),),
+    (Check("mean PSNR to plaintext", 33.0, 2, field("sample", "psnr_db"), unit=" dB"),),
     order=150,
 )
 
@@ -258,7 +240,7 @@ CAPTIONS = Target(
     "ours",
     (Command(READ, ("read-back", PROMPT_MODEL), (), ("--count", "100")),),
     tuple(
-        Check(what, expected, tolerance, field(READ, name, "drawn", factor=100), reduced, unit="%")
+        Check(what, expected, tolerance, field(READ, "drawn", name, factor=100), reduced, unit="%")
         for what, name, expected, tolerance, reduced in (
             ("digits as their captions say", "digit", 96.8, 2, 6),
             ("colours", "colour", 99.6, 1, 3),

@@ -37,11 +37,7 @@ def write(path: str | Path, record: Mapping[str, Any], images: Mapping[str, np.n
 
 
 def read(path: str | Path, command: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Read what `write` wrote: the record, and its images by kind, uint8 [n, ...].
-
-    Raises CipherDMError, naming the `command` that makes them, if the record or its images are missing, or do not belong
-    together.
-    """
+    """Read what `write` wrote: the record, and images by kind, uint8 [n, ...]. Raises CipherDMError, naming the `command`."""
     path = Path(path)
     remedy = f"make it with `{command}`."
     if not path.exists():

@@ -24,6 +24,7 @@ from cipherdm.files import replacing, root
 from cipherdm.records import environment
 from cipherdm.views.style import png
 
+from .journal import write_json
 from .target import Command, Records, Target
 
 _WATCH = 0.5  # seconds between two looks at the memory
@@ -31,19 +32,12 @@ _WATCH = 0.5  # seconds between two looks at the memory
 
 @dataclass(frozen=True)
 class Folders:
-    """Folders of a reproduction.
+    """Folders of a reproduction."""
 
-    Attributes:
-        reduced: True to measure little of each target. None of it goes where the committed records are.
-        state: Folder of finished runs that are not published yet, and of the marks of those that are.
-        measurements: Folder of the records.
-        figures: Folder of the figures, and of images that commands draw.
-    """
-
-    reduced: bool
-    state: Path
+    reduced: bool  # whether little of each target is measured; none of it goes where the committed records are
+    state: Path  # of finished runs that are not published yet, and of the marks of those that are
     measurements: Path
-    figures: Path
+    figures: Path  # also of images that commands draw
 
     @classmethod
     def of(cls, reduced: bool, checkout: Path | None = None) -> "Folders":
@@ -105,26 +99,22 @@ class Run:
             )
         took = {"seconds": seconds, "memory": memory, "load_before": load}
         record = json.loads(self.record.read_text())
-        _write_json(self.record, {**record, "run": {"commands": [self.line], **took}})
+        write_json(self.record, {**record, "run": {"commands": [self.line], **took}})
         about = environment()
         mark = {"piece": self.command.name, "command": self.line, **took}
-        self.mark(mark | {"commit": about["commit"], "date": about["date"]})
+        write_json(self._mark, mark | {"commit": about["commit"], "date": about["date"]})
 
-    def mark(self, contents: dict[str, Any]) -> None:
-        """Write the mark of the finished run."""
-        _write_json(self._mark, contents)
-
-
-def _write_json(path: Path, contents: dict[str, Any]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(contents, indent=1) + "\n")
+    def publish(self, folders: Folders) -> None:
+        """Put the record and the images where they belong, and note that in the mark."""
+        for file in sorted(self.output.iterdir()):
+            folder = folders.figures if file.suffix == ".png" else folders.measurements
+            with replacing(folder / file.name) as temporary:
+                temporary.write_bytes(file.read_bytes())
+        write_json(self._mark, {**self.finished, "published": True})
 
 
 def _run_watched(command: list[str]) -> tuple[int, int]:
-    """Return a command's exit code, and the most bytes of memory that it and all its children held together.
-
-    An interruption by the keyboard reaches the command too; it gets the time that it needs to stop its parties.
-    """
+    """Return a command's exit code, and the most bytes of memory that it and all its children held together."""
     process, peak = subprocess.Popen(command), 0
     try:
         while True:
@@ -132,7 +122,7 @@ def _run_watched(command: list[str]) -> tuple[int, int]:
                 return process.wait(_WATCH), peak
             except subprocess.TimeoutExpired:
                 peak = max(peak, _memory(process.pid))
-    except BaseException:
+    except BaseException:  # an interruption by the keyboard reaches the command too, which then stops its parties
         process.terminate()
         process.wait()
         raise
@@ -159,15 +149,10 @@ def choose(targets: Sequence[Target], names: Sequence[str]) -> tuple[Target, ...
 
 
 def reproduce(targets: Sequence[Target], folders: Folders, tell: Callable[[str], None], *, again: bool = False) -> bool:
-    """Measure targets, and write their records and figures. Commands that are finished already are skipped.
+    """Measure targets, and write their records and figures. Return True if all numbers were within their tolerances.
 
-    Args:
-        targets: Targets to measure.
-        folders: Folders of runs, records and figures.
-        tell: Function that gets a line before each command is run or skipped, and the results at each target's end.
-        again: True to forget finished runs of these targets first.
-
-    Returns True if all numbers were within their tolerances. Raises CipherDMError if a command failed.
+    Commands that are finished already are skipped, unless `again` is true. `tell` gets a line before each command, and the
+    results at each target's end. Raises CipherDMError if a command failed.
     """
     runs = {target.name: [Run(command, folders) for command in target.commands] for target in targets}
     if again:
@@ -182,7 +167,9 @@ def reproduce(targets: Sequence[Target], folders: Folders, tell: Callable[[str],
             if not finished:
                 run.start()
             publish(runs[target.name], folders)
-        draw(target, folders)
+        if target.figure is not None:
+            with replacing(folders.figures / f"{target.name.replace('-', '')}.png") as temporary:
+                temporary.write_bytes(png(target.figure(folders.measurements)))
         table = compare(target, folders)
         fine = fine and bool(table["holds"].all())
         results = table.to_string(index=False) if len(table) else "nothing to compare"
@@ -191,29 +178,12 @@ def reproduce(targets: Sequence[Target], folders: Folders, tell: Callable[[str],
 
 
 def publish(runs: Sequence[Run], folders: Folders) -> tuple[Path, ...]:
-    """Put the records and images of finished runs where they belong; return the records' paths.
-
-    A record that was put there before is left alone, since a newer one may be in its place.
-    """
-    written = []
-    for run in runs:
-        if not run.finished or run.published:
-            continue
-        for file in sorted(run.output.iterdir()):
-            folder = folders.figures if file.suffix == ".png" else folders.measurements
-            with replacing(folder / file.name) as temporary:
-                temporary.write_bytes(file.read_bytes())
-        run.mark({**run.finished, "published": True})
-        written.append(folders.measurements / run.record.name)
-    return tuple(written)
-
-
-def draw(target: Target, folders: Folders) -> None:
-    """Draw the target's figure from its records, if it has one."""
-    if target.figure is not None:
-        image = png(target.figure(folders.measurements))
-        with replacing(folders.figures / f"{target.name.replace('-', '')}.png") as temporary:
-            temporary.write_bytes(image)
+    """Put the records and images of finished runs where they belong, each once; return the records' paths."""
+    # A record that was put there before is left alone, since a newer one may be in its place.
+    ready = [run for run in runs if run.finished and not run.published]
+    for run in ready:
+        run.publish(folders)
+    return tuple(folders.measurements / run.record.name for run in ready)
 
 
 def compare(target: Target, folders: Folders) -> pd.DataFrame:
@@ -254,10 +224,7 @@ def listing(targets: Sequence[Target], folders: Folders) -> str:
 
 
 def costs(targets: Iterable[Target], places: Iterable[Folders], before: Iterable[dict] = ()) -> list[dict]:
-    """Return what finished full and reduced runs took: a row for each, with target, reduced and the run's mark.
-
-    Rows from `before` stay for commands that are not finished in this checkout, if they are still typed so.
-    """
+    """Return what finished runs took, with target and reduced; of other commands the rows `before`, if typed so still."""
     earlier = {(row["command"], row["reduced"]): row for row in before}
     rows = []
     for folders in places:

@@ -37,17 +37,12 @@ from .journal import Journal, write_array
 
 @dataclass(frozen=True, eq=False)
 class UNetCall:
-    """One call of a U-Net that takes prompts, at one timestep for the whole batch.
-
-    The sample is float32 [B, C, H, W], and encoder_hidden_states, the embedded prompts, are float32 [B, tokens, width]. From
-    `load_unet(folder, lazily=True)` weights are read block by block. Raises CipherDMError if the model has classes, or if the
-    protocol set computes time terms on shares.
-    """
+    """One call of a U-Net that takes prompts, at one timestep for the whole batch. Weights are read block by block if lazy."""
 
     unet: UNet
     protocols: Protocols
-    sample: np.ndarray
-    encoder_hidden_states: np.ndarray
+    sample: np.ndarray  # float32 [B, C, H, W]
+    encoder_hidden_states: np.ndarray  # embedded prompts, float32 [B, tokens, width]
     timestep: float
 
     def __post_init__(self):
@@ -96,10 +91,9 @@ def call_on_parties(
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Compute a call on three parties on this machine, or the part of it that is not finished.
 
-    The folder holds the parties' files, and the journal with the call's identity: `about`, its weights, inputs and settings.
-    Return the predicted noise, float32 [B, C, H, W], and a row for each block. Its "share_seconds" are for preparing and
-    sharing the weights, "peak_memory" is in bytes of the party that held most, "commit" is of the code that ran it. Raises
-    CipherDMError if a party fails, or if the folder holds another call. Finished blocks are kept.
+    The folder holds the parties' files, and the journal with the call's identity, `about`. Return the predicted noise, float32
+    [B, C, H, W], and a row for each block; "share_seconds" are for preparing and sharing the weights. Raises CipherDMError if a
+    party fails, or if the folder holds another call. Finished blocks are kept.
     """
     journal = Journal(folder, about)
     commit = environment()["commit"]  # now, since a long run's record is written when the checkout may have moved on
@@ -129,10 +123,7 @@ def call_on_parties(
 
 
 def call_in_plaintext(call: UNetCall, progress: Progress = silent) -> np.ndarray:
-    """Compute a call here, block by block: the reference with exact functions, the emulation of a secure call with others.
-
-    The emulation gives NaN where the parties' words would overflow.
-    """
+    """Compute a call here, block by block; the emulation of a secure call gives NaN where the parties' words would overflow."""
     values = {name: jax.numpy.asarray(array) for name, array in call.inputs(ring=False).items()}
     for index, block in enumerate(call.blocks, start=1):
         progress(index - 1, len(call.blocks), f"{block.name} in plaintext")

@@ -45,10 +45,7 @@ LEFT_OUT = (
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of some denoising steps, with one call of the U-Net per branch: 2 with classifier-free guidance, 1 without.
-
-    Raises CipherDMError if a number is below 1.
-    """
+    """An image of some denoising steps, with one call of the U-Net per branch: 2 with classifier-free guidance, 1 without."""
 
     steps: int = 20
     branches: int = 2
@@ -81,14 +78,11 @@ class Projection:
 
 @dataclass(frozen=True)
 class Published:
-    """Published cost of a model of this size: seconds and bytes for all steps.
-
-    `measured` names model and sampler, `network` also the machines, as far as they are known here.
-    """
+    """Published cost of a model of this size: seconds and bytes for all steps."""
 
     name: str
-    measured: str
-    network: str
+    measured: str  # model and sampler
+    network: str  # also the machines, as far as they are known here
     parameters: int
     steps: int
     seconds: float
@@ -122,10 +116,7 @@ def published_of(record: Mapping[str, Any]) -> tuple[Published, ...]:
 
 
 def picture_totals(record: Mapping[str, Any], picture: Picture) -> dict[str, float]:
-    """Return an image's seconds on one machine, bytes, sends, rounds and bytes on the path, from the rows of a record.
-
-    Raises CipherDMError for rows of an older version, without rounds or bytes on the path.
-    """
+    """Return an image's seconds on one machine, bytes, sends, rounds and bytes on the path, from the rows of a record."""
     once = sum_totals(row for row in record["rows"] if row["kind"] in CONTEXT_KINDS)
     each = sum_totals(row for row in record["rows"] if row["kind"] not in CONTEXT_KINDS)
     return {name: picture.branches * once[name] + picture.calls * each[name] for name in each}
@@ -146,8 +137,7 @@ def project(
 def full_size_frame(record: Mapping[str, Any], picture: Picture = Picture()) -> pd.DataFrame:  # noqa: B008 (frozen)
     """Return a row for each network, then for each publication: hours of `PARTS`, hours, GB, a description, a short one.
 
-    Published figures are scaled to the image's number of steps, and have no parts. They are left out if the record's U-Net
-    has another size.
+    Publications, of U-Nets of the record's size alone, are scaled to the image's steps, and have no parts.
     """
     rows = []
     for projection in project(record, picture):

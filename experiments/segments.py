@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cipherdm.cli.options import ModelArgument
-from cipherdm.engine import LocalCluster, Session, compile_plan, sum_totals
+from cipherdm.engine import LocalCluster, compile_plan, sum_totals
 from cipherdm.errors import CipherDMError
 from cipherdm.files import root
 from cipherdm.likeness import psnr
@@ -34,7 +34,7 @@ from . import recording
 from .commands import ProtocolsOption, RecordOption, record_path, silent
 from .journal import Journal
 from .recording import draw_levels, labelled_images
-from .target import TINY, Check, Command, Target, field, mean_of
+from .target import TINY, Check, Command, Target, field
 from .variants import labels_or_count
 
 # The arrays of a task that have a row for each step, with the axis of the steps.
@@ -143,24 +143,25 @@ def _run_secure(task: Task, parts: Sequence[tuple[int, int]], folder: Path, prog
         for index in range(done, len(parts)):
             first, steps = parts[index]
             progress(index, len(parts), f"steps {first + 1} to {first + steps}")
-            row = _run_segment(session, segment(task, first, steps))
-            about = {"first_of_process": index == done, "commit": commit}
-            journal.add({"first": first, "steps": steps, **row, **about}, session.reveal("sample"))
+            part = segment(task, first, steps)
+            plan = compile_plan(sampling_nodes(part.shape, "loop"), part.specs, keep=["sample"])
+            # The parties hold the sample, which the segment replaces.
+            session.share(part.owner | {name: array for name, array in part.client.items() if name != "sample"})
+            session.share(part.public, public=True)
+            load = os.getloadavg()[0]
+            row = {
+                "first": first,
+                "steps": steps,
+                **session.run(plan).totals(),
+                "peak_memory": max(session.peak_memory()),
+            }
+            row |= {"load_before": load, "first_of_process": index == done, "commit": commit}
+            journal.add(row, session.reveal("sample"))
     return journal
 
 
-def _run_segment(session: Session, part: Task) -> dict[str, Any]:
-    """Run a segment on the "sample" that the parties hold, which it replaces. Return what it cost."""
-    plan = compile_plan(sampling_nodes(part.shape, "loop"), part.specs, keep=["sample"])
-    session.share(part.owner | {name: array for name, array in part.client.items() if name != "sample"})
-    session.share(part.public, public=True)
-    load = os.getloadavg()[0]
-    cost = session.run(plan)
-    return {**cost.totals(), "peak_memory": max(session.peak_memory()), "load_before": load}
-
-
 def _run_plaintext(task: Task, parts: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-    """Return the samples after each segment, computed here. The task must be made with `ring=False`."""
+    """Return the samples after each segment, computed here."""
     ends = {first + steps for first, steps in parts}
     samples = (step["sample"] for step in plaintext_steps(task))
     return [task.decoded(np.asarray(sample)) for done, sample in enumerate(samples, start=1) if done in ends]
@@ -175,10 +176,7 @@ def _digest(task: Task) -> str:
 
 
 def segments_figure(record: Mapping[str, Any], samples: np.ndarray, columns: int = 5) -> Figure:
-    """Draw the samples at a few ends of segments, plaintext above secure, then PSNR and seconds per step over the run.
-
-    `record` and `samples` are as `run` returns them. The noise and the end are among the moments, one per column.
-    """
+    """Draw the samples at a few ends of segments, plaintext above secure, then PSNR and seconds per step over the run."""
     rows, pictures = record["rows"], samples.shape[2]
     ends = np.array([0] + [row["first"] + row["steps"] for row in rows])
     moments = np.unique(np.linspace(0, len(rows), columns).round().astype(int))
@@ -252,7 +250,7 @@ TARGET = Target(
     "ours",
     (Command(_NAME, ("bench", "segments", TINY, "--scheduler", "ddpm"), *_LENGTHS, resumes=True),),
     (
-        Check("mean PSNR to plaintext", 26.9, 5, mean_of(_NAME, "psnr_db"), 5, unit=" dB"),
+        Check("mean PSNR to plaintext", 26.9, 5, field(_NAME, "psnr_db"), 5, unit=" dB"),
         Check("GB of all parties", 50.7, 0.2, field(_NAME, "bytes", factor=1e-9), unit=" GB"),
     ),
     lambda records: segments_figure(*read(records / f"{_NAME}.json")),

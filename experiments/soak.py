@@ -76,10 +76,7 @@ def run(requests: int = 200, clients: int = 4, *, runs: int = 2, progress: Progr
 
 
 def growth(record: Mapping[str, Any]) -> list[float]:
-    """Return the growth of each party's memory from the second quarter of the requests to the last, as a share.
-
-    The first quarter is left out: processes start then, and libraries reserve memory that they use again.
-    """
+    """Return the growth of each party's memory from the second quarter of the requests to the last, as a share."""
     memory = np.asarray(record["memory_bytes"], float)
     quarter = len(memory) // 4
     early, late = memory[quarter : 2 * quarter], memory[-quarter:]

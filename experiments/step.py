@@ -49,27 +49,14 @@ def run(
 ) -> pd.DataFrame:
     """Measure a denoising step under every variant, for every batch size, and return a row for each.
 
-    SPU reads a program's text at every run. So the first `at_once` steps run in one program, and a step is charged its part;
-    a set with kernels runs one step. Variants of a batch size take turns on the same parties, after a warm-up. Memory is
-    measured afterwards, on new parties for each, because the peak of a process never falls.
+    SPU reads a program's text at every run. So the first `at_once` of `steps` DDIM steps run in one program, and a step is
+    charged its part; a set with kernels runs one step. Variants of a batch size take turns on the same parties after a warm-up.
+    Memory is measured afterwards, on new parties for each, because the peak of a process never falls.
 
-    Args:
-        unet: Model with its scheduler's configuration.
-        variants: Ways to compute a step.
-        batches: Numbers of images at a time.
-        repetitions: Counted runs of each variant.
-        steps: Length of the DDIM schedule whose first steps are run. It sets the sizes of the owner's tables.
-        at_once: Steps in one program.
-        progress: Function that is told of each piece of work.
-
-    Returns:
-        Columns model (its folder's name), batch, variant, repetitions, at_once; and for one step: seconds (wall time that the
-        client sees, without compiling, sharing and revealing), seconds_low, seconds_high, bytes, sends, rounds and path_bytes
-        (see `cipherdm.costs.latency`), medians; setup_seconds, setup_bytes, setup_sends of what runs once before; peak_memory,
-        the most bytes that a party's process held.
-
-    Raises:
-        CipherDMError: There is nothing to run, a setting is out of range, or the parties fail.
+    Columns are model (its folder's name), batch, variant, repetitions, at_once; and for one step: seconds (wall time that the
+    client sees, without compiling, sharing and revealing), seconds_low, seconds_high, bytes, sends, rounds and path_bytes
+    (see `cipherdm.costs.latency`), medians; setup_seconds, setup_bytes, setup_sends of what runs once before; peak_memory,
+    the most bytes that a party's process held. Raises CipherDMError if there is nothing to run, or the parties fail.
     """
     if not variants or min(repetitions, at_once) < 1 or not batches or min(batches) < 1:
         raise CipherDMError(
@@ -153,7 +140,8 @@ def measure_variants(
     unet = load_unet(folder)
     with ProgressBar("run") as bar:
         frame = run(unet, variants=variants_of(unet), batches=batches, steps=steps, progress=bar, **settings)
-    finish(record_path(record, f"{benchmark}_{folder.resolve().name}"), as_record(frame, steps=steps), ratios(frame))
+    found = {"benchmark": "step", "scheduler": "ddim", "steps": steps, "rows": frame.to_dict("records")}
+    finish(record_path(record, f"{benchmark}_{folder.resolve().name}"), found, ratios(frame))
 
 
 def _distilled(model: str, name: str | None) -> list[Variant]:
@@ -161,11 +149,6 @@ def _distilled(model: str, name: str | None) -> list[Variant]:
     folder = find_model(name or model)
     beside = folder if name else folder.with_name(f"{folder.resolve().name}-quad")
     return [of_distilled(load_unet(beside))] if name or beside.is_dir() else []
-
-
-def as_record(frame: pd.DataFrame, *, steps: int) -> dict[str, Any]:
-    """Return the contents of a record: the rows of `run`, and the length of its schedule."""
-    return {"benchmark": "step", "scheduler": "ddim", "steps": steps, "rows": frame.to_dict("records")}
 
 
 def ratios(frame: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,7 @@ there are two baselines, and a gain says little without the name of its baseline
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from cipherdm.errors import CipherDMError
-from cipherdm.records import read_record
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 
-from .markdown import markdown
+from .markdown import markdown, records_named
 from .target import MODELS, PROMPT_MODEL, TEN, TINY, Check, Command, Records, Target, Value
 from .variants import BASELINES
 
@@ -37,29 +36,28 @@ def step_record(model: str, batch: int = 1) -> str:
 def gains(rows: Sequence[Mapping[str, Any]], batch: int = 1) -> pd.DataFrame:
     """Return how many times less each protocol set takes than each of the two baselines, from rows of `bench step`.
 
-    Returns:
-        A row for each model, set and baseline, with columns model, protocols, baseline, time, time_low, time_high, bytes,
-        sends. The last five are baseline divided by set: of median times, of the least and of the most favourable times, of
-        bytes and of messages.
+    Columns are model, protocols, baseline, and baseline divided by set: time (of medians), time_low and time_high (of the least
+    and the most favourable times), bytes, sends.
     """
-    columns = ["model", "protocols", "baseline", "time", "time_low", "time_high", "bytes", "sends"]
     here = [row for row in rows if row["batch"] == batch]
-    found = [
-        (
-            row["model"],
-            row["variant"],
-            base["variant"],
-            base["seconds"] / row["seconds"],
-            base["seconds_low"] / row["seconds_high"],
-            base["seconds_high"] / row["seconds_low"],
-            base["bytes"] / row["bytes"],
-            base["sends"] / row["sends"],
-        )
+    pairs = [
+        (row, base)
         for row in here
         for base in here
         if base["model"] == row["model"] and base["variant"] in BASELINES and row["variant"] not in BASELINES
     ]
-    return pd.DataFrame(found, columns=columns)
+
+    def ratios(over: str, under: str) -> list[float]:
+        return [base[over] / row[under] for row, base in pairs]
+
+    names = [(row["model"], row["variant"], base["variant"]) for row, base in pairs]
+    return pd.DataFrame(names, columns=["model", "protocols", "baseline"]).assign(
+        time=ratios("seconds", "seconds"),
+        time_low=ratios("seconds_low", "seconds_high"),
+        time_high=ratios("seconds_high", "seconds_low"),
+        bytes=ratios("bytes", "bytes"),
+        sends=ratios("sends", "sends"),
+    )
 
 
 def gains_by_batch(
@@ -93,39 +91,27 @@ RERUN = pd.DataFrame(
 
 
 def step_rows(records: Path, models: Sequence[str] = MODELS) -> list[dict]:
-    """Return the rows of all records of `bench step` on some models. Raises CipherDMError if there are none."""
-    stems = [step_record(model, batch) for model in models for batch in STEP_BATCHES]
-    paths = [path for stem in stems if (path := records / f"{stem}.json").exists()]
-    if not paths:
-        raise CipherDMError(
-            f"there is no record {records}/step_*.json: make them with `cipherdm bench step MODEL` of "
-            f"{' and '.join(models)}."
-        )
-    return pd.concat([pd.DataFrame(read_record(path)["rows"]) for path in paths]).to_dict("records")
+    """Return the rows of all records of `bench step` on some models. Raises CipherDMError if a model has none."""
+    found = (records_named(records, f"step_{model}[._]*", f"cipherdm bench step {model}") for model in models)
+    return [row for record in chain(*found) for row in record["rows"]]
 
-
-_AXES = {"time": "times less time", "bytes": "times fewer bytes"}
 
 _BASELINES = {  # label, colour, marker
     "direct": ("against SPU's default", PALETTE[0], "o"),
     "direct-pade": ("against SPU with the Pade exponential", PALETTE[1], "s"),
 }
 
-_TICKS = (0.5, 1, 2, 5, 10, 20, 50)
-
 
 def claims_figure(table: pd.DataFrame) -> Figure:
-    """Draw the table of `gains` in time and bytes against both baselines, over the range that the paper claims.
-
-    A thin line goes from the least to the most favourable runs. Right of 1 the set is cheaper than its baseline.
-    """
+    """Draw `gains` in time and bytes, from the least to the most favourable runs, over the range that the paper claims."""
     names = list(dict.fromkeys(zip(table["model"], table["protocols"], strict=True)))
     models = list(dict.fromkeys(table["model"]))
     places = {name: index + 0.8 * models.index(name[0]) for index, name in enumerate(names)}
     figure = new_figure(8.2, 1.7 + 0.33 * max(places.values(), default=1))
     panels = figure.subplots(1, 2, sharey=True)
     told = []
-    for axis, (quantity, label) in zip(panels, _AXES.items(), strict=True):
+    labels = {"time": "times less time", "bytes": "times fewer bytes"}
+    for axis, (quantity, label) in zip(panels, labels.items(), strict=True):
         low, high = CLAIMED[quantity]
         axis.axvspan(low, high, color="#F0E442", alpha=0.45, linewidth=0, label="claimed by the paper", zorder=0)
         axis.axvline(1, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
@@ -137,7 +123,11 @@ def claims_figure(table: pd.DataFrame) -> Figure:
                 axis.hlines(height, rows["time_low"], rows["time_high"], color=colour, linewidth=1.2, zorder=2)
             axis.scatter(rows[quantity], height, color=colour, marker=marker, s=34, label=text, zorder=3)
         axis.set(xscale="log", xlabel=label)
-        shown = [tick for tick in _TICKS if tick <= 1.3 * max(table[quantity].max(), table["time_high"].max())]
+        shown = [
+            tick
+            for tick in (0.5, 1, 2, 5, 10, 20, 50)
+            if tick <= 1.3 * max(table[quantity].max(), table["time_high"].max())
+        ]
         axis.set_xticks(shown)
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
@@ -178,16 +168,6 @@ def published_table(measurements: Path) -> str:
 
 
 TABLES = {"published": published_table}
-
-
-def figure(records: Path) -> Figure:
-    """Draw the gains of a step against both baselines, with the paper's ranges as bands."""
-    return claims_figure(gains(step_rows(records)))
-
-
-def prompt_figure(records: Path) -> Figure:
-    """Draw the gains of a step of the model that takes prompts."""
-    return claims_figure(gains(step_rows(records, (PROMPT_MODEL,))))
 
 
 def gain(
@@ -247,7 +227,7 @@ STEP = Target(
         for model in MODELS
     ),
     tuple(check for index, model in enumerate((TINY, TEN)) for check in _step_checks(model, index)),
-    figure,
+    lambda records: claims_figure(gains(step_rows(records))),
     order=10,
 )
 
@@ -290,6 +270,6 @@ PROMPT_STEP = Target(
         Check(f"{name}, direct / fast", 5, 0, gain(PROMPT_MODEL, "fast", quantity), reduced, bound="least")
         for name, quantity, reduced in (("bytes", "bytes", 0), ("messages", "sends", None), ("time", "time", None))
     ),
-    prompt_figure,
+    lambda records: claims_figure(gains(step_rows(records, (PROMPT_MODEL,)))),
     order=100,
 )

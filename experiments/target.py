@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,21 +22,14 @@ PROMPT_MODEL = "sd-mini"
 
 @dataclass(frozen=True)
 class Command:
-    """One command of `cipherdm`, which writes one record.
+    """One command of `cipherdm`, which writes one record."""
 
-    Attributes:
-        name: Name of the record's file, and of the run's folder while the record is not published.
-        base, full, reduced: Arguments of `cipherdm` that every run has, and further ones of the full and the reduced run.
-        option: Option that takes the record's path. A command with "--out" writes an image, and the record beside it.
-        resumes: Whether the command keeps finished parts in the folder that `--keep` names.
-    """
-
-    name: str
-    base: tuple[str, ...]
+    name: str  # of the record's file, and of the run's folder while the record is not published
+    base: tuple[str, ...]  # arguments of `cipherdm` that every run has, then further ones of full and of reduced runs
     full: tuple[str, ...] = ()
     reduced: tuple[str, ...] = ()
-    option: Literal["--record", "--out"] = "--record"
-    resumes: bool = False
+    option: Literal["--record", "--out"] = "--record"  # takes the record's path, or that of an image beside the record
+    resumes: bool = False  # whether finished parts are kept in the folder that `--keep` names
 
     def arguments(self, reduced: bool) -> tuple[str, ...]:
         """Return the arguments of `cipherdm`, without the record's path."""
@@ -77,27 +72,16 @@ Value = Callable[[Records], float]
 
 @dataclass(frozen=True)
 class Check:
-    """A number that a target should give.
-
-    Attributes:
-        what: Name of the number.
-        expected: Value in the committed records, rounded; or a bound, see `bound`.
-        tolerance: Allowed difference in a full run on another machine.
-        value: Function that takes the number from the records.
-        reduced: Allowed difference in a reduced run; None if a reduced run cannot tell.
-        digits: Printed digits after the point.
-        unit: Unit, printed after the number.
-        bound: "least" or "most" if `expected` is the least or the most that the number should be.
-    """
+    """A number that a target should give."""
 
     what: str
-    expected: float
-    tolerance: float
+    expected: float  # in the committed records, rounded; or a bound
+    tolerance: float  # allowed difference in a full run on another machine
     value: Value
-    reduced: float | None = None
-    digits: int = 1
+    reduced: float | None = None  # allowed difference in a reduced run; None if it cannot tell
+    digits: int = 1  # printed after the point
     unit: str = ""
-    bound: Literal["", "least", "most"] = ""
+    bound: Literal["", "least", "most"] = ""  # whether `expected` is the least or the most that the number should be
 
     def holds(self, records: Records, reduced: bool = False) -> bool:
         """Return True if the number is within its tolerance. NaN never is."""
@@ -122,35 +106,21 @@ class Check:
 
 @dataclass(frozen=True)
 class Target:
-    """A table or figure that can be measured again.
+    """A table or figure that can be measured again."""
 
-    Attributes:
-        name, title: Name for `cipherdm reproduce --only`, and subject, as a heading.
-        claim, source: Claim that the target tests, and its author: the "paper", other publications, or this project.
-        commands: Commands that measure it. Each can be run by itself.
-        checks: Numbers that should come out.
-        figure: Function that draws the target's figure from the records in a folder; None if a table says it all.
-        order: Place among the targets in documents and runs.
-    """
-
-    name: str
+    name: str  # for `cipherdm reproduce --only`
     title: str
     claim: str
-    source: Literal["paper", "published", "ours"]
-    commands: tuple[Command, ...]
+    source: Literal["paper", "published", "ours"]  # whose the claim is
+    commands: tuple[Command, ...]  # each can be run by itself
     checks: tuple[Check, ...] = ()
-    figure: Callable[[Path], Figure] | None = None
-    order: int = 1000
+    figure: Callable[[Path], Figure] | None = None  # from the folder of records; None if a table says it all
+    order: int = 1000  # place among the targets in documents and runs
 
 
-def field(stem: str, name: str, within: str = "", factor: float = 1.0) -> Value:
-    """Return the function that reads a number of a record, or of a dictionary `within` it, times a factor."""
-    return lambda records: factor * float((records[stem][within] if within else records[stem])[name])
-
-
-def mean_of(stem: str, name: str) -> Value:
-    """Return the function that takes the mean of a list of numbers in a record."""
-    return lambda records: float(np.mean(records[stem][name]))
+def field(stem: str, *keys: str, factor: float = 1.0) -> Value:
+    """Return the function that reads a number of a record, or the mean of several, by its keys, times a factor."""
+    return lambda records: factor * float(np.mean(reduce(getitem, keys, records[stem])))
 
 
 def of_rows(stem: str, name: str, take: Callable[[list[float]], float] = np.mean, factor: float = 1.0) -> Value:

@@ -35,16 +35,11 @@ from .variants import labels_or_count
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """A run, step by step, with everything fetched.
+    """A run, step by step, with everything fetched."""
 
-    The samples are the initial noise, then the sample after each step, float32 [steps + 1, B, C, H, W]; what each step predicts
-    from its sample is float32 [steps, B, C, H, W]. On parties there are also costs, without fetching, of what precedes the
-    first step, if anything does, and of each step.
-    """
-
-    samples: np.ndarray
-    predicted: np.ndarray
-    setup: CostReport | None = None
+    samples: np.ndarray  # the initial noise, then the sample after each step, float32 [steps + 1, B, C, H, W]
+    predicted: np.ndarray  # the image that each step predicts from its sample, float32 [steps, B, C, H, W]
+    setup: CostReport | None = None  # on parties, without fetching: of what precedes the first step, then of each step
     costs: tuple[CostReport, ...] = ()
 
 
@@ -110,10 +105,7 @@ def run(
     seed: int = 0,
     progress: Progress = silent,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Sample on three parties and in plaintext from the same noise. Return the record and its images, for `recording.write`.
-
-    Labels go through the model's classes, 0, 1, ..., again and again. Raises CipherDMError as `cipherdm.sample`.
-    """
+    """Sample on three parties and in plaintext from the same noise. Return the record and its images, for `recording.write`."""
     settings = {**labels_or_count(unet, batch), "scheduler": scheduler, "steps": steps, "eta": eta, "seed": seed}
     load = os.getloadavg()[0]
     task = make_task(unet, protocols=protocols, **settings)
@@ -176,8 +168,8 @@ class Recording:
     def likeness(self, pair: str) -> np.ndarray:
         """Return the PSNR in dB [steps, B] of one run to another from the same noise, after each step.
 
-        The pairs are "secure_to_exact", "emulated_to_exact", "secure_to_emulated", and "predicted_to_exact", which is that of
-        secure predicted images. Emulated runs are in plaintext with the functions of the protocols.
+        The pairs are "secure_to_exact", "emulated_to_exact", "secure_to_emulated", and "predicted_to_exact" of secure
+        predicted images. Emulated runs are in plaintext with the functions of the protocols.
         """
         return np.array([row[pair] for row in self.about["rows"]])
 

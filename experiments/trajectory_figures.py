@@ -26,10 +26,7 @@ _LINES = {
 
 
 def filmstrip(recording: Recording, picture: int = 0, columns: int = 9) -> Figure:
-    """Draw one image on its way, at evenly spaced steps: the sample and the predicted image, plaintext above secure.
-
-    The number below a secure image is its PSNR to the one above it, in dB.
-    """
+    """Draw one image on its way, at evenly spaced steps: the sample and the predicted image, plaintext above secure."""
     shown = np.unique(np.linspace(0, recording.steps, columns).round().astype(int))
     figure = new_figure(1.35 + 0.86 * len(shown), 4.5)
     labels = ("sample,\nplaintext", "sample,\nsecure", "predicted,\nplaintext", "predicted,\nsecure")
@@ -54,11 +51,7 @@ def filmstrip(recording: Recording, picture: int = 0, columns: int = 9) -> Figur
 
 
 def psnr_by_step(recordings: Sequence[Recording]) -> Figure:
-    """Draw the PSNR of the samples after each step, medians over the images, a panel for each recording.
-
-    It compares secure sampling with exact plaintext, and shows the two parts of the difference: the replaced functions, in
-    plaintext, and computing on shares. The band goes from the lowest to the highest secure image.
-    """
+    """Draw the PSNR of the samples after each step, medians over the images and a band, a panel for each recording."""
     figure = new_figure(max(6.5, 3.4 * len(recordings)), 3.5)
     panels = figure.subplots(1, len(recordings), sharey=True, squeeze=False)[0]
     told = []
@@ -106,22 +99,18 @@ def likenesses(recordings: Sequence[Recording]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
-Kind = Literal["samples", "predicted"]
 MAGNIFIED = 8
 """Factor by which drawn differences are enlarged."""
 
 _KINDS = {"samples": "samples", "predicted": "predicted pictures"}
+Kind = Literal["samples", "predicted"]
 
 # Inches. Images and bars stand right of their labels.
 _WIDTH, _LEFT, _RIGHT, _TOP, _LINE, _BAR = 8.4, 1.3, 0.15, 0.62, 0.27, 5.2
 
 
 class StepPicture(MovingPicture):
-    """A figure of a recorded run at one step. `show` shows another step without building the figure anew.
-
-    It has rows of images: plaintext, secure, and secure minus plaintext, `MAGNIFIED` times. Below, bars give the seconds so
-    far, measured and over LAN and WAN by the latency model, in an outline of the whole run's. All is in one axis, in inches.
-    """
+    """A figure of a recorded run at one step, all in one axis, in inches. `show` shows another step without building anew."""
 
     def __init__(self, recording: Recording, step: int | None = None):
         self._recording = recording

@@ -20,15 +20,12 @@ AT_ONCE = 5
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to compute a step, of the benchmark's model or of a `unet` that was distilled from it.
-
-    A program's granularity is several steps in a "loop", the whole "step", or each "block".
-    """
+    """One way to compute a step, of the benchmark's model or of a `unet` that was distilled from it."""
 
     name: str
     protocols: Protocols
     engine: EngineConfig
-    granularity: Granularity = "loop"
+    granularity: Granularity = "loop"  # of one program
     unet: UNet | None = None
 
 
@@ -36,49 +33,33 @@ def variants(names: Sequence[str] = DEFAULT_NAMES, granularity: Granularity | No
     """Return the variants with these names: protocol sets, and "direct-pade".
 
     "direct-pade" is `DIRECT` with the engine's more exact exponential, as the CipherDM release sets it. The granularity is by
-    default "loop", and "step" for sets with kernels, which a loop cannot have.
-
-    Raises:
-        CipherDMError: A name is neither "direct-pade" nor that of a set.
+    default "loop", and "step" for sets with kernels, which a loop cannot have. Raises CipherDMError for another name.
     """
-    made = []
-    for name in names:
-        pade = name == "direct-pade"
-        chosen = DIRECT if pade else named(name)
-        engine = EngineConfig(exp="pade") if pade else engine_for(chosen)
-        made.append(
-            Variant(
-                name if pade else chosen.name, chosen, engine, granularity or ("step" if chosen.kernels else "loop")
-            )
-        )
-    return tuple(made)
+
+    def variant(name: str) -> Variant:
+        if name == "direct-pade":
+            return Variant(name, DIRECT, EngineConfig(exp="pade"), granularity or "loop")
+        chosen = named(name)
+        return Variant(chosen.name, chosen, engine_for(chosen), granularity or ("step" if chosen.kernels else "loop"))
+
+    return tuple(map(variant, names))
 
 
 def of_distilled(unet: UNet, protocols: Protocols = FAST) -> Variant:
     """Return a model that was distilled from the benchmark's, as a variant that is named by its folder."""
-    name = f"{protocols.name} on {unet.folder.resolve().name}"
-    return Variant(name, protocols, engine_for(protocols), unet=unet)
+    return Variant(f"{protocols.name} on {unet.folder.resolve().name}", protocols, engine_for(protocols), unet=unet)
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedStep:
-    """The first step of a sampling run, or the first `count` steps, compiled, with the values that they read.
-
-    Attributes:
-        variant: Way to compute it.
-        task: Values of the owner and the client, and public ones.
-        setup: Plan that runs once before the first step, or None.
-        plan: Plan of the steps. It leaves its inputs as they are, so that it can be run again.
-        count: Number of steps in the plan.
-        prefix: Prefix of its variables on the parties, so that steps can share a session.
-    """
+    """The first step of a sampling run, or the first `count` steps, compiled, with the values that they read."""
 
     variant: Variant
     task: Task
-    setup: Plan | None
-    plan: Plan
+    setup: Plan | None  # runs once before the first step
+    plan: Plan  # of the steps; it leaves its inputs as they are, so that it can be run again
     count: int
-    prefix: str
+    prefix: str  # of its variables on the parties, so that steps can share a session
 
     def start(self, cluster: LocalCluster) -> CostReport | None:
         """Share the values and run what comes before the first step; return what that cost, if there is any."""
@@ -99,11 +80,7 @@ class PreparedStep:
 def prepare(
     unet: UNet, variant: Variant, *, batch: int, steps: int = 20, at_once: int = AT_ONCE, prefix: str = ""
 ) -> PreparedStep:
-    """Compile the first of `steps` DDIM steps for a batch, or the first `at_once` of them if the variant is a loop.
-
-    Raises:
-        CipherDMError: As `batch_task`.
-    """
+    """Compile the first of `steps` DDIM steps for a batch, or the first `at_once` of them if the variant is a loop."""
     task = batch_task(unet, variant.protocols, batch, steps)
     count = min(at_once, steps) if variant.granularity == "loop" else 1
     before, nodes = _first_steps(task, variant.granularity, count)
@@ -117,11 +94,7 @@ def prepare(
 
 
 def batch_task(unet: UNet, protocols: Protocols, batch: int, steps: int) -> Task:
-    """Return a DDIM run of `steps` steps for a batch of images, with labels 0, 1, ... again and again.
-
-    Prompts are empty, and guided, so that the U-Net computes two branches for each image. Raises CipherDMError as
-    `make_task` and `load_pipeline` do.
-    """
+    """Return a DDIM run for a batch of images, with labels 0, 1, ... again and again, or of empty prompts with guidance."""
     if takes_prompts(unet):
         # transformers take seconds to import.
         from cipherdm.sampling.pipeline import load_pipeline
@@ -160,9 +133,8 @@ def _first_steps(task: Task, granularity: str, count: int) -> tuple[list[Node], 
 
 def _renamed(node: Node, prefix: str) -> Node:
     """Return the node on prefixed variables. The next sample gets its own name, so that the step can be run again."""
-    outputs = ("next_sample" if name == "sample" else name for name in node.outputs)
-    inputs = tuple(prefix + name for name in node.inputs)
-    return replace(node, inputs=inputs, outputs=tuple(prefix + name for name in outputs))
+    outputs = tuple(prefix + ("next_sample" if name == "sample" else name) for name in node.outputs)
+    return replace(node, inputs=tuple(prefix + name for name in node.inputs), outputs=outputs)
 
 
 def _prefixed(values: dict[str, Any], prefix: str) -> dict[str, Any]:

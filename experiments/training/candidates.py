@@ -48,19 +48,15 @@ def candidates() -> tuple[TrainingConfig, ...]:
 def costs(config: TrainingConfig) -> dict[str, int]:
     """Count what the cost of a secure call on one image depends on, by running the model once.
 
-    Keys: `parameters`; `multiply_adds` of convolutions, linear layers and attention; `activation_elements` through SiLU
-    or Mish; `softmax_elements`; `resnets` and `attentions`, the layers that determine the rounds. Time embeddings count
-    as elements and multiply-adds here, though the owner computes them in the clear.
+    Time embeddings count here, though the owner computes them in the clear.
     """
     unet = config.unet().eval()
     names = ("multiply_adds", "activation_elements", "softmax_elements", "resnets", "attentions")
     count = {"parameters": unet.num_parameters(), **dict.fromkeys(names, 0)}
 
     def visit(module: nn.Module, _: object, output: torch.Tensor) -> None:
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | nn.Linear):
             count["multiply_adds"] += output.numel() * module.weight[0].numel()
-        elif isinstance(module, nn.Linear):
-            count["multiply_adds"] += output.numel() * module.in_features
         elif isinstance(module, nn.SiLU | nn.Mish):
             count["activation_elements"] += output.numel()
         elif isinstance(module, ResnetBlock2D):
@@ -79,10 +75,7 @@ def costs(config: TrainingConfig) -> dict[str, int]:
 
 
 def compare_candidates(out: str | Path = MEASUREMENTS / "mnist10_candidates.json") -> None:
-    """Train every candidate for 800 steps on the same batches, and record losses beside costs in `out`.
-
-    The loss is the recipe's without its guidance, which would add a classifier's noise to the comparison.
-    """
+    """Train every candidate for 800 steps on the same batches, without guidance, and record losses beside costs."""
     steps, digits, rows = 800, load_mnist("train"), []
     what = f"mean loss of the last fifth of {steps} steps on the same batches; costs are of one call on one image"
     with one_thread():

@@ -43,7 +43,7 @@ class LeNet(nn.Module):
 
 
 def save_classifier(model: LeNet, folder: Path) -> None:
-    """Write the weights to `folder` as `load_classifier` reads them."""
+    """Write the weights to a folder."""
     with replacing(folder / _WEIGHTS) as temporary:
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
 

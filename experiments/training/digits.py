@@ -14,11 +14,10 @@ from safetensors.torch import load_file
 from cipherdm.datasets import Digits, load_mnist
 from cipherdm.errors import CipherDMError
 
-from .attention_scores import ScoreRecorder
 from .evaluation import diffusers_sampler
 from .export import export, write_grid
 from .guidance import Guide, load_guide, train_guide
-from .identity_start import start_at_identity
+from .modules import ScoreRecorder, start_at_identity
 from .recipes import RECIPES, TrainingConfig, scheduler
 from .run import Objective, OnStep, Run, go_on, one_thread, stop_requested
 
@@ -38,10 +37,7 @@ def train(
     The folder is `out` or `data/models/NAME`, rewritten on the way with the averaged weights. `runs/NAME/` holds the
     checkpoint and sample grids. With `resume` a checkpoint is continued; the result equals that of an uninterrupted run.
     `steps` replaces the configuration's, also for the cosine of the learning rate. Ctrl-C (and SIGTERM) ends after the
-    current step with a checkpoint, and raises KeyboardInterrupt.
-
-    Raises CipherDMError for an unknown recipe, bad data, missing initial weights, a loss that is not finite, and a
-    checkpoint that is damaged or of another configuration.
+    current step with a checkpoint, and raises KeyboardInterrupt. Raises CipherDMError for what cannot be trained.
     """
     config = RECIPES.get(name_or_config) if isinstance(name_or_config, str) else name_or_config
     if config is None:
@@ -96,10 +92,7 @@ def start(config: TrainingConfig) -> Run:
 def noise_objective(
     model: UNet2DModel, config: TrainingConfig, digits: Digits, guide: Guide | None = None
 ) -> Objective:
-    """Return the mean square error of the predicted noise (or a teacher's prediction) plus the recipe's penalties.
-
-    `model` is the network in training, whose attention scores are watched if they are penalised.
-    """
+    """Return the mean square error of the predicted noise (or a teacher's prediction) plus the recipe's penalties."""
     images, levels = torch.from_numpy(digits.images), noise_levels()
     class_ids = _class_ids(digits, config)
     teacher = None

@@ -43,10 +43,9 @@ def evaluate(
     seed: int = 0,
     on_batch: Callable[[int, int], None] = lambda done, count: None,
 ) -> Scores:
-    """Draw `count` images, their labels in turn, and score them.
+    """Draw `count` images, their labels in turn, and score them as `score_images` does.
 
-    `sampler(labels, seed)` gives images [B, 1, 28, 28] for class ids [B], positions in `digits`; batch k is drawn with
-    seed + k. `on_batch(done, count)` is called after each batch. Raises what `score_images` raises.
+    `sampler(labels, seed)` gives images [B, 1, 28, 28] for class ids [B]; batch k is drawn with seed + k.
     """
     labels = np.arange(count) % len(digits)
     parts = []
@@ -57,11 +56,7 @@ def evaluate(
 
 
 def score_images(images: np.ndarray, labels: np.ndarray, digits: Sequence[int]) -> Scores:
-    """Score images [N, 1, 28, 28] drawn for class ids [N], positions in `digits`.
-
-    Pixels are clipped to [-1, 1], as when they are shown. Raises `CipherDMError` for shapes or labels that do not fit,
-    and fewer than two images.
-    """
+    """Score images [N, 1, 28, 28] for class ids [N], positions in `digits`. Raises CipherDMError for what does not fit."""
     images, labels, digits = np.asarray(images), np.asarray(labels), np.asarray(digits)
     if images.shape != (len(labels), 1, 28, 28) or len(images) < 2:
         raise CipherDMError(

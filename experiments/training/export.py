@@ -16,21 +16,9 @@ from cipherdm.records import write_record
 from .recipes import TrainingConfig, scheduler
 from .run import Run, loss_summary
 
-_DIFFUSERS_USAGE = """from diffusers import UNet2DModel
-
-unet = UNet2DModel.from_pretrained("data/models/{name}")"""
-
-# The weights are for a quadratic activation and attention without softmax, which diffusers refuses to load by their names.
-_OWN_USAGE = """import cipherdm as cdm
-
-unet = cdm.load_unet("data/models/{name}")"""
-
 
 def export(run: Run, config: TrainingConfig, images: int, out: Path) -> None:
-    """Write the averaged weights as a diffusers folder `out`, with a model card and the training record.
-
-    `images` is the number of training images.
-    """
+    """Write the averaged weights, of so many training images, as a diffusers folder with a card and the training record."""
     record = {"config": asdict(config), "training_images": images, **loss_summary(run, 500)}
     with replacing_files(out) as temporary:
         run.averaged.module.save_pretrained(temporary)
@@ -74,9 +62,14 @@ def _card(run: Run, config: TrainingConfig, images: int) -> str:
     if config.teacher:
         start += f"\n  The target is the prediction of `{config.teacher}` (distillation)."
     blocks = ", ".join(config.down_block_types)
-    kind, usage = "A diffusers `UNet2DModel`", _DIFFUSERS_USAGE
-    if config.act_fn == "quad":
-        kind, usage = "A `UNet2DModel`, but for its activation and its attention,", _OWN_USAGE
+    kind, library, load = (
+        "A diffusers `UNet2DModel`",
+        "from diffusers import UNet2DModel",
+        "UNet2DModel.from_pretrained",
+    )
+    if config.act_fn == "quad":  # diffusers refuses a quadratic activation and attention without softmax
+        kind = "A `UNet2DModel`, but for its activation and its attention,"
+        library, load = "import cipherdm as cdm", "cdm.load_unet"
     return f"""# {config.name}
 
 {kind} that draws MNIST digits ({digits}) by request: class ids 0 to {len(config.digits) - 1}
@@ -93,6 +86,8 @@ stand for these digits in this order. {parameters:,} parameters; channels
 - **Use**: a teaching and measuring object. It knows nothing but MNIST digits.
 
 ```python
-{usage.format(name=config.name)}
+{library}
+
+unet = {load}("data/models/{config.name}")
 ```
 """

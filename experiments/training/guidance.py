@@ -64,7 +64,7 @@ def train_guide(
     seed: int = 0,
     progress: bool = True,
 ) -> Guide:
-    """Train a guide on images [N, 1, H, W] with class ids [N] at all noise levels (`noise_levels`), and save it at `path`."""
+    """Train a guide on images [N, 1, H, W] with class ids [N] at all noise levels, and save it at `path`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         guide = Guide(int(labels.max()) + 1)

@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from cipherdm.errors import CipherDMError
 
-from .quadratic import use_cheap_functions
+from .modules import use_cheap_functions
 
 _ARCHITECTURE = (
     "block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "norm_num_groups",
@@ -32,7 +32,7 @@ class TrainingConfig:
     layers_per_block: int
     norm_num_groups: int
     attention_head_dim: int
-    act_fn: str = "silu"  # "quad" is ours, and brings attention without softmax; see `quadratic`
+    act_fn: str = "silu"  # "quad" is ours, and brings attention without softmax; see `modules`
     add_attention: bool = True
     batch: int = 64
     steps: int = 4000

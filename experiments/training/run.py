@@ -31,13 +31,9 @@ OnStep = Callable[[str, int, float], None]
 class Run:
     """A network in training, at step 0 until steps are taken or a checkpoint is restored.
 
-    Args:
-        name: name of the checkpoint's file and of the progress bar.
-        about: JSON-ready values that the training depends on; a checkpoint of others is refused.
-        model: network to train, moved to `torch.channels_last`; `averaged.module` has its averaged weights.
-        optimizer: called as optimizer(parameters).
-        plan: configuration with `steps`, learning `rate(step)` of a step counted from 0, `clip_norm` (largest norm of a
-            step's gradient) and `ema_decay` (of the weights' moving average).
+    `about` are JSON-ready values that the training depends on; a checkpoint of others is refused. `averaged.module` has the
+    averaged weights. `plan` is a configuration with `steps`, learning `rate(step)` of a step counted from 0, `clip_norm`
+    (largest norm of a step's gradient) and `ema_decay` (of the weights' moving average).
     """
 
     def __init__(
@@ -93,10 +89,7 @@ class Run:
             torch.save(parts | rest, temporary)
 
     def restore(self, folder: Path) -> None:
-        """Bring the run to the state of `folder/NAME.pt`, if that file exists.
-
-        Raises CipherDMError if the file is damaged, or of a training that depended on something else.
-        """
+        """Bring the run to the state of `folder/NAME.pt`, if there is one. Raises CipherDMError if that does not fit."""
         path = folder / f"{self.name}.pt"
         if not path.exists():
             return
@@ -130,15 +123,11 @@ def go_on(
     """Take the steps that are left, with a checkpoint in `folder` every two minutes, before stopping, and at the end.
 
     `visit(run)` is called after every `every` steps (never, if 0) and at the end; what it appends to `run.scores` is kept.
-    Setting `stopped` ends the training after the current step.
-
-    Raises KeyboardInterrupt if `stopped` was set before the last step, and CipherDMError if the loss is not finite.
+    Raises KeyboardInterrupt after a step at which `stopped` is set, and CipherDMError if the loss is not finite.
     """
     begin = saved = time.perf_counter()
-    with tqdm(
-        total=run.steps, initial=run.step, desc=run.name, unit="step", disable=not progress, mininterval=2.0,
-        dynamic_ncols=True,
-    ) as bar:  # fmt: skip
+    shown = {"desc": run.name, "unit": "step", "mininterval": 2.0, "dynamic_ncols": True}
+    with tqdm(total=run.steps, initial=run.step, disable=not progress, **shown) as bar:
         while not run.finished:
             run.take_step(objective)
             if not math.isfinite(run.losses[-1]):
@@ -171,10 +160,9 @@ def stop_requested() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield event  # only the main thread may handle signals; elsewhere an interrupt falls back to the last checkpoint
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: event.set()) for number in numbers}
     try:
-        for number in before:
-            signal.signal(number, lambda *_: event.set())
         yield event
     finally:
         for number, handler in before.items():

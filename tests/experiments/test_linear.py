@@ -6,7 +6,7 @@ import pytest
 from cipherdm import CipherDMError
 from cipherdm.files import root
 from cipherdm.records import read_record
-from cipherdm_experiments import linear, linear_figures
+from cipherdm_experiments import linear
 from cipherdm_experiments.linear import ENGINE, SHAPES, WAYS, Shape, run, shape_named, table
 
 MATRIX, BATCHED = Shape("matrix", 8, 24, 5), Shape("two secrets", 6, 4, 5, 3)
@@ -57,7 +57,7 @@ def test_another_configuration_is_refused(session):
 
 def test_speeds_are_those_of_the_record():
     record = read_record(root() / "data" / "measurements" / "linear.json")
-    figure = linear_figures.speeds(record)
+    figure = linear.speeds(record)
     times, sizes = figure.axes
     rows = {(row["shape"], row["way"]): row for row in record["rows"]}
     shapes = list(dict.fromkeys(shape for shape, _ in rows))

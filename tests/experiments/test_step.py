@@ -248,7 +248,9 @@ def test_a_table_without_its_record_names_the_command(tmp_path, name, command):
 
 def test_the_table_of_steps(tmp_path):
     frame = rows_of(batch=[1, 1, 4], variant=["direct", "cipherdm", "cipherdm"], seconds=[5.1, 1.0, 0.25])
-    write_record(tmp_path / "step_m.json", step.as_record(frame.assign(bytes=[51_000_000, 10_000_000, 10]), steps=20))
+    write_record(
+        tmp_path / "step_m.json", {"rows": frame.assign(bytes=[51_000_000, 10_000_000, 10]).to_dict("records")}
+    )
     headline, batches = TABLES["step"](tmp_path), TABLES["step_batches"](tmp_path)
     assert "| m | 1 | cipherdm | 1.00 s | 10.0 | 10 | 5.1x | 5.1x | 1.0x | 0.0 | 256 |" in headline
     assert "| m | 4 |" not in headline
@@ -256,7 +258,7 @@ def test_the_table_of_steps(tmp_path):
         "| m | direct | 1.0x, 1.0x, 1.0x | - |",
         "| m | cipherdm | 5.1x, 5.1x, 1.0x | -, -, - |",
     ]
-    write_record(tmp_path / "step_m.json", step.as_record(frame[frame["batch"] == 4], steps=20))
+    write_record(tmp_path / "step_m.json", {"rows": frame[frame["batch"] == 4].to_dict("records")})
     with pytest.raises(CipherDMError, match="--batch 1"):
         TABLES["step"](tmp_path)
 

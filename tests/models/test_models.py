@@ -17,7 +17,7 @@ from torch_models import check_distribution, torch_params, with_random_vectors
 from cipherdm.errors import CipherDMError
 from cipherdm.models import TIME_KINDS, UNetConfig, apply_unet, init_unet, run_blocks, unet_blocks
 from cipherdm.protocols import CIPHERDM, DIRECT
-from cipherdm_experiments.training.quadratic import use_cheap_functions
+from cipherdm_experiments.training.modules import use_cheap_functions
 
 EVERYWHERE = {
     "down_block_types": ("AttnDownBlock2D", "AttnDownBlock2D"),

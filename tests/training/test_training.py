@@ -11,10 +11,10 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from cipherdm.errors import CipherDMError
-from cipherdm_experiments.training.attention_scores import ScoreRecorder
 from cipherdm_experiments.training.candidates import candidates, costs
 from cipherdm_experiments.training.digits import batch_at, noise_levels, start, train
 from cipherdm_experiments.training.guidance import load_guide, train_guide
+from cipherdm_experiments.training.modules import ScoreRecorder
 from cipherdm_experiments.training.recipes import RECIPES, TrainingConfig
 
 SMALL = TrainingConfig(

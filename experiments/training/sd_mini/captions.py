@@ -76,10 +76,7 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def balanced_captions(count: int, seed: int = 0) -> tuple[Caption, ...]:
-    """Return `count` captions in which each digit, size, colour, background and place (or none) is as frequent as its others.
-
-    Digits in turn; the rest in shuffled rounds, so that no two of them go together.
-    """
+    """Return captions in which each digit, size, pair of colours and place (or none) is as frequent as its others."""
     generator = np.random.default_rng(seed)
     columns = []
     for choices in (SIZES, list(itertools.permutations(COLOURS, 2)), (None, *PLACES)):

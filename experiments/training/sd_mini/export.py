@@ -19,13 +19,6 @@ from .recipe import SDMiniConfig
 from .score import READER
 from .text import save_tokenizer
 
-_CALIBRATION_CAPTIONS, _CALIBRATION_SEED = 200, 1
-
-_USAGE = """from diffusers import StableDiffusionPipeline
-
-pipeline = StableDiffusionPipeline.from_pretrained("data/models/{name}")
-pipeline("a small red seven on a blue background", num_inference_steps=20, guidance_scale=4.0).images[0]"""
-
 
 def assemble(
     tokenizer: CLIPTokenizer, text: CLIPTextModel, autoencoder: AutoencoderKL, unet: UNet2DConditionModel
@@ -39,10 +32,8 @@ def assemble(
 
 
 def export(pipeline: StableDiffusionPipeline, reader: LeNet, config: SDMiniConfig, runs: list[Run], out: Path) -> None:
-    """Write the pipeline, the digit reader, captions to calibrate with, a model card and the training record to `out`.
-
-    The U-Net's weights, most of all, are stored in half precision; whoever loads them computes in single.
-    """
+    """Write the pipeline, the digit reader, captions to calibrate with, a model card and the training record to `out`."""
+    # Whoever loads the weights computes in single precision.
     half = copy.deepcopy(pipeline.unet).half()
     stages = {run.name: {**loss_summary(run, 100), "scores": run.scores} for run in runs}
     with replacing_files(out) as temporary:
@@ -50,7 +41,7 @@ def export(pipeline: StableDiffusionPipeline, reader: LeNet, config: SDMiniConfi
         save_tokenizer(pipeline.tokenizer, temporary / "tokenizer")
         save_classifier(reader, temporary / READER)
         (temporary / "README.md").write_text(_card(pipeline, config, runs))
-        captions = balanced_captions(_CALIBRATION_CAPTIONS, _CALIBRATION_SEED)
+        captions = balanced_captions(200, seed=1)
         (temporary / CAPTIONS).write_text("".join(f"{caption.text}\n" for caption in captions))
         write_record(temporary / "training.json", {"config": asdict(config), "stages": stages})
 
@@ -92,6 +83,9 @@ model was never taught.
 - **Use**: a teaching and measuring object. It knows nothing but these captions, and there is no safety checker.
 
 ```python
-{_USAGE.format(name=config.name)}
+from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained("data/models/{config.name}")
+pipeline("a small red seven on a blue background", num_inference_steps=20, guidance_scale=4.0).images[0]
 ```
 """

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
-from ..attention_scores import ScoreRecorder
+from ..modules import ScoreRecorder
 from ..recipes import NOISE_SCHEDULE
 from .captions import Caption
 from .pictures import SIZE, Source, compose

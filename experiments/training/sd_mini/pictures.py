@@ -35,18 +35,14 @@ class Source:
 
 
 def compose(source: Source, captions: Sequence[Caption], generator: np.random.Generator) -> torch.Tensor:
-    """Return pictures [B, 3, 32, 32] in [-1, 1], one per caption, its digit drawn at random from `source`.
-
-    The scale varies by 5 % and the place by a pixel. A caption without a place gets any of them.
-    """
+    """Return pictures [B, 3, 32, 32] in [-1, 1], one per caption, its digit drawn at random from `source`."""
     rows = [generator.choice(source.rows[caption.digit]) for caption in captions]
     scales = np.array([SCALES[caption.size] for caption in captions])
     scales *= generator.uniform(1 - _SPREAD, 1 + _SPREAD, len(captions))
     # A place is drawn in any case: one caption shall not shift another's draws.
     drawn = [tuple(PLACES)[generator.integers(len(PLACES))] for _ in captions]
-    shifts = np.array(
-        [shift(caption.size, caption.place or place) for caption, place in zip(captions, drawn, strict=True)]
-    )
+    places = zip(captions, drawn, strict=True)
+    shifts = np.array([shift(caption.size, caption.place or place) for caption, place in places])
     shifts += generator.uniform(-_JITTER, _JITTER, (len(captions), 2))
     ink = placed(source.ink[rows], torch.from_numpy(scales).float(), torch.from_numpy(shifts).float())
     colour, background = (

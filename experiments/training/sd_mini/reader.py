@@ -55,7 +55,12 @@ def read(pictures: torch.Tensor, classifier: LeNet | None = None) -> list[Readin
     background = torch.where(distance < between[between > 0].min() / 2, nearest, -1)  # -1: another one could be meant
     colour, ink = _colour_and_ink(pictures, edge, background, palette)
     found = ink.sum((1, 2)) > _LEAST_INK
-    large, middle = _side(ink) >= _LARGE, middle_of(ink)
+    strong = ink > _FAINT * ink.amax((1, 2), keepdim=True)
+    used = [strong.any(dim=axis).float() for axis in (1, 2)]
+    sides = (
+        SIZE - along.argmax(dim=1) - along.flip(1).argmax(dim=1) for along in used
+    )  # of the box around what is strong
+    large, middle = torch.maximum(*sides) >= _LARGE, middle_of(ink)
     scales = torch.where(large, SCALES["large"], SCALES["small"])
     digits, _ = classify(classifier, as_mnist(ink, middle, scales).numpy())
 
@@ -73,10 +78,7 @@ def read(pictures: torch.Tensor, classifier: LeNet | None = None) -> list[Readin
 
 
 def agreement(readings: Sequence[Reading], captions: Sequence[Caption]) -> dict[str, float]:
-    """Return the share of pictures that show what their caption says, for each of its parts, and for all of them ("all").
-
-    A place counts where the caption names one.
-    """
+    """Return the share of pictures that show what their caption says, for each part that it names, and for all of them."""
     pairs = list(zip(readings, captions, strict=True))
     right = {
         name: [getattr(reading, name) == getattr(caption, name) for reading, caption in pairs]
@@ -103,11 +105,7 @@ def as_mnist(ink: torch.Tensor, middle: torch.Tensor, scales: torch.Tensor) -> t
 
 
 def reader_objective(config: ReaderConfig, source: Source) -> Objective:
-    """Return the cross-entropy of the digit, from ink placed in a picture, made noisy, and brought back to MNIST's form.
-
-    The noise has a deviation of up to `config.noise`, and half of it is smooth, so that what a decoder leaves of a stroke
-    is read too.
-    """
+    """Return the cross-entropy of the digit, from ink placed in a picture, made noisy, and brought back to MNIST's form."""
     digits = np.zeros(len(source.ink), np.int64)
     for digit, rows in enumerate(source.rows):
         digits[rows] = digit
@@ -118,6 +116,7 @@ def reader_objective(config: ReaderConfig, source: Source) -> Objective:
         scales = torch.from_numpy(generator.choice(sizes, len(rows))).float()
         varied = scales * torch.from_numpy(generator.uniform(0.95, 1.05, len(rows))).float()
         ink = placed(source.ink[rows], varied, torch.from_numpy(generator.uniform(-3, 3, (len(rows), 2))).float())[:, 0]
+        # Half of the noise is smooth, so that what a decoder leaves of a stroke is read too.
         coarse = functional.interpolate(normal(generator, (len(rows), 1, SIZE // 4, SIZE // 4)), scale_factor=4)[:, 0]
         deviation = torch.from_numpy(generator.uniform(0, config.noise, (len(rows), 1, 1))).float()
         ink = (ink + deviation * (normal(generator, ink.shape) + coarse) / 2**0.5).clamp(0, 1)
@@ -129,10 +128,7 @@ def reader_objective(config: ReaderConfig, source: Source) -> Objective:
 def _colour_and_ink(
     pictures: torch.Tensor, edge: torch.Tensor, background: torch.Tensor, palette: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the index [N] of the colour that explains each picture best, and the ink [N, 32, 32] in [0, 1] with it.
-
-    The index is -1 if the mixture leaves half of the picture's deviation from its edge unexplained.
-    """
+    """Return the index [N] of the colour that explains a picture best, -1 if none does, and the ink [N, 32, 32] with it."""
     deviation = pictures - edge[:, :, None, None]
     errors, inks = [], []
     for index, colour in enumerate(palette):
@@ -144,13 +140,3 @@ def _colour_and_ink(
     error, best = torch.stack(errors, dim=1).min(dim=1)
     ink = torch.stack(inks, dim=1)[torch.arange(len(pictures)), best]
     return torch.where(error < deviation.square().sum((1, 2, 3)) / 2, best, -1), ink
-
-
-def _side(ink: torch.Tensor) -> torch.Tensor:
-    """Return the longer side [N], in pixels, of the box around what is more than faint."""
-    strong = ink > _FAINT * ink.amax((1, 2), keepdim=True)
-    sides = []
-    for axis in (1, 2):
-        used = strong.any(dim=axis).float()
-        sides.append(SIZE - used.argmax(dim=1) - used.flip(1).argmax(dim=1))
-    return torch.maximum(*sides)

@@ -16,10 +16,7 @@ Objective = Callable[[nn.Module, np.random.Generator], torch.Tensor]
 
 @dataclass(frozen=True)
 class Optimisation:
-    """AdamW on `steps` batches; the weights' moving average with `ema_decay` is kept.
-
-    Raises CipherDMError for counts below one.
-    """
+    """AdamW on `steps` batches, and the weights' moving average. Raises CipherDMError for counts below one."""
 
     steps: int
     batch: int

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from cipherdm.datasets import load_mnist
 from cipherdm.errors import CipherDMError
 
-from ..classifier import LeNet, load_classifier
+from ..classifier import load_classifier
 from .captions import Caption, balanced_captions
 from .pictures import Source, compose
 from .reader import agreement, read
@@ -54,11 +54,10 @@ def read_back(
     seed: int = 0,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
-    """Have the pipeline in `folder` draw `count` balanced captions, read the pictures, and compare.
+    """Have a folder's pipeline draw balanced captions, read the pictures, and return the record.
 
-    Returns a record: "drawn", the shares of drawn pictures that show what was asked, by part and in all; "real", the same of
-    pictures composed from MNIST's test images for the same captions, which bounds what the reader can find; and "decoded", of
-    those after the autoencoder and back. Raises CipherDMError if the folder is no such pipeline.
+    Beside "drawn" are pictures composed from MNIST's test images, "real", and those "decoded" after the autoencoder, which
+    bound what the reader can find. Raises CipherDMError for another folder.
     """
     pipeline = load_pipeline(folder)
     if not (folder / READER).is_dir():
@@ -71,7 +70,7 @@ def read_back(
     drawn = draw(pipeline, captions, steps=steps, guidance=guidance, seed=seed, on_batch=on_batch)
     about = {"count": count, "scheduler": "ddim", "steps": steps, "guidance": guidance, "seed": seed}
     kinds = {"drawn": drawn, "real": real, "decoded": decoded(pipeline.vae, real)}
-    found = {kind: scores(pictures, captions, reader) for kind, pictures in kinds.items()}
+    found = {kind: agreement(read(pictures, reader), captions) for kind, pictures in kinds.items()}
     return {"model": folder.name, **about, **found}
 
 
@@ -86,11 +85,6 @@ def load_pipeline(folder: str | Path) -> StableDiffusionPipeline:
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def scores(pictures: torch.Tensor, captions: Sequence[Caption], reader: LeNet) -> dict[str, float]:
-    """Return the shares of pictures that show what their captions say."""
-    return agreement(read(pictures, reader), captions)
 
 
 @torch.no_grad()

@@ -17,14 +17,10 @@ from cipherdm.files import replacing
 from .captions import COLOURS, PLACES, SIZES, Caption, vocabulary
 from .recipe import Objective, TextConfig
 
-# What a caption says, and the answers to each.
-ATTRIBUTES = {
-    "size": SIZES,
-    "colour": tuple(COLOURS),
-    "digit": tuple(range(10)),
-    "place": (None, *PLACES),
-    "background": tuple(COLOURS),
-}
+_COLOURS = tuple(COLOURS)
+_ANSWERS = (SIZES, _COLOURS, tuple(range(10)), (None, *PLACES), _COLOURS)
+ATTRIBUTES = dict(zip(("size", "colour", "digit", "place", "background"), _ANSWERS, strict=True))
+"""What a caption says, and the answers to each."""
 
 _END_OF_WORD = "</w>"
 

@@ -14,17 +14,17 @@ from torch import nn
 
 from cipherdm.datasets import load_mnist
 
-from ..attention_scores import ScoreRecorder
 from ..classifier import LeNet, load_classifier
 from ..export import write_grid
+from ..modules import ScoreRecorder
 from ..run import OnStep, Run, go_on, one_thread, stop_requested
 from .captions import all_captions, balanced_captions
 from .export import assemble, export
 from .networks import autoencoder_objective, build_autoencoder, build_denoiser, denoiser_objective, scaling_factor
 from .pictures import SIZE, Source, compose
-from .reader import reader_objective
+from .reader import agreement, read, reader_objective
 from .recipe import Objective, SDMiniConfig
-from .score import decoded, draw, scores
+from .score import decoded, draw
 from .text import CaptionModel, build_tokenizer, text_objective, token_ids, understood
 
 _LOOK_EVERY = 500  # steps between two looks at what the denoiser draws, or the autoencoder decodes
@@ -42,9 +42,8 @@ def train_sd_mini(
 ) -> Path:
     """Train all parts of sd-mini, and return the folder with the pipeline, `data/models/sd-mini` by default.
 
-    Arguments and errors are those of `digits.train`. `runs/sd-mini/` holds a checkpoint of each part and pictures drawn on
-    the way. With `resume` finished parts are kept and the others continued. `steps` replaces the denoiser's count, also of
-    one that is under way; the last third of them lower the learning rate.
+    Arguments and errors are those of `digits.train`. `runs/sd-mini/` holds a checkpoint of each part and pictures drawn on the
+    way. `steps` replaces the denoiser's count, also of one under way; the last third of them lower the learning rate.
     """
     config = SDMiniConfig() if config is None else config
     if steps is not None:
@@ -87,10 +86,7 @@ class _Session:
         return run
 
     def go_on(self, run: Run, objective: Objective, look: Callable[[nn.Module, int], dict], *, every: int = 0) -> None:
-        """Take the steps that are left, on batches that depend on the seed, the part and the step alone.
-
-        `look(averaged, step)` returns scores, and is called after every `every` steps and at the end.
-        """
+        """Take the steps that are left; `look(averaged, step)` gives scores after every `every` steps and at the end."""
 
         def at_step(model: nn.Module, step: int) -> tuple[torch.Tensor, torch.Tensor]:
             loss = objective(model, np.random.default_rng((self.config.seed, *run.name.encode(), step)))
@@ -109,7 +105,7 @@ def _train(session: _Session, out: Path) -> None:
     wanted = balanced_captions(1000)
     pictures = compose(session.held_out, wanted, np.random.default_rng(config.seed))
     objective = reader_objective(config.reader, session.source)
-    session.go_on(reader, objective, lambda model, _: scores(pictures, wanted, model))
+    session.go_on(reader, objective, lambda model, _: agreement(read(pictures, model), wanted))
 
     autoencoder = _autoencoder(session, reader.averaged.module)
     factor = autoencoder.scores[-1]["scaling_factor"]
@@ -133,7 +129,7 @@ def _train(session: _Session, out: Path) -> None:
         wanted = balanced_captions(60, seed=step)
         pictures = draw(pipeline, wanted, steps=15)
         write_grid(pictures.numpy(), session.folder / f"drawn-{step:06d}.png")
-        return scores(pictures, wanted, reader.averaged.module)
+        return agreement(read(pictures, reader.averaged.module), wanted)
 
     attention = ScoreRecorder(denoiser.model)
     objective = denoiser_objective(
@@ -144,10 +140,7 @@ def _train(session: _Session, out: Path) -> None:
 
 
 def _autoencoder(session: _Session, reader: LeNet) -> Run:
-    """Train the autoencoder. Its scores are of held-out images, encoded and decoded: the reader's, and the mean square error.
-
-    The scaling factor stands among them, so the denoiser finds this very number again after an interruption.
-    """
+    """Train the autoencoder. Its scores have the scaling factor, so the denoiser finds it again after an interruption."""
     own = session.config.autoencoder
     run = session.start("autoencoder", lambda: build_autoencoder(own))
     captions = balanced_captions(200)
@@ -160,7 +153,7 @@ def _autoencoder(session: _Session, reader: LeNet) -> Run:
         return {
             "mean_square_error": float((again - pictures).square().mean()),
             "scaling_factor": scaling_factor(model, session.source, all_captions()),
-            **scores(again, captions, reader),
+            **agreement(read(again, reader), captions),
         }
 
     session.go_on(run, autoencoder_objective(own, session.source, all_captions()), look, every=_LOOK_EVERY)
