@@ -16,7 +16,7 @@ from ..errors import CipherDMError
 from ..files import private_folder
 from . import party_pb2 as pb
 from .config import PARTIES, EngineConfig, PartyConfig
-from .party_pb2_grpc import PartyStub
+from .rpc import Stub
 from .session import Session
 from .variable_files import check_folder_name
 from .wire import GRPC_OPTIONS, PartyError, gather
@@ -140,7 +140,7 @@ class LocalCluster:
             if not wait_until_ready(process):
                 words = last_words(self._folder / f"party{rank}.err")
                 raise CipherDMError(f"party {rank} did not start: {words}")
-        self._stubs = tuple(PartyStub(self._running.enter_context(connect_locally(config))) for config in configs)
+        self._stubs = tuple(connect_locally(self._running, config) for config in configs)
 
     def _fail(self, rank: int, error: grpc.RpcError) -> CipherDMError:
         """Stop everything after a party's error; return an error that tells what happened."""
@@ -173,10 +173,11 @@ _ENVIRONMENT = {
 }
 
 
-def connect_locally(config: PartyConfig) -> grpc.Channel:
-    """Return the client's channel to a party of this machine."""
+def connect_locally(running: ExitStack, config: PartyConfig) -> Stub:
+    """Return the calls of a party of this machine, over a channel that ends with `running`."""
     credentials = grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
-    return grpc.secure_channel(config.control, credentials, GRPC_OPTIONS)
+    channel = running.enter_context(grpc.secure_channel(config.control, credentials, GRPC_OPTIONS))
+    return Stub(channel, pb.DESCRIPTOR)
 
 
 def start_party(config: PartyConfig, threads: int = 1) -> subprocess.Popen:

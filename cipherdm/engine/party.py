@@ -21,14 +21,14 @@ from spu import libspu
 from ..errors import CipherDMError
 from . import party_pb2 as pb
 from .config import PartyConfig
-from .party_pb2_grpc import PartyServicer, add_PartyServicer_to_server
 from .party_session import PartySession
 from .profile import KERNEL, ProfileLog
+from .rpc import add_service
 from .variable_files import StoredShare, VariableFiles, check_folder_name
 from .wire import GRPC_OPTIONS, pieces
 
 
-class PartyService(PartyServicer):
+class PartyService:
     """Service of one party for a client; see party.proto."""
 
     def __init__(self, config: PartyConfig):
@@ -177,7 +177,7 @@ def connect(config: PartyConfig) -> libspu.link.Context:
 def serve(config: PartyConfig) -> None:
     """Serve until the process ends. Raises CipherDMError if its socket cannot be made."""
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=16), options=GRPC_OPTIONS)
-    add_PartyServicer_to_server(PartyService(config), server)
+    add_service(server, pb.DESCRIPTOR, PartyService(config))
     try:
         server.add_secure_port(config.control, grpc.local_server_credentials(grpc.LocalConnectionType.UDS))
     except RuntimeError as error:

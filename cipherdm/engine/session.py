@@ -14,8 +14,8 @@ from . import party_pb2 as pb
 from .config import PARTIES, EngineConfig
 from .costs import CostBook, CostReport
 from .graph import Node, compile_plan
-from .party_pb2_grpc import PartyStub
 from .programs import Call, Plan, Program, Spec
+from .rpc import Stub
 from .wire import PartyError, checked_array, follow, gather, pieces, share_of, spread, words_in
 
 FailureHandler = Callable[[int, grpc.RpcError], CipherDMError]
@@ -29,7 +29,7 @@ class Session:
     shares over its own connection, and learns nothing from them but shape and dtype.
     """
 
-    def __init__(self, name: str, config: EngineConfig, stubs: tuple[PartyStub, ...], on_failure: FailureHandler):
+    def __init__(self, name: str, config: EngineConfig, stubs: tuple[Stub, ...], on_failure: FailureHandler):
         self.name = name
         self.config = config
         self.closed = False

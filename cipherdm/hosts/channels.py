@@ -4,9 +4,10 @@ import json
 
 import grpc
 
+from ..engine.rpc import Stub
 from ..engine.wire import GRPC_OPTIONS
+from . import host_pb2 as pb
 from .config import PARTY_NAMES, CallerConfig, Timeouts
-from .host_pb2_grpc import HostStub
 
 # Only these calls are retried: they change nothing, so they may be asked twice. A connection that was cut and mended can
 # fail at its next use, before it is made anew.
@@ -33,7 +34,7 @@ def keepalive_options(timeouts: Timeouts) -> tuple[tuple[str, int], ...]:
     )
 
 
-def connect(config: CallerConfig, rank: int) -> tuple[grpc.Channel, HostStub]:
+def connect(config: CallerConfig, rank: int) -> tuple[grpc.Channel, Stub]:
     """Return a channel to one party. It connects when it is first used, and again when the party is back after a failure.
 
     The party must present a certificate with its name, party0 and so on, as a DNS name: a host that has taken over its
@@ -50,4 +51,4 @@ def connect(config: CallerConfig, rank: int) -> tuple[grpc.Channel, HostStub]:
         ("grpc.use_local_subchannel_pool", 1),  # otherwise channels to one address share a connection and its pauses
     )
     channel = grpc.secure_channel(config.parties[rank], config.identity.to_call(), options)
-    return channel, HostStub(channel)
+    return channel, Stub(channel, pb.DESCRIPTOR)

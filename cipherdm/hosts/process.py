@@ -16,11 +16,12 @@ from pathlib import Path
 
 import grpc
 
+from ..engine.rpc import add_service
 from ..engine.wire import GRPC_OPTIONS
 from ..errors import CipherDMError
+from . import host_pb2 as pb
 from .channels import keepalive_options
 from .config import HostConfig, load_host, split_address
-from .host_pb2_grpc import add_HostServicer_to_server
 from .roles import RoleCheck
 from .service import EventLog, HostService
 
@@ -73,7 +74,7 @@ def _listen(service: HostService, host: HostConfig, address: str) -> grpc.Server
         interceptors=(RoleCheck(host.roles, service.denied),),
         options=(*GRPC_OPTIONS, *keepalive_options(host.caller.timeouts)),
     )
-    add_HostServicer_to_server(service, server)
+    add_service(server, pb.DESCRIPTOR, service)
     try:
         server.add_secure_port(address, host.caller.identity.to_serve())
     except (RuntimeError, ValueError) as error:

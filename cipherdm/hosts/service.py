@@ -16,7 +16,6 @@ import grpc
 from ..errors import CipherDMError
 from . import host_pb2 as pb
 from .config import HostConfig, agreement_of
-from .host_pb2_grpc import HostServicer
 from .refusals import Cancelled, Refused, TooMuch
 from .request_queue import Requests
 from .roles import caller_name
@@ -47,7 +46,7 @@ class EventLog:
             print(json.dumps(line), file=sys.stderr, flush=True)
 
 
-class HostService(HostServicer):
+class HostService:
     """Service of the party `host`, whose processes have their sockets and logs in `folder`."""
 
     def __init__(self, host: HostConfig, folder: Path, log: EventLog):

@@ -11,7 +11,7 @@ that a party whose process was replaced, or which was restarted itself, is notic
 import subprocess
 import threading
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from spu import libspu
 from ..engine import party_pb2 as engine_pb
 from ..engine.cluster import connect_locally, how_it_ended, last_words, start_party, wait_until_ready
 from ..engine.config import PARTIES, PartyConfig
-from ..engine.party_pb2_grpc import PartyStub
 from . import host_pb2 as pb
 from .config import HostConfig
 from .manifest import engine_of
@@ -64,8 +63,8 @@ class Worker:
                 self.close()
                 words = last_words(folder / f"{name}{host.rank}.err")
                 raise RunFailed(f"party {host.rank} cannot start a process for a run: {words}")
-        self._channel = connect_locally(config)
-        self._stub = PartyStub(self._channel)
+        self._running = ExitStack()
+        self._stub = connect_locally(self._running, config)
 
     @property
     def alive(self) -> bool:
@@ -89,8 +88,8 @@ class Worker:
             for pipe in (process.stdin, process.stdout):
                 with suppress(BrokenPipeError):
                     pipe.close()
-        if hasattr(self, "_channel"):
-            self._channel.close()
+        if hasattr(self, "_running"):
+            self._running.close()
 
     def compute(self, run: str, model: StoredModel, inputs: Pieces) -> Events:
         """Walk a model's plan on a client's inputs; yield the progress of each call, and return the shares of the outputs.

@@ -13,7 +13,7 @@ from spu import api, libspu
 from cipherdm import CipherDMError
 from cipherdm.engine import EngineConfig
 from cipherdm.engine import party_pb2 as engine_pb
-from cipherdm.engine.party_pb2_grpc import PartyStub
+from cipherdm.engine.rpc import Stub
 from cipherdm.engine.wire import pieces
 from cipherdm.hosts import RemoteCluster, load_caller, load_host
 from cipherdm.hosts import host_pb2 as pb
@@ -100,7 +100,7 @@ def test_the_calls_of_a_local_party_are_denied_to_all(hosts, name, method):
     request = {"Store": engine_pb.SharePiece, "AddProgram": engine_pb.Program, "Run": engine_pb.Plan}
     kind = request.get(method) or getattr(engine_pb, f"{method}Request")
     message = [kind()] if method == "Store" else kind()
-    assert code_of(PartyStub(channel), method, message) == DENIED
+    assert code_of(Stub(channel, engine_pb.DESCRIPTOR), method, message) == DENIED
     channel.close()
 
 
