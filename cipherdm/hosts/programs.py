@@ -26,20 +26,32 @@ OPERATIONS = frozenset(
 )
 """Operations of SPU's dialect pphlo that compute on shares and open nothing if their types are as checked here."""
 
-_TENSOR = r"tensor<(?:\d+x)*(?:[a-z]+\d+|!pphlo\.secret<[a-z]+\d+>)>"
-_VALUE = r"%\w+(?:#\d+)?"
-_ALIAS = re.compile(rf"^(!t\d+) = ({_TENSOR})$", re.MULTILINE)
-_HEADER = re.compile(r"module @\w+ attributes \{[^\n]*\} \{\n")
-_WORD = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+")
+_LONGEST = 1 << 24  # bytes of a text; the largest of ours has less than one MiB
+
+# Patterns give nothing back (possessive `*+`), and none can begin twice on the same characters: a text is read in a time
+# that grows with its length. What they take out of the text, or look at, is written out whole. MLIR needs neither blanks
+# nor line ends, so that `\S+` or `[^\n]*` could hide an operation.
+_TENSOR = r"tensor<(?:\d++x)*+(?:[a-z]++\d++|!pphlo\.secret<[a-z]++\d++>)>"
+_TYPE = rf"(?:!t\d++|{_TENSOR})"
+_TYPES = rf"{_TYPE}(?:, {_TYPE})*+"
+_VALUE = r"%\w++(?:#\d++)?+"
+_ALIAS = re.compile(rf"^(!t\d++) = ({_TENSOR})$", re.MULTILINE)
+_SIMPLE = r'[\w .=:,\[\]]|"[^"\\\n]*+"'
+_HEADER = re.compile(rf"^module @\w++ attributes \{{(?:{_SIMPLE}|\{{(?:{_SIMPLE})*+\}})*+\}} \{{\n", re.MULTILINE)
+_WORD = re.compile(r"[A-Za-z_]\w*+(?:\.\w++)*+")
 _MAIN = re.compile(r"func\.func @main\(([^()]*)\) -> (\([^()]*\)|[^\s(]+) \{")
-_CONVERT = re.compile(rf"pphlo\.(?:convert|bitcast_convert) {_VALUE} : (?:\((\S+)\) -> (\S+)|(\S+))\n")
-_WHILE = re.compile(r"pphlo\.while\([^\n]*\)[^\n]*\n?\s*cond \{([^{}]*)\} do \{")
-_RETURN = re.compile(rf"pphlo\.return {_VALUE} : (\S+)\s*$")
+_CONVERT = re.compile(rf"pphlo\.(?:convert|bitcast_convert) {_VALUE} : (?:\(({_TYPE})\) -> ({_TYPE})|{_TYPE})\n")
 _GATHER = re.compile(
-    rf"pphlo\.custom_call @spu\.gather\({_VALUE}, {_VALUE}\) \{{pphlo\.attributes = \{{[\w\s=<>:,]*\}}\}}"
-    r" : \((\S+), (\S+)\) -> \S+\n"
+    rf"pphlo\.custom_call @spu\.gather\({_VALUE}, {_VALUE}\) \{{pphlo\.attributes = \{{[\w\s=<>:,]*+\}}\}}"
+    rf" : \({_TYPE}, ({_TYPE})\) -> {_TYPE}\n"
 )
-_DYNAMIC = re.compile(r"pphlo\.(dynamic_slice|dynamic_update_slice) [^\n:]* : \(([^()\n]*)\) -> (\S+)\n")
+_DYNAMIC = re.compile(
+    rf"pphlo\.(dynamic_slice|dynamic_update_slice) {_VALUE}(?:, {_VALUE})*+(?: sizes = \[[\d, ]*+\])?+"
+    rf" : \(({_TYPES})\) -> {_TYPE}\n"
+)
+_RETURN = rf"pphlo\.return {_VALUE}(?:, {_VALUE})*+ : (?P<returned>{_TYPES})(?=\s*+\}})"
+_WHILE = rf"pphlo\.while\((?:{_VALUE} = {_VALUE}(?:, )?+)*+\) : (?P<carried>{_TYPES})\n\s*+cond \{{"
+_REGION = re.compile(rf"{_WHILE}|{_RETURN}|(?P<do>\}} do \{{)|(?P<open>\{{)|\}}")
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,8 @@ class _Reader:
 
     def __init__(self, name: str, text: bytes):
         self._name = name
+        if len(text) > _LONGEST:
+            raise self._refused(f"it has more than {_LONGEST >> 20} MiB")
         if b"reveal" in text or b"dbg_print" in text:
             raise CipherDMError(f"the program {name!r} reveals a secret to the parties, which run no such programs.")
         try:
@@ -104,7 +118,9 @@ class _Reader:
 
     def _check_words(self) -> None:
         for word in _WORD.findall(self._code):
-            dialect, _, operation = word.partition(".")
+            dialect, dot, operation = word.partition(".")
+            if not dot:
+                continue
             known = (dialect == "pphlo" and operation in OPERATIONS | {"secret"}) or word == "func.func"
             if not known:
                 raise self._refused(f"it uses {word}")
@@ -113,7 +129,7 @@ class _Reader:
             raise self._refused("it calls a function")
 
     def _check_types(self) -> None:
-        rest = re.sub(_TENSOR, "", self._code)
+        rest = re.sub(_TENSOR, " ", self._code)
         for word in re.findall(r"![\w.]+", rest):
             if word not in self._aliases:
                 raise self._refused(f"it uses the type {word}")
@@ -122,31 +138,48 @@ class _Reader:
         found = _CONVERT.findall(self._code)
         if len(found) != len(re.findall(r"pphlo\.(?:bitcast_)?convert\b", self._code)):
             raise self._refused("a conversion is written in an unusual way")
-        for before, after, _ in found:
+        for before, after in found:
             if before and self._type(before).secret and not self._type(after).secret:
                 raise CipherDMError(
                     f"the program {self._name!r} reveals a secret to the parties: it converts {before} to {after}."
                 )
 
     def _check_loops(self) -> None:
-        conditions = _WHILE.findall(self._code)
-        if len(conditions) != self._code.count("pphlo.while"):
+        """Check that each loop's condition is public, and that its body returns the types that the loop carries."""
+        loops = returns = 0
+        opened: list[list] = [["}", None]]  # [what ends the region, types that it should return]; first, the module
+        for found in _REGION.finditer(self._code):
+            if found["carried"]:
+                loops += 1
+                opened.append(["do", found["carried"]])
+            elif found["returned"]:
+                returns += 1
+                end, carried = opened[-1] if opened else ("}", None)
+                if end == "do" and self._type(found["returned"]).secret:
+                    raise self._refused("the condition of a loop is secret, and SPU would open it")
+                if end == "}" and carried not in (None, found["returned"]):
+                    raise self._refused(f"a loop carries {carried} and its body returns {found['returned']}")
+            elif found["open"]:
+                opened.append(["}", None])
+            elif not opened or opened[-1][0] != ("do" if found["do"] else "}"):
+                raise self._refused("its braces do not fit together")
+            elif found["do"]:
+                opened[-1][0] = "}"
+            else:
+                opened.pop()
+        if (loops, returns) != (self._code.count("pphlo.while"), self._code.count("pphlo.return")):
             raise self._refused("a loop is written in an unusual way")
-        for condition in conditions:
-            returned = _RETURN.search(condition)
-            if returned is None or self._type(returned[1]).secret:
-                raise self._refused("the condition of a loop is secret, and SPU would open it")
 
     def _check_places(self) -> None:
         found = _DYNAMIC.findall(self._code)
         if len(found) != len(re.findall(r"pphlo\.dynamic_", self._code)):
             raise self._refused("a dynamic slice is written in an unusual way")
-        for operation, operands, _ in found:
+        for operation, operands in found:
             types = [self._type(part.strip()) for part in operands.split(",")]
             if any(place.secret for place in types[1 if operation == "dynamic_slice" else 2 :]):
                 raise self._refused(f"a {operation} is at a secret place, and SPU would open it")
 
-        for _, places in self._gathers:
+        for places in self._gathers:
             if self._type(places).secret:
                 raise self._refused("it gathers at secret places, which no party may learn")
 

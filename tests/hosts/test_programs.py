@@ -1,5 +1,8 @@
 """What a party agrees to run: programs as they are compiled here, and none that opens a secret in any way of writing it."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import jax
@@ -8,9 +11,10 @@ import numpy as np
 import pytest
 from jax import lax
 from small import SCHEDULER, TWO_LEVELS
+from spu import api, libspu
 
 from cipherdm import CipherDMError
-from cipherdm.engine import Node, Program, Spec, compile_plan, compile_program
+from cipherdm.engine import EngineConfig, Node, Program, Spec, compile_plan, compile_program
 from cipherdm.hosts import Model, sampling_model
 from cipherdm.hosts.programs import Signature, Type, signature_of
 from cipherdm.models import init_unet
@@ -20,7 +24,7 @@ from cipherdm.sampling import make_task, sampling_nodes
 SECRET, PUBLIC = "tensor<!pphlo.secret<i32>>", "tensor<i32>"
 BIT, ROW = "tensor<!pphlo.secret<i1>>", "tensor<4x!pphlo.secret<f32>>"
 ONE = "tensor<1x!pphlo.secret<f32>>"
-# SPU 0.9.5 runs the first four of these, and all three parties then have the secret.
+# SPU 0.9.5 runs the first five of these, and all three parties then have the secret.
 OPENING = {
     "a call": f"(%arg0: {SECRET}) -> {PUBLIC} {{\n%0 = pphlo.custom_call @spu.reveal(%arg0) : ({SECRET}) -> {PUBLIC}\n",
     "an escaped call": f"(%arg0: {SECRET}) -> {PUBLIC} {{\n"
@@ -28,6 +32,7 @@ OPENING = {
     "an escaped name": f"(%arg0: {SECRET}) -> {PUBLIC} {{\n"
     f'%0 = "pphlo.cus\\74om_call"(%arg0) {{call_target_name = "spu.re\\76eal"}} : ({SECRET}) -> {PUBLIC}\n',
     "a conversion": f"(%arg0: {SECRET}) -> {PUBLIC} {{\n%0 = pphlo.convert %arg0 : ({SECRET}) -> {PUBLIC}\n",
+    "a conversion without blanks": f"(%arg0: {SECRET}) -> {PUBLIC} {{\n%0 = pphlo.convert %arg0 : ({SECRET})->{PUBLIC}\n",
     "a conversion by alias": f"(%arg0: !t0) -> {PUBLIC} {{\n%0 = pphlo.convert %arg0 : (!t0) -> {PUBLIC}\n",
 }
 UNUSUAL = {
@@ -46,6 +51,69 @@ UNUSUAL = {
     "a secret condition": f"(%arg0: {SECRET}) -> {SECRET} {{\n%0 = pphlo.while(%arg1 = %arg0) : {SECRET}\n cond {{\n"
     f"%2 = pphlo.less %arg1, %arg1 : ({SECRET}, {SECRET}) -> {BIT}\n pphlo.return %2 : {BIT}\n}} do {{\n"
     f"pphlo.return %arg1 : {SECRET}\n}}\n",
+}
+# A loop that hands a secret on as the value that it declares public, to take it for a condition or a place.
+HEAD = "module @jit_f attributes {mhlo.is_dynamic = false} {\n"
+PUBLIC_BIT = "tensor<i1>"
+LOOP = f"""{HEAD}func.func @main(%arg0: {SECRET}) -> {PUBLIC} {{
+%0 = pphlo.constant dense<true> : {PUBLIC_BIT}
+%1 = pphlo.constant dense<1> : {PUBLIC}
+%2:2 = pphlo.while(%arg1 = %0, %arg2 = %1) : {PUBLIC_BIT}, {PUBLIC}
+ cond {{
+pphlo.return %arg1 : {PUBLIC_BIT}
+}} do {{
+%4 = pphlo.add %arg2, %1 : {PUBLIC}
+%5 = pphlo.less %4, %arg0 : ({PUBLIC}, {SECRET}) -> ANSWER
+pphlo.return %5, %4 : ANSWER, {PUBLIC}
+}}
+return %2#1 : {PUBLIC}
+}}
+}}
+"""
+# Texts whose every type is as it should be, but one that is false. It is SPU's part to find that.
+FALSE_TYPES = {
+    "a condition": LOOP.replace("ANSWER", PUBLIC_BIT),
+    "a result": f"{HEAD}func.func @main(%arg0: {SECRET}) -> {PUBLIC} {{\n"
+    f"%0 = pphlo.negate %arg0 : ({SECRET}) -> {PUBLIC}\nreturn %0 : {PUBLIC}\n}}\n}}\n",
+    "an argument": LOOP.replace("ANSWER", PUBLIC_BIT).replace(SECRET, PUBLIC),
+    "an exponent": f"{HEAD}func.func @main(%arg0: {SECRET}) -> {PUBLIC} {{\n"
+    f"%0 = pphlo.shift_left %arg0, %arg0 : ({SECRET}, {SECRET}) -> {PUBLIC}\nreturn %0 : {PUBLIC}\n}}\n}}\n",
+}
+# Two programs in one line of the header, of which SPU runs the first.
+ESCAPED_CALL = f'%0 = "pphlo.cus\\74om_call"(%arg0) {{call_target_name = "spu.re\\76eal"}} : ({SECRET}) -> {PUBLIC}'
+HIDDEN = f"""module @a attributes {{}} {{ func.func @main(%arg0: {SECRET}) -> {PUBLIC} {{ {ESCAPED_CALL} return %0 : {PUBLIC} }} \
+module @b attributes {{}} {{
+func.func @main(%arg0: {SECRET}) -> {SECRET} {{
+return %arg0 : {SECRET}
+}}
+}}
+}}
+"""
+GATHER = (
+    f"(%arg0: {ROW}, %arg1: tensor<1xi32>) -> {ONE} {{\n%0 = pphlo.custom_call @spu.gather(%arg0, %arg1) "
+    f"{{pphlo.attributes = {{x = 1 : i64}}}} : ({ROW}, tensor<1xi32>) -> {ONE}"
+)
+FRAME = "func.func @main(%arg0: tensor<i32>) -> tensor<i32> {\n"
+LONG = {
+    "brackets": "pphlo.while(" + ")" * 40_000,
+    "loops on a line": "pphlo.while()" * 3_000,
+    "a loop and blanks": "pphlo.while()\n" + " " * 40_000,
+    "loops with blanks": "pphlo.while() : tensor<i32>\n    " * 1_200,
+    "returns": "pphlo.return %0 : tensor<i32>\n" * 1_300,
+    "dynamic slices": "pphlo.dynamic_slice " + " : (" * 10_000,
+    "an extent": "tensor<" + "1x" * 20_000,
+    "tensors": "tensor<1x" * 4_000,
+    "a word": "a" * 40_000,
+    "words": "a1" * 20_000,
+    "a dotted word": "a." * 20_000,
+    "values": "%a" * 20_000,
+    "a conversion": "pphlo.convert %a : (" + "x" * 40_000,
+    "conversions": "pphlo.convert %a : (tensor<" * 1_500,
+    "a header": "module @a attributes {" + "x" * 40_000,
+    "headers": "module @a attributes {" * 2_000,
+    "a gather": "pphlo.custom_call @spu.gather(%a, %b) {pphlo.attributes = {" + " " * 40_000,
+    "functions": "func.func @main(" * 2_500,
+    "aliases": "!t1 = tensor<i32>\n" * 2_000,
 }
 
 
@@ -66,6 +134,58 @@ def test_programs_that_open_a_secret_are_refused(main):
 def test_programs_that_are_not_understood_are_refused(main):
     with pytest.raises(CipherDMError, match="is not one that this party runs|reveals"):
         signature_of("f", text(main))
+
+
+def test_nothing_hides_in_a_header_or_behind_a_type():
+    with pytest.raises(CipherDMError, match="is not one that this party runs"):
+        signature_of("f", HIDDEN.encode())
+    signature_of("f", text(f"{GATHER}\n"))
+    for hidden in ('%1="pphlo.cus\\74om_call"(%arg0)', f"%1=pphlo.custom_call@spu.x(%arg0):({ROW})->{ONE}"):
+        with pytest.raises(CipherDMError, match="is not one that this party runs"):
+            signature_of("f", text(f"{GATHER}{hidden}\n"))
+
+
+def test_loops_return_what_they_carry():
+    signature_of("f", LOOP.replace("ANSWER", PUBLIC_BIT).encode())
+    with pytest.raises(CipherDMError, match="a loop carries tensor<i1>.* and its body returns .*secret"):
+        signature_of("f", LOOP.replace("ANSWER", BIT).encode())
+
+
+@pytest.mark.parametrize(
+    "code", [*FALSE_TYPES.values(), LOOP.replace("ANSWER", BIT)], ids=[*FALSE_TYPES, "a loop's value"]
+)
+def test_spu_runs_no_program_whose_types_are_false(code):
+    """Parties have SPU check types, as they must: the text alone cannot show that they are true."""
+    config = EngineConfig().runtime_config()
+    config.enable_type_checker = True
+    shares = api.Io(3, config).make_shares(np.asarray(7, np.int32), libspu.Visibility.VIS_SECRET)
+    description = libspu.link.Desc()
+    for rank in range(3):
+        description.add_party(f"party{rank}", f"{hash(code)}-{rank}")
+    description.recv_timeout_ms = 5000
+
+    def run(rank: int) -> None:
+        runtime = api.Runtime(libspu.link.create_mem(description, rank), config)
+        runtime.set_var("x", shares[rank])
+        runtime.run(libspu.Executable("f", ["x"], ["y"], code.encode()))
+
+    with ThreadPoolExecutor(3) as threads:
+        errors = [threads.submit(run, rank).exception() for rank in range(3)]
+    assert all(errors), errors
+
+
+@pytest.mark.parametrize("body", LONG.values(), ids=LONG)
+def test_long_texts_take_no_longer_than_their_length(body):
+    for code in (f"{HEAD}{FRAME}{body}\nreturn %arg0 : tensor<i32>\n}}\n}}\n", body):
+        begin = time.process_time()
+        with suppress(CipherDMError):
+            signature_of("f", code.encode())
+        assert time.process_time() - begin < 0.1
+
+
+def test_there_is_a_limit_to_a_text():
+    with pytest.raises(CipherDMError, match="more than 16 MiB"):
+        signature_of("f", b" " * (1 << 24) + b"\n")
 
 
 def test_the_frame_of_these_programs_is_not_what_is_refused():
