@@ -81,8 +81,8 @@ FALSE_TYPES = {
 }
 # Two programs in one line of the header, of which SPU runs the first.
 ESCAPED_CALL = f'%0 = "pphlo.cus\\74om_call"(%arg0) {{call_target_name = "spu.re\\76eal"}} : ({SECRET}) -> {PUBLIC}'
-HIDDEN = f"""module @a attributes {{}} {{ func.func @main(%arg0: {SECRET}) -> {PUBLIC} {{ {ESCAPED_CALL} return %0 : {PUBLIC} }} \
-module @b attributes {{}} {{
+HIDDEN = f"""module @a attributes {{}} {{ func.func @main(%arg0: {SECRET}) -> {PUBLIC} {{ {ESCAPED_CALL} return %0 : {PUBLIC} \
+}} module @b attributes {{}} {{
 func.func @main(%arg0: {SECRET}) -> {SECRET} {{
 return %arg0 : {SECRET}
 }}
