@@ -19,6 +19,7 @@ import grpc
 from spu import libspu
 
 from ..errors import CipherDMError
+from ..hardening import end_with_any_thread, protect_memory, set_dumpable
 from . import party_pb2 as pb
 from .config import PartyConfig
 from .party_session import PartySession
@@ -46,7 +47,9 @@ class PartyService:
             peak_memory_bytes=_peak_memory(),
         )
         if request.reset_peak:
+            set_dumpable(allowed=True)
             Path("/proc/self/clear_refs").write_text("5")  # what `_peak_memory` reads counts from now on
+            set_dumpable(allowed=False)
         return description
 
     def Open(self, request, context):
@@ -191,6 +194,8 @@ def main() -> None:
     """Run the process: read one line of JSON on standard input, then serve until that input closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the client, who then ends the parties
     os.umask(0o077)
+    protect_memory()
+    end_with_any_thread()
     config = PartyConfig.from_json(sys.stdin.readline())
     threading.Thread(target=_end_with_input, daemon=True).start()
     try:
@@ -214,12 +219,17 @@ def _peak_memory() -> int:
 
 @contextmanager
 def _reported(context: grpc.ServicerContext, what: str) -> Iterator[None]:
-    """Turn an error into a gRPC status with its first line (the rest of SPU's errors is a C++ stack)."""
+    """Turn an error into a gRPC status with the first line that says something: SPU writes "what:" and a C++ stack."""
     try:
         yield
     except (RuntimeError, ValueError, IndexError, CipherDMError) as error:
-        first_line = str(error).strip().partition("\n")[0]
-        context.abort(grpc.StatusCode.INTERNAL, f"{what}: {first_line}")
+        context.abort(grpc.StatusCode.INTERNAL, f"{what}: {reason_of(error)}")
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of an error that has content after SPU's "what:"."""
+    lines = (line.strip().removeprefix("what:").strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,14 @@ from . import party_pb2 as pb
 from .config import EngineConfig
 from .variable_files import StoredShare
 
-# Shares are larger than gRPC's 4 MB default. Without so_reuseport two parties could listen on one port unnoticed.
-GRPC_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0))
+# SPU cuts shares into chunks of at most 128 MiB, each a message; whatever is longer is refused before it is read.
+MESSAGE_BYTES = 160 << 20
+# With so_reuseport two parties could listen on one port unnoticed.
+GRPC_OPTIONS = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.so_reuseport", 0),
+)
 
 _LOOK = 0.2  # seconds after which a wait for one party looks whether anything else has happened
 _AHEAD = 4  # messages that may wait for a party: enough to hide its pauses, and few enough to bound the memory

@@ -19,15 +19,14 @@ import grpc
 from ..engine.rpc import add_service
 from ..engine.wire import GRPC_OPTIONS
 from ..errors import CipherDMError
+from ..hardening import end_with_any_thread, protect_memory
 from . import host_pb2 as pb
 from .channels import keepalive_options
 from .config import HostConfig, load_host, split_address
 from .roles import RoleCheck
 from .service import EventLog, HostService
 
-# Each request holds a thread until it is answered. These are for the other calls, which are short, so that status, and party
-# 0's word that a run begins, come through however many requests wait.
-_SPARE_THREADS = 16
+_CONNECTION_AGE_MS = 3_600_000  # then callers connect anew, and show a certificate that is still valid; calls go on
 _END_WITH_INPUT = "--end-with-input"
 
 
@@ -41,6 +40,8 @@ def serve(host: HostConfig, *, end_with_input: bool = False) -> None:
     Raises:
         CipherDMError: a port is in use, or the state's folder cannot be used.
     """
+    protect_memory()
+    end_with_any_thread()
     log, ended = EventLog(host.rank), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
@@ -68,11 +69,16 @@ def serve(host: HostConfig, *, end_with_input: bool = False) -> None:
 
 
 def _listen(service: HostService, host: HostConfig, address: str) -> grpc.Server:
-    threads = host.limits.runs + host.limits.queue + _SPARE_THREADS
+    roles = RoleCheck(host, service.denied, service.deadlines)
     server = grpc.server(
-        futures.ThreadPoolExecutor(max_workers=threads),
-        interceptors=(RoleCheck(host.roles, service.denied),),
-        options=(*GRPC_OPTIONS, *keepalive_options(host.caller.timeouts)),
+        futures.ThreadPoolExecutor(max_workers=roles.threads),
+        interceptors=(roles,),
+        options=(
+            *GRPC_OPTIONS,
+            *keepalive_options(host.caller.timeouts),
+            ("grpc.server_handshake_timeout_ms", round(host.caller.timeouts.connect * 1000)),
+            ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
+        ),
     )
     add_service(server, pb.DESCRIPTOR, service)
     try:

@@ -4,6 +4,14 @@ import grpc
 
 from ..errors import CipherDMError
 
+MOST_REASON = 1000  # characters of a reason that a caller gets
+
+
+def shown(text: str, most: int = 200) -> str:
+    """Return a text that somebody else chose, cut, and with escapes for all that a terminal would obey."""
+    cut = text if len(text) <= most else text[: most - 3] + "..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
 
 class Refused(CipherDMError):
     """Base of the errors that end a call with a status of their own, `code`."""

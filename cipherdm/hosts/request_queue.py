@@ -91,8 +91,9 @@ class Requests:
             Cancelled: the run's client has gone away.
         """
         self._check_slot(request.slot)
-        who, timeout = f"party {self._host.rank}", self._host.caller.timeouts.start
-        run = self._runs.find(request.client, request.run, timeout)
+        who, timeouts = f"party {self._host.rank}", self._host.caller.timeouts
+        # A client calls all three parties at once: who lets one of them wait would hold a slot meanwhile.
+        run = self._runs.find(request.client, request.run, timeouts.connect)
         if run is None:
             raise RunFailed(f"{who} has no such run: its client has not reached it")
         while not run.uploaded.wait(_LOOK):
@@ -103,7 +104,7 @@ class Requests:
             raise RunFailed(f"{who} has begun this run already")
         run.assignment.set_result(request)
         try:
-            run.prepared.result(timeout)
+            run.prepared.result(timeouts.start)
         except Unfinished:
             raise RunFailed(f"{who} did not get its process ready in time") from None
 
@@ -141,7 +142,7 @@ class Requests:
     ) -> Events:
         """Compute in the assigned slot, once this party's process is there and `ready` has returned."""
         # The slot is free before the outputs are sent, so a client that reads them slowly keeps nobody waiting.
-        with self._slots.use(assignment) as worker, run.using(worker):
+        with self._slots.use(assignment) as worker, run.using(worker, self._host.caller.timeouts.run):
             ready()
             return (yield from worker.compute(run.name, model, inputs))
 

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 
 from . import host_pb2 as pb
 from .config import Limits
-from .refusals import Cancelled, TooMuch
+from .refusals import Cancelled, Refused, RunFailed, TooMuch
 from .worker import Worker
+
+_ENDING = 2.0  # seconds that a client's next run waits for its last one to be gone
 
 
 class Run:
@@ -19,32 +21,43 @@ class Run:
         self.uploaded = threading.Event()
         self.assignment: Future[pb.StartRequest] = Future()
         self.prepared: Future[None] = Future()
-        self._cancelled = threading.Event()
+        self._why: Refused | None = None
         self._lock = threading.Lock()
         self._worker: Worker | None = None
 
     def cancel(self) -> None:
         """Note that the client has gone away, and kill the process that computes for it. Any thread may call this."""
-        # The flag comes first: `using` looks at it after it has set the worker, so one of the two sees the other.
-        self._cancelled.set()
+        self._end(Cancelled("the client has gone away"))
+
+    def _end(self, why: Refused) -> None:
+        # The reason comes first: `using` looks at it after it has set the worker, so one of the two sees the other.
+        self._why = self._why or why
         with self._lock:
             if self._worker is not None:
                 self._worker.kill()
 
     def check(self) -> None:
-        """Raise Cancelled if the client has gone away."""
-        if self._cancelled.is_set():
-            raise Cancelled("the client has gone away")
+        """Raise Cancelled if the client has gone away, or RunFailed if the time is over."""
+        if self._why is not None:
+            raise self._why
 
     @contextmanager
-    def using(self, worker: Worker) -> Iterator[None]:
-        """Let `cancel` kill this worker while the block lasts."""
+    def using(self, worker: Worker, seconds: float) -> Iterator[None]:
+        """Let `cancel` kill this worker while the block lasts, and kill it after so many seconds."""
         with self._lock:
             self._worker = worker
+        late = RunFailed(f"the run took longer than {seconds:g} seconds, which is [timeouts] run")
+        timer = threading.Timer(seconds, self._end, (late,))
+        timer.daemon = True
+        timer.start()
         try:
             self.check()
             yield
+        except RunFailed:
+            self.check()  # a process that was killed here fails for this reason
+            raise
         finally:
+            timer.cancel()
             with self._lock:
                 self._worker = None
 
@@ -70,10 +83,11 @@ class Runs:
         run = Run(client, name)
         with self._changed:
             # The client's own limit is checked first: who has used it up is told so even when the party is full.
-            of_client = sum(other.client == client for other in self._runs.values())
-            if of_client >= self._limits.runs_per_client:
-                raise TooMuch(f"{client} has {of_client} runs in hand, which is the limit; wait for one to end")
-            # Each run in hand holds one of the server's threads, of which `process` starts this many and some.
+            most = self._limits.runs_per_client
+            # A run that this client has just left may still be ending.
+            if not self._changed.wait_for(lambda: self._of(client) < most, _ENDING):
+                raise TooMuch(f"{client} has {most} runs in hand, which is the limit; wait for one to end")
+            # Each run in hand holds one of the server's threads, see `roles`.
             if len(self._runs) >= self._limits.runs + self._limits.queue:
                 raise TooMuch(f"{len(self._runs)} runs are in hand, which is the limit; try again later")
             if (client, name) in self._runs:
@@ -85,6 +99,10 @@ class Runs:
         finally:
             with self._changed:
                 del self._runs[client, name]
+                self._changed.notify_all()
+
+    def _of(self, client: str) -> int:
+        return sum(run.client == client for run in self._runs.values())
 
     def find(self, client: str, name: str, timeout: float) -> Run | None:
         """Return the run of this name, or None if it has not come within the timeout.

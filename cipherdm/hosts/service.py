@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ import grpc
 from ..errors import CipherDMError
 from . import host_pb2 as pb
 from .config import HostConfig, agreement_of
-from .refusals import Cancelled, Refused, TooMuch
+from .refusals import MOST_REASON, Cancelled, Refused, TooMuch, shown
 from .request_queue import Requests
-from .roles import caller_name
+from .roles import Deadlines, caller_name
 from .store import ModelStore, StoredModel
 from .worker import Slots, memory_of
 
@@ -38,11 +39,13 @@ class EventLog:
         """Write one line."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line: dict[str, Any] = {"time": now, "level": level, "party": self._rank, "event": event}
-        # Eight characters of a run's name find it in all three logs, and do not let a reader of a log name the run.
-        line |= {name: value[:8] if name == "run" else value for name, value in about.items()}
+        # Eight characters of a run's name find it in all three logs, and do not let a reader of a log name the run. What
+        # callers write is cut before anything is made of it.
+        about = {name: value[:8] if name == "run" else value for name, value in about.items()}
+        line |= {name: shown(value) if isinstance(value, str) else value for name, value in about.items()}
         with self._lock:
             if level == "error":
-                self.last_error, self.last_error_time = f"{event}: {about.get('reason', '')}", now
+                self.last_error, self.last_error_time = f"{event}: {line.get('reason', '')}", now
             print(json.dumps(line), file=sys.stderr, flush=True)
 
 
@@ -57,6 +60,7 @@ class HostService:
         self._slots = Slots(host, folder)
         self._requests = Requests(host, agreement_of(*self._versions, host.agreement), self._store, self._slots)
         self._done = self._failed = 0
+        self.deadlines = Deadlines(self._late)
 
     def close(self) -> None:
         """End all processes and connections."""
@@ -87,17 +91,15 @@ class HostService:
 
     def Register(self, request_iterator, context):
         owner = caller_name(context)
-        timer = self._upload_timer(context)
+        self.deadlines.set(context, self._host.caller.timeouts.upload)
         with self._reported(context, "registration refused", caller=owner):
-            try:
-                first = next(request_iterator, pb.RegisterPiece())
-                if first.WhichOneof("piece") != "manifest":
-                    raise CipherDMError("a registration begins with a manifest.")
-                if first.manifest.ByteSize() > self._host.limits.model_bytes:
-                    raise TooMuch(f"the programs are larger than {self._host.limits.model_bytes} bytes, the limit")
-                self._store.stage(owner, first.manifest, (piece.share for piece in request_iterator))
-            finally:
-                timer.cancel()
+            first = next(request_iterator)
+            if first.WhichOneof("piece") != "manifest":
+                raise CipherDMError("a registration begins with a manifest.")
+            if first.manifest.ByteSize() > self._host.limits.model_bytes:
+                raise TooMuch(f"the programs are larger than {self._host.limits.model_bytes} bytes, the limit")
+            self._store.stage(owner, first.manifest, (piece.share for piece in request_iterator))
+            self.deadlines.set(context, None)
             self._log("model uploaded", caller=owner, model=first.manifest.name)
         return pb.Empty()
 
@@ -116,19 +118,23 @@ class HostService:
         return pb.Empty()
 
     def Request(self, request_iterator, context):
-        client, begin = caller_name(context), time.monotonic()
-        timer = self._upload_timer(context)
+        client, begin, timeouts = caller_name(context), time.monotonic(), self._host.caller.timeouts
+        self.deadlines.set(context, timeouts.upload)
         try:
-            header = next(request_iterator, pb.RequestPiece()).header
+            header = next(request_iterator).header
             about = {"caller": client, "run": header.run, "model": header.model}
             with self._reported(context, "run failed", **about):
                 self._log("run asked for", **about)
-                yield from self._requests.serve(client, header, request_iterator, context.add_callback, timer.cancel)
+                uploaded = partial(self.deadlines.set, context, None)
+                for event in self._requests.serve(client, header, request_iterator, context.add_callback, uploaded):
+                    # Who does not take what has come holds a slot, so it is given as long as a message of a party is.
+                    progress = event.WhichOneof("event") != "output"
+                    self.deadlines.set(context, timeouts.receive if progress else timeouts.upload)
+                    yield event
+                    self.deadlines.set(context, None)
         except BaseException:
             self._failed += 1
             raise
-        finally:
-            timer.cancel()
         self._done += 1
         self._log("run done", seconds=round(time.monotonic() - begin, 3), **about)
 
@@ -145,12 +151,8 @@ class HostService:
         """Log a call that the table of roles does not allow."""
         self._log("call denied", level="warning", caller=caller, method=method.rpartition("/")[2])
 
-    def _upload_timer(self, context: grpc.ServicerContext) -> threading.Timer:
-        """Start a timer that ends the call, unless it is cancelled before the time for an upload is over."""
-        timer = threading.Timer(self._host.caller.timeouts.upload, context.cancel)
-        timer.daemon = True
-        timer.start()
-        return timer
+    def _late(self, context: grpc.ServicerContext) -> None:
+        self._log("call ended", level="warning", caller=caller_name(context), reason="its caller let it wait too long")
 
     @contextmanager
     def _reported(self, context: grpc.ServicerContext, event: str, **about: str | int) -> Iterator[None]:
@@ -161,7 +163,9 @@ class HostService:
             # A client that goes away is no fault of the party, and not the last error that `status` shows.
             level = "warning" if isinstance(error, Cancelled) else "error"
             self._log(event, level=level, reason=str(error), **about)
-            context.abort(error.code if isinstance(error, Refused) else Refused.code, str(error))
+            # Callers print this, and names that others chose stand in it.
+            code = error.code if isinstance(error, Refused) else Refused.code
+            context.abort(code, shown(str(error), MOST_REASON))
 
 
 def _description(model: StoredModel) -> pb.Model:

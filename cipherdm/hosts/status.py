@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from ..errors import CipherDMError
 from ..progress import duration
 from . import host_pb2 as pb
+from .refusals import MOST_REASON, shown
 
 
 def report(states: Sequence[tuple[pb.Description, pb.HostStatus] | CipherDMError]) -> tuple[str, bool]:
@@ -28,7 +29,8 @@ def report(states: Sequence[tuple[pb.Description, pb.HostStatus] | CipherDMError
     lines += ["", *_models([party for party, _ in answered], problems)]
     for party, status in answered:
         if status.last_error:
-            lines.append(f"Last error of party {party.rank}, {status.last_error_time}: {status.last_error}")
+            error = shown(status.last_error, MOST_REASON)
+            lines.append(f"Last error of party {party.rank}, {status.last_error_time}: {error}")
     lines += [f"Not well: {problem}" for problem in problems]
     return "\n".join(lines).rstrip(), not problems
 

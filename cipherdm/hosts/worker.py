@@ -25,7 +25,7 @@ from ..engine.config import PARTIES, PartyConfig
 from . import host_pb2 as pb
 from .config import HostConfig
 from .manifest import engine_of
-from .refusals import RunFailed
+from .refusals import RunFailed, shown
 from .store import StoredModel
 
 Pieces = list[engine_pb.SharePiece]
@@ -109,7 +109,7 @@ class Worker:
                 executable = libspu.Executable(code.name, [], [], code.text).SerializeToString()
                 self._stub.AddProgram(engine_pb.Program(session=run, id=code.id, executable=executable))
             for done in self._stub.Run(engine_pb.Plan(session=run, calls=manifest.calls)):
-                label, total = manifest.calls[done.index].label, len(manifest.calls)
+                label, total = shown(manifest.calls[done.index].label), len(manifest.calls)
                 yield pb.RequestEvent(progress=pb.Progress(done=done, label=label, total=total))
             outputs = list(self._stub.Fetch(engine_pb.FetchRequest(session=run, names=manifest.outputs)))
             self._stub.Close(engine_pb.CloseRequest(session=run))

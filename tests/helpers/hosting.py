@@ -1,16 +1,21 @@
 """A trial with a second owner and a stranger, and two small models, for tests of three hosts."""
 
+import uuid
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from spu import api, libspu
 
-from cipherdm.engine import Node, Spec, compile_plan
+from cipherdm.engine import EngineConfig, Node, Spec, compile_plan
+from cipherdm.engine.wire import pieces
 from cipherdm.hosts import PARTY_NAMES, Limits, Model, RemoteCluster, Timeouts, make_trial
+from cipherdm.hosts import host_pb2 as pb
+from cipherdm.hosts.config import agreement_of
 from cipherdm.hosts.loopback import free_ports
 
-LIMITS = Limits(runs=2, queue=2, runs_per_client=2, input_bytes=1 << 20, model_bytes=4 << 20, models=3)
-TIMEOUTS = Timeouts(connect=10.0, start=60.0, receive=10.0, upload=60.0, keepalive=3.0)
+LIMITS = Limits(runs=2, queue=2, runs_per_client=1, input_bytes=1 << 20, model_bytes=4 << 20, models=3)
+TIMEOUTS = Timeouts(connect=10.0, start=60.0, receive=10.0, upload=60.0, run=300.0, keepalive=3.0)
 
 WEIGHTS = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
 INPUT = Spec((8, 4))
@@ -22,13 +27,15 @@ def small_trial(folder: Path) -> dict[str, Path]:
     files = make_trial(
         folder,
         port=free_ports(3 + 3 * LIMITS.runs),
-        clients=("alice", "bob", "rival", "stranger"),
+        clients=("alice", "bob", "carol", "rival", "stranger"),
         timeouts=TIMEOUTS,
         limits=LIMITS,
     )
     for name in PARTY_NAMES:
         text = files[name].read_text()
-        text = text.replace('clients = ["alice", "bob", "rival", "stranger"]', 'clients = ["alice", "bob"]')
+        text = text.replace(
+            'clients = ["alice", "bob", "carol", "rival", "stranger"]', 'clients = ["alice", "bob", "carol"]'
+        )
         files[name].write_text(text.replace('owners = ["owner"]', 'owners = ["owner", "rival"]'))
     return files
 
@@ -62,3 +69,19 @@ def check_product(cluster: RemoteCluster, seed: int) -> None:
     x = some_input(seed)
     answer = cluster.request("product", {"x": x})
     np.testing.assert_allclose(answer.outputs["y"], WEIGHTS @ x, atol=1e-3)
+
+
+def shares(name: str, array: np.ndarray, visibility=libspu.Visibility.VIS_SECRET) -> list[pb.RequestPiece]:
+    """Return party 1's messages for a value, as a client sends them."""
+    share = api.Io(3, EngineConfig().runtime_config()).make_shares(array, visibility)[1]
+    return [pb.RequestPiece(share=piece) for piece in pieces("", name, share)]
+
+
+def header(hosts, **changes) -> pb.RequestPiece:
+    """Return a good header for the product, but for the changes."""
+    with RemoteCluster(hosts["alice"]) as alice:
+        description = alice.descriptions()[1]
+        digest = alice.models()["product"].digest
+    agreement = agreement_of(description.cipherdm_version, description.spu_version, description.configuration)
+    good = {"run": uuid.uuid4().hex, "model": "product", "digest": digest, "agreement": agreement}
+    return pb.RequestPiece(header=pb.RequestHeader(**good | changes))

@@ -85,6 +85,11 @@ def test_what_parties_must_have_alike_is_in_their_agreement(files):
         (r"^receive = .*", "receive = -1.0", r"\[timeouts\]: receive is -1"),
         (r"^receive = .*", 'receive = "long"', r"\[timeouts\]: receive is 'long', and must be a number"),
         (r"^runs = .*", "runs = 0", r"\[limits\]: runs is 0, and must be at least 1"),
+        (
+            r"^runs_per_client = .*",
+            "runs_per_client = 3",
+            "is 3, and must be at most 2: one client could take all runs",
+        ),
         (r"^owners = .*", 'owners = ["party2"]', r"\[roles\]: owners has party2"),
         (r"^clients = .*\n", "", r"\[roles\]: clients is missing"),
         (r"^private_key = .*", 'private_key = "none.key"', r"\[identity\]: private_key is .*none.key, and there is no"),
@@ -96,6 +101,12 @@ def test_what_parties_must_have_alike_is_in_their_agreement(files):
 def test_a_wrong_field_is_named(edited, pattern, text, message):
     with pytest.raises(CipherDMError, match=message):
         load_host(edited(pattern, text))
+
+
+def test_one_client_cannot_take_all_runs_by_default(tmp_path):
+    assert Limits().runs_per_client < Limits().runs
+    make_trial(tmp_path / "one", limits=Limits(runs=1))
+    assert load_host(tmp_path / "one" / "party0.toml").limits.runs_per_client == 1
 
 
 def test_a_missing_section_or_file_is_named(files, tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hosting import LIMITS, WEIGHTS, check_product, product_model, some_input
+from hosting import WEIGHTS, check_product, product_model, some_input
 from PIL import Image
 from small import ONE_LEVEL, SCHEDULER
 
@@ -106,26 +106,28 @@ def test_a_client_that_goes_away_frees_what_it_held(hosts, alice):
 
 
 def test_there_is_a_limit_to_what_a_client_has_in_hand(hosts, alice):
-    """Two runs of one client are computed at once; a third is refused, and a request of another client waits."""
+    """One client has one run in hand, another is served meanwhile, and waits only when two others compute."""
     stop, running, waited = threading.Event(), threading.Semaphore(0), []
 
-    def occupy() -> None:
+    def occupy(name: str) -> None:
         def hold(done: int, *_) -> None:
             if done == 1:
                 running.release()
             if stop.is_set():
                 raise KeyboardInterrupt
 
-        with RemoteCluster(hosts["bob"]) as bob, pytest.raises(KeyboardInterrupt):
-            bob.request("slow", {"x": some_input(0)}, hold)
+        with RemoteCluster(hosts[name]) as client, pytest.raises(KeyboardInterrupt):
+            client.request("slow", {"x": some_input(0)}, hold)
 
     with ThreadPoolExecutor() as pool:
-        held = [pool.submit(occupy) for _ in range(LIMITS.runs)]
+        held = [pool.submit(occupy, "bob")]
         try:
-            for _ in held:
-                assert running.acquire(timeout=60)
-            with RemoteCluster(hosts["bob"]) as bob, pytest.raises(CipherDMError, match="bob has 2 runs in hand"):
+            assert running.acquire(timeout=60)
+            with RemoteCluster(hosts["bob"]) as bob, pytest.raises(CipherDMError, match="bob has 1 runs in hand"):
                 bob.request("product", {"x": some_input(0)})
+            check_product(alice, 3)
+            held.append(pool.submit(occupy, "carol"))
+            assert running.acquire(timeout=60)
             waiting = pool.submit(
                 lambda: alice.request("product", {"x": some_input(4)}, lambda *event: waited.append(event))
             )

@@ -7,7 +7,7 @@ from dataclasses import replace
 import grpc
 import numpy as np
 import pytest
-from hosting import INPUT, WEIGHTS, check_product, product_model, some_input
+from hosting import INPUT, WEIGHTS, check_product, header, product_model, shares, some_input
 from spu import api, libspu
 
 from cipherdm import CipherDMError
@@ -18,7 +18,6 @@ from cipherdm.engine.wire import pieces
 from cipherdm.hosts import RemoteCluster, load_caller, load_host
 from cipherdm.hosts import host_pb2 as pb
 from cipherdm.hosts.channels import connect
-from cipherdm.hosts.config import agreement_of
 from cipherdm.hosts.roles import ALLOWED, Role, roles_of
 
 DENIED = grpc.StatusCode.PERMISSION_DENIED
@@ -122,22 +121,6 @@ def test_a_party_cannot_take_anothers_place(hosts):
     swapped = replace(swapped, timeouts=replace(swapped.timeouts, connect=3.0))
     with RemoteCluster(swapped) as cluster, pytest.raises(CipherDMError, match="does not accept|does not answer"):
         cluster.descriptions()
-
-
-def shares(name: str, array: np.ndarray, visibility=libspu.Visibility.VIS_SECRET) -> list[pb.RequestPiece]:
-    """Party 1's messages for a value, as a client sends them."""
-    share = api.Io(3, EngineConfig().runtime_config()).make_shares(array, visibility)[1]
-    return [pb.RequestPiece(share=piece) for piece in pieces("", name, share)]
-
-
-def header(hosts, **changes) -> pb.RequestPiece:
-    """A good header for the product, but for the changes."""
-    with RemoteCluster(hosts["alice"]) as alice:
-        description = alice.descriptions()[1]
-        digest = alice.models()["product"].digest
-    agreement = agreement_of(description.cipherdm_version, description.spu_version, description.configuration)
-    good = {"run": uuid.uuid4().hex, "model": "product", "digest": digest, "agreement": agreement}
-    return pb.RequestPiece(header=pb.RequestHeader(**good | changes))
 
 
 @pytest.mark.parametrize(

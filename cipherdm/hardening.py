@@ -1,0 +1,36 @@
+"""What a process that holds shares does first: it leaves no core file, and it ends instead of living on without a thread."""
+
+import ctypes
+import os
+import resource
+import sys
+import threading
+
+_PR_SET_DUMPABLE = 4
+
+
+def protect_memory() -> None:
+    """Let nobody read this process's memory: no core file when it crashes, and no debugger of the same user."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    set_dumpable(allowed=False)  # the limit alone does not hold where the system hands core files to a program
+
+
+def set_dumpable(*, allowed: bool) -> None:
+    """Allow or forbid core files and debuggers. While they are forbidden, /proc/self cannot be written either."""
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, int(allowed), 0, 0, 0)
+
+
+def end_with_any_thread() -> None:
+    """End the process when a thread ends by an error, such as a lack of memory.
+
+    gRPC has one thread that takes all calls. Without it the process lives and listens, and no supervisor sees that it is deaf.
+    """
+
+    def end(problem: threading.ExceptHookArgs) -> None:
+        try:
+            message = f"a thread ended by {problem.exc_type.__name__}: {problem.exc_value}, and the process with it"
+            print(message, file=sys.stderr, flush=True)
+        finally:
+            os._exit(1)
+
+    threading.excepthook = end
