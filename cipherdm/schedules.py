@@ -7,8 +7,10 @@ the sample and output of the step before, so 10 to 15 steps suffice. Classifier-
 here from the betas of a diffusers scheduler. The same table drives plaintext and secure sampling.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,24 @@ import numpy as np
 from .errors import CipherDMError
 
 SCHEDULERS = ("ddpm", "ddim", "dpmsolver++")
+# diffusers' classes whose noise levels come from betas, and that leave the model's output as it is: for a model made for one of
+# them any scheduler of SCHEDULERS can be taken. Flow matching, EDM, consistency, LCM, TCD and score SDEs are other families.
+_NAMES = (
+    "DDIM DDIMParallel DDPM DDPMParallel PNDM DPMSolverMultistep DPMSolverSinglestep DPMSolverSDE DEISMultistep UniPCMultistep "
+    "LMSDiscrete EulerDiscrete EulerAncestralDiscrete HeunDiscrete KDPM2Discrete KDPM2AncestralDiscrete"
+)
+BETA_CLASSES = tuple(f"{name}Scheduler" for name in _NAMES.split())
+# Values of other fields that say that the noise levels do not come from the betas.
+_OTHER_LEVELS = {"use_flow_sigmas": (True,), "timestep_type": ("continuous",), "prediction_type": ("flow_prediction",)}
+_SUPPORTED = f"those that come from betas are, of {', '.join(BETA_CLASSES)}"
+_FILE = "scheduler_config.json"
+_BETAS = ("beta_start", "beta_end", "beta_schedule")
+_LEVEL_FIELDS = (
+    *_BETAS,
+    "rescale_betas_zero_snr",
+    "prediction_type",
+    "timestep_spacing",
+)  # named where numbers are not finite
 BRANCHES = 2  # outputs per step with guidance: without the prompt (or with the negative one), and with it
 
 
@@ -73,7 +93,7 @@ def make_schedule(
         config: configuration of a diffusers scheduler (`scheduler_config.json`): betas, spacing, prediction type. None, as
             models without one have it, is an error.
         name: "ddpm" (ancestral, with the configured variance_type), "ddim", or "dpmsolver++" (2M, midpoint).
-        steps: denoising steps, 1 to num_train_timesteps.
+        steps: denoising steps, 1 to num_train_timesteps. Numbers are refused for which diffusers' spacing takes others.
         eta: DDIM's share of fresh noise, 0 to 1. DDPM has its own and ignores this.
         clip: clip the predicted image to the configured clip_sample_range at every step, and derive the noise again from
             the clipped image (diffusers' use_clipped_model_output). The configuration's clip_sample is ignored: clipping
@@ -81,7 +101,8 @@ def make_schedule(
         start: number of first steps to leave out, because sampling begins with an image under less noise.
 
     Raises:
-        CipherDMError: an unknown scheduler or prediction type, or a number out of its range.
+        CipherDMError: an unknown scheduler or prediction type, noise levels that do not come from the configuration's betas, or
+            a number out of its range.
     """
     import diffusers  # which brings PyTorch: importing this module should not take seconds
 
@@ -91,11 +112,22 @@ def make_schedule(
         raise CipherDMError(f"unknown scheduler {name!r}: choose one of {', '.join(SCHEDULERS)}.")
     if name == "dpmsolver++" and clip:
         raise CipherDMError("dpmsolver++ remembers unclipped predictions; leave clip out, or choose ddim.")
+    check_levels(config)
+    # diffusers takes its class's own default for each field listed here, instead of the value that is there.
+    config = {field: value for field, value in config.items() if field != "_use_default_values"}
     scheduler_class = {"ddpm": diffusers.DDPMScheduler, "ddim": diffusers.DDIMScheduler}.get(
         name, diffusers.DPMSolverMultistepScheduler
     )
-    scheduler = scheduler_class.from_config(dict(config))
+    with _refused(config):
+        if config.get("beta_schedule") in ("sigmoid", "laplace"):  # which diffusers computes for DDPM only
+            unscaled = diffusers.DDPMScheduler.from_config(config | {"rescale_betas_zero_snr": False})
+            config |= {"trained_betas": unscaled.betas.tolist()}
+        scheduler = scheduler_class.from_config(config)
     longest = scheduler.config.num_train_timesteps
+    if len(scheduler.betas) != longest:
+        raise CipherDMError(f"{_FILE} has {len(scheduler.betas)} trained_betas for {longest} num_train_timesteps.")
+    if isinstance(steps, bool) or not isinstance(steps, Integral):
+        raise CipherDMError(f"steps must be a whole number; got {steps!r}.")
     if not 1 <= steps <= longest:
         raise CipherDMError(
             f"steps must be between 1 and {longest}, the number that the model was trained on; got {steps}."
@@ -106,10 +138,60 @@ def make_schedule(
         raise CipherDMError("dynamic thresholding needs a quantile of secret values; set thresholding to false.")
     if not 0 <= start < steps:
         raise CipherDMError(f"of {steps} steps the first {start} cannot be left out; at least one must remain.")
-    if name == "dpmsolver++":
-        return _dpmsolver(scheduler, steps, start)
-    scheduler.set_timesteps(steps)
+    spacing = f"timestep_spacing {scheduler.config.timestep_spacing!r}"
+    with _refused(config):
+        scheduler.set_timesteps(steps)
     timesteps = scheduler.timesteps.numpy().astype(np.int64)
+    if len(timesteps) != steps:
+        raise CipherDMError(
+            f"diffusers takes {len(timesteps)} steps when asked for {steps} ({spacing}): take another number."
+        )
+    if timesteps.max() >= longest:
+        raise CipherDMError(
+            f"{steps} steps begin at timestep {timesteps.max()}, and the model knows 0 to {longest - 1} "
+            f"({spacing}, steps_offset {config.get('steps_offset', 0)}): take fewer steps."
+        )
+    with np.errstate(all="ignore"):  # what is not finite in the end is refused
+        if name == "dpmsolver++":
+            made = _dpmsolver(scheduler, steps, start)
+        else:
+            made = _onestep(scheduler, name, timesteps, start, eta, clip)
+    if not (np.isfinite(made.coefficients).all() and np.isfinite(made.prediction).all()):
+        found = ", ".join(f"{field} {config[field]!r}" for field in _LEVEL_FIELDS if config.get(field) is not None)
+        raise CipherDMError(
+            f"{name} with {steps} steps has no finite coefficients for this {_FILE}: {found}. Noise without any signal "
+            "(rescale_betas_zero_snr) needs v_prediction or sample, betas must lie between 0 and 1, and each step needs a "
+            "timestep of its own."
+        )
+    return made
+
+
+def check_levels(config: Mapping[str, Any]) -> None:
+    """Raise CipherDMError unless the noise levels of a scheduler's configuration come from betas that it states."""
+    kind = config.get("_class_name")
+    if kind not in (*BETA_CLASSES, None):
+        raise CipherDMError(f"the scheduler is a {kind}, whose noise levels are not supported: {_SUPPORTED}.")
+    for field, others in _OTHER_LEVELS.items():
+        if config.get(field) in others:
+            raise CipherDMError(
+                f"the scheduler's {field} is {config[field]!r}: noise levels of that kind are not supported, {_SUPPORTED}."
+            )
+    missing = [field for field in _BETAS if field not in config]
+    if missing and config.get("trained_betas") is None:
+        raise CipherDMError(f"the scheduler's configuration lacks {', '.join(missing)}: complete {_FILE}.")
+
+
+@contextmanager
+def _refused(config: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what diffusers' schedulers raise for a configuration into an error that names it."""
+    try:
+        yield
+    except (NotImplementedError, ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
+        raise CipherDMError(f"diffusers does not compute the noise levels of this {_FILE}: {error}") from error
+
+
+def _onestep(scheduler, name: str, timesteps: np.ndarray, start: int, eta: float, clip: bool) -> Schedule:
+    """DDPM or DDIM from the step numbered `start` on."""
     now, before = _signal_levels(scheduler, name, timesteps)
     timesteps, now, before = timesteps[start:], now[start:], before[start:]
 
@@ -167,7 +249,7 @@ def _ddpm(
     """Factors of the sample, the predicted image and the noise: the posterior's mean and standard deviation."""
     alpha = now / before
     small = np.maximum((1 - before) / (1 - now) * (1 - alpha), 1e-20)
-    if variance_type in ("fixed_small", "fixed_small_log"):
+    if variance_type in ("fixed_small", "fixed_small_log", None):  # schedulers without a variance save None
         variance = small
     elif variance_type in ("fixed_large", "fixed_large_log"):
         variance = 1 - alpha

@@ -1,4 +1,4 @@
-"""DPM-Solver++ (2M): its rows against diffusers' loop, and sampling with it in all three readings."""
+"""Schedulers against diffusers' own: what is computed, what is refused by name, and DPM-Solver++ in all three readings."""
 
 from dataclasses import replace
 
@@ -13,11 +13,13 @@ from cipherdm import DIRECT, FAST, CipherDMError, sample
 from cipherdm.models import init_unet, load_unet, save_unet
 from cipherdm.owner.calibrate import calibrate
 from cipherdm.owner.observe import save_calibration
-from cipherdm.schedules import make_schedule
+from cipherdm.schedules import BETA_CLASSES, SCHEDULERS, make_schedule
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 # Predicting v keeps samples of an untrained network within the ring, where predicting noise lets them grow step by step.
 BOUNDED = SCHEDULER | {"prediction_type": "v_prediction"}
+OTHER_FAMILIES = ("FlowMatchEulerDiscrete", "EDMEuler", "EDMDPMSolverMultistep", "CMStochasticIterative", "LCM", "TCD")
+OTHER_FAMILIES += ("ScoreSdeVe", "KarrasVe", "VQDiffusion", "UnCLIP", "CogVideoXDDIM", "IPNDM", "Unheard")
 SETTINGS = {"labels": [2, 0], "steps": 4, "scheduler": "dpmsolver++", "seed": 5}
 
 
@@ -33,7 +35,12 @@ def unet(tmp_path_factory):
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("change", [{}, {"timestep_spacing": "leading"}, {"use_karras_sigmas": True}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [{}, *({"timestep_spacing": spacing} for spacing in ("leading", "trailing"))]
+    + [{f"use_{kind}": True} for kind in ("karras_sigmas", "exponential_sigmas", "beta_sigmas", "lu_lambdas")],
+    ids=str,
+)
 @pytest.mark.parametrize("final", ["zero", "sigma_min"])
 @pytest.mark.parametrize("steps", [1, 2, 12, 20])
 def test_rows_follow_diffusers(steps, final, change, prediction):
@@ -51,6 +58,90 @@ def test_rows_follow_diffusers(steps, final, change, prediction):
         expected = scheduler.step(torch.tanh(expected) * (0.3 + float(timestep) / 1000), timestep, expected).prev_sample
         x, last = np.tensordot(row, np.stack([x, output, np.zeros_like(x), *last]), axes=1), (x, output)
     np.testing.assert_allclose(x, expected.numpy(), atol=1e-4 * max(1, float(expected.abs().max())))
+
+
+@pytest.mark.parametrize("kind", BETA_CLASSES)
+def test_noise_levels_are_those_of_the_schedulers_own_class(kind):
+    if kind == "DPMSolverSDEScheduler":  # needs torchsde, which is not installed; its betas are Heun's
+        made = diffusers.HeunDiscreteScheduler()
+    else:
+        made = getattr(diffusers, kind)()
+    config = dict(made.config) | {"_class_name": kind, "timestep_spacing": "leading"}
+    for name in SCHEDULERS:
+        if name == "dpmsolver++" and kind == "DEISMultistepScheduler":
+            with pytest.raises(CipherDMError, match="deis"):
+                make_schedule(config, name, 5)
+            continue
+        schedule = make_schedule(config, name, 5)
+        # The predicted image is (x - sqrt(1 - a) eps) / sqrt(a).
+        levels = made.alphas_cumprod.numpy()[schedule.timesteps]
+        np.testing.assert_allclose(schedule.prediction[:, 0], levels**-0.5, rtol=1e-4)
+        np.testing.assert_allclose(schedule.prediction[:, 1], -((1 / levels - 1) ** 0.5), rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["sigmoid", "laplace"])
+def test_betas_that_diffusers_has_for_ddpm_only(shape):
+    config = SCHEDULER | {"beta_schedule": shape}
+    betas = diffusers.DDPMScheduler.from_config(config).betas.tolist()
+    for name in SCHEDULERS:
+        expected = make_schedule(SCHEDULER | {"trained_betas": betas}, name, 5)
+        np.testing.assert_array_equal(make_schedule(config, name, 5).coefficients, expected.coefficients)
+
+
+def test_every_number_of_steps_is_diffusers_or_refused():
+    """Also those that do not divide the timesteps: none is taken for another, whatever the spacing."""
+    classes = (diffusers.DDPMScheduler, diffusers.DDIMScheduler, diffusers.DPMSolverMultistepScheduler)
+    refused = 0
+    for spacing in ("leading", "trailing", "linspace"):
+        for name, kind in zip(SCHEDULERS, classes, strict=True):
+            for steps in (*range(1, 130, 3), 103, 121, 122, 201, 499, 750, 999, 1000):
+                config = SCHEDULER | {"timestep_spacing": spacing}
+                scheduler = kind.from_config(config)
+                scheduler.set_timesteps(steps)
+                try:
+                    schedule = make_schedule(config, name, steps)
+                except CipherDMError as error:
+                    refused += 1
+                    assert len(scheduler.timesteps) != steps or "each step needs a timestep of its own" in str(error)
+                    continue
+                assert schedule.steps == steps
+                np.testing.assert_array_equal(schedule.timesteps, scheduler.timesteps)
+                assert np.isfinite(schedule.coefficients).all()
+    assert 0 < refused < 30
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(({"_class_name": f"{kind}Scheduler"}, f"is a {kind}Scheduler.*PNDM") for kind in OTHER_FAMILIES),
+        ({"use_flow_sigmas": True}, "use_flow_sigmas is True"),
+        ({"timestep_type": "continuous"}, "timestep_type is 'continuous'"),
+        ({"prediction_type": "flow_prediction"}, "prediction_type is 'flow_prediction'"),
+        ({"beta_start": None, "beta_end": None}, "lacks beta_start, beta_end: complete scheduler_config.json"),
+        ({"timestep_spacing": "random"}, "diffusers does not compute .*random"),
+        ({"beta_schedule": "cubic"}, "diffusers does not compute .*cubic"),
+        ({"trained_betas": [0.1] * 10}, "10 trained_betas for 1000 num_train_timesteps"),
+        ({"beta_end": 1.5}, "no finite coefficients .* beta_end 1.5"),
+        ({"steps": 2.5}, "whole number; got 2.5"),
+        ({"steps": 1000, "steps_offset": 1, "timestep_spacing": "leading"}, "steps_offset 1|timestep of its own"),
+        ({"steps": 61, "timestep_spacing": "trailing"}, "takes 62 steps when asked for 61"),
+    ],
+    ids=str,
+)
+def test_what_is_not_computed_is_refused_by_name(name, change, message):
+    config = {field: value for field, value in (SCHEDULER | change).items() if value is not None}
+    with pytest.raises(CipherDMError, match=message):
+        make_schedule(config, name, config.pop("steps", 5))
+
+
+def test_noise_without_signal_needs_another_prediction_than_noise():
+    config = SCHEDULER | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    for name in ("ddpm", "ddim"):
+        with pytest.raises(CipherDMError, match="no finite .*rescale_betas_zero_snr True, prediction_type 'epsilon'"):
+            make_schedule(config, name, 3)
+    for name in SCHEDULERS:
+        assert np.isfinite(make_schedule(config | {"prediction_type": "v_prediction"}, name, 3).coefficients).all()
 
 
 def test_other_variants_are_refused_by_name():

@@ -89,19 +89,17 @@ def register(
     A model registered before under this name is replaced.
     """
     from ..hosts import RemoteCluster, sampling_model
-    from ..models import find_model, load_unet
+    from ..models import find_model, takes_prompts
     from ..protocols import named
-    from ..sampling.pipeline import is_pipeline, load_pipeline
+    from ..sampling.pipeline import load_model
 
     folder = find_model(model)
     settings = {"steps": steps, "scheduler": scheduler, "eta": eta, "protocols": named(protocols)}
-    if is_pipeline(folder):
-        loaded, settings["guidance_scale"] = load_pipeline(folder), guidance_scale
-    else:
-        loaded = load_unet(folder)
+    if takes_prompts(folder):
+        settings["guidance_scale"] = guidance_scale
     with ProgressBar("program") as bar:
         made = sampling_model(
-            name or folder.name, loaded, batch=pictures, granularity=granularity, progress=bar, **settings
+            name or folder.name, load_model(folder), batch=pictures, granularity=granularity, progress=bar, **settings
         )
     with RemoteCluster(config) as cluster, ProgressBar("value") as bar:
         cluster.register(made, bar)
@@ -136,7 +134,7 @@ def request(
     from ..hosts import RemoteCluster, images_of
     from ..sampling.pipeline import load_client_components
     from ..views.pictures import image_row, wrapped
-    from .sample import PROMPT_LAYOUT, write_figure
+    from .sample import PROMPT_LAYOUT, counted, write_figure
 
     chosen = parse_labels(labels)
     if bool(prompts) != (components is not None):
@@ -156,7 +154,7 @@ def request(
     public = {key: about[key] for key in ("scheduler", "steps", "eta", "guidance_scale", "protocols") if key in about}
     record = {"model": name, **public, "pictures": len(result.images), "cost": cost.to_dict()}
     typer.echo(
-        f"{len(result.images)} images in {cost.seconds:.1f} s; the parties sent {cost.bytes / 1e6:.1f} MB in "
+        f"{counted(len(result.images), 'image')} in {cost.seconds:.1f} s; the parties sent {cost.bytes / 1e6:.1f} MB in "
         f"{cost.sends} messages.\n{write_figure(figure, out, record)}"
     )
 

@@ -39,12 +39,13 @@ def calibrate(
 ) -> None:
     """Calibrate a model for the set `fast`: measure in plaintext what its layers carry, and store fits in its folder."""
     from ..calibration import read_captions
-    from ..sampling.pipeline import is_pipeline
+    from ..models import UNet
+    from ..sampling.pipeline import load_model
 
     folder = cdm.find_model(name)
-    if captions is not None and not is_pipeline(folder):
+    model = load_model(folder)
+    if captions is not None and isinstance(model, UNet):
         raise CipherDMError(f"{folder} is no Stable Diffusion folder, and takes no captions.")
-    model = cdm.load_pipeline(folder) if is_pipeline(folder) else cdm.load_unet(folder)
     texts = None if captions is None else read_captions(captions)
     settings = {"timesteps": timesteps, "images": images, "guidance_scale": guidance_scale, "seed": seed}
     with ProgressBar("step") as bar:

@@ -53,14 +53,14 @@ def sample(
     image file shows each result below the one that the exact model gives in plaintext.
     """
     from ..likeness import psnr
+    from ..models import takes_prompts
     from ..protocols import default, named
-    from ..sampling.pipeline import is_pipeline
     from ..views.pictures import sample_sheet, wrapped
 
     folder = cdm.find_model(model)
     chosen = default(granularity) if protocols is None else named(protocols)
     settings: dict[str, Any] = {"steps": steps, "scheduler": scheduler, "eta": eta, "seed": seed}
-    if is_pipeline(folder):
+    if takes_prompts(folder):
         if not prompt or labels is not None or count is not None:
             raise CipherDMError(f"{folder} draws from prompts: give --prompt for each image, no labels and no count.")
         loaded, draw, layout = cdm.load_pipeline(folder), cdm.text_to_image, PROMPT_LAYOUT
@@ -91,11 +91,16 @@ def sample(
     run = {"model": folder.resolve().name, "protocols": chosen.name, "granularity": granularity, **about, **settings}
     measured = {"psnr_db": found, "peak_memory_bytes": secure.peak_memory, "cost": cost.to_dict()}
     typer.echo(
-        f"{len(found)} images in {cost.seconds:.1f} s; the parties sent {cost.bytes / 1e6:.1f} MB in {cost.sends} messages "
-        f"and held at most {max(secure.peak_memory) / 2**20:.0f} MiB each.\n"
+        f"{counted(len(found), 'image')} in {cost.seconds:.1f} s; the parties sent {cost.bytes / 1e6:.1f} MB in "
+        f"{cost.sends} messages and held at most {max(secure.peak_memory) / 2**20:.0f} MiB each.\n"
         f"PSNR of secure against exact plaintext: mean {np.mean(found):.1f} dB, lowest {min(found):.1f} dB.\n"
         f"{write_figure(figure, out, run | measured)}"
     )
+
+
+def counted(count: int, thing: str) -> str:
+    """Return a number with its noun: "1 image", "2 images"."""
+    return f"{count} {thing}{'s' * (count != 1)}"
 
 
 def write_figure(figure: "Figure", out: Path, contents: dict[str, Any]) -> str:

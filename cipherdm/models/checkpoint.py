@@ -22,6 +22,8 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER = "scheduler_config.json"
 PIPELINE = "model_index.json"  # in a pipeline's folder, which holds the U-Net's folder and others
 _CONFIGS = {"UNet2DModel": UNetConfig, "UNet2DConditionModel": UNetConditionConfig}
+# diffusers' pipelines that are computed here: of a UNet2DModel, and of a UNet2DConditionModel.
+_PLAIN, _PROMPTED = ("DDPMPipeline", "DDIMPipeline"), ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 
 # In FM64 with 18 fraction bits a product is right below 2^26 and can be silently wrong above. A weight of 2^13 leaves 2^13
 # to the other factor. A network with larger weights is broken, or needs rescaling before it is shared.
@@ -46,6 +48,19 @@ def find_model(name: str | Path) -> Path:
         return models / name
     names = ", ".join(sorted(known))
     raise CipherDMError(f"There is no model {str(name)!r}: give a diffusers folder, or one of data/models: {names}.")
+
+
+def takes_prompts(folder: str | Path) -> bool:
+    """Return True for the folder of a Stable Diffusion pipeline, and False for that of a UNet2DModel or its pipeline.
+
+    Raises:
+        CipherDMError: the folder is that of another pipeline.
+    """
+    index = Path(folder) / PIPELINE
+    kind = read_json(index).get("_class_name") if index.is_file() else _PLAIN[0]
+    if kind not in (*_PLAIN, *_PROMPTED):
+        raise CipherDMError(f"{folder} is of a {kind}; supported are {', '.join((*_PLAIN, *_PROMPTED))}.")
+    return kind in _PROMPTED
 
 
 class WeightsFile(Mapping[str, np.ndarray]):
@@ -85,6 +100,7 @@ def load_unet(folder: str | Path, *, lazily: bool = False) -> UNet:
     folder = Path(folder)
     if not folder.is_dir():
         raise CipherDMError(f"There is no folder {folder}. Give the folder that diffusers' save_pretrained wrote.")
+    takes_prompts(folder)  # a pipeline of another kind would have more to compute than its U-Net
     nested = (folder / "unet").is_dir() and not (folder / CONFIG).is_file()
     home = folder / "unet" if nested else folder
     scheduler = folder / "scheduler" / SCHEDULER if nested else folder / SCHEDULER

@@ -106,12 +106,21 @@ def run_blocks(blocks: Iterable[Block], params, values: Mapping, *, protocols: P
     return values
 
 
-def check_takes_no_prompt(unet: UNet) -> None:
-    """Raise CipherDMError if `unet` is a UNet2DConditionModel."""
+def check_draws_without_prompt(unet: UNet) -> None:
+    """Raise CipherDMError if `unet` takes prompts, has no sample_size, or returns other channels than it takes."""
     if isinstance(unet.config, UNetConditionConfig):
         raise CipherDMError(
             "The model is a UNet2DConditionModel, which draws what a prompt says, and there is no prompt here. Draw with "
             "cipherdm.text_to_image or `cipherdm sample --prompt`, or give a folder of a UNet2DModel."
+        )
+    if unet.config.sample_size is None:
+        raise CipherDMError(
+            "The U-Net's sample_size is missing: write the images' height in pixels into its config.json."
+        )
+    if unet.config.in_channels != unet.config.out_channels:
+        raise CipherDMError(
+            f"The U-Net returns {unet.config.out_channels} channels for {unet.config.in_channels}: models that learn a "
+            "variance, or that take an image beside the noise, are not supported."
         )
 
 

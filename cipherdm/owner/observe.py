@@ -16,7 +16,7 @@ from ..errors import CipherDMError
 from ..files import replacing
 from ..models.config import UNetConditionConfig
 from ..models.layout import unet_blocks
-from ..models.unet import UNet, check_takes_no_prompt, run_blocks
+from ..models.unet import UNet, check_draws_without_prompt, run_blocks
 from ..protocols import DIRECT, direct
 from ..schedules import Schedule
 
@@ -124,7 +124,7 @@ def one_hot_labels(unet: UNet, per_class: int) -> np.ndarray:
     Raises:
         CipherDMError: the model takes prompts.
     """
-    check_takes_no_prompt(unet)
+    check_draws_without_prompt(unet)
     return np.tile(np.eye(unet.config.num_class_embeds or 1, dtype=np.float32), (per_class, 1))
 
 

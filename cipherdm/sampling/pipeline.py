@@ -13,14 +13,12 @@ import numpy as np
 import safetensors
 import torch
 from diffusers import AutoencoderKL
-from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..errors import CipherDMError
-from ..models import UNet, UNetConditionConfig, load_unet
-from ..models.checkpoint import PIPELINE, read_json
-
-_CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+from ..models import UNet, UNetConditionConfig, load_unet, takes_prompts
+from ..models.checkpoint import PIPELINE
+from ..schedules import check_levels
 
 # Files that must be there, by component.
 _CLIENT_FILES = {"tokenizer": "tokenizer_config.json", "text_encoder": "config.json", "vae": "config.json"}
@@ -50,9 +48,9 @@ class Pipeline(ClientComponents):
         return height * factor, width * factor
 
 
-def is_pipeline(folder: str | Path) -> bool:
-    """Return True if a folder says that it is one of diffusers' pipelines."""
-    return (Path(folder) / PIPELINE).is_file()
+def load_model(folder: str | Path) -> "UNet | Pipeline":
+    """Read a folder as what it is: by `load_pipeline` if it takes prompts, and by `load_unet` otherwise."""
+    return load_pipeline(folder) if takes_prompts(folder) else load_unet(folder)
 
 
 def load_pipeline(folder: str | Path) -> Pipeline:
@@ -72,7 +70,8 @@ def load_pipeline(folder: str | Path) -> Pipeline:
         raise CipherDMError(
             f"{folder / 'unet'} holds a UNet2DModel, which takes no prompt; a UNet2DConditionModel is needed."
         )
-    unet = replace(unet, scheduler_config=_scheduler_config(folder, unet.scheduler_config))
+    check_levels(unet.scheduler_config)
+    unet = replace(unet, scheduler_config=dict(unet.scheduler_config) | {"steps_offset": 1, "clip_sample": False})
     loaded = Pipeline(**_client_components(folder), unet=unet)
     _check_fit(folder, loaded)
     return loaded
@@ -90,13 +89,9 @@ def load_client_components(folder: str | Path) -> ClientComponents:
 
 
 def _check_files(folder: Path, files: Mapping[str, str]) -> None:
-    if not is_pipeline(folder):
-        raise CipherDMError(
-            f"{folder} has no {PIPELINE}: give a folder that StableDiffusionPipeline.save_pretrained wrote."
-        )
-    kind = read_json(folder / PIPELINE).get("_class_name")
-    if kind not in _CLASSES:
-        raise CipherDMError(f"{folder} is of a {kind}; only {_CLASSES[0]} is supported.")
+    if not takes_prompts(folder):
+        lack = "takes no prompts" if (folder / PIPELINE).is_file() else f"has no {PIPELINE}"
+        raise CipherDMError(f"{folder} {lack}: give a folder that StableDiffusionPipeline.save_pretrained wrote.")
     missing = [name for name, file in files.items() if not (folder / name / file).is_file()]
     if missing:
         raise CipherDMError(
@@ -112,17 +107,6 @@ def _client_components(folder: Path) -> dict[str, Any]:
         "text_encoder": _loaded(folder, "text_encoder", CLIPTextModel.from_pretrained, dtype=torch.float32),
         "vae": _loaded(folder, "vae", AutoencoderKL.from_pretrained, **vae),
     }
-
-
-def _scheduler_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    supported = [entry.name for entry in KarrasDiffusionSchedulers]  # their noise levels come from betas
-    kind = config.get("_class_name")
-    if kind not in supported:
-        raise CipherDMError(
-            f"{folder / 'scheduler'} is of a {kind}, whose noise levels are not supported; those of these are: "
-            f"{', '.join(sorted(supported))}."
-        )
-    return dict(config) | {"steps_offset": 1, "clip_sample": False}
 
 
 def _loaded(folder: Path, component: str, load: Callable, **options):

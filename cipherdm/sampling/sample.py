@@ -11,7 +11,7 @@ import numpy as np
 
 from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node, compile_plan
 from ..errors import CipherDMError
-from ..models import UNet, check_takes_no_prompt
+from ..models import UNet, check_draws_without_prompt
 from ..owner import prepare_weights
 from ..progress import Progress
 from ..protocols import DIRECT, Protocols
@@ -104,7 +104,7 @@ def make_task(
     Raises:
         CipherDMError: an argument is out of its range.
     """
-    check_takes_no_prompt(unet)
+    check_draws_without_prompt(unet)
     chosen = Settings(**settings)
     schedule = chosen.schedule(unet, clip=clip)
     return chosen.task(unet, schedule, _batch(unet, labels, count), labels=labels)

@@ -1,12 +1,15 @@
 """The command line as a user meets it."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
-from small import ONE_LEVEL
+from small import ONE_LEVEL, SCHEDULER, TWO_LEVELS
 
 from cipherdm import CipherDMError
 from cipherdm.cli.options import PROTOCOL_NAMES, parse_labels
@@ -20,8 +23,7 @@ CONFIG = replace(ONE_LEVEL, num_class_embeds=2, add_attention=False)
 @pytest.fixture
 def model(tmp_path):
     """A folder with a very small conditional model."""
-    scheduler = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
-    save_unet(replace(init_unet(CONFIG), scheduler_config=scheduler | {"clip_sample": False}), tmp_path / "model")
+    save_unet(replace(init_unet(CONFIG), scheduler_config=SCHEDULER), tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -36,6 +38,42 @@ def test_sample_writes_a_picture_and_its_record(model, tmp_path, run, capsys):
     printed = capsys.readouterr()
     assert "2 images" in printed.out
     assert "step 2/2 scheduler" in printed.err  # the bar's last description
+
+
+@pytest.fixture(params=["pipeline", "hub"])
+def unet_pipeline(request, tmp_path):
+    """A DDPMPipeline as diffusers' training script saves it, and as google/ddpm-* have it: all files side by side."""
+    torch.manual_seed(0)
+    config = replace(TWO_LEVELS, block_out_channels=(16, 16), norm_num_groups=4, sample_size=4)
+    made = UNet2DModel(**{name: value for name, value in config.to_diffusers().items() if name[0] != "_"})
+    scheduler = DDPMScheduler(clip_sample=False, prediction_type="v_prediction")
+    folder = tmp_path / "trained"
+    DDPMPipeline(made, scheduler).save_pretrained(folder)
+    if request.param == "hub":
+        shutil.rmtree(folder / "unet")
+        shutil.rmtree(folder / "scheduler")
+        made.save_pretrained(folder)
+        scheduler.save_pretrained(folder)
+    return folder
+
+
+def test_a_pipeline_of_a_unet_is_taken_by_every_command(unet_pipeline, tmp_path, run, capsys):
+    out = tmp_path / "one.png"
+    assert run("calibrate", unet_pipeline, "--images", 8, "--timesteps", 2) == 0
+    assert run("check-ranges", unet_pipeline, "--steps", 2, "--count", 1) in (0, 3)
+    assert run("sample", "--model", unet_pipeline, "--steps", 1, "--protocols", "direct", "--out", out) == 0
+    assert Image.open(out).width > 50 and "1 image in" in capsys.readouterr().out
+    # A model is made of it before the parties are called, of which there are none.
+    asked = ("--steps", 1, "--protocols", "direct", "--config", tmp_path / "none.toml")
+    assert run("register", unet_pipeline, *asked) == 1
+    assert "none.toml" in capsys.readouterr().err
+
+
+def test_pipelines_of_other_kinds_are_named(unet_pipeline, run, capsys):
+    (unet_pipeline / "model_index.json").write_text('{"_class_name": "LDMPipeline"}')
+    for command in (["sample", "--model"], ["calibrate"], ["check-ranges"]):
+        assert run(*command, unet_pipeline) == 1
+        assert "is of a LDMPipeline; supported are DDPMPipeline, DDIMPipeline, Stable" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_sample_writes_a_picture_and_its_record(pipeline_folder, tmp_path, run, 
     assert min(record["psnr_db"]) > 20
     assert record["cost"]["bytes"] > 0 and record["environment"]["versions"]["spu"]
     printed = capsys.readouterr()
-    assert "1 images" in printed.out
+    assert "1 image in" in printed.out
     assert "step 1/1 scheduler" in printed.err  # half of the two steps
 
 
