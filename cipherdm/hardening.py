@@ -1,10 +1,11 @@
-"""What a process that holds shares does first: it leaves no core file, and it ends instead of living on without a thread."""
+"""What a process that holds shares does first: it leaves no core file, and ends with its parent or with any of its threads."""
 
 import ctypes
 import os
 import resource
 import sys
 import threading
+import time
 
 _PR_SET_DUMPABLE = 4
 
@@ -34,3 +35,18 @@ def end_with_any_thread() -> None:
             os._exit(1)
 
     threading.excepthook = end
+
+
+def end_with_parent() -> None:
+    """Watch the parent process from now on, and end this process at once, within a second, when the parent has ended.
+
+    A pipe from the parent does not tell: processes that the parent has forked keep it open. The kernel's own signal
+    (PR_SET_PDEATHSIG) comes too early, when the thread ends that started this process.
+    """
+    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(0)

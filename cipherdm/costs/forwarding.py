@@ -5,7 +5,7 @@ reads, notes when each piece is due at the other end, and writes it then. It use
 timeouts are whole milliseconds: several round trips of a local network.
 
 Started by `LinkShaper` as `python -m cipherdm.costs.forwarding`, with one line of JSON on its standard input. Each further
-line is a new delay in seconds. It ends when that input closes.
+line is a new delay in seconds. It ends when that input closes, or when the process that started it has ended.
 """
 
 import ctypes
@@ -20,6 +20,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from ..hardening import end_with_parent
 
 _SMALLEST_PIECE, _LARGEST_PIECE = 1 << 14, 1 << 18  # bytes read at a time
 _PIECE_SECONDS = 4e-4  # longest time in which a piece should leave, since it arrives as a whole
@@ -189,6 +191,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the client, who then ends this process
     # By default Linux wakes sleepers up to 50 microseconds late to save power, a quarter of a local network's delay.
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(1), 0, 0, 0)
+    end_with_parent()
     control = sys.stdin.fileno()
     fields = json.loads(_first_line(control))
     forwarder = Forwarder([Link(*link) for link in fields["links"]], fields["bandwidth"], fields["delay"])

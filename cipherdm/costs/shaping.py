@@ -66,7 +66,7 @@ class LinkShaper:
         targets = {pair: self._addresses[pair[1]] for pair in permutations(ranks, 2)}
         targets[_PROBE, _PROBE] = self._folder / "probed.sock"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "cipherdm.costs.forwarding"],
+            [sys.executable, "-P", "-m", "cipherdm.costs.forwarding"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -92,13 +92,9 @@ class LinkShaper:
         """End the process. Safe to call twice."""
         if self._process is None:
             return
-        self._process.stdin.close()  # it ends when its input does
-        try:
-            self._process.wait(timeout=3)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        for file in (self._process.stdout, self._process.stderr, self._server):
+        self._process.kill()
+        self._process.wait()
+        for file in (self._process.stdin, self._process.stdout, self._process.stderr, self._server):
             file.close()
         self._process = None
         self._temporary.cleanup()

@@ -1,12 +1,15 @@
 """Three parties on this machine: their processes and connections."""
 
 import os
+import secrets
 import select
 import subprocess
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
@@ -18,17 +21,22 @@ from . import party_pb2 as pb
 from .config import PARTIES, EngineConfig, PartyConfig
 from .rpc import Stub
 from .session import Session
+from .turn import Turn
 from .variable_files import check_folder_name
 from .wire import GRPC_OPTIONS, PartyError, gather
 
 _CONNECT_TIMEOUT = 8.0
+_PATIENCE = 5.0  # seconds for which a process may be stopped, as debuggers stop it, before that counts as a failure
 
 
 class LocalCluster:
     """Three party processes on this machine, connected by sockets in a folder that only this user may open.
 
     Use it as a context manager: leaving the block ends the processes and deletes the folder. The processes also end when
-    this process dies for any reason, because each watches a pipe that only this process holds open.
+    this process dies for any reason, because each looks for it. Threads may share a cluster, and take turns, see `Session`.
+
+    A process that is killed, or stopped for five seconds, ends the cluster, as does a run that is interrupted. What uses the
+    cluster then or later raises a CipherDMError that says why.
 
     The parties' memory is separate, but their owner is not: one machine that runs all three can read all shares.
 
@@ -37,6 +45,7 @@ class LocalCluster:
             connections are not affected.
         files: folder for variables that outlive the processes, with a subfolder per party, for sessions that ask for it. It
             is made if needed, for this user only.
+        start_timeout: seconds to wait until the processes serve. Libraries on a network file system can take long to load.
 
     Raises:
         CipherDMError: (on entering) a party does not start.
@@ -47,8 +56,10 @@ class LocalCluster:
         *,
         network: Network | None = None,
         files: Path | None = None,
+        start_timeout: float = 120.0,
     ):
         self._network = network
+        self._start_timeout = start_timeout
         self._files = files
         # Connecting takes several round trips.
         self._connect_timeout = _CONNECT_TIMEOUT + (10 * network.round_trip if network else 0)
@@ -56,15 +67,16 @@ class LocalCluster:
         self._processes: list[subprocess.Popen] = []
         self._sessions: dict[tuple[EngineConfig, str], Session] = {}
         self._running = ExitStack()  # what `stop` ends, the last one first
-        self._ended: str | None = "it has not been started: use it in a with statement"
+        self._turn = Turn(self._fail, self._end)
+        self._over = threading.Event()
 
     def __enter__(self) -> "LocalCluster":
         try:
             self._start()
+            self._turn.ended = None
         except BaseException:
             self.stop()
             raise
-        self._ended = None
         return self
 
     def __exit__(self, *exception) -> None:
@@ -81,30 +93,29 @@ class LocalCluster:
         Raises:
             CipherDMError: the cluster has ended, the parties cannot connect, the name is not valid or there is no folder.
         """
-        if self._ended is not None:
-            raise CipherDMError(f"this cluster cannot be used: {self._ended}")
+        self._turn.check()
         if files:
             check_folder_name(files)
             if self._files is None:
                 raise CipherDMError(
                     "the parties have no folder for files that outlive them: give LocalCluster `files`."
                 )
-        if (config, files) not in self._sessions:
-            name = uuid.uuid4().hex
-            settings = config.runtime_config().SerializeToString()
-            request = pb.OpenRequest(session=name, runtime_config=settings, files=files)
-            try:
-                gather([stub.Open.future(request, timeout=self._connect_timeout + 2) for stub in self._stubs])
-            except PartyError as failure:
-                raise self._fail(failure.rank, failure.error) from None
-            self._sessions[config, files] = Session(name, config, self._stubs, self._fail)
-        return self._sessions[config, files]
+        with self._turn.alone():
+            if (config, files) not in self._sessions:
+                name = uuid.uuid4().hex
+                settings = config.runtime_config().SerializeToString()
+                request = pb.OpenRequest(session=name, runtime_config=settings, files=files)
+                with self._turn.call():
+                    gather([stub.Open.future(request, timeout=self._connect_timeout + 2) for stub in self._stubs])
+                self._sessions[config, files] = Session(name, config, self._stubs, self._turn)
+            return self._sessions[config, files]
 
     def stop(self) -> None:
         """End the three processes and delete their sockets and logs. Safe to call twice."""
-        self._ended = self._ended or "it has been stopped"
-        for session in self._sessions.values():
-            session.closed = True
+        self._turn.ended = self._turn.ended or "it has been stopped"
+        self._over.set()
+        for process in self._processes:  # they hold nothing that has to be written, and may wait for each other
+            process.kill()
         self._running.close()
         self._processes, self._sessions = [], {}
 
@@ -119,16 +130,19 @@ class LocalCluster:
         return tuple(process.pid for process in self._processes)
 
     def _start(self) -> None:
+        self._over = threading.Event()
         self._folder = Path(self._running.enter_context(private_folder()))
         links = tuple(self._folder / f"party{rank}.sock" for rank in range(PARTIES))
         if self._network is not None:
             self._shaper = self._running.enter_context(LinkShaper(self._network, links))
         self._running.callback(end_with_input, self._processes, timeout=3)
+        link_id = secrets.token_hex(16)
         configs = [
             PartyConfig(
                 rank,
                 self._folder,
                 links if self._shaper is None else self._shaper.seen_by(rank),
+                link_id=link_id,
                 connect_timeout=self._connect_timeout,
                 files=None if self._files is None else self._files / f"party{rank}",
             )
@@ -136,14 +150,48 @@ class LocalCluster:
         ]
         for config in configs:
             self._processes.append(start_party(config))
+        threading.Thread(target=self._watch, args=(self._over,), daemon=True).start()
         for rank, process in enumerate(self._processes):
-            if not wait_until_ready(process):
-                words = last_words(self._folder / f"party{rank}.err")
-                raise CipherDMError(f"party {rank} did not start: {words}")
+            if not wait_until_ready(process, self._start_timeout):
+                if self._over.is_set():
+                    self._turn.check()
+                end = how_it_ended(process, 0.5, self._folder, rank)
+                limit = f"{self._start_timeout:g} seconds were not enough; give LocalCluster a longer start_timeout"
+                raise CipherDMError(f"party {rank} did not start: " + (limit if end is None else f"it {end}"))
         self._stubs = tuple(connect_locally(self._running, config) for config in configs)
 
-    def _fail(self, rank: int, error: grpc.RpcError) -> CipherDMError:
+    def _watch(self, over: threading.Event) -> None:
+        """End the cluster when one of its processes is stopped for long: nobody would get an answer from it."""
+        running = {f"party {rank}": process.pid for rank, process in enumerate(self._processes)}
+        if self._shaper is not None:
+            running["the process that shapes the links"] = self._shaper.pid
+        seen = dict.fromkeys(running, time.monotonic())
+        while not over.wait(0.5):
+            for name, pid in running.items():
+                if not is_stopped(pid):
+                    seen[name] = time.monotonic()
+                elif time.monotonic() - seen[name] > _PATIENCE and not over.is_set():
+                    self._mark(f"{name} was stopped by a signal, and did nothing for {_PATIENCE:g} seconds")
+                    for process in self._processes:  # calls that wait for them end with an error
+                        process.kill()
+
+    def _mark(self, why: str) -> None:
+        """Keep the first reason for which the cluster ends."""
+        if not self._over.is_set():
+            self._turn.ended = f"{why}, so its parties were ended; start a new LocalCluster"
+            self._over.set()
+
+    def _end(self, why: str) -> None:
+        """End the parties at once, whatever they do."""
+        self._mark(why)
+        self.stop()
+
+    def _fail(self, failure: PartyError) -> CipherDMError:
         """Stop everything after a party's error; return an error that tells what happened."""
+        rank, error = failure.rank, failure.error
+        if self._over.is_set():
+            self.stop()
+            return CipherDMError(f"this cluster cannot be used: {self._turn.ended}.")
         if error.code() == grpc.StatusCode.NOT_FOUND:  # a mistake of the caller, which harms no party
             return CipherDMError(f"party {rank}: {error.details()}")
         shaper = "" if self._shaper is None or self._shaper.alive else " The process that shapes the links had ended."
@@ -156,8 +204,7 @@ class LocalCluster:
         else:
             message = f"party {rank}: {error.details()}."
         message += shaper
-        self._ended = f"it was stopped after an error ({message})"
-        self.stop()
+        self._end(f"there was an error ({message})")
         return CipherDMError(f"{message} The other parties have been stopped; start a new LocalCluster.")
 
 
@@ -181,7 +228,7 @@ def connect_locally(running: ExitStack, config: PartyConfig) -> Stub:
 
 
 def start_party(config: PartyConfig, threads: int = 1) -> subprocess.Popen:
-    """Start a party's process, which ends when its standard input is closed. `wait_until_ready` waits until it serves.
+    """Start a party's process, which ends with this one, or when its input is closed; `wait_until_ready` waits for it.
 
     Args:
         config: configuration that the party reads on its standard input.
@@ -190,25 +237,38 @@ def start_party(config: PartyConfig, threads: int = 1) -> subprocess.Popen:
     environment = os.environ | _ENVIRONMENT | {"OMP_THREAD_LIMIT": str(threads)}
     with (config.work / f"party{config.rank}.err").open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cipherdm.engine.party"],
+            [sys.executable, "-P", "-m", "cipherdm.engine.party"],  # -P: no module of the working directory is imported
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            bufsize=0,
             stderr=errors,
             env=environment,
             start_new_session=True,  # Ctrl-C goes to this process, which then ends the parties
         )
-    process.stdin.write(config.to_json().encode() + b"\n")
-    process.stdin.flush()
+    with suppress(BrokenPipeError):  # it has ended, and `wait_until_ready` will tell
+        process.stdin.write(config.to_json().encode() + b"\n")
     return process
 
 
-def wait_until_ready(process: subprocess.Popen, timeout: float = 30.0) -> bool:
+def wait_until_ready(process: subprocess.Popen, timeout: float) -> bool:
     """Wait until a process says that it is ready; return False if it ends or takes longer than so many seconds.
 
-    To import SPU and listen takes about 2 seconds on an idle machine.
+    To import SPU and listen takes about 2 seconds on an idle machine. Lines before that, of a library, are passed over.
     """
-    readable, _, _ = select.select([process.stdout], [], [], timeout)
-    return bool(readable) and process.stdout.readline() == b"ready\n"
+    deadline = time.monotonic() + timeout
+    while select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        line = process.stdout.readline()
+        if line in (b"ready\n", b""):
+            return bool(line)
+    return False
+
+
+def is_stopped(pid: int) -> bool:
+    """Return True if a child process was stopped by a signal and has not been continued."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # it has ended
+        return False
 
 
 def last_words(errors: Path) -> str:

@@ -30,14 +30,10 @@ class EngineConfig:
         fraction_bits: fraction bits of the fixed-point encoding.
         exp: SPU's method for exponentials. "taylor" is its default, (1 + x/2^8)^(2^8); "pade" is the more exact and more
             expensive setting of the CipherDM release.
-        profile: whether to record seconds, bytes and messages of every operator and kernel. It costs little.
-        receive_timeout: seconds after which a party stops waiting for another's message.
     """
 
     fraction_bits: int = 18
     exp: Literal["taylor", "pade"] = "taylor"
-    profile: bool = True
-    receive_timeout: float = 600.0
 
     @property
     def limit(self) -> float:
@@ -54,8 +50,7 @@ class EngineConfig:
         config = libspu.RuntimeConfig(libspu.ProtocolKind.ABY3, libspu.FieldType.FM64, self.fraction_bits)
         modes = libspu.RuntimeConfig.ExpMode
         config.fxp_exp_mode = {"taylor": modes.EXP_TAYLOR, "pade": modes.EXP_PADE}[self.exp]
-        config.enable_pphlo_profile = self.profile
-        config.enable_hal_profile = self.profile
+        config.enable_pphlo_profile = config.enable_hal_profile = True  # costs little, and costs are read from it
         return config
 
 
@@ -69,6 +64,7 @@ class PartyConfig:
             and variables in files that end with their session.
         links: paths of the sockets between the parties (SPU's brpc), by rank: its own to listen at, and those at which the
             others are reached.
+        link_id: name of the links, the same for the three parties, which nobody else can guess.
         connect_timeout: seconds to wait for the other two parties.
         receive_timeout: seconds to wait for another party's message.
         files: folder for variables in files that outlive the process; None for none.
@@ -77,6 +73,7 @@ class PartyConfig:
     rank: int
     work: Path
     links: tuple[Path, Path, Path]
+    link_id: str
     connect_timeout: float = 8.0
     receive_timeout: float = 600.0
     files: Path | None = None

@@ -1,7 +1,7 @@
 """Process of a party: it serves a client over gRPC, and computes with the other two parties on SPU.
 
 `LocalCluster`, or the host of an organisation, starts it as `python -m cipherdm.engine.party`, with one line of JSON
-(`PartyConfig`) on its standard input. It ends when that input closes, so it cannot outlive the process that started it.
+(`PartyConfig`) on its standard input. It ends when that input closes, or when the process that started it has ended.
 """
 
 import os
@@ -19,7 +19,7 @@ import grpc
 from spu import libspu
 
 from ..errors import CipherDMError
-from ..hardening import end_with_any_thread, protect_memory, set_dumpable
+from ..hardening import end_with_any_thread, end_with_parent, protect_memory, set_dumpable
 from . import party_pb2 as pb
 from .config import PartyConfig
 from .party_session import PartySession
@@ -27,6 +27,8 @@ from .profile import KERNEL, ProfileLog
 from .rpc import add_service
 from .variable_files import StoredShare, VariableFiles, check_folder_name
 from .wire import GRPC_OPTIONS, pieces
+
+_STATUS = Path("/proc/self/status")
 
 
 class PartyService:
@@ -46,7 +48,7 @@ class PartyService:
             spu_version=metadata.version("spu"),
             peak_memory_bytes=_peak_memory(),
         )
-        if request.reset_peak:
+        if request.reset_peak and description.peak_memory_bytes:
             set_dumpable(allowed=True)
             Path("/proc/self/clear_refs").write_text("5")  # what `_peak_memory` reads counts from now on
             set_dumpable(allowed=False)
@@ -111,13 +113,13 @@ class PartyService:
     def Run(self, request, context):
         session = self._session(request.session, context)
         with session.lock:
+            # All of it before the first call, so that after a mistake no party is ahead of another.
+            problem = session.mistake_in(request.calls)
+            if problem is not None:
+                context.abort(grpc.StatusCode.NOT_FOUND, problem)
             for index, call in enumerate(request.calls):
-                if not context.is_active():  # the client went away
+                if not context.is_active():  # the client went away, and will end this process
                     return
-                missing = [name for name in call.inputs if name not in session]
-                if missing:
-                    problem = f"{call.label} needs {missing[0]!r}, which was never shared"
-                    context.abort(grpc.StatusCode.NOT_FOUND, problem)
                 run = self._run_kernel if call.HasField("kernel") else self._run_program
                 done = run(session, call, context)
                 done.index = index
@@ -140,15 +142,13 @@ class PartyService:
         return session
 
     def _run_program(self, session: PartySession, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
-        stored = session.executables.get(call.program)
-        if stored is None:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"there is no program {call.program!r}: add it first")
+        stored = session.executables[call.program]
         executable = libspu.Executable(stored.name, list(call.inputs), list(call.outputs), stored.code)
         start = time.perf_counter()
         with _reported(context, f"{call.label} failed"):
             session.run_program(executable, call)
-        seconds = time.perf_counter() - start
-        done = self._log.read()
+            seconds = time.perf_counter() - start
+            done = self._log.read()
         done.seconds = seconds
         return done
 
@@ -168,6 +168,7 @@ def connect(config: PartyConfig) -> libspu.link.Context:
     """
     config.links[config.rank].unlink(missing_ok=True)
     description = libspu.link.Desc()
+    description.id = config.link_id  # every message's key begins with it
     for rank, path in enumerate(config.links):
         # SPU's TCP port would take messages from anybody, even with certificates: it accepts plain connections beside TLS.
         description.add_party(f"party{rank}", f"unix:{path}")
@@ -196,6 +197,7 @@ def main() -> None:
     os.umask(0o077)
     protect_memory()
     end_with_any_thread()
+    end_with_parent()
     config = PartyConfig.from_json(sys.stdin.readline())
     threading.Thread(target=_end_with_input, daemon=True).start()
     try:
@@ -212,8 +214,15 @@ def _end_with_input() -> None:
 
 
 def _peak_memory() -> int:
-    """Return the most bytes that this process has held. getrusage would count from the parent process's peak on."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    """Return the most bytes that this process has held; 0 where the system does not tell, as no process holds nothing.
+
+    getrusage would count from the parent process's peak on.
+    """
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return 0
+    fields = dict(line.split(":", 1) for line in lines)
     return int(fields["VmHWM"].split()[0]) * 1024
 
 

@@ -36,6 +36,21 @@ class PartySession:
     def __contains__(self, name: str) -> bool:
         return name in self._held or name in self._files
 
+    def mistake_in(self, calls: Iterable[pb.Call]) -> str | None:
+        """Return what these calls need and will not find, or None."""
+        there, gone = set(), set()
+        for call in calls:
+            for name in call.inputs:
+                if name not in there and (name in gone or name not in self):
+                    return f"{call.label} needs {name!r}, which was never shared"
+            if not call.HasField("kernel") and call.program not in self.executables:
+                return f"there is no program {call.program!r}: add it first"
+            there.update(call.outputs)
+            gone.difference_update(call.outputs)
+            there.difference_update(call.frees)
+            gone.update(call.frees)
+        return None
+
     def store(self, name: str, share: StoredShare, *, in_file: bool) -> None:
         """Store a client's share."""
         self.delete(name)

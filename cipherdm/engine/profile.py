@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+from ..errors import CipherDMError
 from . import party_pb2 as pb
 from .config import direct_spu_log
 
@@ -38,13 +39,23 @@ class ProfileLog:
         self._file = path.open("rb")
 
     def read(self) -> pb.CallDone:
-        """Return the traffic and the operators of all programs run since the last reading."""
+        """Return the traffic and the operators of the program run since the last reading.
+
+        Raises:
+            CipherDMError: SPU's report is not there, or not whole.
+        """
         text = self._file.read().decode(errors="replace")
         if self._file.tell() > 1 << 24:
             # The log does not rotate, so it is emptied here. SPU appends, so it goes on writing at the new end.
             os.truncate(self._path, 0)
             self._file.seek(0)
-        return parse_profile(text)
+        try:
+            return parse_profile(text)
+        except ValueError as problem:
+            raise CipherDMError(
+                f"costs cannot be measured, because {problem} in SPU's log {self._path}; is the temporary folder "
+                f"{self._path.parent} full? Make room, or set TMPDIR to another folder"
+            ) from None
 
 
 def parse_profile(text: str) -> pb.CallDone:
@@ -53,9 +64,17 @@ def parse_profile(text: str) -> pb.CallDone:
     SPU counts at three levels, each of which covers the whole run. Operators of a program (HLO) consist of functions on
     fixed-point numbers (HAL, left out here). Those consist of kernels of the secret-sharing protocol (MPC, whose names here
     begin with `KERNEL`).
+
+    Raises:
+        ValueError: the text is not the whole report of one program.
     """
-    totals = zip(*(map(int, link) for link in _LINK.findall(text)), strict=True)
-    done = pb.CallDone(**{name: sum(counts) for name, counts in zip(_TRAFFIC, totals, strict=False)})
+    totals = _LINK.findall(text)
+    levels = [level for level in ("HLO", "HAL", "MPC") if f"{level} profiling: total time" not in text]
+    if len(totals) != 1 or levels:
+        raise ValueError(
+            f"there are {len(totals)} link totals instead of 1, and {', '.join(levels) or 'no table'} lacks"
+        )
+    done = pb.CallDone(**dict(zip(_TRAFFIC, map(int, totals[0]), strict=True)))
     level = "HLO"
     for line in _LINE.finditer(text):
         level = line["level"] or level

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import grpc
 import numpy as np
@@ -16,10 +16,8 @@ from .costs import CostBook, CostReport
 from .graph import Node, compile_plan
 from .programs import Call, Plan, Program, Spec
 from .rpc import Stub
+from .turn import Turn
 from .wire import PartyError, checked_array, follow, gather, pieces, share_of, spread, words_in
-
-FailureHandler = Callable[[int, grpc.RpcError], CipherDMError]
-"""Function of a cluster that stops everything after the error of a party, by rank, and returns the error to raise."""
 
 
 class Session:
@@ -27,16 +25,28 @@ class Session:
 
     A value is here in the clear only when `share` takes it and when `reveal` returns it. Each party gets two of three random
     shares over its own connection, and learns nothing from them but shape and dtype.
+
+    Threads take turns: each call waits until the others' are done, and those within `alone` stay together. A call that is
+    interrupted, by Ctrl-C or by an exception of `progress`, ends the cluster; the exception goes on to the caller.
     """
 
-    def __init__(self, name: str, config: EngineConfig, stubs: tuple[Stub, ...], on_failure: FailureHandler):
+    def __init__(self, name: str, config: EngineConfig, stubs: tuple[Stub, ...], turn: Turn):
         self.name = name
         self.config = config
-        self.closed = False
+        self._closed = False
         self._stubs = stubs
-        self._on_failure = on_failure
+        self._turn = turn
         self._io = api.Io(PARTIES, config.runtime_config())
         self._programs: set[str] = set()
+
+    @property
+    def closed(self) -> bool:
+        """True once this session, or its cluster, has ended."""
+        return self._closed or self._turn.ended is not None
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Have the parties to oneself within a `with` block: no other thread's call comes between."""
+        return self._turn.alone()
 
     def share(self, values: Mapping[str, np.ndarray], *, public: bool = False, in_files: bool = False) -> None:
         """Split arrays into shares and send each party its own.
@@ -58,21 +68,23 @@ class Session:
                 shares = self._io.make_shares(array, visibility)
                 yield from zip(*(pieces(self.name, name, share, in_file=in_files) for share in shares), strict=True)
 
-        with self._failing():
+        with self._turn.call():
             spread(messages(), [stub.Store.future for stub in self._stubs])
 
     def reveal(self, name: str) -> np.ndarray:
         """Fetch the three parties' shares of a variable and add them up here. The parties learn nothing from this."""
-        return self._io.reconstruct([self.share_of(name, rank) for rank in range(PARTIES)])
+        with self.alone():
+            return self._io.reconstruct([self.share_of(name, rank) for rank in range(PARTIES)])
 
     def share_of(self, name: str, rank: int) -> libspu.Share:
         """Fetch one party's share of a variable: all that this party can see of it."""
         self._check_open()
         request = pb.FetchRequest(session=self.name, names=[name])
-        try:
-            return share_of(list(self._stubs[rank].Fetch(request)))
-        except grpc.RpcError as error:
-            raise self._on_failure(rank, error) from None
+        with self._turn.call():
+            try:
+                return share_of(list(self._stubs[rank].Fetch(request)))
+            except grpc.RpcError as error:
+                raise PartyError(rank, error) from None
 
     def words_of(self, name: str, rank: int) -> np.ndarray:
         """Fetch what one party holds of a secret variable, as numbers modulo 2^64: uint64 [elements, 2].
@@ -84,8 +96,7 @@ class Session:
     def delete(self, names: Iterable[str]) -> None:
         """Delete variables on the parties; unknown names are ignored."""
         self._check_open()
-        request = pb.DeleteRequest(session=self.name, names=list(names))
-        self._all([stub.Delete.future(request) for stub in self._stubs])
+        self._all([stub.Delete for stub in self._stubs], pb.DeleteRequest(session=self.name, names=list(names)))
 
     def run(self, plan: Plan, progress: Progress | None = None) -> CostReport:
         """Let the parties run a plan; return when all three are done.
@@ -96,18 +107,19 @@ class Session:
             CipherDMError: a party failed or ended; the cluster has been stopped.
         """
         self._check_open()
-        self._add_programs(plan)
         calls = [call_message(call) for call in plan.calls]
         request = pb.Plan(session=self.name, calls=calls)
-        start = time.perf_counter()
         book = CostBook()
-        with self._failing():
-            for rank, done in follow([stub.Run(request) for stub in self._stubs]):
-                label = plan.calls[done.index].label
-                book.add(rank, label, done)
-                if rank == 0 and progress is not None:
-                    progress(done.index + 1, len(calls), label)
-        return book.report(time.perf_counter() - start)
+        with self.alone():
+            self._add_programs(plan)
+            start = time.perf_counter()
+            with self._turn.call():
+                for rank, done in follow([stub.Run(request) for stub in self._stubs]):
+                    label = plan.calls[done.index].label
+                    book.add(rank, label, done)
+                    if rank == 0 and progress is not None:
+                        progress(done.index + 1, len(calls), label)
+            return book.report(time.perf_counter() - start)
 
     def run_once(self, function: Callable, *arrays: np.ndarray) -> tuple[np.ndarray, CostReport]:
         """Share arrays, run one JAX function of them, and return its only result and the cost without sharing and revealing.
@@ -117,26 +129,31 @@ class Session:
         values = {f"trial.in{index}": np.asarray(array) for index, array in enumerate(arrays)}
         specs = {name: Spec.of(array) for name, array in values.items()}
         plan = compile_plan([Node("trial", function, tuple(values), ("trial.out",))], specs, ("trial.out",))
-        self.share(values)
-        cost = self.run(plan)
-        result = self.reveal("trial.out")
-        self.delete([*values, "trial.out"])
+        with self.alone():
+            self.share(values)
+            cost = self.run(plan)
+            result = self.reveal("trial.out")
+            self.delete([*values, "trial.out"])
         return result, cost
 
     def peak_memory(self, *, reset: bool = False) -> tuple[int, ...]:
-        """Return the most memory that each party's process has held so far, in bytes by rank. `reset` counts anew from now."""
+        """Return the most memory that each party's process has held so far, in bytes by rank. `reset` counts anew from now.
+
+        It is empty where the system does not tell.
+        """
         request = pb.DescribeRequest(reset_peak=reset)
-        replies = self._all([stub.Describe.future(request) for stub in self._stubs])
-        return tuple(reply.peak_memory_bytes for reply in replies)
+        peaks = tuple(reply.peak_memory_bytes for reply in self._all([stub.Describe for stub in self._stubs], request))
+        return peaks if all(peaks) else ()
 
     def close(self) -> None:
         """Delete all variables and programs of this session on the parties. The session cannot be used afterwards."""
-        self._all([stub.Close.future(pb.CloseRequest(session=self.name)) for stub in self._stubs])
-        self.closed = True
+        self._all([stub.Close for stub in self._stubs], pb.CloseRequest(session=self.name))
+        self._closed = True
 
     def _check_open(self) -> None:
-        if self.closed:
-            raise CipherDMError("this session is closed, or its cluster has ended; open one on a running cluster.")
+        self._turn.check()
+        if self._closed:
+            raise CipherDMError("this session is closed; open another one on its cluster.")
 
     def _add_programs(self, plan: Plan) -> None:
         programs = [call.program for call in plan.calls if isinstance(call.program, Program)]
@@ -145,21 +162,13 @@ class Session:
                 continue
             executable = libspu.Executable(program.name, [], [], program.code).SerializeToString()
             request = pb.Program(session=self.name, id=program.id, executable=executable)
-            self._all([stub.AddProgram.future(request) for stub in self._stubs])
+            self._all([stub.AddProgram for stub in self._stubs], request)
             self._programs.add(program.id)
 
-    def _all(self, calls: list[grpc.Future]) -> list:
-        """Return the results of one call to each party."""
-        with self._failing():
-            return gather(calls)
-
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        """Let the cluster handle the error of a party."""
-        try:
-            yield
-        except PartyError as failure:
-            raise self._on_failure(failure.rank, failure.error) from None
+    def _all(self, methods: list[grpc.UnaryUnaryMultiCallable], request: object) -> list:
+        """Return the answers of the three parties to one request."""
+        with self._turn.call():
+            return gather([method.future(request) for method in methods])
 
 
 def call_message(call: Call) -> pb.Call:

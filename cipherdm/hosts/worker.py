@@ -52,6 +52,7 @@ class Worker:
             host.rank,
             folder,
             tuple(links),
+            generation,
             connect_timeout=self._timeouts.start,
             receive_timeout=self._timeouts.receive,
         )

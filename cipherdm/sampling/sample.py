@@ -177,13 +177,14 @@ def run_task(
     session = cluster.session(engine_for(task.shape.protocols) if engine is None else engine)
     nodes = sampling_nodes(task.shape, granularity)
     plan = compile_plan(nodes, task.specs, keep=["sample"], progress=progress)
-    try:
-        task.share(session)
-        cost = session.run(plan, progress and _with_step(progress, nodes, task.shape.steps))
-        return SamplingResult(task.decoded(session.reveal("sample")), cost, session.peak_memory())
-    finally:
-        if not session.closed:
-            session.delete([*task.specs, "sample"])
+    with session.alone():  # other threads use the same names of variables
+        try:
+            task.share(session)
+            cost = session.run(plan, progress and _with_step(progress, nodes, task.shape.steps))
+            return SamplingResult(task.decoded(session.reveal("sample")), cost, session.peak_memory())
+        finally:
+            if not session.closed:
+                session.delete([*task.specs, "sample"])
 
 
 def engine_for(protocols: Protocols) -> EngineConfig:

@@ -1,6 +1,7 @@
 """The engine on three real parties: values survive sharing, programs compute, secrets stay secret."""
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -214,7 +215,7 @@ def test_a_killed_party_ends_the_run_with_a_clear_error():
             session.run(plan, progress=kill_once)
         assert time.monotonic() - start < 15
         assert not any(_alive(pid) for pid in pids)
-        with pytest.raises(CipherDMError, match="cluster has ended"):
+        with pytest.raises(CipherDMError, match="cannot be used: .*party 1 was killed.*start a new"):
             session.share({"x": x})
 
 
@@ -262,21 +263,36 @@ def test_no_process_outlives_its_client(ending, tmp_path):
 
 
 def test_the_party_configuration_survives_its_json(tmp_path):
-    config = PartyConfig(0, tmp_path, (tmp_path / "a", tmp_path / "b", tmp_path / "c"))
+    config = PartyConfig(0, tmp_path, (tmp_path / "a", tmp_path / "b", tmp_path / "c"), "name")
     assert PartyConfig.from_json(config.to_json()) == config
 
 
 def test_the_profile_is_read():
     text = """
 [api.cc:printProfilingData:172] [Profiling] SPU execution f completed, total time 7.1s.
+[api.cc:220] HLO profiling: total time 2.5
 [api.cc:223] - pphlo.divide, executed 1 times, duration 2.5s, send bytes 852 recv bytes 875, send actions 51, recv actions 50
 [api.cc:223] - pphlo.free, executed 24 times, duration 0.0014s, send bytes 0 recv bytes 0, send actions 0, recv actions 0
+[api.cc:220] HAL profiling: total time 2.5
+[api.cc:220] MPC profiling: total time 2.5
 [api.cc:233] Link details: total send bytes 900, recv bytes 901, send actions 60, recv actions 61
 """
     done = parse_profile(text)
     assert (done.sent_bytes, done.received_bytes, done.sends, done.receives) == (900, 901, 60, 61)
     (operator,) = done.operators
     assert (operator.name, operator.calls, operator.seconds, operator.sends) == ("divide", 1, 2.5, 51)
+    for lost in ("Link details", "HLO profiling", "MPC profiling"):
+        with pytest.raises(ValueError, match="link totals"):
+            parse_profile("".join(line for line in text.splitlines(keepends=True) if lost not in line))
+
+
+def test_costs_that_cannot_be_measured_are_an_error():
+    """A party whose log cannot grow, as in a full folder: its costs are not 0, and the folder is named."""
+    with LocalCluster() as cluster:
+        session, folder = cluster.session(), cluster.folder
+        resource.prlimit(cluster.pids[1], resource.RLIMIT_FSIZE, (0, 0))
+        with pytest.raises(CipherDMError, match=f"party 1: .*costs cannot be measured.*{folder} full.*TMPDIR"):
+            session.run_once(jnp.square, np.float32([1, 2]))
 
 
 # A client that starts a cluster, keeps it busy, and ends in one of several ways.

@@ -199,5 +199,5 @@ def total(x):
 
 
 def test_the_folder_is_in_a_partys_configuration(tmp_path):
-    config = PartyConfig(0, tmp_path, (tmp_path / "a", tmp_path / "b", tmp_path / "c"), files=tmp_path / "kept")
+    config = PartyConfig(0, tmp_path, (tmp_path / "a", tmp_path / "b", tmp_path / "c"), "name", files=tmp_path / "kept")
     assert PartyConfig.from_json(config.to_json()) == config
