@@ -46,8 +46,36 @@ def find_model(name: str | Path) -> Path:
     known = {path.parent.name for file in (CONFIG, PIPELINE) for path in models.glob(f"*/{file}")}
     if str(name) in known:
         return models / name
-    names = ", ".join(sorted(known))
+    if Path(name).is_file() or len(Path(name).parts) > 1:
+        return existing_folder(name)
+    names = ", ".join(sorted(known)) or "none, because this is no checkout"
     raise CipherDMError(f"There is no model {str(name)!r}: give a diffusers folder, or one of data/models: {names}.")
+
+
+def existing_folder(path: str | Path) -> Path:
+    """Return a path if it is that of a folder. Raises CipherDMError, with what else it may be, if it is not."""
+    folder = Path(path)
+    if folder.is_file():
+        raise CipherDMError(
+            f"{folder} is a file. Give a folder: one is written by "
+            f"diffusers.StableDiffusionPipeline.from_single_file({str(folder)!r}).save_pretrained(FOLDER)."
+        )
+    if not folder.is_dir():
+        hint = " If this is a name on the Hugging Face hub, huggingface_hub.snapshot_download downloads it and returns its folder."
+        raise CipherDMError(
+            f"There is no folder {folder}. Give the folder that diffusers' save_pretrained wrote."
+            + hint * bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)))
+        )
+    return folder
+
+
+def how_to_save(folder: Path) -> str:
+    """Return what to do about a folder whose weights cannot be read as they are."""
+    if any(folder.glob("*.fp16.*")):
+        return "Load the variant with from_pretrained(folder, variant='fp16'), and save it again without one."
+    if any(folder.glob("*.index.json")):
+        return "Its weights are in several files: load it, and save it again with max_shard_size='1TB'."
+    return "Save it again with save_pretrained(folder, safe_serialization=True)."
 
 
 def takes_prompts(folder: str | Path) -> bool:
@@ -97,9 +125,7 @@ def load_unet(folder: str | Path, *, lazily: bool = False) -> UNet:
         CipherDMError: something is missing, unreadable, of another architecture, not finite, or beyond MAX_WEIGHT; the message
             names the file or tensor.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CipherDMError(f"There is no folder {folder}. Give the folder that diffusers' save_pretrained wrote.")
+    folder = existing_folder(folder)
     takes_prompts(folder)  # a pipeline of another kind would have more to compute than its U-Net
     nested = (folder / "unet").is_dir() and not (folder / CONFIG).is_file()
     home = folder / "unet" if nested else folder
@@ -148,6 +174,10 @@ def check_params(config: UNetConfig | UNetConditionConfig, params: Mapping[str, 
     `where` tells in messages where the parameters come from.
     """
     expected = unet_shapes(config)
+    if any("lora_" in name or ".base_layer." in name for name in params):
+        raise CipherDMError(
+            f"{where} holds a LoRA beside the weights: pipe.fuse_lora(); pipe.unload_lora_weights(), then save."
+        )
     problems = [f"{name} is missing" for name in expected if name not in params]
     problems += [
         f"{name} has shape {list(params[name].shape)} instead of {list(shape)}"
@@ -157,16 +187,16 @@ def check_params(config: UNetConfig | UNetConditionConfig, params: Mapping[str, 
     problems += [f"{name} is not expected" for name in params if name not in expected]
     if problems:
         raise CipherDMError(
-            f"{where}: a checkpoint of another architecture than its {CONFIG} describes: {_first(problems)}."
+            f"{where}: a checkpoint of another architecture than its {CONFIG} describes: {first(problems)}."
         )
     largest = {name: np.abs(value).max() for name, value in params.items()}
     broken = [name for name, size in largest.items() if not np.isfinite(size)]
     if broken:
-        raise CipherDMError(f"{where}: values that are not finite in {_first(broken)}. Was training stopped in time?")
+        raise CipherDMError(f"{where}: values that are not finite in {first(broken)}. Was training stopped in time?")
     large = [f"{name} (up to {size:.6g})" for name, size in largest.items() if size > MAX_WEIGHT]
     if large:
         raise CipherDMError(
-            f"{where}: weights beyond {MAX_WEIGHT:g}, in {_first(large)}. In 64-bit fixed point with 18 fraction bits "
+            f"{where}: weights beyond {MAX_WEIGHT:g}, in {first(large)}. In 64-bit fixed point with 18 fraction bits "
             "products can be wrong from 2^26 on, so such weights cannot be used. Rescale the layers or retrain."
         )
 
@@ -176,11 +206,8 @@ def _opened(path: Path) -> Iterator[safetensors.safe_open]:
     """Open a file of weights. Raises CipherDMError if it is missing, or something in it cannot be read."""
     if not path.is_file():
         others = sorted(file.name for file in path.parent.glob("diffusion_pytorch_model*"))
-        found = f" It holds {', '.join(others)}." if others else ""
-        raise CipherDMError(
-            f"There is no {path.name} in {path.parent}.{found} "
-            "Save the model with diffusers' save_pretrained(folder, safe_serialization=True)."
-        )
+        found = f" It holds {first(others)}." if others else ""
+        raise CipherDMError(f"There is no {path.name} in {path.parent}.{found} {how_to_save(path.parent)}")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             yield file
@@ -217,5 +244,6 @@ def _write_json(path: Path, contents: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(contents, indent=2) + "\n")
 
 
-def _first(items: list[str]) -> str:
+def first(items: list[str]) -> str:
+    """Join the first few items for a message, with the number of the others."""
     return "; ".join(items[:_SHOWN]) + (f"; and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")

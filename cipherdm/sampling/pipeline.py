@@ -3,6 +3,7 @@
 The client uses its components by itself and in the clear: it tokenises and embeds prompts, and encodes and decodes images.
 """
 
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,11 +18,18 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..errors import CipherDMError
 from ..models import UNet, UNetConditionConfig, load_unet, takes_prompts
-from ..models.checkpoint import PIPELINE
+from ..models.checkpoint import PIPELINE, existing_folder, first, how_to_save, read_json
 from ..schedules import check_levels
 
 # Files that must be there, by component.
 _CLIENT_FILES = {"tokenizer": "tokenizer_config.json", "text_encoder": "config.json", "vae": "config.json"}
+# Values of a field of the component's configuration, which name its class.
+_KINDS = {
+    "vae": ("_class_name", ("AutoencoderKL",)),
+    "text_encoder": ("architectures", (["CLIPTextModel"], ["CLIPModel"], None)),
+}
+# Tensors that folders may hold and that a text encoder has no use for.
+_UNUSED = r".*position_ids|(vision_model|visual_projection|text_projection|logit_scale)\b.*"
 _FILES = {"unet": "config.json", "scheduler": "scheduler_config.json", **_CLIENT_FILES}
 
 
@@ -63,7 +71,7 @@ def load_pipeline(folder: str | Path) -> Pipeline:
         CipherDMError: the pipeline is of another kind, or a component is missing, unreadable, of an unsupported kind, or
             does not fit the others.
     """
-    folder = Path(folder)
+    folder = existing_folder(folder)
     _check_files(folder, _FILES)
     unet = load_unet(folder)
     if not isinstance(unet.config, UNetConditionConfig):
@@ -83,7 +91,7 @@ def load_client_components(folder: str | Path) -> ClientComponents:
     Raises:
         CipherDMError: the pipeline is of another kind, or one of these components is missing or unreadable.
     """
-    folder = Path(folder)
+    folder = existing_folder(folder)
     _check_files(folder, _CLIENT_FILES)
     return ClientComponents(**_client_components(folder))
 
@@ -92,32 +100,56 @@ def _check_files(folder: Path, files: Mapping[str, str]) -> None:
     if not takes_prompts(folder):
         lack = "takes no prompts" if (folder / PIPELINE).is_file() else f"has no {PIPELINE}"
         raise CipherDMError(f"{folder} {lack}: give a folder that StableDiffusionPipeline.save_pretrained wrote.")
-    missing = [name for name, file in files.items() if not (folder / name / file).is_file()]
+    wanted = [f"{name}/{file}" for name, file in files.items()]
+    if not (folder / "tokenizer" / "tokenizer.json").is_file():  # which holds what these two hold
+        wanted += ["tokenizer/vocab.json", "tokenizer/merges.txt"]
+    missing = [file for file in wanted if not (folder / file).is_file()]
     if missing:
         raise CipherDMError(
-            f"{folder} lacks {', '.join(f'{name}/{files[name]}' for name in missing)}. A pipeline has the components "
+            f"{folder} lacks {', '.join(missing)}. A pipeline has the components "
             f"{', '.join(_FILES)}; save it again with StableDiffusionPipeline.save_pretrained."
         )
+    for name, (field, supported) in _KINDS.items():
+        kind = read_json(folder / name / files[name]).get(field)
+        if kind not in supported:
+            raise CipherDMError(f"{folder / name} is of {kind}, and only {supported[0]} is supported.")
 
 
 def _client_components(folder: Path) -> dict[str, Any]:
-    vae = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False}
+    text = {"dtype": torch.float32, "output_loading_info": True}
+    vae = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False, "output_loading_info": True}
+    tokenizer = _loaded(folder, "tokenizer", CLIPTokenizer.from_pretrained)
+    encoder = _loaded(folder, "text_encoder", CLIPTextModel.from_pretrained, **text)
+    if len(tokenizer) != encoder.config.vocab_size:
+        raise CipherDMError(
+            f"{folder / 'tokenizer'} has {len(tokenizer)} tokens, and the text encoder {encoder.config.vocab_size}: they belong to "
+            "different models, or a file is cut off. Copy both from one source."
+        )
     return {
-        "tokenizer": _loaded(folder, "tokenizer", CLIPTokenizer.from_pretrained),
-        "text_encoder": _loaded(folder, "text_encoder", CLIPTextModel.from_pretrained, dtype=torch.float32),
+        "tokenizer": tokenizer,
+        "text_encoder": encoder,
         "vae": _loaded(folder, "vae", AutoencoderKL.from_pretrained, **vae),
     }
 
 
 def _loaded(folder: Path, component: str, load: Callable, **options):
-    """Read a component by its library's own loader, and turn that library's errors into ours."""
+    """Read a component by its library's own loader, and turn into our errors what that library raises or fills up at random."""
     try:
         model = load(folder / component, local_files_only=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise CipherDMError(
-            f"{folder / component} cannot be read: {str(error).strip().partition(chr(10))[0]} "
-            "Save it again with StableDiffusionPipeline.save_pretrained."
+            f"{folder / component} cannot be read: {str(error).strip().partition(chr(10))[0].rstrip('.')}. "
+            f"{how_to_save(folder / component)}"
         ) from error
+    model, report = model if isinstance(model, tuple) else (model, {})
+    problems = [f"{name} is missing" for name in sorted(report.get("missing_keys", ()))]
+    extra = [name for name in sorted(report.get("unexpected_keys", ())) if not re.fullmatch(_UNUSED, name)]
+    problems += [f"{name} is not expected" for name in extra]
+    if problems:
+        raise CipherDMError(
+            f"{folder / component} holds other weights than its config.json describes: {first(problems)}. "
+            "Copy it again from its source."
+        )
     return model.eval().requires_grad_(False) if isinstance(model, torch.nn.Module) else model
 
 
@@ -163,7 +195,8 @@ def embed_prompts(
             )
         texts = negative + texts
     tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
-    longest = tokenizer.model_max_length
+    # A tokenizer may have no length, or a larger one than the text encoder has positions for.
+    longest = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
     tokens = tokenizer(texts, padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
     for text in texts:
         whole = tokenizer(text).input_ids

@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from small import TWO_LEVELS
 
 from cipherdm.errors import CipherDMError
-from cipherdm.models import MAX_WEIGHT, apply_unet, init_unet, load_unet, save_unet
+from cipherdm.models import MAX_WEIGHT, apply_unet, find_model, init_unet, load_unet, save_unet
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 FORMER = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -132,6 +133,32 @@ def test_missing_files_are_named(folder, tmp_path):
     assert WEIGHTS in message and "diffusion_pytorch_model.bin" in message and "safe_serialization" in message
     (folder / "config.json").unlink()
     assert "config.json" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "remedy"),
+    [
+        ("diffusion_pytorch_model.safetensors.index.json", "max_shard_size"),
+        ("diffusion_pytorch_model.fp16.safetensors", "variant='fp16'"),
+    ],
+)
+def test_weights_in_other_files_have_their_remedy(folder, file, remedy):
+    (folder / WEIGHTS).rename(folder / file)
+    assert file in refusal(folder) and remedy in refusal(folder)
+
+
+def test_a_lora_is_named(folder):
+    change_weights(folder, lambda params: params.update({"conv_in.base_layer.bias": params.pop("conv_in.bias")}))
+    assert "fuse_lora" in refusal(folder)
+
+
+def test_what_is_no_folder_is_told_how_to_become_one(folder, tmp_path):
+    assert "is a file" in refusal(folder / WEIGHTS) and "from_single_file" in refusal(folder / WEIGHTS)
+    for name in ("google/ddpm-cifar10-32", Path("google/ddpm-cifar10-32")):
+        with pytest.raises(CipherDMError, match="snapshot_download"):
+            find_model(name)
+    with pytest.raises(CipherDMError, match="from_single_file"):
+        find_model(folder / WEIGHTS)
 
 
 @pytest.mark.parametrize("name", ["config.json", "scheduler_config.json"])
