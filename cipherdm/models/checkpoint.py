@@ -61,7 +61,7 @@ def existing_folder(path: str | Path) -> Path:
             f"diffusers.StableDiffusionPipeline.from_single_file({str(folder)!r}).save_pretrained(FOLDER)."
         )
     if not folder.is_dir():
-        hint = " If this is a name on the Hugging Face hub, huggingface_hub.snapshot_download downloads it and returns its folder."
+        hint = " A model of this name on the Hugging Face hub is downloaded by huggingface_hub.snapshot_download."
         raise CipherDMError(
             f"There is no folder {folder}. Give the folder that diffusers' save_pretrained wrote."
             + hint * bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)))

@@ -122,8 +122,8 @@ def _client_components(folder: Path) -> dict[str, Any]:
     encoder = _loaded(folder, "text_encoder", CLIPTextModel.from_pretrained, **text)
     if len(tokenizer) != encoder.config.vocab_size:
         raise CipherDMError(
-            f"{folder / 'tokenizer'} has {len(tokenizer)} tokens, and the text encoder {encoder.config.vocab_size}: they belong to "
-            "different models, or a file is cut off. Copy both from one source."
+            f"{folder / 'tokenizer'} has {len(tokenizer)} tokens, and the text encoder {encoder.config.vocab_size}: they are "
+            "of different models, or a file is cut off. Copy both from one source."
         )
     return {
         "tokenizer": tokenizer,
