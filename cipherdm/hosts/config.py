@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..engine.config import PARTIES
+from ..errors import CipherDMError
 from .certificates import Certificates
 from .gate import Gate
 from .toml_fields import Fields, read_sections
@@ -152,8 +153,12 @@ def load_host(path: str | Path) -> HostConfig:
         parties, links = _addresses(cluster, "parties"), _addresses(cluster, "links")
         cluster.only("protocol", "ABY3")
         cluster.only("ring_bits", 64)
+    rank = sections["party"].whole("rank")
+    if rank >= PARTIES:
+        raise sections["party"].error("rank", f"is {rank}, and must be 0, 1 or 2")
+    own_name = PARTY_NAMES[rank]
     with sections["identity"] as identity:
-        caller = CallerConfig(parties, _timeouts(sections), _certificates(identity, path))
+        caller = CallerConfig(parties, _timeouts(sections), _certificates(identity, path, name=own_name))
     with sections["limits"] as fields:
         # A queue may have no places at all; a limit of 0 anywhere else would refuse every call.
         usual = asdict(Limits()).items()
@@ -168,15 +173,12 @@ def load_host(path: str | Path) -> HostConfig:
                 problem = f"has {party}: a party has no other role, since it would see more than its share"
                 raise fields.error(name, problem)
     with sections["party"] as party:
-        rank = party.whole("rank")
-        if rank >= PARTIES:
-            raise party.error("rank", f"is {rank}, and must be 0, 1 or 2")
         sockets = party.text("link_sockets", None)
         config = HostConfig(
             caller,
             rank,
             links,
-            _certificates(party, path, "link_"),
+            _certificates(party, path, "link_", own_name),
             sockets and path.parent / sockets,
             party.text("listen", split_address(parties[rank])[0]),
             path.parent / party.text("state"),
@@ -216,13 +218,18 @@ def _timeouts(sections: Mapping[str, Fields]) -> Timeouts:
         return Timeouts(**{name: fields.seconds(name, value) for name, value in asdict(Timeouts()).items()})
 
 
-def _certificates(fields: Fields, path: Path, prefix: str = "") -> Certificates:
+def _certificates(fields: Fields, path: Path, prefix: str = "", name: str | None = None) -> Certificates:
     paths = {}
-    for name in ("certificate", "private_key", "authority"):
-        paths[name] = path.parent / fields.text(prefix + name)
-        if not paths[name].is_file():
-            raise fields.error(prefix + name, f"is {paths[name]}, and there is no such file")
-    return Certificates(**paths)
+    for kind in ("certificate", "private_key", "authority"):
+        paths[kind] = path.parent / fields.text(prefix + kind)
+        if not paths[kind].is_file():
+            raise fields.error(prefix + kind, f"is {paths[kind]}, and there is no such file")
+    found = Certificates(**paths)
+    try:
+        found.check(name)
+    except CipherDMError as error:
+        raise fields.error(prefix + "certificate", f"does not do: {str(error).rstrip('.')}") from None
+    return found
 
 
 def _check_ports(fields: Fields, config: HostConfig) -> None:

@@ -19,9 +19,15 @@ class OtherParties:
     """Connections of party 0 to parties 1 and 2."""
 
     def __init__(self, host: HostConfig, agreement: str):
-        self._timeouts, self._agreement = host.caller.timeouts, agreement
-        connections = [connect(host.caller, rank) for rank in range(1, PARTIES)]
-        self._channels, self._stubs = zip(*connections, strict=True)
+        self._caller, self._timeouts, self._agreement = host.caller, host.caller.timeouts, agreement
+        self._channels: list[grpc.Channel] = []
+        self._connect()
+
+    def _connect(self) -> None:
+        self._version = self._caller.identity.version
+        connections = [connect(self._caller, rank) for rank in range(1, PARTIES)]
+        self._channels += [channel for channel, _ in connections]  # runs may still use earlier ones
+        self._stubs = [stub for _, stub in connections]
 
     def assign(self, run: Run, slot: int, own_generation: str) -> pb.StartRequest:
         """Give a run the processes that are there, if all three are of one generation, or else a new generation.
@@ -32,6 +38,8 @@ class OtherParties:
             RunFailed: a party does not answer, or has another version or configuration.
             Cancelled: the client has gone away.
         """
+        if self._caller.identity.version != self._version:
+            self._connect()  # with the new certificate
         request = pb.SlotRequest(slot=slot, agreement=self._agreement)
         settings = {"timeout": self._timeouts.connect, "wait_for_ready": True}
         states = _gathered(run, [stub.Slot.future(request, **settings) for stub in self._stubs])

@@ -48,14 +48,16 @@ def serve(host: HostConfig, *, end_with_input: bool = False) -> None:
     address = f"{host.listen}:{split_address(host.caller.parties[host.rank])[1]}"
     check_port(address, host.rank)
     for slot in range(0 if host.link_sockets else host.limits.runs):
-        listen, port = host.gate(slot, Path()).addresses[host.rank]
-        check_port(f"{listen}:{port}", host.rank)
+        ip, port = host.gate(slot, Path()).addresses[host.rank]
+        check_port(f"{ip}:{port}", host.rank)
     folder = _run_folder(host)
     try:
         service = HostService(host, folder, log)
-        server = _listen(service, host, address)
+        server = listen(service, host, address)
         if end_with_input:
             threading.Thread(target=_wait_for_end_of_input, args=(ended,), daemon=True).start()
+        for warning in service.warnings():
+            log("warning", level="warning", reason=warning)
         log("ready", pid=os.getpid(), address=address, configuration=host.agreement)
         ended.wait()
         log("ending")
@@ -68,7 +70,8 @@ def serve(host: HostConfig, *, end_with_input: bool = False) -> None:
     os._exit(0)
 
 
-def _listen(service: HostService, host: HostConfig, address: str) -> grpc.Server:
+def listen(service: HostService, host: HostConfig, address: str) -> grpc.Server:
+    """Let a service answer at `host:port`, and return its server. Raises CipherDMError if it cannot listen there."""
     roles = RoleCheck(host, service.denied, service.deadlines)
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=roles.threads),

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 
+from .certificates import caller_of
 from .config import PARTY_NAMES, HostConfig, RoleNames
 
 # Calls of one caller at a time beside its runs, and calls of all clients and owners beside runs in hand. What is kept stays
@@ -56,9 +57,9 @@ def roles_of(name: str, names: RoleNames) -> frozenset[Role]:
 
 
 def caller_name(context: grpc.ServicerContext) -> str:
-    """Return the common name of the caller's certificate; empty if it has none, or several."""
-    names = context.auth_context().get("x509_common_name", [])
-    return names[0].decode(errors="replace") if len(names) == 1 else ""
+    """Return the name in the caller's certificate; empty if it has none, see `name_of`, or if its time is over."""
+    pem = context.auth_context().get("x509_pem_cert", [b""])[0]
+    return caller_of(pem, PARTY_NAMES)
 
 
 class Deadlines:

@@ -87,6 +87,7 @@ class HostService:
             failed=self._failed,
             last_error=self._log.last_error,
             last_error_time=self._log.last_error_time,
+            warnings=self.warnings(),
         )
 
     def Register(self, request_iterator, context):
@@ -127,9 +128,9 @@ class HostService:
                 self._log("run asked for", **about)
                 uploaded = partial(self.deadlines.set, context, None)
                 for event in self._requests.serve(client, header, request_iterator, context.add_callback, uploaded):
-                    # Who does not take what has come holds a slot, so it is given as long as a message of a party is.
+                    # Who does not take what has come holds a slot, and counts as cut off just as who shows no sign of life.
                     progress = event.WhichOneof("event") != "output"
-                    self.deadlines.set(context, timeouts.receive if progress else timeouts.upload)
+                    self.deadlines.set(context, 2 * timeouts.keepalive if progress else timeouts.upload)
                     yield event
                     self.deadlines.set(context, None)
         except BaseException:
@@ -146,6 +147,16 @@ class HostService:
         with self._reported(context, "run not started", run=request.run, slot=request.slot):
             self._requests.start(request, context.is_active)
         return pb.Empty()
+
+    def warnings(self) -> list[str]:
+        """Return what an operator should see to soon: certificates that end, or that were replaced by ones that do not do."""
+        found = []
+        for identity in (self._host.caller.identity, self._host.link_identity):
+            try:
+                found.append(identity.check(f"party{self._host.rank}"))
+            except (CipherDMError, OSError) as error:
+                found.append(shown(str(error), MOST_REASON))
+        return list(filter(None, found))
 
     def denied(self, caller: str, method: str) -> None:
         """Log a call that the table of roles does not allow."""

@@ -31,6 +31,7 @@ def report(states: Sequence[tuple[pb.Description, pb.HostStatus] | CipherDMError
         if status.last_error:
             error = shown(status.last_error, MOST_REASON)
             lines.append(f"Last error of party {party.rank}, {status.last_error_time}: {error}")
+        lines += [f"Soon at party {party.rank}: {shown(warning, MOST_REASON)}" for warning in status.warnings]
     lines += [f"Not well: {problem}" for problem in problems]
     return "\n".join(lines).rstrip(), not problems
 

@@ -64,7 +64,7 @@ def make_trial(
         raise CipherDMError(f"{folder} has such files already; choose another folder, or delete it.")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     names = ("localhost", *dict.fromkeys(hosts))
-    identities = make_certificates(folder, roles, names, days)
+    identities = make_certificates(folder, roles, names, days, callers=(OWNER, *clients, OPERATOR))
     link_identities = make_certificates(folder / "links", PARTY_NAMES, names, days)
     common = "# The sections up to [identity] are the same at all three parties.\n"
     common += _section("cluster", {"parties": parties, "links": links, "protocol": "ABY3", "ring_bits": 64})

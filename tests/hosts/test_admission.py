@@ -7,13 +7,15 @@ import time
 from contextlib import contextmanager
 
 import grpc
+import jax.numpy as jnp
 import psutil
 import pytest
-from hosting import LIMITS, check_product, header, register_models, shares, small_trial, some_input
+from hosting import INPUT, LIMITS, check_product, header, register_models, shares, small_trial, some_input
 
 from cipherdm import CipherDMError
+from cipherdm.engine import Node, compile_plan
 from cipherdm.engine.wire import MESSAGE_BYTES
-from cipherdm.hosts import LoopbackHosts, RemoteCluster, load_caller
+from cipherdm.hosts import LoopbackHosts, Model, RemoteCluster, load_caller
 from cipherdm.hosts import host_pb2 as pb
 from cipherdm.hosts.channels import connect
 from cipherdm.hosts.refusals import shown
@@ -27,10 +29,14 @@ def impatient(tmp_path_factory):
     """Three hosts with short times: (TOML files by role, hosts)."""
     files = small_trial(tmp_path_factory.mktemp("impatient") / "trial")
     for path in files.values():
-        text = path.read_text().replace("connect = 10.0", "connect = 4.0").replace("run = 300.0", "run = 5.0")
-        path.write_text(text.replace("receive = 10.0", "receive = 3.0"))
+        text = path.read_text().replace("connect = 10.0", "connect = 4.0").replace("run = 300.0", "run = 15.0")
+        path.write_text(text.replace("keepalive = 3.0", "keepalive = 2.0"))
     with LoopbackHosts(files) as hosts:
         register_models(files)
+        nodes = [Node("square", jnp.square, ("x",), ("x",))] * 20_000
+        endless = Model("endless", compile_plan(nodes, {"x": INPUT}, ("x",)), {}, {"x": INPUT}, ("x",))
+        with RemoteCluster(files["owner"]) as owner:
+            owner.register(endless)
         yield files, hosts
 
 
@@ -97,8 +103,8 @@ def test_messages_have_a_limit(impatient):
 def test_a_run_has_a_limit_and_frees_its_slot(impatient):
     files, _ = impatient
     with RemoteCluster(files["alice"]) as alice:
-        with pytest.raises(CipherDMError, match=r"took longer than 5 seconds, which is \[timeouts\] run"):
-            alice.request("slow", {"x": some_input(0)})
+        with pytest.raises(CipherDMError, match=r"took longer than 15 seconds, which is \[timeouts\] run"):
+            alice.request("endless", {"x": some_input(0)})
         check_product(alice, 2)
 
 
@@ -110,13 +116,13 @@ def test_who_reads_nothing_loses_the_run(impatient):
     for rank in range(3):
         named = [("grpc.ssl_target_name_override", f"party{rank}"), *SMALL_WINDOW]
         channels.append(grpc.secure_channel(config.parties[rank], config.identity.to_call(), named))
-    first = header(files, model="slow", digest=_digest(files, "slow"))
+    first = header(files, model="endless", digest=_digest(files, "endless"))
     for channel in channels:
         request = channel.stream_stream(HOST + "Request", pb.RequestPiece.SerializeToString)
         streams.append(request(iter([first, *shares("x", some_input(0))])))
     with RemoteCluster(files["bob"]) as bob, RemoteCluster(files["operator"]) as operator:
         check_product(bob, 3)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while any(status.requests for _, status in operator.states()):
             assert time.monotonic() < deadline
             time.sleep(0.2)
