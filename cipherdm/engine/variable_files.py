@@ -2,15 +2,17 @@
 
 Each variable has one file, named after it, in a folder that only the party's user can open. A file contains:
 
-    length of the meta data and number of chunks; the meta data; each chunk after its length
+    length of the meta data and number of chunks; the meta data; each chunk after its length; SHA-256 of the name and all that
 
 Numbers are unsigned, 64 bits, little-endian. A file appears whole or not at all, so files left by a killed process can be used
 by the next one. Nothing is encrypted: a file holds what the party's memory would.
 """
 
+import hashlib
 import re
 import shutil
 import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -61,12 +63,12 @@ class VariableFiles:
         meta, chunks = share.meta, share.share_chunks
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with replacing(self._path(name)) as temporary, temporary.open("wb") as file:
-                file.write(_HEAD.pack(len(meta), len(chunks)))
-                file.write(meta)
-                for chunk in chunks:
-                    file.write(_NUMBER.pack(len(chunk)))
-                    file.write(chunk)
+            with replacing(self._path(name), mode=0o600) as temporary, temporary.open("wb") as file:
+                digest = hashlib.sha256(name.encode())
+                for part in (_HEAD.pack(len(meta), len(chunks)), meta, *_with_lengths(chunks)):
+                    file.write(part)
+                    digest.update(part)
+                file.write(digest.digest())
         except OSError as error:
             raise CipherDMError(
                 f"cannot keep {name!r} in a file of {self._folder}: {error.strerror}. Make room, or choose another folder."
@@ -74,22 +76,25 @@ class VariableFiles:
         self._names.add(name)
 
     def read(self, name: str) -> StoredShare:
-        """Read the share of a variable. Raises CipherDMError if its file is gone or was cut off."""
-        path = self._path(name)
+        """Read the share of a variable. Raises CipherDMError if its file is gone, was cut off or has changed."""
+        digest = hashlib.sha256(name.encode())
         try:
-            with path.open("rb") as file:
-                length, count = _HEAD.unpack(file.read(_HEAD.size))
-                meta = file.read(length)
-                lengths, chunks = [length], [meta]
-                for _ in range(count):
-                    lengths.append(_NUMBER.unpack(file.read(_NUMBER.size))[0])
-                    chunks.append(file.read(lengths[-1]))
-                whole = lengths == [len(chunk) for chunk in chunks] and not file.read(1)
-        except (OSError, struct.error) as error:
+            with self._path(name).open("rb") as file:
+
+                def take(size: int) -> bytes:
+                    data = file.read(size)
+                    digest.update(data)
+                    return data
+
+                length, count = _HEAD.unpack(take(_HEAD.size))
+                meta = take(length)
+                chunks = tuple(take(*_NUMBER.unpack(take(_NUMBER.size))) for _ in range(count))
+                whole = file.read() == digest.digest()
+        except (OSError, struct.error, MemoryError, OverflowError) as error:  # the last two: of a length that is wrong
             raise CipherDMError(f"the file of {name!r} cannot be read ({error}); share the variable again.") from None
         if not whole:
-            raise CipherDMError(f"the file of {name!r} has another length than it says; share the variable again.")
-        return StoredShare(meta, tuple(chunks[1:]))
+            raise CipherDMError(f"the file of {name!r} is not as it was written; share the variable again.")
+        return StoredShare(meta, chunks)
 
     def delete(self, name: str) -> None:
         """Delete a variable, if it exists."""
@@ -107,6 +112,12 @@ class VariableFiles:
         if len(encoded) > _LONGEST_NAME:
             raise CipherDMError(f"the variable {name!r} has too long a name for a file; shorten it.")
         return self._folder / f"{_PREFIX}{encoded}{_SUFFIX}"
+
+
+def _with_lengths(chunks: Sequence[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        yield _NUMBER.pack(len(chunk))
+        yield chunk
 
 
 def check_folder_name(name: str) -> None:

@@ -104,7 +104,7 @@ def words_on_disk(host: HostConfig, model: str, value: str) -> np.ndarray:
     Raises:
         CipherDMError: there is no such model or value, or the value is public.
     """
-    stored = read_published(host.state, model)
+    stored = read_published(host.state, model)[0]
     declared = {item.name: item for item in stored.manifest.values}
     if value not in declared or declared[value].public:
         raise CipherDMError(

@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,8 +118,12 @@ class RemoteCluster:
 
         with self._named():
             spread(messages(), [stub.Register.future for stub in self._stubs])
-        # Published only now that all three have it whole: shares of different uploads do not fit together.
-        self._all("Publish", pb.ModelVersion(name=model.name, registration=registration))
+        # Published only now that all three have it whole: shares of different uploads do not fit together. What the name
+        # stood for before is there until all three have published, and goes with the second call.
+        version = pb.ModelVersion(name=model.name, registration=registration)
+        self._all("Publish", version)
+        with suppress(CipherDMError):  # what a party keeps then goes with the next registration
+            self._all("Publish", version)
 
     def remove(self, name: str) -> None:
         """Delete a model at all three parties. For owners."""

@@ -150,7 +150,7 @@ class Requests:
         self._check_agreement(header.agreement, "the request is for")
         if len(header.run) != 32 or not header.run.isalnum():
             raise CipherDMError("a run is named by 32 letters and digits; make it with uuid4().hex.")
-        model = self._store.get(header.model)
+        model = self._store.get(header.model, header.digest)
         if model is None:
             raise CipherDMError(f"party {self._host.rank} has no model {header.model!r}; its owner registers it.")
         if model.digest != header.digest:

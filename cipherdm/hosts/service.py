@@ -57,6 +57,8 @@ class HostService:
         self._started = time.monotonic()
         self._versions = metadata.version("cipherdm"), metadata.version("spu")
         self._store = ModelStore(host.state, host.limits)
+        for name, reason in self._store.aside.items():
+            log("model set aside", level="error", model=name, reason=reason)
         self._slots = Slots(host, folder)
         self._requests = Requests(host, agreement_of(*self._versions, host.agreement), self._store, self._slots)
         self._done = self._failed = 0

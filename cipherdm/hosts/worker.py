@@ -22,6 +22,7 @@ from spu import libspu
 from ..engine import party_pb2 as engine_pb
 from ..engine.cluster import connect_locally, how_it_ended, last_words, start_party, wait_until_ready
 from ..engine.config import PARTIES, PartyConfig
+from ..errors import CipherDMError
 from . import host_pb2 as pb
 from .config import HostConfig
 from .manifest import engine_of
@@ -99,6 +100,10 @@ class Worker:
             RunFailed: SPU failed, the process ended, or another party is gone.
         """
         manifest = model.manifest
+        try:
+            model.check()
+        except CipherDMError as error:
+            raise RunFailed(f"party {self._rank}: {error}") from None
         try:
             config = engine_of(manifest).runtime_config()
             config.enable_type_checker = True  # without it a program could declare a secret public, see `programs`

@@ -77,9 +77,35 @@ def test_a_file_that_was_cut_off_is_named(tmp_path, cut):
         files.read("half")
 
 
+@pytest.mark.parametrize("place", [0, 8, 20, 40, -1])
+def test_one_bit_of_a_file_that_has_changed_is_noticed(tmp_path, place):
+    files = VariableFiles(tmp_path)
+    files.write("x", StoredShare(b"meta", (b"first", b"second")))
+    (path,) = tmp_path.iterdir()
+    data = bytearray(path.read_bytes())
+    for bit in range(8):
+        data[place] ^= 1 << bit
+        path.write_bytes(data)
+        with pytest.raises(CipherDMError, match="the file of 'x'.*share the variable again"):
+            files.read("x")
+        data[place] ^= 1 << bit
+    path.write_bytes(data)
+    assert files.read("x").meta == b"meta"
+
+
+def test_a_file_of_another_name_is_not_taken(tmp_path):
+    files = VariableFiles(tmp_path)
+    for name in "xy":
+        files.write(name, StoredShare(b"meta", (name.encode(),)))
+    (tmp_path / "v-y.share").replace(tmp_path / "v-x.share")
+    with pytest.raises(CipherDMError, match="the file of 'x' is not as it was written"):
+        files.read("x")
+
+
 def test_only_the_user_can_open_the_files(tmp_path):
     VariableFiles(tmp_path / "session").write("x", StoredShare(b"", ()))
     assert (tmp_path / "session").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "session" / "v-x.share").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_name_that_is_too_long_for_a_file_is_refused(tmp_path):

@@ -176,6 +176,60 @@ def test_a_party_is_killed_while_a_model_is_uploaded(files, hosts, alice):
         assert len(list((_state(files, rank) / "models").iterdir())) <= 3  # nothing half uploaded is kept
 
 
+def test_a_party_is_killed_before_it_publishes(files, hosts, alice):
+    """What was registered before answers until all three parties have published."""
+    plan = compile_plan([Node("sum", jnp.add, ("w", "x"), ("y",))], {"w": INPUT, "x": INPUT}, ("y",))
+    model = Model("product", plan, {"w": np.ones(INPUT.shape, np.float32)}, {"x": INPUT}, ("y",))
+    with RemoteCluster(files["owner"]) as owner:
+        everything = owner._all
+
+        def publish_at_two(method, request):
+            if method == "Publish":
+                hosts.kill(2)
+            return everything(method, request)
+
+        owner._all = publish_at_two
+        with pytest.raises(CipherDMError, match="party 2"):
+            owner.register(model)
+        hosts.start(2)
+        check_product(alice, 42)
+        owner._all = everything
+        owner.register(product_model())
+    check_product(alice, 43)
+    for rank in range(3):
+        assert len(list((_state(files, rank) / "models").iterdir())) <= 3
+
+
+def test_one_bit_on_the_disk_of_a_party_changes(files, hosts, alice):
+    folder = _state(files, 1)
+    entry = json.loads((folder / "published" / "product.json").read_text())
+    path = folder / "models" / entry["versions"][0]["registration"] / "shares"
+    data = path.read_bytes()
+    path.write_bytes(data[:-20] + bytes([data[-20] ^ 1]) + data[-19:])
+    with pytest.raises(CipherDMError, match="party 1: the shares of 'product' on the disk have changed"):
+        alice.request("product", {"x": some_input(0)})
+    path.write_bytes(data)
+    check_product(alice, 44)
+
+
+def test_a_party_whose_model_is_damaged_serves_the_others(files, hosts, alice):
+    path = _state(files, 1) / "published" / "product.json"
+    text = path.read_text()
+    hosts.kill(1)
+    path.write_text("")
+    hosts.start(1)
+    with pytest.raises(CipherDMError, match="no model 'product' at all three parties: party 1 lacks it"):
+        alice.request("product", {"x": some_input(0)})
+    fails(alice, lambda: hosts.kill(2), within=1)  # the slow model still runs
+    hosts.start(2)
+    with RemoteCluster(files["operator"]) as operator:
+        assert "product.json names cannot be read" in operator.states()[1][1].last_error
+    hosts.kill(1)
+    path.write_text(text)
+    hosts.start(1)
+    check_product(alice, 45)
+
+
 def test_a_party_is_killed_while_outputs_are_fetched(files, hosts, alice):
     """Either the answer was complete by then, or there is none."""
     large = Spec((1, 1 << 18), public=True)

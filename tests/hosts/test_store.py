@@ -1,5 +1,6 @@
 """A party's models on its disk: whole or not there, their owner's alone, and still there after a restart."""
 
+import re
 import uuid
 from dataclasses import replace
 
@@ -8,6 +9,8 @@ import pytest
 from hosting import LIMITS, WEIGHTS, product_model
 from spu import api, libspu
 
+import cipherdm.files
+import cipherdm.hosts.store
 from cipherdm import CipherDMError
 from cipherdm.engine import EngineConfig
 from cipherdm.engine.wire import pieces
@@ -24,7 +27,8 @@ def upload(name: str = "product"):
 def publish(store: ModelStore, owner: str, name: str = "product"):
     manifest, shares = upload(name)
     store.stage(owner, manifest, iter(shares))
-    store.publish(owner, name, manifest.registration)
+    for _ in range(2):  # the second time when all three parties have done so
+        store.publish(owner, name, manifest.registration)
     return manifest, shares
 
 
@@ -99,8 +103,124 @@ def test_uploads_that_are_not_whole_or_too_much_leave_nothing(tmp_path):
         publish(store, "owner", "another")
 
 
-def test_a_damaged_store_is_named(tmp_path):
-    manifest, _ = publish(ModelStore(tmp_path, LIMITS), "owner")
-    (tmp_path / "models" / manifest.registration / "manifest").write_bytes(b"\xff" * 9)
-    with pytest.raises(CipherDMError, match="product.json names cannot be read"):
-        ModelStore(tmp_path, LIMITS)
+def test_a_name_stands_for_what_it_stood_for_until_all_have_published(tmp_path):
+    store = ModelStore(tmp_path, LIMITS)
+    first, _ = publish(store, "owner")
+    second, shares = upload()
+    store.stage("owner", second, iter(shares))
+    store.publish("owner", "product", second.registration)
+    for now in (store, ModelStore(tmp_path, LIMITS)):
+        assert [model.manifest for model in now.all()] == [second, first]
+        assert now.get("product").manifest == second
+        for model in now.all():
+            assert now.get("product", model.digest) == model
+            model.check()
+    store.publish("owner", "product", second.registration)
+    assert [model.manifest for model in store.all()] == [second] and files(tmp_path) == {second.registration}
+
+
+def test_publications_that_never_end_do_not_fill_the_disk(tmp_path):
+    store = ModelStore(tmp_path, LIMITS)
+    for _ in range(5):
+        manifest, shares = upload()
+        store.stage("owner", manifest, iter(shares))
+        store.publish("owner", "product", manifest.registration)
+    assert len(files(tmp_path)) == 3 and store.get("product").manifest == manifest
+    store.remove("owner", "product")
+    assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: data[:40] + b"!" + data[41:]])
+@pytest.mark.parametrize("file", ["manifest", "json"])
+def test_a_damaged_model_is_set_aside_and_the_others_are_there(tmp_path, file, damage):
+    store = ModelStore(tmp_path, LIMITS)
+    manifest, _ = publish(store, "owner")
+    publish(store, "owner", "other")
+    registered = tmp_path / "models" / manifest.registration / "manifest"
+    path = registered if file == "manifest" else tmp_path / "published" / "product.json"
+    path.write_bytes(damage(path.read_bytes()))
+    store = ModelStore(tmp_path, LIMITS)
+    assert [model.manifest.name for model in store.all()] == ["other"] and store.get("product") is None
+    assert list(store.aside) == ["product"] and "product.json names cannot be read" in store.aside["product"]
+    assert manifest.registration in files(tmp_path)
+    publish(store, "owner")
+    assert not store.aside
+    assert len(files(tmp_path)) == 3 and len(ModelStore(tmp_path, LIMITS).all()) == len(files(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_a_killed_process_has_half_published_is_no_model(tmp_path, whole):
+    publish(ModelStore(tmp_path, LIMITS), "owner")
+    published = tmp_path / "published"
+    left = published / ".product-1a2b3c4d.json"
+    left.write_bytes((published / "product.json").read_bytes() if whole else b"")
+    store = ModelStore(tmp_path, LIMITS)
+    assert [model.manifest.name for model in store.all()] == ["product"]
+    assert not store.aside and not left.exists()
+
+
+def test_one_bit_of_the_shares_that_has_changed_is_noticed(tmp_path):
+    store = ModelStore(tmp_path, LIMITS)
+    manifest, _ = publish(store, "owner")
+    other, _ = publish(store, "owner", "other")
+    path = tmp_path / "models" / manifest.registration / "shares"
+    data = path.read_bytes()
+    store.get("product").check()
+    for changed in (
+        data[:300] + bytes([data[300] ^ 1]) + data[301:],
+        data[:-1],
+        data + b"x",
+        b"",
+        (tmp_path / "models" / other.registration / "shares").read_bytes(),  # of another upload, or another party
+    ):
+        path.write_bytes(changed)
+        for now in (store, ModelStore(tmp_path, LIMITS)):
+            with pytest.raises(CipherDMError, match="the shares of 'product' on the disk have changed; register it again"):
+                now.get("product").check()
+
+
+def test_files_of_shares_are_for_this_user_only(tmp_path):
+    publish(ModelStore(tmp_path, LIMITS), "owner")
+    found = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(found) == 3 and all(path.stat().st_mode & 0o777 == 0o600 for path in found)
+
+
+def test_models_reach_the_disk_before_they_are_published(tmp_path, monkeypatch):
+    store = ModelStore(tmp_path, LIMITS)
+    synchronised = []
+    for module in (cipherdm.files, cipherdm.hosts.store):
+        monkeypatch.setattr(module, "synchronise", lambda path: synchronised.append(re.sub(r"-\w{8}", "", path.name)))
+    manifest, shares = upload()
+    store.stage("owner", manifest, iter(shares))
+    assert synchronised == ["shares", ".manifest", manifest.registration, "models"]
+    store.publish("owner", "product", manifest.registration)
+    assert synchronised[4:] == [".product.json", "published"]
+
+
+def test_uploads_in_hand_count(tmp_path):
+    """An owner cannot go beyond its limit with uploads that begin before the others end."""
+    store = ModelStore(tmp_path, replace(LIMITS, models=2))
+    publish(store, "owner")
+
+    manifest, shares = upload("second")
+
+    def pieces():
+        for name in ("second", "third"):
+            with pytest.raises(TooMuch, match="owner has 2 models already"):
+                store.stage("owner", upload(name)[0], iter(()))
+        yield from shares
+
+    store.stage("owner", manifest, pieces())
+    store.publish("owner", "second", manifest.registration)
+
+
+def test_uploads_that_nobody_publishes_do_not_stay(tmp_path, monkeypatch):
+    store = ModelStore(tmp_path, replace(LIMITS, models=1))
+    manifest, shares = upload()
+    store.stage("owner", manifest, iter(shares))
+    with pytest.raises(TooMuch, match="owner has 1 models already"):
+        store.stage("owner", upload("another")[0], iter(shares))
+    monkeypatch.setattr(cipherdm.hosts.store, "_UNPUBLISHED_FOR", 0.0)
+    another, shares = upload("another")
+    store.stage("owner", another, iter(shares))
+    assert files(tmp_path) == {another.registration}
