@@ -17,7 +17,7 @@ from .graph import Node, compile_plan
 from .programs import Call, Plan, Program, Spec
 from .rpc import Stub
 from .turn import Turn
-from .wire import PartyError, checked_array, follow, gather, pieces, share_of, spread, words_in
+from .wire import PartyError, checked_array, follow, gather, pieces, reconstruct, share_of, spread, words_in
 
 
 class Session:
@@ -72,9 +72,13 @@ class Session:
             spread(messages(), [stub.Store.future for stub in self._stubs])
 
     def reveal(self, name: str) -> np.ndarray:
-        """Fetch the three parties' shares of a variable and add them up here. The parties learn nothing from this."""
+        """Fetch the three parties' shares of a variable and add them up here. The parties learn nothing from this.
+
+        Raises:
+            CipherDMError: shares of two parties do not fit together.
+        """
         with self.alone():
-            return self._io.reconstruct([self.share_of(name, rank) for rank in range(PARTIES)])
+            return reconstruct(self._io, name, [self.share_of(name, rank) for rank in range(PARTIES)])
 
     def share_of(self, name: str, rank: int) -> libspu.Share:
         """Fetch one party's share of a variable: all that this party can see of it."""

@@ -1,5 +1,6 @@
 """Common parts of the client's connections: gRPC's options, values and shares as messages, and one call to all parties."""
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 import grpc
 import numpy as np
-from spu import libspu
+from spu import api, libspu
 
 from ..errors import CipherDMError
 from . import party_pb2 as pb
@@ -24,6 +25,8 @@ GRPC_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.so_reuseport", 0),
 )
+
+_NEXT = ((0, 1), (1, 2), (2, 0))  # each party and the one whose first component is its second
 
 _LOOK = 0.2  # seconds after which a wait for one party looks whether anything else has happened
 _AHEAD = 4  # messages that may wait for a party: enough to hide its pauses, and few enough to bound the memory
@@ -47,7 +50,9 @@ def pieces(
 
 
 def share_of(received: Sequence[pb.SharePiece]) -> libspu.Share:
-    """Invert `pieces`."""
+    """Invert `pieces`. Raises CipherDMError if not all have come."""
+    if len(received) < max(1, received[0].chunk_count if received else 0):
+        raise CipherDMError("its share is missing or incomplete")
     share = libspu.Share()
     share.meta = received[0].meta
     share.share_chunks = [piece.chunk for piece in received][: received[0].chunk_count]
@@ -56,12 +61,52 @@ def share_of(received: Sequence[pb.SharePiece]) -> libspu.Share:
 
 def words_in(chunks: Iterable[bytes]) -> np.ndarray:
     """Read the ring words in the chunks of a share: uint64 [elements, 2], as `Session.words_of` returns them."""
+    return np.frombuffer(_content(chunks), "<u8").reshape(-1, 2)
+
+
+def reconstruct(io: api.Io, name: str, shares: Sequence[libspu.Share]) -> np.ndarray:
+    """Put the three parties' shares of a variable together.
+
+    Each party holds two of three components, so the six words of a number say everything twice.
+
+    Raises:
+        CipherDMError: what two parties say differs; the message names them.
+    """
+    different = [(rank, other) for rank, other in _NEXT if not _fit(shares[rank], shares[other])]
+    if different:
+        raise CipherDMError(f"{pairs_of(different)} sent shares of {name!r} that do not fit together; ask again.")
+    return io.reconstruct(list(shares))
+
+
+def pairs_of(pairs: Iterable[tuple[int, int]]) -> str:
+    """Name pairs of parties in an error."""
+    return ", and ".join(f"parties {min(pair)} and {max(pair)}" for pair in pairs)
+
+
+def _fit(share: libspu.Share, following: libspu.Share) -> bool:
+    """Return whether a party's second components are the first components of the next one, or public values are the same."""
+    meta = libspu.ValueMeta()
+    if share.meta != following.meta or not meta.ParseFromString(share.meta):
+        return False
+    elements = math.prod(meta.shape.dims)
+    secret = meta.visibility == libspu.Visibility.VIS_SECRET
+    try:
+        first, second = (
+            np.frombuffer(_content(of.share_chunks), np.uint8).reshape(elements, 1 + secret, -1 if elements else 0)
+            for of in (share, following)
+        )
+    except ValueError:  # another length than the shape says
+        return False
+    return first.shape == second.shape and np.array_equal(first[:, -1], second[:, 0])
+
+
+def _content(chunks: Iterable[bytes]) -> bytes:
     contents = []
     for data in chunks:
         chunk = libspu.ValueChunk()
         chunk.ParseFromString(data)
         contents.append(chunk.content)
-    return np.frombuffer(b"".join(contents), "<u8").reshape(-1, 2)
+    return b"".join(contents)
 
 
 def checked_array(name: str, value: np.ndarray, config: EngineConfig) -> np.ndarray:

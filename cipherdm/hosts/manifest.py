@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 
 from spu import libspu
 
@@ -29,6 +30,8 @@ _KERNELS = ("conv2d", "matmul", "products")
 
 # A declared shape is only numbers in a message. So many elements are 32 GiB of shares: more is a mistake or an attack.
 MAX_ELEMENTS = 1 << 31
+
+_SHORTEST_PIECE = 1 << 20  # bytes: SPU cuts shares into pieces of 128 MiB, and many short ones would only cost
 
 
 def variable(name: str, spec: Spec) -> pb.Variable:
@@ -103,22 +106,41 @@ def checked_shares(
 ) -> Iterator[engine_pb.SharePiece]:
     """Yield the pieces of one party's shares as they come: each declared variable once and whole, and nothing else.
 
+    SPU ends the process that is given a share whose bytes do not fit its shape, so none gets there.
+
     Raises:
-        Forbidden: a piece belongs to something else, or to a variable that was whole before.
+        Forbidden: a piece belongs to something else, or to a variable that came before.
         CipherDMError: a share is not as it was declared, or one is missing in the end.
     """
     waiting = {item.name: item for item in declared}
-    left: dict[str, int] = {}  # pieces still to come, by name
-    for piece in pieces:
-        if piece.name not in waiting:
-            raise Forbidden(f"{piece.name!r} was not declared, or came twice")
-        check_share(piece, waiting[piece.name])
-        left[piece.name] = left.get(piece.name, max(piece.chunk_count, 1)) - 1
-        if left[piece.name] == 0:
-            del waiting[piece.name]
-        yield piece
+    for name, of_name in groupby(pieces, lambda piece: piece.name):
+        if name not in waiting:
+            raise Forbidden(f"{name!r} was not declared, or came twice")
+        yield from _checked_share(of_name, waiting.pop(name))
     if waiting:
         raise CipherDMError(f"the share of {next(iter(waiting))!r} is missing or incomplete.")
+
+
+def _checked_share(pieces: Iterable[engine_pb.SharePiece], declared: pb.Variable) -> Iterator[engine_pb.SharePiece]:
+    # Numbers of the ring have 8 bytes, bits 1; of a secret, a party holds two components.
+    whole = math.prod(declared.shape) * (8 if declared.public else 2 if declared.dtype == "bool" else 16)
+    done = index = 0
+    chunk, first = libspu.ValueChunk(), None
+    for index, piece in enumerate(pieces):
+        check_share(piece, declared)
+        first = first or piece
+        fits = (
+            chunk.ParseFromString(piece.chunk)
+            and (chunk.total_bytes, chunk.chunk_offset) == (whole, done)
+            and (piece.chunk_index, piece.chunk_count) == (index, first.chunk_count)
+            and first.chunk_count <= 1 + whole // _SHORTEST_PIECE
+        )
+        done += len(chunk.content)
+        if not fits or done > whole:
+            raise CipherDMError(f"the share of {piece.name!r} does not come in the pieces that its shape needs.")
+        yield piece
+    if done < whole or index + 1 < first.chunk_count:
+        raise CipherDMError(f"the share of {declared.name!r} is missing or incomplete.")
 
 
 def _check_variable(item: pb.Variable) -> None:

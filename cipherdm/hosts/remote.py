@@ -2,9 +2,10 @@
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import grpc
@@ -14,7 +15,8 @@ from spu import api, libspu
 from ..engine import CostReport, EngineConfig, Spec
 from ..engine.config import PARTIES
 from ..engine.costs import CostBook
-from ..engine.wire import PartyError, checked_array, follow, gather, pieces, share_of, spread
+from ..engine.party_pb2 import SharePiece
+from ..engine.wire import PartyError, checked_array, follow, gather, pairs_of, pieces, reconstruct, share_of, spread
 from ..errors import CipherDMError
 from ..progress import Progress
 from . import host_pb2 as pb
@@ -143,11 +145,7 @@ class RemoteCluster:
             CipherDMError: the inputs are not those that the model declares, a party refuses them, or one fails or is gone.
                 The parties then forget the request.
         """
-        agreement, models = self._agreed()
-        if name not in models:
-            there = ", ".join(sorted(models)) or "none yet"
-            raise CipherDMError(f"there is no model {name!r} at all three parties; there is: {there}.")
-        model = models[name]
+        agreement, model = self._agreed_model(name)
         engine = engine_of(model)
         header = pb.RequestHeader(run=uuid.uuid4().hex, model=name, digest=model.digest, agreement=agreement)
         outgoing = _shared(model, inputs, engine, header)
@@ -167,11 +165,24 @@ class RemoteCluster:
                 elif progress is not None:
                     progress(0, 0, f"waiting, {event.waiting} before this one")
         io = api.Io(PARTIES, engine.runtime_config())
-        outputs = {name: io.reconstruct([share_of(found) for found in received[name]]) for name in model.outputs}
+        outputs = {name: reconstruct(io, name, _shares_of(name, received)) for name in model.outputs}
         return Answer(outputs, book.report(time.perf_counter() - start))
 
-    def _agreed(self) -> tuple[str, dict[str, pb.Model]]:
-        """Return the agreement of the three parties, and the models that all three have."""
+    def model(self, name: str) -> pb.Model:
+        """Return what the parties say of a model. Raises CipherDMError if they do not all have it, or say different things."""
+        return self._agreed_model(name)[1]
+
+    def _agreed_model(self, name: str) -> tuple[str, pb.Model]:
+        agreement, models, faults = self._agreed()
+        if name not in models:
+            why, there = faults.get(name), ", ".join(sorted(models)) or "none yet"
+            raise CipherDMError(
+                f"there is no model {name!r} at all three parties{f': {why}' if why else ''}; there is: {there}."
+            )
+        return agreement, models[name]
+
+    def _agreed(self) -> tuple[str, dict[str, pb.Model], dict[str, str]]:
+        """Return the agreement of the three parties, the models that all three have, and why others are not among them."""
         first, *others = descriptions = self.descriptions()
         for rank, description in enumerate(descriptions):
             if description.rank != rank:
@@ -187,9 +198,7 @@ class RemoteCluster:
                     "Give them the same versions and, but for [identity] and [party], the same file."
                 )
         agreement = agreement_of(first.cipherdm_version, first.spu_version, first.configuration)
-        digests = [{model.name: model.digest for model in other.models} for other in others]
-        models = {m.name: m for m in first.models if all(of.get(m.name) == m.digest for of in digests)}
-        return agreement, models
+        return agreement, *_common(descriptions)
 
     def _begin(self, method: str, request: object) -> list[grpc.Future]:
         """Begin a call to all parties that takes no work and is therefore answered soon."""
@@ -224,6 +233,35 @@ class RemoteCluster:
             return CipherDMError(f"{who} denies permission: {error.details()}.")
         details = error.details().rstrip(".")
         return CipherDMError((details if details.startswith("party") else f"{who}: {details}") + ".")
+
+
+def _common(descriptions: Sequence[pb.Description]) -> tuple[dict[str, pb.Model], dict[str, str]]:
+    """Return the newest registration of each name that all three parties describe alike, and the faults of other names."""
+    listed = [{(model.name, model.digest): model for model in party.models} for party in descriptions]
+    models, faults = {}, {}
+    for name in {name: None for party in listed for name, _ in party}:
+        lacking = [rank for rank, party in enumerate(listed) if name not in {known for known, _ in party}]
+        faults[name] = f"party {lacking[0]} lacks it" if lacking else "they have different registrations of it"
+        for key in [key for key in listed[0] if key[0] == name and all(key in party for party in listed)]:
+            different = [(a, b) for a, b in combinations(range(PARTIES), 2) if listed[a][key] != listed[b][key]]
+            if different:
+                faults[name] = f"{pairs_of(different)} describe it differently"
+            else:
+                models[name] = listed[0][key]
+                del faults[name]
+                break
+    return models, faults
+
+
+def _shares_of(name: str, received: Mapping[str, Sequence[Sequence[SharePiece]]]) -> list[libspu.Share]:
+    """Return the three parties' shares of an output."""
+    shares = []
+    for rank, found in enumerate(received.get(name, [()] * PARTIES)):
+        try:
+            shares.append(share_of(found))
+        except CipherDMError as error:
+            raise CipherDMError(f"party {rank} has answered without {name!r}: {error}.") from None
+    return shares
 
 
 def _shared(

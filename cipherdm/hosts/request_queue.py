@@ -162,7 +162,7 @@ class Requests:
         inputs, size = [], 0
         for piece in checked_shares((message.share for message in pieces), model.manifest.inputs):
             # Counted as they come: a client cannot make a party hold more than its limit, whatever it announces.
-            size += len(piece.chunk)
+            size += piece.ByteSize()
             if size > self._host.limits.input_bytes:
                 raise TooMuch(f"the inputs are larger than {self._host.limits.input_bytes} bytes, which is the limit")
             inputs.append(piece)

@@ -179,12 +179,10 @@ def images_of(
 
 def _described(cluster: RemoteCluster, name: str, kind: str) -> tuple[StepShape, Schedule]:
     """Return the public shape of a registered model's step, and its schedule."""
-    models = cluster.models()
-    if name not in models:
-        raise CipherDMError(f"there is no model {name!r}; there is: {', '.join(sorted(models)) or 'none yet'}.")
-    about: Mapping[str, Any] = json.loads(models[name].about)
+    model = cluster.model(name)
+    about: Mapping[str, Any] = json.loads(model.about)
     if about.get("kind") != kind:
-        takes = ", ".join(item.name for item in models[name].inputs)
+        takes = ", ".join(item.name for item in model.inputs)
         raise CipherDMError(
             f"{name} is no model for this request: it takes {takes}.{_HINTS.get(about.get('kind'), '')}"
         )

@@ -12,8 +12,10 @@ from spu import api, libspu
 import cipherdm.files
 import cipherdm.hosts.store
 from cipherdm import CipherDMError
-from cipherdm.engine import EngineConfig
+from cipherdm.engine import EngineConfig, Spec
+from cipherdm.engine.party_pb2 import SharePiece
 from cipherdm.engine.wire import pieces
+from cipherdm.hosts.manifest import checked_shares, variable
 from cipherdm.hosts.refusals import Forbidden, TooMuch
 from cipherdm.hosts.store import ModelStore
 
@@ -87,7 +89,7 @@ def test_uploads_that_are_not_whole_or_too_much_leave_nothing(tmp_path):
     other = replace(product_model(), values={"w": np.ones((6, 8), np.int32)})
     for given, kind, message in (
         ([], CipherDMError, "share of 'w' is missing"),
-        (shares * 2, CipherDMError, "was not declared, or came twice"),
+        (shares * 2, CipherDMError, "share of 'w' does not come in the pieces"),
     ):
         with pytest.raises(kind, match=message):
             store.stage("owner", manifest, iter(given))
@@ -101,6 +103,61 @@ def test_uploads_that_are_not_whole_or_too_much_leave_nothing(tmp_path):
     publish(store, "owner")
     with pytest.raises(TooMuch, match="owner has 1 models already"):
         publish(store, "owner", "another")
+
+
+def reshaped(piece, **about):
+    """A piece with other bytes in its chunk, or another head."""
+    chunk, piece = libspu.ValueChunk(), SharePiece.FromString(piece.SerializeToString())
+    chunk.ParseFromString(piece.chunk)
+    for field, value in about.items():
+        setattr(chunk if hasattr(chunk, field) else piece, field, value)
+    if "chunk" not in about:
+        piece.chunk = chunk.SerializeToString()
+    return piece
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [{"content": b"x" * 64}],
+        [{"content": b"x" * 64, "total_bytes": 64}],
+        [{"content": b"", "total_bytes": 0}],
+        [{"content": b""}],
+        [{"chunk": b""}],
+        [{"chunk": b"\xff" * 100}],
+        [{"chunk": b"", "chunk_count": 0}],
+        [{"content": b"x" * 2 * 768, "total_bytes": 2 * 768}],
+        [{"content": b"x" * 2 * 768}],
+        [{"chunk_offset": 1 << 20}],
+        [{"total_bytes": 1 << 40}],
+        [{"chunk_index": 1}],
+        [{"chunk_count": 2}, {"chunk_count": 2, "chunk_index": 1}],
+        [{"content": b"x" * 384, "chunk_count": 2}, {"content": b"x" * 384, "chunk_count": 7, "chunk_index": 1}],
+        [
+            {"content": b"x" * 384, "chunk_count": 2},
+            {"content": b"x" * 384, "chunk_count": 2, "chunk_index": 1, "chunk_offset": 384},
+        ],
+    ],
+)
+def test_shares_come_in_the_pieces_that_their_shape_needs(tmp_path, changes):
+    store = ModelStore(tmp_path, LIMITS)
+    manifest, (piece,) = upload()
+    with pytest.raises(CipherDMError, match="share of 'w' (does not come in the pieces|is missing)"):
+        store.stage("owner", manifest, iter([reshaped(piece, **about) for about in changes]))
+    assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    "value", [np.zeros((0, 2), np.float32), np.arange(6, dtype=np.int64), np.array([True, False]), 1.5]
+)
+@pytest.mark.parametrize("public", [False, True])
+def test_shares_as_spu_makes_them_are_accepted(value, public):
+    visibility = libspu.Visibility.VIS_PUBLIC if public else libspu.Visibility.VIS_SECRET
+    value = np.asarray(value)
+    declared = [variable(name, Spec.of(value, public=public)) for name in "ab"]
+    shares = api.Io(3, EngineConfig().runtime_config()).make_shares(value, visibility)
+    sent = [piece for name in "ba" for piece in pieces("", name, shares[0])]
+    assert list(checked_shares(sent, declared)) == sent
 
 
 def test_a_name_stands_for_what_it_stood_for_until_all_have_published(tmp_path):
@@ -130,7 +187,9 @@ def test_publications_that_never_end_do_not_fill_the_disk(tmp_path):
     assert files(tmp_path) == set()
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: data[:40] + b"!" + data[41:]])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-1], lambda data: b"", lambda data: data[:40] + b"!" + data[41:]]
+)
 @pytest.mark.parametrize("file", ["manifest", "json"])
 def test_a_damaged_model_is_set_aside_and_the_others_are_there(tmp_path, file, damage):
     store = ModelStore(tmp_path, LIMITS)
@@ -175,7 +234,9 @@ def test_one_bit_of_the_shares_that_has_changed_is_noticed(tmp_path):
     ):
         path.write_bytes(changed)
         for now in (store, ModelStore(tmp_path, LIMITS)):
-            with pytest.raises(CipherDMError, match="the shares of 'product' on the disk have changed; register it again"):
+            with pytest.raises(
+                CipherDMError, match="the shares of 'product' on the disk have changed; register it again"
+            ):
                 now.get("product").check()
 
 
