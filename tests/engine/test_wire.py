@@ -41,7 +41,9 @@ def test_a_component_that_one_party_has_changed_is_noticed(rank, component):
     io, shares = made(VALUES[0])
     shares[rank] = changed(shares[rank], lambda content: content.__setitem__(8 * component, content[8 * component] ^ 1))
     other = (rank + (1 if component else -1)) % 3
-    with pytest.raises(CipherDMError, match=f"^parties {min(rank, other)} and {max(rank, other)} sent shares of 'y' that do"):
+    with pytest.raises(
+        CipherDMError, match=f"^parties {min(rank, other)} and {max(rank, other)} sent shares of 'y' that do"
+    ):
         reconstruct(io, "y", shares)
 
 
