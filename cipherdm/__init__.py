@@ -4,7 +4,13 @@ The names below are what a notebook needs; each package has more. They are impor
 process needs only SPU and should not wait for PyTorch, which diffusers brings along.
 """
 
+import os
+
 import lazy_loader
+
+# SPU's own OpenSSL would read /tmp/openssl/openssl.cnf, which any user of the machine may make, and load code that it names.
+# OpenSSL looks here first. Processes that are started inherit it.
+os.environ.setdefault("OPENSSL_CONF", os.devnull)
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,

@@ -61,7 +61,8 @@ class Kernels:
         """
         start = time.perf_counter()
         if self._zeros is None:
-            self._zeros = agree(self._exchange).zero_shares(self._link.id().encode())
+            run = self._link.id().encode()
+            self._zeros = agree(self._exchange, self._link.all_gather, run).zero_shares(run)
         first, second = inputs
         z = self._local(kernel, read, first, second, keep_weights)
         share = _share_of(finish(z, self._exchange), kernel.dtype)

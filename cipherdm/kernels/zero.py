@@ -5,12 +5,16 @@ and that of rank i + 1, and draws F(own) - F(next), F a stream of pseudorandom w
 appears once with each sign, so the sum is zero. Rank i - 1, which gets the message that such a share hides, does not know
 the key of rank i + 1 and sees noise.
 
+Before a key is used, each party sends a hash of both keys that it knows to both others. They have to agree on all three, so
+a key that somebody has replaced on its way is an error.
+
 The stream is AES-256 in counter mode, from the `cryptography` package, under a key that HKDF derives from the agreed one
 for each run: words never repeat within a run, since its counter only advances, nor between runs, since their keys differ.
 """
 
+import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -20,6 +24,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from ..errors import CipherDMError
 
 KEY_BYTES = 32
+CONFIRMATION = b"cipherdm confirmation of keys, version 1: "
 PURPOSE = b"cipherdm zero shares of linear layers, version 1: "
 LIMIT = 1 << 56  # bytes of one stream; AES's blocks can be told from random words only after some 2^68
 CHUNK = 1 << 16  # bytes drawn at a time; few, so they stay in the processor's cache
@@ -31,15 +36,29 @@ def fresh_key() -> bytes:
     return secrets.token_bytes(KEY_BYTES)
 
 
-def agree(exchange: Callable[[bytes], bytes]) -> "AgreedKeys":
-    """Send a fresh key to the previous party and receive the next one's.
+def agree(exchange: Callable[[bytes], bytes], gather: Callable[[str], Sequence[str]], run: bytes) -> "AgreedKeys":
+    """Send a fresh key to the previous party, receive the next one's, and confirm all three keys.
 
     Args:
-        exchange: function that sends bytes to the previous party and returns those of the next, over an encrypted and
-            authenticated link.
+        exchange: function that sends bytes to the previous party and returns those of the next, over a link that nobody else
+            reaches.
+        gather: function that sends a text to both other parties and returns those of all three, by rank.
+        run: name that all parties use for this agreement, and for no other.
+
+    Raises:
+        CipherDMError: two parties do not have the same key.
     """
     own = fresh_key()
-    return AgreedKeys(own, exchange(own))
+    keys = AgreedKeys(own, exchange(own))
+    told = [hashes.split() for hashes in gather(keys.hashes(run))]
+    for rank, hashes in enumerate(told):
+        # A party's own key is also known to the one before it.
+        if told[rank - 1][1:] != hashes[:1] or len(hashes) != 2:
+            raise CipherDMError(
+                f"party {rank} and the one before it have different keys for shares of zero, and nothing was computed with "
+                "them: somebody has changed a message between parties; see who can reach their links"
+            )
+    return keys
 
 
 class AgreedKeys:
@@ -59,6 +78,11 @@ class AgreedKeys:
             raise CipherDMError("two parties have the same key, which would hide nothing; each must make its own")
         self._own, self._next = own, next_party
         self._runs: set[bytes] = set()
+
+    def hashes(self, run: bytes) -> str:
+        """Return hashes of the own and of the next party's key in hexadecimal, which tell nothing about them."""
+        keys = (self._own, self._next)
+        return " ".join(hashlib.sha256(CONFIRMATION + run + key).hexdigest() for key in keys)
 
     def zero_shares(self, run: bytes) -> "ZeroShares":
         """Return the zero shares of one run.

@@ -20,7 +20,8 @@ from spu import api, libspu
 from spu.experimental import reveal
 
 from cipherdm import CipherDMError, LocalCluster
-from cipherdm.engine import Call, EngineConfig, Node, Plan, Spec, compile_plan, compile_program
+from cipherdm.engine import Call, EngineConfig, Node, Plan, Spec, compile_plan, compile_program, party
+from cipherdm.engine import cluster as cluster_module
 from cipherdm.engine.config import PartyConfig
 from cipherdm.engine.profile import parse_profile
 
@@ -232,6 +233,40 @@ def test_parties_listen_where_only_this_user_may_look():
             assert listening <= {folder}
         assert len(list(folder.glob("*.sock"))) == 6
     assert not folder.exists()
+
+
+def test_names_of_links_are_random(monkeypatch):
+    """Both clusters hand their parties one name, and not the same; the parties' links take it."""
+    configs = []
+
+    def start(config):
+        configs.append(config)
+        (config.work / f"party{config.rank}.err").touch()
+        return subprocess.Popen(["true"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    monkeypatch.setattr(cluster_module, "start_party", start)
+    for _ in range(2):
+        with pytest.raises(CipherDMError, match="did not start"):
+            with LocalCluster():
+                pass
+    names = [config.link_id for config in configs]
+    assert len(names) == 6 and len(set(names[:3])) == len(set(names[3:])) == 1 and names[0] != names[3]
+    assert all(len(name) == 32 for name in names)
+    taken = []
+    monkeypatch.setattr(libspu.link, "create_brpc", lambda description, rank: taken.append(description.id))
+    party.connect(configs[0])
+    assert taken == names[:1]
+
+
+def test_no_process_reads_a_configuration_of_openssl(cluster):
+    """SPU's OpenSSL looks for one in /tmp, where anybody could place it, with code to load."""
+    assert os.environ["OPENSSL_CONF"] == os.devnull
+    for pid in cluster.pids:
+        assert psutil.Process(pid).environ()["OPENSSL_CONF"] == os.devnull
+    check = "import os, sys, cipherdm; assert 'spu' not in sys.modules; print(os.environ['OPENSSL_CONF'])"
+    environment = {name: value for name, value in os.environ.items() if name != "OPENSSL_CONF"}
+    found = subprocess.run([sys.executable, "-c", check], env=environment, capture_output=True, text=True)
+    assert found.stdout == f"{os.devnull}\n"
 
 
 def test_a_long_temporary_folder_is_too_long_for_sockets_and_not_taken(tmp_path, monkeypatch):

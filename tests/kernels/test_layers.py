@@ -164,14 +164,19 @@ def test_three_threads_that_agree_on_keys_over_their_links():
     w, x = random_words(generator, (4, 6)), random_words(generator, (6, 5))
     pairs = shared(generator, w), shared(generator, x)
     inboxes = [queue.Queue() for _ in range(3)]
-    results = {}
+    results, told, everybody = {}, [None] * 3, threading.Barrier(3)
 
     def party(rank):
         def exchange(message):
             inboxes[(rank - 1) % 3].put(message)
             return inboxes[rank].get(timeout=30)
 
-        zeros = agree(exchange).zero_shares(b"run")
+        def gather(text):
+            told[rank] = text
+            everybody.wait(timeout=30)
+            return told
+
+        zeros = agree(exchange, gather, b"run").zero_shares(b"run")
         weights = layers.prepare(INT8, pairs[0][rank])
         y = finish(layers.matmul(weights, pairs[1][rank], zeros), exchange)
         results[rank] = y, finish(layers.batched_product(INT8, y.swapaxes(-1, -2), y, zeros), exchange)
