@@ -37,6 +37,7 @@ class ProfileLog:
         direct_spu_log(path)
         self._path = path
         self._file = path.open("rb")
+        self._file.seek(0, os.SEEK_END)  # a process that was killed may have written here before
 
     def read(self) -> pb.CallDone:
         """Return the traffic and the operators of the program run since the last reading.

@@ -10,6 +10,7 @@ It is a process of its own, because SPU holds Python's lock while it waits for a
 `python gate.py`, with one line of JSON on its standard input. It ends when that input closes.
 """
 
+import ctypes
 import json
 import os
 import selectors
@@ -314,6 +315,7 @@ def _end_with_input() -> None:
 
 if __name__ == "__main__":
     os.umask(0o077)
+    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: nobody reads its memory; core files are off in its parent
     try:
         server = Server(Gate(**json.loads(sys.stdin.readline())))
         threading.Thread(target=_end_with_input, daemon=True).start()

@@ -6,6 +6,7 @@ from spu import api, libspu
 
 from cipherdm import CipherDMError
 from cipherdm.engine import EngineConfig
+from cipherdm.engine.party import reason_of
 from cipherdm.engine.wire import pieces, reconstruct, share_of
 
 VALUES = (np.arange(4, dtype=np.float32), np.array([True, False, True]), np.int64([[5]]), np.zeros((0, 2), np.float32))
@@ -84,3 +85,16 @@ def test_a_share_that_has_not_come_whole_is_an_error():
     for received in ([], [piece]):
         with pytest.raises(CipherDMError, match="missing or incomplete"):
             share_of(received)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("what: \n\t[Enforce fail at x.cc:1] (a == b). \nStacktrace:\n#0 f()", "[Enforce fail at x.cc:1] (a == b)."),
+        ("what: too short\nStacktrace:", "too short"),
+        ("no more room", "no more room"),
+        ("what: \n", "RuntimeError"),
+    ],
+)
+def test_the_reason_of_an_error_is_its_first_line_that_says_something(text, reason):
+    assert reason_of(RuntimeError(text)) == reason

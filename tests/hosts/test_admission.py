@@ -5,23 +5,25 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
+from unittest.mock import Mock
 
 import grpc
 import jax.numpy as jnp
 import psutil
 import pytest
-from hosting import INPUT, LIMITS, check_product, header, register_models, shares, small_trial, some_input
+from hosting import INPUT, LIMITS, check_product, header, register_models, small_trial, some_input
 
 from cipherdm import CipherDMError
 from cipherdm.engine import Node, compile_plan
 from cipherdm.engine.wire import MESSAGE_BYTES
-from cipherdm.hosts import LoopbackHosts, Model, RemoteCluster, load_caller
+from cipherdm.hosts import LoopbackHosts, Model, RemoteCluster, load_caller, load_host
 from cipherdm.hosts import host_pb2 as pb
 from cipherdm.hosts.channels import connect
 from cipherdm.hosts.refusals import shown
+from cipherdm.hosts.service import EventLog, HostService
 
 HOST = "/cipherdm.hosts.Host/"
-SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 16))
 
 
 @pytest.fixture(scope="module")
@@ -108,27 +110,21 @@ def test_a_run_has_a_limit_and_frees_its_slot(impatient):
         check_product(alice, 2)
 
 
-def test_who_reads_nothing_loses_the_run(impatient):
-    """Flow control lets a party send 64 kB to somebody who reads nothing, and then its run ends."""
-    files, hosts = impatient
-    config = load_caller(files["alice"])
-    streams, channels = [], []
-    for rank in range(3):
-        named = [("grpc.ssl_target_name_override", f"party{rank}"), *SMALL_WINDOW]
-        channels.append(grpc.secure_channel(config.parties[rank], config.identity.to_call(), named))
-    first = header(files, model="endless", digest=_digest(files, "endless"))
-    for channel in channels:
-        request = channel.stream_stream(HOST + "Request", pb.RequestPiece.SerializeToString)
-        streams.append(request(iter([first, *shares("x", some_input(0))])))
-    with RemoteCluster(files["bob"]) as bob, RemoteCluster(files["operator"]) as operator:
-        check_product(bob, 3)
-        deadline = time.monotonic() + 120
-        while any(status.requests for _, status in operator.states()):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-    assert any("let it wait too long" in hosts.log(rank) for rank in (1, 2))
-    for channel in channels:
-        channel.close()
+@pytest.mark.parametrize("event", [pb.RequestEvent(waiting=1), pb.RequestEvent(progress=pb.Progress())])
+def test_who_does_not_take_its_progress_loses_the_run(tmp_path, event):
+    """The party's thread stands at `yield` until the client has room. Meanwhile the end of the call comes nearer."""
+    host = load_host(small_trial(tmp_path / "trial")["party1"])
+    timeouts = replace(host.caller.timeouts, keepalive=0.2)
+    host = replace(host, caller=replace(host.caller, timeouts=timeouts))
+    service = HostService(host, tmp_path, EventLog(1))
+    service._requests = Mock(serve=lambda *_: iter([event, event]))
+    context = Mock(auth_context=dict)
+    answers = service.Request(iter([pb.RequestPiece(header=pb.RequestHeader(run="0" * 32))]), context)
+    next(answers)
+    deadline = time.monotonic() + 30
+    while not context.cancel.called:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_logs_and_reasons_are_short_and_obey_nobody(impatient):
@@ -163,8 +159,8 @@ def test_memory_of_parties_stays_with_them(impatient, cluster):
     pids = [child.pid for pid in hosts.pids for child in psutil.Process(pid).children()] + list(hosts.pids)
     for pid in [*pids, *(process.pid for process in cluster._processes)]:
         assert psutil.Process(pid).rlimit(psutil.RLIMIT_CORE) == (0, 0)
-
-
-def _digest(files, name: str) -> str:
-    with RemoteCluster(files["alice"]) as alice:
-        return alice.models()[name].digest
+    program = (
+        "import ctypes; from cipherdm.hardening import protect_memory as protect; protect()\n"
+        "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"  # PR_GET_DUMPABLE
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60).stdout == "0\n"
