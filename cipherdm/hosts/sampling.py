@@ -20,7 +20,7 @@ from ..protocols import FAST, Protocols, named
 from ..sampling import engine_for, make_task, sampling_nodes
 from ..sampling.pipeline import ClientComponents, Pipeline, decode_latents, embed_prompts
 from ..sampling.roles import client_values
-from ..sampling.sample import Granularity, SamplingResult
+from ..sampling.sample import Granularity, SamplingResult, check_sample
 from ..sampling.steps import StepShape
 from ..sampling.text_to_image import text_to_image_task
 from ..schedules import BRANCHES, Schedule, make_schedule
@@ -172,6 +172,7 @@ def images_of(
         samples.append(answer.outputs["sample"])
         cost = answer.cost if cost is None else cost + answer.cost
     sampled = shape.decoded(np.concatenate(samples))
+    check_sample(sampled, shape)
     if components is None:
         return SamplingResult(sampled, cost)
     return SamplingResult(decode_latents(components, sampled), cost, latents=sampled)

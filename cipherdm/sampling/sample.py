@@ -20,6 +20,10 @@ from ..schedules import BRANCHES, Schedule, guided_coefficients, make_schedule
 from .roles import Task, client_values, owner_values, public_values
 from .steps import Loop, StepShape, setup_graph, step_graph
 
+# Size beyond which a number of a sample counts as an overflow on shares. Images lie in [-1, 1] and latents have about unit
+# variance. Noise of 1.5 times its size takes mnist10 to 3.8, and a single step from the noisiest timestep, which divides errors
+# by 0.006, takes mnist01-tiny to 15. What leaves the ring may be of any size: mnist10 then ends at 740, whatever the noise.
+LARGEST_SAMPLE = 64.0
 Granularity = Literal["block", "step", "loop"]
 
 
@@ -79,7 +83,8 @@ def sample(
         progress: called while programs are compiled and run, see `cipherdm.progress.Progress`; only with a cluster.
 
     Raises:
-        CipherDMError: an unknown scheduler, a number of steps or a label out of range, or a failure of the cluster.
+        CipherDMError: an unknown scheduler, a number of steps or a label out of range, numbers that left the ring's range, or a
+            failure of the cluster.
     """
     task = make_task(
         unet,
@@ -93,7 +98,9 @@ def sample(
         seed=seed,
         ring=cluster is not None,
     )
-    return run_task(task, cluster, granularity=granularity, engine=engine, progress=progress)
+    result = run_task(task, cluster, granularity=granularity, engine=engine, progress=progress)
+    check_sample(result.images, task.shape)
+    return result
 
 
 def make_task(
@@ -185,6 +192,20 @@ def run_task(
         finally:
             if not session.closed:
                 session.delete([*task.specs, "sample"])
+
+
+def check_sample(sample: np.ndarray, shape: StepShape) -> None:
+    """Raise CipherDMError if a final sample shows that numbers left the range in which a protocol set is right.
+
+    The emulation says so by NaN. The ring wraps around without a sign, and what comes back is too large, if it shows at all.
+    """
+    largest = np.abs(sample).max()
+    if not np.isfinite(largest) or (shape.ring and largest > LARGEST_SAMPLE):
+        raise CipherDMError(
+            f"the result has values up to {largest:.4g}, where at most a few are right: numbers left the range in which the "
+            f"set {shape.protocols.name} computes. Look for the layer with `cipherdm check-ranges`, calibrate the model as it "
+            "is sampled (`cipherdm calibrate`), or take fast-guarded, or direct."
+        )
 
 
 def engine_for(protocols: Protocols) -> EngineConfig:

@@ -19,7 +19,7 @@ from ..protocols import DIRECT, Protocols
 from ..schedules import Schedule
 from .pipeline import Pipeline, decode_latents, embed_prompts, encode_images
 from .roles import Task
-from .sample import Granularity, SamplingResult, Settings, run_task
+from .sample import Granularity, SamplingResult, Settings, check_sample, run_task
 
 
 def text_to_image(
@@ -67,7 +67,8 @@ def text_to_image(
         progress: called while programs are compiled and run, see `cipherdm.progress.Progress`; only with a cluster.
 
     Raises:
-        CipherDMError: an argument out of its range or of the wrong shape, or a failure of the cluster.
+        CipherDMError: an argument out of its range or of the wrong shape, numbers that left the ring's range, or a failure of
+            the cluster.
     """
     task = text_to_image_task(
         pipeline,
@@ -85,6 +86,7 @@ def text_to_image(
         ring=cluster is not None,
     )
     result = run_task(task, cluster, granularity=granularity, engine=engine, progress=progress)
+    check_sample(result.images, task.shape)
     return replace(result, images=decode_latents(pipeline, result.images), latents=result.images)
 
 

@@ -50,6 +50,7 @@ def evaluate(
     from cipherdm.models import find_model
     from cipherdm.protocols import named
     from cipherdm.records import write_record
+    from cipherdm.sampling.sample import make_task, run_task
 
     from .evaluation import evaluate as score
     from .evaluation import model_digits
@@ -60,8 +61,9 @@ def evaluate(
     chosen = named(protocols)
 
     def sampler(labels: np.ndarray, seed: int, protocols=chosen, cluster=None) -> np.ndarray:
-        plan = {"protocols": protocols, "granularity": "loop", **settings}
-        return cdm.sample(unet, cluster, labels=labels.tolist(), seed=seed, **plan).images
+        # Images that overflowed are counted below, so they are no error here.
+        plan = {"protocols": protocols, "seed": seed, "ring": cluster is not None, **settings}
+        return run_task(make_task(unet, labels=labels.tolist(), **plan), cluster, granularity="loop").images
 
     digits = model_digits(folder)
     with tqdm(total=count, unit="picture") as bar:

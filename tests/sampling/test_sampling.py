@@ -1,7 +1,9 @@
 """Schedules against diffusers' own loops, plaintext sampling against diffusers, secure sampling against plaintext."""
 
+import importlib
 import re
 from dataclasses import replace
+from functools import partial
 from unittest import mock
 
 import diffusers
@@ -15,15 +17,17 @@ from small import SCHEDULER, TWO_LEVELS
 
 from cipherdm import CIPHERDM, DIRECT, CipherDMError, sample
 from cipherdm.engine import Spec, compile_plan
+from cipherdm.hosts import sampling as hosts_sampling
 from cipherdm.models import find_model, init_unet, load_unet, save_unet
 from cipherdm.owner import PreparedWeights, WeightsLayout, prepare_weights
 from cipherdm.sampling.roles import client_values, one_hot, owner_values, public_values
-from cipherdm.sampling.sample import sampling_nodes
+from cipherdm.sampling.sample import SamplingResult, sampling_nodes
 from cipherdm.sampling.steps import SplitRow, StepShape
 from cipherdm.schedules import make_schedule
 
 SMALL = replace(TWO_LEVELS, num_class_embeds=3)
 CLASSES = {"ddpm": diffusers.DDPMScheduler, "ddim": diffusers.DDIMScheduler}
+sampling_module = importlib.import_module("cipherdm.sampling.sample")  # the package has a function of this name
 NO_WEIGHTS = WeightsLayout((), (), ())
 
 
@@ -227,6 +231,28 @@ def test_a_model_whose_weights_leave_the_range_is_refused(unet, cluster):
     params = dict(unet.params) | {"conv_in.bias": np.full(4, 2.0**27, np.float32)}
     with pytest.raises(CipherDMError, match="conv_in.bias.*fixed-point range"):
         sample(replace(unet, params=params), cluster, labels=[0], steps=1)
+
+
+@pytest.mark.parametrize("of_hosts", [False, True])
+@pytest.mark.parametrize(("value", "on_shares"), [(65.0, True), (-700.0, True), (np.nan, False), (np.inf, False)])
+def test_numbers_that_left_the_range_are_an_error_and_no_picture(unet, monkeypatch, value, on_shares, of_hosts):
+    """Whatever the parties return, a picture comes out of it only if its numbers may be those of a picture."""
+    images = np.full((1, *SMALL.sample_shape), 0.5, np.float32)
+    images[0, 0, 3, 4] = value
+    if of_hosts:
+        shape = StepShape.of(SMALL, DIRECT, NO_WEIGHTS, make_schedule(SCHEDULER, "ddim", 1), batch=1, ring=on_shares)
+        monkeypatch.setattr(hosts_sampling, "_described", lambda *_: (shape, make_schedule(SCHEDULER, "ddim", 1)))
+        answer = mock.Mock(outputs={"sample": images}, cost=None)
+        draw = partial(hosts_sampling.images_of, mock.Mock(request=lambda *_: answer), "some", labels=[1])
+    else:
+        monkeypatch.setattr(sampling_module, "run_task", lambda *_, **__: SamplingResult(images))
+        draw = partial(sample, unet, mock.Mock() if on_shares else None, labels=[1], steps=1)
+    with pytest.raises(
+        CipherDMError, match="range in which the set direct computes.*check-ranges.*calibrate.*fast-guarded"
+    ):
+        draw()
+    images[0, 0, 3, 4] = 4.0
+    np.testing.assert_array_equal(draw().images, images)
 
 
 def test_a_table_is_split_into_the_arrays_of_its_step():

@@ -250,6 +250,11 @@ def test_wrong_arguments_are_named(pipeline, arguments, message):
         text_to_image(pipeline, None, [])
 
 
+def test_numbers_that_left_the_range_are_an_error_and_no_picture(pipeline):
+    with pytest.raises(CipherDMError, match="numbers left the range"):
+        text_to_image(pipeline, None, PROMPTS, latents=np.full((2, 4, 8, 8), 1e38), steps=1)
+
+
 @pytest.mark.parametrize("component", ["unet", "scheduler", "tokenizer", "text_encoder", "vae"])
 def test_a_missing_component_is_named(broken, component):
     shutil.rmtree(broken / component)
