@@ -1,12 +1,15 @@
 """Schedules against diffusers' own loops, plaintext sampling against diffusers, secure sampling against plaintext."""
 
+import asyncio
 import importlib
 import re
+import threading
 from dataclasses import replace
 from functools import partial
 from unittest import mock
 
 import diffusers
+import ipywidgets
 import numpy as np
 import pytest
 import torch
@@ -154,6 +157,31 @@ def test_secure_sampling_follows_plaintext(unet, cluster, protocols, granularity
     assert dones == sorted(dones) and {*dones} == {*range(*totals)}
     assert [done for done, _, _ in calls] == list(range(1, calls[0][1] + 1))
     assert result.cost.bytes > 0 and len(result.peak_memory) == 3
+
+
+def test_callers_at_once_get_their_own_images(unet, cluster):
+    """Two threads, a task of asyncio and a widget's button sample on one cluster, each from its own noise."""
+    found = {}
+    sample(unet, cluster, labels=[0], steps=1)  # compiles
+
+    def draw(seed):
+        found[seed] = sample(unet, cluster, labels=[0], steps=1, seed=seed).images
+
+    async def task():
+        await asyncio.to_thread(draw, 2)
+
+    button = ipywidgets.Button()
+    button.on_click(lambda _: draw(3))
+    callers = [threading.Thread(target=draw, args=(seed,)) for seed in (0, 1)]
+    callers.append(threading.Thread(target=lambda: asyncio.run(task())))
+    for caller in callers:
+        caller.start()
+    button.click()
+    for caller in callers:
+        caller.join(timeout=300)
+    for seed in range(4):
+        alone = sample(unet, None, labels=[0], steps=1, seed=seed).images
+        np.testing.assert_allclose(found[seed], alone, atol=0.02)
 
 
 def test_clipping_on_shares(unet, cluster):
