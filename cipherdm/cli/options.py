@@ -24,6 +24,8 @@ def parse_labels(text: str | None) -> list[int] | None:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise CipherDMError(f"cannot read the labels {text!r}: write numbers and ranges, such as 0-9 or 1,1,7.")
+        if dash and int(last) < int(first):
+            raise CipherDMError(f"cannot read the labels {text!r}: write the smaller number of a range first.")
         labels += range(int(first), int(last if dash else first) + 1)
     return labels
 

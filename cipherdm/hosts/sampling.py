@@ -19,7 +19,7 @@ from ..progress import Progress
 from ..protocols import FAST, Protocols, named
 from ..sampling import engine_for, make_task, sampling_nodes
 from ..sampling.pipeline import ClientComponents, Pipeline, decode_latents, embed_prompts
-from ..sampling.roles import client_values
+from ..sampling.roles import client_values, whole_labels
 from ..sampling.sample import Granularity, SamplingResult, check_sample
 from ..sampling.steps import StepShape
 from ..sampling.text_to_image import text_to_image_task
@@ -136,6 +136,11 @@ def images_of(
         CipherDMError: the model is not there or takes other inputs, labels, prompts or components do not fit it, or the
             request fails.
     """
+    labels = whole_labels(labels)
+    if isinstance(prompts, str):
+        prompts = [prompts]
+    if isinstance(negative_prompts, str):
+        negative_prompts = [negative_prompts] * len(prompts or ())
     if prompts is None and (negative_prompts is not None or components is not None):
         raise CipherDMError("negative prompts and components go with prompts: give prompts as well.")
     if prompts is not None and (labels or count is not None):

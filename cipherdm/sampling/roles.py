@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -91,6 +92,8 @@ def client_values(
     Raises:
         CipherDMError: a label that the model does not have.
     """
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise CipherDMError(f"the seed must be a whole number from 0 on; got {seed!r}.")
     generator = np.random.default_rng(seed)
     noise = generator.standard_normal(shape.image_shape, dtype=np.float32)
     values = {"sample": noise if start is None else start}
@@ -118,6 +121,16 @@ def public_values(schedule: Schedule, shape: StepShape) -> Values:
         tables = {name: encode(table, COEFFICIENT_BITS, shape.ring) for name, table in tables.items()}
     values = {**tables, "timesteps": schedule.timesteps.astype(np.float32)[:, None]}
     return values | {f"step.{i}": np.int32(i) for i in range(schedule.steps)}
+
+
+def whole_labels(labels: Sequence[int] | np.ndarray | None) -> list[int] | None:
+    """Return labels of any kind of sequence or array as a list of ints. Raises CipherDMError for anything but whole numbers."""
+    if labels is None or len(labels) == 0:
+        return None
+    array = np.asarray(labels)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise CipherDMError(f"labels must be whole numbers, one per image; got {labels!r}.")
+    return array.tolist()
 
 
 def one_hot(labels: Sequence[int], config: UNetConfig) -> np.ndarray:

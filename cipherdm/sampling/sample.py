@@ -17,7 +17,7 @@ from ..progress import Progress
 from ..protocols import DIRECT, Protocols
 from ..protocols.fixed import ENGINE_FRACTION_BITS
 from ..schedules import BRANCHES, Schedule, guided_coefficients, make_schedule
-from .roles import Task, client_values, owner_values, public_values
+from .roles import Task, client_values, owner_values, public_values, whole_labels
 from .steps import Loop, StepShape, setup_graph, step_graph
 
 # Size beyond which a number of a sample counts as an overflow on shares. Images lie in [-1, 1] and latents have about unit
@@ -112,6 +112,7 @@ def make_task(
         CipherDMError: an argument is out of its range.
     """
     check_draws_without_prompt(unet)
+    labels = whole_labels(labels)
     chosen = Settings(**settings)
     schedule = chosen.schedule(unet, clip=clip)
     return chosen.task(unet, schedule, _batch(unet, labels, count), labels=labels)

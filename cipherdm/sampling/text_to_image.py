@@ -109,6 +109,10 @@ def text_to_image_task(
     if not guidance_scale >= 1:  # NaN is refused too
         raise CipherDMError(f"guidance_scale must be at least 1, which means no guidance; got {guidance_scale}.")
     chosen, unet = Settings(**settings), pipeline.unet
+    if isinstance(prompts, str):  # as diffusers takes one
+        prompts = [prompts]
+    if isinstance(negative_prompts, str):
+        negative_prompts = [negative_prompts] * len(prompts)
     embeddings = embed_prompts(pipeline, prompts, negative_prompts, guided=guidance_scale > 1)
     skipped = 0 if images is None else chosen.steps - _steps_taken(chosen.steps, strength)
     schedule = chosen.schedule(unet, start=skipped)

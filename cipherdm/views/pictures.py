@@ -74,7 +74,7 @@ def draw_image(axis: Axes, image: np.ndarray, title: str) -> None:
     """Draw one image [C, H, W] in [-1, 1] into an axis, clipped to that range."""
     pixels = (np.clip(image, -1, 1).transpose(1, 2, 0) + 1) / 2
     axis.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axis.set_title(title, fontsize=9, pad=3)
+    axis.set_title(title, fontsize=9, pad=3, parse_math=False)  # a prompt may have dollar signs
 
 
 def grey_levels(images: np.ndarray) -> np.ndarray:

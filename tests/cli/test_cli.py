@@ -106,6 +106,20 @@ def test_labels_are_read(text, labels):
     assert parse_labels(text) == labels
 
 
+def test_a_range_of_labels_begins_with_the_smaller():
+    with pytest.raises(CipherDMError, match="'2-0': write the smaller number"):
+        parse_labels("2-0")
+
+
+def test_titles_are_plain_text(tmp_path):
+    from cipherdm.views.pictures import image_row
+
+    captions = ["a $$ sign", "$5 and $10"]
+    figure = image_row(np.zeros((2, 1, 8, 8)), captions)
+    figure.savefig(tmp_path / "dollar.png")
+    assert not any(axis.title.get_parse_math() for axis in figure.axes)
+
+
 def test_the_names_written_out_for_the_help_are_those_of_the_protocol_sets():
     assert PROTOCOL_NAMES == NAMES
 

@@ -23,7 +23,7 @@ from cipherdm.engine import Spec, compile_plan
 from cipherdm.hosts import sampling as hosts_sampling
 from cipherdm.models import find_model, init_unet, load_unet, save_unet
 from cipherdm.owner import PreparedWeights, WeightsLayout, prepare_weights
-from cipherdm.sampling.roles import client_values, one_hot, owner_values, public_values
+from cipherdm.sampling.roles import client_values, one_hot, owner_values, public_values, whole_labels
 from cipherdm.sampling.sample import SamplingResult, sampling_nodes
 from cipherdm.sampling.steps import SplitRow, StepShape
 from cipherdm.schedules import make_schedule
@@ -242,6 +242,10 @@ def test_no_program_contains_a_secret_or_a_reveal(unet, protocols):
         ({"labels": [3]}, "label 3 does not exist.*0 to 2"),
         ({"labels": [-1]}, "label -1"),
         ({"labels": None}, "conditional"),
+        ({"labels": []}, "conditional"),
+        ({"labels": [1.7]}, r"whole numbers.*1\.7"),
+        ({"labels": np.array([[1]])}, "whole numbers, one per image"),
+        ({"seed": -1}, "seed must be .* got -1"),
         ({"steps": 0}, "between 1 and 1000.*got 0"),
         ({"steps": 1001}, "between 1 and 1000.*got 1001"),
         ({"scheduler": "euler"}, "euler.*ddpm, ddim"),
@@ -296,6 +300,11 @@ def test_a_table_is_split_into_the_arrays_of_its_step():
         for array, row, rows in zip(arrays.values(), by_step, by_class, strict=True):
             np.testing.assert_array_equal(row, array[step])
             np.testing.assert_array_equal(rows, np.stack([array[step], -array[step]]))
+
+
+@pytest.mark.parametrize("labels", [np.array([0]), np.arange(3), torch.arange(3), (0, np.int64(2)), range(3)], ids=repr)
+def test_labels_may_be_arrays(labels):
+    assert whole_labels(labels) == [int(label) for label in labels]
 
 
 def test_one_hot_rows():

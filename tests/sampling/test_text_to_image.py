@@ -250,6 +250,13 @@ def test_wrong_arguments_are_named(pipeline, arguments, message):
         text_to_image(pipeline, None, [])
 
 
+def test_one_prompt_may_be_a_text(pipeline):
+    task = text_to_image_task(pipeline, "a red seven", negative_prompts="blue", steps=1)
+    listed = text_to_image_task(pipeline, ["a red seven"], negative_prompts=["blue"], steps=1)
+    assert task.shape.batch == 1
+    np.testing.assert_array_equal(task.client["encoder_hidden_states"], listed.client["encoder_hidden_states"])
+
+
 def test_numbers_that_left_the_range_are_an_error_and_no_picture(pipeline):
     with pytest.raises(CipherDMError, match="numbers left the range"):
         text_to_image(pipeline, None, PROMPTS, latents=np.full((2, 4, 8, 8), 1e38), steps=1)
