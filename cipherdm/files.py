@@ -7,10 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import CipherDMError
+
 
 def root() -> Path:
     """Return the checkout that this package runs from."""
     return Path(__file__).resolve().parent.parent
+
+
+def checkout() -> Path:
+    """Return `root`. Raises CipherDMError if this package was installed without the models and records beside it."""
+    if not (root() / "data").is_dir():
+        raise CipherDMError(
+            "cipherdm is installed without its models and records, which are in its repository: clone that, and install the "
+            "clone with `pip install -e .`. Folders of your own are given by their paths."
+        )
+    return root()
 
 
 @contextmanager

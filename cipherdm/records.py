@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from .errors import CipherDMError
-from .files import replacing, root
+from .files import checkout, replacing, root
 
 MEASUREMENTS = root() / "data" / "measurements"
 """Folder of the checkout's own records."""
@@ -57,7 +57,7 @@ def record(name: str) -> dict[str, Any]:
 
     Raises CipherDMError, listing the names, if there is none of this name.
     """
-    path = MEASUREMENTS / f"{name}.json"
+    path = checkout() / "data" / "measurements" / f"{name}.json"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in MEASUREMENTS.glob("*.json")))
         raise CipherDMError(f"there is no record {name!r} in data/measurements: there are {known or 'none'}.")

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cipherdm.files import root
+from cipherdm.files import checkout
 
 from . import discovery
 
@@ -90,5 +90,5 @@ def tables() -> None:
     from .tables import DOCUMENTS, rewrite
 
     for document in DOCUMENTS:
-        changed = rewrite(root() / document, root() / "data" / "measurements")
+        changed = rewrite(checkout() / document, checkout() / "data" / "measurements")
         typer.echo(f"{document}: {'rewritten' if changed else 'up to date'}")

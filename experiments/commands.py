@@ -9,7 +9,7 @@ import pandas as pd
 import typer
 
 from cipherdm.engine import CostReport
-from cipherdm.files import root
+from cipherdm.files import checkout
 from cipherdm.progress import Progress
 from cipherdm.records import write_record
 
@@ -68,7 +68,7 @@ def typical(costs: Sequence[CostReport]) -> dict[str, Any]:
 
 def record_path(record: Path | None, stem: str) -> Path:
     """Return the path of a record: the given one, or `stem` in data/measurements."""
-    return record or root() / "data" / "measurements" / f"{stem}.json"
+    return record or checkout() / "data" / "measurements" / f"{stem}.json"
 
 
 def finish(record: Path, found: Mapping[str, Any], *tables: pd.DataFrame) -> None:

@@ -152,7 +152,7 @@ def grid_sheet(grid: Grid, prompt: int = 0, guidance_scale: float | None = None,
     figure.suptitle(f"{text}, {fixed}", fontsize=10)
     return describe(
         figure,
-        f"{text!r} by {about['model']}, {fixed}, emulated in plaintext from the same noise: a row for each set of protocols, a "
+        f"{text!r} by {about['model']}, {fixed}, emulated in plaintext from the same noise: a row for each protocol set, a "
         f"column for {titles[0]} to {titles[-1]}. PSNR to the exact functions: {'; '.join(told)}.",
     )
 

@@ -176,7 +176,7 @@ _PSNR = field(f"quality_{TEN}_fast", "emulated", "psnr")
 
 QUALITY = Target(
     "quality",
-    "Quality of samples under each set of protocols",
+    "Quality of samples with each protocol set",
     "an independent re-run of the release has F1 0.8575 in plaintext and 0.0820 under CipherDM; ours keeps the quality",
     "published",
     (

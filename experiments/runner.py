@@ -20,7 +20,7 @@ import pandas as pd
 import psutil
 
 from cipherdm.errors import CipherDMError
-from cipherdm.files import replacing, root
+from cipherdm.files import checkout, replacing
 from cipherdm.records import environment
 from cipherdm.views.style import png
 
@@ -40,9 +40,9 @@ class Folders:
     figures: Path  # also of images that commands draw
 
     @classmethod
-    def of(cls, reduced: bool, checkout: Path | None = None) -> "Folders":
+    def of(cls, reduced: bool, place: Path | None = None) -> "Folders":
         """Return the usual folders: those of the checkout, or for a reduced run `runs/reproduce/reduced`."""
-        base = checkout or root()
+        base = place or checkout()
         runs = base / "runs" / "reproduce"
         if reduced:
             return cls(True, *(runs / "reduced" / name for name in ("pieces", "measurements", "figures")))

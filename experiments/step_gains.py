@@ -217,7 +217,7 @@ def _step_checks(model: str, index: int) -> Iterator[Check]:
 
 STEP = Target(
     "step",
-    "One denoising step under each set of protocols",
+    "One denoising step with each protocol set",
     "CipherDM's functions take 1.084 to 2.328 times less time and 1.212 to 1.791 times less communication than direct SPU; "
     "ours take less still",
     "paper",

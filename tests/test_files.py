@@ -1,10 +1,11 @@
-"""Files are replaced whole, with the permissions that the user's umask leaves."""
+"""Files are replaced whole, with the permissions that the user's umask leaves; an installation without the checkout says so."""
 
 import os
 
 import pytest
 
-from cipherdm import files
+from cipherdm import CipherDMError, files, record
+from cipherdm.models import find_model
 
 
 @pytest.fixture
@@ -33,3 +34,11 @@ def test_what_fails_leaves_the_file_as_it_was(tmp_path):
         temporary.write_text("half")
         raise ValueError("no")
     assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+
+
+def test_without_the_checkout_the_remedy_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(files, "root", lambda: tmp_path)
+    for action in (lambda: find_model("mnist10"), lambda: record("linear")):
+        with pytest.raises(CipherDMError, match="pip install -e"):
+            action()
+    assert find_model(tmp_path) == tmp_path

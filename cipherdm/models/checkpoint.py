@@ -12,7 +12,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from ..errors import CipherDMError
-from ..files import replacing
+from ..files import checkout, replacing
 from .config import UNetConditionConfig, UNetConfig
 from .layout import unet_shapes
 from .unet import UNet
@@ -42,7 +42,7 @@ def find_model(name: str | Path) -> Path:
     """
     if Path(name).is_dir():
         return Path(name)
-    models = Path(__file__).resolve().parents[2] / "data" / "models"
+    models = checkout() / "data" / "models"
     known = {path.parent.name for file in (CONFIG, PIPELINE) for path in models.glob(f"*/{file}")}
     if str(name) in known:
         return models / name

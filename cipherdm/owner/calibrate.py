@@ -80,7 +80,7 @@ def calibrate(
         schedule: DDIM without fresh noise; its coefficients are guided if there are two branches.
         images_per_class: number of images of each class, for models with labels.
         embeddings: embeddings of prompts as `embed_prompts` makes them, for models with prompts; one image each.
-        guided: whether the embeddings are of two branches.
+        guided: True if the embeddings are of two branches.
         seed: seed of the noise.
         progress: called as progress(done, steps, "calibrate") after each step.
 

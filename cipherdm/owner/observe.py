@@ -99,7 +99,7 @@ def observe(
         schedule: a schedule without fresh noise; guided, its coefficients are those of `guided_coefficients`.
         conditions: one row for each image: labels as `one_hot_labels` makes them, or embeddings [B, tokens, width]. Guided,
             embeddings [2 B, tokens, width], those without the prompts first.
-        guided: whether there are two branches.
+        guided: True if there are two branches.
         seed: seed of the initial noise, which is public.
         visit: called at each step, with an `Observation` or with the records of `call`.
         call: function of (params, sample, timestep [1], conditions) to the predicted noise and arrays to be recorded instead.

@@ -30,7 +30,7 @@ class ThreeParties:
         fraction_bits: default number of fraction bits of shared numbers.
         ring: default ring of their words.
         seed: seed of all random numbers, so a lecture can be repeated. Real parties ask the operating system.
-        zero_shares: whether to mask products; False shows what the masks are for.
+        zero_shares: True to mask products; False shows what the masks are for.
 
     Attributes:
         transcript: every message so far.

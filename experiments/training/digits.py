@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from cipherdm.datasets import Digits, load_mnist
 from cipherdm.errors import CipherDMError
+from cipherdm.files import checkout
 
 from .evaluation import diffusers_sampler
 from .export import export, write_grid
@@ -44,7 +45,7 @@ def train(
         raise CipherDMError(f"No training recipe {name_or_config!r}. There are: {', '.join(RECIPES)}, sd-mini.")
     if steps is not None:
         config = replace(config, steps=steps)
-    out = Path("data/models") / config.name if out is None else Path(out)
+    out = checkout() / "data" / "models" / config.name if out is None else Path(out)
     folder = Path(runs) / config.name
     digits = load_mnist("train", digits=config.digits)
     if config.images is not None:
@@ -81,7 +82,7 @@ def start(config: TrainingConfig) -> Run:
     if config.identity:
         start_at_identity(model)
     if config.initial is not None:
-        path = Path(config.initial) / "diffusion_pytorch_model.safetensors"
+        path = checkout() / config.initial / "diffusion_pytorch_model.safetensors"
         with _remedy(f"{config.name!r} starts from the weights in {path}", "initial"):
             model.load_state_dict(load_file(path))
     about = asdict(config)
@@ -98,7 +99,9 @@ def noise_objective(
     teacher = None
     if config.teacher is not None:
         with _remedy(f"{config.name!r} learns from the model in {config.teacher}", "teacher"):
-            teacher = UNet2DModel.from_pretrained(config.teacher, low_cpu_mem_usage=False, local_files_only=True)
+            teacher = UNet2DModel.from_pretrained(
+                checkout() / config.teacher, low_cpu_mem_usage=False, local_files_only=True
+            )
         teacher = teacher.to(memory_format=torch.channels_last).requires_grad_(False).eval()
     scores = ScoreRecorder(model) if config.score_weight else None
 

@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from cipherdm.datasets import load_mnist
+from cipherdm.files import checkout
 
 from ..classifier import LeNet, load_classifier
 from ..export import write_grid
@@ -49,7 +50,7 @@ def train_sd_mini(
     if steps is not None:
         optimisation = replace(config.denoiser.optimisation, steps=steps, cooldown=max(1, steps // 3))
         config = replace(config, denoiser=replace(config.denoiser, optimisation=optimisation))
-    out = Path("data/models") / config.name if out is None else Path(out)
+    out = checkout() / "data" / "models" / config.name if out is None else Path(out)
     source, held_out = (Source.of(load_mnist(part)) for part in ("train", "test"))
     with one_thread(), stop_requested() as stopped:
         _train(_Session(config, Path(runs) / config.name, source, held_out, resume, stopped, progress, on_step), out)
