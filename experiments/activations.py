@@ -9,7 +9,6 @@ import pandas as pd
 import typer
 from matplotlib.figure import Figure
 
-from cipherdm.cli.options import parse_numbers
 from cipherdm.engine import CostReport, EngineConfig, LocalCluster
 from cipherdm.errors import CipherDMError
 from cipherdm.progress import Progress, ProgressBar
@@ -17,7 +16,7 @@ from cipherdm.records import read_record
 from cipherdm.views.pareto import pareto_figure
 
 from .activations_cases import ROW, Case, cases
-from .commands import RecordOption, finish, record_path, silent, take_turns, typical
+from .commands import RecordOption, finish, parse_numbers, record_path, silent, take_turns, typical
 from .markdown import markdown, records_named
 from .target import Check, Command, Records, Target, Value
 from .variants import BASELINES

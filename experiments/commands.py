@@ -9,6 +9,7 @@ import pandas as pd
 import typer
 
 from cipherdm.engine import CostReport
+from cipherdm.errors import CipherDMError
 from cipherdm.files import checkout
 from cipherdm.progress import Progress
 from cipherdm.records import write_record
@@ -64,6 +65,16 @@ def typical(costs: Sequence[CostReport]) -> dict[str, Any]:
         name: round(statistics.median(getattr(cost, name) for cost in costs)) for name in ("bytes", "sends", "rounds")
     }
     return {"ms": statistics.median(times), "ms_low": min(times), "ms_high": max(times), **sent}
+
+
+def parse_numbers(text: str, option: str) -> list[int]:
+    """Read positive numbers: "1,4,16" gives [1, 4, 16]. Raises CipherDMError for any other text."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise CipherDMError(
+            f"cannot read {option} {text!r}: write positive numbers separated by commas, such as 1,4,16."
+        )
+    return [int(part) for part in parts]
 
 
 def record_path(record: Path | None, stem: str) -> Path:

@@ -11,7 +11,6 @@ import typer
 from matplotlib.figure import Figure
 
 from cipherdm.calibration import calibration_of
-from cipherdm.cli.options import parse_numbers
 from cipherdm.errors import CipherDMError
 from cipherdm.likeness import psnr
 from cipherdm.models import find_model
@@ -24,7 +23,7 @@ from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 from cipherdm.views.widgets import MovingPicture, explorer
 
 from . import recording
-from .commands import PromptModel, RecordOption, record_path, silent
+from .commands import PromptModel, RecordOption, parse_numbers, record_path, silent
 from .prompts import PROMPTS
 from .recording import draw_levels, labelled_images, shown_pixels
 from .target import PROMPT_MODEL, Check, Command, Target, Value

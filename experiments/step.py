@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from cipherdm.cli.options import ModelArgument, parse_numbers
+from cipherdm.cli.options import ModelArgument
 from cipherdm.engine import CostReport, LocalCluster
 from cipherdm.errors import CipherDMError
 from cipherdm.models import UNet, find_model, load_unet
@@ -25,6 +25,7 @@ from .commands import (
     RepetitionsOption,
     StepsOption,
     finish,
+    parse_numbers,
     record_path,
     silent,
     split_names,

@@ -1,4 +1,4 @@
-"""Options that several commands share, and lists of numbers on a command line."""
+"""Options that several commands share."""
 
 from typing import Annotated
 
@@ -28,13 +28,3 @@ def parse_labels(text: str | None) -> list[int] | None:
             raise CipherDMError(f"cannot read the labels {text!r}: write the smaller number of a range first.")
         labels += range(int(first), int(last if dash else first) + 1)
     return labels
-
-
-def parse_numbers(text: str, option: str) -> list[int]:
-    """Read positive numbers: "1,4,16" gives [1, 4, 16]. Raises CipherDMError for any other text."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise CipherDMError(
-            f"cannot read {option} {text!r}: write positive numbers separated by commas, such as 1,4,16."
-        )
-    return [int(part) for part in parts]
