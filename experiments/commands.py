@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 import pandas as pd
 import typer
 
-from cipherdm.engine import CostReport
+from cipherdm.engine import CostReport, Session
 from cipherdm.errors import CipherDMError
 from cipherdm.files import checkout
 from cipherdm.progress import Progress
@@ -75,6 +75,16 @@ def parse_numbers(text: str, option: str) -> list[int]:
             f"cannot read {option} {text!r}: write positive numbers separated by commas, such as 1,4,16."
         )
     return [int(part) for part in parts]
+
+
+def most_memory(session: Session) -> int:
+    """Return the bytes that a party's process has held at most. Raises CipherDMError where the system does not tell."""
+    peaks = session.peak_memory()
+    if not peaks:
+        raise CipherDMError(
+            "this system does not tell how much memory a process held, so there can be no record of it."
+        )
+    return max(peaks)
 
 
 def record_path(record: Path | None, stem: str) -> Path:

@@ -31,7 +31,7 @@ from cipherdm.records import environment
 from cipherdm.sampling.sample import engine_for
 from cipherdm.sampling.steps import TIME_TERM, WEIGHTS, StepShape, block_node, value_name
 
-from .commands import silent
+from .commands import most_memory, silent
 from .journal import Journal, write_array
 
 
@@ -155,7 +155,7 @@ def _run_block(session: Session, call: UNetCall, block: Block, specs: Mapping[st
         "share_seconds": shared,
         "parameters": parameters,
         "calls": len(plan.calls),
-        "peak_memory": max(session.peak_memory()),
+        "peak_memory": most_memory(session),
         "operators": cost.by_operator()["seconds"].to_dict(),
         "load_before": load,
         "writes": {name: (plan.outputs[name].shape, plan.outputs[name].dtype) for name in node.outputs},

@@ -31,7 +31,7 @@ from cipherdm.views.pictures import grey_levels
 from cipherdm.views.style import PALETTE, describe, new_figure
 
 from . import recording
-from .commands import ProtocolsOption, RecordOption, record_path, silent
+from .commands import ProtocolsOption, RecordOption, most_memory, record_path, silent
 from .journal import Journal
 from .recording import draw_levels, labelled_images
 from .target import TINY, Check, Command, Target, field
@@ -153,7 +153,7 @@ def _run_secure(task: Task, parts: Sequence[tuple[int, int]], folder: Path, prog
                 "first": first,
                 "steps": steps,
                 **session.run(plan).totals(),
-                "peak_memory": max(session.peak_memory()),
+                "peak_memory": most_memory(session),
             }
             row |= {"load_before": load, "first_of_process": index == done, "commit": commit}
             journal.add(row, session.reveal("sample"))

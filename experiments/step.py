@@ -25,6 +25,7 @@ from .commands import (
     RepetitionsOption,
     StepsOption,
     finish,
+    most_memory,
     parse_numbers,
     record_path,
     silent,
@@ -173,7 +174,7 @@ def _peak_memory(step: PreparedStep) -> int:
     with LocalCluster() as cluster:
         step.start(cluster)
         step.run(cluster)
-        return max(cluster.session(step.variant.engine).peak_memory())
+        return most_memory(cluster.session(step.variant.engine))
 
 
 def _row(step: PreparedStep, setup: CostReport | None, costs: list[CostReport], memory: int) -> dict[str, Any]:

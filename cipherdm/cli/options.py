@@ -12,7 +12,10 @@ SETS = "Protocol set: " + ", ".join(PROTOCOL_NAMES)
 ModelOption = Annotated[str, typer.Option(help="Name in data/models, or path of a diffusers folder.")]
 ModelArgument = Annotated[str, typer.Argument(help="Name in data/models, or path of a diffusers folder.")]
 ProtocolsOption = Annotated[str, typer.Option(help=f"{SETS}.")]
-SchedulerOption = Annotated[str, typer.Option(help="Scheduler: ddim, ddpm or dpmsolver++.")]
+SchedulerOption = Annotated[
+    str,
+    typer.Option(help="Scheduler: ddim, ddpm or dpmsolver++. clip_sample of the model's scheduler is not followed."),
+]
 
 
 def parse_labels(text: str | None) -> list[int] | None:

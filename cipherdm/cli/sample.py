@@ -90,9 +90,10 @@ def sample(
     cost = secure.cost
     run = {"model": folder.resolve().name, "protocols": chosen.name, "granularity": granularity, **about, **settings}
     measured = {"psnr_db": found, "peak_memory_bytes": secure.peak_memory, "cost": cost.to_dict()}
+    held = f" and held at most {max(secure.peak_memory) / 2**20:.0f} MiB each" if secure.peak_memory else ""
     typer.echo(
         f"{counted(len(found), 'image')} in {cost.seconds:.1f} s; the parties sent {cost.bytes / 1e6:.1f} MB in "
-        f"{cost.sends} messages and held at most {max(secure.peak_memory) / 2**20:.0f} MiB each.\n"
+        f"{cost.sends} messages{held}.\n"
         f"PSNR of secure against exact plaintext: mean {np.mean(found):.1f} dB, lowest {min(found):.1f} dB.\n"
         f"{write_figure(figure, out, run | measured)}"
     )

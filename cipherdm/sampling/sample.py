@@ -21,8 +21,8 @@ from .roles import Task, client_values, owner_values, public_values, whole_label
 from .steps import Loop, StepShape, setup_graph, step_graph
 
 # Size beyond which a number of a sample counts as an overflow on shares. Images lie in [-1, 1] and latents have about unit
-# variance. Noise of 1.5 times its size takes mnist10 to 3.8, and a single step from the noisiest timestep, which divides errors
-# by 0.006, takes mnist01-tiny to 15. What leaves the ring may be of any size: mnist10 then ends at 740, whatever the noise.
+# variance, so a few times that is a poor image and no overflow. What wraps around in the ring is mostly far larger. The bound
+# is high, because a good sample must never meet it; it notices some overflows and not all.
 LARGEST_SAMPLE = 64.0
 Granularity = Literal["block", "step", "loop"]
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small import ONE_LEVEL
+from small import ONE_LEVEL, SCHEDULER
 
 import cipherdm as cdm
 from cipherdm.errors import CipherDMError
@@ -18,16 +18,9 @@ from cipherdm_experiments import recording, segments
 from cipherdm_experiments.segments import segments_figure
 
 SETTINGS = {"labels": [0, 1], "scheduler": "ddpm", "steps": 4, "seed": 3}
-SCHEDULER = {
-    "_class_name": "DDPMScheduler",
-    "num_train_timesteps": 1000,
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-}
 UNET = replace(
     init_unet(replace(ONE_LEVEL, num_class_embeds=2, add_attention=False)),
-    scheduler_config=SCHEDULER | {"clip_sample": False},
+    scheduler_config=SCHEDULER,
 )
 
 

@@ -1,5 +1,6 @@
 """U-Nets with cross-attention for tests: configurations, and diffusers' own model with its inputs and output."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,3 +177,8 @@ def save_pipeline(folder: Path, config: UNetConditionConfig = ONE_LEVEL) -> None
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder)
+
+
+def edit(path, **changes):
+    """Change fields of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
