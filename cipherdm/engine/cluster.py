@@ -55,12 +55,12 @@ class LocalCluster:
         self,
         *,
         network: Network | None = None,
-        files: Path | None = None,
+        files: str | Path | None = None,
         start_timeout: float = 120.0,
     ):
         self._network = network
         self._start_timeout = start_timeout
-        self._files = files
+        self._files = None if files is None else Path(files)
         # Connecting takes several round trips.
         self._connect_timeout = _CONNECT_TIMEOUT + (10 * network.round_trip if network else 0)
         self._shaper: LinkShaper | None = None

@@ -3,6 +3,7 @@
 `cipherdm party` becomes this process, `python -m cipherdm.hosts.process FILE`, which needs no more than SPU.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -99,10 +100,11 @@ def check_port(address: str, rank: int) -> None:
         with socket.create_server((host, int(port))):
             pass
     except OSError as error:
-        raise CipherDMError(
-            f"party {rank} cannot use port {port} on {host}: {error.strerror}. "
-            "Another process has it; stop that process or choose other ports."
-        ) from error
+        remedy = {
+            errno.EADDRINUSE: "Another process has it; stop that process or choose other ports.",
+            errno.EADDRNOTAVAIL: "This machine does not have that address: set [party] listen to one that it has.",
+        }.get(error.errno, "Choose another address or port.")
+        raise CipherDMError(f"party {rank} cannot use port {port} on {host}: {error.strerror}. {remedy}") from error
 
 
 def _run_folder(host: HostConfig) -> Path:

@@ -26,7 +26,7 @@ OPERATIONS = frozenset(
 )
 """Operations of SPU's dialect pphlo that compute on shares and open nothing if their types are as checked here."""
 
-_LONGEST = 1 << 24  # bytes of a text; the largest of ours has less than one MiB
+_LONGEST = 1 << 24  # bytes of a text, many times those of a step of the models here
 
 # Patterns give nothing back (possessive `*+`), and none can begin twice on the same characters: a text is read in a time
 # that grows with its length. What they take out of the text, or look at, is written out whole. MLIR needs neither blanks

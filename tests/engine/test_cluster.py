@@ -127,6 +127,12 @@ def test_the_party_configuration_survives_its_json(tmp_path):
     assert PartyConfig.from_json(config.to_json()) == config
 
 
+def test_the_folder_of_files_may_be_a_text(tmp_path):
+    with LocalCluster(files=str(tmp_path)) as cluster:
+        cluster.session(files="kept").share({"x": np.float32([1])}, in_files=True)
+    assert (tmp_path / "party0" / "kept").is_dir()
+
+
 # A client that starts a cluster, keeps it busy, and ends in one of several ways.
 _CLIENT = """
 import signal, sys

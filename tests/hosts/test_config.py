@@ -1,6 +1,7 @@
 """A host's TOML file: what a trial writes is read back, and whatever is wrong in it is named."""
 
 import re
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from cryptography.exceptions import InvalidSignature
 
 from cipherdm import CipherDMError
 from cipherdm.hosts import PARTY_NAMES, Limits, Timeouts, load_caller, load_host, make_trial
+from cipherdm.hosts.process import check_port
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +186,12 @@ def _is_signed_by(identity, authority) -> bool:
     except (ValueError, InvalidSignature):
         return False
     return True
+
+
+def test_a_port_that_cannot_be_used_is_named_with_the_remedy():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(CipherDMError, match=f"party 1 cannot use port {port}.*Another process has it"):
+            check_port(f"127.0.0.1:{port}", 1)
+    with pytest.raises(CipherDMError, match="does not have that address: set .party. listen"):
+        check_port("192.0.2.1:9300", 0)
