@@ -2,12 +2,13 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help setup sample lab test notebooks run-notebooks lint clean
+.PHONY: help setup sample lab test attack notebooks run-notebooks lint clean
 
 help:
 	@echo "make sample   sample digits securely on three parties, and write figures/sample.png"
 	@echo "make lab      open the notebooks in JupyterLab"
 	@echo "make test     run all tests, and all notebooks"
+	@echo "make attack   run the tests in which somebody attacks, or processes and networks fail; FAULTS=200 for more of them"
 	@echo "make setup    only make .venv"
 
 setup: .venv/installed
@@ -31,8 +32,13 @@ test: setup lint
 	$(BIN)/python -m pytest
 	$(MAKE) notebooks
 
+# These are among those of `make test`. FAULTS random faults strike a cluster, and as many three hosts.
+FAULTS ?= 6
+attack: setup
+	$(BIN)/python -m pytest -m attack --faults $(FAULTS)
+
 # One thread for each process: the three parties, the kernel and the test share the machine's cores.
-notebooks run-notebooks: export OMP_NUM_THREADS = 1
+attack notebooks run-notebooks: export OMP_NUM_THREADS = 1
 
 # Every cell of every notebook, in a fresh kernel; the outputs of marked cells are compared with the committed ones.
 NOTEBOOKS ?= $(sort $(wildcard notebooks/*.ipynb))

@@ -10,8 +10,9 @@ import time
 _PR_SET_DUMPABLE = 4
 
 
-def protect_memory() -> None:
-    """Let nobody read this process's memory: no core file when it crashes, and no debugger of the same user."""
+def harden() -> None:
+    """Let nobody read this process's memory, with no core file and no debugger, and end it with any of its threads."""
+    threading.excepthook = _end_with_thread
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     set_dumpable(allowed=False)  # the limit alone does not hold where the system hands core files to a program
 
@@ -21,20 +22,14 @@ def set_dumpable(*, allowed: bool) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, int(allowed), 0, 0, 0)
 
 
-def end_with_any_thread() -> None:
-    """End the process when a thread ends by an error, such as a lack of memory.
-
-    gRPC has one thread that takes all calls. Without it the process lives and listens, and no supervisor sees that it is deaf.
-    """
-
-    def end(problem: threading.ExceptHookArgs) -> None:
-        try:
-            message = f"a thread ended by {problem.exc_type.__name__}: {problem.exc_value}, and the process with it"
-            print(message, file=sys.stderr, flush=True)
-        finally:
-            os._exit(1)
-
-    threading.excepthook = end
+def _end_with_thread(problem: threading.ExceptHookArgs) -> None:
+    # gRPC has one thread that takes all calls. When a lack of memory has ended it, the process lives and listens, and no
+    # supervisor sees that it is deaf.
+    try:
+        message = f"a thread ended by {problem.exc_type.__name__}: {problem.exc_value}, and the process with it"
+        print(message, file=sys.stderr, flush=True)
+    finally:
+        os._exit(1)
 
 
 def end_with_parent() -> None:

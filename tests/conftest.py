@@ -1,10 +1,30 @@
 """Settings that hold for every test: strict JAX, and one thread for PyTorch. And a quick way to compile."""
 
+import random
+
 import jax
 import pytest
 import torch
 
 from cipherdm import LocalCluster
+
+
+def pytest_addoption(parser):
+    parser.addoption("--faults", type=int, default=6, help="random faults in each of the two tests of them (6)")
+    parser.addoption("--fault-seed", type=int, default=None, help="seed of the random faults; another one each time")
+
+
+@pytest.fixture
+def faults(request):
+    """How many random faults there are to be."""
+    return request.config.getoption("faults")
+
+
+@pytest.fixture
+def fault_seed(request):
+    """Their seed."""
+    seed = request.config.getoption("fault_seed")
+    return random.randrange(10**6) if seed is None else seed
 
 
 @pytest.fixture(scope="session", autouse=True)

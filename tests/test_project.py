@@ -1,5 +1,7 @@
 """The project's own files agree with each other."""
 
+import ast
+import pkgutil
 import re
 import tomllib
 from pathlib import Path
@@ -44,3 +46,22 @@ def test_the_tables_in_documents_are_those_of_the_records():
     for name in DOCUMENTS:
         text = (ROOT / name).read_text()
         assert render(text, ROOT / "data" / "measurements") == text, f"run `cipherdm tables` to update {name}"
+
+
+def test_each_promise_names_what_enforces_it_and_its_tests():
+    """Every row of the table in SECURITY.md has both, and they exist."""
+    tests = {
+        node.name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    table = (ROOT / "SECURITY.md").read_text().partition("| promise |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert len(table) > 30
+    for row in table:
+        cells = row.strip("| ").split(" | ")
+        places, named = (re.findall("`([^`]+)`", cell) for cell in cells[1:3])
+        assert len(cells) == 4 and places and named, row
+        assert set(named) <= tests, f"there is no {sorted(set(named) - tests)}"
+        for place in places:
+            pkgutil.resolve_name(f"cipherdm.{place}")

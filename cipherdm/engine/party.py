@@ -19,7 +19,7 @@ import grpc
 from spu import libspu
 
 from ..errors import CipherDMError
-from ..hardening import end_with_any_thread, end_with_parent, protect_memory, set_dumpable
+from ..hardening import end_with_parent, harden, set_dumpable
 from . import party_pb2 as pb
 from .config import PartyConfig
 from .party_session import PartySession
@@ -195,8 +195,7 @@ def main() -> None:
     """Run the process: read one line of JSON on standard input, then serve until that input closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the client, who then ends the parties
     os.umask(0o077)
-    protect_memory()
-    end_with_any_thread()
+    harden()
     end_with_parent()
     config = PartyConfig.from_json(sys.stdin.readline())
     threading.Thread(target=_end_with_input, daemon=True).start()

@@ -24,6 +24,7 @@ GRPC_OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
     ("grpc.so_reuseport", 0),
+    ("grpc.enable_http_proxy", 0),  # a proxy of the environment is for the web, and could not reach a party
 )
 
 _NEXT = ((0, 1), (1, 2), (2, 0))  # each party and the one whose first component is its second

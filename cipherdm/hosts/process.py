@@ -20,7 +20,7 @@ import grpc
 from ..engine.rpc import add_service
 from ..engine.wire import GRPC_OPTIONS
 from ..errors import CipherDMError
-from ..hardening import end_with_any_thread, protect_memory
+from ..hardening import harden
 from . import host_pb2 as pb
 from .channels import keepalive_options
 from .config import HostConfig, load_host, split_address
@@ -41,8 +41,7 @@ def serve(host: HostConfig, *, end_with_input: bool = False) -> None:
     Raises:
         CipherDMError: a port is in use, or the state's folder cannot be used.
     """
-    protect_memory()
-    end_with_any_thread()
+    harden()
     log, ended = EventLog(host.rank), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())

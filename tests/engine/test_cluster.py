@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 import pytest
+from processes import is_protected, unprotected
 from spu import libspu
 
 from cipherdm import CipherDMError, LocalCluster
@@ -45,18 +46,21 @@ def test_a_killed_party_ends_the_run_with_a_clear_error():
             session.share({"x": x})
 
 
+@pytest.mark.attack
 def test_parties_listen_where_only_this_user_may_look():
-    """No process of a cluster has a TCP port; its sockets are in one folder of mode 0700."""
-    with LocalCluster() as cluster:
+    """No process of a cluster has a TCP port; its sockets are in one folder of mode 0700. No debugger reads its memory."""
+    with unprotected(), LocalCluster() as cluster:
         cluster.session()
         folder = cluster.folder
         assert folder.stat().st_mode & 0o777 == 0o700
         for pid in cluster.pids:
+            assert is_protected(pid)
             held = psutil.Process(pid).net_connections("all")
             assert {item.family for item in held} == {socket.AF_UNIX}
             listening = {Path(item.laddr).parent for item in held if isinstance(item.laddr, str) and item.laddr}
             assert listening <= {folder}
-        assert len(list(folder.glob("*.sock"))) == 6
+        sockets = list(folder.glob("*.sock"))
+        assert len(sockets) == 6 and not [path for path in sockets if path.stat().st_mode & 0o077]
     assert not folder.exists()
 
 
@@ -83,6 +87,7 @@ def test_names_of_links_are_random(monkeypatch):
     assert taken == names[:1]
 
 
+@pytest.mark.attack
 def test_no_process_reads_a_configuration_of_openssl(cluster):
     """SPU's OpenSSL looks for one in /tmp, where anybody could place it, with code to load."""
     assert os.environ["OPENSSL_CONF"] == os.devnull

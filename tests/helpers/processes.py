@@ -1,6 +1,11 @@
 """What tests of servers share: a free port, and whether anything that they started is still there."""
 
+import os
+import re
+import resource
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -20,3 +25,28 @@ def running_with(variable: str, value: str) -> list[str]:
         except OSError:
             continue  # it ended meanwhile, or belongs to somebody else
     return found
+
+
+@contextmanager
+def unprotected() -> Iterator[None]:
+    """Let processes that are started within the block leave core files, unless they forbid it themselves.
+
+    They have another group than root's, too, so that the owner of their files in /proc tells `is_protected` about them.
+    """
+    limit, group = resource.getrlimit(resource.RLIMIT_CORE), os.getegid()
+    resource.setrlimit(resource.RLIMIT_CORE, (limit[1], limit[1]))
+    if os.geteuid() == 0:
+        os.setegid(65534)
+    try:
+        yield
+    finally:
+        os.setegid(group)
+        resource.setrlimit(resource.RLIMIT_CORE, limit)
+
+
+def is_protected(pid: int) -> bool:
+    """Whether a process leaves no core file, and its files in /proc are root's alone, as of all whom debuggers may not read."""
+    limits = Path(f"/proc/{pid}/limits")
+    owner = limits.stat()
+    core = re.search(r"Max core file size +(\w+) +(\w+)", limits.read_text())
+    return (owner.st_uid, owner.st_gid) == (0, 0) and core.groups() == ("0", "0")

@@ -4,8 +4,9 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import Mock
 
 import grpc
@@ -13,15 +14,21 @@ import jax.numpy as jnp
 import psutil
 import pytest
 from hosting import INPUT, LIMITS, check_product, header, register_models, small_trial, some_input
+from processes import is_protected, unprotected
 
 from cipherdm import CipherDMError
 from cipherdm.engine import Node, compile_plan
 from cipherdm.engine.wire import MESSAGE_BYTES
-from cipherdm.hosts import LoopbackHosts, Model, RemoteCluster, load_caller, load_host
+from cipherdm.hosts import Limits, LoopbackHosts, Model, RemoteCluster, load_caller, load_host
 from cipherdm.hosts import host_pb2 as pb
 from cipherdm.hosts.channels import connect
-from cipherdm.hosts.refusals import shown
+from cipherdm.hosts.config import split_address
+from cipherdm.hosts.refusals import RunFailed, TooMuch, shown
+from cipherdm.hosts.runs import Runs
 from cipherdm.hosts.service import EventLog, HostService
+from cipherdm.hosts.worker import Slots
+
+pytestmark = pytest.mark.attack
 
 HOST = "/cipherdm.hosts.Host/"
 
@@ -33,7 +40,9 @@ def impatient(tmp_path_factory):
     for path in files.values():
         text = path.read_text().replace("connect = 10.0", "connect = 4.0").replace("run = 300.0", "run = 15.0")
         path.write_text(text.replace("keepalive = 3.0", "keepalive = 2.0"))
-    with LoopbackHosts(files) as hosts:
+    with ExitStack() as stack:
+        with unprotected():
+            hosts = stack.enter_context(LoopbackHosts(files))
         register_models(files)
         nodes = [Node("square", jnp.square, ("x",), ("x",))] * 20_000
         endless = Model("endless", compile_plan(nodes, {"x": INPUT}, ("x",)), {}, {"x": INPUT}, ("x",))
@@ -145,7 +154,7 @@ def test_logs_and_reasons_are_short_and_obey_nobody(impatient):
 def test_a_party_that_lacks_memory_ends_and_is_not_deaf():
     """gRPC's thread that takes calls ends by a MemoryError: without it a process would only seem to live."""
     program = (
-        "import threading, time; from cipherdm.hardening import end_with_any_thread as end; end()\n"
+        "import threading, time; from cipherdm.hardening import harden; harden()\n"
         "def run(): raise MemoryError\n"
         "threading.Thread(target=run).start(); time.sleep(20)"
     )
@@ -153,14 +162,81 @@ def test_a_party_that_lacks_memory_ends_and_is_not_deaf():
     assert found.returncode == 1 and "a thread ended by MemoryError" in found.stderr
 
 
-def test_memory_of_parties_stays_with_them(impatient, cluster):
-    """No core files, and no debugger of the same user, for a host, its processes of a run, and a local party."""
-    _, hosts = impatient
-    pids = [child.pid for pid in hosts.pids for child in psutil.Process(pid).children()] + list(hosts.pids)
-    for pid in [*pids, *(process.pid for process in cluster._processes)]:
-        assert psutil.Process(pid).rlimit(psutil.RLIMIT_CORE) == (0, 0)
-    program = (
-        "import ctypes; from cipherdm.hardening import protect_memory as protect; protect()\n"
-        "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"  # PR_GET_DUMPABLE
-    )
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60).stdout == "0\n"
+def processes_of(hosts) -> list[psutil.Process]:
+    """The hosts' processes, and theirs of a run: party and gate."""
+    parties = [psutil.Process(pid) for pid in hosts.pids]
+    return parties + [child for party in parties for child in party.children()]
+
+
+def test_memory_of_parties_stays_with_them(impatient):
+    """No core files, and no debugger of the same user, for a host and its processes of a run."""
+    files, hosts = impatient
+    with RemoteCluster(files["alice"]) as alice:
+        check_product(alice, 3)
+    pids = [process.pid for process in processes_of(hosts)]
+    assert len(pids) >= 9 and all(map(is_protected, pids))
+    with unprotected(), subprocess.Popen(["sleep", "60"]) as other:
+        assert not is_protected(other.pid)
+        other.kill()
+
+
+def test_hosts_listen_at_their_ports_and_in_folders_of_this_user_alone(impatient):
+    files, hosts = impatient
+    with RemoteCluster(files["alice"]) as alice:
+        check_product(alice, 4)
+    host = load_host(files["party0"])
+    ports = {split_address(address)[1] for address in host.caller.parties}
+    ports |= {split_address(address)[1] + slot for address in host.links for slot in range(LIMITS.runs)}
+    held = [item for process in processes_of(hosts) for item in process.net_connections("all")]
+    assert {item.laddr.port for item in held if item.status == psutil.CONN_LISTEN} <= ports
+    sockets = {Path(item.laddr) for item in held if isinstance(item.laddr, str) and item.laddr}
+    assert len(sockets) >= 12
+    for path in sockets:
+        assert path.stat().st_mode & 0o077 == 0
+        assert not [folder for folder in (path.parent, path.parent.parent) if folder.stat().st_mode & 0o777 != 0o700]
+
+
+def test_bytes_that_are_no_message_are_refused(impatient):
+    files, hosts = impatient
+    for name, methods in (
+        ("alice", ("Request", "Describe")),
+        ("owner", ("Register", "Publish")),
+        ("party0", ("Start",)),
+    ):
+        channel, _ = connect(load_caller(files[name]), 1)
+        for method in methods:
+            for messages in ([], [b"\xff" * 100], [b""], [b"\x0a\x7f"]):
+                with suppress(grpc.RpcError):
+                    list(channel.stream_stream(HOST + method)(iter(messages), timeout=20))
+        channel.close()
+    assert psutil.Process(hosts.pids[1]).is_running() and not [
+        line for line in hosts.log(1).splitlines() if line[0] != "{"
+    ]
+    with RemoteCluster(files["alice"]) as alice:
+        check_product(alice, 5)
+
+
+def test_all_callers_together_leave_room_for_operators_and_parties(impatient):
+    files, _ = impatient
+    with ExitStack() as stack:
+        calls = [stack.enter_context(silent_calls(files, name, "Describe", 5)) for name in ("alice", "bob", "carol")]
+        with RemoteCluster(files["operator"]) as operator:
+            assert not [state for state in operator.states() if isinstance(state, CipherDMError)]
+        found = [code for of_one in calls for code in codes(of_one)]
+    assert found.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 15 - (LIMITS.runs + LIMITS.queue + 8)
+
+
+def test_runs_in_hand_have_a_limit():
+    runs = Runs(Limits(runs=1, queue=1))
+    with runs.admitted("alice", "1"), runs.admitted("bob", "1"):
+        with pytest.raises(TooMuch, match="2 runs are in hand"), runs.admitted("carol", "1"):
+            pass
+    with runs.admitted("carol", "1"):
+        pass
+
+
+def test_a_process_of_another_generation_is_not_used(tmp_path):
+    slots = Slots(load_host(small_trial(tmp_path / "trial")["party1"]), tmp_path)
+    with pytest.raises(RunFailed, match="has lost its process of slot 1"):
+        with slots.use(pb.StartRequest(slot=1, generation="other")):
+            pass

@@ -23,6 +23,8 @@ from cipherdm.hosts.host_pb2 import DescribeRequest, Description, HostStatus
 from cipherdm.hosts.roles import Deadlines
 from cipherdm.hosts.status import report
 
+pytestmark = pytest.mark.attack
+
 
 class Service:
     """A party that tells who it is and nothing else."""

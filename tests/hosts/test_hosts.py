@@ -62,6 +62,13 @@ def test_clients_at_once_get_their_own_answers(hosts):
     wait_until_idle(hosts)
 
 
+def test_no_proxy_comes_between(hosts, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody listens
+    with RemoteCluster(hosts["alice"]) as alice:
+        check_product(alice, 6)
+
+
 @pytest.mark.parametrize(
     ("name", "inputs", "message"),
     [

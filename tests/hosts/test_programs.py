@@ -14,12 +14,14 @@ from small import SCHEDULER, TWO_LEVELS
 from spu import api, libspu
 
 from cipherdm import CipherDMError
-from cipherdm.engine import EngineConfig, Node, Program, Spec, compile_plan, compile_program
-from cipherdm.hosts import Model, sampling_model
+from cipherdm.engine import Call, EngineConfig, Node, Plan, Program, Spec, compile_plan, compile_program
+from cipherdm.hosts import Model, RemoteCluster, sampling_model
 from cipherdm.hosts.programs import Signature, Type, signature_of
 from cipherdm.models import init_unet
 from cipherdm.protocols import DIRECT, named
 from cipherdm.sampling import make_task, sampling_nodes
+
+pytestmark = pytest.mark.attack
 
 SECRET, PUBLIC = "tensor<!pphlo.secret<i32>>", "tensor<i32>"
 BIT, ROW = "tensor<!pphlo.secret<i1>>", "tensor<4x!pphlo.secret<f32>>"
@@ -172,6 +174,18 @@ def test_spu_runs_no_program_whose_types_are_false(code):
     with ThreadPoolExecutor(3) as threads:
         errors = [threads.submit(run, rank).exception() for rank in range(3)]
     assert all(errors), errors
+
+
+def test_parties_have_types_checked_as_they_run(hosts):
+    """What a program says is public, and is not, ends the run: an owner would have the parties open it otherwise."""
+    spec = Spec((), "int32")
+    program = Program("lie", "f", FALSE_TYPES["a result"].encode(), (spec,), (spec,))
+    model = Model("lie", Plan((Call(program, ("x",), ("y",), "lie"),)), {}, {"x": spec}, ("y",))
+    with RemoteCluster(hosts["rival"]) as rival, RemoteCluster(hosts["alice"]) as alice:
+        rival.register(model)
+        with pytest.raises(CipherDMError, match="lie failed"):
+            alice.request("lie", {"x": np.int32(7)})
+        rival.remove("lie")
 
 
 @pytest.mark.parametrize("body", LONG.values(), ids=LONG)

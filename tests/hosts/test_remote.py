@@ -7,6 +7,8 @@ from cipherdm.engine import party_pb2 as engine_pb
 from cipherdm.hosts import host_pb2 as pb
 from cipherdm.hosts.remote import _common, _shares_of
 
+pytestmark = pytest.mark.attack
+
 
 def party(*models: pb.Model) -> pb.Description:
     return pb.Description(models=models)

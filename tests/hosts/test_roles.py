@@ -20,6 +20,8 @@ from cipherdm.hosts import host_pb2 as pb
 from cipherdm.hosts.channels import connect
 from cipherdm.hosts.roles import ALLOWED, Role, roles_of
 
+pytestmark = pytest.mark.attack
+
 DENIED = grpc.StatusCode.PERMISSION_DENIED
 REQUESTS = {
     "Describe": pb.DescribeRequest(),

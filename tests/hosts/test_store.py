@@ -19,6 +19,8 @@ from cipherdm.hosts.manifest import checked_shares, variable
 from cipherdm.hosts.refusals import Forbidden, TooMuch
 from cipherdm.hosts.store import ModelStore
 
+pytestmark = pytest.mark.attack
+
 
 def upload(name: str = "product"):
     """A manifest, and party 0's shares of its values."""
