@@ -3,8 +3,12 @@
 import ast
 import pkgutil
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 from cipherdm_experiments.tables import DOCUMENTS, render
 
@@ -65,3 +69,11 @@ def test_each_promise_names_what_enforces_it_and_its_tests():
         assert set(named) <= tests, f"there is no {sorted(set(named) - tests)}"
         for place in places:
             pkgutil.resolve_name(f"cipherdm.{place}")
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("cipherdm/*/*.proto")), ids=lambda path: path.name)
+def test_descriptions_of_messages_are_those_of_their_proto_files(path, tmp_path):
+    made = tmp_path / "made.binpb"
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I", ROOT, f"--descriptor_set_out={made}", path]
+    subprocess.run(command, check=True)
+    assert made.read_bytes() == path.with_suffix(".binpb").read_bytes()

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -150,7 +150,10 @@ class LocalCluster:
         ]
         for config in configs:
             self._processes.append(start_party(config))
-        threading.Thread(target=self._watch, args=(self._over,), daemon=True).start()
+        running = {f"party {rank}": process.pid for rank, process in enumerate(self._processes)}
+        if self._shaper is not None:
+            running["the process that shapes the links"] = self._shaper.pid
+        end_if_stopped(running, self._over, self._stopped)
         for rank, process in enumerate(self._processes):
             if not wait_until_ready(process, self._start_timeout):
                 if self._over.is_set():
@@ -160,20 +163,10 @@ class LocalCluster:
                 raise CipherDMError(f"party {rank} did not start: " + (limit if end is None else f"it {end}"))
         self._stubs = tuple(connect_locally(self._running, config) for config in configs)
 
-    def _watch(self, over: threading.Event) -> None:
-        """End the cluster when one of its processes is stopped for long: nobody would get an answer from it."""
-        running = {f"party {rank}": process.pid for rank, process in enumerate(self._processes)}
-        if self._shaper is not None:
-            running["the process that shapes the links"] = self._shaper.pid
-        seen = dict.fromkeys(running, time.monotonic())
-        while not over.wait(0.5):
-            for name, pid in running.items():
-                if not is_stopped(pid):
-                    seen[name] = time.monotonic()
-                elif time.monotonic() - seen[name] > _PATIENCE and not over.is_set():
-                    self._mark(f"{name} was stopped by a signal, and did nothing for {_PATIENCE:g} seconds")
-                    for process in self._processes:  # calls that wait for them end with an error
-                        process.kill()
+    def _stopped(self, why: str) -> None:
+        self._mark(why)
+        for process in self._processes:  # calls that wait for them end with an error
+            process.kill()
 
     def _mark(self, why: str) -> None:
         """Keep the first reason for which the cluster ends."""
@@ -235,18 +228,26 @@ def start_party(config: PartyConfig, threads: int = 1) -> subprocess.Popen:
         threads: number of threads that it may use. SPU asks OpenMP for four, however many cores there are.
     """
     environment = os.environ | _ENVIRONMENT | {"OMP_THREAD_LIMIT": str(threads)}
-    with (config.work / f"party{config.rank}.err").open("wb") as errors:
+    errors = config.work / f"party{config.rank}.err"
+    return start_process(["-m", "cipherdm.engine.party"], config.to_json(), errors, environment)
+
+
+def start_process(
+    program: Sequence[str], line: str, errors: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen:
+    """Start Python with these arguments, and write a line to its standard input; `errors` is the file of its complaints."""
+    with errors.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cipherdm.engine.party"],  # -P: no module of the working directory is imported
+            [sys.executable, "-P", *program],  # -P: no module of the working directory is imported
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            stderr=errors,
+            stderr=file,
             env=environment,
-            start_new_session=True,  # Ctrl-C goes to this process, which then ends the parties
+            start_new_session=True,  # Ctrl-C goes to this process, which then ends the other
         )
     with suppress(BrokenPipeError):  # it has ended, and `wait_until_ready` will tell
-        process.stdin.write(config.to_json().encode() + b"\n")
+        process.stdin.write(line.encode() + b"\n")
     return process
 
 
@@ -263,8 +264,26 @@ def wait_until_ready(process: subprocess.Popen, timeout: float) -> bool:
     return False
 
 
-def is_stopped(pid: int) -> bool:
-    """Return True if a child process was stopped by a signal and has not been continued."""
+def end_if_stopped(pids: Mapping[str, int], over: threading.Event, end: Callable[[str], None]) -> None:
+    """Watch child processes in a thread until `over` is set, and call `end` with the reason if one is stopped for long.
+
+    Nobody would get an answer from it: its connections stay open. `pids` has ids by what the processes are called.
+    """
+
+    def watch() -> None:
+        seen = dict.fromkeys(pids, time.monotonic())
+        while not over.wait(0.5):
+            for name, pid in pids.items():
+                if not _is_stopped(pid):
+                    seen[name] = time.monotonic()
+                elif time.monotonic() - seen[name] > _PATIENCE and not over.is_set():
+                    end(f"{name} was stopped by a signal, and did nothing for {_PATIENCE:g} seconds")
+                    return
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _is_stopped(pid: int) -> bool:
     try:
         return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:  # it has ended

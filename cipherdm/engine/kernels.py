@@ -83,10 +83,8 @@ class Kernels:
         weights = self._weights.get((first, kernel.ring))
         if weights is None:
             weights = layers.prepare(path, _pair_of(read, first, word))
-            if (
-                keep
-                and weights.digits.nbytes + sum(kept.digits.nbytes for kept in self._weights.values()) <= KEPT_BYTES
-            ):
+            size = weights.digits.nbytes + sum(kept.digits.nbytes for kept in self._weights.values())
+            if keep and size <= KEPT_BYTES:
                 self._weights[first, kernel.ring] = weights
         if kernel.kind == "matmul":
             return layers.matmul(weights, x, self._zeros)

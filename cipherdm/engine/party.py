@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 
 import grpc
@@ -42,12 +41,7 @@ class PartyService:
         self._lock = threading.Lock()
 
     def Describe(self, request, context):
-        description = pb.Description(
-            rank=self._config.rank,
-            cipherdm_version=metadata.version("cipherdm"),
-            spu_version=metadata.version("spu"),
-            peak_memory_bytes=_peak_memory(),
-        )
+        description = pb.Description(peak_memory_bytes=_peak_memory())
         if request.reset_peak and description.peak_memory_bytes:
             set_dumpable(allowed=True)
             Path("/proc/self/clear_refs").write_text("5")  # what `_peak_memory` reads counts from now on

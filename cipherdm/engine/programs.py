@@ -9,6 +9,7 @@ line. Here types get names, and small values stay until the program ends. The co
 """
 
 import hashlib
+import math
 import re
 import subprocess
 import sys
@@ -170,7 +171,4 @@ def shorten(code: bytes, small: int = SMALL) -> bytes:
 
 def _elements(type_: str) -> int:
     """Return the number of elements of a tensor type."""
-    count = 1
-    for extent in _TYPE.match(type_)[1].split("x")[:-1]:
-        count *= int(extent)
-    return count
+    return math.prod(map(int, _TYPE.match(type_)[1].split("x")[:-1]))

@@ -1,10 +1,25 @@
-"""Calls and answers of a gRPC service, made from its description in the generated `_pb2` module instead of generated code."""
+"""Messages and calls of a gRPC service, made from the description of its .proto file instead of generated code."""
 
+from pathlib import Path
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import Default as descriptor_pool
 from google.protobuf.message_factory import GetMessageClass
+
+
+def read_messages(path: Path) -> dict[str, Any]:
+    """Return the classes of a .proto file's messages by name, and the file's "DESCRIPTOR".
+
+    Args:
+        path: description that `python -m grpc_tools.protoc -I . --descriptor_set_out=PATH FILE.proto` has written.
+    """
+    (file,) = FileDescriptorSet.FromString(path.read_bytes()).file
+    described = descriptor_pool().AddSerializedFile(file.SerializeToString())
+    classes = {name: GetMessageClass(message) for name, message in described.message_types_by_name.items()}
+    return classes | {"DESCRIPTOR": described}
 
 
 class Stub:

@@ -1,7 +1,7 @@
 """Client's side of a session: share values, run plans, and reveal results to the client alone."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 
 import grpc
@@ -17,7 +17,7 @@ from .graph import Node, compile_plan
 from .programs import Call, Plan, Program, Spec
 from .rpc import Stub
 from .turn import Turn
-from .wire import PartyError, checked_array, follow, gather, pieces, reconstruct, share_of, spread, words_in
+from .wire import PartyError, checked_array, follow, gather, reconstruct, share_of, shared, spread, words_in
 
 
 class Session:
@@ -61,15 +61,10 @@ class Session:
         """
         self._check_open()
         arrays = {name: checked_array(name, value, self.config) for name, value in values.items()}
-        visibility = libspu.Visibility.VIS_PUBLIC if public else libspu.Visibility.VIS_SECRET
-
-        def messages() -> Iterator[tuple[pb.SharePiece, ...]]:
-            for name, array in arrays.items():
-                shares = self._io.make_shares(array, visibility)
-                yield from zip(*(pieces(self.name, name, share, in_file=in_files) for share in shares), strict=True)
-
+        how = {"public": public, "session": self.name, "in_file": in_files}
+        messages = (parts for name, array in arrays.items() for parts in shared(self._io, name, array, **how))
         with self._turn.call():
-            spread(messages(), [stub.Store.future for stub in self._stubs])
+            spread(messages, [stub.Store.future for stub in self._stubs])
 
     def reveal(self, name: str) -> np.ndarray:
         """Fetch the three parties' shares of a variable and add them up here. The parties learn nothing from this.

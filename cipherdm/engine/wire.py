@@ -50,6 +50,15 @@ def pieces(
         )
 
 
+def shared(
+    io: api.Io, name: str, array: np.ndarray, *, public: bool = False, session: str = "", in_file: bool = False
+) -> Iterator[tuple[pb.SharePiece, ...]]:
+    """Split an array into shares, and yield the messages to the three parties, by rank, piece by piece."""
+    visibility = libspu.Visibility.VIS_PUBLIC if public else libspu.Visibility.VIS_SECRET
+    shares = io.make_shares(array, visibility)
+    yield from zip(*(pieces(session, name, share, in_file=in_file) for share in shares), strict=True)
+
+
 def share_of(received: Sequence[pb.SharePiece]) -> libspu.Share:
     """Invert `pieces`. Raises CipherDMError if not all have come."""
     if len(received) < max(1, received[0].chunk_count if received else 0):

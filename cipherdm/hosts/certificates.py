@@ -21,9 +21,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from ..errors import CipherDMError
 
 _WARNING = datetime.timedelta(days=14)  # before the end of a certificate
-_OTHERS = (
-    0o027  # bits of a private key's mode with which others than its user and group may read it, or the group write
-)
+# Bits of a private key's mode with which others than its user and group may read it, or the group write.
+_OTHERS = 0o027
 
 
 @dataclass(frozen=True)
@@ -79,12 +78,12 @@ class Certificates:
             CipherDMError: what is wrong, and with which file.
         """
         now, path = datetime.datetime.now(datetime.UTC), self.certificate
-        mode = self.private_key.stat().st_mode
-        if mode & _OTHERS:
-            raise CipherDMError(f"{self.private_key} is open to others (mode {mode & 0o777:o}); chmod it to 600.")
         own, *chain = _read(path, x509.load_pem_x509_certificates)
         authorities = _read(self.authority, x509.load_pem_x509_certificates)
         key = _read(self.private_key, lambda data: serialization.load_pem_private_key(data, None))
+        mode = self.private_key.stat().st_mode
+        if mode & _OTHERS:
+            raise CipherDMError(f"{self.private_key} is open to others (mode {mode & 0o777:o}); chmod it to 600.")
         if key.public_key() != own.public_key():
             raise CipherDMError(f"{self.private_key} is not the key of {path}.")
         issuers = [authority for authority in (*chain, *authorities) if _has_signed(authority, own)]
@@ -179,15 +178,13 @@ def make_certificates(
     def signed(
         path: Path, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *extensions: x509.ExtensionType
     ) -> Path:
-        is_authority = key is authority_key
+        signs = key is authority_key
         certificate = (
             x509.CertificateBuilder(authority_name, subject, key.public_key(), x509.random_serial_number())
             .not_valid_before(start)
             .not_valid_after(now + datetime.timedelta(days=days))
-            .add_extension(
-                x509.BasicConstraints(ca=is_authority, path_length=0 if is_authority else None), critical=True
-            )
-            .add_extension(_key_usage(signs_certificates=is_authority), critical=True)
+            .add_extension(x509.BasicConstraints(ca=signs, path_length=0 if signs else None), critical=True)
+            .add_extension(_key_usage(signs_certificates=signs), critical=True)
         )
         for extension in extensions:
             certificate = certificate.add_extension(extension, critical=False)
@@ -205,11 +202,8 @@ def make_certificates(
             signed(folder / f"{role}.pem", _name(role), key, purposes, names), key_path, authority
         )
         key_path.touch(mode=0o600)
-        key_path.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
+        kinds = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        key_path.write_bytes(key.private_bytes(*kinds))
     return made
 
 

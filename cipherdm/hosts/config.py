@@ -36,7 +36,7 @@ class Timeouts:
     receive: float = 60.0
     upload: float = 120.0
     run: float = 3600.0
-    keepalive: float = 10.0
+    keepalive: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Limits:
     Attributes:
         runs: runs at a time; each has a process and a port of its own.
         queue: runs that may wait in addition to those.
-        runs_per_client: runs of one client, computing or waiting; fewer than `runs`, unless that is 1.
+        runs_per_client: runs of one client, computing or waiting; fewer than `runs` and `queue` together.
         input_bytes: bytes of shares of one run's inputs.
         model_bytes: bytes of shares and programs of one model.
         models: models of one owner.
@@ -54,7 +54,7 @@ class Limits:
 
     runs: int = 2
     queue: int = 16
-    runs_per_client: int = 1
+    runs_per_client: int = 4
     input_bytes: int = 64 << 20
     model_bytes: int = 4 << 30
     models: int = 16
@@ -163,8 +163,8 @@ def load_host(path: str | Path) -> HostConfig:
         # A queue may have no places at all; a limit of 0 anywhere else would refuse every call.
         usual = asdict(Limits()).items()
         limits = Limits(**{name: fields.whole(name, value, least=int(name != "queue")) for name, value in usual})
-        if limits.runs_per_client > (most := max(1, limits.runs - 1)):
-            problem = f"is {limits.runs_per_client}, and must be at most {most}: one client could take all runs"
+        if limits.runs_per_client > (most := max(1, limits.runs + limits.queue - 1)):
+            problem = f"is {limits.runs_per_client}, and must be at most {most}: one client could take all places"
             raise fields.error("runs_per_client", problem)
     with sections["roles"] as fields:
         roles = RoleNames(fields.texts("owners"), fields.texts("clients"), fields.texts("operators", ()))

@@ -53,17 +53,11 @@ class Gate:
 
     def start(self, errors: Path) -> subprocess.Popen:
         """Start the process, which prints a line "ready" when it listens; its complaints go to the file `errors`."""
-        with errors.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-P", __file__],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                start_new_session=True,  # Ctrl-C goes to the parent, which then ends this process
-            )
-        process.stdin.write(json.dumps(asdict(self)).encode() + b"\n")
-        process.stdin.flush()
-        return process
+        from ..engine.cluster import (
+            start_process,
+        )  # of no use to the process itself, which imports nothing of the package
+
+        return start_process([__file__], json.dumps(asdict(self)), errors)
 
     @property
     def peers(self) -> dict[str, int]:
@@ -230,23 +224,18 @@ class Server:
         print("ready", flush=True)
         selector = selectors.DefaultSelector()
         selector.register(self._rung, selectors.EVENT_READ)
-        one, two = (
-            memoryview(bytearray(BUFFER)),
-            memoryview(bytearray(2 * BUFFER)),
-        )  # more than `one` can hold of records
+        one = memoryview(bytearray(BUFFER))
+        two = memoryview(bytearray(2 * BUFFER))  # more than `one` can hold of records
         while True:
             for key, events in selector.select():
-                if key.data is None:
-                    self._rung.recv(1)
-                    tunnel, plain = self._new.pop(0)
-                    step = tunnel.begin, plain, selector, two
-                elif key.fileobj.fileno() < 0:  # closed by an event just before
-                    continue
-                else:
-                    tunnel = key.data
-                    step = tunnel.serve, key.fileobj, events, selector, one, two
+                tunnel = key.data
                 try:
-                    step[0](*step[1:])
+                    if tunnel is None:
+                        self._rung.recv(1)
+                        tunnel, plain = self._new.pop(0)
+                        tunnel.begin(plain, selector, two)
+                    elif key.fileobj.fileno() >= 0:  # else it was closed by an event just before
+                        tunnel.serve(key.fileobj, events, selector, one, two)
                 except (OSError, EOFError):
                     tunnel.close(selector)
 

@@ -5,11 +5,10 @@ import random
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..engine.cluster import end_with_input
+from ..engine.cluster import end_with_input, last_words, wait_until_ready
 from ..engine.config import PARTIES
 from ..errors import CipherDMError
 from .config import PARTY_NAMES
@@ -92,22 +91,16 @@ class LoopbackHosts:
             self._processes[rank] = subprocess.Popen(
                 [*self._launchers[rank], *command(self._files[rank], end_with_input=True)],
                 stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                bufsize=0,
                 stderr=log,
                 env=os.environ | {"GRPC_VERBOSITY": "NONE"},
                 start_new_session=True,
             )
 
     def _wait(self, rank: int) -> None:
-        """Wait until the log has "ready" with this process's id: the lines of earlier processes stay in it."""
-        process, deadline = self._processes[rank], time.monotonic() + _START_TIMEOUT
-        while time.monotonic() < deadline and process.poll() is None:
-            lines = self.log(rank).splitlines()
-            if any('"event": "ready"' in line and f'"pid": {process.pid}' in line for line in lines):
-                return
-            time.sleep(0.05)
-        words = self.log(rank).strip().splitlines() or ["it said nothing"]
-        raise CipherDMError(f"party {rank} did not start: {words[-1]}")
+        if not wait_until_ready(self._processes[rank], _START_TIMEOUT):
+            raise CipherDMError(f"party {rank} did not start: {last_words(self._logs[rank]) or 'it said nothing'}")
 
 
 def free_ports(count: int) -> int:

@@ -31,6 +31,8 @@ _KERNELS = ("conv2d", "matmul", "products")
 # A declared shape is only numbers in a message. So many elements are 32 GiB of shares: more is a mistake or an attack.
 MAX_ELEMENTS = 1 << 31
 
+MOST_ABOUT = 1 << 16  # characters of `about`, which every caller gets
+
 _SHORTEST_PIECE = 1 << 20  # bytes: SPU cuts shares into pieces of 128 MiB, and many short ones would only cost
 
 
@@ -53,11 +55,16 @@ def check_manifest(manifest: pb.Manifest) -> None:
     Raises:
         CipherDMError: something is wrong; the message names it.
     """
-    check_name(manifest.name)
+    if not _NAME.fullmatch(manifest.name):  # it becomes the name of a file, so no path may be hidden in it
+        raise CipherDMError(
+            f"{manifest.name!r} is no name for a model: take letters, digits, '.', '_' and '-', at most 64."
+        )
     if not _REGISTRATION.fullmatch(manifest.registration):
         raise CipherDMError("a registration is named by 32 hexadecimal digits; make it with uuid4().hex.")
     if not 1 <= manifest.fraction_bits <= 62 or manifest.exp not in ("taylor", "pade"):
         raise CipherDMError("a model has 1 to 62 fraction bits, and exp is taylor or pade.")
+    if len(manifest.about) > MOST_ABOUT:
+        raise CipherDMError(f"what clients are told of a model has at most {MOST_ABOUT} characters.")
     known: dict[str, Type] = {}
     for item in (*manifest.values, *manifest.inputs):
         _check_variable(item)
@@ -73,12 +80,6 @@ def check_manifest(manifest: pb.Manifest) -> None:
     for name in manifest.outputs:
         if name not in written:
             raise CipherDMError(f"the output {name!r} is written by no call, or freed again.")
-
-
-def check_name(name: str) -> None:
-    """Raise CipherDMError unless a model may have this name. It becomes the name of a file, so no path may be hidden in it."""
-    if not _NAME.fullmatch(name):
-        raise CipherDMError(f"{name!r} is no name for a model: take letters, digits, '.', '_' and '-', at most 64.")
 
 
 def check_share(piece: engine_pb.SharePiece, declared: pb.Variable) -> None:
@@ -144,8 +145,8 @@ def _checked_share(pieces: Iterable[engine_pb.SharePiece], declared: pb.Variable
 
 
 def _check_variable(item: pb.Variable) -> None:
-    if not item.name or len(item.name) > 256:
-        raise CipherDMError("a variable needs a name of at most 256 characters.")
+    if not 0 < len(item.name) <= 256 or not item.name.isprintable():
+        raise CipherDMError("a variable needs a name of 1 to 256 printable characters.")
     if item.dtype not in _TYPES:
         raise CipherDMError(f"{item.name!r} is {item.dtype}; values are {', '.join(_TYPES)}.")
     elements = math.prod(item.shape)

@@ -36,7 +36,8 @@ def serve(host: HostConfig, *, end_with_input: bool = False) -> None:
 
     Args:
         host: configuration of the party.
-        end_with_input: True to end also when the standard input closes, so that this process does not outlive its parent.
+        end_with_input: True to end also when the standard input closes, so that this process does not outlive its parent,
+            and to print a line "ready".
 
     Raises:
         CipherDMError: a port is in use, or the state's folder cannot be used.
@@ -54,11 +55,12 @@ def serve(host: HostConfig, *, end_with_input: bool = False) -> None:
     try:
         service = HostService(host, folder, log)
         server = listen(service, host, address)
-        if end_with_input:
-            threading.Thread(target=_wait_for_end_of_input, args=(ended,), daemon=True).start()
         for warning in service.warnings():
             log("warning", level="warning", reason=warning)
         log("ready", pid=os.getpid(), address=address, configuration=host.agreement)
+        if end_with_input:
+            threading.Thread(target=_wait_for_end_of_input, args=(ended,), daemon=True).start()
+            print("ready", flush=True)
         ended.wait()
         log("ending")
         server.stop(grace=None)
@@ -125,7 +127,8 @@ def _run_folder(host: HostConfig) -> Path:
 
 def command(config: Path, *, end_with_input: bool = False) -> list[str]:
     """Return the command of such a process for a party's TOML file."""
-    return [sys.executable, "-m", "cipherdm.hosts.process", str(config), *([_END_WITH_INPUT] if end_with_input else [])]
+    interpreter = [sys.executable, "-P"]  # -P: no module of the working directory is imported
+    return [*interpreter, "-m", "cipherdm.hosts.process", str(config), *([_END_WITH_INPUT] if end_with_input else [])]
 
 
 def main() -> None:

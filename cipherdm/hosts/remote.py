@@ -16,7 +16,7 @@ from ..engine import CostReport, EngineConfig, Spec
 from ..engine.config import PARTIES
 from ..engine.costs import CostBook
 from ..engine.party_pb2 import SharePiece
-from ..engine.wire import PartyError, checked_array, follow, gather, pairs_of, pieces, reconstruct, share_of, spread
+from ..engine.wire import PartyError, checked_array, follow, gather, pairs_of, reconstruct, share_of, shared, spread
 from ..errors import CipherDMError
 from ..progress import Progress
 from . import host_pb2 as pb
@@ -24,6 +24,7 @@ from .channels import connect
 from .config import CallerConfig, agreement_of, load_caller
 from .manifest import engine_of
 from .model import Model
+from .refusals import MOST_REASON, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,21 +101,17 @@ class RemoteCluster:
         registration = uuid.uuid4().hex
         manifest = model.manifest(registration)
         values = [
-            (name, checked_array(name, array, model.engine), visibility)
-            for arrays, visibility in (
-                (model.values, libspu.Visibility.VIS_SECRET),
-                (model.public, libspu.Visibility.VIS_PUBLIC),
-            )
+            (name, checked_array(name, array, model.engine), public)
+            for arrays, public in ((model.values, False), (model.public, True))
             for name, array in arrays.items()
         ]
         io = api.Io(PARTIES, model.engine.runtime_config())
 
         def messages() -> Iterator[tuple[pb.RegisterPiece, ...]]:
             yield (pb.RegisterPiece(manifest=manifest),) * PARTIES
-            for done, (name, array, visibility) in enumerate(values, 1):
-                shares = io.make_shares(array, visibility)
-                for same in zip(*(pieces("", name, share) for share in shares), strict=True):
-                    yield tuple(pb.RegisterPiece(share=piece) for piece in same)
+            for done, (name, array, public) in enumerate(values, 1):
+                for parts in shared(io, name, array, public=public):
+                    yield tuple(pb.RegisterPiece(share=piece) for piece in parts)
                 if progress is not None:
                     progress(done, len(values), name)
 
@@ -161,7 +158,7 @@ class RemoteCluster:
                     step = event.progress
                     book.add(rank, step.label, step.done)
                     if rank == 0 and progress is not None:
-                        progress(step.done.index + 1, step.total, step.label)
+                        progress(step.done.index + 1, step.total, shown(step.label))
                 elif progress is not None:
                     progress(0, 0, f"waiting, {event.waiting} before this one")
         io = api.Io(PARTIES, engine.runtime_config())
@@ -220,9 +217,16 @@ class RemoteCluster:
     def _failure(self, rank: int, error: grpc.RpcError) -> CipherDMError:
         """Return the error to raise for a party's answer."""
         code, who = error.code(), f"party {rank} at {self._config.parties[rank]}"
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        details = shown(error.details(), MOST_REASON).rstrip(".")
+        gone = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        if gone or code == grpc.StatusCode.PERMISSION_DENIED:
+            try:
+                self._config.identity.check()
+            except CipherDMError as problem:  # such as that it has expired meanwhile
+                return CipherDMError(f"{who} ends the call ({details}). Our certificate does not do: {problem}")
+        if gone:
             return CipherDMError(
-                f"{who} is gone, does not answer, or does not accept our certificate ({error.details()}). "
+                f"{who} is gone, does not answer, or does not accept our certificate ({details}). "
                 "Try again when it is back."
             )
         if code == grpc.StatusCode.CANCELLED:
@@ -230,8 +234,7 @@ class RemoteCluster:
                 f"{who} ended the call, as it does when an upload takes longer than [timeouts] upload."
             )
         if code == grpc.StatusCode.PERMISSION_DENIED:
-            return CipherDMError(f"{who} denies permission: {error.details()}.")
-        details = error.details().rstrip(".")
+            return CipherDMError(f"{who} denies permission: {details}.")
         return CipherDMError((details if details.startswith("party") else f"{who}: {details}") + ".")
 
 
@@ -281,7 +284,7 @@ def _shared(
             raise CipherDMError(
                 f"{name} is {array.dtype}{list(array.shape)}; {model.name} takes {spec.dtype}{list(spec.shape)}."
             )
-        shares = io.make_shares(array, libspu.Visibility.VIS_SECRET)
-        for messages, share in zip(outgoing, shares, strict=True):
-            messages += [pb.RequestPiece(share=piece) for piece in pieces("", name, share)]
+        for parts in shared(io, name, array):
+            for messages, piece in zip(outgoing, parts, strict=True):
+                messages.append(pb.RequestPiece(share=piece))
     return outgoing

@@ -1,10 +1,10 @@
 """Requests at one party, from header to the outputs' shares, and the queue in which party 0 gives slots to them."""
 
 import threading
-from collections import deque
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from concurrent.futures import TimeoutError as Unfinished
 from contextlib import contextmanager
 
 from ..errors import CipherDMError
@@ -103,14 +103,18 @@ class Requests:
         if run.assignment.done():
             raise RunFailed(f"{who} has begun this run already")
         run.assignment.set_result(request)
-        try:
-            run.prepared.result(timeouts.start)
-        except Unfinished:
-            raise RunFailed(f"{who} did not get its process ready in time") from None
+        deadline = time.monotonic() + timeouts.start
+        while not _is_done(run.prepared):
+            if not is_active():  # the slot is for the next run now, whether this run's client has noticed or not
+                run.end(RunFailed("party 0 has given this run up"))
+                return
+            if time.monotonic() > deadline:
+                raise RunFailed(f"{who} did not get its process ready in time")
+        run.prepared.result()
 
     def _as_scheduler(self, run: Run, model: StoredModel, inputs: Pieces) -> Events:
         """Wait for a slot, tell the others which one it is, and compute with them."""
-        with self._queue.place() as place:
+        with self._queue.place(run.client) as place:
             told = None
             while not _is_done(place):
                 run.check()
@@ -185,21 +189,27 @@ def _is_done(future: Future) -> bool:
 
 
 class Queue:
-    """Gives slots to runs, first come, first served, so that no run waits for ever. Only party 0's is used."""
+    """Gives slots to runs: first to the client that computes the fewest, and among its equals to who came first.
+
+    One slot of several is kept from a client that has all others, so that nobody waits for one client alone. Only party
+    0's queue is used.
+    """
 
     def __init__(self, slots: int):
         # A stack, slot 0 on top: the slot used last is taken first, because its processes are there already and idle
         # slots that were never used need none.
         self._free = list(range(slots))[::-1]
-        self._waiting: deque[Future[int]] = deque()
+        self._most = max(1, slots - 1)  # runs that compute for one client
+        self._computing: Counter[str] = Counter()
+        self._waiting: dict[Future[int], str] = {}  # clients of places, in the order in which they came
         self._lock = threading.Lock()
 
     @contextmanager
-    def place(self) -> Iterator[Future[int]]:
-        """Take a place at the end of the queue; its result is a slot. Leaving the block gives up both."""
+    def place(self, client: str) -> Iterator[Future[int]]:
+        """Take a place in the queue; its result is a slot. Leaving the block gives up both."""
         place: Future[int] = Future()
         with self._lock:
-            self._waiting.append(place)
+            self._waiting[place] = client
             self._give()
         try:
             yield place
@@ -207,15 +217,28 @@ class Queue:
             with self._lock:
                 if place.done():
                     self._free.append(place.result())
+                    self._computing[client] -= 1
                 else:
-                    self._waiting.remove(place)
+                    del self._waiting[place]
                 self._give()
 
     def ahead(self, place: Future[int]) -> int:
         """Return how many wait before a place."""
         with self._lock:
-            return self._waiting.index(place) if place in self._waiting else 0
+            return self._order().index(place) if place in self._waiting else 0
+
+    def _order(self) -> list[Future[int]]:
+        """Return the places in the order in which they will get slots, if nobody else comes."""
+        turns, places = self._computing.copy(), {}
+        for place, client in self._waiting.items():
+            places[place] = turns[client]
+            turns[client] += 1
+        return sorted(places, key=places.get)
 
     def _give(self) -> None:
-        while self._free and self._waiting:
-            self._waiting.popleft().set_result(self._free.pop())
+        for place in self._order():
+            client = self._waiting[place]
+            if self._free and self._computing[client] < self._most:
+                del self._waiting[place]
+                self._computing[client] += 1
+                place.set_result(self._free.pop())

@@ -25,6 +25,7 @@ from ..sampling.steps import StepShape
 from ..sampling.text_to_image import text_to_image_task
 from ..schedules import BRANCHES, Schedule, make_schedule
 from .model import Model
+from .refusals import shown
 from .remote import RemoteCluster
 
 # Kinds of registered models, among the public facts of each.
@@ -184,27 +185,38 @@ def images_of(
 
 
 def _described(cluster: RemoteCluster, name: str, kind: str) -> tuple[StepShape, Schedule]:
-    """Return the public shape of a registered model's step, and its schedule."""
+    """Return the public shape of a registered model's step, and its schedule.
+
+    All three parties say the same of a model, but its owner may have written anything.
+    """
     model = cluster.model(name)
-    about: Mapping[str, Any] = json.loads(model.about)
-    if about.get("kind") != kind:
-        takes = ", ".join(item.name for item in model.inputs)
-        raise CipherDMError(
-            f"{name} is no model for this request: it takes {takes}.{_HINTS.get(about.get('kind'), '')}"
+    try:
+        about: Mapping[str, Any] = json.loads(model.about)
+        if about.get("kind") != kind:
+            takes = ", ".join(item.name for item in model.inputs)
+            raise CipherDMError(
+                f"{name} is no model for this request: it takes {takes}.{_HINTS.get(about.get('kind'), '')}"
+            )
+        options = {"eta": about["eta"], "clip": about.get("clip", False)}
+        schedule = make_schedule(about["scheduler_config"], about["scheduler"], about["steps"], **options)
+        config = UNetConditionConfig if kind == _PROMPTS else UNetConfig
+        shape = StepShape.of(
+            config.from_diffusers(about["config"]),
+            named(about["protocols"]),
+            WeightsLayout((), (), ()),  # a client does not need it
+            schedule,
+            batch=about["pictures"],
+            ring=True,
+            branches=about.get("branches", 1),
         )
-    schedule = make_schedule(
-        about["scheduler_config"], about["scheduler"], about["steps"], eta=about["eta"], clip=about.get("clip", False)
-    )
-    config = UNetConditionConfig if kind == _PROMPTS else UNetConfig
-    shape = StepShape.of(
-        config.from_diffusers(about["config"]),
-        named(about["protocols"]),
-        WeightsLayout((), (), ()),  # a client does not need it
-        schedule,
-        batch=about["pictures"],
-        ring=True,
-        branches=about.get("branches", 1),
-    )
+        declared = [tuple(item.shape) for item in model.inputs if item.name == "sample"]
+        if declared != [shape.image_shape]:
+            raise ValueError(f"it declares a sample of {declared}, and draws {shape.image_shape}")
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise CipherDMError(
+            f"{model.owner} has registered {name} with a description that cannot be read ({shown(str(error))}); "
+            "ask for another model, or have it registered again."
+        ) from None
     return shape, schedule
 
 

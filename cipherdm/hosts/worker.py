@@ -20,7 +20,7 @@ import psutil
 from spu import libspu
 
 from ..engine import party_pb2 as engine_pb
-from ..engine.cluster import connect_locally, how_it_ended, last_words, start_party, wait_until_ready
+from ..engine.cluster import connect_locally, end_if_stopped, how_it_ended, last_words, start_party, wait_until_ready
 from ..engine.config import PARTIES, PartyConfig
 from ..errors import CipherDMError
 from . import host_pb2 as pb
@@ -60,10 +60,14 @@ class Worker:
         self._gate = None if host.link_sockets else host.gate(slot, folder).start(folder / f"gate{host.rank}.err")
         self._process = start_party(config, host.threads)
         self.pid = self._process.pid
+        self._over, self._why = threading.Event(), ""
+        names = ("the process of this run", "the gate of this run")
+        pids = {name: process.pid for name, process in zip(names, self._processes, strict=False)}
+        end_if_stopped(pids, self._over, self._stopped)
         for name, process in (("party", self._process), ("gate", self._gate)):
             if process is not None and not wait_until_ready(process, self._timeouts.start):
                 self.close()
-                words = last_words(folder / f"{name}{host.rank}.err")
+                words = self._why or last_words(folder / f"{name}{host.rank}.err")
                 raise RunFailed(f"party {host.rank} cannot start a process for a run: {words}")
         self._running = ExitStack()
         self._stub = connect_locally(self._running, config)
@@ -78,12 +82,17 @@ class Worker:
         for process in self._processes:
             process.kill()
 
+    def _stopped(self, why: str) -> None:
+        self._why = why
+        self.kill()
+
     @property
     def _processes(self) -> list[subprocess.Popen]:
         return [process for process in (self._process, self._gate) if process is not None]
 
     def close(self) -> None:
         """End the process and wait until it is gone and its port is free."""
+        self._over.set()
         self.kill()
         for process in self._processes:
             process.wait()
@@ -123,8 +132,11 @@ class Worker:
         except grpc.RpcError as error:
             # A process that has ended closes its connections a moment before the system says that it is gone.
             end = how_it_ended(self._process, 0.5, self._folder, self._rank)
-            why = error.details() if end is None else f"the process of this run {end}"
-            raise RunFailed(f"party {self._rank}: {why}") from None
+            if self._gate is not None and self._gate.poll() is not None:  # then the process ends as well
+                why = "the gate of this run has ended"
+            else:
+                why = error.details() if end is None else f"the process of this run {end}"
+            raise RunFailed(f"party {self._rank}: {self._why or why}") from None
 
 
 class Slots:
@@ -145,11 +157,13 @@ class Slots:
 
     def states(self) -> list[pb.Process]:
         """Return memory and use of each process that there is."""
-        return [
-            pb.Process(slot=slot, memory_bytes=memory_of(worker.pid), busy=self._locks[slot].locked())
-            for slot, worker in enumerate(self._workers)
-            if worker is not None and worker.alive
-        ]
+        found = []
+        for slot, worker in enumerate(self._workers):
+            if worker is not None and worker.alive:
+                with suppress(psutil.NoSuchProcess):
+                    busy = self._locks[slot].locked()
+                    found.append(pb.Process(slot=slot, memory_bytes=memory_of(worker.pid), busy=busy))
+        return found
 
     @contextmanager
     def use(self, assignment: pb.StartRequest) -> Iterator[Worker]:
@@ -190,11 +204,15 @@ class Slots:
 
 
 def memory_of(pid: int | None = None) -> int:
-    """Return the bytes of memory that a process, this one by default, holds now; 0 if it is gone."""
-    try:
-        return psutil.Process(pid).memory_info().rss
-    except psutil.NoSuchProcess:
-        return 0
+    """Return the bytes of memory that a process, this one by default, holds now.
+
+    Raises:
+        psutil.NoSuchProcess: it has ended.
+    """
+    held = psutil.Process(pid).memory_info().rss
+    if not held:  # it has ended, and its parent has not noticed yet
+        raise psutil.NoSuchProcess(pid)
+    return held
 
 
 def _of_session(session: str, pieces: Iterable[engine_pb.SharePiece]) -> Iterator[engine_pb.SharePiece]:

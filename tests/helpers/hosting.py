@@ -15,7 +15,7 @@ from cipherdm.hosts.config import agreement_of
 from cipherdm.hosts.loopback import free_ports
 
 LIMITS = Limits(runs=2, queue=2, runs_per_client=1, input_bytes=1 << 20, model_bytes=4 << 20, models=3)
-TIMEOUTS = Timeouts(connect=10.0, start=60.0, receive=10.0, upload=60.0, run=300.0, keepalive=3.0)
+TIMEOUTS = Timeouts(upload=60.0, run=300.0)
 
 WEIGHTS = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
 INPUT = Spec((8, 4))

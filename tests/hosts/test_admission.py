@@ -1,5 +1,6 @@
 """One client cannot take what others need: threads, memory, slots, or time, and what it writes stays short."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import grpc
 import jax.numpy as jnp
 import psutil
 import pytest
-from hosting import INPUT, LIMITS, check_product, header, register_models, small_trial, some_input
+from hosting import INPUT, LIMITS, check_product, header, register_models, shares, small_trial, some_input
 from processes import is_protected, unprotected
 
 from cipherdm import CipherDMError
@@ -24,9 +25,10 @@ from cipherdm.hosts import host_pb2 as pb
 from cipherdm.hosts.channels import connect
 from cipherdm.hosts.config import split_address
 from cipherdm.hosts.refusals import RunFailed, TooMuch, shown
+from cipherdm.hosts.request_queue import Queue
 from cipherdm.hosts.runs import Runs
 from cipherdm.hosts.service import EventLog, HostService
-from cipherdm.hosts.worker import Slots
+from cipherdm.hosts.worker import Slots, memory_of
 
 pytestmark = pytest.mark.attack
 
@@ -39,7 +41,7 @@ def impatient(tmp_path_factory):
     files = small_trial(tmp_path_factory.mktemp("impatient") / "trial")
     for path in files.values():
         text = path.read_text().replace("connect = 10.0", "connect = 4.0").replace("run = 300.0", "run = 15.0")
-        path.write_text(text.replace("keepalive = 3.0", "keepalive = 2.0"))
+        path.write_text(text.replace("keepalive = 5.0", "keepalive = 2.0"))
     with ExitStack() as stack:
         with unprotected():
             hosts = stack.enter_context(LoopbackHosts(files))
@@ -117,6 +119,22 @@ def test_a_run_has_a_limit_and_frees_its_slot(impatient):
         with pytest.raises(CipherDMError, match=r"took longer than 15 seconds, which is \[timeouts\] run"):
             alice.request("endless", {"x": some_input(0)})
         check_product(alice, 2)
+
+
+def test_a_client_that_leaves_a_party_out_holds_no_slot(impatient):
+    """Party 1 gets ready for such a run. It lets go when party 0 gives up, though its own call with the client goes on."""
+    files, _ = impatient
+    with RemoteCluster(files["bob"]) as bob:
+        check_product(bob, 3)
+        begin, calls = header(files), []
+        for rank in (0, 1):
+            _, stub = connect(load_caller(files["alice"]), rank)
+            calls.append(stub.Request(iter([begin, *shares("x", some_input(0))])))
+        with pytest.raises(grpc.RpcError, match="party 2 has no such run"):
+            list(calls[0])
+        check_product(bob, 4)  # in the slot that is free again
+    with pytest.raises(grpc.RpcError, match="party 0 has given this run up"):
+        list(calls[1])
 
 
 @pytest.mark.parametrize("event", [pb.RequestEvent(waiting=1), pb.RequestEvent(progress=pb.Progress())])
@@ -240,3 +258,44 @@ def test_a_process_of_another_generation_is_not_used(tmp_path):
     with pytest.raises(RunFailed, match="has lost its process of slot 1"):
         with slots.use(pb.StartRequest(slot=1, generation="other")):
             pass
+
+
+def test_a_process_that_has_ended_has_no_memory_of_zero():
+    """Neither one that its parent has not noticed yet, nor one that is gone."""
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    for _ in range(2):
+        with pytest.raises(psutil.NoSuchProcess):
+            memory_of(process.pid)
+        process.wait()
+    assert memory_of() > 1 << 20
+
+
+def clients_in(queue: Queue, stack: ExitStack, *clients: str) -> list:
+    return [stack.enter_context(queue.place(client)) for client in clients]
+
+
+def test_a_free_slot_goes_to_the_client_that_computes_the_fewest():
+    queue = Queue(3)
+    with ExitStack() as stack, ExitStack() as others:
+        first = stack.enter_context(queue.place("alice"))
+        *alices, last = clients_in(queue, stack, "alice", "alice", "alice")
+        assert first.done() and alices[0].done(), "two of three"
+        assert not alices[1].done(), "the third is kept"
+        (bob, *more) = clients_in(queue, others, "bob", "bob", "carol")
+        assert bob.done() and not any(place.done() for place in more)
+        assert [queue.ahead(place) for place in (more[1], more[0], alices[1], last)] == [0, 1, 2, 3]
+        others.close()
+        assert not alices[1].done(), "though nobody else waits"
+    with ExitStack() as stack:
+        places = clients_in(queue, stack, "carol", "alice", "bob")
+        assert sorted(place.result() for place in places) == [0, 1, 2], "all that were left are free"
+
+
+def test_who_waits_gets_the_slot_that_becomes_free():
+    queue = Queue(1)
+    with ExitStack() as stack:
+        with queue.place("alice"):
+            again, bob = clients_in(queue, stack, "alice", "bob")
+            assert not again.done() and not bob.done()
+        assert again.done(), "both compute nothing, and alice came first"

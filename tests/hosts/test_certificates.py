@@ -13,12 +13,22 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hosting import small_trial
+from processes import free_port
 
 from cipherdm import CipherDMError
-from cipherdm.hosts import PARTY_NAMES, free_ports, load_caller, load_host, make_certificates, process
+from cipherdm.hosts import (
+    PARTY_NAMES,
+    RemoteCluster,
+    Timeouts,
+    free_ports,
+    load_caller,
+    load_host,
+    make_certificates,
+    process,
+)
 from cipherdm.hosts.certificates import Certificates, caller_of
 from cipherdm.hosts.channels import connect
-from cipherdm.hosts.config import split_address
+from cipherdm.hosts.config import CallerConfig, split_address
 from cipherdm.hosts.host_pb2 import DescribeRequest, Description, HostStatus
 from cipherdm.hosts.roles import Deadlines
 from cipherdm.hosts.status import report
@@ -120,6 +130,17 @@ def test_files_that_do_not_fit_are_named(authority, tmp_path):
     good.private_key.chmod(0o644)
     with pytest.raises(CipherDMError, match=r"party1.key is open to others \(mode 644\); chmod it to 600"):
         good.check("party1")
+
+
+def test_a_callers_certificate_that_has_ended_meanwhile_is_named(authority):
+    identity = authority.sign("alice")
+    caller = CallerConfig((f"127.0.0.1:{free_port()}",) * 3, Timeouts(connect=0.5), identity)
+    with RemoteCluster(caller) as cluster:
+        with pytest.raises(CipherDMError, match="does not accept our certificate.*Try again when it is back"):
+            cluster.descriptions()
+        authority.sign("alice", begin=-10, days=9)
+        with pytest.raises(CipherDMError, match=r"Our certificate does not do: .*alice.pem expired at 20"):
+            cluster.descriptions()
 
 
 def test_configurations_are_not_loaded_with_such_files(tmp_path):

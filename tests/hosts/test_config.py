@@ -2,6 +2,7 @@
 
 import re
 import socket
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 
 from cipherdm import CipherDMError
 from cipherdm.hosts import PARTY_NAMES, Limits, Timeouts, load_caller, load_host, make_trial
-from cipherdm.hosts.process import check_port
+from cipherdm.hosts.process import check_port, command
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +90,8 @@ def test_what_parties_must_have_alike_is_in_their_agreement(files):
         (r"^runs = .*", "runs = 0", r"\[limits\]: runs is 0, and must be at least 1"),
         (
             r"^runs_per_client = .*",
-            "runs_per_client = 3",
-            "is 3, and must be at most 2: one client could take all runs",
+            "runs_per_client = 8",
+            "is 8, and must be at most 7: one client could take all places",
         ),
         (r"^owners = .*", 'owners = ["party2"]', r"\[roles\]: owners has party2"),
         (r"^clients = .*\n", "", r"\[roles\]: clients is missing"),
@@ -105,9 +106,9 @@ def test_a_wrong_field_is_named(edited, pattern, text, message):
         load_host(edited(pattern, text))
 
 
-def test_one_client_cannot_take_all_runs_by_default(tmp_path):
-    assert Limits().runs_per_client < Limits().runs
-    make_trial(tmp_path / "one", limits=Limits(runs=1))
+def test_one_client_cannot_take_all_places_by_default(tmp_path):
+    assert Limits().runs_per_client < Limits().runs + Limits().queue
+    make_trial(tmp_path / "one", limits=Limits(runs=1, queue=0, runs_per_client=1))
     assert load_host(tmp_path / "one" / "party0.toml").limits.runs_per_client == 1
 
 
@@ -195,3 +196,9 @@ def test_a_port_that_cannot_be_used_is_named_with_the_remedy():
             check_port(f"127.0.0.1:{port}", 1)
     with pytest.raises(CipherDMError, match="does not have that address: set .party. listen"):
         check_port("192.0.2.1:9300", 0)
+
+
+def test_the_working_directory_shadows_no_module_of_a_party(tmp_path):
+    (tmp_path / "spu.py").write_text("raise ImportError('not this one')")
+    found = subprocess.run(command(tmp_path / "none.toml"), cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert "cannot read" in found.stderr and "none.toml" in found.stderr

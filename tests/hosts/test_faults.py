@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -27,9 +28,10 @@ from hosting import (
 
 from cipherdm import CipherDMError
 from cipherdm.engine import Node, Spec, compile_plan
-from cipherdm.hosts import PARTY_NAMES, LoopbackHosts, Model, RemoteCluster, load_caller, load_host
+from cipherdm.hosts import PARTY_NAMES, LoopbackHosts, Model, RemoteCluster, Timeouts, load_caller, load_host
 from cipherdm.hosts.config import split_address
 
+SOON = 15.0  # seconds within which a caller is told of a process that ended or was stopped, with the usual timeouts
 SLACK = 20.0  # seconds beside the timeouts, for a machine that is busy with other things
 INSIDE, OUTSIDE = "127.0.1.{}", "127.0.2.{}"
 
@@ -92,8 +94,18 @@ def fails(cluster: RemoteCluster, break_it: Callable[[], None], within: float) -
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_party_is_killed_and_comes_back(files, hosts, alice, rank):
-    message = fails(alice, lambda: hosts.kill(rank), within=1)
+    children = []
+
+    def kill() -> None:
+        children.extend(psutil.Process(pid) for pid in children_of(hosts.pids[rank]))
+        hosts.kill(rank)
+
+    message = fails(alice, kill, within=1)
     assert f"party {rank}" in message and "is gone" in message
+    psutil.wait_procs(children, timeout=10)
+    assert len(children) > 1 and not any(
+        child.is_running() for child in children
+    )  # the process of the run, and its gate
     others = [pid for pid in hosts.pids if pid is not None]
     start = time.monotonic()
     with pytest.raises(CipherDMError, match=f"party {rank} at .* is gone"):
@@ -112,27 +124,44 @@ def test_a_party_is_stopped_and_goes_on(hosts, alice, rank):
         hosts.resume(rank)
     assert f"party {rank}" in message
     check_product(alice, 10 + rank)
+    assert 2 * Timeouts().keepalive < SOON
 
 
-def workers_of(pid: int) -> list[int]:
-    """The processes for runs that a party has."""
-    return [child.pid for child in psutil.Process(pid).children()]
+def children_of(pid: int, kind: str = "") -> list[int]:
+    """The processes for runs that a party has, or those of them in whose commands this stands."""
+    return [child.pid for child in psutil.Process(pid).children() if kind in " ".join(child.cmdline())]
 
 
 @pytest.mark.parametrize(
-    ("number", "within", "expected"),
+    ("number", "kind", "expected"),
     [
-        (signal.SIGKILL, 1, r"party 1: the process of this run was killed by signal 9"),
-        (signal.SIGSTOP, TIMEOUTS.receive, r"party [02]: square failed"),
+        (signal.SIGKILL, "engine.party", "party 1: the process of this run was killed by signal 9"),
+        (
+            signal.SIGKILL,
+            "gate.py",
+            "party 1: the gate of this run has ended|party [02]: the process of this run ended",
+        ),
+        (signal.SIGSTOP, "engine.party", "party 1: the process of this run was stopped by a signal"),
+        (signal.SIGSTOP, "gate.py", "party 1: the gate of this run was stopped by a signal"),
     ],
 )
-def test_the_process_of_a_run_is_killed_or_hangs(hosts, alice, number, within, expected):
+def test_a_process_of_a_run_is_killed_or_hangs(hosts, alice, number, kind, expected):
     def strike() -> None:
-        for pid in workers_of(hosts.pids[1]):
+        for pid in children_of(hosts.pids[1], kind):
             os.kill(pid, number)
 
-    assert re.search(expected, fails(alice, strike, within))
+    assert re.search(expected, fails(alice, strike, 1 if number == signal.SIGKILL else SOON))
     check_product(alice, 20)
+
+
+def test_processes_that_are_stopped_for_a_moment_harm_nothing(hosts, alice):
+    check_product(alice, 21)
+    stopped = [*children_of(hosts.pids[2]), hosts.pids[2]]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+        threading.Timer(1.5, os.kill, (pid, signal.SIGCONT)).start()
+    check_product(alice, 22)
+    assert [*children_of(hosts.pids[2]), hosts.pids[2]] == stopped
 
 
 def test_a_host_is_cut_off_and_connected_again(network, alice):
@@ -206,12 +235,12 @@ def test_one_bit_on_the_disk_of_a_party_changes(files, hosts, alice):
     path = folder / "models" / entry["versions"][0]["registration"] / "shares"
     data = path.read_bytes()
     path.write_bytes(data[:-20] + bytes([data[-20] ^ 1]) + data[-19:])
-    before = set(workers_of(hosts.pids[1]))
+    before = set(children_of(hosts.pids[1]))
     with pytest.raises(CipherDMError, match="party 1: the shares of 'product' on the disk have changed"):
         alice.request("product", {"x": some_input(0)})
     path.write_bytes(data)
     deadline = time.monotonic() + SLACK
-    while before <= set(workers_of(hosts.pids[1])):
+    while before <= set(children_of(hosts.pids[1])):
         assert time.monotonic() < deadline, "what a failed run held stays in memory"
         time.sleep(0.1)
     check_product(alice, 44)

@@ -241,6 +241,8 @@ def test_all_programs_of_a_model_are_accepted(protocols, granularity):
         ({"outputs": ("w",)}, "the output 'w' is written by no call"),
         ({"outputs": ()}, "needs an output"),
         ({"name": "../../etc"}, "is no name for a model"),
+        ({"inputs": {"x": Spec((3, 4)), "\x1b[31m": Spec((3, 4))}}, "1 to 256 printable characters"),
+        ({"about": {"a": "b" * (1 << 16)}}, "at most 65536 characters"),
     ],
 )
 def test_models_that_do_not_fit_together_are_refused(change, message):

@@ -1,9 +1,14 @@
 """What a caller takes from three parties that should say the same, and do not."""
 
+import json
+from unittest.mock import Mock
+
 import pytest
+from small import ONE_LEVEL, SCHEDULER
 
 from cipherdm import CipherDMError
 from cipherdm.engine import party_pb2 as engine_pb
+from cipherdm.hosts import RemoteCluster, images_of
 from cipherdm.hosts import host_pb2 as pb
 from cipherdm.hosts.remote import _common, _shares_of
 
@@ -65,3 +70,53 @@ def test_an_output_that_does_not_come_is_an_error():
         _shares_of("y", {"y": ([piece], [], [piece])})
     with pytest.raises(CipherDMError, match="party 0 has answered without 'y'"):
         _shares_of("y", {})
+
+
+GOOD = {
+    "kind": "unet2d sampling, version 1",
+    "config": ONE_LEVEL.to_diffusers(),
+    "scheduler_config": SCHEDULER,
+    "scheduler": "ddim",
+    "steps": 5,
+    "eta": 0.0,
+    "protocols": "fast",
+    "pictures": 1,
+}
+
+
+def described(about: str) -> Mock:
+    """Three hosts that have one model."""
+    sample = pb.Variable(name="sample", shape=[1, 1, 8, 8])
+    stub = pb.Model(name="m", owner="rival", fraction_bits=18, exp="taylor", about=about, inputs=[sample])
+    return Mock(model=lambda _: stub, request=Mock(side_effect=InterruptedError))
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        "[" * 60_000,
+        "[]",
+        "nonsense",
+        json.dumps({"kind": []}),
+        json.dumps({"kind": GOOD["kind"]}),
+        json.dumps(GOOD | {"pictures": 10**9}),
+        json.dumps(GOOD | {"pictures": "many"}),
+        json.dumps(GOOD | {"config": 5}),
+    ],
+)
+def test_a_description_that_cannot_be_read_names_its_owner(about):
+    with pytest.raises(InterruptedError):
+        images_of(described(json.dumps(GOOD)), "m", labels=[1])
+    with pytest.raises(CipherDMError, match="rival has registered m with a description that cannot be read"):
+        images_of(described(about), "m", labels=[1])
+
+
+def test_labels_of_an_owner_are_shown_with_escapes():
+    event = pb.RequestEvent(progress=pb.Progress(done=engine_pb.CallDone(), label="\x1b[31mred", total=1))
+    seen = []
+    stream = type("Stream", (list,), {"cancel": lambda self: None})([event])
+    cluster = RemoteCluster.__new__(RemoteCluster)
+    cluster._stubs = (Mock(Request=lambda _: stream),) * 3
+    cluster._agreed_model = lambda _: ("", pb.Model(name="m", fraction_bits=18, exp="taylor"))
+    cluster.request("m", {}, lambda *step: seen.append(step))
+    assert seen == [(1, 1, r"\x1b[31mred")]
