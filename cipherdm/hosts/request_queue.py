@@ -1,10 +1,10 @@
 """Requests at one party, from header to the outputs' shares, and the queue in which party 0 gives slots to them."""
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from concurrent.futures import TimeoutError as Unfinished
 from contextlib import contextmanager
 
 from ..errors import CipherDMError
@@ -103,14 +103,10 @@ class Requests:
         if run.assignment.done():
             raise RunFailed(f"{who} has begun this run already")
         run.assignment.set_result(request)
-        deadline = time.monotonic() + timeouts.start
-        while not _is_done(run.prepared):
-            if not is_active():  # the slot is for the next run now, whether this run's client has noticed or not
-                run.end(RunFailed("party 0 has given this run up"))
-                return
-            if time.monotonic() > deadline:
-                raise RunFailed(f"{who} did not get its process ready in time")
-        run.prepared.result()
+        try:
+            run.prepared.result(timeouts.start)
+        except Unfinished:
+            raise RunFailed(f"{who} did not get its process ready in time") from None
 
     def _as_scheduler(self, run: Run, model: StoredModel, inputs: Pieces) -> Events:
         """Wait for a slot, tell the others which one it is, and compute with them."""

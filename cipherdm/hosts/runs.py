@@ -26,11 +26,10 @@ class Run:
         self._worker: Worker | None = None
 
     def cancel(self) -> None:
-        """End it because the client has gone away."""
-        self.end(Cancelled("the client has gone away"))
+        """Note that the client has gone away, and kill the process that computes for it. Any thread may call this."""
+        self._end(Cancelled("the client has gone away"))
 
-    def end(self, why: Refused) -> None:
-        """Kill the process that computes for it, or let it get none; `check` raises the reason. Any thread may call this."""
+    def _end(self, why: Refused) -> None:
         # The reason comes first: `using` looks at it after it has set the worker, so one of the two sees the other.
         self._why = self._why or why
         with self._lock:
@@ -38,7 +37,7 @@ class Run:
                 self._worker.kill()
 
     def check(self) -> None:
-        """Raise the reason if it has been ended: Cancelled if the client has gone away, RunFailed otherwise."""
+        """Raise Cancelled if the client has gone away, or RunFailed if the time is over."""
         if self._why is not None:
             raise self._why
 
@@ -48,7 +47,7 @@ class Run:
         with self._lock:
             self._worker = worker
         late = RunFailed(f"the run took longer than {seconds:g} seconds, which is [timeouts] run")
-        timer = threading.Timer(seconds, self.end, (late,))
+        timer = threading.Timer(seconds, self._end, (late,))
         timer.daemon = True
         timer.start()
         try:

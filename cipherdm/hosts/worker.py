@@ -63,7 +63,7 @@ class Worker:
         self._over, self._why = threading.Event(), ""
         names = ("the process of this run", "the gate of this run")
         pids = {name: process.pid for name, process in zip(names, self._processes, strict=False)}
-        end_if_stopped(pids, self._over, self._stopped)
+        end_if_stopped(pids, self._over, self.give_up)
         for name, process in (("party", self._process), ("gate", self._gate)):
             if process is not None and not wait_until_ready(process, self._timeouts.start):
                 self.close()
@@ -82,7 +82,8 @@ class Worker:
         for process in self._processes:
             process.kill()
 
-    def _stopped(self, why: str) -> None:
+    def give_up(self, why: str) -> None:
+        """Kill the process for a reason, which the run that it computes fails with."""
         self._why = why
         self.kill()
 
@@ -175,6 +176,10 @@ class Slots:
             RunFailed: the slot is not free in time, or its process has another generation, or does not start.
         """
         slot, generation = assignment.slot, assignment.generation
+        before = self._workers[slot]
+        if assignment.fresh and before is not None:
+            # Party 0 has ended its run, perhaps because the client has left another party out.
+            before.give_up("party 0 has given the slot of this run to another one")
         # Party 0 gives a slot to the next run when its own process is done; here the run before may end a little later.
         if not self._locks[slot].acquire(timeout=self._host.caller.timeouts.connect):
             raise RunFailed(f"party {self._host.rank} is still at another run in slot {slot}; try again.")

@@ -122,7 +122,7 @@ def test_a_run_has_a_limit_and_frees_its_slot(impatient):
 
 
 def test_a_client_that_leaves_a_party_out_holds_no_slot(impatient):
-    """Party 1 gets ready for such a run. It lets go when party 0 gives up, though its own call with the client goes on."""
+    """Party 1 gets ready for such a run, and its call with the client goes on when party 0 has given up."""
     files, _ = impatient
     with RemoteCluster(files["bob"]) as bob:
         check_product(bob, 3)
@@ -133,7 +133,7 @@ def test_a_client_that_leaves_a_party_out_holds_no_slot(impatient):
         with pytest.raises(grpc.RpcError, match="party 2 has no such run"):
             list(calls[0])
         check_product(bob, 4)  # in the slot that is free again
-    with pytest.raises(grpc.RpcError, match="party 0 has given this run up"):
+    with pytest.raises(grpc.RpcError, match="party 0 has given the slot of this run to another one"):
         list(calls[1])
 
 
