@@ -12,49 +12,27 @@ import lazy_loader
 # OpenSSL looks here first. Processes that are started inherit it.
 os.environ.setdefault("OPENSSL_CONF", os.devnull)
 
+_MODULES = (
+    "approximations calibration costs datasets engine hosts kernels likeness models owner protocols records sampling schedules "
+    "sharing views"
+)
+_NAMES = {
+    "calibration": "calibrate",
+    "costs.networks": "CHEETAH_LAN LAN NETWORKS Network SPU_WAN WAN",
+    "engine.cluster": "LocalCluster",
+    "engine.config": "EngineConfig",
+    "engine.costs": "CostReport",
+    "errors": "CipherDMError",
+    "models.checkpoint": "find_model load_unet save_unet",
+    "owner.ranges": "check_ranges",
+    "protocols.sets": "CIPHERDM CIPHERDM_CORRECTED DIRECT FAST FAST_GUARDED FAST_KERNELS PUMA Protocols",
+    "records": "record",
+    "sampling.pipeline": "load_pipeline",
+    "sampling.sample": "SamplingResult sample",
+    "sampling.text_to_image": "text_to_image",
+    "views.style": "show",
+}
+
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submodules=[
-        "approximations",
-        "calibration",
-        "costs",
-        "datasets",
-        "engine",
-        "hosts",
-        "kernels",
-        "likeness",
-        "models",
-        "owner",
-        "protocols",
-        "records",
-        "sampling",
-        "schedules",
-        "sharing",
-        "views",
-    ],
-    submod_attrs={
-        "calibration": ["calibrate"],
-        "costs.networks": ["CHEETAH_LAN", "LAN", "NETWORKS", "Network", "SPU_WAN", "WAN"],
-        "engine.cluster": ["LocalCluster"],
-        "engine.config": ["EngineConfig"],
-        "engine.costs": ["CostReport"],
-        "errors": ["CipherDMError"],
-        "models.checkpoint": ["find_model", "load_unet", "save_unet"],
-        "owner.ranges": ["check_ranges"],
-        "protocols.sets": [
-            "CIPHERDM",
-            "CIPHERDM_CORRECTED",
-            "DIRECT",
-            "FAST",
-            "FAST_GUARDED",
-            "FAST_KERNELS",
-            "PUMA",
-            "Protocols",
-        ],
-        "records": ["record"],
-        "sampling.pipeline": ["load_pipeline"],
-        "sampling.sample": ["SamplingResult", "sample"],
-        "sampling.text_to_image": ["text_to_image"],
-        "views.style": ["show"],
-    },
+    __name__, _MODULES.split(), {module: names.split() for module, names in _NAMES.items()}
 )

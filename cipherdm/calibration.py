@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CipherDMError
+from .errors import CipherDMError, check_whole
+from .files import check_writable
 from .models import UNet, UNetConditionConfig
 from .owner.calibrate import calibrate as fit_layers
-from .owner.observe import load_calibration, save_calibration
+from .owner.observe import FILE, load_calibration, save_calibration
 from .progress import Progress
 from .sampling.pipeline import Pipeline, embed_prompts
 from .schedules import guided_coefficients, make_schedule
@@ -50,7 +51,7 @@ def calibrate(
 
     Raises:
         CipherDMError: the model is not from a folder or FAST does not compute it, there are no captions or there should be
-            none, or guidance_scale is below 1.
+            none, a number is out of its range, or the folder cannot be written to.
     """
     prompts = isinstance(model, Pipeline)
     unet = model.unet if prompts else model
@@ -62,9 +63,13 @@ def calibrate(
         raise CipherDMError(f"{unet.folder} is no Stable Diffusion folder, and takes no captions.")
     if prompts and not guidance_scale >= 1:  # NaN is refused too
         raise CipherDMError(f"guidance_scale must be at least 1, which means no guidance; got {guidance_scale}.")
-    schedule = make_schedule(unet.scheduler_config, "ddim", timesteps or (50 if prompts else 100))
+    check_writable(unet.folder / FILE)
+    images = (64 if prompts else 24) if images is None else images
+    check_whole("the number of images", images, 1)
+    timesteps = (50 if prompts else 100) if timesteps is None else timesteps
+    schedule = make_schedule(unet.scheduler_config, "ddim", timesteps)
     if not prompts:
-        fits = fit_layers(unet, schedule, images_per_class=images or 24, seed=seed, progress=progress)
+        fits = fit_layers(unet, schedule, images_per_class=images, seed=seed, progress=progress)
         return save_calibration(fits, unet)
     guided = guidance_scale > 1
     if captions is None:
@@ -72,7 +77,7 @@ def calibrate(
             wanted = "give captions like the prompts to come, or a file with one per line."
             raise CipherDMError(f"{unet.folder} has no {CAPTIONS}: {wanted}")
         captions = read_captions(unet.folder / CAPTIONS)
-    chosen = np.linspace(0, len(captions) - 1, min(images or 64, len(captions))).round().astype(int)
+    chosen = np.linspace(0, len(captions) - 1, min(images, len(captions))).round().astype(int)
     embeddings = embed_prompts(model, [captions[index] for index in chosen], guided=guided)
     if guided:
         schedule = replace(schedule, coefficients=guided_coefficients(schedule.coefficients, guidance_scale))
@@ -83,10 +88,8 @@ def calibrate(
 def calibration_of(pipeline: Pipeline) -> dict[str, Any]:
     """Return the guidance scale and the number of timesteps of a pipeline's stored fits.
 
-    The scale is None where the fits do not have it, because they were made for one call of the U-Net.
-
-    Raises:
-        CipherDMError: the model is not calibrated, or has other weights.
+    The scale is None where the fits do not have it, because they were made for one call of the U-Net. Raises CipherDMError if
+    the model is not calibrated, or has other weights.
     """
     stored = load_calibration(pipeline.unet)
     scale = stored.get(GUIDANCE_SCALE)

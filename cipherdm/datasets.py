@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -19,23 +19,16 @@ FOLDER = root() / "data" / "mnist"
 Split = Literal["train", "test"]
 
 
-class _File(NamedTuple):
-    """One packed IDX file: its name, the MD5 of its unpacked bytes, and the shape of the array in it."""
-
-    name: str
-    md5: str
-    shape: tuple[int, ...]
-
-
-# MD5 sums of the unpacked files, since different sources of MNIST pack the same bytes differently.
-_FILES: dict[str, tuple[_File, _File]] = {
+# Name of each packed file, MD5 of its unpacked bytes, since different sources of MNIST pack the same bytes differently, and the
+# shape of the array in it.
+_FILES: dict[str, tuple[tuple[str, str, tuple[int, ...]], ...]] = {
     "train": (
-        _File("train-images-idx3-ubyte.gz", "6bbc9ace898e44ae57da46a324031adb", (60_000, 28, 28)),
-        _File("train-labels-idx1-ubyte.gz", "a25bea736e30d166cdddb491f175f624", (60_000,)),
+        ("train-images-idx3-ubyte.gz", "6bbc9ace898e44ae57da46a324031adb", (60_000, 28, 28)),
+        ("train-labels-idx1-ubyte.gz", "a25bea736e30d166cdddb491f175f624", (60_000,)),
     ),
     "test": (
-        _File("t10k-images-idx3-ubyte.gz", "2646ac647ad5339dbf082846283269ea", (10_000, 28, 28)),
-        _File("t10k-labels-idx1-ubyte.gz", "27ae3e4e09519cfbb04c329615203637", (10_000,)),
+        ("t10k-images-idx3-ubyte.gz", "2646ac647ad5339dbf082846283269ea", (10_000, 28, 28)),
+        ("t10k-labels-idx1-ubyte.gz", "27ae3e4e09519cfbb04c329615203637", (10_000,)),
     ),
 }
 
@@ -66,19 +59,19 @@ def load_mnist(split: Split, *, digits: Sequence[int] | None = None, folder: str
     kept = tuple(range(10)) if digits is None else tuple(digits)
     if not kept or any(digit not in range(10) for digit in kept):
         raise CipherDMError(f"digits={digits!r} is not a choice of MNIST digits. Give one or more of 0 to 9.")
-    pixels, labels = (_read(Path(folder) / file.name, file) for file in _FILES[split])
+    pixels, labels = (_read(Path(folder) / name, *about) for name, *about in _FILES[split])
     chosen = np.isin(labels, kept)
     images = pixels[chosen, None].astype(np.float32) / np.float32(127.5) - np.float32(1)
     return Digits(images, labels[chosen].astype(np.int64))
 
 
-def _read(path: Path, file: _File) -> np.ndarray:
-    """Return the bytes of one IDX file as a uint8 array of `file.shape`, after checking its checksum."""
+def _read(path: Path, md5: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the bytes of one IDX file as a uint8 array of this shape, after checking its checksum."""
 
     def wrong(problem: str) -> CipherDMError:
         return CipherDMError(
-            f"{path} {problem}. Expected a file whose unpacked bytes have MD5 {file.md5}. Restore it with "
-            f"'git checkout -- data/mnist', or put an original {file.name} of MNIST into {path.parent}."
+            f"{path} {problem}. Expected a file whose unpacked bytes have MD5 {md5}. Restore it with "
+            f"'git checkout -- data/mnist', or put an original {path.name} of MNIST into {path.parent}."
         )
 
     try:
@@ -89,10 +82,10 @@ def _read(path: Path, file: _File) -> np.ndarray:
         raw = gzip.decompress(packed)
     except (OSError, EOFError, zlib.error) as error:
         raise wrong(f"is damaged: {len(packed)} bytes with MD5 {_md5(packed)} do not unpack ({error})") from error
-    if _md5(raw) != file.md5:
+    if _md5(raw) != md5:
         raise wrong(f"is damaged or another file: its unpacked bytes have MD5 {_md5(raw)}")
-    header = 4 + 4 * len(file.shape)  # a magic number, then one big-endian int32 for each dimension
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(file.shape)
+    header = 4 + 4 * len(shape)  # a magic number, then one big-endian int32 for each dimension
+    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
 
 
 def _md5(data: bytes) -> str:

@@ -1,9 +1,10 @@
 """Write files so that a reader never meets half of one, and find the checkout."""
 
+import errno
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +24,30 @@ def checkout() -> Path:
             "clone with `pip install -e .`. Folders of your own are given by their paths."
         )
     return root()
+
+
+def check_writable(path: str | Path, formats: Sequence[str] = ()) -> None:
+    """Make sure that `replacing` can write a file, before the work whose result goes there.
+
+    Args:
+        path: file to write or to replace. Its folder may be missing: `replacing` makes it.
+        formats: suffixes of which the file has to have one; by default any will do.
+
+    Raises:
+        CipherDMError: the suffix is another one, the path is that of a folder, or its folder cannot be written to.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.NamedTemporaryFile(prefix=f".{path.stem}-", suffix=path.suffix, dir=folder):
+            pass
+    except OSError as error:
+        remedy = "give the path of a file in a folder that you can write to."
+        raise CipherDMError(f"{path} cannot be written ({error.strerror}): {remedy}") from None
+    if formats and path.suffix.lower() not in formats:
+        raise CipherDMError(f"{path} ends in none of the formats that can be written: {', '.join(formats)}.")
 
 
 @contextmanager

@@ -10,10 +10,8 @@ BEST_PSNR = 120.0  # dB, instead of infinity where two images are equal
 
 def psnr(images: np.ndarray, references: np.ndarray) -> list[float]:
     """Peak signal-to-noise ratio of each image [B, C, H, W] in dB, clipped to [-1, 1] as shown; at most `BEST_PSNR`."""
-    pairs = zip(*(np.clip(x, -1, 1).astype(np.float64) for x in (images, references)), strict=True)
-    with np.errstate(divide="ignore"):  # equal images give infinity
-        ratios = [peak_signal_noise_ratio(reference, image, data_range=2) for image, reference in pairs]
-    return [min(float(ratio), BEST_PSNR) for ratio in ratios]
+    images, references = (np.clip(x, -1, 1) for x in (images, references))
+    return [_ratio(*pair, extent=2.0) for pair in zip(images, references, strict=True)]
 
 
 def extent_psnr(values: np.ndarray, references: np.ndarray) -> list[float]:
@@ -21,12 +19,13 @@ def extent_psnr(values: np.ndarray, references: np.ndarray) -> list[float]:
 
     The peak is the distance of the reference's lowest number from its highest.
     """
-    found = []
-    for value, reference in zip(values, np.asarray(references, np.float64), strict=True):
-        peak = np.square(reference.max() - reference.min())
-        mean = np.square(value - reference).mean()
-        found.append(float(10 * np.log10(peak / max(mean, peak * 10 ** (-BEST_PSNR / 10)))))
-    return found
+    return [_ratio(*pair, extent=np.ptp(pair[1])) for pair in zip(values, np.float64(references), strict=True)]
+
+
+def _ratio(values: np.ndarray, reference: np.ndarray, extent: float) -> float:
+    values, reference = np.float64(values), np.float64(reference)
+    with np.errstate(divide="ignore"):  # equal arrays give infinity
+        return min(float(peak_signal_noise_ratio(reference, values, data_range=extent)), BEST_PSNR)
 
 
 @dataclass(frozen=True)

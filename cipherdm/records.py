@@ -25,12 +25,13 @@ _PACKAGES = ("cipherdm", "spu", "jax", "numpy", "torch", "diffusers", "grpcio")
 def environment() -> dict[str, Any]:
     """Return the machine, the package versions, the commit and the time, as a JSON-ready dictionary.
 
-    "process_seconds" is the age of this process: the time of the command, if it writes its record at its end.
+    "process_seconds" is the age of this process: the time of the command, if it writes its record at its end. It is None where
+    the system does not tell, as without /proc.
     """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
-        "process_seconds": round(time.time() - psutil.Process().create_time(), 1),
+        "process_seconds": _age(),
         "machine": {
             "processor": _processor(),
             "cores": os.cpu_count(),
@@ -47,9 +48,12 @@ def write_record(path: str | Path, contents: dict[str, Any]) -> None:
         temporary.write_text(json.dumps({"environment": environment(), **contents}, indent=1) + "\n")
 
 
-def read_record(path: str | Path) -> dict[str, Any]:
-    """Read what `write_record` wrote."""
-    return json.loads(Path(path).read_text())
+def read_record(path: str | Path, command: str = "") -> dict[str, Any]:
+    """Read what `write_record` wrote. Raises CipherDMError if there is no such file, with the command that makes it."""
+    path = Path(path)
+    if not path.is_file():
+        raise CipherDMError(f"there is no record {path}" + (f": make it with `{command}`." if command else "."))
+    return json.loads(path.read_text())
 
 
 def record(name: str) -> dict[str, Any]:
@@ -69,6 +73,21 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _age() -> float | None:
+    try:
+        return round(time.time() - psutil.Process().create_time(), 1)
+    except (psutil.Error, OSError):
+        return None
+
+
+def load_average() -> float | None:
+    """Return how many processes wanted to run in the last minute; None where the system does not tell, as without /proc."""
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return None
 
 
 def _commit() -> str:

@@ -7,15 +7,13 @@ the sample and output of the step before, so 10 to 15 steps suffice. Classifier-
 here from the betas of a diffusers scheduler. The same table drives plaintext and secure sampling.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from .errors import CipherDMError
+from .errors import CipherDMError, check_whole, refuse
 
 SCHEDULERS = ("ddpm", "ddim", "dpmsolver++")
 # diffusers' classes whose noise levels come from betas, and that leave the model's output as it is: for a model made for one of
@@ -26,16 +24,11 @@ _NAMES = (
 )
 BETA_CLASSES = tuple(f"{name}Scheduler" for name in _NAMES.split())
 # Values of other fields that say that the noise levels do not come from the betas.
-_OTHER_LEVELS = {"use_flow_sigmas": (True,), "timestep_type": ("continuous",), "prediction_type": ("flow_prediction",)}
-_SUPPORTED = f"those that come from betas are, of {', '.join(BETA_CLASSES)}"
+_OTHER_LEVELS = {"use_flow_sigmas": True, "timestep_type": "continuous", "prediction_type": "flow_prediction"}
 _FILE = "scheduler_config.json"
 _BETAS = ("beta_start", "beta_end", "beta_schedule")
-_LEVEL_FIELDS = (
-    *_BETAS,
-    "rescale_betas_zero_snr",
-    "prediction_type",
-    "timestep_spacing",
-)  # named where numbers are not finite
+# Named where coefficients are not finite.
+_LEVEL_FIELDS = (*_BETAS, "rescale_betas_zero_snr", "prediction_type", "timestep_spacing")
 BRANCHES = 2  # outputs per step with guidance: without the prompt (or with the negative one), and with it
 
 
@@ -104,53 +97,23 @@ def make_schedule(
         CipherDMError: an unknown scheduler or prediction type, noise levels that do not come from the configuration's betas, or
             a number out of its range.
     """
-    import diffusers  # which brings PyTorch: importing this module should not take seconds
-
-    if config is None:
-        raise CipherDMError("this model has no scheduler: put its scheduler_config.json beside its config.json.")
     if name not in SCHEDULERS:
         raise CipherDMError(f"unknown scheduler {name!r}: choose one of {', '.join(SCHEDULERS)}.")
-    if name == "dpmsolver++" and clip:
-        raise CipherDMError("dpmsolver++ remembers unclipped predictions; leave clip out, or choose ddim.")
     check_levels(config)
-    # diffusers takes its class's own default for each field listed here, instead of the value that is there.
-    config = {field: value for field, value in config.items() if field != "_use_default_values"}
-    scheduler_class = {"ddpm": diffusers.DDPMScheduler, "ddim": diffusers.DDIMScheduler}.get(
-        name, diffusers.DPMSolverMultistepScheduler
-    )
-    with _refused(config):
-        if config.get("beta_schedule") in ("sigmoid", "laplace"):  # which diffusers computes for DDPM only
-            unscaled = diffusers.DDPMScheduler.from_config(config | {"rescale_betas_zero_snr": False})
-            config |= {"trained_betas": unscaled.betas.tolist()}
-        scheduler = scheduler_class.from_config(config)
-    longest = scheduler.config.num_train_timesteps
-    if len(scheduler.betas) != longest:
-        raise CipherDMError(f"{_FILE} has {len(scheduler.betas)} trained_betas for {longest} num_train_timesteps.")
-    if isinstance(steps, bool) or not isinstance(steps, Integral):
-        raise CipherDMError(f"steps must be a whole number; got {steps!r}.")
-    if not 1 <= steps <= longest:
-        raise CipherDMError(
-            f"steps must be between 1 and {longest}, the number that the model was trained on; got {steps}."
-        )
-    if not 0.0 <= eta <= 1.0:
-        raise CipherDMError(f"eta must be between 0 (no fresh noise) and 1; got {eta}.")
-    if scheduler.config.thresholding:
-        raise CipherDMError("dynamic thresholding needs a quantile of secret values; set thresholding to false.")
-    if not 0 <= start < steps:
-        raise CipherDMError(f"of {steps} steps the first {start} cannot be left out; at least one must remain.")
-    spacing = f"timestep_spacing {scheduler.config.timestep_spacing!r}"
-    with _refused(config):
-        scheduler.set_timesteps(steps)
+    scheduler = _scheduler(config, name, steps)
     timesteps = scheduler.timesteps.numpy().astype(np.int64)
-    if len(timesteps) != steps:
-        raise CipherDMError(
-            f"diffusers takes {len(timesteps)} steps when asked for {steps} ({spacing}): take another number."
-        )
-    if timesteps.max() >= longest:
-        raise CipherDMError(
-            f"{steps} steps begin at timestep {timesteps.max()}, and the model knows 0 to {longest - 1} "
-            f"({spacing}, steps_offset {config.get('steps_offset', 0)}): take fewer steps."
-        )
+    taken, longest = len(timesteps), scheduler.config.num_train_timesteps
+    spacing = f"timestep_spacing {scheduler.config.timestep_spacing!r}, steps_offset {config.get('steps_offset', 0)}"
+    beyond = f"{steps} steps begin at timestep {timesteps.max()}, and the model knows 0 to {longest - 1}"
+    problems = {
+        "dpmsolver++ remembers unclipped predictions: leave clip out, or choose ddim": name == "dpmsolver++" and clip,
+        "dynamic thresholding needs a quantile of secret values: set thresholding to false": scheduler.config.thresholding,
+        f"eta must be between 0 (no fresh noise) and 1; got {eta}": not 0.0 <= eta <= 1.0,
+        f"of {steps} steps the first {start} cannot be left out: at least one must remain": not 0 <= start < steps,
+        f"diffusers takes {taken} steps when asked for {steps} ({spacing}): take another number": taken != steps,
+        f"{beyond} ({spacing}): take fewer steps": timesteps.max() >= longest,
+    }
+    refuse(problems)
     with np.errstate(all="ignore"):  # what is not finite in the end is refused
         if name == "dpmsolver++":
             made = _dpmsolver(scheduler, steps, start)
@@ -166,28 +129,39 @@ def make_schedule(
     return made
 
 
-def check_levels(config: Mapping[str, Any]) -> None:
-    """Raise CipherDMError unless the noise levels of a scheduler's configuration come from betas that it states."""
+def check_levels(config: Mapping[str, Any] | None) -> None:
+    """Raise CipherDMError unless there is a scheduler's configuration whose noise levels come from betas that it states."""
+    if config is None:
+        raise CipherDMError(f"this model has no scheduler: put its {_FILE} beside its config.json.")
     kind = config.get("_class_name")
-    if kind not in (*BETA_CLASSES, None):
-        raise CipherDMError(f"the scheduler is a {kind}, whose noise levels are not supported: {_SUPPORTED}.")
-    for field, others in _OTHER_LEVELS.items():
-        if config.get(field) in others:
-            raise CipherDMError(
-                f"the scheduler's {field} is {config[field]!r}: noise levels of that kind are not supported, {_SUPPORTED}."
-            )
+    others = {f"is a {kind}": kind not in (*BETA_CLASSES, None)}
+    others |= {f"has {field}={value!r}": config.get(field) == value for field, value in _OTHER_LEVELS.items()}
+    ours = f", and only noise levels that come from betas are supported: those of {', '.join(BETA_CLASSES)}."
+    refuse(others, "the scheduler ", ours)
     missing = [field for field in _BETAS if field not in config]
     if missing and config.get("trained_betas") is None:
         raise CipherDMError(f"the scheduler's configuration lacks {', '.join(missing)}: complete {_FILE}.")
 
 
-@contextmanager
-def _refused(config: Mapping[str, Any]) -> Iterator[None]:
-    """Turn what diffusers' schedulers raise for a configuration into an error that names it."""
+def _scheduler(config: Mapping[str, Any], name: str, steps: int):
+    """Return diffusers' scheduler of that name for a configuration, set to so many steps."""
+    import diffusers  # which brings PyTorch: importing this module should not take seconds
+
+    kinds = {"ddpm": diffusers.DDPMScheduler, "ddim": diffusers.DDIMScheduler}
+    # diffusers takes its class's own default for each field listed here, instead of the value that is there.
+    config = {field: value for field, value in config.items() if field != "_use_default_values"}
     try:
-        yield
+        if config.get("beta_schedule") in ("sigmoid", "laplace"):  # which diffusers computes for DDPM only
+            unscaled = diffusers.DDPMScheduler.from_config(config | {"rescale_betas_zero_snr": False})
+            config |= {"trained_betas": unscaled.betas.tolist()}
+        scheduler = kinds.get(name, diffusers.DPMSolverMultistepScheduler).from_config(config)
+        count, longest = len(scheduler.betas), scheduler.config.num_train_timesteps
+        check_whole("steps", steps, 1, longest)
+        refuse({f"{_FILE} has {count} trained_betas for {longest} num_train_timesteps": count != longest})
+        scheduler.set_timesteps(steps)
     except (NotImplementedError, ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
         raise CipherDMError(f"diffusers does not compute the noise levels of this {_FILE}: {error}") from error
+    return scheduler
 
 
 def _onestep(scheduler, name: str, timesteps: np.ndarray, start: int, eta: float, clip: bool) -> Schedule:
@@ -285,7 +259,6 @@ def _dpmsolver(scheduler, steps: int, start: int) -> Schedule:
             raise CipherDMError(
                 f"dpmsolver++ with {field}={scheduler.config[field]!r} is not supported; set {supported!r}."
             )
-    scheduler.set_timesteps(steps)
     ratio = scheduler.sigmas.numpy().astype(np.float64)  # sigma / alpha, [steps + 1]
     alpha = 1 / np.sqrt(ratio**2 + 1)
     sigma = ratio * alpha
@@ -295,7 +268,10 @@ def _dpmsolver(scheduler, steps: int, start: int) -> Schedule:
     toward = alpha[1:] * (1 - decay)
     first_order = np.zeros(steps, bool)
     first_order[start] = True  # the first step that is taken has none before it
-    first_order[-1] |= _ends_in_first_order(scheduler, steps)
+    # As in diffusers, so is the last one if it goes to sigma = 0, or is one of few.
+    config = scheduler.config
+    few = config.lower_order_final and steps < 15
+    first_order[-1] |= few or config.euler_at_final or config.final_sigmas_type == "zero"
     with np.errstate(divide="ignore"):  # the last sigma may be 0, and that step is of first order
         h = -np.log(decay)
     share = np.zeros(steps)
@@ -313,12 +289,6 @@ def _dpmsolver(scheduler, steps: int, start: int) -> Schedule:
         prediction=np.stack([image, output], axis=1)[start:].astype(np.float32),
         clip=None,
     )
-
-
-def _ends_in_first_order(scheduler, steps: int) -> bool:
-    """True if diffusers takes the last step in first order: it goes to sigma = 0, or is one of few."""
-    config = scheduler.config
-    return config.euler_at_final or (config.lower_order_final and steps < 15) or config.final_sigmas_type == "zero"
 
 
 def guided_coefficients(coefficients: np.ndarray, guidance_scale: float) -> np.ndarray:

@@ -10,7 +10,6 @@ repeat. Calls that take more by themselves than their part does, such as for a c
 it. Seconds are those that SPU spends in operators, without reading the program's text, which takes milliseconds at every run.
 """
 
-import os
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +28,7 @@ from cipherdm.engine import CostReport, Graph, LocalCluster, Node, Plan, Spec, c
 from cipherdm.errors import CipherDMError
 from cipherdm.models import UNet, find_model, load_unet, unet_blocks
 from cipherdm.progress import Progress, ProgressBar
+from cipherdm.records import load_average
 from cipherdm.sampling import Task
 from cipherdm.sampling.steps import setup_graph, step_graph
 
@@ -113,7 +113,7 @@ def run(
     if not variants or repetitions < 1:
         raise CipherDMError("there must be at least one variant and one repetition for a breakdown.")
     total = len(variants) * (repetitions + 2)
-    load, start, compiled = os.getloadavg()[0], time.monotonic(), []
+    load, start, compiled = load_average(), time.monotonic(), []
     for index, variant in enumerate(variants):
         progress(index, total, f"{variant.name}: compile")
         compiled.append(_prepare(unet, variant, batch=batch, steps=steps, prefix=f"{index}/"))

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cipherdm.files import checkout
+from cipherdm.cli.options import writable
+from cipherdm.files import check_writable, checkout
 
 from . import discovery
 
@@ -57,7 +58,8 @@ def reproduce(
     ] = False,
     again: Annotated[bool, typer.Option("--again", help="Forget what is finished, and measure again.")] = False,
     costs: Annotated[
-        Path | None, typer.Option(help="Only write the time and memory of finished commands to this JSON file.")
+        Path | None,
+        typer.Option(help="Only write the time and memory of finished commands to this JSON file.", callback=writable),
     ] = None,
 ) -> None:
     """Measure tables and figures again, and compare them with the expected numbers.
@@ -89,6 +91,8 @@ def tables() -> None:
     """Rewrite the tables in documents from the records in data/measurements."""
     from .tables import DOCUMENTS, rewrite
 
+    for document in DOCUMENTS:
+        check_writable(checkout() / document)
     for document in DOCUMENTS:
         changed = rewrite(checkout() / document, checkout() / "data" / "measurements")
         typer.echo(f"{document}: {'rewritten' if changed else 'up to date'}")

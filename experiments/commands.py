@@ -8,13 +8,36 @@ from typing import Annotated, Any, TypeVar
 import pandas as pd
 import typer
 
-from cipherdm.engine import CostReport, Session
+from cipherdm.engine import CostReport
 from cipherdm.errors import CipherDMError
-from cipherdm.files import checkout
+from cipherdm.files import check_writable, checkout
 from cipherdm.progress import Progress
 from cipherdm.records import write_record
 
-RecordOption = Annotated[Path | None, typer.Option(help="The JSON file to write; in data/measurements by default.")]
+
+def _writable_record(record: Path | None) -> Path | None:
+    check_writable(record_path(record, "record"))
+    return record
+
+
+def _writable_folder(folder: Path | None) -> Path | None:
+    if folder is not None:
+        check_writable(folder / "journal.json")
+    return folder
+
+
+# Checked when the command line is read, so before any measurement that would be lost.
+RecordOption = Annotated[
+    Path | None,
+    typer.Option(help="The JSON file to write; in data/measurements by default.", callback=_writable_record),
+]
+KeepOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of finished parts; runs/COMMAND/RECORD by default, COMMAND with underscores.",
+        callback=_writable_folder,
+    ),
+]
 ProtocolsOption = Annotated[str, typer.Option(help="Name of a protocol set.")]
 RepetitionsOption = Annotated[int, typer.Option(help="Counted runs of each; one more warms up.", min=1)]
 BatchOption = Annotated[str, typer.Option(help="Images at a time: one or several numbers, with commas between.")]
@@ -77,9 +100,8 @@ def parse_numbers(text: str, option: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def most_memory(session: Session) -> int:
-    """Return the bytes that a party's process has held at most. Raises CipherDMError where the system does not tell."""
-    peaks = session.peak_memory()
+def most_memory(peaks: Sequence[int]) -> int:
+    """Return the largest of `Session.peak_memory`. Raises CipherDMError where the system does not tell, so that it is empty."""
     if not peaks:
         raise CipherDMError(
             "this system does not tell how much memory a process held, so there can be no record of it."

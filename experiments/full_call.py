@@ -28,7 +28,7 @@ from cipherdm.records import read_record
 from cipherdm.schedules import make_schedule
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 
-from .commands import ProtocolsOption, RecordOption, finish, record_path, silent
+from .commands import KeepOption, ProtocolsOption, RecordOption, finish, record_path, silent
 from .journal import kept
 from .sd15_blockwise import UNetCall, call_in_plaintext, call_on_parties
 from .target import Check, Command, Target, field
@@ -224,9 +224,7 @@ def measure(
         bool, typer.Option("--reduced", help="Use random weights with fewer channels, and smaller latents.")
     ] = False,
     protocols: ProtocolsOption = "fast-kernels",
-    keep: Annotated[
-        Path | None, typer.Option(help="Folder of finished blocks; runs/full_call/RECORD by default.")
-    ] = None,
+    keep: KeepOption = None,
     record: RecordOption = None,
 ) -> None:
     """Call a U-Net of Stable Diffusion's size once on three parties, block by block, against diffusers; can be resumed.

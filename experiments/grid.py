@@ -148,7 +148,7 @@ def grid_sheet(grid: Grid, prompt: int = 0, guidance_scale: float | None = None,
                 axis.set_xlabel(f"{ratio} dB", fontsize=8.5, color=GREY, labelpad=2)
         told += [f"{name} {', '.join(ratios)} dB"] if label != EXACT else []
     text = about["prompts"][prompt]
-    figure.suptitle(f"{text}, {fixed}", fontsize=10)
+    figure.suptitle(f"{text}, {fixed}", fontsize=10, parse_math=False)
     return describe(
         figure,
         f"{text!r} by {about['model']}, {fixed}, emulated in plaintext from the same noise: a row for each protocol set, a "
@@ -163,7 +163,7 @@ class GridPicture(MovingPicture):
         self._grid = grid
         self._names = list(grid.about["protocols"][1:])
         super().__init__(9.2, 2.65)
-        self._title = self.figure.text(0.012, 0.94, "", fontsize=10, va="center")
+        self._title = self.figure.text(0.012, 0.94, "", fontsize=10, va="center", parse_math=False)
         self._images, self._titles = [], []
         for place in range(3):
             axis = self.figure.add_axes((0.012 + 0.22 * place, 0.03, 0.21, 0.21 * 9.2 / 2.65))

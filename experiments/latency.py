@@ -1,6 +1,5 @@
 """The latency model against runs over shaped links: a denoising step, predicted from a run without a network, and run."""
 
-import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from cipherdm.engine import CostReport, LocalCluster
 from cipherdm.errors import CipherDMError
 from cipherdm.models import UNet, find_model, load_unet
 from cipherdm.progress import Progress, ProgressBar
-from cipherdm.records import read_record
+from cipherdm.records import load_average, read_record
 from cipherdm.views.networks import PARTS
 from cipherdm.views.style import PALETTE, describe, new_figure
 
@@ -51,7 +50,7 @@ def run(
         raise CipherDMError("there must be at least one variant, network and repetition to compare.")
     whole = (replace(variant, granularity="step") for variant in variants)
     steps = [prepare(unet, variant, batch=1, prefix=f"{index}/") for index, variant in enumerate(whole)]
-    load, start, rows = os.getloadavg()[0], time.monotonic(), []
+    load, start, rows = load_average(), time.monotonic(), []
     with ExitStack() as stack:
         local = stack.enter_context(LocalCluster())
         shaped = [stack.enter_context(LocalCluster(network=network)) for network in networks]
@@ -136,7 +135,11 @@ def model_check(record: Mapping[str, Any]) -> Figure:
         axis.set_title(variant, fontsize=10)
     axes[0].set_yticks(range(len(rows)), rows["network"])
     axes[0].invert_yaxis()
-    figure.suptitle(f"{record['model']}; percentages: by how much the model is above what was measured", fontsize=9)
+    figure.suptitle(
+        f"{record['model']}; percentages: by how much the model is above what was measured",
+        fontsize=9,
+        parse_math=False,
+    )
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return describe(figure, "Pairs of bars, model above measurement. Predicted: " + "; ".join(told) + ".")
 

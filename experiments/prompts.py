@@ -26,7 +26,7 @@ from cipherdm.views.pictures import grey_levels, wrapped
 from cipherdm.views.style import GREY, describe, new_figure
 
 from . import recording
-from .commands import PromptModel, ProtocolsOption, RecordOption, record_path, silent
+from .commands import PromptModel, ProtocolsOption, RecordOption, most_memory, record_path, silent
 from .markdown import markdown, records_named
 from .recording import draw_levels, image_axes
 from .target import PROMPT_MODEL, Check, Command, Target, of_rows
@@ -93,7 +93,7 @@ def run(
                     "emulated_psnr_db": psnr(emulated.images, exact.images)[0],
                     "whole_seconds": perf_counter() - start,
                     **secure.cost.totals(),
-                    "peak_memory": max(secure.peak_memory),
+                    "peak_memory": most_memory(secure.peak_memory),
                 }
             )
             drawn.append([grey_levels(exact.images[0]), grey_levels(secure.images[0])])
@@ -150,7 +150,7 @@ def prompts_sheet(drawn: DrawnPrompts) -> Figure:
         band, column = divmod(index, columns)
         for way, levels in enumerate(drawn.pictures[:, index]):
             draw_levels(axes[2 * band + way, column], levels)
-        axes[2 * band, column].set_title(title, fontsize=9, pad=4)
+        axes[2 * band, column].set_title(title, fontsize=9, pad=4, parse_math=False)
         told = f"{row['psnr_db']:.1f} dB, {row['seconds']:.0f} s\n{row['bytes'] / 1e6:,.0f} MB"
         axes[2 * band + 1, column].set_xlabel(told, fontsize=8.5, color=GREY, labelpad=3)
     for axis, text in zip(axes[:, 0], ("plaintext", "secure") * bands, strict=True):

@@ -63,7 +63,7 @@ def quality_figure(table: pd.DataFrame, models: Sequence[str], samplers: Sequenc
                 axis.scatter(rows[column], height, **style)
             for row in rows.itertuples():
                 told.append(f"{row.protocols} on {model}, {sampler}: {row.accuracy:.1%}, {row.lenet_fid:.2g}")
-        line[0].set_title(model, fontsize=10, loc="left")
+        line[0].set_title(model, fontsize=10, loc="left", parse_math=False)
         for axis in line:
             axis.grid(axis="x", color="#dddddd")
     panels[0, 0].set_yticks(np.arange(len(names)), names)

@@ -39,15 +39,12 @@ def write(path: str | Path, record: Mapping[str, Any], images: Mapping[str, np.n
 def read(path: str | Path, command: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read what `write` wrote: the record, and images by kind, uint8 [n, ...]. Raises CipherDMError, naming the `command`."""
     path = Path(path)
-    remedy = f"make it with `{command}`."
-    if not path.exists():
-        raise CipherDMError(f"there is no record {path}: {remedy}")
-    record, images = read_record(path), {}
+    record, images = read_record(path, command), {}
     for kind, named in record["pictures"].items():
         beside = path.with_name(named["file"])
         content = beside.read_bytes() if beside.exists() else b""
         if hashlib.sha256(content).hexdigest() != named["sha256"]:
-            raise CipherDMError(f"{beside} is missing or does not belong to {path.name}: {remedy}")
+            raise CipherDMError(f"{beside} is missing or does not belong to {path.name}: make it with `{command}`.")
         with np.load(io.BytesIO(content)) as stored:
             first, difference = stored["plaintext"], stored["difference"]
         images[kind] = np.concatenate([first[None], first + difference.reshape(-1, *first.shape)])

@@ -4,7 +4,6 @@ Each command runs in a process of its own, whose time and memory are noted. A fi
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,8 +19,8 @@ import pandas as pd
 import psutil
 
 from cipherdm.errors import CipherDMError
-from cipherdm.files import checkout, replacing
-from cipherdm.records import environment
+from cipherdm.files import check_writable, checkout, replacing
+from cipherdm.records import environment, load_average
 from cipherdm.views.style import png
 
 from .journal import write_json
@@ -89,8 +88,8 @@ class Run:
         options = [self.command.option, str(target)]
         if self.command.resumes:
             options += ["--keep", str(self._folder / "kept")]
-        load, start = os.getloadavg()[0], time.monotonic()
-        code, memory = _run_watched([sys.executable, "-m", "cipherdm", *self._arguments, *options])
+        load, start = load_average(), time.monotonic()
+        code, memory = _run_watched([sys.executable, "-P", "-m", "cipherdm", *self._arguments, *options])
         seconds = time.monotonic() - start
         if code:
             raise CipherDMError(
@@ -113,13 +112,13 @@ class Run:
         write_json(self._mark, {**self.finished, "published": True})
 
 
-def _run_watched(command: list[str]) -> tuple[int, int]:
-    """Return a command's exit code, and the most bytes of memory that it and all its children held together."""
+def _run_watched(command: list[str]) -> tuple[int, int | None]:
+    """Return a command's exit code, and the most bytes that it and all its children held together, None if not measured."""
     process, peak = subprocess.Popen(command), 0
     try:
         while True:
             try:
-                return process.wait(_WATCH), peak
+                return process.wait(_WATCH), peak or None
             except subprocess.TimeoutExpired:
                 peak = max(peak, _memory(process.pid))
     except BaseException:  # an interruption by the keyboard reaches the command too, which then stops its parties
@@ -129,9 +128,9 @@ def _run_watched(command: list[str]) -> tuple[int, int]:
 
 
 def _memory(pid: int) -> int:
-    """Return the resident bytes of a process and its children. Pages that they share count for each."""
+    """Return the resident bytes of a process and its children, 0 if the system does not tell. Shared pages count for each."""
     total = 0
-    with suppress(psutil.NoSuchProcess):
+    with suppress(psutil.Error, OSError):
         process = psutil.Process(pid)
         for one in (process, *process.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):  # it ended since it was listed
@@ -152,8 +151,10 @@ def reproduce(targets: Sequence[Target], folders: Folders, tell: Callable[[str],
     """Measure targets, and write their records and figures. Return True if all numbers were within their tolerances.
 
     Commands that are finished already are skipped, unless `again` is true. `tell` gets a line before each command, and the
-    results at each target's end. Raises CipherDMError if a command failed.
+    results at each target's end. Raises CipherDMError if a command failed, or a folder cannot be written to.
     """
+    for folder in (folders.state, folders.measurements, folders.figures):
+        check_writable(folder / "record.json")
     runs = {target.name: [Run(command, folders) for command in target.commands] for target in targets}
     if again:
         for run in chain(*runs.values()):

@@ -6,7 +6,6 @@ largest block and the skip connections bound a party's memory and disk. An inter
 journal lacks, in new processes of the parties, which overwrite what an unfinished attempt has left in the files.
 """
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from cipherdm.progress import Progress
 from cipherdm.protocols import Protocols
 from cipherdm.protocols.fast import WEIGHT_BITS
 from cipherdm.protocols.fixed import decode, encode
-from cipherdm.records import environment
+from cipherdm.records import environment, load_average
 from cipherdm.sampling.sample import engine_for
 from cipherdm.sampling.steps import TIME_TERM, WEIGHTS, StepShape, block_node, value_name
 
@@ -136,7 +135,7 @@ def call_in_plaintext(call: UNetCall, progress: Progress = silent) -> np.ndarray
 
 def _run_block(session: Session, call: UNetCall, block: Block, specs: Mapping[str, Spec]) -> dict[str, Any]:
     """Run one block, and return its row."""
-    load = os.getloadavg()[0]
+    load = load_average()
     session.peak_memory(reset=True)
     start = time.perf_counter()
     node, weights = call.node(block, ring=True)
@@ -155,7 +154,7 @@ def _run_block(session: Session, call: UNetCall, block: Block, specs: Mapping[st
         "share_seconds": shared,
         "parameters": parameters,
         "calls": len(plan.calls),
-        "peak_memory": most_memory(session),
+        "peak_memory": most_memory(session.peak_memory()),
         "operators": cost.by_operator()["seconds"].to_dict(),
         "load_before": load,
         "writes": {name: (plan.outputs[name].shape, plan.outputs[name].dtype) for name in node.outputs},

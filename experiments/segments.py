@@ -5,7 +5,6 @@ of one process the sample stays on the parties as shares. In production the clie
 """
 
 import hashlib
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,13 +24,13 @@ from cipherdm.likeness import psnr
 from cipherdm.models import UNet, find_model, load_unet
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import DIRECT, FAST, Protocols, named
-from cipherdm.records import environment
+from cipherdm.records import environment, load_average
 from cipherdm.sampling import Task, engine_for, make_task, plaintext_steps, sampling_nodes
 from cipherdm.views.pictures import grey_levels
 from cipherdm.views.style import PALETTE, describe, new_figure
 
 from . import recording
-from .commands import ProtocolsOption, RecordOption, most_memory, record_path, silent
+from .commands import KeepOption, ProtocolsOption, RecordOption, most_memory, record_path, silent
 from .journal import Journal
 from .recording import draw_levels, labelled_images
 from .target import TINY, Check, Command, Target, field
@@ -148,12 +147,12 @@ def _run_secure(task: Task, parts: Sequence[tuple[int, int]], folder: Path, prog
             # The parties hold the sample, which the segment replaces.
             session.share(part.owner | {name: array for name, array in part.client.items() if name != "sample"})
             session.share(part.public, public=True)
-            load = os.getloadavg()[0]
+            load = load_average()
             row = {
                 "first": first,
                 "steps": steps,
                 **session.run(plan).totals(),
-                "peak_memory": most_memory(session),
+                "peak_memory": most_memory(session.peak_memory()),
             }
             row |= {"load_before": load, "first_of_process": index == done, "commit": commit}
             journal.add(row, session.reveal("sample"))
@@ -220,9 +219,7 @@ def measure(
     batch: Annotated[int, typer.Option(help="Images; labels go through the model's classes.", min=1)] = 2,
     protocols: ProtocolsOption = "fast",
     seed: Annotated[int, typer.Option(help="Seed of the client's noise.")] = 0,
-    keep: Annotated[
-        Path | None, typer.Option(help="Folder of finished segments; runs/segments/RECORD by default.")
-    ] = None,
+    keep: KeepOption = None,
     record: RecordOption = None,
 ) -> None:
     """Sample a long schedule on three parties in segments, beside plaintext from the same noise; can be resumed.

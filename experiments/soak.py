@@ -35,7 +35,7 @@ def run(requests: int = 200, clients: int = 4, *, runs: int = 2, progress: Progr
     """Start three hosts on this machine and have clients make requests, all at the same time. Return the record.
 
     Each request brings numbers of its own, so that an answer to another request would be noticed. The hosts compute `runs` at
-    a time. "memory_bytes" is what each party's processes held together after each request.
+    a time. "memory_bytes" is what each party's processes held together after each request, None where a party does not tell.
     """
     names = [f"client{index}" for index in range(clients)]
     limits = Limits(runs=runs, queue=max(16, clients), runs_per_client=1)
@@ -80,7 +80,7 @@ def growth(record: Mapping[str, Any]) -> list[float]:
     memory = np.asarray(record["memory_bytes"], float)
     quarter = len(memory) // 4
     early, late = memory[quarter : 2 * quarter], memory[-quarter:]
-    return (np.median(late, axis=0) / np.median(early, axis=0) - 1).tolist()
+    return (np.nanmedian(late, axis=0) / np.nanmedian(early, axis=0) - 1).tolist()
 
 
 def _register(files: dict[str, Path]) -> np.ndarray:
@@ -104,15 +104,15 @@ def _one(cluster: RemoteCluster, weights: np.ndarray, generator: np.random.Gener
     return {"error": error, "difference": difference, "seconds": time.perf_counter() - start}
 
 
-def _memory(operator: RemoteCluster) -> list[int]:
-    """Return the bytes that each party's processes hold together, by rank; 0 for a party that does not answer."""
+def _memory(operator: RemoteCluster) -> list[int | None]:
+    """Return the bytes that each party's processes hold together, by rank; None for a party that does not tell."""
     found = [None if isinstance(state, CipherDMError) else state[1] for state in operator.states()]
-    return [s.memory_bytes + sum(p.memory_bytes for p in s.processes) if s is not None else 0 for s in found]
+    return [s and (s.memory_bytes + sum(p.memory_bytes for p in s.processes) or None) for s in found]
 
 
 def endurance(record: Mapping[str, Any]) -> Figure:
     """Draw the seconds of each request of a record, and the memory of each party's processes after it."""
-    seconds, memory = np.asarray(record["request_seconds"]), np.asarray(record["memory_bytes"]) / 2**20
+    seconds, memory = np.asarray(record["request_seconds"]), np.asarray(record["memory_bytes"], float) / 2**20
     figure = new_figure(8.6, 3.2)
     left, right = figure.subplots(1, 2)
     order, ticks = np.arange(1, len(seconds) + 1), [0.25, 0.5, 1, 2, 4, 8, 16]
@@ -123,7 +123,7 @@ def endurance(record: Mapping[str, Any]) -> Figure:
     for rank, held in enumerate(memory.T):
         # Narrower lines over wider ones, since the three nearly coincide.
         right.plot(order, held, color=PALETTE[rank], linewidth=(7, 4, 1.5)[rank], label=f"party {rank}")
-    right.set(xlabel="requests answered", ylabel="MiB of a party's processes", ylim=(0, 1.15 * memory.max()))
+    right.set(xlabel="requests answered", ylabel="MiB of a party's processes", ylim=(0, 1.15 * np.nanmax(memory)))
     right.legend(loc="lower right", frameon=False, fontsize=9)
     for axis in (left, right):
         axis.grid(color="#e5e5e5")
@@ -132,8 +132,8 @@ def endurance(record: Mapping[str, Any]) -> Figure:
     return describe(
         figure,
         f"Left, the seconds of {len(seconds)} requests: {np.median(seconds):.2g} in the middle, {seconds.max():.3g} for the "
-        f"slowest, among the first. Right, the memory of each party, at most {memory.max():.0f} MiB, which from the second "
-        f"quarter to the last grew by {', '.join(f'{share:+.1%}' for share in growth(record))}.",
+        f"slowest, among the first. Right, the memory of each party, at most {np.nanmax(memory):.0f} MiB, which from the "
+        f"second quarter to the last grew by {', '.join(f'{share:+.1%}' for share in growth(record))}.",
     )
 
 

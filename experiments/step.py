@@ -174,7 +174,7 @@ def _peak_memory(step: PreparedStep) -> int:
     with LocalCluster() as cluster:
         step.start(cluster)
         step.run(cluster)
-        return most_memory(cluster.session(step.variant.engine))
+        return most_memory(cluster.session(step.variant.engine).peak_memory())
 
 
 def _row(step: PreparedStep, setup: CostReport | None, costs: list[CostReport], memory: int) -> dict[str, Any]:

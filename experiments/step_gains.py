@@ -139,7 +139,7 @@ def claims_figure(table: pd.DataFrame) -> Figure:
     for model in models:
         first = min(place for name, place in places.items() if name[0] == model)
         style = {"transform": panels[0].get_yaxis_transform(), "fontsize": 9, "weight": "bold", "va": "center"}
-        panels[0].text(0.02, first - 0.5, model, **style)
+        panels[0].text(0.02, first - 0.5, model, parse_math=False, **style)
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return describe(

@@ -78,18 +78,21 @@ def least_seconds(record: dict[str, Any]) -> float:
     return sum(row.get("seconds", 0.0) for row in rows)
 
 
-def parties_memory(record: dict[str, Any]) -> int:
-    """Return three times the most bytes that a party's process held; 0 if the record does not say it."""
-    found = [record.get("peak_memory", 0), record.get("peak_memory_bytes", 0)]
-    found += [row.get("peak_memory", 0) for row in record.get("rows", [])]
-    return 3 * max(max(value, default=0) if isinstance(value, list | tuple) else value for value in found)
+def parties_memory(record: dict[str, Any]) -> int | None:
+    """Return three times the most bytes that a party's process held; None if that was not measured."""
+    found = [record.get("peak_memory"), record.get("peak_memory_bytes")]
+    found += [row.get("peak_memory") for row in record.get("rows", [])]
+    measured = [max(value) if isinstance(value, list | tuple) else value for value in found if value]
+    return 3 * max(measured) if measured else None
 
 
-def _took(known: list[tuple[float, int]], missing: int) -> str:
+def _took(known: list[tuple[float, int | None]], missing: int) -> str:
+    """Say how long runs took together, and the memory of the one that held most, of those where it was measured."""
     if not known:
         return "not timed"
-    memory = max(memory for _, memory in known) / 2**30
-    text = duration(sum(took for took, _ in known), digits=0) + (f", {memory:.1f} GiB" if memory else "")
+    measured = [memory for _, memory in known if memory]
+    held = f", {max(measured) / 2**30:.1f} GiB" if measured else ""
+    text = duration(sum(took for took, _ in known), digits=0) + held
     return text + (f", and {missing} not timed" if missing else "")
 
 

@@ -5,7 +5,6 @@ the client learns more than it should: every sample with its predicted noise is 
 many of them reveal its weights. In production, parties hand out the last sample only, which `cipherdm.sample` fetches.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from cipherdm.models import UNet, find_model, load_unet
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import DIRECT, FAST, Protocols, named
 from cipherdm.protocols.fixed import decode
+from cipherdm.records import load_average
 from cipherdm.sampling import Task, engine_for, make_task, plaintext_steps
 from cipherdm.sampling.sample import at_step
 from cipherdm.sampling.steps import COEFFICIENT_BITS, StepShape, setup_graph, step_graph
@@ -107,7 +107,7 @@ def run(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Sample on three parties and in plaintext from the same noise. Return the record and its images, for `recording.write`."""
     settings = {**labels_or_count(unet, batch), "scheduler": scheduler, "steps": steps, "eta": eta, "seed": seed}
-    load = os.getloadavg()[0]
+    load = load_average()
     task = make_task(unet, protocols=protocols, **settings)
     with LocalCluster() as cluster:
         session = cluster.session(engine_for(protocols))

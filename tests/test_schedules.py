@@ -115,9 +115,9 @@ def test_every_number_of_steps_is_diffusers_or_refused():
     ("change", "message"),
     [
         *(({"_class_name": f"{kind}Scheduler"}, f"is a {kind}Scheduler.*PNDM") for kind in OTHER_FAMILIES),
-        ({"use_flow_sigmas": True}, "use_flow_sigmas is True"),
-        ({"timestep_type": "continuous"}, "timestep_type is 'continuous'"),
-        ({"prediction_type": "flow_prediction"}, "prediction_type is 'flow_prediction'"),
+        ({"use_flow_sigmas": True}, "use_flow_sigmas=True"),
+        ({"timestep_type": "continuous"}, "timestep_type='continuous'"),
+        ({"prediction_type": "flow_prediction"}, "prediction_type='flow_prediction'"),
         ({"beta_start": None, "beta_end": None}, "lacks beta_start, beta_end: complete scheduler_config.json"),
         ({"timestep_spacing": "random"}, "diffusers does not compute .*random"),
         ({"beta_schedule": "cubic"}, "diffusers does not compute .*cubic"),

@@ -1,36 +1,14 @@
 """Approximations of nonlinear functions on shares, by function, and the forms that they are written in."""
 
-from . import exact as exact
-from .approximation import Approximation as Approximation
-from .exp import exp_bounded as exp_bounded
-from .exp import exp_cipherdm as exp_cipherdm
-from .exp import exp_corrected as exp_corrected
-from .exp import exp_limit as exp_limit
-from .exp import exp_puma as exp_puma
-from .fitting import fit_minimax as fit_minimax
-from .fitting import fit_weighted as fit_weighted
-from .gelu import gelu_polynomial as gelu_polynomial
-from .gelu import gelu_puma as gelu_puma
-from .gelu import gelu_quad as gelu_quad
-from .inverses import InverseSqrt as InverseSqrt
-from .inverses import Reciprocal as Reciprocal
-from .knuth import KnuthPolynomial as KnuthPolynomial
-from .mish import mish_cipherdm as mish_cipherdm
-from .mish import mish_corrected as mish_corrected
-from .mish import mish_polynomial as mish_polynomial
-from .piecewise import PiecewisePolynomial as PiecewisePolynomial
-from .piecewise import clamp as clamp
-from .piecewise_costs import Counts as Counts
-from .piecewise_costs import Prices as Prices
-from .silu import quad as quad
-from .silu import silu_bumblebee as silu_bumblebee
-from .silu import silu_cipherdm as silu_cipherdm
-from .silu import silu_corrected as silu_corrected
-from .silu import silu_llama as silu_llama
-from .silu import silu_polynomial as silu_polynomial
-from .softmax import softmax_2quad as softmax_2quad
-from .softmax import softmax_bounded as softmax_bounded
-from .softmax import softmax_cipherdm as softmax_cipherdm
-from .softmax import softmax_corrected as softmax_corrected
-from .softmax import softmax_limit as softmax_limit
-from .softmax import softmax_puma as softmax_puma
+from . import exact
+from .approximation import Approximation
+from .exp import exp_bounded, exp_cipherdm, exp_corrected, exp_limit, exp_puma
+from .fitting import fit_minimax, fit_weighted
+from .gelu import gelu_polynomial, gelu_puma, gelu_quad
+from .inverses import InverseSqrt, Reciprocal
+from .knuth import KnuthPolynomial
+from .mish import mish_cipherdm, mish_corrected, mish_polynomial
+from .piecewise import PiecewisePolynomial, clamp
+from .piecewise_costs import Counts, Prices
+from .silu import quad, silu_bumblebee, silu_cipherdm, silu_corrected, silu_llama, silu_polynomial
+from .softmax import softmax_2quad, softmax_bounded, softmax_cipherdm, softmax_corrected, softmax_limit, softmax_puma

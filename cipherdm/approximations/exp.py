@@ -1,13 +1,7 @@
 """exp(x), and the polynomials that stand for it in a softmax on shares.
 
-For scores minus their row's maximum, x <= 0:
-- `exp_cipherdm`: CipherDM's Chebyshev polynomial of degree 7, as published.
-- `exp_corrected`: the Chebyshev polynomial that CipherDM's is meant to be.
-- `exp_puma`: the limit form (1 + x/2^k)^(2^k), clipped.
-
-For scores that the model's owner has bounded, |x| <= bound:
-- `exp_limit`: the limit form without a clip.
-- `exp_bounded`: a quartic and a few squarings.
+CipherDM's and PUMA's are for scores minus their row's maximum, x <= 0; `exp_limit` and `exp_bounded` for scores that the
+model's owner has bounded, |x| <= bound.
 """
 
 from dataclasses import dataclass

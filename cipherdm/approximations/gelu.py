@@ -1,9 +1,4 @@
-"""GeLU, x times the normal distribution function at x, and the polynomials that stand for it on shares.
-
-- `gelu_puma`: PUMA's segments.
-- `gelu_polynomial`: one polynomial on a calibrated range, without comparisons.
-- `gelu_quad`: MPCFormer's quadratic, for models that are trained with it.
-"""
+"""GeLU, x times the normal distribution function at x, and the polynomials that stand for it on shares."""
 
 from math import inf
 

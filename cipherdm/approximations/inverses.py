@@ -1,7 +1,4 @@
-"""1/sqrt(v) and 1/v by Newton's iteration from a calibrated start.
-
-- `InverseSqrt`: 1/sqrt(v), as GroupNorm and LayerNorm need it.
-- `Reciprocal`: 1/v, as a softmax needs it.
+"""1/sqrt(v), as GroupNorm and LayerNorm need it, and 1/v, as a softmax needs it, by Newton's iteration from a calibrated start.
 
 Both start from a line A - B v of smallest maximum relative error on a range [low, high]: `inverse_sqrt_line` and
 `reciprocal_line` give A and B.

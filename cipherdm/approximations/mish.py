@@ -1,9 +1,4 @@
-"""Mish, x tanh(log(1 + exp(x))), and the polynomials that stand for it on shares.
-
-- `mish_cipherdm`: CipherDM's segments, as published.
-- `mish_corrected`: CipherDM's segments with coefficients that are fitted to Mish.
-- `mish_polynomial`: one polynomial on a calibrated range, without comparisons.
-"""
+"""Mish, x tanh(log(1 + exp(x))), and the polynomials that stand for it on shares."""
 
 from . import exact
 from .knuth import KnuthPolynomial, fit_knuth

@@ -1,9 +1,4 @@
-"""Functions made of polynomials on segments, the form of most published activations.
-
-- `PiecewisePolynomial`: the form, with `activation` and `clamp` as instances of it.
-- `powers`, `products_of`, `weighted_sum`, `weighted_sums`: powers of secret arrays and sums of them with public
-  coefficients, in few rounds and with few truncations.
-"""
+"""Functions made of polynomials on segments, the form of most published activations, in few rounds and few truncations."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

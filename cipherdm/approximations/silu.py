@@ -1,12 +1,4 @@
-"""SiLU, x / (1 + exp(-x)), and the polynomials that stand for it on shares.
-
-- `silu_cipherdm`: CipherDM's segments, as published.
-- `silu_corrected`: CipherDM's segments with coefficients that are fitted to SiLU.
-- `silu_llama`: the segments of SPU's LLaMA example, with the exact x/2 in the middle.
-- `silu_bumblebee`: x times a polynomial for the sigmoid.
-- `silu_polynomial`: one polynomial on a calibrated range, without comparisons.
-- `quad`: a quadratic, for models that are trained with it.
-"""
+"""SiLU, x / (1 + exp(-x)), and the polynomials that stand for it on shares."""
 
 import jax.numpy as jnp
 

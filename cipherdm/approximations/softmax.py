@@ -1,16 +1,7 @@
 """Softmax over the last axis, and what stands for it on shares.
 
-With scores taken below their row's maximum, which costs comparisons:
-- `softmax_cipherdm`: CipherDM's, as published.
-- `softmax_corrected`: CipherDM's with the Chebyshev polynomial that belongs to exp.
-- `softmax_puma`: PUMA's.
-
-With scores that the model's owner has bounded:
-- `softmax_bounded`: exponentials by a quartic and squarings.
-- `softmax_limit`: exponentials by the limit form.
-
-For models that are trained with it:
-- `softmax_2quad`: MPCFormer's, with squares instead of exponentials.
+CipherDM's and PUMA's take scores below their row's maximum, which costs comparisons. `softmax_bounded` and `softmax_limit` are
+for scores that the model's owner has bounded, and `softmax_2quad` is for models that are trained with it.
 """
 
 from dataclasses import dataclass
@@ -133,15 +124,15 @@ class BoundedSoftmax:
         return weights.reshape(exponentials.shape)
 
 
-def softmax_bounded(bound: float, tolerance: float = 0.01, reciprocal: Reciprocal | None = None) -> BoundedSoftmax:
-    """Return the softmax for |s| <= bound by `exp_bounded`, each exponential with a relative error below `tolerance`."""
+def softmax_bounded(bound: float, reciprocal: Reciprocal | None = None) -> BoundedSoftmax:
+    """Return the softmax for |s| <= bound by `exp_bounded`, each exponential with a relative error below 1%."""
     name = f"softmax_bounded{bound:g}".replace(".", "_") + ("_calibrated" if reciprocal else "")
-    return BoundedSoftmax(name, exp_bounded(bound, tolerance), reciprocal)
+    return BoundedSoftmax(name, exp_bounded(bound), reciprocal)
 
 
-def softmax_limit(bound: float, tolerance: float = 0.01) -> BoundedSoftmax:
-    """Return the softmax for |s| <= bound by `exp_limit`, each exponential with a relative error below `tolerance`."""
-    return BoundedSoftmax(f"softmax_limit{bound:g}".replace(".", "_"), exp_limit(bound, tolerance))
+def softmax_limit(bound: float) -> BoundedSoftmax:
+    """Return the softmax for |s| <= bound by `exp_limit`, each exponential with a relative error below 1%."""
+    return BoundedSoftmax(f"softmax_limit{bound:g}".replace(".", "_"), exp_limit(bound))
 
 
 _SHIFT = 5.0  # MPCFormer's, which makes nearly all scores positive

@@ -20,18 +20,9 @@ def build() -> typer.Typer:
     app = typer.Typer(
         help="Secure three-party sampling of diffusion models.", no_args_is_help=True, pretty_exceptions_enable=False
     )
-    for command in (
-        sample.sample,
-        owner.calibrate,
-        owner.check_ranges,
-        explorer.explorer,
-        hosts.certificates,
-        hosts.party,
-        hosts.status,
-        hosts.register,
-        hosts.unregister,
-        hosts.request,
-    ):
+    here = (sample.sample, owner.calibrate, owner.check_ranges, explorer.explorer)
+    of_hosts = (hosts.certificates, hosts.party, hosts.status, hosts.register, hosts.unregister, hosts.request)
+    for command in (*here, *of_hosts):
         app.command()(command)
     for entry in entry_points(group=COMMANDS):
         command = entry.load()

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from ..errors import CipherDMError
+from ..files import check_writable
 from ..progress import ProgressBar
-from .options import ModelArgument, ProtocolsOption, SchedulerOption, parse_labels
+from .options import ModelArgument, OutOption, ProtocolsOption, SchedulerOption, parse_labels
 
 ConfigOption = Annotated[Path, typer.Option(help="TOML file of this role.")]
 
@@ -34,6 +35,7 @@ def certificates(
     """
     from ..hosts import Limits, make_trial
 
+    check_writable(folder / "party0.toml")
     files = make_trial(
         folder, hosts=_split(hosts), port=port, clients=_split(clients), limits=Limits(runs=runs), days=days
     )
@@ -126,9 +128,7 @@ def request(
         Path | None, typer.Option(help="Pipeline folder with tokenizer, text encoder and VAE, for prompts.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise; unpredictable by default.")] = None,
-    out: Annotated[Path, typer.Option(help="Image file to write; a record goes beside it as .json.")] = Path(
-        "request.png"
-    ),
+    out: OutOption = Path("request.png"),
 ) -> None:
     """Have the three parties sample from a registered model, as client. Only this command sees labels, prompts and images."""
     from ..hosts import RemoteCluster, images_of
@@ -141,8 +141,8 @@ def request(
         raise CipherDMError("a prompt needs --components, the folder with the client's tokenizer, and the reverse.")
     asked = {"labels": chosen, "count": count, "seed": seed}
     if prompts or negative_prompt is not None:
-        asked |= {"prompts": prompts, "components": components and load_client_components(components)}
-        asked["negative_prompts"] = None if negative_prompt is None else [negative_prompt] * len(prompts or ())
+        asked |= {"prompts": prompts, "negative_prompts": negative_prompt}
+        asked["components"] = components and load_client_components(components)
     with RemoteCluster(config) as cluster, ProgressBar("call") as bar:
         registered = cluster.models().get(name)
         result = images_of(cluster, name, progress=bar, **asked)

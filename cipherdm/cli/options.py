@@ -1,10 +1,12 @@
 """Options that several commands share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..errors import CipherDMError
+from ..files import check_writable
 
 # Written out, because importing the sets brings JAX, which `cipherdm --help` does without. A test compares.
 PROTOCOL_NAMES = ("direct", "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-kernels", "fast-guarded")
@@ -15,6 +17,31 @@ ProtocolsOption = Annotated[str, typer.Option(help=f"{SETS}.")]
 SchedulerOption = Annotated[
     str,
     typer.Option(help="Scheduler: ddim, ddpm or dpmsolver++. clip_sample of the model's scheduler is not followed."),
+]
+
+FORMATS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".tif", ".tiff", ".webp")
+"""Suffixes of image files that commands write."""
+
+
+def _writable_image(out: Path) -> Path:
+    check_writable(out, FORMATS)
+    check_writable(out.with_suffix(".json"))
+    return out
+
+
+def writable(file: Path | None) -> Path | None:
+    """Return the path of a file to write, if one is given. Raises CipherDMError if it cannot be written."""
+    if file is not None:
+        check_writable(file)
+    return file
+
+
+# Checked when the command line is read, so before any work whose result would be lost.
+OutOption = Annotated[
+    Path, typer.Option(help="Image file to write; a record goes beside it as .json.", callback=_writable_image)
+]
+ScoresOption = Annotated[
+    Path | None, typer.Option(help="JSON file for the scores, if they are to be recorded.", callback=writable)
 ]
 
 

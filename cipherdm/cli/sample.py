@@ -12,7 +12,7 @@ from ..errors import CipherDMError
 from ..files import replacing
 from ..progress import ProgressBar
 from ..records import write_record
-from .options import SETS, ModelOption, SchedulerOption, parse_labels
+from .options import SETS, ModelOption, OutOption, SchedulerOption, parse_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,8 +29,7 @@ def sample(
     scheduler: SchedulerOption = "ddim",
     eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
     protocols: Annotated[
-        str | None,
-        typer.Option(help=f"{SETS}; fast-kernels by default, and fast for a loop."),
+        str | None, typer.Option(help=f"{SETS}; fast-kernels by default, and fast for a loop.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the client's noise.")] = 0,
     granularity: Annotated[str, typer.Option(help="Unit that becomes one program: block, step or loop.")] = "block",
@@ -43,15 +42,14 @@ def sample(
     ] = 7.5,
     image: Annotated[Path | None, typer.Option(help="Image file to start from instead of noise.")] = None,
     strength: Annotated[float, typer.Option(help="Share of the schedule applied to --image, 0 to 1.")] = 0.8,
-    out: Annotated[Path, typer.Option(help="Image file to write; a record goes beside it as .json.")] = Path(
-        "sample.png"
-    ),
+    out: OutOption = Path("sample.png"),
 ) -> None:
     """Sample on three parties, and compare with plaintext sampling from the same noise.
 
     Three processes on this machine compute on secret shares of the weights, the labels or prompts, and the noise. The
     image file shows each result below the one that the exact model gives in plaintext.
     """
+    from .. import sampling
     from ..likeness import psnr
     from ..models import takes_prompts
     from ..protocols import default, named
@@ -64,12 +62,9 @@ def sample(
         if not prompt or labels is not None or count is not None:
             raise CipherDMError(f"{folder} draws from prompts: give --prompt for each image, no labels and no count.")
         loaded, draw, layout = cdm.load_pipeline(folder), cdm.text_to_image, PROMPT_LAYOUT
+        prepare = sampling.text_to_image_task
         about = {"prompts": prompt, "negative_prompt": negative_prompt, "guidance_scale": guidance_scale}
-        asked = {
-            "prompts": prompt,
-            "negative_prompts": None if negative_prompt is None else [negative_prompt] * len(prompt),
-            "guidance_scale": guidance_scale,
-        }
+        asked = {"prompts": prompt, "negative_prompts": negative_prompt, "guidance_scale": guidance_scale}
         if image is not None:
             about |= {"image": image.name, "strength": strength}
             start = read_image(image, loaded.image_size)
@@ -78,10 +73,12 @@ def sample(
     else:
         if prompt or negative_prompt or image:
             raise CipherDMError(f"{folder} is no Stable Diffusion folder, and takes no prompts and no images.")
-        loaded, draw, layout = cdm.load_unet(folder), cdm.sample, {}
+        loaded, draw, prepare, layout = cdm.load_unet(folder), cdm.sample, sampling.make_task, {}
         about = asked = {"labels": parse_labels(labels), "count": count}
         captions = [str(label) for label in asked["labels"] or range(count or 1)]
 
+    # What this set cannot compute, such as a model that is not calibrated, is told before anything is computed.
+    sampling.sampling_nodes(prepare(loaded, protocols=chosen, **asked, **settings).shape, granularity)
     plaintext = draw(loaded, None, protocols=cdm.DIRECT, **asked, **settings)
     with cdm.LocalCluster() as cluster, ProgressBar("call") as bar:
         secure = draw(loaded, cluster, protocols=chosen, granularity=granularity, progress=bar, **asked, **settings)
@@ -114,22 +111,17 @@ def write_figure(figure: "Figure", out: Path, contents: dict[str, Any]) -> str:
 
 
 def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Read an image file as float32 [3, H, W] in [-1, 1], resized.
-
-    Raises:
-        CipherDMError: it cannot be read.
-    """
-    from skimage import color, io, transform  # slow to import, and needed for --image alone
+    """Read an image file as float32 [3, H, W] in [-1, 1], resized. Raises CipherDMError if it cannot be read."""
+    from PIL import Image, ImageOps  # slow to import, and needed for --image alone
+    from skimage import color, transform
 
     try:
-        pixels = io.imread(path)
-    except (OSError, ValueError, SyntaxError) as error:
+        with Image.open(path) as stored:
+            turned = ImageOps.exif_transpose(stored)  # as its camera says that a photograph is to be shown
+            wide = turned.mode.startswith(("I", "F"))  # more than 8 bits of grey, which Pillow would cut off
+            pixels = np.asarray(turned if wide else turned.convert("RGBA"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise CipherDMError(f"{path} cannot be read as an image ({error}).") from error
-    if pixels.ndim == 2:
-        pixels = color.gray2rgb(pixels)
-    elif pixels.shape[-1] == 4:
-        pixels = color.rgba2rgb(pixels)
-    if pixels.ndim != 3 or pixels.shape[-1] != 3:
-        raise CipherDMError(f"{path} holds an array of shape {pixels.shape}; an image has one, three or four channels.")
+    pixels = color.gray2rgb(pixels) if wide else color.rgba2rgb(pixels)
     resized = transform.resize(pixels, size, anti_aliasing=True)  # to [0, 1], whatever the type was
     return np.clip(resized.transpose(2, 0, 1) * 2 - 1, -1, 1).astype(np.float32)

@@ -38,19 +38,16 @@ class StepCost:
 def step_costs(path: str | Path) -> tuple[StepCost, ...]:
     """Read the rows of a record of `cipherdm bench step`, or the sums over a step of one of `cipherdm bench breakdown`.
 
-    Raises:
-        CipherDMError: there is no such record, or it is older than the counting of rounds.
+    Raises CipherDMError if there is no such record, or it is older than the counting of rounds.
     """
     path = Path(path)
     benchmark, _, model = path.stem.partition("_")
-    remedy = f"make it with `cipherdm bench {benchmark} {model}`."
-    if not path.exists():
-        raise CipherDMError(f"there is no record {path}: {remedy}")
-    record = read_record(path)
+    command = f"cipherdm bench {benchmark} {model}"
+    record = read_record(path, command)
     frame = pd.DataFrame(record["rows"])
     missing = " and ".join(name for name in ("rounds", "path_bytes") if name not in frame)
     if missing:
-        raise CipherDMError(f"the rows of {path.name} have no {missing}: {remedy}")
+        raise CipherDMError(f"the rows of {path.name} have no {missing}: make it with `{command}`.")
     if record["benchmark"] == "breakdown":
         frame = frame.groupby("variant", sort=False)[["seconds", "bytes", "rounds", "path_bytes"]].sum().reset_index()
         frame = frame.assign(model=record["model"], batch=record["batch"])

@@ -54,8 +54,7 @@ class LinkShaper:
     def start(self) -> None:
         """Start the process; return when it listens. The parties themselves may start later.
 
-        Raises:
-            CipherDMError: the process did not start.
+        Raises CipherDMError if the process did not start.
         """
         self._temporary = private_folder()
         self._folder = Path(self._temporary.name)

@@ -55,8 +55,7 @@ class Format:
     def split(self, words: np.ndarray) -> np.ndarray:
         """Return the digits of words of any shape: [count, *shape], the lowest first.
 
-        Raises:
-            CipherDMError: the words have another type.
+        Raises CipherDMError if the words have another type.
         """
         if words.dtype != self.word:
             raise CipherDMError(

@@ -63,8 +63,7 @@ def prepare(path: Path, pair: np.ndarray) -> Weights:
 def matmul(weights: Weights, x: np.ndarray, zeros: ZeroShares) -> np.ndarray:
     """Return z [..., O, N] of weights [O, C] times x, whose pair is [2, ..., C, N].
 
-    Raises:
-        CipherDMError: the shapes do not fit.
+    Raises CipherDMError if the shapes do not fit.
     """
     if weights.size != 1 or x.ndim < 3:
         raise CipherDMError(f"a matrix product takes weights [2, O, C] and x [2, ..., C, N], not x of shape {x.shape}")
@@ -99,8 +98,7 @@ def conv2d(
 def batched_product(path: Path, x: np.ndarray, y: np.ndarray, zeros: ZeroShares) -> np.ndarray:
     """Return z [..., M, N] of the products of two secrets with pairs [2, ..., M, K] and [2, ..., K, N], per leading index.
 
-    Raises:
-        CipherDMError: shapes or types do not fit.
+    Raises CipherDMError if shapes or types do not fit.
     """
     if x.ndim < 3 or x.ndim != y.ndim or x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-2] or x.shape[0] != 2:
         raise CipherDMError(

@@ -36,8 +36,7 @@ class Path:
     def form(self, word: type[np.unsignedinteger]) -> Format:
         """Return the format of digits for words of type np.uint64 or np.uint32.
 
-        Raises:
-            CipherDMError: the type is another one.
+        Raises CipherDMError if the type is another one.
         """
         for form in self.forms:
             if form.word == word:
@@ -111,8 +110,7 @@ def product(path: Path, left: Digits, right: Digits, out: np.ndarray | None = No
 def matrix_product(path: Path, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Multiply a [M, K] by b [K, N], arrays of ring words (uint64 or uint32), modulo 2^64 or 2^32.
 
-    Raises:
-        CipherDMError: the arrays have other types, or shapes that do not fit.
+    Raises CipherDMError if the arrays have other types, or shapes that do not fit.
     """
     form = path.form(a.dtype.type)
     return product(path, Digits.left(form, a), Digits.right(form, b.T))
@@ -204,9 +202,7 @@ def trial(word: type[np.unsignedinteger] = np.uint64) -> Trial:
     """Multiply on each fast path. The first call in a process takes a fraction of a second; later calls return its result.
 
     It limits PyTorch to one thread for the rest of the process, since three parties on one machine would disturb each other.
-
-    Raises:
-        CipherDMError: the words are of another type.
+    Raises CipherDMError if the words are of another type.
     """
     torch.set_num_threads(1)
     INTEGERS.form(word)  # refuses other types of words

@@ -73,8 +73,7 @@ def replicate(components: np.ndarray) -> list[np.ndarray]:
 def joined(pairs: Sequence[np.ndarray]) -> np.ndarray:
     """Return the secret's words from the three parties' pairs. For tests and explanations.
 
-    Raises:
-        CipherDMError: two parties hold different words of the component that both have.
+    Raises CipherDMError if two parties hold different words of the component that both have.
     """
     for rank in range(PARTIES):
         if not np.array_equal(pairs[rank][1], pairs[(rank + 1) % PARTIES][0]):

@@ -64,8 +64,7 @@ def agree(exchange: Callable[[bytes], bytes], gather: Callable[[str], Sequence[s
 class AgreedKeys:
     """Two keys of a party, which hand out each run's zero shares once.
 
-    Raises:
-        CipherDMError: a key does not have 32 bytes, or both are equal.
+    Raises CipherDMError if a key does not have 32 bytes, or both are equal.
     """
 
     def __init__(self, own: bytes, next_party: bytes):
@@ -127,8 +126,7 @@ class ZeroShares:
     def add_to(self, words: np.ndarray) -> np.ndarray:
         """Add the next zero share to a contiguous array of ring words, in place, and return the array.
 
-        Raises:
-            CipherDMError: the array is of another kind, or the stream is used up.
+        Raises CipherDMError if the array is of another kind, or the stream is used up.
         """
         if words.dtype not in (np.uint64, np.uint32) or not words.flags.c_contiguous:
             raise CipherDMError("zero shares are added to contiguous arrays of uint64 or uint32; convert the array")

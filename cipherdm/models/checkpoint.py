@@ -37,8 +37,7 @@ _SHOWN = 3  # tensors that an error message names
 def find_model(name: str | Path) -> Path:
     """Return the folder of a model: a path to one, or a name in the checkout's `data/models`.
 
-    Raises:
-        CipherDMError: there is neither; the message lists the names.
+    Raises CipherDMError if there is neither; the message lists the names.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -81,8 +80,7 @@ def how_to_save(folder: Path) -> str:
 def takes_prompts(folder: str | Path) -> bool:
     """Return True for the folder of a Stable Diffusion pipeline, and False for that of a UNet2DModel or its pipeline.
 
-    Raises:
-        CipherDMError: the folder is that of another pipeline.
+    Raises CipherDMError if the folder is that of another pipeline.
     """
     index = Path(folder) / PIPELINE
     kind = read_json(index).get("_class_name") if index.is_file() else _PLAIN[0]
@@ -149,11 +147,8 @@ def load_unet(folder: str | Path, *, lazily: bool = False) -> UNet:
 def save_unet(unet: UNet, folder: str | Path) -> None:
     """Write `unet`, and its scheduler if it has one, so that diffusers loads them with from_pretrained.
 
-    Each file appears whole or not at all.
-
-    Raises:
-        CipherDMError: the weights do not fit the configuration, are not finite or beyond MAX_WEIGHT, or the folder cannot be
-            written.
+    Each file appears whole or not at all. Raises CipherDMError if the weights do not fit the configuration, are not finite or
+    beyond MAX_WEIGHT, or the folder cannot be written.
     """
     folder = Path(folder)
     params = {name: np.ascontiguousarray(value, np.float32) for name, value in unet.params.items()}

@@ -21,8 +21,10 @@ class _Config:
     _kind: ClassVar[str]
     # Field: its supported values. diffusers has more; nobody should get another network than they asked for.
     _choices: ClassVar[Mapping[str, tuple]]
-    # Options that diffusers has for other families of models. One value of each is supported, so it is not stored.
+    # Options that diffusers has for other families of models. One value of each is supported, so it is not stored; those in
+    # `_off` have to be off, which False and None both say.
     _absent: ClassVar[Mapping[str, Any]] = {}
+    _off: ClassVar[str] = ""
     _down_blocks: ClassVar[tuple[str, ...]]
     _up_blocks: ClassVar[tuple[str, ...]]
     # Fields that are positive whole numbers, and those that may be None instead.
@@ -56,21 +58,18 @@ class _Config:
     def from_diffusers(cls, values: Mapping[str, Any]) -> Self:
         """Read the contents of a diffusers `config.json`.
 
-        Keys that diffusers' class does not know are left out, as diffusers does.
-
-        Raises:
-            CipherDMError: a value is not supported, an option without a field here is on, or the contents belong to another
-                class of model.
+        Keys that diffusers' class does not know are left out, as diffusers does. Raises CipherDMError if a value is not
+        supported, an option without a field here is on, or the contents belong to another class of model.
         """
         kind = values.get("_class_name", cls._kind)
         if kind != cls._kind:
             raise CipherDMError(f"The configuration is of a {kind}, and not of a {cls._kind}.")
-        for name, supported in cls._absent.items():
+        for name, supported in (cls._absent | dict.fromkeys(cls._off.split())).items():
             value = values.get(name, supported)
             entries = value if isinstance(value, list | tuple) and value else [value]  # one for all levels, or one each
             for entry in entries:
                 if entry != supported and (entry or supported):  # False and None say the same
-                    raise _unsupported(name, value, repr(supported))
+                    raise _unsupported(name, value, repr(supported) if supported else "off")
         known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         known = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
         for name in _TUPLES:
@@ -104,12 +103,10 @@ class _Config:
 class UNetConfig(_Config):
     """diffusers' UNet2DModel configuration: its field names and defaults, with tuples for lists, hashable.
 
-    `dropout` is kept for those who train with diffusers; this package drops nothing.
-    Two things are ours, for models distilled into cheaper functions, and diffusers refuses to load them: the activation
-    "quad", which also replaces the SiLU before the last convolution, and `attention_kernel="linear"`.
-
-    Raises:
-        CipherDMError: this package does not compute what a field asks for.
+    `dropout` is kept for those who train with diffusers; this package drops nothing. Two things are ours, for models distilled
+    into cheaper functions, and diffusers refuses to load them: the activation "quad", which also replaces the SiLU before the
+    last convolution, and `attention_kernel="linear"`. Raises CipherDMError if this package does not compute what a field asks
+    for.
     """
 
     _kind = "UNet2DModel"
@@ -189,12 +186,10 @@ class UNetConfig(_Config):
 class UNetConditionConfig(_Config):
     """diffusers' UNet2DConditionModel configuration, of Stable Diffusion 1 and 2: its field names and defaults, hashable.
 
-    `attention_head_dim` is the number of heads, of all levels or of each: diffusers takes it so for this class, whatever
-    the name says. `upcast_attention` asks for float32 inside models of half precision; here everything is float32, so it
-    changes nothing. `dropout` is kept for those who train with diffusers.
-
-    Raises:
-        CipherDMError: this package does not compute what a field asks for.
+    `attention_head_dim` is the number of heads, of all levels or of each: diffusers takes it so for this class, whatever the
+    name says. `upcast_attention` asks for float32 inside models of half precision; here everything is float32, so it changes
+    nothing. `dropout` is kept for those who train with diffusers. Raises CipherDMError if this package does not compute what a
+    field asks for.
     """
 
     _kind = "UNet2DConditionModel"
@@ -210,28 +205,18 @@ class UNetConditionConfig(_Config):
     _down_blocks = ("DownBlock2D", "CrossAttnDownBlock2D")
     _up_blocks = ("UpBlock2D", "CrossAttnUpBlock2D")
     _counts = (*_Config._counts, "cross_attention_dim", "transformer_layers_per_block")
+    _off = (
+        "center_input_sample only_cross_attention mid_block_only_cross_attention dual_cross_attention num_attention_heads "
+        "reverse_transformer_layers_per_block encoder_hid_dim encoder_hid_dim_type class_embed_type addition_embed_type "
+        "resnet_skip_time_act time_embedding_act_fn timestep_post_act time_cond_proj_dim class_embeddings_concat "
+        "cross_attention_norm"
+    )
     _absent = {
-        "center_input_sample": False,
-        "only_cross_attention": False,
-        "mid_block_only_cross_attention": None,
-        "dual_cross_attention": False,
-        "num_attention_heads": None,
-        "reverse_transformer_layers_per_block": None,
-        "encoder_hid_dim": None,
-        "encoder_hid_dim_type": None,
-        "class_embed_type": None,
-        "addition_embed_type": None,
-        "resnet_skip_time_act": False,
         "resnet_out_scale_factor": 1,
         "time_embedding_type": "positional",
-        "time_embedding_act_fn": None,
-        "timestep_post_act": None,
-        "time_cond_proj_dim": None,
         "conv_in_kernel": 3,
         "conv_out_kernel": 3,
         "attention_type": "default",
-        "class_embeddings_concat": False,
-        "cross_attention_norm": None,
     }
 
     sample_size: int | tuple[int, int] | None = None

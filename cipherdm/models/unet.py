@@ -82,8 +82,7 @@ def apply_unet(
         CipherDMError: shapes do not fit the configuration.
     """
     sample = jnp.asarray(sample, jnp.float32)
-    _check_inputs(config, sample, class_onehot)
-    _check_prompt(config, sample, encoder_hidden_states)
+    _check_inputs(config, sample, class_onehot, encoder_hidden_states)
     values = {"sample": sample, "timestep": jnp.asarray(timestep, jnp.float32).reshape(1)}
     if class_onehot is not None:
         values["class_onehot"] = jnp.asarray(class_onehot, jnp.float32)
@@ -124,33 +123,28 @@ def check_draws_without_prompt(unet: UNet) -> None:
         )
 
 
-def _check_inputs(config: UNetConfig | UNetConditionConfig, sample, class_onehot) -> None:
-    factor = 2 ** (len(config.block_out_channels) - 1)
-    shape = sample.shape
+def _check_inputs(config: UNetConfig | UNetConditionConfig, sample, class_onehot, encoder_hidden_states) -> None:
+    """Raise CipherDMError unless the arrays have the shapes that the configuration asks for."""
+    arrays = (sample, class_onehot, encoder_hidden_states)
+    shape, labels, prompt = (None if array is None else jnp.shape(array) for array in arrays)
+    factor, classes = 2 ** (len(config.block_out_channels) - 1), config.num_class_embeds
     if len(shape) != 4 or shape[1] != config.in_channels or shape[2] % factor or shape[3] % factor:
         raise CipherDMError(
             f"The sample has shape {shape}. It must be [batch, {config.in_channels}, height, width], with height and "
             f"width multiples of {factor}."
         )
-    if config.num_class_embeds is None and class_onehot is not None:
-        raise CipherDMError("The U-Net has no class embedding, so it takes no labels; leave class_onehot out.")
-    if config.num_class_embeds is not None:
-        expected = (shape[0], config.num_class_embeds)
-        if class_onehot is None or jnp.shape(class_onehot) != expected:
-            got = "None" if class_onehot is None else f"of shape {jnp.shape(class_onehot)}"
-            raise CipherDMError(f"The U-Net is conditional: class_onehot must have shape {expected}, and is {got}.")
-
-
-def _check_prompt(config: UNetConfig | UNetConditionConfig, sample, encoder_hidden_states) -> None:
+    if labels != (wanted := None if classes is None else (shape[0], classes)):
+        remedy = "there is no class embedding, so leave it out" if classes is None else f"it must have shape {wanted}"
+        raise CipherDMError(f"The U-Net's class_onehot {_told(labels)}: {remedy}.")
     if not isinstance(config, UNetConditionConfig):
-        if encoder_hidden_states is not None:
+        if prompt is not None:
             raise CipherDMError("A UNet2DModel attends to no prompt; leave encoder_hidden_states out.")
-        return
-    batch, width = sample.shape[0], config.cross_attention_dim
-    shape = None if encoder_hidden_states is None else jnp.shape(encoder_hidden_states)
-    if shape is None or len(shape) != 3 or shape[0] != batch or shape[1] == 0 or shape[2] != width:
-        got = "missing" if shape is None else f"of shape {shape}"
+    elif prompt is None or len(prompt) != 3 or not prompt[1] or prompt[::2] != (shape[0], config.cross_attention_dim):
         raise CipherDMError(
-            f"The U-Net attends to a prompt: encoder_hidden_states must be [{batch}, tokens, {width}], one row of tokens a "
-            f"sample, as wide as cross_attention_dim, and is {got}."
+            f"The U-Net attends to a prompt: encoder_hidden_states must be [{shape[0]}, tokens, {config.cross_attention_dim}], "
+            f"one row of tokens a sample, as wide as cross_attention_dim, and {_told(prompt)}."
         )
+
+
+def _told(shape: tuple[int, ...] | None) -> str:
+    return "is missing" if shape is None else f"has shape {shape}"

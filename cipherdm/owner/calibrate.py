@@ -6,7 +6,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ..approximations import exact
-from ..errors import CipherDMError
+from ..errors import CipherDMError, check_whole, refuse
 from ..models.blocks import GROUP_NORM_EPS, LAYER_NORM_EPS
 from ..models.config import UNetConditionConfig
 from ..models.layout import unet_blocks
@@ -85,9 +85,10 @@ def calibrate(
         progress: called as progress(done, steps, "calibrate") after each step.
 
     Raises:
-        CipherDMError: FAST does not compute the model, or embeddings are given to a model without prompts or not given to one
-            with prompts.
+        CipherDMError: FAST does not compute the model, a number is out of its range, or embeddings are given to a model without
+            prompts or not given to one with prompts.
     """
+    check_whole("the seed", seed, 0)
     check_computed_by_fast(unet)
     if embeddings is not None and not isinstance(unet.config, UNetConditionConfig):
         raise CipherDMError("A UNet2DModel attends to no prompt; leave embeddings out.")
@@ -114,9 +115,7 @@ def check_computed_by_fast(unet: UNet) -> None:
         "act_fn='gelu' in residual blocks": config.act_fn == "gelu",
         "attention without normalisation": any(dict(block.static)["groups"] is None for block in attention),
     }
-    found = [problem for problem, present in problems.items() if present]
-    if found:
-        raise CipherDMError(f"FAST does not compute {', '.join(found)}, which this model has; choose another set.")
+    refuse(problems, "FAST does not compute ", ", which this model has; choose another set.")
 
 
 class _Recorder:

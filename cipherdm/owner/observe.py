@@ -119,10 +119,7 @@ def observe(
 def one_hot_labels(unet: UNet, per_class: int) -> np.ndarray:
     """Return labels 0, 1, ..., 0, 1, ... for `per_class` images of each class, as float32 rows [B, classes].
 
-    A model without classes has one.
-
-    Raises:
-        CipherDMError: the model takes prompts.
+    A model without classes has one. Raises CipherDMError if the model takes prompts.
     """
     check_draws_without_prompt(unet)
     return np.tile(np.eye(unet.config.num_class_embeds or 1, dtype=np.float32), (per_class, 1))

@@ -8,7 +8,7 @@ from math import inf
 import numpy as np
 
 from ..approximations.softmax import ShiftedSoftmax
-from ..errors import CipherDMError
+from ..errors import CipherDMError, check_whole
 from ..models.config import UNetConditionConfig
 from ..models.unet import UNet
 from ..progress import Progress
@@ -85,8 +85,8 @@ def check_ranges(
         set is restricted there are none, and no image is sampled.
 
     Raises:
-        CipherDMError: a number is below 1; the model has no scheduler or takes prompts; the set needs a calibration that the
-            model lacks; or a restricted activation gets values that are not observed.
+        CipherDMError: a number is out of its range; the model has no scheduler or takes prompts; the set needs a calibration
+            that the model lacks; or a restricted activation gets values that are not observed.
     """
     unet = getattr(model, "unet", model)  # of a pipeline, which is refused here
     if isinstance(unet.config, UNetConditionConfig):
@@ -94,8 +94,8 @@ def check_ranges(
             f"{unet.folder or 'This model'} takes prompts, and ranges are checked for models with labels only. Compare images "
             "instead: text_to_image(pipeline, None, ...) with FAST and with DIRECT."
         )
-    if per_class < 1:
-        raise CipherDMError(f"there must be at least 1 image of each class; got {per_class}.")
+    check_whole("the number of images of each class", per_class, 1)
+    check_whole("the seed", seed, 0)
     labels = one_hot_labels(unet, per_class)
     schedule = make_schedule(unet.scheduler_config, "ddim", steps)
     if protocols.prepare is None:

@@ -6,18 +6,10 @@ from typing import Literal
 
 import jax
 
-from ..approximations import (
-    gelu_puma,
-    mish_cipherdm,
-    mish_corrected,
-    quad,
-    silu_cipherdm,
-    silu_corrected,
-    silu_llama,
-    softmax_cipherdm,
-    softmax_corrected,
-    softmax_puma,
-)
+from ..approximations.gelu import gelu_puma
+from ..approximations.mish import mish_cipherdm, mish_corrected
+from ..approximations.silu import quad, silu_cipherdm, silu_corrected, silu_llama
+from ..approximations.softmax import softmax_cipherdm, softmax_corrected, softmax_puma
 from ..errors import CipherDMError
 from . import direct, fast, fast_attention, fast_kernels, fast_norms
 
@@ -112,33 +104,18 @@ CIPHERDM = replace(
 
 # CipherDM's structure with coefficients that are fitted to the functions.
 CIPHERDM_CORRECTED = replace(
-    CIPHERDM,
-    name="cipherdm-corrected",
-    silu=silu_corrected,
-    mish=mish_corrected,
-    softmax=softmax_corrected,
+    CIPHERDM, name="cipherdm-corrected", silu=silu_corrected, mish=mish_corrected, softmax=softmax_corrected
 )
 
 # PUMA's softmax and GeLU. PUMA has no SiLU and no Mish: SiLU is that of SPU's LLaMA example, which has the form of PUMA's
 # GeLU, and Mish stays exact.
-PUMA = replace(
-    DIRECT,
-    name="puma",
-    silu=silu_llama,
-    gelu=gelu_puma,
-    softmax=softmax_puma,
-    time_embedding="precomputed",
-)
+PUMA = replace(DIRECT, name="puma", silu=silu_llama, gelu=gelu_puma, softmax=softmax_puma, time_embedding="precomputed")
 
 # Ours, on `Fixed` numbers and weights that the owner has calibrated and folded. Activations and softmax exist in it only
 # within the layers that use them.
 FAST = Protocols(
     name="fast",
-    silu=fast.unsupported,
-    mish=fast.unsupported,
-    gelu=fast.unsupported,
-    quad=fast.unsupported,
-    softmax=fast.unsupported,
+    **dict.fromkeys(("silu", "mish", "gelu", "quad", "softmax"), fast.unsupported),
     group_norm=fast_norms.group_norm,
     norm_activation=fast.norm_activation,
     layer_norm=fast_norms.layer_norm,

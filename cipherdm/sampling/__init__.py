@@ -2,15 +2,17 @@
 
 import lazy_loader
 
-from .roles import Task as Task
-from .sample import Granularity as Granularity
-from .sample import SamplingResult as SamplingResult
-from .sample import Settings as Settings
-from .sample import engine_for as engine_for
-from .sample import make_task as make_task
-from .sample import plaintext_steps as plaintext_steps
-from .sample import sample as sample
-from .sample import sampling_nodes as sampling_nodes
+from .roles import Task
+from .sample import (
+    Granularity,
+    SamplingResult,
+    Settings,
+    engine_for,
+    make_task,
+    plaintext_steps,
+    sample,
+    sampling_nodes,
+)
 
 # Imported when they are first used: prompts need PyTorch, transformers and diffusers.
 __getattr__, _, _ = lazy_loader.attach(

@@ -16,7 +16,7 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..errors import CipherDMError
+from ..errors import CipherDMError, refuse
 from ..models import UNet, UNetConditionConfig, load_unet, takes_prompts
 from ..models.checkpoint import PIPELINE, existing_folder, first, how_to_save, read_json
 from ..schedules import check_levels
@@ -65,11 +65,9 @@ def load_pipeline(folder: str | Path) -> Pipeline:
     """Read a folder that StableDiffusionPipeline.save_pretrained wrote: SD 1.x and 2.x with CLIP's tokenizer.
 
     A safety checker and its feature extractor are not read. Schedules count timesteps with steps_offset 1 and without
-    clip_sample, whatever the folder says, as in StableDiffusionPipeline. Weights of any type become float32.
-
-    Raises:
-        CipherDMError: the pipeline is of another kind, or a component is missing, unreadable, of an unsupported kind, or
-            does not fit the others.
+    clip_sample, whatever the folder says, as in StableDiffusionPipeline. Weights of any type become float32. Raises
+    CipherDMError if the pipeline is of another kind, or a component is missing, unreadable, of an unsupported kind, or does not
+    fit the others.
     """
     folder = existing_folder(folder)
     _check_files(folder, _FILES)
@@ -88,8 +86,7 @@ def load_pipeline(folder: str | Path) -> Pipeline:
 def load_client_components(folder: str | Path) -> ClientComponents:
     """Read the client's components of a pipeline's folder, whose U-Net may be missing.
 
-    Raises:
-        CipherDMError: the pipeline is of another kind, or one of these components is missing or unreadable.
+    Raises CipherDMError if the pipeline is of another kind, or one of these components is missing or unreadable.
     """
     folder = existing_folder(folder)
     _check_files(folder, _CLIENT_FILES)
@@ -164,9 +161,7 @@ def _check_fit(folder: Path, pipeline: Pipeline) -> None:
         "the U-Net has classes beside prompts": config.num_class_embeds is not None,
         "the U-Net's sample_size is missing": config.sample_size is None,
     }
-    found = [problem for problem, present in problems.items() if present]
-    if found:
-        raise CipherDMError(f"{folder} cannot draw from a prompt: {'; '.join(found)}.")
+    refuse(problems, f"{folder} cannot draw from a prompt: ")
 
 
 def embed_prompts(
@@ -179,10 +174,8 @@ def embed_prompts(
     """Return the embeddings that the U-Net attends to: float32 [B, tokens, width], or [2 B, tokens, width] if guided.
 
     With guidance the negative prompts, empty by default, come first. Prompts are padded to the tokenizer's length, and longer
-    ones are cut, as in diffusers, with a warning that quotes the rest.
-
-    Raises:
-        CipherDMError: there is no prompt, or not one negative prompt per prompt.
+    ones are cut, as in diffusers, with a warning that quotes the rest. Raises CipherDMError if there is no prompt, or not one
+    negative prompt per prompt.
     """
     if not prompts:
         raise CipherDMError("there must be at least one prompt.")
@@ -219,8 +212,7 @@ def decode_latents(pipeline: ClientComponents, latents: np.ndarray) -> np.ndarra
 def encode_images(pipeline: Pipeline, images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Encode images [B, 3, H, W] in [-1, 1] to latents [B, C, h, w], drawn from the VAE's posterior.
 
-    Raises:
-        CipherDMError: the images have another size than those that the model draws, or values out of range.
+    Raises CipherDMError if the images have another size than those that the model draws, or values out of range.
     """
     images = np.asarray(images, np.float32)
     size = (pipeline.vae.config.in_channels, *pipeline.image_size)

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 
 from ..engine import Session, Spec
-from ..errors import CipherDMError
+from ..errors import CipherDMError, check_whole
 from ..models import UNetConfig
 from ..owner import PreparedWeights
 from ..protocols.fast import WEIGHT_BITS
@@ -92,8 +91,7 @@ def client_values(
     Raises:
         CipherDMError: a label that the model does not have.
     """
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
-        raise CipherDMError(f"the seed must be a whole number from 0 on; got {seed!r}.")
+    check_whole("the seed", seed, 0)
     generator = np.random.default_rng(seed)
     noise = generator.standard_normal(shape.image_shape, dtype=np.float32)
     values = {"sample": noise if start is None else start}
@@ -136,8 +134,7 @@ def whole_labels(labels: Sequence[int] | np.ndarray | None) -> list[int] | None:
 def one_hot(labels: Sequence[int], config: UNetConfig) -> np.ndarray:
     """Return labels as float32 rows [B, num_class_embeds] with a single one.
 
-    Raises:
-        CipherDMError: a label is out of range, or the model has no classes.
+    Raises CipherDMError if a label is out of range, or the model has no classes.
     """
     classes = config.num_class_embeds
     if classes is None:

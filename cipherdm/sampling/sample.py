@@ -10,14 +10,14 @@ import jax
 import numpy as np
 
 from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node, compile_plan
-from ..errors import CipherDMError
+from ..errors import CipherDMError, check_whole
 from ..models import UNet, check_draws_without_prompt
 from ..owner import prepare_weights
 from ..progress import Progress
 from ..protocols import DIRECT, Protocols
 from ..protocols.fixed import ENGINE_FRACTION_BITS
 from ..schedules import BRANCHES, Schedule, guided_coefficients, make_schedule
-from .roles import Task, client_values, owner_values, public_values, whole_labels
+from .roles import Task, client_values, one_hot, owner_values, public_values, whole_labels
 from .steps import Loop, StepShape, setup_graph, step_graph
 
 # Size beyond which a number of a sample counts as an overflow on shares. Images lie in [-1, 1] and latents have about unit
@@ -86,18 +86,8 @@ def sample(
         CipherDMError: an unknown scheduler, a number of steps or a label out of range, numbers that left the ring's range, or a
             failure of the cluster.
     """
-    task = make_task(
-        unet,
-        labels=labels,
-        count=count,
-        steps=steps,
-        scheduler=scheduler,
-        eta=eta,
-        clip=clip,
-        protocols=protocols,
-        seed=seed,
-        ring=cluster is not None,
-    )
+    asked = {"labels": labels, "count": count, "steps": steps, "scheduler": scheduler, "eta": eta, "clip": clip}
+    task = make_task(unet, **asked, protocols=protocols, seed=seed, ring=cluster is not None)
     result = run_task(task, cluster, granularity=granularity, engine=engine, progress=progress)
     check_sample(result.images, task.shape)
     return result
@@ -108,8 +98,7 @@ def make_task(
 ) -> Task:
     """Return what `sample` runs for the same arguments; `settings` are fields of `Settings`.
 
-    Raises:
-        CipherDMError: an argument is out of its range.
+    Raises CipherDMError if an argument is out of its range.
     """
     check_draws_without_prompt(unet)
     labels = whole_labels(labels)
@@ -136,8 +125,7 @@ class Settings:
     def schedule(self, unet: UNet, **options) -> Schedule:
         """The coefficients of all steps; `options` are those of `make_schedule`.
 
-        Raises:
-            CipherDMError: the model has no scheduler, or a number is out of its range.
+        Raises CipherDMError if the model has no scheduler, or a number is out of its range.
         """
         return make_schedule(unet.scheduler_config, self.scheduler, self.steps, eta=self.eta, **options)
 
@@ -176,8 +164,7 @@ def run_task(
 ) -> SamplingResult:
     """Run a task on a cluster or in plaintext; the other arguments are those of `sample`.
 
-    Raises:
-        CipherDMError: an unknown granularity, or a failure of the cluster.
+    Raises CipherDMError for an unknown granularity, or a failure of the cluster.
     """
     if cluster is None:
         *_, last = plaintext_steps(task)
@@ -220,11 +207,12 @@ def _batch(unet: UNet, labels: Sequence[int] | None, count: int | None) -> int:
         raise CipherDMError(
             f"this model is conditional: give each image a label of 0 to {unet.config.num_class_embeds - 1}."
         )
-    if not conditional and labels:
-        raise CipherDMError("this model has no classes; leave the labels out and say how many images you want.")
+    if labels:
+        one_hot(labels, unet.config)  # which refuses those that the model does not have
     batch = len(labels) if conditional else (1 if count is None else count)
-    if batch < 1 or (conditional and count not in (None, batch)):
-        raise CipherDMError(f"count is {count}, but there must be at least one image, and one per label.")
+    check_whole("count", batch, 1)
+    if conditional and count not in (None, batch):
+        raise CipherDMError(f"count is {count}, and there are {batch} labels: give one per image.")
     return batch
 
 
@@ -258,8 +246,7 @@ def _jitted(graph: Graph):
 def sampling_nodes(shape: StepShape, granularity: Granularity) -> list[Node]:
     """Return the whole run as nodes, each of which becomes one program call.
 
-    Raises:
-        CipherDMError: an unknown granularity.
+    Raises CipherDMError for an unknown granularity.
     """
     setup, step = setup_graph(shape), step_graph(shape)
     nodes = [] if setup is None else list(setup.nodes)

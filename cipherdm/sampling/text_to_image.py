@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..engine import EngineConfig, LocalCluster
-from ..errors import CipherDMError
+from ..errors import CipherDMError, check_whole
 from ..progress import Progress
 from ..protocols import DIRECT, Protocols
 from ..schedules import Schedule
@@ -25,9 +25,9 @@ from .sample import Granularity, SamplingResult, Settings, check_sample, run_tas
 def text_to_image(
     pipeline: Pipeline,
     cluster: LocalCluster | None,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | str,
     *,
-    negative_prompts: Sequence[str] | None = None,
+    negative_prompts: Sequence[str] | str | None = None,
     guidance_scale: float = 7.5,
     images: np.ndarray | None = None,
     strength: float = 0.8,
@@ -50,41 +50,24 @@ def text_to_image(
     Args:
         pipeline: the model.
         cluster: three parties, or None to compute here in plaintext, from the same noise and with the same protocol set.
-        prompts: one for each image.
-        negative_prompts: descriptions to lead away from, one for each image; empty by default.
+        prompts: one for each image; a text is one.
+        negative_prompts: descriptions to lead away from, one for each image or a text for all; empty by default.
         guidance_scale: weight of the prompt, from 1 on. With 1 there is no guidance, at half the cost, and negative
             prompts are ignored, as in diffusers.
         images: [B, 3, H, W] in [-1, 1], to start from instead of noise.
         strength: share of the schedule applied to `images`, above 0, up to 1.
         latents: [B, C, h, w], the initial noise, if the client brings its own. Not with `images`.
         steps: denoising steps, of which the share `strength` is taken if there are `images`.
-        scheduler: "ddim", "ddpm" or "dpmsolver++".
-        eta: DDIM's share of fresh noise, 0 to 1.
-        protocols: protocol set that nonlinear functions and layers are computed with.
-        seed: seed of the client's noise.
-        granularity: part that becomes one program: each "block", each "step", or the whole "loop".
-        engine: settings of the parties' engine; by default `engine_for(protocols)`.
-        progress: called while programs are compiled and run, see `cipherdm.progress.Progress`; only with a cluster.
+        scheduler, eta, protocols, seed, granularity, engine, progress: as in `cipherdm.sample`.
 
     Raises:
         CipherDMError: an argument out of its range or of the wrong shape, numbers that left the ring's range, or a failure of
             the cluster.
     """
-    task = text_to_image_task(
-        pipeline,
-        prompts,
-        negative_prompts=negative_prompts,
-        guidance_scale=guidance_scale,
-        images=images,
-        strength=strength,
-        latents=latents,
-        steps=steps,
-        scheduler=scheduler,
-        eta=eta,
-        protocols=protocols,
-        seed=seed,
-        ring=cluster is not None,
-    )
+    asked = {"negative_prompts": negative_prompts, "guidance_scale": guidance_scale}
+    start = {"images": images, "strength": strength, "latents": latents}
+    settings = {"steps": steps, "scheduler": scheduler, "eta": eta, "protocols": protocols, "seed": seed}
+    task = text_to_image_task(pipeline, prompts, **asked, **start, **settings, ring=cluster is not None)
     result = run_task(task, cluster, granularity=granularity, engine=engine, progress=progress)
     check_sample(result.images, task.shape)
     return replace(result, images=decode_latents(pipeline, result.images), latents=result.images)
@@ -92,9 +75,9 @@ def text_to_image(
 
 def text_to_image_task(
     pipeline: Pipeline,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | str,
     *,
-    negative_prompts: Sequence[str] | None = None,
+    negative_prompts: Sequence[str] | str | None = None,
     guidance_scale: float = 7.5,
     images: np.ndarray | None = None,
     strength: float = 0.8,
@@ -103,8 +86,7 @@ def text_to_image_task(
 ) -> Task:
     """Return what `text_to_image` runs for the same arguments; `settings` are fields of `Settings`.
 
-    Raises:
-        CipherDMError: an argument is out of its range or of the wrong shape.
+    Raises CipherDMError if an argument is out of its range or of the wrong shape.
     """
     if not guidance_scale >= 1:  # NaN is refused too
         raise CipherDMError(f"guidance_scale must be at least 1, which means no guidance; got {guidance_scale}.")
@@ -139,6 +121,7 @@ def _noised(
     pipeline: Pipeline, images: np.ndarray, schedule: Schedule, shape: tuple[int, ...], seed: int
 ) -> np.ndarray:
     """Encode images and add the noise of the schedule's first step, from the client's generator."""
+    check_whole("the seed", seed, 0)
     generator = np.random.default_rng(seed)
     clean = encode_images(pipeline, images, generator)
     if clean.shape != shape:

@@ -52,10 +52,8 @@ def bit_decomposition(parties: ThreeParties, x: Shared) -> Shared:
 def bit_to_number(parties: ThreeParties, bit: Shared, ring: Ring) -> Shared:
     """Convert bits to the numbers 0 and 1 of another ring, without fraction bits. Two rounds, four messages.
 
-    The bit is u XOR v. Party 0 knows u = b_0 XOR b_1; parties 1 and 2 know v = b_2. In numbers, u XOR v = u + v - 2 u v.
-
-    Raises:
-        CipherDMError: if `bit` is not in the ring of one bit.
+    The bit is u XOR v. Party 0 knows u = b_0 XOR b_1; parties 1 and 2 know v = b_2. In numbers, u XOR v = u + v - 2 u v. Raises
+    CipherDMError if `bit` is not in the ring of one bit.
     """
     if bit.ring != BIT:
         raise CipherDMError(f"words of {bit.ring.bits} bits are not bits; use bit_decomposition first")

@@ -48,8 +48,7 @@ class FixedPoint:
     def encode(self, values) -> np.ndarray:
         """Return the words nearest to `values`; a tie goes to the even word. Integer arrays are encoded exactly.
 
-        Raises:
-            CipherDMError: a value is not finite or out of range. Values are never wrapped or clipped here.
+        Raises CipherDMError if a value is not finite or out of range. Values are never wrapped or clipped here.
         """
         values = np.asarray(values)
         if values.dtype == bool:

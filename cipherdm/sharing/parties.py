@@ -50,8 +50,7 @@ class ThreeParties:
     def share(self, values, fraction_bits: int | None = None, ring: Ring | None = None) -> Shared:
         """Split the client's numbers and send each party two components. One round.
 
-        Raises:
-            CipherDMError: a value is outside of the fixed-point range.
+        Raises CipherDMError if a value is outside of the fixed-point range.
         """
         ring = ring or self.encoding.ring
         encoding = FixedPoint(ring, self.encoding.fraction_bits if fraction_bits is None else fraction_bits)
@@ -85,8 +84,7 @@ class ThreeParties:
     def multiply(self, x: Shared, y: Shared) -> Shared:
         """Multiply element by element; products have the fraction bits of both factors. One round, one word to each party.
 
-        Raises:
-            CipherDMError: shapes or rings differ, or the ring has no room for so many fraction bits.
+        Raises CipherDMError if shapes or rings differ, or the ring has no room for so many fraction bits.
         """
         if x.shape != y.shape:
             raise CipherDMError(f"shapes {x.shape} and {y.shape} differ; use broadcast_to first")
@@ -95,10 +93,8 @@ class ThreeParties:
     def matmul(self, x: Shared, y: Shared) -> Shared:
         """Multiply two matrices. One round, and one word to each party per entry of the result.
 
-        Parties add up inner products before they send anything, so the inner dimension costs no traffic.
-
-        Raises:
-            CipherDMError: the shapes have no product, or as for `multiply`.
+        Parties add up inner products before they send anything, so the inner dimension costs no traffic. Raises CipherDMError
+        if the shapes have no product, or as `multiply` does.
         """
         if len(x.shape) != 2 or len(y.shape) != 2 or x.shape[1] != y.shape[0]:
             raise CipherDMError(

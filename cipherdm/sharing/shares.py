@@ -111,8 +111,7 @@ class Shared:
     def __mul__(self, other) -> "Shared":
         """Multiply by public numbers. Integers add no fraction bits; other numbers add as many as the secret has.
 
-        Raises:
-            CipherDMError: the other factor is a secret, which takes messages.
+        Raises CipherDMError if the other factor is a secret, which takes messages.
         """
         if isinstance(other, Shared):
             raise CipherDMError("a product of two secrets takes messages; use ThreeParties.multiply")

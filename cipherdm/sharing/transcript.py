@@ -1,6 +1,6 @@
 """Record of every message of a computation, in order, and of what one party has seen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,8 +25,7 @@ class Message:
         round: number of the round; messages of one round do not wait for each other.
         operation: operation that the user asked for.
         step: step of the operation that sent the message.
-        sender: "party 0", ..., or "client".
-        receiver: "party 0", ..., or "client".
+        sender, receiver: "party 0", ..., or "client".
         words: words that were sent.
         word_bits: bits per word on the wire.
     """
@@ -77,15 +76,8 @@ class View:
 
     def table(self) -> pd.DataFrame:
         """Return a row per message: round, operation, sender, number of words, and the first words in hexadecimal."""
-        return pd.DataFrame(
-            {
-                "round": [message.round for message in self.messages],
-                "operation": [message.operation for message in self.messages],
-                "from": [message.sender for message in self.messages],
-                "words": [message.words.size for message in self.messages],
-                "first words": [_hexadecimal(message) for message in self.messages],
-            }
-        )
+        table = _table(self.messages, "round", "operation", "sender").rename(columns={"sender": "from"})
+        return table.assign(**{"first words": [_hexadecimal(message) for message in self.messages]})
 
 
 class Transcript:
@@ -127,12 +119,8 @@ class Transcript:
 
     def table(self) -> pd.DataFrame:
         """Return a row per message: round, operation, step, sender, receiver, words, bytes."""
-        columns = ["round", "operation", "step", "sender", "receiver"]
-        rows = [[getattr(message, name) for name in columns] for message in self.messages]
-        frame = pd.DataFrame(rows, columns=columns)
-        frame["words"] = [message.words.size for message in self.messages]
-        frame["bytes"] = [message.bytes for message in self.messages]
-        return frame
+        table = _table(self.messages, "round", "operation", "step", "sender", "receiver")
+        return table.assign(bytes=[message.bytes for message in self.messages])
 
     def summary(self) -> pd.DataFrame:
         """Return a row per operation: rounds, and messages and bytes of all together."""
@@ -144,6 +132,12 @@ class Transcript:
     def received_by(self, who: int | str) -> tuple[Message, ...]:
         """Return the messages to one party, or to the client."""
         return tuple(message for message in self.messages if message.receiver == name_of(who))
+
+
+def _table(messages: Sequence[Message], *fields: str) -> pd.DataFrame:
+    """Return a row per message: these fields of it, and the number of its words."""
+    rows = [(*(getattr(message, name) for name in fields), message.words.size) for message in messages]
+    return pd.DataFrame(rows, columns=[*fields, "words"])
 
 
 def _hexadecimal(message: Message, most: int = 2) -> str:

@@ -6,39 +6,24 @@ they are first used, because matplotlib takes a second.
 
 import lazy_loader
 
+_NAMES = {
+    "activations": "approximation_figure row_sums_figure segments_figure",
+    "fixed_point": "carry_tree failure_rates operation_rounds overflow staircase staircase_explorer truncations",
+    "hosts": "event_table permissions timeline who_is_where",
+    "kernels": "convolution digit_pairs digit_table party_views patch_counts patches",
+    "latency": "dominance_map latency_explorer load_costs",
+    "networks": "network_explorer network_times",
+    "pareto": "pareto_figure",
+    "parties": "byte_histograms byte_uniformity certificate_table instructions operation_costs random_numbers squares",
+    "pictures": "image_panels image_row sample_sheet",
+    "piecewise": "Choice outcome",
+    "piecewise_widget": "piecewise_fitter",
+    "rings": "largest_errors small_ring_edge two_rings two_rings_explorer",
+    "roles": "brought party_pictures progress_line",
+    "shares": "clock_explorer clocks message_diagram product_grid sighting_explorer sightings",
+    "style": "describe new_figure show",
+}
+
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "activations": ["approximation_figure", "row_sums_figure", "segments_figure"],
-        "fixed_point": [
-            "carry_tree",
-            "failure_rates",
-            "operation_rounds",
-            "overflow",
-            "staircase",
-            "staircase_explorer",
-            "truncations",
-        ],
-        "hosts": ["event_table", "permissions", "timeline", "who_is_where"],
-        "kernels": ["convolution", "digit_pairs", "digit_table", "party_views", "patch_counts", "patches"],
-        "latency": ["dominance_map", "latency_explorer", "load_costs"],
-        "networks": ["network_explorer", "network_times"],
-        "pareto": ["pareto_figure"],
-        "parties": [
-            "byte_histograms",
-            "byte_uniformity",
-            "certificate_table",
-            "instructions",
-            "operation_costs",
-            "random_numbers",
-            "squares",
-        ],
-        "pictures": ["image_panels", "image_row", "sample_sheet"],
-        "piecewise": ["Choice", "outcome"],
-        "piecewise_widget": ["piecewise_fitter"],
-        "rings": ["largest_errors", "small_ring_edge", "two_rings", "two_rings_explorer"],
-        "roles": ["brought", "party_pictures", "progress_line"],
-        "shares": ["clock_explorer", "clocks", "message_diagram", "product_grid", "sighting_explorer", "sightings"],
-        "style": ["describe", "new_figure", "show"],
-    },
+    __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}
 )

@@ -114,7 +114,7 @@ class LatencyPicture(MovingPicture):
         self._bars = [bars.barh(range(_ROWS), [0] * _ROWS, color=colour) for colour in PALETTE[: len(PARTS)]]
         self._names = [bars.text(-2, row, "", va="center", ha="right", fontsize=9) for row in range(_ROWS)]
         self._totals = [bars.text(0, row, "", va="center", fontsize=9) for row in range(_ROWS)]
-        self._title = bars.text(0, 1.03, "", fontsize=10, transform=bars.transAxes)
+        self._title = bars.text(0, 1.03, "", fontsize=10, transform=bars.transAxes, parse_math=False)
         bars.set(xlim=(0, 156), ylim=(_ROWS - 0.5, -0.5), xticks=[0, 25, 50, 75, 100], yticks=[])
         bars.set_xlabel("share of the slowest one's time in %")
         frameless(bars)
@@ -157,10 +157,8 @@ class LatencyPicture(MovingPicture):
 def load_costs(measurements: Path = MEASUREMENTS, models: Sequence[str] = MODELS) -> dict[str, tuple[StepCost, ...]]:
     """Read what a step costs, for those of the models that were measured.
 
-    The costs are those of `cipherdm bench step`, or of `cipherdm bench breakdown` if that has no rounds.
-
-    Raises:
-        CipherDMError: no model was measured.
+    The costs are those of `cipherdm bench step`, or of `cipherdm bench breakdown` if that has no rounds. Raises CipherDMError
+    if no model was measured.
     """
     found, problem = {}, None
     for model in models:

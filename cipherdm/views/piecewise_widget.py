@@ -152,14 +152,10 @@ def piecewise_fitter(measurements: Path = MEASUREMENTS, run: Run = run_on_partie
 
     Raises CipherDMError if a record is missing.
     """
-    records = {}
-    for name in ("piecewise", "activations"):
-        path = measurements / f"{name}.json"
-        if not path.exists():
-            raise CipherDMError(f"there is no record {path}: make it with `cipherdm bench {name}`.")
-        records[name] = read_record(path)
-    rivals = {kind: rivals_of(records["activations"], kind) for kind in TARGETS}
-    return PiecewiseFitter(Prices.from_record(records["piecewise"]), rivals, run)
+    names = ("piecewise", "activations")
+    prices, activations = (read_record(measurements / f"{n}.json", f"cipherdm bench {n}") for n in names)
+    rivals = {kind: rivals_of(activations, kind) for kind in TARGETS}
+    return PiecewiseFitter(Prices.from_record(prices), rivals, run)
 
 
 def rivals_of(record: Mapping[str, Any], kind: str) -> tuple[Row, ...]:

@@ -48,7 +48,7 @@ def frameless(axis: Axes) -> None:
 def image_axis(axis: Axes, title: str, fontsize: float = 10) -> None:
     """Title an axis that holds an image, and take away its ticks."""
     axis.set(xticks=[], yticks=[])
-    axis.set_title(title, fontsize=fontsize)
+    axis.set_title(title, fontsize=fontsize, parse_math=False)  # a prompt may have dollar signs
 
 
 def plot_right_and_wrong(axis: Axes, x: np.ndarray, y: np.ndarray, wrong: np.ndarray) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import typer
 from tqdm import tqdm
 
-from cipherdm.cli.options import ModelArgument, ProtocolsOption, SchedulerOption
+from cipherdm.cli.options import ModelArgument, ProtocolsOption, SchedulerOption, ScoresOption
+from cipherdm.files import check_writable, checkout
 
 
 def train(
@@ -19,6 +20,9 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder of the model; data/models/NAME by default.")] = None,
 ) -> None:
     """Train a model on MNIST, and export it as a diffusers folder."""
+    out = checkout() / "data" / "models" / name if out is None else out
+    for folder in (out, Path("runs") / name):
+        check_writable(folder / "training.json")
     from .digits import train as train_digits
     from .sd_mini.train import train_sd_mini
 
@@ -37,7 +41,7 @@ def evaluate(
     compare: Annotated[int, typer.Option(help="Number of images to compare with exact ones from the same noise.")] = 64,
     secure: Annotated[int, typer.Option(help="Number of images to compare that three parties draw.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    record: Annotated[Path | None, typer.Option(help="JSON file for the scores, if they are to be recorded.")] = None,
+    record: ScoresOption = None,
 ) -> None:
     """Draw images in plaintext with a protocol set, and have a classifier judge them.
 
@@ -98,19 +102,19 @@ def read_back(
     steps: Annotated[int, typer.Option(help="Denoising steps, by DDIM.")] = 20,
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 is none.")] = 4.0,
     seed: Annotated[int, typer.Option(help="Seed of captions and noise.")] = 0,
-    record: Annotated[Path | None, typer.Option(help="JSON file for the scores, if they are to be recorded.")] = None,
+    record: ScoresOption = None,
 ) -> None:
     """Draw captions with a Stable Diffusion pipeline in plaintext, and read digit, colours, size and place back.
 
     Prints the share of images that show what their caption says. Beside it stand the shares for images composed from MNIST's
     test images, as they are and after the autoencoder, which is the most that the reader can find.
     """
-    from cipherdm.errors import CipherDMError
+    from cipherdm.errors import check_whole
     from cipherdm.models import find_model
     from cipherdm.records import write_record
 
-    if count < 1 or steps < 1:
-        raise CipherDMError(f"Cannot draw {count} pictures in {steps} steps: both numbers must be at least 1.")
+    for name, value, least in (("count", count, 1), ("steps", steps, 1), ("the seed", seed, 0)):
+        check_whole(name, value, least)
     from .sd_mini.score import read_back as score
 
     folder = find_model(model)

@@ -1,7 +1,10 @@
 """The command line as a user meets it."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +15,8 @@ from PIL import Image
 from small import ONE_LEVEL, SCHEDULER, TWO_LEVELS
 
 from cipherdm import CipherDMError
-from cipherdm.cli.options import PROTOCOL_NAMES, parse_labels
+from cipherdm.cli.options import FORMATS, PROTOCOL_NAMES, parse_labels
+from cipherdm.files import check_writable
 from cipherdm.models import find_model, init_unet, save_unet
 from cipherdm.protocols import NAMES
 from cipherdm_experiments.tables import render
@@ -94,6 +98,26 @@ def test_a_mistake_gets_one_line_and_leaves_no_file(model, tmp_path, run, capsys
     assert not list(tmp_path.glob("*out*"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--protocols", "fast"], "calibration.safetensors"), (["--granularity", "layer"], "unknown granularity 'layer'")],
+    ids=["not calibrated", "granularity"],
+)
+def test_what_a_set_does_not_compute_is_told_before_anything_is_computed(
+    model, monkeypatch, run, capsys, arguments, message
+):
+    monkeypatch.setattr("cipherdm.sample", lambda *_, **__: pytest.fail("it was computed in plaintext"))
+    assert run("sample", "--model", model, "--labels", "0", "--protocols", "direct", *arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_the_working_directory_shadows_no_library(tmp_path):
+    (tmp_path / "typer.py").write_text("raise ImportError('not this one')")
+    command = [sys.executable, "-m", "cipherdm", "--help"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert shown.returncode == 0 and "sample" in shown.stdout, shown.stderr
+
+
 def test_an_unknown_model_is_answered_with_the_known_ones():
     with pytest.raises(CipherDMError, match="no-such-model.*mnist01-tiny"):
         find_model("no-such-model")
@@ -112,12 +136,106 @@ def test_a_range_of_labels_begins_with_the_smaller():
 
 
 def test_titles_are_plain_text(tmp_path):
+    from cipherdm.views.pictures import image_panels, image_row
+
+    captions, images = ["a $$ sign", "$5 and $10"], np.zeros((2, 1, 8, 8))
+    for figure in (image_row(images, captions), image_panels(dict(zip(captions, images[:, 0], strict=True)))):
+        figure.savefig(tmp_path / "dollar.png")
+        assert not any(axis.title.get_parse_math() for axis in figure.axes)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("picture", "picture ends in none of the formats that can be written: .png, "),
+        ("v1.0", "v1.0 ends in none of the formats"),
+        ("picture.xyz", "picture.xyz ends in none of the formats"),
+        ("picture.json", "picture.json ends in none of the formats"),
+        ("folder.png", "folder.png cannot be written (it is a folder)"),
+        ("taken.png", "taken.json cannot be written (it is a folder)"),
+        ("file/picture.png", "picture.png cannot be written (Not a directory)"),
+        ("/proc/none/picture.png", "/proc/none/picture.png cannot be written (No such file or directory)"),
+    ],
+)
+def test_an_image_that_could_not_be_written_is_not_drawn(tmp_path, monkeypatch, run, capsys, out, message):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("folder.png", "taken.json"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    # There is no such model and no such configuration, as would be found next.
+    for command in (("sample", "--model", "none"), ("request", "none", "--config", "none.toml")):
+        assert run(*command, "--out", out) == 1
+        assert message in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_an_image_is_written_in_every_format_that_is_offered(tmp_path, suffix):
+    from cipherdm.cli.sample import write_figure
     from cipherdm.views.pictures import image_row
 
-    captions = ["a $$ sign", "$5 and $10"]
-    figure = image_row(np.zeros((2, 1, 8, 8)), captions)
-    figure.savefig(tmp_path / "dollar.png")
-    assert not any(axis.title.get_parse_math() for axis in figure.axes)
+    out = tmp_path / f"new/image{suffix}"
+    check_writable(out, FORMATS)
+    write_figure(image_row(np.zeros((1, 1, 8, 8)), ["0"]), out, {})
+    assert out.stat().st_size > 200 and sorted(out.parent.iterdir()) == sorted([out, out.with_suffix(".json")])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate", "none", "--record"),
+        ("read-back", "none", "--record"),
+        ("bench", "step", "none", "--record"),
+        ("bench", "segments", "none", "--keep"),
+        ("reproduce", "--only", "none", "--costs"),
+        ("train", "none", "--out"),
+        ("certificates",),
+    ],
+    ids=" ".join,
+)
+def test_no_command_works_for_a_file_that_it_could_not_write(tmp_path, run, capsys, command):
+    (tmp_path / "file").touch()
+    # There is no model, target or recipe of that name, as would be found next.
+    assert run(*command, tmp_path / "file" / "inside") == 1
+    assert "cannot be written (Not a directory): give the path" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_a_model_is_not_calibrated_if_the_fits_have_no_place(model, run, capsys):
+    (model / "calibration.safetensors").mkdir()
+    assert run("calibrate", model, "--timesteps", 1001) == 1  # more than the model has, as would be found next
+    assert "calibration.safetensors cannot be written (it is a folder)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sample_size": None}, "sample_size is missing: write the images' height"),
+        ({"out_channels": 2}, "returns 2 channels for 1: models that learn a variance"),
+        ({"in_channels": 2}, "returns 1 channels for 2: .* take an image beside the noise"),
+    ],
+    ids=["size", "learned variance", "more in than out"],
+)
+def test_models_that_are_not_drawn_from_are_refused_by_every_command(tmp_path, run, capsys, change, message):
+    save_unet(
+        replace(init_unet(replace(CONFIG, num_class_embeds=None, **change)), scheduler_config=SCHEDULER), tmp_path
+    )
+    for command in (("sample", "--protocols", "direct", "--model"), ("calibrate",), ("check-ranges",)):
+        assert run(*command, tmp_path) == 1
+        assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_seed_below_zero_is_named_by_every_command(model, run, capsys):
+    seeded = ("--steps", 2, "--seed", -1)
+    for command in (
+        ("sample", "--protocols", "direct", "--labels", "0", *seeded, "--model", model),
+        ("calibrate", model, "--seed", -1),
+        ("check-ranges", model, *seeded),
+        ("read-back", model, *seeded),
+    ):
+        assert run(*command) == 1
+        assert "the seed must be a whole number from 0 on; got -1" in capsys.readouterr().err
 
 
 def test_the_names_written_out_for_the_help_are_those_of_the_protocol_sets():

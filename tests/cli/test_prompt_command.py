@@ -92,6 +92,12 @@ def test_pictures_are_read_in_the_range_of_the_model(tmp_path, mode):
     assert found.shape == (3, 8, 8) and found.dtype == np.float32
     np.testing.assert_allclose(found[:, :, 0], -1, atol=0.05)
     np.testing.assert_allclose(found[:, :, -1], 1, atol=0.05)
+    exif = picture.getexif()
+    exif[0x0112] = 8  # to be shown turned, what is at the right at the top
+    picture.save(tmp_path / "turned.png", exif=exif)
+    turned = read_image(tmp_path / "turned.png", (8, 8))
+    np.testing.assert_allclose(turned[:, 0], 1, atol=0.05)
+    np.testing.assert_allclose(turned[:, -1], -1, atol=0.05)
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(CipherDMError, match="text.png cannot be read as an image"):
         read_image(tmp_path / "text.png", (8, 8))

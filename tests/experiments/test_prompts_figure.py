@@ -11,7 +11,8 @@ from cipherdm.views.style import png
 from cipherdm_experiments.grid import EXACT, MAGNIFIED, Grid, GridPicture, grid_controls, grid_sheet
 from cipherdm_experiments.prompts import ACROSS, DrawnPrompts, prompts_sheet, prompts_table
 
-PROMPTS = ("a red two", "a small blue seven at the top left on a yellow background")
+# Dollar signs are no formula, and "$$" alone would be none that can be drawn.
+PROMPTS = ("a two of $$", "a small blue seven at the top left on a yellow background")
 SETS, SCALES, STEPS = ("direct", "puma", "fast"), (1.0, 2.5), (5, 10, 20)
 
 

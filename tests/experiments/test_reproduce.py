@@ -3,10 +3,12 @@
 import inspect
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import typer
 
@@ -298,6 +300,8 @@ def test_what_a_run_took_is_read_from_its_record(tmp_path):
     functions = [{"ms": 1500, "elements": 1000}, {"ms": 500, "elements": 1_000_000}]
     assert targets.least_seconds({"rows": functions, "repetitions": 2}) == 3.5
     assert targets.parties_memory({"peak_memory_bytes": [1, 5, 3]}) == 15
+    for record in ({}, {"peak_memory": None}, {"peak_memory_bytes": []}, {"rows": [{"peak_memory": None}, {}]}):
+        assert targets.parties_memory(record) is None
     assert targets.seconds({"environment": {"process_seconds": 9}, "seconds": 4.0}) == 9
     assert targets.seconds(environment | {"run": {"seconds": 11}}) == 11 and targets.seconds(environment) is None
     pieces = (Command("a", ("tables",)), Command("b", ("tables",)))
@@ -310,3 +314,21 @@ def test_what_a_run_took_is_read_from_its_record(tmp_path):
     rows = [{"piece": "a", "reduced": True, "seconds": 30, "memory": 2**30}, {"piece": "b", "reduced": False}]
     (tmp_path / "reproduce.json").write_text(json.dumps({"rows": rows}))
     assert targets.reduced(pieces, tmp_path) == "30 s, 1.0 GiB, and 1 not timed"
+    (tmp_path / "reproduce.json").write_text(json.dumps({"rows": [rows[0] | {"memory": None}]}))
+    assert targets.reduced(pieces, tmp_path) == "30 s, and 1 not timed"
+
+
+def test_memory_that_could_not_be_looked_at_is_no_number(monkeypatch, tmp_path):
+    sleep = [sys.executable, "-c", "import time; time.sleep(0.2)"]
+    monkeypatch.setattr(runner, "_WATCH", 0.05)
+    assert runner._run_watched(sleep)[1] > 2**20
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path / "none"))
+    assert runner._run_watched(sleep) == (0, None)
+
+
+def test_nothing_is_measured_for_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "runs").touch()
+    told = []
+    with pytest.raises(CipherDMError, match="record.json cannot be written .Not a directory"):
+        runner.reproduce([SMALL], Folders.of(True, tmp_path), told.append)
+    assert not told

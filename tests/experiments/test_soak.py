@@ -28,3 +28,5 @@ def test_the_recorded_soak_went_well():
 def test_growth_is_that_of_the_medians():
     flat = {"memory_bytes": [[50, 10, 10]] * 2 + [[100, 10, 10]] * 2 + [[1000, 10, 10]] * 2 + [[150, 10, 11]] * 2}
     assert growth(flat) == pytest.approx([0.5, 0.0, 0.1])
+    untold = {"memory_bytes": [*flat["memory_bytes"][:2], [None, 10, None], *flat["memory_bytes"][3:]]}
+    assert growth(untold) == pytest.approx([0.5, 0.0, 0.1])

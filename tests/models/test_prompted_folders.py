@@ -79,7 +79,7 @@ def test_configuration_round_trip(config):
         ),
         ({"up_block_types": ["UpBlock2D"]}, ["up_block_types", "2 entries"]),
         ({"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, ["mid_block_type", "UNetMidBlock2DSimpleCrossAttn"]),
-        ({"only_cross_attention": True}, ["only_cross_attention", "True", "must be False"]),
+        ({"only_cross_attention": True}, ["only_cross_attention", "True", "must be off"]),
         ({"only_cross_attention": [False, True]}, ["only_cross_attention", "[False, True]"]),
         ({"dual_cross_attention": True}, ["dual_cross_attention", "True"]),
         ({"num_attention_heads": 4}, ["num_attention_heads", "4"]),

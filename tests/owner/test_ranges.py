@@ -178,7 +178,8 @@ def test_functions_with_a_finite_domain_are_checked(model):
 def test_mistakes_are_answered(model):
     unet, _ = model
     for changes, settings, message in (
-        ({}, {"per_class": 0}, "at least 1 image"),
+        ({}, {"per_class": 0}, "images of each class must be a whole number from 1 on; got 0"),
+        ({}, {"seed": -1}, "seed must be a whole number from 0 on; got -1"),
         ({}, {"steps": 0}, "steps must be"),
         ({"scheduler_config": None}, {}, "no scheduler"),
         ({"folder": None}, {}, "calibrate"),
