@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 import pytest
-from processes import is_protected, unprotected
+from processes import protection, unprotected
 from spu import libspu
 
 from cipherdm import CipherDMError, LocalCluster
@@ -54,7 +54,7 @@ def test_parties_listen_where_only_this_user_may_look():
         folder = cluster.folder
         assert folder.stat().st_mode & 0o777 == 0o700
         for pid in cluster.pids:
-            assert is_protected(pid)
+            assert protection(pid) == (True, True)
             held = psutil.Process(pid).net_connections("all")
             assert {item.family for item in held} == {socket.AF_UNIX}
             listening = {Path(item.laddr).parent for item in held if isinstance(item.laddr, str) and item.laddr}

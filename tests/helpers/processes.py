@@ -31,22 +31,21 @@ def running_with(variable: str, value: str) -> list[str]:
 def unprotected() -> Iterator[None]:
     """Let processes that are started within the block leave core files, unless they forbid it themselves.
 
-    They have another group than root's, too, so that the owner of their files in /proc tells `is_protected` about them.
+    They have another group than root's, too, so that the owner of their files in /proc tells `protection` about them.
     """
-    limit, group = resource.getrlimit(resource.RLIMIT_CORE), os.getegid()
+    limit, group = resource.getrlimit(resource.RLIMIT_CORE), os.getresgid()
     resource.setrlimit(resource.RLIMIT_CORE, (limit[1], limit[1]))
     if os.geteuid() == 0:
-        os.setegid(65534)
+        os.setresgid(65534, 65534, 65534)  # all, or programs that are started would be protected for that
     try:
         yield
     finally:
-        os.setegid(group)
+        os.setresgid(*group)
         resource.setrlimit(resource.RLIMIT_CORE, limit)
 
 
-def is_protected(pid: int) -> bool:
-    """Whether a process leaves no core file, and its files in /proc are root's alone, as of all whom debuggers may not read."""
+def protection(pid: int) -> tuple[bool, bool]:
+    """Whether a process leaves no core file, and whether debuggers may not read it: its files in /proc are root's then."""
     limits = Path(f"/proc/{pid}/limits")
-    owner = limits.stat()
-    core = re.search(r"Max core file size +(\w+) +(\w+)", limits.read_text())
-    return (owner.st_uid, owner.st_gid) == (0, 0) and core.groups() == ("0", "0")
+    core, owner = re.search(r"Max core file size +(\w+) +(\w+)", limits.read_text()), limits.stat()
+    return core.groups() == ("0", "0"), (owner.st_uid, owner.st_gid) == (0, 0)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import psutil
 import pytest
 from hosting import INPUT, LIMITS, check_product, header, register_models, shares, small_trial, some_input
-from processes import is_protected, unprotected
+from processes import protection, unprotected
 
 from cipherdm import CipherDMError
 from cipherdm.engine import Node, compile_plan
@@ -192,9 +192,9 @@ def test_memory_of_parties_stays_with_them(impatient):
     with RemoteCluster(files["alice"]) as alice:
         check_product(alice, 3)
     pids = [process.pid for process in processes_of(hosts)]
-    assert len(pids) >= 9 and all(map(is_protected, pids))
+    assert len(pids) >= 9 and set(map(protection, pids)) == {(True, True)}
     with unprotected(), subprocess.Popen(["sleep", "60"]) as other:
-        assert not is_protected(other.pid)
+        assert protection(other.pid) == (False, False)
         other.kill()
 
 
