@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import psutil
 import pytest
-from random_faults import SOON, WEIGHTS, Call, OnPurpose, Tally, is_right, some_input, turning_plan
+from random_faults import HANGING, WEIGHTS, Call, OnPurpose, Tally, is_right, some_input, turning_plan
 
 from cipherdm import CipherDMError, LocalCluster
 
@@ -93,7 +93,7 @@ def goes_on(cluster, call: Callable[[], bool], tally: Tally) -> bool:
         return True
     except CipherDMError as error:
         tally.afterwards["error"] += 1
-        if "start a new LocalCluster" not in str(error) or time.monotonic() - begun > SOON:
+        if "start a new LocalCluster" not in str(error) or time.monotonic() - begun > HANGING:
             tally.problem(f"the next run ended after {time.monotonic() - begun:.1f} s with: {error}")
     begun = time.monotonic()
     with pytest.raises(CipherDMError, match="cannot be used.*start a new LocalCluster"):
