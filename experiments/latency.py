@@ -132,7 +132,7 @@ def model_check(record: Mapping[str, Any]) -> Figure:
             seconds = f"{row['predicted']:.3g} s for {row['measured']:.3g} s measured"
             told.append(f"{variant} over {row['network']} {seconds}")
         axis.set(xlabel="seconds for one step", xlim=(0, 1.15 * max(left.max(), rows["measured"].max())))
-        axis.set_title(variant, fontsize=10)
+        axis.set_title(variant, fontsize=10, parse_math=False)
     axes[0].set_yticks(range(len(rows)), rows["network"])
     axes[0].invert_yaxis()
     figure.suptitle(

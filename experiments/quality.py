@@ -107,7 +107,8 @@ def quality_against_cost(quality: pd.DataFrame, cost: StepCost, networks: Sequen
             axis.plot(times, rows["lenet_fid"], color=colour, marker=marker, linewidth=1.2, label=sampler)
             for time, steps, value in zip(times, rows["steps"], rows["lenet_fid"], strict=True):
                 axis.annotate(f"{steps}", (time, value), color=colour, **above)
-        axis.set(xscale="log", title=str(network), xlabel=f"seconds for {pictures}, {cost.model} under {cost.variant}")
+        axis.set(xscale="log", title=str(network))
+        axis.set_xlabel(f"seconds for {pictures}, {cost.model} under {cost.variant}", parse_math=False)
         axis.title.set_fontsize(10)
         seconds = [cost.over(network, steps).seconds for steps in quality["steps"]]
         axis.set_xlim(0.7 * min(seconds), 1.4 * max(seconds))

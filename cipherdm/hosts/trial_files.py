@@ -45,6 +45,9 @@ def make_trial(
     hosts = tuple(hosts) * (PARTIES if len(hosts) == 1 else 1)
     if len(hosts) != PARTIES:
         raise CipherDMError(f"there are three parties, and {len(hosts)} addresses; give one for all, or one each.")
+    for host in hosts:
+        if not re.fullmatch(r"[\w.-]+", host, re.ASCII):
+            raise CipherDMError(f"{host!r} is no address: give names or IPv4 addresses, without a scheme and a port.")
     if len(set(roles)) != len(roles):
         raise CipherDMError(f"two roles have the same name among {', '.join(roles)}; name clients differently.")
     for role in roles:

@@ -63,7 +63,7 @@ def dominance_map(costs: Sequence[StepCost]) -> Figure:
             style = {"textcoords": "offset points", "fontsize": 8, "ha": align, "va": "center"}
             axis.annotate(network.name, place, offset, **style)
         axis.set(xscale="log", yscale="log", xlim=BANDWIDTHS, ylim=ROUND_TRIPS)
-        axis.set_title(cost.variant, fontsize=10)
+        axis.set_title(cost.variant, fontsize=10, parse_math=False)
         axis.xaxis.set_major_locator(FixedLocator([1e7, 1e8, 1e9, 1e10]))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda bits, _: f"{bits / 1e6:,.0f}"))
         axis.yaxis.set_major_locator(FixedLocator([1e-4, 1e-3, 1e-2, 1e-1]))

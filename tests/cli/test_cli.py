@@ -202,6 +202,13 @@ def test_no_command_works_for_a_file_that_it_could_not_write(tmp_path, run, caps
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
+@pytest.mark.parametrize("host", ["::1", "http://10.0.0.1", "10.0.0.1:9300", "one two"])
+def test_no_files_are_made_for_an_address_that_can_never_work(tmp_path, run, capsys, host):
+    assert run("certificates", tmp_path / "trial", "--hosts", f"127.0.0.1,127.0.0.1,{host}") == 1
+    assert f"{host!r} is no address: give names or IPv4 addresses" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_is_not_calibrated_if_the_fits_have_no_place(model, run, capsys):
     (model / "calibration.safetensors").mkdir()
     assert run("calibrate", model, "--timesteps", 1001) == 1  # more than the model has, as would be found next
