@@ -58,25 +58,19 @@ class EngineConfig:
 class PartyConfig:
     """Configuration of one party's process. All its sockets are Unix sockets, so it can be reached from this machine alone.
 
-    Attributes:
-        rank: 0, 1 or 2.
-        work: folder that only this user may open. It has the socket for the client, SPU's log, from which costs are read,
-            and variables in files that end with their session.
-        links: paths of the sockets between the parties (SPU's brpc), by rank: its own to listen at, and those at which the
-            others are reached.
-        link_id: name of the links, the same for the three parties, which nobody else can guess.
-        connect_timeout: seconds to wait for the other two parties.
-        receive_timeout: seconds to wait for another party's message.
-        files: folder for variables in files that outlive the process; None for none.
+    Its folder `work`, which only this user may open, has the socket for the client, SPU's log, from which costs are read, and
+    variables in files that end with their session.
     """
 
     rank: int
     work: Path
-    links: tuple[Path, Path, Path]
-    link_id: str
-    connect_timeout: float = 8.0
-    receive_timeout: float = 600.0
-    files: Path | None = None
+    links: tuple[
+        Path, Path, Path
+    ]  # SPU's sockets by rank: its own to listen at, and those at which the others are reached
+    link_id: str  # the same for the three parties, and nobody else can guess it
+    connect_timeout: float = 8.0  # seconds to wait for the other two parties
+    receive_timeout: float = 600.0  # seconds to wait for another party's message
+    files: Path | None = None  # folder for variables in files that outlive the process
 
     @property
     def control(self) -> str:

@@ -21,17 +21,11 @@ from .programs import KernelProgram, Spec
 
 @dataclass(frozen=True)
 class Stage:
-    """Part of a split function.
-
-    Attributes:
-        function: function of a program, or a kernel with the spec of its result.
-        inputs: names that it reads: "in0", "in1", ... for the function's arguments, or names that earlier stages write.
-        outputs: names that it writes: "out0", "out1", ... for the function's results, or other names.
-    """
+    """Part of a split function: the function of a program, or a kernel with the spec of its result."""
 
     function: "Callable | KernelProgram"
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    inputs: tuple[str, ...]  # "in0", "in1", ... for the whole function's arguments, or names that earlier stages write
+    outputs: tuple[str, ...]  # "out0", "out1", ... for the whole function's results, or other names
 
 
 @dataclass(frozen=True)

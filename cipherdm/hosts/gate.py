@@ -34,28 +34,19 @@ UNANSWERED_MS = 20_000  # after which a connection without acknowledgements coun
 
 @dataclass(frozen=True)
 class Gate:
-    """Configuration of a gate.
-
-    Attributes:
-        rank: rank of the party here.
-        folder: folder of the Unix sockets.
-        addresses: host and port of the three gates by rank; this one listens at its own.
-        certificate, private_key, authority: paths of PEM files. A party's certificate has its name, "party0" and so on, as
-            common name and as DNS name.
-    """
+    """Configuration of a gate."""
 
     rank: int
-    folder: str
-    addresses: tuple[tuple[str, int], ...]
-    certificate: str
-    private_key: str
+    folder: str  # of the Unix sockets
+    addresses: tuple[tuple[str, int], ...]  # host and port of the three gates by rank; this one listens at its own
+    certificate: str  # path of a PEM file; the party's name, "party0" and so on, is common name and DNS name
+    private_key: str  # and likewise the rest
     authority: str
 
     def start(self, errors: Path) -> subprocess.Popen:
         """Start the process, which prints a line "ready" when it listens; its complaints go to the file `errors`."""
-        from ..engine.cluster import (
-            start_process,
-        )  # of no use to the process itself, which imports nothing of the package
+        # Imported here, since the process itself imports nothing of the package.
+        from ..engine.cluster import start_process
 
         return start_process([__file__], json.dumps(asdict(self)), errors)
 

@@ -142,9 +142,13 @@ class Requests:
     ) -> Events:
         """Compute in the assigned slot, once this party's process is there and `ready` has returned."""
         # The slot is free before the outputs are sent, so a client that reads them slowly keeps nobody waiting.
-        with self._slots.use(assignment) as worker, run.using(worker, self._host.caller.timeouts.run):
-            ready()
-            return (yield from worker.compute(run.name, model, inputs))
+        timeouts = self._host.caller.timeouts
+        with self._slots.use(assignment) as worker:
+            with run.using(worker, 2 * timeouts.start):  # a client that goes away ends a process that still starts
+                worker.wait()
+            with run.using(worker, timeouts.run):
+                ready()
+                return (yield from worker.compute(run.name, model, inputs))
 
     def _model(self, header: pb.RequestHeader) -> StoredModel:
         self._check_agreement(header.agreement, "the request is for")

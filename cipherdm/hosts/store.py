@@ -37,21 +37,13 @@ _UNPUBLISHED_FOR = 600.0  # seconds after which nobody is going to publish an up
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model that clients can ask for.
+    """A model that clients can ask for, or its upload."""
 
-    Attributes:
-        owner: common name of its owner.
-        manifest: manifest as it was uploaded.
-        folder: folder of its files.
-        sha256: SHA-256 of the file of shares, empty until that is whole.
-        since: time at which its upload began.
-    """
-
-    owner: str
+    owner: str  # common name
     manifest: pb.Manifest
     folder: Path
-    sha256: str = ""
-    since: float = 0.0
+    sha256: str = ""  # of the file of shares, empty until that is whole
+    since: float = 0.0  # monotonic time at which its upload began
 
     @cached_property
     def digest(self) -> str:

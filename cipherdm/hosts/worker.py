@@ -20,8 +20,17 @@ import psutil
 from spu import libspu
 
 from ..engine import party_pb2 as engine_pb
-from ..engine.cluster import connect_locally, end_if_stopped, how_it_ended, last_words, start_party, wait_until_ready
+from ..engine.cluster import (
+    connect_locally,
+    end_if_stopped,
+    end_with_input,
+    how_it_ended,
+    last_words,
+    start_party,
+    wait_until_ready,
+)
 from ..engine.config import PARTIES, PartyConfig
+from ..engine.rpc import Stub
 from ..errors import CipherDMError
 from . import host_pb2 as pb
 from .config import HostConfig
@@ -35,13 +44,7 @@ Events = Generator[pb.RequestEvent, None, Pieces]
 
 
 class Worker:
-    """The process of one slot and generation.
-
-    Its slot says what port it uses. It has its socket and logs in `folder`.
-
-    Raises:
-        RunFailed: it does not start.
-    """
+    """The process of one slot and generation, which has its socket and logs in `folder`; `wait` waits until it is ready."""
 
     def __init__(self, host: HostConfig, slot: int, generation: str, folder: Path):
         self.generation = generation
@@ -49,7 +52,7 @@ class Worker:
         folder.mkdir(mode=0o700, exist_ok=True)
         sockets = folder if host.link_sockets is None else host.link_sockets / f"slot{slot}"
         links = [sockets / (f"party{rank}.sock" if rank == host.rank else f"to{rank}.sock") for rank in range(PARTIES)]
-        config = PartyConfig(
+        self._config = PartyConfig(
             host.rank,
             folder,
             tuple(links),
@@ -58,19 +61,24 @@ class Worker:
             receive_timeout=self._timeouts.receive,
         )
         self._gate = None if host.link_sockets else host.gate(slot, folder).start(folder / f"gate{host.rank}.err")
-        self._process = start_party(config, host.threads)
+        self._process = start_party(self._config, host.threads)
         self.pid = self._process.pid
-        self._over, self._why = threading.Event(), ""
+        self._running, self._over, self._why = ExitStack(), threading.Event(), ""
+        self._running.callback(end_with_input, self._processes, timeout=3)
         names = ("the process of this run", "the gate of this run")
         pids = {name: process.pid for name, process in zip(names, self._processes, strict=False)}
         end_if_stopped(pids, self._over, self.give_up)
+        self._stub: Stub | None = None
+
+    def wait(self) -> None:
+        """Wait until the process is ready, if it is new. Raises RunFailed if it does not start."""
+        if self._stub is not None:
+            return
         for name, process in (("party", self._process), ("gate", self._gate)):
             if process is not None and not wait_until_ready(process, self._timeouts.start):
-                self.close()
-                words = self._why or last_words(folder / f"{name}{host.rank}.err")
-                raise RunFailed(f"party {host.rank} cannot start a process for a run: {words}")
-        self._running = ExitStack()
-        self._stub = connect_locally(self._running, config)
+                words = self._why or last_words(self._folder / f"{name}{self._rank}.err")
+                raise RunFailed(f"party {self._rank} cannot start a process for a run: {words}")
+        self._stub = connect_locally(self._running, self._config)
 
     @property
     def alive(self) -> bool:
@@ -95,13 +103,7 @@ class Worker:
         """End the process and wait until it is gone and its port is free."""
         self._over.set()
         self.kill()
-        for process in self._processes:
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                with suppress(BrokenPipeError):
-                    pipe.close()
-        if hasattr(self, "_running"):
-            self._running.close()
+        self._running.close()
 
     def compute(self, run: str, model: StoredModel, inputs: Pieces) -> Events:
         """Walk a model's plan on a client's inputs; yield the progress of each call, and return the shares of the outputs.
@@ -173,7 +175,7 @@ class Slots:
         Leaving the block by an exception kills the process.
 
         Raises:
-            RunFailed: the slot is not free in time, or its process has another generation, or does not start.
+            RunFailed: the slot is not free in time, or its process has another generation.
         """
         slot, generation = assignment.slot, assignment.generation
         before = self._workers[slot]

@@ -19,14 +19,15 @@ from processes import protection, unprotected
 
 from cipherdm import CipherDMError
 from cipherdm.engine import Node, compile_plan
+from cipherdm.engine.cluster import start_process
 from cipherdm.engine.wire import MESSAGE_BYTES
-from cipherdm.hosts import Limits, LoopbackHosts, Model, RemoteCluster, load_caller, load_host
+from cipherdm.hosts import Limits, LoopbackHosts, Model, RemoteCluster, load_caller, load_host, worker
 from cipherdm.hosts import host_pb2 as pb
 from cipherdm.hosts.channels import connect
 from cipherdm.hosts.config import split_address
-from cipherdm.hosts.refusals import RunFailed, TooMuch, shown
-from cipherdm.hosts.request_queue import Queue
-from cipherdm.hosts.runs import Runs
+from cipherdm.hosts.refusals import Cancelled, RunFailed, TooMuch, shown
+from cipherdm.hosts.request_queue import Queue, Requests
+from cipherdm.hosts.runs import Run, Runs
 from cipherdm.hosts.service import EventLog, HostService
 from cipherdm.hosts.worker import Slots, memory_of
 
@@ -251,6 +252,19 @@ def test_runs_in_hand_have_a_limit():
             pass
     with runs.admitted("carol", "1"):
         pass
+
+
+def test_a_client_that_goes_away_ends_a_process_that_still_starts(tmp_path, monkeypatch):
+    """The process here never gets ready."""
+    sleeps = ["-c", "import time; time.sleep(600)"]
+    monkeypatch.setattr(worker, "start_party", lambda config, _: start_process(sleeps, "", config.work / "party1.err"))
+    host = replace(load_host(small_trial(tmp_path / "trial")["party1"]), link_sockets=tmp_path)
+    requests, run = Requests(host, "", Mock(), Slots(host, tmp_path)), Run("alice", "1")
+    threading.Timer(0.5, run.cancel).start()
+    begun = time.monotonic()
+    with pytest.raises(Cancelled):
+        list(requests._compute(run, Mock(), [], pb.StartRequest(generation="new", fresh=True), Mock()))
+    assert time.monotonic() - begun < host.caller.timeouts.start / 2
 
 
 def test_a_process_of_another_generation_is_not_used(tmp_path):
