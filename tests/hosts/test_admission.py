@@ -64,9 +64,12 @@ def silent_calls(files, name: str, method: str, count: int, rank: int = 0):
         yield pb.RequestPiece()
 
     channel, _ = connect(load_caller(files[name]), rank)
+    calls = [channel.stream_stream(HOST + method)(nothing()) for _ in range(count)]
     try:
-        yield [channel.stream_stream(HOST + method)(nothing()) for _ in range(count)]
+        yield calls
     finally:
+        for call in calls:
+            call.cancel()  # gRPC aborts this process if a channel is closed below so many calls
         never.set()
         channel.close()
 
