@@ -155,11 +155,7 @@ class PartyService:
 
 
 def connect(config: PartyConfig) -> libspu.link.Context:
-    """Join the other two parties over SPU's link; block until all three are there.
-
-    Raises:
-        RuntimeError: the others do not come within `connect_timeout`.
-    """
+    """Join the other two parties over SPU's link. Raises RuntimeError if they do not come within `connect_timeout`."""
     config.links[config.rank].unlink(missing_ok=True)
     description = libspu.link.Desc()
     description.id = config.link_id  # every message's key begins with it

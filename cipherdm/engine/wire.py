@@ -120,11 +120,7 @@ def _content(chunks: Iterable[bytes]) -> bytes:
 
 
 def checked_array(name: str, value: np.ndarray, config: EngineConfig) -> np.ndarray:
-    """Return a value as a contiguous array that can be shared.
-
-    Raises:
-        CipherDMError: the value is not finite or beyond `config.limit`.
-    """
+    """Return a value as a contiguous array to share. Raises CipherDMError if it is not finite or beyond `config.limit`."""
     array = np.asarray(value)
     if np.issubdtype(array.dtype, np.floating) and array.size:
         if not np.isfinite(array).all():

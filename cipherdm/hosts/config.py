@@ -142,11 +142,7 @@ def load_caller(path: str | Path) -> CallerConfig:
 
 
 def load_host(path: str | Path) -> HostConfig:
-    """Read a party's TOML file: all sections.
-
-    Raises:
-        CipherDMError: see `load_caller`.
-    """
+    """Read a party's TOML file: all sections. Raises CipherDMError as `load_caller` does."""
     path = Path(path)
     sections = read_sections(path, _SECTIONS, optional=("timeouts", "limits"))
     with sections["cluster"] as cluster:

@@ -69,11 +69,7 @@ class Gate:
 
 
 def named(tls: ssl.SSLObject, names: set[str]) -> str:
-    """Return which of the names the peer's certificate has, as common name and as DNS name.
-
-    Raises:
-        ConnectionError: it has none of them.
-    """
+    """Return which of the names is the peer's common name and a DNS name of it. Raises ConnectionError if none is."""
     certificate = tls.getpeercert()
     common = [value for part in certificate["subject"] for kind, value in part if kind == "commonName"]
     alternative = {value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"}

@@ -82,7 +82,7 @@ def check_manifest(manifest: pb.Manifest) -> None:
             raise CipherDMError(f"the output {name!r} is written by no call, or freed again.")
 
 
-def check_share(piece: engine_pb.SharePiece, declared: pb.Variable) -> None:
+def _check_head(piece: engine_pb.SharePiece, declared: pb.Variable) -> None:
     """Raise CipherDMError unless a share's head has the declared shape, dtype and secrecy, and SPU's storage for them."""
     meta = libspu.ValueMeta()
     if not meta.ParseFromString(piece.meta):
@@ -128,7 +128,7 @@ def _checked_share(pieces: Iterable[engine_pb.SharePiece], declared: pb.Variable
     done = index = 0
     chunk, first = libspu.ValueChunk(), None
     for index, piece in enumerate(pieces):
-        check_share(piece, declared)
+        _check_head(piece, declared)
         first = first or piece
         fits = (
             chunk.ParseFromString(piece.chunk)

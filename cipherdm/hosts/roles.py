@@ -119,10 +119,9 @@ class RoleCheck(grpc.ServerInterceptor):
         # Each request is read as a stream: of a single message gRPC would read all before it asks who sent it.
         def answer(requests: Iterator, context: grpc.ServicerContext) -> Any:
             with self._admitted(method, requests, context) as messages:
-                return handler.stream_unary(messages, context) if handler.request_streaming else one(messages, context)
-
-        def one(messages: Iterator, context: grpc.ServicerContext) -> Any:
-            return handler.unary_unary(next(messages), context)
+                if handler.request_streaming:
+                    return handler.stream_unary(messages, context)
+                return handler.unary_unary(next(messages), context)
 
         def answers(requests: Iterator, context: grpc.ServicerContext) -> Iterator:
             with self._admitted(method, requests, context) as messages:

@@ -10,7 +10,7 @@ from .config import Limits
 from .refusals import Cancelled, Refused, RunFailed, TooMuch
 from .worker import Worker
 
-_ENDING = 2.0  # seconds that a client's next run waits for its last one to be gone
+_ENDING = 5.0  # seconds that a client's next run waits for its last one to be gone
 
 
 class Run:

@@ -211,11 +211,7 @@ class Slots:
 
 
 def memory_of(pid: int | None = None) -> int:
-    """Return the bytes of memory that a process, this one by default, holds now.
-
-    Raises:
-        psutil.NoSuchProcess: it has ended.
-    """
+    """Return the bytes that a process, this one by default, holds now. Raises psutil.NoSuchProcess if it has ended."""
     held = psutil.Process(pid).memory_info().rss
     if not held:  # it has ended, and its parent has not noticed yet
         raise psutil.NoSuchProcess(pid)
