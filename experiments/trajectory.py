@@ -57,17 +57,18 @@ def follow_secure(task: Task, session: Session, progress: Progress = silent) -> 
     """
     specs, kept = dict(task.specs), set(task.specs)
     setup, step = setup_graph(task.shape), recorded_step(task.shape)
+    walk_bits = task.shape.protocols.walk_bits
     setup_cost, costs, found = None, [], []
     try:
         task.share(session)
         if setup is not None:
-            plan = compile_plan(setup.nodes, specs, keep=setup.outputs)
+            plan = compile_plan(setup.nodes, specs, keep=setup.outputs, walk_bits=walk_bits)
             kept.update(setup.outputs)
             specs |= plan.outputs
             setup_cost = session.run(plan)
         for index in range(task.shape.steps):
             progress(index, task.shape.steps, f"step {index + 1} of {task.shape.steps}")
-            plan = compile_plan([at_step(step.as_node(), index)], specs, keep=step.outputs)
+            plan = compile_plan([at_step(step.as_node(), index)], specs, keep=step.outputs, walk_bits=walk_bits)
             kept.update(step.outputs)
             costs.append(session.run(plan))
             found.append((session.reveal("sample"), session.reveal("eps")))

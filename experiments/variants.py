@@ -85,12 +85,14 @@ def prepare(
     count = min(at_once, steps) if variant.granularity == "loop" else 1
     before, nodes = _first_steps(task, variant.granularity, count)
     before, nodes = ([_renamed(node, prefix) for node in part] for part in (before, nodes))
-    specs = _prefixed(task.specs, prefix)
+    specs, walk_bits = _prefixed(task.specs, prefix), variant.protocols.walk_bits
     setup = None
     if before:
-        setup = compile_plan(before, specs, keep=[name for node in before for name in node.outputs])
+        outputs = [name for node in before for name in node.outputs]
+        setup = compile_plan(before, specs, keep=outputs, walk_bits=walk_bits)
         specs |= setup.outputs
-    return PreparedStep(variant, task, setup, compile_plan(nodes, specs, keep=[f"{prefix}next_sample"]), count, prefix)
+    plan = compile_plan(nodes, specs, keep=[f"{prefix}next_sample"], walk_bits=walk_bits)
+    return PreparedStep(variant, task, setup, plan, count, prefix)
 
 
 def batch_task(unet: UNet, protocols: Protocols, batch: int, steps: int) -> Task:

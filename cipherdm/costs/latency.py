@@ -30,7 +30,7 @@ import pandas as pd
 
 from .networks import Network
 
-_ROUNDS_A_CALL = {"trunc_a": 2, "mul_a1b": 2}
+_ROUNDS_A_CALL = {"trunc_a": 2, "mul_a1b": 2, "walk": 1}
 _SHARE_OF_BYTES = {"trunc_a": 12 / 28, "mul_a1b": 1 / 2}
 
 # Ratio for a product with its truncation, the most frequent pair: 3 rounds of 8 messages.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from ..errors import CipherDMError
 from ..progress import Progress
 from .kernel_stages import Stage, split_at_kernels
-from .programs import Call, KernelProgram, Plan, Program, Spec, compile_program
+from .programs import Call, KernelProgram, Plan, Program, Spec, compile_program, compile_walk
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ def compile_plan(
     keep: Iterable[str],
     *,
     files: Iterable[str] = (),
+    walk_bits: int | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Compile each node's function and list the calls in order. A function with kernels becomes several calls.
@@ -80,6 +81,8 @@ def compile_plan(
         specs: shape, dtype and visibility of every value that is read before it is written.
         keep: names that must still be there when the plan has run.
         files: names that are moved to the parties' files when they are written, and loaded for each call that reads them.
+        walk_bits: fraction bits of the engine, to have the parties walk all functions that neither compare nor divide; None to
+            have SPU compute all.
         progress: called before each function is compiled, with a label that begins with "compiling". It counts different
             functions, because input shapes are known only after the functions before have been compiled. Functions compiled
             earlier in this process are done at once.
@@ -94,12 +97,24 @@ def compile_plan(
         if progress is not None and node_specs not in begun_for:
             progress(len(begun) - 1, functions, f"compiling {node.label}")
         begun_for.add(node_specs)
+        if walk_bits is not None and (program := _walked(node.function, node_specs, walk_bits)) is not None:
+            specs.update(zip(node.outputs, program.outputs, strict=True))
+            moved = tuple(name for name in node.outputs if name in in_files)
+            calls.append(Call(program, node.inputs, node.outputs, node.label, files=moved))
+            continue
         for stage in _stages(node, specs):
             program = _compiled(stage.function, tuple(specs[name] for name in stage.inputs))
             specs.update(zip(stage.outputs, program.outputs, strict=True))
             moved = tuple(name for name in stage.outputs if name in in_files)
             calls.append(Call(program, stage.inputs, stage.outputs, node.label, files=moved))
     return Plan(_with_frees(calls, frozenset(keep)))
+
+
+def _walked(function: Callable, inputs: tuple[Spec, ...], fraction_bits: int) -> Program | None:
+    try:
+        return compile_walk(function, inputs, fraction_bits)
+    except CipherDMError:
+        return None
 
 
 def _stages(node: Node, specs: Mapping[str, Spec]) -> list[Stage]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import grpc
@@ -19,6 +20,7 @@ from spu import libspu
 
 from ..errors import CipherDMError
 from ..hardening import end_with_parent, harden, set_dumpable
+from ..kernels.ring_program import WalkPlan
 from . import party_pb2 as pb
 from .config import PartyConfig
 from .party_session import PartySession
@@ -99,6 +101,9 @@ class PartyService:
 
     def AddProgram(self, request, context):
         session = self._session(request.session, context)
+        if request.walk:
+            session.executables[request.id] = WalkPlan.from_json(request.walk.decode())
+            return pb.Empty()
         executable = libspu.Executable()
         executable.ParseFromString(request.executable)
         session.executables[request.id] = executable
@@ -137,6 +142,8 @@ class PartyService:
 
     def _run_program(self, session: PartySession, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
         stored = session.executables[call.program]
+        if not isinstance(stored, libspu.Executable):
+            return self._run_walk(session, stored, call, context)
         executable = libspu.Executable(stored.name, list(call.inputs), list(call.outputs), stored.code)
         start = time.perf_counter()
         with _reported(context, f"{call.label} failed"):
@@ -145,6 +152,16 @@ class PartyService:
             done = self._log.read()
         done.seconds = seconds
         return done
+
+    def _run_walk(self, session: PartySession, plan, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
+        with _reported(context, f"{call.label} failed"):
+            costs = asdict(session.run_walk(plan, call))
+        rounds = costs.pop("rounds")
+        operators = [
+            pb.Operator(name="walk", calls=1, **costs),
+            pb.Operator(name=f"{KERNEL}walk", calls=rounds, **costs),
+        ]
+        return pb.CallDone(**costs, operators=operators)
 
     def _run_kernel(self, session: PartySession, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
         with _reported(context, f"{call.label} failed"):

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from spu import api, libspu
 
+from ..kernels.ring_program import WalkPlan
 from . import party_pb2 as pb
 from .variable_files import StoredShare, VariableFiles
 
 if TYPE_CHECKING:
     from .kernels import Kernels
+    from .walks import WalkCosts, Walks
 
 
 class PartySession:
@@ -25,13 +27,13 @@ class PartySession:
     def __init__(
         self, link: libspu.link.Context, config: libspu.RuntimeConfig, files: VariableFiles, *, temporary: bool = True
     ):
-        self.executables: dict[str, libspu.Executable] = {}
+        self.executables: dict[str, libspu.Executable | WalkPlan] = {}
         self.lock = threading.Lock()
         self._runtime = api.Runtime(link.spawn(), config)
         self._files, self._temporary = files, temporary
         self._held: set[str] = set()  # names in the runtime
         self._given: set[str] = set()  # those of them that came from the client and that no run has written since
-        self._kernel_link = link.spawn()
+        self._kernel_link, self._walk_link = link.spawn(), link.spawn()
 
     def __contains__(self, name: str) -> bool:
         return name in self._held or name in self._files
@@ -89,6 +91,14 @@ class PartySession:
         self._written(call)
         return seconds, size
 
+    def run_walk(self, plan: WalkPlan, call: pb.Call) -> "WalkCosts":
+        """Walk a program on a call's inputs, and store its outputs as the call says; return what it took."""
+        shares, costs = self._walks.run(plan, self.read, call.inputs)
+        for name, share in zip(call.outputs, shares, strict=True):
+            self._runtime.set_var(name, share)
+        self._written(call)
+        return costs
+
     def close(self) -> None:
         """Drop the programs, and the files if they are temporary. The runtime ends with its last reference."""
         self.executables.clear()
@@ -131,6 +141,12 @@ class PartySession:
         from .kernels import Kernels
 
         return Kernels(self._kernel_link)
+
+    @cached_property
+    def _walks(self) -> "Walks":
+        from .walks import Walks
+
+        return Walks(self._walk_link)
 
     def _forget(self, names: Iterable[str]) -> None:
         if "_kernels" in vars(self):

@@ -24,6 +24,8 @@ from spu.utils import frontend
 
 from ..errors import CipherDMError
 from ..kernels.operation import Kernel
+from ..kernels.ring_program import WalkPlan
+from ..kernels.trace import trace
 from . import compiler
 
 
@@ -43,13 +45,14 @@ class Spec:
 
 @dataclass(frozen=True)
 class Program:
-    """Compiled function. `code` is SPU's textual MLIR, equal for all parties; it contains no secrets."""
+    """Compiled function. `code` is SPU's textual MLIR, or the plan of a walk; equal for all parties, without secrets."""
 
     id: str
     name: str
     code: bytes
     inputs: tuple[Spec, ...]
     outputs: tuple[Spec, ...]
+    walk: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,19 @@ def compile_program(function: Callable, inputs: tuple[Spec, ...]) -> Program:
         )
     outputs = tuple(Spec(tuple(item.shape), str(item.dtype)) for item in jax.tree_util.tree_leaves(result))
     return Program(hashlib.sha256(code).hexdigest()[:24], function.__name__, code, tuple(inputs), outputs)
+
+
+@lru_cache(maxsize=256)
+def compile_walk(function: Callable, inputs: tuple[Spec, ...], fraction_bits: int) -> Program:
+    """Read a function as a program that parties walk by themselves, in the ring of 64 bits.
+
+    Raises:
+        CipherDMError: it compares or divides, which SPU has to do.
+    """
+    plan = WalkPlan.in_64_bits(trace(function, inputs, fraction_bits))
+    code = plan.to_json().encode()
+    outputs = tuple(Spec(plan.program.shapes[number]) for number in plan.program.outputs)
+    return Program(hashlib.sha256(code).hexdigest()[:24], function.__name__, code, inputs, outputs, walk=True)
 
 
 # Bytes of HLO from which a program is compiled in another process. Whole steps are above, and blocks of a U-Net below, for

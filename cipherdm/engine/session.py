@@ -159,8 +159,11 @@ class Session:
         for program in {program.id: program for program in programs}.values():
             if program.id in self._programs:
                 continue
-            executable = libspu.Executable(program.name, [], [], program.code).SerializeToString()
-            request = pb.Program(session=self.name, id=program.id, executable=executable)
+            if program.walk:
+                content = {"walk": program.code}
+            else:
+                content = {"executable": libspu.Executable(program.name, [], [], program.code).SerializeToString()}
+            request = pb.Program(session=self.name, id=program.id, **content)
             self._all([stub.AddProgram for stub in self._stubs], request)
             self._programs.add(program.id)
 

@@ -88,6 +88,8 @@ def sampling_model(
         who = {"count": batch} if classes is None else {"labels": [0] * batch}
         task = make_task(model, protocols=protocols, **who, **settings)
         unet, unit, about = model, "step", {"kind": _LABELS}
+    if protocols.walk_bits is not None:
+        raise CipherDMError(f"hosts do not run {protocols.name} yet; register the model with fast or fast-kernels.")
     nodes = sampling_nodes(task.shape, granularity or unit)
     about |= {
         **settings,

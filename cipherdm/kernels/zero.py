@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ..errors import CipherDMError
+from .streams import Stream, Streams
 
 KEY_BYTES = 32
 CONFIRMATION = b"cipherdm confirmation of keys, version 1: "
@@ -92,10 +93,18 @@ class AgreedKeys:
         Raises:
             CipherDMError: there was such a run already. The same shares drawn again would reveal differences of secrets.
         """
+        self._begin(run)
+        return ZeroShares(*(_derived(key, run) for key in (self._own, self._next)))
+
+    def streams(self, run: bytes) -> Streams:
+        """Return the streams of one run, whose words have addresses; `run` as for `zero_shares`."""
+        self._begin(run)
+        return Streams(*(Stream(_derived(key, b"words by address, " + run)) for key in (self._own, self._next)))
+
+    def _begin(self, run: bytes) -> None:
         if run in self._runs:
             raise CipherDMError(f"zero shares of run {run!r} were handed out already; name each run anew")
         self._runs.add(run)
-        return ZeroShares(*(_derived(key, run) for key in (self._own, self._next)))
 
 
 def _derived(key: bytes, run: bytes) -> bytes:

@@ -7,6 +7,7 @@ from .sets import (
     CIPHERDM_CORRECTED,
     DIRECT,
     FAST,
+    FAST_64,
     FAST_GUARDED,
     FAST_KERNELS,
     NAMES,

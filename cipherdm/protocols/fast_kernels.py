@@ -33,6 +33,12 @@ def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
     pixels = math.prod((length + sum(edge) - size) // stride + 1 for length, edge in zip(extents, padding, strict=True))
     if batch * pixels * math.prod(weight.shape) < LEAST_MULTIPLY_ADDS:
         return fast.conv2d(params, x, stride=stride, padding=padding)
+    return conv2d_as_one(params, x, stride=stride, padding=padding)
+
+
+def conv2d_as_one(params, x, *, stride=1, padding=((0, 0), (0, 0))):
+    """Convolve as `fast.conv2d` does, as one operation. 3 messages."""
+    weight = params["weight"]
     y = product(Kernel("conv2d", stride, padding), weight, fast.room_for(x, weight))
     return y + params["bias"][None, :, None, None] if "bias" in params else y
 

@@ -12,6 +12,7 @@ from ..approximations.silu import quad, silu_cipherdm, silu_corrected, silu_llam
 from ..approximations.softmax import softmax_cipherdm, softmax_corrected, softmax_puma
 from ..errors import CipherDMError
 from . import direct, fast, fast_attention, fast_kernels, fast_norms
+from .fixed import ENGINE_FRACTION_BITS
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Protocols:
       `Fixed` numbers, and values between blocks have so many fraction bits.
     - `kernels`: whether large products are kernels (`cipherdm.kernels.operation`), which stand between programs, and so not
       in a loop of steps that is one program.
+    - `walk_bits`: None, or the fraction bits that words are counted in, to have the parties compute by themselves what neither
+      compares nor divides (`cipherdm.kernels.walk`).
     - `prepare`: the owner's preparation that the layers rely on, if any (`cipherdm.owner.prepare_weights`).
 
     A set is hashable, as long as its functions are (module-level functions, not arrays or closures over them), so that
@@ -69,6 +72,7 @@ class Protocols:
     time_embedding: Literal["inside", "precomputed"]
     value_bits: int | None = None
     kernels: bool = False
+    walk_bits: int | None = None
     prepare: Literal["fast", "fast-guarded"] | None = None
 
 
@@ -141,12 +145,15 @@ FAST_KERNELS = replace(
     kernels=True,
 )
 
+# FAST walked by the parties on their own pairs, in the ring of 64 bits.
+FAST_64 = replace(FAST, name="fast-64", conv2d=fast_kernels.conv2d_as_one, walk_bits=ENGINE_FRACTION_BITS)
+
 # FAST with activations kept within the range that they are right on, for inputs that calibration did not meet.
 FAST_GUARDED = replace(FAST, name="fast-guarded", group_norm=fast.guarded_group_norm, prepare="fast-guarded")
 
 _SETS = {
     protocols.name: protocols
-    for protocols in (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST, FAST_KERNELS, FAST_GUARDED)
+    for protocols in (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST, FAST_KERNELS, FAST_64, FAST_GUARDED)
 }
 
 NAMES = tuple(_SETS)

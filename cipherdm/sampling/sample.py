@@ -171,7 +171,8 @@ def run_task(
         return SamplingResult(task.decoded(np.asarray(last["sample"])))
     session = cluster.session(engine_for(task.shape.protocols) if engine is None else engine)
     nodes = sampling_nodes(task.shape, granularity)
-    plan = compile_plan(nodes, task.specs, keep=["sample"], progress=progress)
+    walk_bits = task.shape.protocols.walk_bits
+    plan = compile_plan(nodes, task.specs, keep=["sample"], walk_bits=walk_bits, progress=progress)
     with session.alone():  # other threads use the same names of variables
         try:
             task.share(session)

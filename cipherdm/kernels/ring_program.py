@@ -1,0 +1,230 @@
+"""A function on words of the ring as a list of operations that parties can compute on their shares by themselves.
+
+`trace` reads the same JAX function that SPU compiles, where it neither compares nor divides, and makes of it data movement,
+sums, products of secrets, and truncations. A party needs no JAX to compute them. Values are secret, or public arguments and
+what follows from them, or constants. One definition of what is local (`local`) serves words in the clear, public values, and a
+party's components.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+PARTIES = 3
+FULL = 64
+
+MOVES = frozenset(("reshape", "broadcast", "slice", "dynamic_slice", "transpose", "concatenate", "pad"))
+SUMS = frozenset(("add", "subtract", "negate", "sum", "shift", "less", "select"))
+PRODUCTS = frozenset(("multiply", "matmul", "conv2d"))
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation: what it computes, on which values, and public parameters.
+
+    Attributes:
+        kind: one of MOVES, of SUMS ("sum" over axes, "shift" to the left by bits; "less" and "select" of public values), of
+            PRODUCTS of secrets; "scale" by a public value; "offset", plus a public value; "share", a public value as shares;
+            "truncate" by bits.
+        inputs: numbers of the values that it reads.
+        output: number of the value that it makes.
+        shape: shape of that value.
+        parameters: numbers, and lists of them.
+    """
+
+    kind: str
+    inputs: tuple[int, ...]
+    output: int
+    shape: tuple[int, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RingProgram:
+    """Operations in an order in which each reads only what is there.
+
+    Attributes:
+        operations: the operations.
+        shapes: shape of each value, by number.
+        inputs: numbers of the arguments, in order.
+        outputs: numbers of the results, in order; all of them secret.
+        public: numbers of public values, constants among them.
+        constants: int64 arrays by number.
+    """
+
+    operations: tuple[Operation, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    public: frozenset[int]
+    constants: Mapping[int, np.ndarray]
+
+    def to_json(self) -> str:
+        """Return it as text, which is the same for equal programs."""
+        operations = [[o.kind, o.inputs, o.output, dict(sorted(o.parameters.items()))] for o in self.operations]
+        constants = {number: array.tolist() for number, array in sorted(self.constants.items())}
+        rest = {"inputs": self.inputs, "outputs": self.outputs, "public": sorted(self.public)}
+        return json.dumps(
+            {"operations": operations, "shapes": self.shapes, "constants": constants} | rest, separators=(",", ":")
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "RingProgram":
+        """Invert `to_json`."""
+        fields = json.loads(text)
+        shapes = tuple(map(tuple, fields["shapes"]))
+        operations = tuple(
+            Operation(kind, tuple(inputs), output, shapes[output], parameters)
+            for kind, inputs, output, parameters in fields["operations"]
+        )
+        constants = {
+            int(n): np.array(values, np.int64).reshape(shapes[int(n)]) for n, values in fields["constants"].items()
+        }
+        numbers = (tuple(fields["inputs"]), tuple(fields["outputs"]), frozenset(fields["public"]))
+        return cls(operations, shapes, *numbers, constants)
+
+
+@dataclass(frozen=True)
+class WalkPlan:
+    """Everything public that a walk depends on.
+
+    Attributes:
+        program: operations to compute.
+        bits: bits of the ring of each value, by number.
+        cuts: outputs of the truncations that are cuts; the others are local.
+    """
+
+    program: RingProgram
+    bits: tuple[int, ...]
+    cuts: frozenset[int]
+
+    @classmethod
+    def in_64_bits(cls, program: RingProgram) -> "WalkPlan":
+        """Return the plan in which all values have the ring of 64 bits, and all truncations are cuts."""
+        cuts = frozenset(o.output for o in program.operations if o.kind == "truncate")
+        return cls(program, (FULL,) * len(program.shapes), cuts)
+
+    def to_json(self) -> str:
+        """Return it as text, which is the same for equal plans."""
+        return json.dumps({"program": self.program.to_json(), "bits": self.bits, "cuts": sorted(self.cuts)})
+
+    @classmethod
+    def from_json(cls, text: str) -> "WalkPlan":
+        """Invert `to_json`."""
+        fields = json.loads(text)
+        return cls(RingProgram.from_json(fields["program"]), tuple(fields["bits"]), frozenset(fields["cuts"]))
+
+    @cached_property
+    def replicated(self) -> frozenset[int]:
+        """Values that have to be pairs: factors of products, results, and what is repeated or put together to be one."""
+        size = [math.prod(shape) for shape in self.program.shapes]
+        wanted = set(self.program.outputs)
+        for operation in reversed(self.program.operations):
+            made, read = size[operation.output], sum(size[number] for number in operation.inputs)
+            # Repeated numbers are sent once, before they are repeated.
+            moves = operation.kind in MOVES and (made > read or (made == read and operation.output in wanted))
+            if moves or operation.kind in PRODUCTS:
+                wanted.update(operation.inputs)
+        return frozenset(wanted)
+
+    @cached_property
+    def firsts(self) -> Mapping[int, int]:
+        """Rank that takes the part of P0 in each cut, in turn."""
+        return {output: place % PARTIES for place, output in enumerate(sorted(self.cuts))}
+
+    @cached_property
+    def readers(self) -> Mapping[int, tuple[int, ...]]:
+        """Places of the operations that read each value."""
+        found: dict[int, list[int]] = {}
+        for place, operation in enumerate(self.program.operations):
+            for number in set(operation.inputs):
+                found.setdefault(number, []).append(place)
+        return {number: tuple(places) for number, places in found.items()}
+
+
+def local(operation: Operation, arrays: Sequence[np.ndarray], lead: int = 0) -> np.ndarray:
+    """Compute an operation of MOVES or SUMS on words, or on each component of a pair.
+
+    Args:
+        operation: operation to compute.
+        arrays: values that it reads, int64 or uint64; the places of a "dynamic_slice" are public.
+        lead: number of axes before those of the operation, which do not take part.
+    """
+    x, p, shape = arrays[0], operation.parameters, operation.shape
+    before = x.shape[:lead]
+    whole = (slice(None),) * lead
+    match operation.kind:
+        case "reshape":
+            return x.reshape((*before, *shape))
+        case "broadcast":
+            extents = [1] * len(shape)
+            for axis, extent in zip(p["axes"], x.shape[lead:], strict=True):
+                extents[axis] = extent
+            return np.broadcast_to(x.reshape((*before, *extents)), (*before, *shape))
+        case "slice":
+            ends = zip(p["start"], p["stop"], p["step"], strict=True)
+            return x[(*whole, *(slice(*end) for end in ends))]
+        case "dynamic_slice":
+            extents = zip(arrays[1:], x.shape[lead:], shape, strict=True)
+            starts = [min(max(0, int(start)), extent - size) for start, extent, size in extents]  # as JAX does
+            return x[(*whole, *(slice(start, start + size) for start, size in zip(starts, shape, strict=True)))]
+        case "transpose":
+            return x.transpose(*range(lead), *(axis + lead for axis in p["axes"]))
+        case "concatenate":
+            return np.concatenate(arrays, axis=p["axis"] + lead)
+        case "pad":
+            edges = list(zip(p["edges"], x.shape[lead:], strict=True))
+            kept = (slice(max(-low, 0), extent - max(-high, 0)) for (low, high), extent in edges)
+            around = [(max(low, 0), max(high, 0)) for (low, high), _ in edges]
+            return np.pad(x[(*whole, *kept)], [(0, 0)] * lead + around)
+        case "add":
+            return x + arrays[1]
+        case "subtract":
+            return x - arrays[1]
+        case "negate":
+            return np.negative(x)
+        case "sum":
+            return x.sum(axis=tuple(axis + lead for axis in p["axes"]), dtype=x.dtype)
+        case "shift":
+            return x << x.dtype.type(p["bits"])
+        case "less":
+            return (x < arrays[1]).astype(x.dtype)
+        case "select":
+            return np.where(x, arrays[2], arrays[1])
+    raise ValueError(operation.kind)
+
+
+def in_the_clear(program: RingProgram, inputs: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
+    """Compute a program in the clear, on int64 words that wrap around; truncations are to the nearest. All values by number."""
+    values = dict(program.constants) | dict(zip(program.inputs, inputs, strict=True))
+    for operation in program.operations:
+        x = [values[number] for number in operation.inputs]
+        match operation.kind:
+            case "offset":
+                result = x[0] + x[1]
+            case "share":
+                result = x[0]
+            case "scale" | "multiply":
+                result = x[0] * x[1]
+            case "truncate":
+                bits = operation.parameters["bits"]
+                result = (x[0] >> bits) + (x[0] >> bits - 1 & 1)
+            case "matmul":
+                result = np.matmul(*x)
+            case "conv2d":
+                result = _convolution(*x, **operation.parameters)
+            case _:
+                result = local(operation, x)
+        values[operation.output] = result
+    return values
+
+
+def _convolution(weights: np.ndarray, x: np.ndarray, *, stride: int, padding) -> np.ndarray:
+    x = np.pad(x, ((0, 0), (0, 0), *padding))
+    patches = np.lib.stride_tricks.sliding_window_view(x, weights.shape[2:], axis=(2, 3))[:, :, ::stride, ::stride]
+    return np.einsum("ocij,bcrsij->bors", weights, patches)
