@@ -72,7 +72,12 @@ class LinkShaper:
             bufsize=0,
             start_new_session=True,  # Ctrl-C goes to this process, which then ends the other
         )
-        links = [(*pair, str(self._socket(*pair)), str(target)) for pair, target in targets.items()]
+        # Beside SPU's sockets stand those of walks.
+        links = [
+            (*pair, str(self._socket(*pair).with_suffix(kind)), str(target.with_suffix(kind)))
+            for pair, target in targets.items()
+            for kind in (".sock", ".walk")
+        ]
         settings = {"links": links, "bandwidth": self.network.bandwidth, "delay": self.network.delay}
         try:
             self._tell(json.dumps(settings))

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
 import grpc
@@ -27,6 +28,7 @@ from .party_session import PartySession
 from .profile import KERNEL, ProfileLog
 from .rpc import add_service
 from .variable_files import StoredShare, VariableFiles, check_folder_name
+from .walk_links import WalkLinks
 from .wire import GRPC_OPTIONS, pieces
 
 _STATUS = Path("/proc/self/status")
@@ -59,7 +61,8 @@ class PartyService:
                 self._link = connect(self._config)
             files = VariableFiles(self._folder_of(request))
             temporary = not request.files
-            self._sessions[request.session] = PartySession(self._link, runtime_config, files, temporary=temporary)
+            opened = PartySession(self._link, runtime_config, files, lambda: self._walk_links, temporary=temporary)
+            self._sessions[request.session] = opened
         return pb.Empty()
 
     def Close(self, request, context):
@@ -123,6 +126,11 @@ class PartyService:
                 done = run(session, call, context)
                 done.index = index
                 yield done
+
+    @cached_property
+    def _walk_links(self) -> WalkLinks:
+        config = self._config
+        return WalkLinks(config.rank, config.links, config.connect_timeout, config.receive_timeout)
 
     def _folder_of(self, request: pb.OpenRequest) -> Path:
         """Return the folder of a session's variables in files."""

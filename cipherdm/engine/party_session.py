@@ -1,7 +1,7 @@
 """Session at one party: its variables, in SPU's runtime or in files, and programs and kernels that run on them."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from .variable_files import StoredShare, VariableFiles
 
 if TYPE_CHECKING:
     from .kernels import Kernels
+    from .walk_links import WalkLinks
     from .walks import WalkCosts, Walks
 
 
@@ -25,7 +26,13 @@ class PartySession:
     """
 
     def __init__(
-        self, link: libspu.link.Context, config: libspu.RuntimeConfig, files: VariableFiles, *, temporary: bool = True
+        self,
+        link: libspu.link.Context,
+        config: libspu.RuntimeConfig,
+        files: VariableFiles,
+        walk_links: Callable[[], "WalkLinks"],
+        *,
+        temporary: bool = True,
     ):
         self.executables: dict[str, libspu.Executable | WalkPlan] = {}
         self.lock = threading.Lock()
@@ -33,7 +40,7 @@ class PartySession:
         self._files, self._temporary = files, temporary
         self._held: set[str] = set()  # names in the runtime
         self._given: set[str] = set()  # those of them that came from the client and that no run has written since
-        self._kernel_link, self._walk_link = link.spawn(), link.spawn()
+        self._kernel_link, self._walk_link, self._walk_links = link.spawn(), link.spawn(), walk_links
 
     def __contains__(self, name: str) -> bool:
         return name in self._held or name in self._files
@@ -146,7 +153,7 @@ class PartySession:
     def _walks(self) -> "Walks":
         from .walks import Walks
 
-        return Walks(self._walk_link)
+        return Walks(self._walk_link, self._walk_links)
 
     def _forget(self, names: Iterable[str]) -> None:
         if "_kernels" in vars(self):

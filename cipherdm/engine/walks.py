@@ -5,7 +5,7 @@ on keys, and passes messages on.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..kernels.zero import agree
 from .config import PARTIES
 from .kernels import _pair_of, _share_of
 from .variable_files import StoredShare
+from .walk_links import WalkLinks
 
 Reader = Callable[[str], libspu.Share | StoredShare]
 """Function that returns a party's share of a variable."""
@@ -35,20 +36,34 @@ class WalkCosts:
     receives: int = 0
     rounds: int = 0
 
+    def count(self, messages: Round) -> None:
+        """Add the messages of a round, without the few bytes that say how long each is."""
+        self.sends += len(messages.sends)
+        self.sent_bytes += sum(content.size for content in messages.sends.values())
+        self.receives += len(messages.receives)
+        self.received_bytes += sum(messages.receives.values())
+        self.rounds += 1
+
 
 class Walks:
-    """Walks of one session, on a link that nothing else uses. All parties must run the same ones in the same order."""
+    """Walks of one session. All parties must run the same ones in the same order.
 
-    def __init__(self, link: libspu.link.Context):
-        self._link, self._streams, self._calls = link, None, 0
+    Args:
+        link: link of SPU that nothing else uses, over which the parties agree on keys.
+        connected: function that returns the sockets of this party's walks.
+    """
+
+    def __init__(self, link: libspu.link.Context, connected: Callable[[], WalkLinks]):
+        self._link, self._connected = link, connected
+        self._streams, self._calls = None, 0
 
     def run(self, plan: WalkPlan, read: Reader, inputs: Sequence[str]) -> tuple[list[libspu.Share], WalkCosts]:
         """Walk a program on variables; return this party's shares of the results, and the costs.
 
         Raises:
-            CipherDMError: a variable is not shared as the program expects, or a message has another length.
+            CipherDMError: a variable is not shared as the program expects, or a party is gone or runs another program.
         """
-        start, costs = time.perf_counter(), WalkCosts()
+        start, costs, links = time.perf_counter(), WalkCosts(), self._connected()
         if self._streams is None:
             run = self._link.id().encode()
             self._streams = agree(self._swap, self._link.all_gather, run).streams(run)
@@ -66,25 +81,8 @@ class Walks:
             except StopIteration as end:
                 costs.seconds = time.perf_counter() - start
                 return [_share_of(pair, "float32") for pair in end.value], costs
-            came = self._passed_on(messages, costs)
-
-    def _passed_on(self, messages: Round, costs: WalkCosts) -> Mapping[int, np.ndarray]:
-        for rank, content in messages.sends.items():
-            self._link.send_async(rank, content.tobytes())
-            costs.sent_bytes += content.size
-            costs.sends += 1
-        came = {}
-        for rank, size in messages.receives.items():
-            content = self._link.recv(rank)
-            if len(content) != size:
-                raise CipherDMError(
-                    f"party {rank} sent {len(content)} bytes in a round of {size}; it runs another program"
-                )
-            came[rank] = np.frombuffer(content, np.uint8)
-            costs.received_bytes += size
-            costs.receives += 1
-        costs.rounds += 1
-        return came
+            came = links.exchange(messages)
+            costs.count(messages)
 
     def _swap(self, message: bytes) -> bytes:
         """Send a message to the previous party and return the next one's."""

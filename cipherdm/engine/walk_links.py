@@ -1,0 +1,129 @@
+"""Sockets of a party's walks: to each of the other two one connection that it sends over, and one that it receives from.
+
+SPU's links take half a millisecond or more for a message, and a walk has hundreds of small ones. The sockets stand beside
+SPU's in the same folder, where only the party's user gets in.
+"""
+
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import CipherDMError
+from ..kernels.cut import Round
+
+_LENGTH = 8  # bytes before each message that say how long it is
+
+
+class WalkLinks:
+    """Connections to the other two parties.
+
+    Args:
+        rank: this party's rank.
+        links: sockets of SPU's links as this party sees them, by rank; those of walks have the suffix ".walk" instead.
+        connect_timeout: seconds to wait for the others.
+        receive_timeout: seconds to wait for a message.
+
+    Raises:
+        CipherDMError: a party does not come in time.
+    """
+
+    def __init__(self, rank: int, links: Sequence[Path], connect_timeout: float, receive_timeout: float):
+        self._timeout = receive_timeout
+        own = links[rank].with_suffix(".walk")
+        own.unlink(missing_ok=True)
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(str(own))
+        server.listen()
+        self._from: dict[int, socket.socket] = {}
+        accepts = threading.Thread(target=self._accept, args=(server, len(links) - 1), daemon=True)
+        accepts.start()
+        deadline = time.monotonic() + connect_timeout
+        others = [other for other in range(len(links)) if other != rank]
+        self._to = {other: _connect(links[other].with_suffix(".walk"), rank, other, deadline) for other in others}
+        accepts.join(max(0, deadline - time.monotonic()))
+        server.close()
+        missing = set(others).difference(self._from)
+        if missing:
+            raise CipherDMError(f"party {min(missing)} did not connect within {connect_timeout:g} seconds")
+        for connection in (*self._to.values(), *self._from.values()):
+            connection.setblocking(False)
+
+    def exchange(self, messages: Round) -> Mapping[int, np.ndarray]:
+        """Send and receive the messages of a round; return those that came, by rank.
+
+        Raises:
+            CipherDMError: a party is gone, says nothing for the timeout, or sends a message of another length.
+        """
+        sending, receiving = {}, {}
+        for rank, content in messages.sends.items():
+            framed = content.size.to_bytes(_LENGTH, "little") + content.tobytes()
+            sending[self._to[rank]] = (rank, memoryview(framed))
+        for rank, size in messages.receives.items():
+            receiving[self._from[rank]] = (rank, np.empty(_LENGTH + size, np.uint8), 0)
+        came = {}
+        while sending or receiving:
+            readable, writable, _ = select.select(list(receiving), list(sending), [], self._timeout)
+            if not readable and not writable:
+                silent = min(rank for rank, *_ in (*receiving.values(), *sending.values()))
+                raise CipherDMError(f"party {silent} neither sent nor took anything for {self._timeout:g} seconds")
+            for connection in writable:
+                rank, rest = sending.pop(connection)
+                rest = rest[_tried(connection.send, rest, rank) :]
+                if rest:
+                    sending[connection] = (rank, rest)
+            for connection in readable:
+                rank, buffer, count = receiving.pop(connection)
+                count += _tried(connection.recv_into, memoryview(buffer)[count:], rank)
+                length = int.from_bytes(buffer[:_LENGTH].tobytes(), "little")
+                if count >= _LENGTH and length != buffer.size - _LENGTH:
+                    wanted = buffer.size - _LENGTH
+                    raise CipherDMError(
+                        f"party {rank} sends {length} bytes in a round of {wanted}; it runs another program"
+                    )
+                if count < buffer.size:
+                    receiving[connection] = (rank, buffer, count)
+                else:
+                    came[rank] = buffer[_LENGTH:]
+        return came
+
+    def _accept(self, server: socket.socket, count: int) -> None:
+        for _ in range(count):
+            connection, _ = server.accept()
+            rank = connection.recv(1)
+            if rank:
+                connection.sendall(rank)
+                self._from[rank[0]] = connection
+
+
+def _connect(path: Path, rank: int, other: int, deadline: float) -> socket.socket:
+    while time.monotonic() < deadline:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.settimeout(max(0.1, deadline - time.monotonic()))
+            connection.connect(str(path))
+            connection.sendall(bytes([rank]))
+            if connection.recv(1) == bytes([rank]):  # what listens may be no party, but what shapes links before it
+                return connection
+        except OSError:
+            pass
+        connection.close()
+        time.sleep(0.01)
+    raise CipherDMError(f"party {other} cannot be reached at {path.name}")
+
+
+def _tried(action: Callable[[memoryview], int], buffer: memoryview, rank: int) -> int:
+    """Send or receive what goes at once, and return the number of bytes."""
+    try:
+        count = action(buffer)
+    except BlockingIOError:
+        return 0
+    except OSError:
+        count = 0
+    if not count:
+        raise CipherDMError(f"party {rank} is gone")
+    return count
