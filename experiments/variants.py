@@ -40,7 +40,12 @@ def variants(names: Sequence[str] = DEFAULT_NAMES, granularity: Granularity | No
         if name == "direct-pade":
             return Variant(name, DIRECT, EngineConfig(exp="pade"), granularity or "loop")
         chosen = named(name)
-        return Variant(chosen.name, chosen, engine_for(chosen), granularity or ("step" if chosen.kernels else "loop"))
+        return Variant(
+            chosen.name,
+            chosen,
+            engine_for(chosen),
+            granularity or ("loop" if chosen.walk_bits is None and not chosen.kernels else "step"),
+        )
 
     return tuple(map(variant, names))
 
