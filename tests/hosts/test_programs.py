@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,10 @@ from small import SCHEDULER, TWO_LEVELS
 from spu import api, libspu
 
 from cipherdm import CipherDMError
-from cipherdm.engine import Call, EngineConfig, Node, Plan, Program, Spec, compile_plan, compile_program
-from cipherdm.hosts import Model, RemoteCluster, sampling_model
+from cipherdm.engine import EngineConfig, Node, Program, Spec, compile_plan, compile_program
+from cipherdm.hosts import Model, Timeouts, sampling_model
 from cipherdm.hosts.programs import Signature, Type, signature_of
+from cipherdm.hosts.worker import Worker
 from cipherdm.models import init_unet
 from cipherdm.protocols import DIRECT, named
 from cipherdm.sampling import make_task, sampling_nodes
@@ -78,6 +80,9 @@ FALSE_TYPES = {
     "a result": f"{HEAD}func.func @main(%arg0: {SECRET}) -> {PUBLIC} {{\n"
     f"%0 = pphlo.negate %arg0 : ({SECRET}) -> {PUBLIC}\nreturn %0 : {PUBLIC}\n}}\n}}\n",
     "an argument": LOOP.replace("ANSWER", PUBLIC_BIT).replace(SECRET, PUBLIC),
+    # This one SPU runs if it is not told to check.
+    "an argument that is negated": f"{HEAD}func.func @main(%arg0: {PUBLIC}) -> {PUBLIC} {{\n"
+    f"%0 = pphlo.negate %arg0 : {PUBLIC}\nreturn %0 : {PUBLIC}\n}}\n}}\n",
     "an exponent": f"{HEAD}func.func @main(%arg0: {SECRET}) -> {PUBLIC} {{\n"
     f"%0 = pphlo.shift_left %arg0, %arg0 : ({SECRET}, {SECRET}) -> {PUBLIC}\nreturn %0 : {PUBLIC}\n}}\n}}\n",
 }
@@ -176,16 +181,17 @@ def test_spu_runs_no_program_whose_types_are_false(code):
     assert all(errors), errors
 
 
-def test_parties_have_types_checked_as_they_run(hosts):
-    """What a program says is public, and is not, ends the run: an owner would have the parties open it otherwise."""
-    spec = Spec((), "int32")
-    program = Program("lie", "f", FALSE_TYPES["a result"].encode(), (spec,), (spec,))
-    model = Model("lie", Plan((Call(program, ("x",), ("y",), "lie"),)), {}, {"x": spec}, ("y",))
-    with RemoteCluster(hosts["rival"]) as rival, RemoteCluster(hosts["alice"]) as alice:
-        rival.register(model)
-        with pytest.raises(CipherDMError, match="lie failed"):
-            alice.request("lie", {"x": np.int32(7)})
-        rival.remove("lie")
+def test_parties_have_types_checked_as_they_run():
+    worker = Worker.__new__(Worker)
+    worker._rank, worker._timeouts = 1, Timeouts()
+    worker._stub = Mock(Run=lambda _: (), Fetch=lambda _: ())
+    spec = Spec((3, 4))
+    plan = compile_plan([Node("square", jnp.square, ("x",), ("y",))], {"x": spec}, ("y",))
+    manifest = Model("m", plan, {}, {"x": spec}, ("y",)).manifest("0" * 32)
+    list(worker.compute("run", Mock(manifest=manifest, pieces=tuple), []))
+    config = libspu.RuntimeConfig()
+    config.ParseFromString(worker._stub.Open.call_args[0][0].runtime_config)
+    assert config.enable_type_checker
 
 
 @pytest.mark.parametrize("body", LONG.values(), ids=LONG)
