@@ -8,7 +8,7 @@ help:
 	@echo "make sample   sample digits securely on three parties, and write figures/sample.png"
 	@echo "make lab      open the notebooks in JupyterLab"
 	@echo "make test     run all tests, and all notebooks"
-	@echo "make attack   run the tests in which somebody attacks, or processes and networks fail; FAULTS=200 for more of them"
+	@echo "make attack   run the tests in which somebody attacks, or random processes fail; FAULTS=200 for more of these"
 	@echo "make setup    only make .venv"
 
 setup: .venv/installed

@@ -18,8 +18,6 @@ import pytest
 from cipherdm import WAN, CipherDMError, LocalCluster
 from cipherdm.engine import Call, Plan, Spec, compile_program, party
 
-pytestmark = pytest.mark.attack
-
 SOON = 15
 X = np.ones((64, 3000), np.float32)
 

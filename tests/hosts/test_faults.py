@@ -35,7 +35,7 @@ SOON = 15.0  # seconds within which a caller is told of a process that ended or 
 SLACK = 20.0  # seconds beside the timeouts, for a machine that is busy with other things
 INSIDE, OUTSIDE = "127.0.1.{}", "127.0.2.{}"
 
-pytestmark = [pytest.mark.attack, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

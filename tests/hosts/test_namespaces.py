@@ -12,7 +12,7 @@ from cipherdm import CipherDMError
 from cipherdm.engine import Node, Spec, compile_plan
 from cipherdm.hosts import LoopbackHosts, Model, RemoteCluster, make_trial
 
-pytestmark = [pytest.mark.attack, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
