@@ -185,7 +185,7 @@ class LocalCluster:
         if self._over.is_set():
             self.stop()
             return CipherDMError(f"this cluster cannot be used: {self._turn.ended}.")
-        if error.code() == grpc.StatusCode.NOT_FOUND:  # a mistake of the caller, which harms no party
+        if error.code() == grpc.StatusCode.NOT_FOUND and not failure.alone:  # a caller's mistake, which harms no party
             return CipherDMError(f"party {rank}: {error.details()}")
         shaper = "" if self._shaper is None or self._shaper.alive else " The process that shapes the links had ended."
         for other, process in enumerate(self._processes):

@@ -134,7 +134,7 @@ def compile_program(function: Callable, inputs: tuple[Spec, ...]) -> Program:
 
 @lru_cache(maxsize=256)
 def compile_walk(function: Callable, inputs: tuple[Spec, ...], fraction_bits: int) -> Program:
-    """Read a function as a program that parties walk by themselves, in the ring of 64 bits.
+    """Read a function as a program that parties walk by themselves, in the ring of 64 bits, right for words up to 2^62.
 
     Raises:
         CipherDMError: it compares or divides, which SPU has to do.

@@ -6,6 +6,7 @@ SPU's in the same folder, where only the party's user gets in.
 
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,9 @@ import numpy as np
 from ..errors import CipherDMError
 from ..kernels.cut import Round
 
-_LENGTH = 8  # bytes before each message that say how long it is
+_HEAD = struct.Struct(
+    "<QIQ8s"
+)  # before each message: its length, and the number of the call, of the round, and the plan
 
 
 class WalkLinks:
@@ -34,6 +37,7 @@ class WalkLinks:
 
     def __init__(self, rank: int, links: Sequence[Path], connect_timeout: float, receive_timeout: float):
         self._timeout = receive_timeout
+        self.lock = threading.Lock()  # one walk has all connections
         own = links[rank].with_suffix(".walk")
         own.unlink(missing_ok=True)
         server = socket.socket(socket.AF_UNIX)
@@ -53,18 +57,22 @@ class WalkLinks:
         for connection in (*self._to.values(), *self._from.values()):
             connection.setblocking(False)
 
-    def exchange(self, messages: Round) -> Mapping[int, np.ndarray]:
+    def exchange(self, messages: Round, at: tuple[int, int, bytes]) -> Mapping[int, np.ndarray]:
         """Send and receive the messages of a round; return those that came, by rank.
 
+        Args:
+            messages: messages of this party.
+            at: number of the call and of the round, and 8 bytes that name the plan, all of which the others must have alike.
+
         Raises:
-            CipherDMError: a party is gone, says nothing for the timeout, or sends a message of another length.
+            CipherDMError: a party is gone, says nothing for the timeout, or is at another place or plan.
         """
         sending, receiving = {}, {}
         for rank, content in messages.sends.items():
-            framed = content.size.to_bytes(_LENGTH, "little") + content.tobytes()
+            framed = _HEAD.pack(content.size, *at) + content.tobytes()
             sending[self._to[rank]] = (rank, memoryview(framed))
         for rank, size in messages.receives.items():
-            receiving[self._from[rank]] = (rank, np.empty(_LENGTH + size, np.uint8), 0)
+            receiving[self._from[rank]] = (rank, np.empty(_HEAD.size + size, np.uint8), 0)
         came = {}
         while sending or receiving:
             readable, writable, _ = select.select(list(receiving), list(sending), [], self._timeout)
@@ -79,16 +87,13 @@ class WalkLinks:
             for connection in readable:
                 rank, buffer, count = receiving.pop(connection)
                 count += _tried(connection.recv_into, memoryview(buffer)[count:], rank)
-                length = int.from_bytes(buffer[:_LENGTH].tobytes(), "little")
-                if count >= _LENGTH and length != buffer.size - _LENGTH:
-                    wanted = buffer.size - _LENGTH
-                    raise CipherDMError(
-                        f"party {rank} sends {length} bytes in a round of {wanted}; it runs another program"
-                    )
+                head = _HEAD.pack(buffer.size - _HEAD.size, *at)
+                if count >= _HEAD.size and buffer[: _HEAD.size].tobytes() != head:
+                    raise CipherDMError(f"party {rank} runs another program, or is at another place in it")
                 if count < buffer.size:
                     receiving[connection] = (rank, buffer, count)
                 else:
-                    came[rank] = buffer[_LENGTH:]
+                    came[rank] = buffer[_HEAD.size :]
         return came
 
     def _accept(self, server: socket.socket, count: int) -> None:

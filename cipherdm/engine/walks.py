@@ -14,8 +14,9 @@ from spu import libspu
 from ..errors import CipherDMError
 from ..kernels.cut import Round
 from ..kernels.ring_program import WalkPlan
+from ..kernels.streams import Streams
 from ..kernels.walk import Walk
-from ..kernels.zero import agree
+from ..kernels.zero import AgreedKeys, agree
 from .config import PARTIES
 from .kernels import _pair_of, _share_of
 from .variable_files import StoredShare
@@ -55,7 +56,9 @@ class Walks:
 
     def __init__(self, link: libspu.link.Context, connected: Callable[[], WalkLinks]):
         self._link, self._connected = link, connected
-        self._streams, self._calls = None, 0
+        self._keys: AgreedKeys | None = None
+        self._streams: dict[bytes, Streams] = {}  # by the plan's digest
+        self._calls = 0
 
     def run(self, plan: WalkPlan, read: Reader, inputs: Sequence[str]) -> tuple[list[libspu.Share], WalkCosts]:
         """Walk a program on variables; return this party's shares of the results, and the costs.
@@ -64,25 +67,28 @@ class Walks:
             CipherDMError: a variable is not shared as the program expects, or a party is gone or runs another program.
         """
         start, costs, links = time.perf_counter(), WalkCosts(), self._connected()
-        if self._streams is None:
-            run = self._link.id().encode()
-            self._streams = agree(self._swap, self._link.all_gather, run).streams(run)
+        run = self._link.id().encode()
+        if self._keys is None:
+            self._keys = agree(self._swap, self._link.all_gather, run)
+        if plan.digest not in self._streams:
+            self._streams[plan.digest] = self._keys.streams(run, plan.digest)
         program = plan.program
         values = [
             _public_words(read, name) if number in program.public else _pair_of(read, name, np.uint64)
             for number, name in zip(program.inputs, inputs, strict=True)
         ]
-        steps = Walk(plan, self._link.rank, self._streams, self._calls).steps(values)
-        self._calls += 1
+        call, self._calls = self._calls, self._calls + 1
+        steps = Walk(plan, self._link.rank, self._streams[plan.digest], call).steps(values)
         came = None
-        while True:
-            try:
-                messages = steps.send(came)
-            except StopIteration as end:
-                costs.seconds = time.perf_counter() - start
-                return [_share_of(pair, "float32") for pair in end.value], costs
-            came = links.exchange(messages)
-            costs.count(messages)
+        with links.lock:
+            while True:
+                try:
+                    messages = steps.send(came)
+                except StopIteration as end:
+                    costs.seconds = time.perf_counter() - start
+                    return [_share_of(pair, "float32") for pair in end.value], costs
+                came = links.exchange(messages, (call, costs.rounds, plan.digest[:8]))
+                costs.count(messages)
 
     def _swap(self, message: bytes) -> bytes:
         """Send a message to the previous party and return the next one's."""

@@ -30,6 +30,7 @@ GRPC_OPTIONS = (
 _NEXT = ((0, 1), (1, 2), (2, 0))  # each party and the one whose first component is its second
 
 _LOOK = 0.2  # seconds after which a wait for one party looks whether anything else has happened
+_AGREEMENT = 5.0  # seconds for the other parties to see a mistake that one has seen
 _AHEAD = 4  # messages that may wait for a party: enough to hide its pauses, and few enough to bound the memory
 
 
@@ -135,11 +136,11 @@ def checked_array(name: str, value: np.ndarray, config: EngineConfig) -> np.ndar
 
 
 class PartyError(Exception):
-    """Error with which one party answered a call."""
+    """Error with which one party answered a call; `alone` if it is a caller's mistake that the other two do not see."""
 
-    def __init__(self, rank: int, error: grpc.RpcError):
+    def __init__(self, rank: int, error: grpc.RpcError, *, alone: bool = False):
         super().__init__(rank, error)
-        self.rank, self.error = rank, error
+        self.rank, self.error, self.alone = rank, error, alone
 
 
 def gather(calls: Sequence[grpc.Future], meanwhile: Callable[[], None] = lambda: None) -> list:
@@ -220,10 +221,21 @@ def follow(streams: Sequence[grpc.Future]) -> Iterator[tuple[int, Any]]:
 
     for rank in range(len(streams)):
         threading.Thread(target=forward, args=(rank,), daemon=True).start()
-    running = len(streams)
+    running, mistakes = len(streams), []
     try:
         while running:
-            rank, event = events.get()
+            try:
+                rank, event = events.get(timeout=_AGREEMENT if mistakes else None)
+            except queue.Empty:
+                rank, event = None, None
+            if isinstance(event, grpc.RpcError) and event.code() == grpc.StatusCode.NOT_FOUND:
+                # A mistake in the call harms no party if all of them see it, and so do nothing.
+                mistakes.append(PartyError(rank, event))
+                if len(mistakes) == len(streams):
+                    raise mistakes[0]
+                continue
+            if mistakes:
+                raise PartyError(mistakes[0].rank, mistakes[0].error, alone=True)
             if isinstance(event, grpc.RpcError):
                 raise PartyError(rank, event)
             if event is None:

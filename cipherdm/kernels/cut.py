@@ -23,11 +23,12 @@ z - 1 into x_0 + x_1 uniformly (a replicated value keeps its split), gives x_0 t
 replicated), and shares floor((z - 1 - r) / 2^s) + 1 afresh, where r = x_1 mod 2^s. Each message is uniform given what its
 receiver holds: z_2 has a share of zero that P0 does not know; e and f are hidden by a and b, of which their
 receiver knows neither; c_1 by c_0, t_0 - y_0 by y_0, t_1 - y_2 by y_2. P2 receives nothing. This is *not* truncation with
-independent error. A result that is opened, together with the view of P0 or P1, shows z to an interval of 2^s whose place that
-party knows, and repeated openings of fresh cuts of one z show the bits that were cut off.
+independent error. A result that is opened, together with the view of P0 or P1 (or of P2, if z was replicated), shows z to an
+interval of 2^s whose place that party knows. Repeated openings of fresh cuts of one z show the bits that were cut off, even to
+a client without any party's view. Who draws masks for another plan than the others may learn more, so streams are of one plan.
 
-**Bytes** of all parties for each number, in whole bytes a field: k, n, twice a bit, twice k'. 3 rounds, 2 if n <= 0 or if the
-value was replicated.
+**Bytes** of all parties for each number, in whole bytes a field: k (k' + s if n <= 0, none if z was replicated), n, twice a
+bit, twice k'. **Rounds**: 3, one less if n <= 0, and one less if z was replicated.
 """
 
 from collections.abc import Generator, Iterator, Mapping

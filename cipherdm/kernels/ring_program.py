@@ -6,6 +6,7 @@ what follows from them, or constants. One definition of what is local (`local`) 
 party's components.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+from ..errors import CipherDMError
 
 PARTIES = 3
 FULL = 64
@@ -64,6 +67,22 @@ class RingProgram:
     public: frozenset[int]
     constants: Mapping[int, np.ndarray]
 
+    def __post_init__(self):
+        there, made = {*self.inputs, *self.constants}, [*self.inputs, *self.constants]
+        for operation in self.operations:
+            made.append(operation.output)
+            if not there.issuperset(operation.inputs):
+                raise CipherDMError(f"operation {operation.output} reads what is not there yet")
+            there.add(operation.output)
+            public = operation.kind != "share" and self.public.issuperset(operation.inputs)
+            if public != (operation.output in self.public) or (public and operation.kind not in MOVES | SUMS):
+                raise CipherDMError(f"operation {operation.output} makes a secret public, or the reverse")
+        # Masks are drawn by the number of a value, so no two operations may have the same.
+        if len(set(made)) != len(made) or not set(made) <= set(range(len(self.shapes))):
+            raise CipherDMError("a program has two values of one number, or numbers without a shape")
+        if not there.issuperset(self.outputs) or not self.public.isdisjoint(self.outputs):
+            raise CipherDMError("a result of a program is public or is not there")
+
     def to_json(self) -> str:
         """Return it as text, which is the same for equal programs."""
         operations = [[o.kind, o.inputs, o.output, dict(sorted(o.parameters.items()))] for o in self.operations]
@@ -102,6 +121,23 @@ class WalkPlan:
     program: RingProgram
     bits: tuple[int, ...]
     cuts: frozenset[int]
+
+    def __post_init__(self):
+        bits = self.bits
+        if len(bits) != len(self.program.shapes) or any(bits[number] != FULL for number in self.program.outputs):
+            raise CipherDMError(f"a plan has a ring for each value, and one of {FULL} bits for each result")
+        for operation in self.program.operations:
+            shift = operation.parameters.get("bits", 0) if operation.kind == "truncate" else 0
+            if operation.kind == "truncate" and not 0 < shift < bits[operation.inputs[0]]:
+                raise CipherDMError(f"operation {operation.output} cuts off {shift} bits")
+            secret = [number for number in operation.inputs if number not in self.program.public]
+            if operation.output not in self.cuts and any(bits[n] - shift < bits[operation.output] for n in secret):
+                raise CipherDMError(f"operation {operation.output} makes bits that what it reads does not have")
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the plan's text."""
+        return hashlib.sha256(self.to_json().encode()).digest()
 
     @classmethod
     def in_64_bits(cls, program: RingProgram) -> "WalkPlan":
@@ -171,7 +207,9 @@ def local(operation: Operation, arrays: Sequence[np.ndarray], lead: int = 0) -> 
             return x[(*whole, *(slice(*end) for end in ends))]
         case "dynamic_slice":
             extents = zip(arrays[1:], x.shape[lead:], shape, strict=True)
-            starts = [min(max(0, int(start)), extent - size) for start, extent, size in extents]  # as JAX does
+            starts = [
+                min(max(0, int(start.view(np.int64))), extent - size) for start, extent, size in extents
+            ]  # as JAX does
             return x[(*whole, *(slice(start, start + size) for start, size in zip(starts, shape, strict=True)))]
         case "transpose":
             return x.transpose(*range(lead), *(axis + lead for axis in p["axes"]))
@@ -193,7 +231,7 @@ def local(operation: Operation, arrays: Sequence[np.ndarray], lead: int = 0) -> 
         case "shift":
             return x << x.dtype.type(p["bits"])
         case "less":
-            return (x < arrays[1]).astype(x.dtype)
+            return (x.view(np.int64) < arrays[1].view(np.int64)).astype(x.dtype)
         case "select":
             return np.where(x, arrays[2], arrays[1])
     raise ValueError(operation.kind)

@@ -79,6 +79,8 @@ class Stream:
             word: unsigned type; all words of an address and purpose must have the same.
         """
         size = np.dtype(word).itemsize
+        if count > STRIP or start * size % _BLOCK:
+            raise ValueError(f"{count} words from {start} are no strip that begins with a block")
         blocks = -(-count * size // _BLOCK)
         numbers = self._numbers[:blocks]
         numbers[:, 0] = address.block(purpose)

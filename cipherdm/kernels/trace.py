@@ -10,7 +10,7 @@ from jax.extend.core import Literal
 
 from ..errors import CipherDMError
 from .operation import is_after, kernel_of
-from .ring_program import Operation, RingProgram
+from .ring_program import MOVES, SUMS, Operation, RingProgram
 
 
 def trace(function: Callable, specs: Sequence, fraction_bits: int) -> RingProgram:
@@ -49,6 +49,8 @@ class _Tracer:
         """Read all equations."""
         for equation in self._jaxpr.eqns:
             self._read(equation)
+        if any(atom.aval.dtype != np.float32 for atom in self._jaxpr.outvars):
+            raise CipherDMError("results of a walk are words of float32 values.")
         outputs = tuple(self._secret(atom) for atom in self._jaxpr.outvars)
         needed, kept = set(outputs), []
         for operation in reversed(self._operations):
@@ -70,6 +72,8 @@ class _Tracer:
         """Add an operation, and return the number of its value."""
         inputs = tuple(inputs)
         public = kind != "share" and self._public.issuperset(inputs)
+        if public and kind not in MOVES | SUMS:
+            raise CipherDMError(f"{kind} of values that depend on public arguments is not walked.")
         output = self._new(shape, public=public)
         self._operations.append(Operation(kind, inputs, output, tuple(shape), parameters))
         return output
@@ -83,7 +87,8 @@ class _Tracer:
 
     def _constant(self, array: np.ndarray) -> int:
         number = self._new(array.shape, public=True)
-        self._constants[number] = array.astype(np.int64)
+        # A float is a word as the engine makes it.
+        self._constants[number] = _words(array, self._bits) if array.dtype.kind == "f" else array.astype(np.int64)
         return number
 
     def _secret(self, atom) -> int:
@@ -117,7 +122,7 @@ class _Tracer:
             self._values |= zip(equation.outvars, map(self._value, inner.jaxpr.outvars), strict=True)
         elif all(isinstance(self._value(atom), np.ndarray) for atom in atoms):
             self._values |= zip(equation.outvars, self._computed(equation), strict=True)
-        elif is_after(equation) or name in ("bitcast_convert_type", "copy", "copy_p", "convert_element_type"):
+        elif is_after(equation) or name in ("bitcast_convert_type", "copy", "copy_p"):
             self._values[equation.outvars[0]] = self._value(atoms[0])
         else:
             read = _READERS.get("kernel" if kernel_of(equation) else name)
@@ -133,7 +138,7 @@ class _Tracer:
         if equation.primitive.name == "bitcast_convert_type":
             (value,) = operands
             if equation.params["new_dtype"].kind == "i":
-                return [np.round(value.astype(np.float64) * 2.0**self._bits).astype(np.int64)]
+                return [_words(value, self._bits)]
             return [(value.astype(np.float64) * 2.0**-self._bits).astype(np.float32)]
         results = equation.primitive.bind(*operands, **equation.params)
         return [np.asarray(result) for result in (results if equation.primitive.multiple_results else [results])]
@@ -167,12 +172,13 @@ class _Tracer:
         extents = x.aval.shape
         numbers = np.arange(math.prod(extents), dtype=np.int32).reshape(extents)
         index = np.asarray(equation.primitive.bind(numbers, self._fixed(places, "an index"), **equation.params))
-        corners = [np.unravel_index(index.reshape(-1)[end], extents) for end in (0, -1)]
-        start, stop = [int(low) for low in corners[0]], [int(high) + 1 for high in corners[1]]
-        if not np.array_equal(numbers[tuple(map(slice, start, stop))].reshape(-1), index.reshape(-1)):
+        along = [np.unique(axis) for axis in np.unravel_index(index.reshape(-1), extents)]
+        step = [int(axis[1] - axis[0]) if axis.size > 1 else 1 for axis in along]
+        start, stop = [int(axis[0]) for axis in along], [int(axis[-1]) + 1 for axis in along]
+        part = numbers[tuple(map(slice, start, stop, step))]
+        if not np.array_equal(part.reshape(-1), index.reshape(-1)):
             raise CipherDMError("an index that is no slice is not walked; slice and concatenate.")
-        kept = [high - low for low, high in zip(start, stop, strict=True)]
-        part = self._add("slice", kept, [self._number(x)], start=start, stop=stop, step=[1] * len(kept))
+        part = self._add("slice", part.shape, [self._number(x)], start=start, stop=stop, step=step)
         return self._add("reshape", shape, [part])
 
     def _concatenate(self, equation, shape) -> int:
@@ -211,6 +217,7 @@ class _Tracer:
     def _times(self, equation, shape) -> int:
         first, second = (self._number(atom) for atom in equation.invars)
         if self._public.isdisjoint((first, second)):
+            _check_words(equation)
             return self._add("multiply", shape, [first, second])
         x, other = (first, equation.invars[1]) if second in self._public else (second, equation.invars[0])
         if equation.outvars[0].aval.dtype.kind == "i":
@@ -218,11 +225,12 @@ class _Tracer:
         # A float times 2^-s is a word of which s bits are cut off.
         factor = self._one(other, "a factor")
         bits = -math.log2(factor) if factor > 0 else 0
-        if bits != int(bits) or bits <= 0:
+        if bits != int(bits) or not 0 < bits < 64:
             raise CipherDMError(f"a product with {factor} is no truncation; a program on words multiplies by 2^-s.")
         return self._add("truncate", shape, [x], bits=int(bits))
 
     def _dot_general(self, equation, shape) -> int:
+        _check_words(equation)
         contracted, batched = equation.params["dimension_numbers"]
         numbers = [self._number(atom) for atom in equation.invars]
         if self._public.isdisjoint(numbers):
@@ -255,6 +263,7 @@ class _Tracer:
         return self._add("reshape", shape, [self._add("matmul", [*lead, *free], arranged)])
 
     def _kernel(self, equation, shape) -> int:
+        _check_words(equation)
         kernel = kernel_of(equation)
         first, second = (self._secret(atom) for atom in equation.invars)
         if kernel.kind == "conv2d":
@@ -263,6 +272,16 @@ class _Tracer:
             axes = [len(shape) - 2, len(shape) - 1]
             first = self._add("broadcast", (*shape[:-2], *self._shapes[first]), [first], axes=axes)
         return self._add("matmul", shape, [first, second])
+
+
+def _words(array: np.ndarray, fraction_bits: int) -> np.ndarray:
+    return np.round(array.astype(np.float64) * 2.0**fraction_bits).astype(np.int64)
+
+
+def _check_words(equation) -> None:
+    """Refuse a product of floats, which SPU truncates by itself."""
+    if equation.outvars[0].aval.dtype.kind == "f":
+        raise CipherDMError("a product of floats has a truncation that is not written out; SPU has to compute it.")
 
 
 _MOVES = ("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose", "slice")

@@ -27,6 +27,7 @@ from .streams import Stream, Streams
 KEY_BYTES = 32
 CONFIRMATION = b"cipherdm confirmation of keys, version 1: "
 PURPOSE = b"cipherdm zero shares of linear layers, version 1: "
+BY_ADDRESS = b"cipherdm words by address, version 1: "
 LIMIT = 1 << 56  # bytes of one stream; AES's blocks can be told from random words only after some 2^68
 CHUNK = 1 << 16  # bytes drawn at a time; few, so they stay in the processor's cache
 AES_BLOCK = 16
@@ -96,10 +97,13 @@ class AgreedKeys:
         self._begin(run)
         return ZeroShares(*(_derived(key, run) for key in (self._own, self._next)))
 
-    def streams(self, run: bytes) -> Streams:
-        """Return the streams of one run, whose words have addresses; `run` as for `zero_shares`."""
-        self._begin(run)
-        return Streams(*(Stream(_derived(key, b"words by address, " + run)) for key in (self._own, self._next)))
+    def streams(self, run: bytes, plan: bytes) -> Streams:
+        """Return the streams of one run for one plan, whose words have addresses; `run` as for `zero_shares`.
+
+        Parties with different plans share no word: what they then compute is nonsense, and tells nothing.
+        """
+        self._begin(run + plan)
+        return Streams(*(Stream(_derived(key, plan + run, BY_ADDRESS)) for key in (self._own, self._next)))
 
     def _begin(self, run: bytes) -> None:
         if run in self._runs:
@@ -107,8 +111,8 @@ class AgreedKeys:
         self._runs.add(run)
 
 
-def _derived(key: bytes, run: bytes) -> bytes:
-    return HKDF(SHA256(), KEY_BYTES, salt=None, info=PURPOSE + run).derive(key)
+def _derived(key: bytes, run: bytes, purpose: bytes = PURPOSE) -> bytes:
+    return HKDF(SHA256(), KEY_BYTES, salt=None, info=purpose + run).derive(key)
 
 
 class ZeroShares:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from cipherdm import WAN, CipherDMError, LocalCluster
-from cipherdm.engine import Call, Plan, Spec, compile_program, party
+from cipherdm.engine import Call, Plan, Spec, compile_program, party, party_pb2
 
 SOON = 15
 X = np.ones((64, 3000), np.float32)
@@ -115,6 +115,20 @@ def test_a_mistake_in_the_plan_is_found_before_the_first_call(cluster):
         session.run(Plan(tuple(calls)), progress=lambda *event: seen.append(event))
     assert not seen
     session.run(Plan((calls[0],)))  # the cluster goes on
+
+
+def test_a_mistake_that_one_party_alone_sees_ends_the_run():
+    """The others have begun to compute, and their links would no longer agree."""
+    with LocalCluster() as cluster:
+        session, pids = cluster.session(), cluster.pids
+        session.share({"x": X})
+        session._stubs[1].Delete(party_pb2.DeleteRequest(session=session.name, names=["x"]))
+        square = compile_program(jnp.square, (Spec.of(X),))
+        begun = time.monotonic()
+        with pytest.raises(CipherDMError, match="party 1: square needs 'x'.*start a new LocalCluster"):
+            session.run(Plan((Call(square, ("x",), ("y",), "square"),)))
+        assert time.monotonic() - begun < SOON
+        check_ended(cluster, session, pids, "there was an error .party 1: square needs 'x'")
 
 
 def test_threads_and_tasks_get_their_own_results(cluster):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cipherdm import CipherDMError
 from cipherdm.kernels.streams import STRIP, Address, Purpose, Stream
+from cipherdm.kernels.zero import AgreedKeys
 
 KEY = bytes(range(32))
 WORDS = (np.uint8, np.uint16, np.uint32, np.uint64)
@@ -51,3 +52,20 @@ def test_no_word_is_at_two_addresses():
 def test_addresses_have_limits(call, operation):
     with pytest.raises(CipherDMError, match="begin another run"):
         Address(call, operation)
+
+
+@pytest.mark.parametrize(("start", "count"), [(0, STRIP + 1), (1, 4)])
+def test_only_strips_are_drawn(start, count):
+    with pytest.raises(ValueError, match="no strip"):
+        Stream(KEY).words(Address(0, 0), Purpose.A, start, count)
+
+
+def test_each_plan_has_its_own_words_and_each_run_draws_them_once():
+    keys = AgreedKeys(KEY, KEY[::-1])
+    one, other = (
+        keys.streams(b"run", plan).own.words(Address(0, 0), Purpose.A, 0, 1000).copy() for plan in (b"1", b"2")
+    )
+    zeros = keys.zero_shares(b"run").draw((1000,))
+    assert np.unique(np.concatenate([one, other, zeros])).size == 3000
+    with pytest.raises(CipherDMError, match="handed out already"):
+        keys.streams(b"run", b"1")
