@@ -169,7 +169,7 @@ def test_spu_runs_no_program_whose_types_are_false(code):
     description = libspu.link.Desc()
     for rank in range(3):
         description.add_party(f"party{rank}", f"{hash(code)}-{rank}")
-    description.recv_timeout_ms = 5000
+    description.recv_timeout_ms = 1000
 
     def run(rank: int) -> None:
         runtime = api.Runtime(libspu.link.create_mem(description, rank), config)
