@@ -64,7 +64,7 @@ def silent_calls(files, name: str, method: str, count: int, rank: int = 0):
         yield pb.RequestPiece()
 
     channel, _ = connect(load_caller(files[name]), rank)
-    calls = [channel.stream_stream(HOST + method)(nothing()) for _ in range(count)]
+    calls = [channel.stream_stream(HOST + method)(nothing(), timeout=60) for _ in range(count)]
     try:
         yield calls
     finally:
