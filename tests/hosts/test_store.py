@@ -243,9 +243,11 @@ def test_one_bit_of_the_shares_that_has_changed_is_noticed(tmp_path):
 
 
 def test_files_of_shares_are_for_this_user_only(tmp_path):
+    tmp_path.chmod(0o755)  # somebody has made it before
     publish(ModelStore(tmp_path, LIMITS), "owner")
     found = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(found) == 3 and all(path.stat().st_mode & 0o777 == 0o600 for path in found)
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
 
 
 def test_models_reach_the_disk_before_they_are_published(tmp_path, monkeypatch):
