@@ -40,8 +40,16 @@ def check_ended(cluster, session, pids, why):
     assert time.monotonic() - begun < 1
 
 
+@pytest.fixture
+def ctrl_c():
+    """Let Ctrl-C interrupt, also where the shell has started these tests in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
-def test_an_interrupted_run_ends_the_cluster_and_says_so(kind):
+def test_an_interrupted_run_ends_the_cluster_and_says_so(kind, ctrl_c):
     """An exception in `progress`, and Ctrl-C, which comes while this thread waits for the parties."""
     with LocalCluster() as cluster:
         session, pids, interrupted = cluster.session(), cluster.pids, []
