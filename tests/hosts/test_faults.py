@@ -139,7 +139,8 @@ def children_of(pid: int, kind: str = "") -> list[int]:
         (
             signal.SIGKILL,
             "gate.py",
-            "party 1: the gate of this run has ended|party [02]: the process of this run ended",
+            # SPU at the other two may abort first, in one way or another.
+            "party 1: the gate of this run has ended|party [02]: the process of this run (ended|was killed)",
         ),
         (signal.SIGSTOP, "engine.party", "party 1: the process of this run was stopped by a signal"),
         (signal.SIGSTOP, "gate.py", "party 1: the gate of this run was stopped by a signal"),
