@@ -65,7 +65,7 @@ class Kernels:
             self._zeros = agree(self._exchange, self._link.all_gather, run).zero_shares(run)
         first, second = inputs
         z = self._local(kernel, read, first, second, keep_weights)
-        share = _share_of(finish(z, self._exchange), kernel.dtype)
+        share = spu_share(finish(z, self._exchange), kernel.dtype)
         return share, time.perf_counter() - start, z.nbytes
 
     def forget(self, names: Iterable[str]) -> None:
@@ -77,12 +77,12 @@ class Kernels:
     def _local(self, kernel: pb.Kernel, read: Reader, first: str, second: str, keep: bool) -> np.ndarray:
         word = np.uint64 if kernel.ring == 64 else np.uint32
         path = choose_path(word)
-        x = _pair_of(read, second, word)
+        x = pair_of(read, second, word)
         if kernel.kind == "products":
-            return layers.batched_product(path, _pair_of(read, first, word), x, self._zeros)
+            return layers.batched_product(path, pair_of(read, first, word), x, self._zeros)
         weights = self._weights.get((first, kernel.ring))
         if weights is None:
-            weights = layers.prepare(path, _pair_of(read, first, word))
+            weights = layers.prepare(path, pair_of(read, first, word))
             size = weights.digits.nbytes + sum(kept.digits.nbytes for kept in self._weights.values())
             if keep and size <= KEPT_BYTES:
                 self._weights[first, kernel.ring] = weights
@@ -99,7 +99,7 @@ class Kernels:
         return self._link.recv((rank + 1) % PARTIES)
 
 
-def _pair_of(read: Reader, name: str, word: type[np.unsignedinteger]) -> np.ndarray:
+def pair_of(read: Reader, name: str, word: type[np.unsignedinteger]) -> np.ndarray:
     """Return this party's pair [2, ...] of a variable; for words of 32 bits the lower half of each word."""
     share, meta = read(name), libspu.ValueMeta()
     meta.ParseFromString(share.meta)
@@ -119,7 +119,7 @@ def _pair_of(read: Reader, name: str, word: type[np.unsignedinteger]) -> np.ndar
     return pair.reshape(2, *shape)
 
 
-def _share_of(pair: np.ndarray, dtype: str) -> libspu.Share:
+def spu_share(pair: np.ndarray, dtype: str) -> libspu.Share:
     """Return a pair as a share that SPU accepts.
 
     Words of 32 bits become the upper halves of words of 64: a number modulo 2^32, times 2^32, is a number modulo 2^64.

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -150,8 +149,9 @@ class PartyService:
 
     def _run_program(self, session: PartySession, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
         stored = session.executables[call.program]
-        if not isinstance(stored, libspu.Executable):
-            return self._run_walk(session, stored, call, context)
+        if isinstance(stored, WalkPlan):
+            with _reported(context, f"{call.label} failed"):
+                return session.run_walk(stored, call)
         executable = libspu.Executable(stored.name, list(call.inputs), list(call.outputs), stored.code)
         start = time.perf_counter()
         with _reported(context, f"{call.label} failed"):
@@ -160,16 +160,6 @@ class PartyService:
             done = self._log.read()
         done.seconds = seconds
         return done
-
-    def _run_walk(self, session: PartySession, plan, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
-        with _reported(context, f"{call.label} failed"):
-            costs = asdict(session.run_walk(plan, call))
-        rounds = costs.pop("rounds")
-        operators = [
-            pb.Operator(name="walk", calls=1, **costs),
-            pb.Operator(name=f"{KERNEL}walk", calls=rounds, **costs),
-        ]
-        return pb.CallDone(**costs, operators=operators)
 
     def _run_kernel(self, session: PartySession, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
         with _reported(context, f"{call.label} failed"):

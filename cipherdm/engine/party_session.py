@@ -15,7 +15,7 @@ from .variable_files import StoredShare, VariableFiles
 if TYPE_CHECKING:
     from .kernels import Kernels
     from .walk_links import WalkLinks
-    from .walks import WalkCosts, Walks
+    from .walks import Walks
 
 
 class PartySession:
@@ -98,13 +98,13 @@ class PartySession:
         self._written(call)
         return seconds, size
 
-    def run_walk(self, plan: WalkPlan, call: pb.Call) -> "WalkCosts":
+    def run_walk(self, plan: WalkPlan, call: pb.Call) -> pb.CallDone:
         """Walk a program on a call's inputs, and store its outputs as the call says; return what it took."""
-        shares, costs = self._walks.run(plan, self.read, call.inputs)
+        shares, done = self._walks.run(plan, self.read, call.inputs)
         for name, share in zip(call.outputs, shares, strict=True):
             self._runtime.set_var(name, share)
         self._written(call)
-        return costs
+        return done
 
     def close(self) -> None:
         """Drop the programs, and the files if they are temporary. The runtime ends with its last reference."""

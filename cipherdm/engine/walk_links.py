@@ -1,6 +1,6 @@
 """Sockets of a party's walks: to each of the other two one connection that it sends over, and one that it receives from.
 
-SPU's links take half a millisecond or more for a message, and a walk has hundreds of small ones. The sockets stand beside
+A walk has hundreds of small messages, one after the other, and sockets need less for each than SPU's links. They stand beside
 SPU's in the same folder, where only the party's user gets in.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CipherDMError
-from ..kernels.cut import Round
+from ..kernels.rounds import Round
 
 _HEAD = struct.Struct(
     "<QIQ8s"

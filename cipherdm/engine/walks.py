@@ -6,44 +6,24 @@ on keys, and passes messages on.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from spu import libspu
 
 from ..errors import CipherDMError
-from ..kernels.cut import Round
 from ..kernels.ring_program import WalkPlan
 from ..kernels.streams import Streams
 from ..kernels.walk import Walk
 from ..kernels.zero import AgreedKeys, agree
+from . import party_pb2 as pb
 from .config import PARTIES
-from .kernels import _pair_of, _share_of
+from .kernels import pair_of, spu_share
+from .profile import KERNEL
 from .variable_files import StoredShare
 from .walk_links import WalkLinks
 
 Reader = Callable[[str], libspu.Share | StoredShare]
 """Function that returns a party's share of a variable."""
-
-
-@dataclass
-class WalkCosts:
-    """What a walk took at one party."""
-
-    seconds: float = 0.0
-    sent_bytes: int = 0
-    received_bytes: int = 0
-    sends: int = 0
-    receives: int = 0
-    rounds: int = 0
-
-    def count(self, messages: Round) -> None:
-        """Add the messages of a round, without the few bytes that say how long each is."""
-        self.sends += len(messages.sends)
-        self.sent_bytes += sum(content.size for content in messages.sends.values())
-        self.receives += len(messages.receives)
-        self.received_bytes += sum(messages.receives.values())
-        self.rounds += 1
 
 
 class Walks:
@@ -60,13 +40,13 @@ class Walks:
         self._streams: dict[bytes, Streams] = {}  # by the plan's digest
         self._calls = 0
 
-    def run(self, plan: WalkPlan, read: Reader, inputs: Sequence[str]) -> tuple[list[libspu.Share], WalkCosts]:
+    def run(self, plan: WalkPlan, read: Reader, inputs: Sequence[str]) -> tuple[list[libspu.Share], pb.CallDone]:
         """Walk a program on variables; return this party's shares of the results, and the costs.
 
         Raises:
             CipherDMError: a variable is not shared as the program expects, or a party is gone or runs another program.
         """
-        start, costs, links = time.perf_counter(), WalkCosts(), self._connected()
+        start, costs, rounds, links = time.perf_counter(), pb.Operator(name="walk", calls=1), 0, self._connected()
         run = self._link.id().encode()
         if self._keys is None:
             self._keys = agree(self._swap, self._link.all_gather, run)
@@ -74,7 +54,7 @@ class Walks:
             self._streams[plan.digest] = self._keys.streams(run, plan.digest)
         program = plan.program
         values = [
-            _public_words(read, name) if number in program.public else _pair_of(read, name, np.uint64)
+            _public_words(read, name) if number in program.public else pair_of(read, name, np.uint64)
             for number, name in zip(program.inputs, inputs, strict=True)
         ]
         call, self._calls = self._calls, self._calls + 1
@@ -86,15 +66,31 @@ class Walks:
                     messages = steps.send(came)
                 except StopIteration as end:
                     costs.seconds = time.perf_counter() - start
-                    return [_share_of(pair, "float32") for pair in end.value], costs
-                came = links.exchange(messages, (call, costs.rounds, plan.digest[:8]))
-                costs.count(messages)
+                    return [spu_share(pair, "float32") for pair in end.value], _done(costs, rounds)
+                came = links.exchange(messages, (call, rounds, plan.digest[:8]))
+                rounds += 1
+                # Without the head of each message, as SPU counts its own.
+                costs.sends += len(messages.sends)
+                costs.sent_bytes += sum(content.size for content in messages.sends.values())
+                costs.receives += len(messages.receives)
+                costs.received_bytes += sum(messages.receives.values())
 
     def _swap(self, message: bytes) -> bytes:
         """Send a message to the previous party and return the next one's."""
         rank = self._link.rank
         self._link.send_async((rank - 1) % PARTIES, message)
         return self._link.recv((rank + 1) % PARTIES)
+
+
+def _done(costs: pb.Operator, rounds: int) -> pb.CallDone:
+    """Return the costs of a walk: one operator, and one kernel that is called once a round."""
+    kernel, done = pb.Operator(), pb.CallDone()
+    kernel.CopyFrom(costs)
+    kernel.name, kernel.calls = f"{KERNEL}walk", rounds
+    for name in ("seconds", "sent_bytes", "received_bytes", "sends", "receives"):
+        setattr(done, name, getattr(costs, name))
+    done.operators.extend([costs, kernel])
+    return done
 
 
 def _public_words(read: Reader, name: str) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 `digits` and `products` multiply matrices modulo 2^64 and 2^32. `zero` draws shares of zero. `shares` has a party's pair of
 components and the one message of a multiplication. `patches` and `layers` make matrix products, convolutions and batched
-products of them, as one party computes them. `operation` is such a layer as an operation of JAX. Nothing here knows of SPU,
-networks or models.
+products of them, as one party computes them. `operation` is such a layer as an operation of JAX.
+
+`cut` truncates products and shares them anew, with words of `streams` and messages of `rounds`. `trace` reads a JAX function as
+a `ring_program`, which `walk` computes. Nothing here knows of SPU, networks or models.
 """
 
 import lazy_loader

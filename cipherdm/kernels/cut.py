@@ -1,4 +1,4 @@
-"""Product, truncation and re-sharing of shares in one protocol, and re-sharing alone, as one party computes them.
+"""Product, truncation and re-sharing of shares in one protocol, as one party computes it.
 
 Notation: a ring of k bits; parties P0, P1, P2, which are the ranks turned by `Cut.first`. Component i of a replicated value is
 held by Pi and P(i-1).
@@ -31,27 +31,14 @@ a client without any party's view. Who draws masks for another plan than the oth
 bit, twice k'. **Rounds**: 3, one less if n <= 0, and one less if z was replicated.
 """
 
-from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import CipherDMError
-from .streams import STRIP, Address, Purpose, Stream, Streams
-
-PARTIES = 3
-
-
-@dataclass(frozen=True)
-class Round:
-    """Messages of one party in one round: bytes that it sends by rank, and how many it gets by rank."""
-
-    sends: Mapping[int, np.ndarray]
-    receives: Mapping[int, int]
-
-
-Steps = Generator[Round, Mapping[int, np.ndarray], np.ndarray]
-"""A protocol at one party: yields its rounds, is sent the bytes that came, by rank, and returns this party's pair [2, N]."""
+from .rounds import Round, Steps, field, hidden, mask, packed, strips, unpacked, whole_bytes
+from .shares import PARTIES
+from .streams import Address, Purpose, Stream, Streams
 
 
 @dataclass(frozen=True)
@@ -116,28 +103,6 @@ class Cut:
         )
 
 
-def whole_bytes(bits: int) -> int:
-    """Return the bytes that a field of so many bits takes."""
-    return -(-bits // 8)
-
-
-def reshare(streams: Streams, rank: int, z: np.ndarray, bits: int, address: Address) -> Steps:
-    """Turn additive parts z_i [N] into pairs, in a ring of so many bits: one message to the previous party.
-
-    A share of zero, drawn here, makes the message uniform to its receiver. Bits above the ring are ignored.
-    """
-    pair = np.empty((2, z.size), np.uint64)
-    message = np.empty(z.size * whole_bytes(bits), np.uint8)
-    for part in strips(z.size):
-        pair[0, part] = _hidden(streams, z[part], address, part)
-        message[_field(bits, part)] = packed(pair[0, part], bits)
-    following = (rank + 1) % PARTIES
-    got = yield Round({(rank - 1) % PARTIES: message}, {following: message.size})
-    for part in strips(z.size):
-        pair[1, part] = unpacked(got[following][_field(bits, part)], bits)
-    return pair
-
-
 def cut(streams: Streams, rank: int, x: np.ndarray, of: Cut, address: Address) -> Steps:
     """Cut numbers, see the text above, as the party of this rank.
 
@@ -195,10 +160,10 @@ class _Part:
         return made
 
     def _hidden(self, part: slice) -> np.ndarray:
-        return _hidden(self._streams, self._x[0, part], self._address, part)
+        return hidden(self._streams, self._x[0, part], self._address, part)
 
     def _words(self, name: str, bits: int, part: slice) -> np.ndarray:
-        return unpacked(self.bytes[name][_field(bits, part)], bits)
+        return unpacked(self.bytes[name][field(bits, part)], bits)
 
     def _flags(self, name: str, part: slice) -> np.ndarray:
         return _unpacked_flags(self.bytes[name][_flag_bytes(part)], part)
@@ -298,37 +263,6 @@ class _P2(_Part):
         return y2, self._drawn(self._streams.following, Purpose.Y0, bits, part)
 
 
-def strips(count: int) -> Iterator[slice]:
-    """Yield slices of so many numbers, each of at most STRIP."""
-    for start in range(0, count, STRIP):
-        yield slice(start, min(start + STRIP, count))
-
-
-def mask(bits: int) -> np.uint64:
-    """Return the word whose lower bits are 1."""
-    return np.uint64((1 << bits) - 1)
-
-
-def packed(words: np.ndarray, bits: int) -> np.ndarray:
-    """Return numbers modulo 2^bits as bytes, each in whole bytes."""
-    size = whole_bytes(bits)
-    return (words & mask(bits)).view(np.uint8).reshape(-1, 8)[:, :size].reshape(-1)
-
-
-def unpacked(content: np.ndarray, bits: int) -> np.ndarray:
-    """Invert `packed`."""
-    words = np.zeros((content.size // whole_bytes(bits), 8), np.uint8)
-    words[:, : whole_bytes(bits)] = content.reshape(-1, whole_bytes(bits))
-    return words.view(np.uint64).reshape(-1)
-
-
-def _hidden(streams: Streams, z: np.ndarray, address: Address, part: slice) -> np.ndarray:
-    """Return z plus the share of zero of an address."""
-    hidden = z + streams.own.words(address, Purpose.ZERO, part.start, z.size)
-    hidden -= streams.following.words(address, Purpose.ZERO, part.start, z.size)
-    return hidden
-
-
 def _quarter(bits: int) -> np.uint64:
     return np.uint64(1 << bits - 2)
 
@@ -342,10 +276,6 @@ def _signed(words: np.ndarray, negative: np.ndarray) -> np.ndarray:
     """Return words, negated where a bit is 1."""
     minus = negative.astype(np.uint64)
     return (words ^ (np.uint64(0) - minus)) + minus
-
-
-def _field(bits: int, part: slice) -> slice:
-    return slice(part.start * whole_bytes(bits), part.stop * whole_bytes(bits))
 
 
 def _flag_bytes(part: slice) -> slice:

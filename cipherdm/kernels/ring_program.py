@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import CipherDMError
+from .shares import PARTIES
 
-PARTIES = 3
 FULL = 64
 
 MOVES = frozenset(("reshape", "broadcast", "slice", "dynamic_slice", "transpose", "concatenate", "pad"))
 SUMS = frozenset(("add", "subtract", "negate", "sum", "shift", "less", "select"))
 PRODUCTS = frozenset(("multiply", "matmul", "conv2d"))
+_KINDS = MOVES | SUMS - {"less", "select"} | PRODUCTS | {"scale", "offset", "share", "truncate"}  # of secrets
 
 
 @dataclass(frozen=True)
@@ -75,27 +76,25 @@ class RingProgram:
                 raise CipherDMError(f"operation {operation.output} reads what is not there yet")
             there.add(operation.output)
             public = operation.kind != "share" and self.public.issuperset(operation.inputs)
-            if public != (operation.output in self.public) or (public and operation.kind not in MOVES | SUMS):
-                raise CipherDMError(f"operation {operation.output} makes a secret public, or the reverse")
+            allowed = MOVES | SUMS if public else _KINDS
+            if public != (operation.output in self.public) or operation.kind not in allowed:
+                raise CipherDMError(f"operation {operation.output} is none that a walk computes on such values")
         # Masks are drawn by the number of a value, so no two operations may have the same.
         if len(set(made)) != len(made) or not set(made) <= set(range(len(self.shapes))):
             raise CipherDMError("a program has two values of one number, or numbers without a shape")
         if not there.issuperset(self.outputs) or not self.public.isdisjoint(self.outputs):
             raise CipherDMError("a result of a program is public or is not there")
 
-    def to_json(self) -> str:
-        """Return it as text, which is the same for equal programs."""
+    def fields(self) -> dict[str, Any]:
+        """Return what it consists of in types that JSON has."""
         operations = [[o.kind, o.inputs, o.output, dict(sorted(o.parameters.items()))] for o in self.operations]
         constants = {number: array.tolist() for number, array in sorted(self.constants.items())}
         rest = {"inputs": self.inputs, "outputs": self.outputs, "public": sorted(self.public)}
-        return json.dumps(
-            {"operations": operations, "shapes": self.shapes, "constants": constants} | rest, separators=(",", ":")
-        )
+        return {"operations": operations, "shapes": self.shapes, "constants": constants} | rest
 
     @classmethod
-    def from_json(cls, text: str) -> "RingProgram":
-        """Invert `to_json`."""
-        fields = json.loads(text)
+    def of_fields(cls, fields: Mapping[str, Any]) -> "RingProgram":
+        """Invert `fields`, also after JSON has made texts of the constants' numbers."""
         shapes = tuple(map(tuple, fields["shapes"]))
         operations = tuple(
             Operation(kind, tuple(inputs), output, shapes[output], parameters)
@@ -147,13 +146,14 @@ class WalkPlan:
 
     def to_json(self) -> str:
         """Return it as text, which is the same for equal plans."""
-        return json.dumps({"program": self.program.to_json(), "bits": self.bits, "cuts": sorted(self.cuts)})
+        fields = {"program": self.program.fields(), "bits": self.bits, "cuts": sorted(self.cuts)}
+        return json.dumps(fields, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "WalkPlan":
         """Invert `to_json`."""
         fields = json.loads(text)
-        return cls(RingProgram.from_json(fields["program"]), tuple(fields["bits"]), frozenset(fields["cuts"]))
+        return cls(RingProgram.of_fields(fields["program"]), tuple(fields["bits"]), frozenset(fields["cuts"]))
 
     @cached_property
     def replicated(self) -> frozenset[int]:

@@ -14,12 +14,13 @@ from collections.abc import Generator, Mapping, Sequence
 import numpy as np
 
 from . import layers
-from .cut import Cut, Round, Steps, cut, reshare
+from .cut import Cut, cut
 from .products import choose_path
 from .ring_program import MOVES, SUMS, Operation, WalkPlan, local
+from .rounds import Round, Steps, reshare
 from .streams import Address, Streams
 
-SMALL_PRODUCT = 1 << 12  # multiply-adds up to which NumPy's integers are faster than digits
+SMALL_PRODUCT = 1 << 12  # multiply-adds up to which NumPy's integers are taken, without the steps that digits need
 
 
 class Walk:

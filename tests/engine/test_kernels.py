@@ -182,7 +182,7 @@ def test_shares_come_and_go_in_pieces(monkeypatch, shape, word):
     """As SPU stores them: words of both components in turns, in order, with each piece's place in the whole."""
     monkeypatch.setattr(kernels, "CHUNK_NUMBERS", 8)
     pair = RANDOM.integers(0, np.iinfo(word).max, (2, *shape), word, endpoint=True)
-    share = kernels._share_of(pair, "int32")
+    share = kernels.spu_share(pair, "int32")
     count, pieces = int(np.prod(shape)), []
     for chunk in share.share_chunks:
         piece = libspu.ValueChunk()
@@ -193,19 +193,19 @@ def test_shares_come_and_go_in_pieces(monkeypatch, shape, word):
     shift = 64 - 8 * np.dtype(word).itemsize
     expected = [int(number) << shift for number in pair.reshape(2, -1).T.ravel()]
     assert np.frombuffer(b"".join(pieces), "<u8").tolist() == expected
-    again = kernels._pair_of({"x": share}.get, "x", np.uint64)
+    again = kernels.pair_of({"x": share}.get, "x", np.uint64)
     assert again.dtype == np.uint64 and np.array_equal(again, pair.astype(np.uint64) << np.uint64(shift))
-    assert np.array_equal(kernels._pair_of({"x": share}.get, "x", np.uint32), again.astype(np.uint32))
+    assert np.array_equal(kernels.pair_of({"x": share}.get, "x", np.uint32), again.astype(np.uint32))
 
 
 @pytest.mark.parametrize("pieces", [[0], [0, 1, 1]])
 def test_a_share_of_another_length_is_refused(monkeypatch, pieces):
     monkeypatch.setattr(kernels, "CHUNK_NUMBERS", 8)
-    share = kernels._share_of(RANDOM.integers(0, 2**63, (2, 16), np.uint64), "int32")
+    share = kernels.spu_share(RANDOM.integers(0, 2**63, (2, 16), np.uint64), "int32")
     chunks = share.share_chunks
     share.share_chunks = [chunks[index] for index in pieces]
     with pytest.raises(CipherDMError, match=f"share of x has {8 * len(pieces)} numbers"):
-        kernels._pair_of({"x": share}.get, "x", np.uint64)
+        kernels.pair_of({"x": share}.get, "x", np.uint64)
 
 
 def test_parties_put_large_results_together(words):

@@ -8,7 +8,8 @@ import pytest
 from three_parties import run, three_streams
 
 from cipherdm import CipherDMError
-from cipherdm.kernels.cut import Cut, cut, packed, reshare, unpacked, whole_bytes
+from cipherdm.kernels.cut import Cut, cut
+from cipherdm.kernels.rounds import packed, reshare, unpacked, whole_bytes
 from cipherdm.kernels.shares import joined
 from cipherdm.kernels.streams import STRIP, Address, Purpose, Streams
 
