@@ -16,13 +16,13 @@ def pytest_addoption(parser):
 
 @pytest.fixture
 def faults(request):
-    """How many random faults there are to be."""
+    """Return the number of random faults."""
     return request.config.getoption("faults")
 
 
 @pytest.fixture
 def fault_seed(request):
-    """Their seed."""
+    """Return the seed of the random faults."""
     seed = request.config.getoption("fault_seed")
     return random.randrange(10**6) if seed is None else seed
 

@@ -141,7 +141,7 @@ def cut(streams: Streams, rank: int, x: np.ndarray, of: Cut, address: Address) -
 
 
 class _Part:
-    """What P0, P1 and P2 have in common. Methods compute one strip; those with a message's name return its bytes."""
+    """Common part of P0, P1 and P2. Methods compute one strip; those with a message's name return its bytes."""
 
     def __init__(self, streams: Streams, x: np.ndarray, of: Cut, address: Address):
         self._streams, self._x, self._of, self._address = streams, x, of, address

@@ -159,7 +159,7 @@ with LocalCluster() as cluster:
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended but was not waited for (state Z) does not."""
+    """Return whether a process runs; one that has ended but was not waited for (state Z) does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

@@ -86,7 +86,7 @@ def strike(cluster, generator: random.Random, raising: threading.Event) -> str:
 
 
 def goes_on(cluster, call: Callable[[], bool], tally: Tally) -> bool:
-    """Whether the next run works. If not, it says so soon, and later ones at once."""
+    """Return whether the next run works. If not, it says so soon, and later ones at once."""
     begun = time.monotonic()
     try:
         tally.afterwards["right" if call() else "wrong"] += 1

@@ -9,7 +9,7 @@ SUBNET = "10.231.77.{}"  # the bridge is 254, the hosts are 1, 2 and 3
 
 
 def permitted() -> bool:
-    """Whether this process may make network namespaces here."""
+    """Return whether this process may make network namespaces here."""
     name = f"cdm{os.getpid()}try"
     made = _ip("netns", "add", name)
     if made:

@@ -45,7 +45,7 @@ def unprotected() -> Iterator[None]:
 
 
 def protection(pid: int) -> tuple[bool, bool]:
-    """Whether a process leaves no core file, and whether debuggers may not read it: its files in /proc are root's then."""
+    """Return whether a process leaves no core file, and whether debuggers cannot read it: its files in /proc are root's."""
     limits = Path(f"/proc/{pid}/limits")
     core, owner = re.search(r"Max core file size +(\w+) +(\w+)", limits.read_text()), limits.stat()
     return core.groups() == ("0", "0"), (owner.st_uid, owner.st_gid) == (0, 0)

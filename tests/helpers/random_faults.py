@@ -1,4 +1,4 @@
-"""What tests of random faults share: calls whose ends are noted, and the count of how they ended."""
+"""Common parts of the tests of random faults: calls whose ends are noted, and the count of how they ended."""
 
 import random
 import threading
@@ -35,7 +35,7 @@ def turning_plan() -> Plan:
 
 
 def is_right(result: np.ndarray, x: np.ndarray) -> bool:
-    """Whether a result is that of plaintext, but for the rounding of so many products."""
+    """Return whether a result is that of plaintext, but for the rounding of so many products."""
     return bool(np.abs(result - turned(x)).max() < 0.1)
 
 
@@ -45,7 +45,7 @@ def some_input(generator: random.Random) -> np.ndarray:
 
 
 class OnPurpose(Exception):
-    """What a caller's `progress` raises."""
+    """Exception that a caller's `progress` raises."""
 
 
 class Call:

@@ -106,7 +106,7 @@ def faults_of_files(files) -> list[str]:
 
 
 def wait_until(ready: Callable[[], bool]) -> bool:
-    """Whether something is so within `HANGING`."""
+    """Return whether something is so within `HANGING`."""
     deadline = time.monotonic() + HANGING
     while not ready() and time.monotonic() < deadline:
         time.sleep(0.1)
