@@ -24,7 +24,7 @@ from cipherdm.protocols import DIRECT, FAST, Protocols, named
 from cipherdm.protocols.fixed import decode
 from cipherdm.records import load_average
 from cipherdm.sampling import Task, engine_for, make_task, plaintext_steps
-from cipherdm.sampling.sample import at_step
+from cipherdm.sampling.sample import at_step, walking_of
 from cipherdm.sampling.steps import COEFFICIENT_BITS, StepShape, setup_graph, step_graph
 from cipherdm.views.pictures import grey_levels
 
@@ -57,18 +57,19 @@ def follow_secure(task: Task, session: Session, progress: Progress = silent) -> 
     """
     specs, kept = dict(task.specs), set(task.specs)
     setup, step = setup_graph(task.shape), recorded_step(task.shape)
-    walk_bits = task.shape.protocols.walk_bits
+    steps = [at_step(step.as_node(), index) for index in range(task.shape.steps)]
+    walking = walking_of(task, [*(() if setup is None else setup.nodes), *steps])
     setup_cost, costs, found = None, [], []
     try:
         task.share(session)
         if setup is not None:
-            plan = compile_plan(setup.nodes, specs, keep=setup.outputs, walk_bits=walk_bits)
+            plan = compile_plan(setup.nodes, specs, keep=setup.outputs, walking=walking)
             kept.update(setup.outputs)
             specs |= plan.outputs
             setup_cost = session.run(plan)
-        for index in range(task.shape.steps):
-            progress(index, task.shape.steps, f"step {index + 1} of {task.shape.steps}")
-            plan = compile_plan([at_step(step.as_node(), index)], specs, keep=step.outputs, walk_bits=walk_bits)
+        for index, node in enumerate(steps):
+            progress(index, len(steps), f"step {index + 1} of {len(steps)}")
+            plan = compile_plan([node], specs, keep=step.outputs, walking=walking)
             kept.update(step.outputs)
             costs.append(session.run(plan))
             found.append((session.reveal("sample"), session.reveal("eps")))

@@ -10,6 +10,7 @@ from cipherdm.engine import CostReport, EngineConfig, LocalCluster, Node, Plan, 
 from cipherdm.models import UNet, UNetConditionConfig
 from cipherdm.protocols import DIRECT, FAST, Protocols, named
 from cipherdm.sampling import Granularity, Task, engine_for, make_task, sampling_nodes
+from cipherdm.sampling.sample import walking_of
 from cipherdm.sampling.steps import Loop, setup_graph, step_graph
 
 BASELINES = ("direct", "direct-pade")
@@ -90,13 +91,15 @@ def prepare(
     count = min(at_once, steps) if variant.granularity == "loop" else 1
     before, nodes = _first_steps(task, variant.granularity, count)
     before, nodes = ([_renamed(node, prefix) for node in part] for part in (before, nodes))
-    specs, walk_bits = _prefixed(task.specs, prefix), variant.protocols.walk_bits
+    # Of all steps, so that the plan is that of a whole run.
+    walking = walking_of(task, sampling_nodes(task.shape, variant.granularity))
+    specs = _prefixed(task.specs, prefix)
     setup = None
     if before:
         outputs = [name for node in before for name in node.outputs]
-        setup = compile_plan(before, specs, keep=outputs, walk_bits=walk_bits)
+        setup = compile_plan(before, specs, keep=outputs, walking=walking)
         specs |= setup.outputs
-    plan = compile_plan(nodes, specs, keep=[f"{prefix}next_sample"], walk_bits=walk_bits)
+    plan = compile_plan(nodes, specs, keep=[f"{prefix}next_sample"], walking=walking)
     return PreparedStep(variant, task, setup, plan, count, prefix)
 
 

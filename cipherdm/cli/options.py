@@ -9,7 +9,13 @@ from ..errors import CipherDMError
 from ..files import check_writable
 
 # Written out, because importing the sets brings JAX, which `cipherdm --help` does without. A test compares.
-PROTOCOL_NAMES = ("direct", "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-kernels", "fast-64", "fast-guarded")
+PROTOCOL_NAMES = ("direct", "cipherdm", "cipherdm-corrected", "puma") + (
+    "fast",
+    "fast-kernels",
+    "fast-64",
+    "fast-rings",
+    "fast-guarded",
+)
 SETS = "Protocol set: " + ", ".join(PROTOCOL_NAMES)
 ModelOption = Annotated[str, typer.Option(help="Name in data/models, or path of a diffusers folder.")]
 ModelArgument = Annotated[str, typer.Argument(help="Name in data/models, or path of a diffusers folder.")]

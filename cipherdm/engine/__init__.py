@@ -8,10 +8,12 @@ from .costs import sum_totals as sum_totals
 from .graph import Graph as Graph
 from .graph import Node as Node
 from .graph import compile_plan as compile_plan
+from .graph import sizes_met as sizes_met
 from .kernel_stages import split_at_kernels as split_at_kernels
 from .programs import Call as Call
 from .programs import Plan as Plan
 from .programs import Program as Program
 from .programs import Spec as Spec
+from .programs import Walking as Walking
 from .programs import compile_program as compile_program
 from .session import Session as Session

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ..errors import CipherDMError
+from ..kernels.narrow import sizes_of
 from ..progress import Progress
 from .kernel_stages import Stage, split_at_kernels
-from .programs import Call, KernelProgram, Plan, Program, Spec, compile_program, compile_walk
+from .programs import Call, KernelProgram, Plan, Program, Spec, Walking, compile_program, compile_walk, read_walk
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def compile_plan(
     keep: Iterable[str],
     *,
     files: Iterable[str] = (),
-    walk_bits: int | None = None,
+    walking: Walking | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Compile each node's function and list the calls in order. A function with kernels becomes several calls.
@@ -81,8 +84,7 @@ def compile_plan(
         specs: shape, dtype and visibility of every value that is read before it is written.
         keep: names that must still be there when the plan has run.
         files: names that are moved to the parties' files when they are written, and loaded for each call that reads them.
-        walk_bits: fraction bits of the engine, to have the parties walk all functions that neither compare nor divide; None to
-            have SPU compute all.
+        walking: how the parties walk all functions that neither compare nor divide; None to have SPU compute all.
         progress: called before each function is compiled, with a label that begins with "compiling". It counts different
             functions, because input shapes are known only after the functions before have been compiled. Functions compiled
             earlier in this process are done at once.
@@ -90,14 +92,17 @@ def compile_plan(
     nodes, specs, in_files = tuple(nodes), dict(specs), frozenset(files)
     functions = len({node.function for node in nodes})
     begun: dict[Callable, set[tuple[Spec, ...]]] = {}
-    calls = []
+    calls, walked = [], {}
     for node in nodes:
         begun_for = begun.setdefault(node.function, set())
         node_specs = tuple(specs[name] for name in node.inputs)
         if progress is not None and node_specs not in begun_for:
             progress(len(begun) - 1, functions, f"compiling {node.label}")
         begun_for.add(node_specs)
-        if walk_bits is not None and (program := _walked(node.function, node_specs, walk_bits)) is not None:
+        if walking is not None and walking.read(node.function, node_specs) is not None:
+            if (node.function, node_specs) not in walked:
+                walked[node.function, node_specs] = compile_walk(node.function, node_specs, walking)
+            program = walked[node.function, node_specs]
             specs.update(zip(node.outputs, program.outputs, strict=True))
             moved = tuple(name for name in node.outputs if name in in_files)
             calls.append(Call(program, node.inputs, node.outputs, node.label, files=moved))
@@ -110,11 +115,43 @@ def compile_plan(
     return Plan(_with_frees(calls, frozenset(keep)))
 
 
-def _walked(function: Callable, inputs: tuple[Spec, ...], fraction_bits: int) -> Program | None:
-    try:
-        return compile_walk(function, inputs, fraction_bits)
-    except CipherDMError:
-        return None
+def sizes_met(
+    nodes: Iterable[Node], runs: Iterable[Mapping[str, np.ndarray]], specs: Mapping[str, Spec], fraction_bits: int
+) -> dict[tuple[Callable, tuple[Spec, ...]], dict[int, float]]:
+    """Return the sizes of words that walks of some runs meet, as `Walking` takes them.
+
+    What SPU computes is not followed, and neither is what depends on it.
+
+    Args:
+        nodes: nodes in the order in which they run.
+        runs: for each run the arrays that are read before they are written, as they would be shared.
+        specs: their specs.
+        fraction_bits: fraction bits of the engine.
+    """
+    nodes = tuple(nodes)
+    found: dict[tuple[Callable, tuple[Spec, ...]], dict[int, float]] = {}
+    for arrays in runs:
+        values = {name: _as_words(np.asarray(array), fraction_bits) for name, array in arrays.items()}
+        known = dict(specs)
+        for node in nodes:
+            program = None
+            if all(name in values for name in node.inputs):
+                inputs = tuple(known[name] for name in node.inputs)
+                program = read_walk(node.function, inputs, fraction_bits, by_value=True)
+            if program is None:
+                for name in node.outputs:
+                    values.pop(name, None)
+                continue
+            sizes, results = sizes_of(program, [values[name] for name in node.inputs])
+            so_far = found.setdefault((node.function, inputs), {})
+            so_far.update({number: max(size, so_far.get(number, 0.0)) for number, size in sizes.items()})
+            values.update(zip(node.outputs, results, strict=True))
+            known.update(zip(node.outputs, (Spec(result.shape) for result in results), strict=True))
+    return found
+
+
+def _as_words(array: np.ndarray, fraction_bits: int) -> np.ndarray:
+    return array.astype(np.float64) * 2.0**fraction_bits if array.dtype.kind == "f" else array.astype(np.int64)
 
 
 def _stages(node: Node, specs: Mapping[str, Spec]) -> list[Stage]:

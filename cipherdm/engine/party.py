@@ -129,7 +129,7 @@ class PartyService:
     @cached_property
     def _walk_links(self) -> WalkLinks:
         config = self._config
-        return WalkLinks(config.rank, config.links, config.connect_timeout, config.receive_timeout)
+        return WalkLinks(config.rank, config.links, config.link_id, config.connect_timeout, config.receive_timeout)
 
     def _folder_of(self, request: pb.OpenRequest) -> Path:
         """Return the folder of a session's variables in files."""

@@ -13,8 +13,8 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -23,8 +23,11 @@ import numpy as np
 from spu.utils import frontend
 
 from ..errors import CipherDMError
+from ..kernels.apart import apart
+from ..kernels.narrow import narrowed
 from ..kernels.operation import Kernel
-from ..kernels.ring_program import WalkPlan
+from ..kernels.ring_program import RingProgram, WalkPlan
+from ..kernels.rings import planned
 from ..kernels.trace import trace
 from . import compiler
 
@@ -132,14 +135,52 @@ def compile_program(function: Callable, inputs: tuple[Spec, ...]) -> Program:
     return Program(hashlib.sha256(code).hexdigest()[:24], function.__name__, code, tuple(inputs), outputs)
 
 
+@dataclass(frozen=True, eq=False)
+class Walking:
+    """How parties walk programs.
+
+    Attributes:
+        fraction_bits: fraction bits of the engine, in which words are counted.
+        significant_bits: bits that factors of products keep (`kernels.narrow`), or None to leave them as they are.
+        sizes: largest size of each secret value's words by number, by function and specs (`sizes_met`). Such a program has
+            rings by value (`kernels.rings`), each other one that of 64 bits.
+    """
+
+    fraction_bits: int
+    significant_bits: int | None = None
+    sizes: Mapping[tuple[Callable, tuple[Spec, ...]], Mapping[int, float]] = field(default_factory=dict)
+
+    def read(self, function: Callable, inputs: tuple[Spec, ...]) -> RingProgram | None:
+        """Return `read_walk` of a function."""
+        return read_walk(function, inputs, self.fraction_bits, by_value=self.significant_bits is not None)
+
+
 @lru_cache(maxsize=256)
-def compile_walk(function: Callable, inputs: tuple[Spec, ...], fraction_bits: int) -> Program:
-    """Read a function as a program that parties walk by themselves, in the ring of 64 bits, right for words up to 2^62.
+def read_walk(
+    function: Callable, inputs: tuple[Spec, ...], fraction_bits: int, *, by_value: bool
+) -> RingProgram | None:
+    """Return a function as a program that parties walk, or None if it compares or divides, which SPU has to do.
+
+    With rings `by_value`, joined products come apart (`kernels.apart`).
+    """
+    try:
+        program = trace(function, inputs, fraction_bits)
+    except CipherDMError:
+        return None
+    return apart(program) if by_value else program
+
+
+def compile_walk(function: Callable, inputs: tuple[Spec, ...], walking: Walking) -> Program:
+    """Return a function that `read_walk` reads with the plan by which parties walk it.
 
     Raises:
-        CipherDMError: it compares or divides, which SPU has to do.
+        CipherDMError: its numbers are too large for rings by value.
     """
-    plan = WalkPlan.in_64_bits(trace(function, inputs, fraction_bits))
+    program, sizes = walking.read(function, inputs), walking.sizes.get((function, inputs))
+    if sizes is None or walking.significant_bits is None:
+        plan = WalkPlan.in_64_bits(program)
+    else:
+        plan = planned(*narrowed(program, sizes, walking.significant_bits))
     code = plan.to_json().encode()
     outputs = tuple(Spec(plan.program.shapes[number]) for number in plan.program.outputs)
     return Program(hashlib.sha256(code).hexdigest()[:24], function.__name__, code, inputs, outputs, walk=True)

@@ -159,11 +159,7 @@ class Session:
         for program in {program.id: program for program in programs}.values():
             if program.id in self._programs:
                 continue
-            if program.walk:
-                content = {"walk": program.code}
-            else:
-                content = {"executable": libspu.Executable(program.name, [], [], program.code).SerializeToString()}
-            request = pb.Program(session=self.name, id=program.id, **content)
+            request = program_message(self.name, program.id, program.name, program.code, walk=program.walk)
             self._all([stub.AddProgram for stub in self._stubs], request)
             self._programs.add(program.id)
 
@@ -171,6 +167,13 @@ class Session:
         """Return the answers of the three parties to one request."""
         with self._turn.call():
             return gather([method.future(request) for method in methods])
+
+
+def program_message(session: str, id_: str, name: str, code: bytes, *, walk: bool) -> pb.Program:
+    """Return a program as the message that is sent to a party."""
+    if walk:
+        return pb.Program(session=session, id=id_, walk=code)
+    return pb.Program(session=session, id=id_, executable=libspu.Executable(name, [], [], code).SerializeToString())
 
 
 def call_message(call: Call) -> pb.Call:

@@ -4,6 +4,7 @@ A walk has hundreds of small messages, one after the other, and sockets need les
 SPU's in the same folder, where only the party's user gets in.
 """
 
+import hashlib
 import select
 import socket
 import struct
@@ -17,9 +18,10 @@ import numpy as np
 from ..errors import CipherDMError
 from ..kernels.rounds import Round
 
-_HEAD = struct.Struct(
-    "<QIQ8s"
-)  # before each message: its length, and the number of the call, of the round, and the plan
+# Before each message: its length, the number of the call, that of the round, and the plan.
+_HEAD = struct.Struct("<QIQ8s")
+
+_HELLO = hashlib.sha256().digest_size
 
 
 class WalkLinks:
@@ -28,6 +30,7 @@ class WalkLinks:
     Args:
         rank: this party's rank.
         links: sockets of SPU's links as this party sees them, by rank; those of walks have the suffix ".walk" instead.
+        link_id: what the three parties have alike and nobody else can guess; one of an earlier generation is not heard.
         connect_timeout: seconds to wait for the others.
         receive_timeout: seconds to wait for a message.
 
@@ -35,8 +38,10 @@ class WalkLinks:
         CipherDMError: a party does not come in time.
     """
 
-    def __init__(self, rank: int, links: Sequence[Path], connect_timeout: float, receive_timeout: float):
+    def __init__(self, rank: int, links: Sequence[Path], link_id: str, connect_timeout: float, receive_timeout: float):
         self._timeout = receive_timeout
+        others = [other for other in range(len(links)) if other != rank]
+        hello = {other: hashlib.sha256(f"{link_id} {other}".encode()).digest() for other in range(len(links))}
         self.lock = threading.Lock()  # one walk has all connections
         own = links[rank].with_suffix(".walk")
         own.unlink(missing_ok=True)
@@ -44,13 +49,18 @@ class WalkLinks:
         server.bind(str(own))
         server.listen()
         self._from: dict[int, socket.socket] = {}
-        accepts = threading.Thread(target=self._accept, args=(server, len(links) - 1), daemon=True)
-        accepts.start()
         deadline = time.monotonic() + connect_timeout
-        others = [other for other in range(len(links)) if other != rank]
-        self._to = {other: _connect(links[other].with_suffix(".walk"), rank, other, deadline) for other in others}
-        accepts.join(max(0, deadline - time.monotonic()))
-        server.close()
+        accepts = threading.Thread(
+            target=self._accept, args=(server, {hello[other]: other for other in others}, deadline)
+        )
+        accepts.start()
+        try:
+            self._to = {
+                other: _connect(links[other].with_suffix(".walk"), hello[rank], other, deadline) for other in others
+            }
+        finally:
+            accepts.join()
+            server.close()
         missing = set(others).difference(self._from)
         if missing:
             raise CipherDMError(f"party {min(missing)} did not connect within {connect_timeout:g} seconds")
@@ -96,23 +106,32 @@ class WalkLinks:
                     came[rank] = buffer[_HEAD.size :]
         return came
 
-    def _accept(self, server: socket.socket, count: int) -> None:
-        for _ in range(count):
-            connection, _ = server.accept()
-            rank = connection.recv(1)
-            if rank:
-                connection.sendall(rank)
-                self._from[rank[0]] = connection
+    def _accept(self, server: socket.socket, callers: Mapping[bytes, int], deadline: float) -> None:
+        """Let in who says what only the other parties know, each as itself."""
+        while len(self._from) < len(callers) and (left := deadline - time.monotonic()) > 0:
+            server.settimeout(left)
+            try:
+                connection, _ = server.accept()
+                connection.settimeout(left)
+                said = connection.recv(_HELLO)
+                if said in callers:
+                    connection.sendall(said)
+                    self._from[callers[said]] = connection
+                else:
+                    connection.close()
+            except OSError:
+                pass
 
 
-def _connect(path: Path, rank: int, other: int, deadline: float) -> socket.socket:
+def _connect(path: Path, hello: bytes, other: int, deadline: float) -> socket.socket:
     while time.monotonic() < deadline:
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.settimeout(max(0.1, deadline - time.monotonic()))
             connection.connect(str(path))
-            connection.sendall(bytes([rank]))
-            if connection.recv(1) == bytes([rank]):  # what listens may be no party, but what shapes links before it
+            connection.sendall(hello)
+            # What listens may be no party, but a gate or what shapes links before it.
+            if connection.recv(_HELLO) == hello:
                 return connection
         except OSError:
             pass

@@ -1,10 +1,11 @@
-"""Gate of a party's links: carries the bytes between SPU's Unix sockets here and the gates of the other two, over TLS 1.3.
+"""Gate of a party's links: carries the bytes between its Unix sockets here and the gates of the other two, over TLS 1.3.
 
 SPU's own TCP port takes plain connections even where it speaks TLS, so SPU gets sockets in a folder of this user's alone.
-It listens at `party{rank}.sock` there, and reaches peer p by `to{p}.sock`, where this process listens. A connection from
-outside is let in if its certificate, signed by the links' authority, names one of the other two parties. One to peer p is used
-if the certificate there names party p; otherwise not a byte has left. Both peers come in at SPU's one socket, so a party that
-deviates from the protocol could still speak in the other's name.
+It listens at `party{rank}.sock` there, and reaches peer p by `to{p}.sock`, where this process listens; walks have sockets
+`.walk` beside these, and the two kinds of link are told apart by ALPN (RFC 7301). A connection from outside is let in if its
+certificate, signed by the links' authority, names one of the other two parties. One to peer p is used if the certificate there
+names party p; otherwise not a byte has left. Both peers come in at SPU's one socket, so a party that deviates from the
+protocol could still speak in the other's name.
 
 It is a process of its own, because SPU holds Python's lock while it waits for a message. `Gate.start` starts it as
 `python gate.py`, with one line of JSON on its standard input. It ends when that input closes.
@@ -21,8 +22,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 BUFFER = 1 << 18  # bytes read at a time: several records, so that a large message takes few turns of the loop
@@ -30,6 +32,7 @@ RECORD = 1 << 14  # most bytes of a TLS record
 SETUP_SECONDS = 5.0  # for connecting and the whole handshake, so a silent caller cannot stay
 MOST_SETUPS, MOST_SETUPS_FROM = 64, 16  # at once, in all and from one address
 UNANSWERED_MS = 20_000  # after which a connection without acknowledgements counts as cut
+KINDS = ("sock", "walk")  # of links: names in ALPN, and suffixes of sockets
 
 
 @dataclass(frozen=True)
@@ -55,14 +58,15 @@ class Gate:
         """Ranks of the other two parties by name."""
         return {f"party{rank}": rank for rank in range(len(self.addresses)) if rank != self.rank}
 
-    def context(self, side: int) -> ssl.SSLContext:
-        """Return the rules for one side of TLS: 1.3, and a certificate of the authority demanded."""
+    def context(self, side: int, kinds: Sequence[str] = KINDS) -> ssl.SSLContext:
+        """Return the rules for one side of TLS and these kinds of link: 1.3, and a certificate of the authority demanded."""
         context = ssl.SSLContext(side)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(self.authority)
         context.load_cert_chain(self.certificate, self.private_key)
         context.check_hostname = False  # `named` looks at the party's name instead, on both sides
+        context.set_alpn_protocols(kinds)
         if side == ssl.PROTOCOL_TLS_SERVER:
             context.num_tickets = 0  # no session is resumed past the check
         return context
@@ -79,7 +83,7 @@ def named(tls: ssl.SSLObject, names: set[str]) -> str:
 
 
 class Tunnel:
-    """One connection: `wire`, which speaks TLS to another gate, and `plain`, a Unix socket of SPU.
+    """One connection: `wire`, which speaks TLS to another gate, and `plain`, a Unix socket of the party.
 
     What one side does not take at once is kept, and the other side is not read until that has gone.
     """
@@ -155,7 +159,7 @@ class Tunnel:
         at = 0
         try:
             # Records that have come whole are taken out now: the socket will not tell of them again.
-            while at + RECORD <= len(buffer):
+            while self._received.pending and at + RECORD <= len(buffer):
                 at += self.tls.read(len(buffer) - at, buffer[at:])
         except ssl.SSLWantReadError:
             pass
@@ -191,7 +195,7 @@ class Server:
     def __init__(self, gate: Gate):
         self._gate = gate
         self._accepts = gate.context(ssl.PROTOCOL_TLS_SERVER)
-        self._connects = gate.context(ssl.PROTOCOL_TLS_CLIENT)
+        self._connects = {kind: gate.context(ssl.PROTOCOL_TLS_CLIENT, [kind]) for kind in KINDS}
         self._new: list[tuple[Tunnel, socket.socket]] = []
         self._bell, self._rung = socket.socketpair()
         self._setups: Counter[str] = Counter()
@@ -201,13 +205,13 @@ class Server:
     def run(self) -> None:
         """Listen, and carry bytes until the process ends."""
         self._listen(socket.create_server(tuple(self._gate.addresses[self._gate.rank])), self._let_in)
-        for peer in self._gate.peers.values():
-            path = Path(self._gate.folder, f"to{peer}.sock")
+        for peer, kind in product(self._gate.peers.values(), KINDS):
+            path = Path(self._gate.folder, f"to{peer}.{kind}")
             path.unlink(missing_ok=True)
             server = socket.socket(socket.AF_UNIX)
             server.bind(str(path))
             server.listen()
-            self._listen(server, lambda plain, peer=peer: self._lead_out(peer, plain))
+            self._listen(server, lambda plain, peer=peer, kind=kind: self._lead_out(peer, kind, plain))
         print("ready", flush=True)
         selector = selectors.DefaultSelector()
         selector.register(self._rung, selectors.EVENT_READ)
@@ -244,7 +248,7 @@ class Server:
                 setup(connection)
             except (OSError, ValueError) as error:  # errors of ssl are both
                 connection.close()
-                self._complain(f"{caller or 'SPU'}: {type(error).__name__}: {error}")
+                self._complain(f"{caller or 'own party'}: {type(error).__name__}: {error}")
             finally:
                 with self._lock:
                     self._setups[caller] -= 1
@@ -262,15 +266,18 @@ class Server:
         tunnel = Tunnel(wire, self._accepts, serves=True)
         tunnel.shake_hands(time.monotonic() + SETUP_SECONDS)
         named(tunnel.tls, set(self._gate.peers))
+        kind = tunnel.tls.selected_alpn_protocol()
+        if kind is None:
+            raise ConnectionError("it does not say which kind of link it is")
         plain = socket.socket(socket.AF_UNIX)
-        plain.connect(str(Path(self._gate.folder, f"party{self._gate.rank}.sock")))
+        plain.connect(str(Path(self._gate.folder, f"party{self._gate.rank}.{kind}")))
         self._hand_over(tunnel, plain)
 
-    def _lead_out(self, peer: int, plain: socket.socket) -> None:
+    def _lead_out(self, peer: int, kind: str, plain: socket.socket) -> None:
         deadline = time.monotonic() + SETUP_SECONDS
         wire = socket.create_connection(tuple(self._gate.addresses[peer]), SETUP_SECONDS)
         try:
-            tunnel = Tunnel(wire, self._connects, serves=False)
+            tunnel = Tunnel(wire, self._connects[kind], serves=False)
             tunnel.shake_hands(deadline)
             named(tunnel.tls, {f"party{peer}"})
         except BaseException:

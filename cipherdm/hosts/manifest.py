@@ -11,7 +11,7 @@ from ..engine import EngineConfig, Spec
 from ..engine import party_pb2 as engine_pb
 from ..errors import CipherDMError
 from . import host_pb2 as pb
-from .programs import Type, signature_of
+from .programs import Type, signature_of, signature_of_walk
 from .refusals import Forbidden
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -74,7 +74,7 @@ def check_manifest(manifest: pb.Manifest) -> None:
     for item in manifest.inputs:
         if item.public:
             raise CipherDMError(f"the input {item.name!r} is public; a client's inputs are secret. Declare it so.")
-    written = _walk(manifest, known)
+    written = _check_calls(manifest, known)
     if not manifest.outputs:
         raise CipherDMError("a model needs an output: name one that a call writes.")
     for name in manifest.outputs:
@@ -154,9 +154,11 @@ def _check_variable(item: pb.Variable) -> None:
         raise CipherDMError(f"{item.name!r} has {elements} elements, more than {MAX_ELEMENTS}.")
 
 
-def _walk(manifest: pb.Manifest, known: dict[str, Type]) -> set[str]:
-    """Check the calls in their order; return the names that they have written and not freed in the end."""
-    signatures = {code.id: signature_of(code.name, code.text) for code in manifest.programs}
+def _check_calls(manifest: pb.Manifest, known: dict[str, Type]) -> set[str]:
+    """Check programs, and calls in their order; return the names that they have written and not freed in the end."""
+    signatures = {
+        code.id: (signature_of_walk if code.walk else signature_of)(code.name, code.text) for code in manifest.programs
+    }
     known, written = dict(known), set()
     for call in manifest.calls:
         missing = [name for name in call.inputs if name not in known]

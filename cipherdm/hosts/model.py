@@ -51,7 +51,10 @@ class Model:
             registration=registration,
             fraction_bits=self.engine.fraction_bits,
             exp=self.engine.exp,
-            programs=[pb.Code(id=program.id, name=program.name, text=program.code) for program in programs.values()],
+            programs=[
+                pb.Code(id=program.id, name=program.name, text=program.code, walk=program.walk)
+                for program in programs.values()
+            ],
             calls=[call_message(call) for call in self.plan.calls],
             values=values,
             inputs=[variable(name, spec) for name, spec in self.inputs.items()],

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 from ..errors import CipherDMError
+from ..kernels.ring_program import WalkPlan
 
 OPERATIONS = frozenset(
     (
@@ -79,13 +80,27 @@ def signature_of(name: str, text: bytes) -> Signature:
     return _Reader(name, text).signature()
 
 
+def signature_of_walk(name: str, text: bytes) -> Signature:
+    """Return the types of a program that a party may walk. No operation of a walk opens a secret.
+
+    Raises:
+        CipherDMError: it is none that `compile_walk` makes.
+    """
+    _check_length(name, text)
+    try:
+        program = WalkPlan.from_json(text.decode(errors="replace")).program
+    except CipherDMError as error:
+        raise _refused(name, str(error)) from None
+    inputs = tuple(Type(program.shapes[number], number not in program.public) for number in program.inputs)
+    return Signature(inputs, tuple(Type(program.shapes[number], secret=True) for number in program.outputs))
+
+
 class _Reader:
     """Reader of one program's text. Each check refuses what it does not find written in the one way that it knows."""
 
     def __init__(self, name: str, text: bytes):
         self._name = name
-        if len(text) > _LONGEST:
-            raise self._refused(f"it has more than {_LONGEST >> 20} MiB")
+        _check_length(name, text)
         if b"reveal" in text or b"dbg_print" in text:
             raise CipherDMError(f"the program {name!r} reveals a secret to the parties, which run no such programs.")
         try:
@@ -192,4 +207,13 @@ class _Reader:
         return Type(tuple(int(extent) for extent in extents.split("x")[:-1]), "!pphlo.secret<" in inside)
 
     def _refused(self, why: str) -> CipherDMError:
-        return CipherDMError(f"the program {self._name!r} is not one that this party runs: {why}.")
+        return _refused(self._name, why)
+
+
+def _check_length(name: str, text: bytes) -> None:
+    if len(text) > _LONGEST:
+        raise _refused(name, f"it has more than {_LONGEST >> 20} MiB")
+
+
+def _refused(name: str, why: str) -> CipherDMError:
+    return CipherDMError(f"the program {name!r} is not one that this party runs: {why}.")

@@ -20,7 +20,7 @@ from ..protocols import FAST, Protocols, named
 from ..sampling import engine_for, make_task, sampling_nodes
 from ..sampling.pipeline import ClientComponents, Pipeline, decode_latents, embed_prompts
 from ..sampling.roles import client_values, whole_labels
-from ..sampling.sample import Granularity, SamplingResult, check_sample
+from ..sampling.sample import Granularity, SamplingResult, check_sample, walking_of
 from ..sampling.steps import StepShape
 from ..sampling.text_to_image import text_to_image_task
 from ..schedules import BRANCHES, Schedule, make_schedule
@@ -88,8 +88,6 @@ def sampling_model(
         who = {"count": batch} if classes is None else {"labels": [0] * batch}
         task = make_task(model, protocols=protocols, **who, **settings)
         unet, unit, about = model, "step", {"kind": _LABELS}
-    if protocols.walk_bits is not None:
-        raise CipherDMError(f"hosts do not run {protocols.name} yet; register the model with fast or fast-kernels.")
     nodes = sampling_nodes(task.shape, granularity or unit)
     about |= {
         **settings,
@@ -100,7 +98,7 @@ def sampling_model(
     }
     return Model(
         name,
-        compile_plan(nodes, task.specs, keep=["sample"], progress=progress),
+        compile_plan(nodes, task.specs, keep=["sample"], walking=walking_of(task, nodes), progress=progress),
         task.owner,
         {name: Spec.of(np.asarray(array)) for name, array in task.client.items()},
         ("sample",),
@@ -171,7 +169,6 @@ def images_of(
         of_run = slice(first, first + shape.batch)
         inputs = client_values(
             labels[of_run] if labels else None,
-            schedule,
             shape,
             seed + first,
             prompts=None if embeddings is None else embeddings[:, of_run].reshape(-1, *embeddings.shape[2:]),

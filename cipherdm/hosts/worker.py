@@ -17,7 +17,6 @@ from pathlib import Path
 
 import grpc
 import psutil
-from spu import libspu
 
 from ..engine import party_pb2 as engine_pb
 from ..engine.cluster import (
@@ -31,6 +30,7 @@ from ..engine.cluster import (
 )
 from ..engine.config import PARTIES, PartyConfig
 from ..engine.rpc import Stub
+from ..engine.session import program_message
 from ..errors import CipherDMError
 from . import host_pb2 as pb
 from .config import HostConfig
@@ -68,6 +68,8 @@ class Worker:
         names = ("the process of this run", "the gate of this run")
         pids = {name: process.pid for name, process in zip(names, self._processes, strict=False)}
         end_if_stopped(pids, self._over, self.give_up)
+        if self._gate is not None:
+            threading.Thread(target=self._end_with_gate, daemon=True).start()
         self._stub: Stub | None = None
 
     def wait(self) -> None:
@@ -91,9 +93,14 @@ class Worker:
             process.kill()
 
     def give_up(self, why: str) -> None:
-        """Kill the process for a reason, which the run that it computes fails with."""
-        self._why = why
+        """Kill the process for a reason, which the run that it computes fails with; the first one counts."""
+        self._why = self._why or why
         self.kill()
+
+    def _end_with_gate(self) -> None:
+        """Kill the process when its gate has ended: SPU would wait for messages as if nothing had happened."""
+        self._gate.wait()
+        self.give_up("the gate of this run has ended")
 
     @property
     def _processes(self) -> list[subprocess.Popen]:
@@ -124,8 +131,7 @@ class Worker:
             self._stub.Open(opened, timeout=self._timeouts.start + 2)
             self._stub.Store(_of_session(run, chain(model.pieces(), inputs)))
             for code in manifest.programs:
-                executable = libspu.Executable(code.name, [], [], code.text).SerializeToString()
-                self._stub.AddProgram(engine_pb.Program(session=run, id=code.id, executable=executable))
+                self._stub.AddProgram(program_message(run, code.id, code.name, code.text, walk=code.walk))
             for done in self._stub.Run(engine_pb.Plan(session=run, calls=manifest.calls)):
                 label, total = shown(manifest.calls[done.index].label), len(manifest.calls)
                 yield pb.RequestEvent(progress=pb.Progress(done=done, label=label, total=total))

@@ -9,7 +9,8 @@ party's components.
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -85,6 +86,37 @@ class RingProgram:
         if not there.issuperset(self.outputs) or not self.public.isdisjoint(self.outputs):
             raise CipherDMError("a result of a program is public or is not there")
 
+    @cached_property
+    def replicated(self) -> frozenset[int]:
+        """Values that have to be pairs: factors of products, results, what is repeated, and what is summed with several pairs.
+
+        Numbers are sent once, before they are repeated or go several ways.
+        """
+        size = [math.prod(shape) for shape in self.shapes]
+        wanted, ways = set(self.outputs), Counter()
+        for operation in reversed(self.operations):
+            made, read = size[operation.output], sum(size[number] for number in operation.inputs)
+            moves = operation.kind in MOVES and (made > read or (made == read and operation.output in wanted))
+            if moves or operation.kind in PRODUCTS:
+                wanted.update(operation.inputs)
+        parts = self._parts - wanted
+        for operation in reversed(self.operations):
+            output, additive = operation.output, parts.intersection(operation.inputs)
+            if ways[output] > 1:
+                wanted.add(output)
+            if len(additive) == 1:  # with others, the sum has to be sent anyhow
+                ways.update({number: 1 if output in wanted else ways[output] for number in additive})
+        return frozenset(wanted)
+
+    @property
+    def _parts(self) -> set[int]:
+        """Values that are additive parts if all truncations are local."""
+        found: set[int] = set()
+        for operation in self.operations:
+            if operation.kind in PRODUCTS or not found.isdisjoint(operation.inputs):
+                found.add(operation.output)
+        return found
+
     def fields(self) -> dict[str, Any]:
         """Return what it consists of in types that JSON has."""
         operations = [[o.kind, o.inputs, o.output, dict(sorted(o.parameters.items()))] for o in self.operations]
@@ -126,7 +158,7 @@ class WalkPlan:
         if len(bits) != len(self.program.shapes) or any(bits[number] != FULL for number in self.program.outputs):
             raise CipherDMError(f"a plan has a ring for each value, and one of {FULL} bits for each result")
         for operation in self.program.operations:
-            shift = operation.parameters.get("bits", 0) if operation.kind == "truncate" else 0
+            shift = {"truncate": 1, "shift": -1}.get(operation.kind, 0) * operation.parameters.get("bits", 0)
             if operation.kind == "truncate" and not 0 < shift < bits[operation.inputs[0]]:
                 raise CipherDMError(f"operation {operation.output} cuts off {shift} bits")
             secret = [number for number in operation.inputs if number not in self.program.public]
@@ -151,22 +183,12 @@ class WalkPlan:
 
     @classmethod
     def from_json(cls, text: str) -> "WalkPlan":
-        """Invert `to_json`."""
-        fields = json.loads(text)
-        return cls(RingProgram.of_fields(fields["program"]), tuple(fields["bits"]), frozenset(fields["cuts"]))
-
-    @cached_property
-    def replicated(self) -> frozenset[int]:
-        """Values that have to be pairs: factors of products, results, and what is repeated or put together to be one."""
-        size = [math.prod(shape) for shape in self.program.shapes]
-        wanted = set(self.program.outputs)
-        for operation in reversed(self.program.operations):
-            made, read = size[operation.output], sum(size[number] for number in operation.inputs)
-            # Repeated numbers are sent once, before they are repeated.
-            moves = operation.kind in MOVES and (made > read or (made == read and operation.output in wanted))
-            if moves or operation.kind in PRODUCTS:
-                wanted.update(operation.inputs)
-        return frozenset(wanted)
+        """Invert `to_json`. Raises CipherDMError if the text is no plan."""
+        try:
+            fields = json.loads(text, parse_float=_no_number, parse_constant=_no_number)
+            return cls(RingProgram.of_fields(fields["program"]), tuple(fields["bits"]), frozenset(fields["cuts"]))
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise CipherDMError(f"its text cannot be read ({type(error).__name__})") from None
 
     @cached_property
     def firsts(self) -> Mapping[int, int]:
@@ -181,6 +203,10 @@ class WalkPlan:
             for number in set(operation.inputs):
                 found.setdefault(number, []).append(place)
         return {number: tuple(places) for number, places in found.items()}
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(text)
 
 
 def local(operation: Operation, arrays: Sequence[np.ndarray], lead: int = 0) -> np.ndarray:
@@ -239,9 +265,21 @@ def local(operation: Operation, arrays: Sequence[np.ndarray], lead: int = 0) -> 
 
 def in_the_clear(program: RingProgram, inputs: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
     """Compute a program in the clear, on int64 words that wrap around; truncations are to the nearest. All values by number."""
+    return dict(computed(program, inputs))
+
+
+def computed(program: RingProgram, inputs: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each value of a program in the clear, with its number; none is kept longer than another operation reads it.
+
+    Args:
+        program: program to compute.
+        inputs: arguments: int64 words, which wrap around and are truncated to the nearest; or float64, which do neither.
+    """
     values = dict(program.constants) | dict(zip(program.inputs, inputs, strict=True))
+    yield from values.items()
+    left = Counter(number for operation in program.operations for number in set(operation.inputs))
     for operation in program.operations:
-        x = [values[number] for number in operation.inputs]
+        x, bits = [values[number] for number in operation.inputs], operation.parameters.get("bits")
         match operation.kind:
             case "offset":
                 result = x[0] + x[1]
@@ -249,8 +287,9 @@ def in_the_clear(program: RingProgram, inputs: Sequence[np.ndarray]) -> dict[int
                 result = x[0]
             case "scale" | "multiply":
                 result = x[0] * x[1]
+            case "truncate" | "shift" if x[0].dtype.kind == "f":
+                result = np.ldexp(x[0], -bits if operation.kind == "truncate" else bits)
             case "truncate":
-                bits = operation.parameters["bits"]
                 result = (x[0] >> bits) + (x[0] >> bits - 1 & 1)
             case "matmul":
                 result = np.matmul(*x)
@@ -258,11 +297,16 @@ def in_the_clear(program: RingProgram, inputs: Sequence[np.ndarray]) -> dict[int
                 result = _convolution(*x, **operation.parameters)
             case _:
                 result = local(operation, x)
+        yield operation.output, result
         values[operation.output] = result
-    return values
+        for number in set(operation.inputs):
+            left[number] -= 1
+            if not left[number]:
+                del values[number]
 
 
 def _convolution(weights: np.ndarray, x: np.ndarray, *, stride: int, padding) -> np.ndarray:
     x = np.pad(x, ((0, 0), (0, 0), *padding))
     patches = np.lib.stride_tricks.sliding_window_view(x, weights.shape[2:], axis=(2, 3))[:, :, ::stride, ::stride]
-    return np.einsum("ocij,bcrsij->bors", weights, patches)
+    # Of real numbers, this is a product of matrices that BLAS computes.
+    return np.einsum("ocij,bcrsij->bors", weights, patches, optimize=x.dtype.kind == "f")

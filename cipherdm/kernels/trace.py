@@ -34,7 +34,8 @@ class _Tracer:
 
     def __init__(self, closed, public: Sequence[bool], fraction_bits: int):
         self._jaxpr, self._bits = closed.jaxpr, fraction_bits
-        self._operations: list[Operation] = []
+        self._made: dict[int, Operation] = {}
+        self._there: dict[tuple, int] = {}  # values by what they are
         self._shapes: list[tuple[int, ...]] = []
         self._constants: dict[int, np.ndarray] = {}
         self._public: set[int] = set()
@@ -53,7 +54,7 @@ class _Tracer:
             raise CipherDMError("results of a walk are words of float32 values.")
         outputs = tuple(self._secret(atom) for atom in self._jaxpr.outvars)
         needed, kept = set(outputs), []
-        for operation in reversed(self._operations):
+        for operation in reversed(self._made.values()):
             if operation.output in needed:
                 kept.append(operation)
                 needed.update(operation.inputs)
@@ -69,13 +70,23 @@ class _Tracer:
         return number
 
     def _add(self, kind: str, shape: Sequence[int], inputs: Iterable[int], **parameters) -> int:
-        """Add an operation, and return the number of its value."""
-        inputs = tuple(inputs)
+        """Add an operation, unless its value is there already, and return the number of its value."""
+        inputs, shape = tuple(inputs), tuple(shape)
+        if kind == "sum" and all(self._shapes[inputs[0]][axis] == 1 for axis in parameters["axes"]):
+            kind, parameters = "reshape", {}
+        if kind == "reshape":
+            while (before := self._made.get(inputs[0])) is not None and before.kind == "reshape":
+                inputs = before.inputs
+            if self._shapes[inputs[0]] == shape:
+                return inputs[0]
+        same = (kind, inputs, shape, repr(parameters))
+        if same in self._there:
+            return self._there[same]
         public = kind != "share" and self._public.issuperset(inputs)
         if public and kind not in MOVES | SUMS:
             raise CipherDMError(f"{kind} of values that depend on public arguments is not walked.")
-        output = self._new(shape, public=public)
-        self._operations.append(Operation(kind, inputs, output, tuple(shape), parameters))
+        output = self._there[same] = self._new(shape, public=public)
+        self._made[output] = Operation(kind, inputs, output, shape, parameters)
         return output
 
     def _value(self, atom) -> int | np.ndarray:

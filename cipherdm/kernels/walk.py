@@ -95,7 +95,7 @@ class Walk:
         if operation.output in plan.cuts:
             of = Cut(plan.bits[operation.inputs[0]], operation.parameters["bits"], bits, plan.firsts[operation.output])
             return cut(self._streams, self._rank, result.reshape(len(result), -1), of, at)
-        if len(result) == 1 and operation.output in plan.replicated:
+        if len(result) == 1 and operation.output in plan.program.replicated:
             return reshare(self._streams, self._rank, result.reshape(-1), bits, at)
         return None
 

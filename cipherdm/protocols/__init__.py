@@ -10,6 +10,7 @@ from .sets import (
     FAST_64,
     FAST_GUARDED,
     FAST_KERNELS,
+    FAST_RINGS,
     NAMES,
     PUMA,
     Protocols,

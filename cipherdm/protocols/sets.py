@@ -48,6 +48,8 @@ class Protocols:
       in a loop of steps that is one program.
     - `walk_bits`: None, or the fraction bits that words are counted in, to have the parties compute by themselves what neither
       compares nor divides (`cipherdm.kernels.walk`).
+    - `significant_bits`: bits that factors of products keep in a walk, whose values then have rings of their own
+      (`cipherdm.kernels.rings`); None for the ring of 64 bits throughout.
     - `prepare`: the owner's preparation that the layers rely on, if any (`cipherdm.owner.prepare_weights`).
 
     A set is hashable, as long as its functions are (module-level functions, not arrays or closures over them), so that
@@ -73,6 +75,7 @@ class Protocols:
     value_bits: int | None = None
     kernels: bool = False
     walk_bits: int | None = None
+    significant_bits: int | None = None
     prepare: Literal["fast", "fast-guarded"] | None = None
 
 
@@ -148,12 +151,15 @@ FAST_KERNELS = replace(
 # FAST walked by the parties on their own pairs, in the ring of 64 bits.
 FAST_64 = replace(FAST, name="fast-64", conv2d=fast_kernels.conv2d_as_one, walk_bits=ENGINE_FRACTION_BITS)
 
+# The same with every value in the ring that it needs.
+FAST_RINGS = replace(FAST_64, name="fast-rings", significant_bits=14)
+
 # FAST with activations kept within the range that they are right on, for inputs that calibration did not meet.
 FAST_GUARDED = replace(FAST, name="fast-guarded", group_norm=fast.guarded_group_norm, prepare="fast-guarded")
 
 _SETS = {
     protocols.name: protocols
-    for protocols in (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST, FAST_KERNELS, FAST_64, FAST_GUARDED)
+    for protocols in (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST, FAST_KERNELS, FAST_64, FAST_RINGS, FAST_GUARDED)
 }
 
 NAMES = tuple(_SETS)

@@ -68,7 +68,6 @@ def owner_values(weights: PreparedWeights, shape: StepShape) -> Values:
 
 def client_values(
     labels: Sequence[int] | None,
-    schedule: Schedule,
     shape: StepShape,
     seed: int,
     *,
@@ -82,7 +81,6 @@ def client_values(
 
     Args:
         labels: labels of the images, for a model with classes.
-        schedule: schedule whose fresh noise is drawn.
         shape: shape of the step.
         seed: seed of the noise.
         start: array to start from instead of noise, in the shape of "sample".
@@ -96,7 +94,7 @@ def client_values(
     noise = generator.standard_normal(shape.image_shape, dtype=np.float32)
     values = {"sample": noise if start is None else start}
     if shape.noisy:
-        values["noise"] = generator.standard_normal((schedule.steps, *shape.image_shape), dtype=np.float32)
+        values["noise"] = generator.standard_normal((shape.steps, *shape.image_shape), dtype=np.float32)
     if prompts is not None:
         values["encoder_hidden_states"] = prompts
     bits = shape.protocols.value_bits

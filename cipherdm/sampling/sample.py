@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node, compile_plan
+from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node, Walking, compile_plan, sizes_met
 from ..errors import CipherDMError, check_whole
 from ..models import UNet, check_draws_without_prompt
 from ..owner import prepare_weights
@@ -24,6 +24,7 @@ from .steps import Loop, StepShape, setup_graph, step_graph
 # variance, so a few times that is a poor image and no overflow. What wraps around in the ring is mostly far larger. The bound
 # is high, because a good sample must never meet it; it notices some overflows and not all.
 LARGEST_SAMPLE = 64.0
+IMAGES_MET = 20  # images that the owner draws, to see how large numbers become
 Granularity = Literal["block", "step", "loop"]
 
 
@@ -148,7 +149,7 @@ class Settings:
         weights = prepare_weights(unet, schedule.timesteps, self.protocols)
         sizes = {"batch": batch, "ring": self.ring, "branches": BRANCHES if guided else 1}
         shape = StepShape.of(unet.config, self.protocols, weights.layout, schedule, **sizes)
-        values = client_values(labels, schedule, shape, self.seed, start=start, prompts=prompts)
+        values = client_values(labels, shape, self.seed, start=start, prompts=prompts)
         if guided:
             schedule = replace(schedule, coefficients=guided_coefficients(schedule.coefficients, guidance_scale))
         return Task(shape, owner_values(weights, shape), values, public_values(schedule, shape))
@@ -171,8 +172,7 @@ def run_task(
         return SamplingResult(task.decoded(np.asarray(last["sample"])))
     session = cluster.session(engine_for(task.shape.protocols) if engine is None else engine)
     nodes = sampling_nodes(task.shape, granularity)
-    walk_bits = task.shape.protocols.walk_bits
-    plan = compile_plan(nodes, task.specs, keep=["sample"], walk_bits=walk_bits, progress=progress)
+    plan = compile_plan(nodes, task.specs, keep=["sample"], walking=walking_of(task, nodes), progress=progress)
     with session.alone():  # other threads use the same names of variables
         try:
             task.share(session)
@@ -181,6 +181,25 @@ def run_task(
         finally:
             if not session.closed:
                 session.delete([*task.specs, "sample"])
+
+
+def walking_of(task: Task, nodes: Sequence[Node]) -> Walking | None:
+    """Return how parties walk a run, given by its nodes from the first step to the last; None if its protocols have no walk.
+
+    Rings by value are planned by the model's owner, who draws images of its own. Nothing of the client's is looked at.
+    """
+    shape, protocols = task.shape, task.shape.protocols
+    if protocols.walk_bits is None:
+        return None
+    if protocols.significant_bits is None or shape.branches > 1 or "encoder_hidden_states" in task.client:
+        return Walking(protocols.walk_bits)
+    classes = task.client["class_onehot"].shape[1] if "class_onehot" in task.client else None
+    runs = []
+    for first in range(0, IMAGES_MET, shape.batch):
+        labels = None if classes is None else [(first + index) % classes for index in range(shape.batch)]
+        runs.append(task.owner | task.public | client_values(labels, shape, first))
+    sizes = sizes_met(nodes, runs, task.specs, protocols.walk_bits)
+    return Walking(protocols.walk_bits, protocols.significant_bits, sizes)
 
 
 def check_sample(sample: np.ndarray, shape: StepShape) -> None:

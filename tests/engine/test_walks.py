@@ -1,16 +1,29 @@
 """Walks on three real parties: a model's steps, beside SPU in one plan, and parties that do not run the same program."""
 
+import hashlib
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import cipherdm as cdm
 from cipherdm import CipherDMError, EngineConfig
-from cipherdm.engine import Node, Spec, compile_plan, party_pb2
+from cipherdm.engine import Node, Spec, Walking, compile_plan, party_pb2
+from cipherdm.engine.config import PARTIES
 from cipherdm.engine.programs import compile_walk
+from cipherdm.engine.walk_links import WalkLinks
+from cipherdm.kernels.ring_program import WalkPlan
+from cipherdm.kernels.rings import costs
+from cipherdm.kernels.rounds import Round
 from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, encode
+from cipherdm.sampling import make_task, sampling_nodes
+from cipherdm.sampling.sample import walking_of
 
 BITS = 10
+WALKING = Walking(ENGINE_FRACTION_BITS)
 ENGINE = EngineConfig(fraction_bits=ENGINE_FRACTION_BITS)
 X = np.linspace(-3, 3, 50, dtype=np.float32)
 
@@ -27,17 +40,21 @@ def at_least_one(x):
     return number.with_array(jnp.maximum(number.array, np.int32(1 << BITS))).store()
 
 
-def test_a_model_is_sampled_with_the_results_of_fast(cluster):
+@pytest.mark.parametrize("protocols", [cdm.FAST_64, cdm.FAST_RINGS], ids=lambda protocols: protocols.name)
+def test_a_model_is_sampled_with_the_results_of_fast(cluster, protocols):
     unet, settings = cdm.load_unet("data/models/mnist01-tiny"), {"steps": 4, "labels": [1], "granularity": "step"}
     expected = cdm.sample(unet, None, protocols=cdm.FAST, steps=4, labels=[1])
-    result = cdm.sample(unet, cluster, protocols=cdm.FAST_64, **settings)
+    result = cdm.sample(unet, cluster, protocols=protocols, **settings)
     assert np.sqrt(np.mean((result.images - expected.images) ** 2)) < 0.02
     operators = result.cost.by_operator()
     assert set(operators.index) == {"walk"}
-    # Bytes are exact: each message of each cut is in the formula.
-    again = cdm.sample(unet, cluster, protocols=cdm.FAST_64, **settings)
-    assert again.cost.bytes == pytest.approx(result.cost.bytes, abs=4096)  # all but the keys of the first walk
     assert result.cost.rounds < result.cost.sends
+    # Bytes are those of the plan, but for the keys that are agreed on first.
+    task = make_task(unet, labels=[1], steps=4, protocols=protocols)
+    nodes = sampling_nodes(task.shape, "step")
+    plan = compile_plan(nodes, task.specs, keep=["sample"], walking=walking_of(task, nodes))
+    walks = [WalkPlan.from_json(call.program.code.decode()) for call in plan.calls]
+    assert result.cost.bytes == pytest.approx(sum(costs(walk)[0] for walk in walks), abs=4096)
 
 
 def test_spu_takes_over_within_a_plan(cluster):
@@ -48,13 +65,45 @@ def test_spu_takes_over_within_a_plan(cluster):
         Node("square again", square, ("z",), ("w",)),
     ]
     encoded = encode(X, BITS, ring=True)
-    plan = compile_plan(nodes, {"x": Spec.of(encoded)}, keep=["w"], walk_bits=ENGINE_FRACTION_BITS)
+    plan = compile_plan(nodes, {"x": Spec.of(encoded)}, keep=["w"], walking=WALKING)
     assert [call.program.walk for call in plan.calls] == [True, False, True]
     session.share({"x": encoded})
     cost = session.run(plan)
     result = session.reveal("w") * 2.0 ** (ENGINE_FRACTION_BITS - BITS)
     np.testing.assert_allclose(result, np.maximum(np.round(X, 3) ** 2, 1) ** 2, atol=0.1)
     assert cost.by_operator().loc["walk", "calls"] == 2
+
+
+def test_links_of_walks_take_the_parties_of_their_generation_and_nobody_else(tmp_path):
+    """A stranger and a party of an earlier generation are put out, and the three find each other all the same."""
+    sockets = [tmp_path / f"party{rank}.sock" for rank in range(PARTIES)]
+
+    def linked(rank, link_id):
+        return WalkLinks(rank, sockets, link_id, connect_timeout=20, receive_timeout=5)
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(linked, 0, "now")
+        path = sockets[0].with_suffix(".walk")
+        while not path.exists():
+            time.sleep(0.01)
+        for said in (b"", b"\x01", hashlib.sha256(b"before 1").digest(), hashlib.sha256(b"now 0").digest()):
+            with socket.socket(socket.AF_UNIX) as stranger:
+                stranger.connect(str(path))
+                stranger.sendall(said)
+                stranger.shutdown(socket.SHUT_WR)
+                assert stranger.recv(1) == b""
+        others = [pool.submit(linked, rank, "now") for rank in (1, 2)]
+        links = [made.result() for made in (first, *others)]
+        sent = {rank: np.arange(rank + 1, dtype=np.uint8) for rank in range(PARTIES)}
+        rounds = [
+            Round({other: sent[rank] for other in sent if other != rank}, {o: o + 1 for o in sent if o != rank})
+            for rank in sent
+        ]
+        came = list(pool.map(lambda link, messages: link.exchange(messages, (0, 0, b"the plan")), links, rounds))
+    for rank, found in enumerate(came):
+        assert {other: list(part) for other, part in found.items()} == {
+            other: list(sent[other]) for other in sent if other != rank
+        }
 
 
 def test_a_party_with_another_program_ends_the_run():
@@ -65,14 +114,12 @@ def test_a_party_with_another_program_ends_the_run():
     encoded = encode(X, BITS, ring=True)
     with cdm.LocalCluster(network=cdm.LAN) as cluster:
         session = cluster.session(ENGINE)
-        plan = compile_plan(
-            [Node("square", square, ("x",), ("y",))], {"x": Spec.of(encoded)}, ["y"], walk_bits=ENGINE_FRACTION_BITS
-        )
+        plan = compile_plan([Node("square", square, ("x",), ("y",))], {"x": Spec.of(encoded)}, ["y"], walking=WALKING)
         session.share({"x": encoded})
         session.run(plan)
         result = session.reveal("y") * 2.0 ** (ENGINE_FRACTION_BITS - BITS)
         np.testing.assert_allclose(result, np.round(X * 2**BITS) ** 2 / 4**BITS, atol=2.0**-BITS)
-        other = compile_walk(lambda x: square(x, BITS + 1), (Spec.of(encoded),), ENGINE_FRACTION_BITS)
+        other = compile_walk(lambda x: square(x, BITS + 1), (Spec.of(encoded),), WALKING)
         message = party_pb2.Program(session=session.name, id=plan.calls[0].program.id, walk=other.code)
         session._stubs[1].AddProgram(message)
         with pytest.raises(CipherDMError, match="party . runs another program"):

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import jax.numpy as jnp
 import numpy as np
@@ -153,6 +153,23 @@ def test_a_process_of_a_run_is_killed_or_hangs(hosts, alice, number, kind, expec
 
     assert re.search(expected, fails(alice, strike, 1 if number == signal.SIGKILL else SOON))
     check_product(alice, 20)
+
+
+def test_a_process_ends_with_its_gate_also_while_no_message_is_on_its_way(hosts, alice):
+    """SPU alone would wait for messages until its time is over."""
+    check_product(alice, 23)
+    gates, processes = (children_of(hosts.pids[1], kind) for kind in ("gate.py", "engine.party"))
+    assert gates
+    for pid in gates:
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + SOON / 2
+    for process in map(psutil.Process, processes):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, "the process waits for messages"
+            time.sleep(0.1)
+    with suppress(CipherDMError):  # party 1 may not have noticed yet
+        check_product(alice, 24)
+    check_product(alice, 24)
 
 
 def test_processes_that_are_stopped_for_a_moment_harm_nothing(hosts, alice):

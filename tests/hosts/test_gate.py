@@ -13,7 +13,7 @@ import pytest
 from hosting import check_product
 
 from cipherdm.hosts import RemoteCluster, free_ports, load_caller, load_host, make_certificates
-from cipherdm.hosts.gate import MOST_SETUPS_FROM, SETUP_SECONDS, Gate, named
+from cipherdm.hosts.gate import KINDS, MOST_SETUPS_FROM, SETUP_SECONDS, Gate, named
 
 pytestmark = pytest.mark.attack
 
@@ -31,11 +31,14 @@ def link(hosts):
     return load_host(hosts["party2"]).gate(status.processes[0].slot, "").addresses[0]
 
 
-def answer(address, data, identity=None, *, version=ssl.TLSVersion.TLSv1_3, plain=False, recorded=None) -> bytes:
+def answer(
+    address, data, identity=None, *, version=ssl.TLSVersion.TLSv1_3, plain=False, recorded=None, kind="sock"
+) -> bytes:
     """What comes back for some bytes: nothing, if the connection is refused or closed. A timeout is an error here."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.minimum_version = context.maximum_version = version
+    context.set_alpn_protocols([kind])
     if identity is not None:
         context.load_cert_chain(identity.certificate, identity.private_key)
     with socket.create_connection(address, timeout=3 * SETUP_SECONDS) as wire:
@@ -80,6 +83,8 @@ def test_parties_are_heard_and_nobody_else_is(hosts, link, tmp_path):
         assert answer(link, question, own) == b"", "somebody with the party's own name is answered"
     assert answer(link, HEALTH, make_certificates(tmp_path, ("party1",))["party1"]) == b"", "a foreign authority counts"
     assert answer(link, HEALTH, peer, version=ssl.TLSVersion.TLSv1_2) == b"", "TLS 1.2 is spoken"
+    assert answer(link, HEALTH, peer, kind="http/1.1") == b"", "a link of no kind is answered"
+    assert answer(link, HEALTH, peer, kind="walk") == b"", "SPU is reached by another kind of link"
     replayed = answer(link, b"".join(recorded), plain=True)
     assert b"HTTP" not in replayed, "a recorded connection is answered again"
     with RemoteCluster(hosts["bob"]) as bob:
@@ -117,10 +122,13 @@ def test_silent_callers_are_put_out_and_do_not_keep_others_out(hosts, link):
 
 @pytest.fixture
 def gates(tmp_path):
-    """gates(names): gates of parties 0 and 1 with certificates of these names; what party 1 hears; a way out from party 0."""
+    """gates(names): gates of parties 0 and 1 with certificates of these names; what party 1 hears; a way out from party 0.
+
+    A second argument is the kind of link.
+    """
     running = []
 
-    def start(names):
+    def start(names, kind="sock"):
         first = free_ports(3)
         made = make_certificates(tmp_path / "made", (*{*names},))
         for rank, name in enumerate(names):
@@ -131,10 +139,10 @@ def gates(tmp_path):
             running.append(Gate(rank, str(folder), addresses, **files).start(folder / "err"))
             assert running[-1].stdout.readline() == b"ready\n"
         spu = socket.socket(socket.AF_UNIX)
-        spu.bind(str(tmp_path / "1" / "party1.sock"))
+        spu.bind(str(tmp_path / "1" / f"party1.{kind}"))
         spu.listen()
         out = socket.socket(socket.AF_UNIX)
-        out.connect(str(tmp_path / "0" / "to1.sock"))
+        out.connect(str(tmp_path / "0" / f"to1.{kind}"))
         for end in (spu, out):
             end.settimeout(2 * SETUP_SECONDS)
         return spu, out
@@ -146,8 +154,9 @@ def gates(tmp_path):
         process.wait(5)
 
 
-def test_every_byte_arrives_in_order_also_those_sent_just_before_the_end(gates):
-    spu, out = gates(("party0", "party1"))
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_byte_arrives_in_order_also_those_sent_just_before_the_end(gates, kind):
+    spu, out = gates(("party0", "party1"), kind)
     generator = np.random.default_rng(0)
     there, back = generator.bytes(5_000_000), generator.bytes(3_000_000)
     heard = spu.accept()[0]

@@ -14,11 +14,11 @@ from small import ONE_LEVEL, SCHEDULER
 from cipherdm import CipherDMError, sample
 from cipherdm.engine import EngineConfig, Node, Spec, compile_plan
 from cipherdm.engine.programs import KernelProgram
-from cipherdm.hosts import Model, RemoteCluster, images_of
+from cipherdm.hosts import Model, RemoteCluster, images_of, sampling_model
 from cipherdm.hosts.status import report
 from cipherdm.kernels.operation import Kernel, apply
-from cipherdm.models import init_unet, save_unet
-from cipherdm.protocols import DIRECT
+from cipherdm.models import init_unet, load_unet, save_unet
+from cipherdm.protocols import DIRECT, FAST, FAST_64
 from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, encode
 
 
@@ -199,6 +199,22 @@ def test_kernels_run_on_three_hosts_too(hosts, alice):
         found = alice.request("kernel", {"x": words["x"]}).outputs["y"]
         owner.remove("kernel")
     np.testing.assert_array_equal(decode(found, 0, ring=True), w @ x)
+
+
+def test_steps_are_walked_on_three_hosts_too(hosts):
+    """Two clients, one after the other, and programs that SPU never sees."""
+    unet = load_unet("data/models/mnist01-tiny")
+    model = sampling_model("walked", unet, steps=4, protocols=FAST_64)
+    assert all(code.walk for code in model.manifest("0" * 32).programs)
+    with RemoteCluster(hosts["owner"]) as owner:
+        owner.register(model)
+        for name, seed in (("alice", 7), ("bob", 8)):
+            with RemoteCluster(hosts[name]) as client:
+                drawn = images_of(client, "walked", labels=[1], seed=seed)
+            expected = sample(unet, None, labels=[1], steps=4, protocols=FAST, seed=seed)
+            assert np.sqrt(np.mean((drawn.images - expected.images) ** 2)) < 0.02
+            assert set(drawn.cost.by_operator().index) == {"walk"}
+        owner.remove("walked")
 
 
 def test_status_is_a_table_for_operators(hosts):

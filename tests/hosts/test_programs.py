@@ -1,5 +1,6 @@
 """What a party agrees to run: programs as they are compiled here, and none that opens a secret in any way of writing it."""
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,12 +16,14 @@ from small import SCHEDULER, TWO_LEVELS
 from spu import api, libspu
 
 from cipherdm import CipherDMError
-from cipherdm.engine import EngineConfig, Node, Program, Spec, compile_plan, compile_program
+from cipherdm.engine import EngineConfig, Node, Program, Spec, Walking, compile_plan, compile_program
+from cipherdm.engine.programs import compile_walk
 from cipherdm.hosts import Model, Timeouts, sampling_model
-from cipherdm.hosts.programs import Signature, Type, signature_of
+from cipherdm.hosts.programs import Signature, Type, signature_of, signature_of_walk
 from cipherdm.hosts.worker import Worker
 from cipherdm.models import init_unet
 from cipherdm.protocols import DIRECT, named
+from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed
 from cipherdm.sampling import make_task, sampling_nodes
 
 pytestmark = pytest.mark.attack
@@ -223,6 +226,36 @@ def test_signatures_are_those_of_the_functions():
     found = signature_of("f", compile_program(function, inputs).code)
     assert found.inputs == tuple(Type(spec.shape, not spec.public) for spec in inputs)
     assert found.outputs == (Type((3, 4), True), Type((3,), True))
+
+
+def test_walks_have_the_signatures_of_their_functions_and_open_nothing():
+    def function(x, y, place):
+        x, y = (Fixed.load(words, 5, ring=True) for words in (x, y))
+        number = Fixed(jnp.matmul(x.array, y.array), 10, ring=True).truncated(5)
+        return lax.dynamic_index_in_dim(number.store(), place, axis=0, keepdims=False)
+
+    inputs = (Spec((3, 4)), Spec((4, 2)), Spec((), "int32", public=True))
+    program = compile_walk(function, inputs, Walking(ENGINE_FRACTION_BITS))
+    assert program.outputs == (Spec((2,)),)
+    types = (*(Type(spec.shape, not spec.public) for spec in inputs), Type((2,), True))
+    assert signature_of_walk("f", program.code) == Signature(types[:3], types[3:])
+    fields = json.loads(program.code)
+    result, (of_public,) = fields["program"]["outputs"][0], [n for n, p in enumerate(program.inputs) if p.public]
+    changes = {
+        "public": {"public": [*fields["program"]["public"], result]},
+        "a public argument": {"outputs": fields["program"]["inputs"][of_public:]},
+        "no operation": {"operations": [["reveal", [0], result, {}]]},
+        "no number": {"inputs": [0.5]},
+        "a number of no value": {"outputs": [10**9]},
+        "no shape": {"shapes": 3},
+    }
+    for change in changes.values():
+        text = json.dumps(fields | {"program": fields["program"] | change})
+        with pytest.raises(CipherDMError, match="'f' is not one that this party runs"):
+            signature_of_walk("f", text.encode())
+    for text in (b"", b"{}", b"[" * 100_000, b"\xff", program.code[:-1], b" " * (1 << 24) + b"1"):
+        with pytest.raises(CipherDMError, match="'f' is not one that this party runs"):
+            signature_of_walk("f", text)
 
 
 @pytest.mark.parametrize(("protocols", "granularity"), [("cipherdm", "step")])

@@ -1,11 +1,9 @@
 """Walks of three parties against plaintext: layers, a whole step, random programs, orders, and addresses."""
 
-import json
 import random
 from collections import Counter
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 
 import jax
 import jax.numpy as jnp
@@ -14,42 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
-from three_parties import run, shared, three_streams
+from three_parties import three_streams
+from walking import BITS, KINDS, build, read, walked, words_of
 
-import cipherdm as cdm
 from cipherdm import CipherDMError
 from cipherdm.engine import Spec
 from cipherdm.kernels import walk as walk_module
-from cipherdm.kernels.ring_program import RingProgram, WalkPlan, in_the_clear
-from cipherdm.kernels.shares import joined
-from cipherdm.kernels.trace import trace
-from cipherdm.kernels.walk import Walk
-from cipherdm.protocols import FAST, FAST_KERNELS, fast
-from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, encode
-from cipherdm.sampling.sample import Settings, plaintext_steps
-from cipherdm.sampling.steps import setup_graph, step_graph
-
-read = partial(trace, fraction_bits=ENGINE_FRACTION_BITS)
-
-
-def words_of(array):
-    """Words of an array as the engine makes them."""
-    if np.asarray(array).dtype.kind == "i":
-        return np.asarray(array, np.int64)
-    return np.round(np.asarray(array, np.float64) * 2.0**ENGINE_FRACTION_BITS).astype(np.int64)
-
-
-def walked(plan, arrays, call=0, streams=None):
-    """Results of three parties' walk, int64, and all messages."""
-    streams = three_streams() if streams is None else streams
-    program = plan.program
-    words = [array.view(np.uint64) for array in arrays]
-    numbers = list(zip(program.inputs, words, strict=True))
-    given = [3 * [array] if number in program.public else shared(array) for number, array in numbers]
-    steps = [Walk(plan, r, streams[r], call).steps([three[r] for three in given]) for r in range(3)]
-    results, log = run(steps)
-    outputs = [joined(pairs).view(np.int64) for pairs in zip(*results, strict=True)]
-    return outputs, log
+from cipherdm.kernels.ring_program import WalkPlan, in_the_clear
+from cipherdm.protocols import FAST_KERNELS, fast
+from cipherdm.protocols.fixed import Fixed, encode
 
 
 def random_numbers(*shape, seed=0):
@@ -87,32 +58,6 @@ def test_layers_of_fast(name):
     program = read(partial(entry, True), [Spec.of(array) for array in encoded])
     (result,), _ = walked(WalkPlan.in_64_bits(program), [words_of(array) for array in encoded])
     assert np.abs(result * 2.0**-VALUE - expected).max() <= 2 * 2.0**-VALUE
-
-
-@pytest.fixture(scope="module")
-def step():
-    """The second step of mnist01-tiny as a program, its words, and the next sample in plaintext."""
-    unet = cdm.load_unet("data/models/mnist01-tiny")
-
-    def task(ring):
-        run_settings = Settings(steps=4, protocols=FAST, ring=ring)
-        return run_settings.task(unet, run_settings.schedule(unet), 1, labels=[1])
-
-    first, expected = (np.asarray(values["sample"]) for values in islice(plaintext_steps(task(False)), 2))
-    on_shares = task(True)
-    graphs = [setup_graph(on_shares.shape), step_graph(on_shares.shape)]
-    values = on_shares.owner | on_shares.client | on_shares.public | {"step": on_shares.public["step.1"]}
-    words = {name: words_of(array) for name, array in values.items()}
-    words["sample"] = words_of(encode(first, VALUE, True))
-    specs = on_shares.specs | {"step": Spec.of(values["step"], public=True)}
-    for graph in graphs:
-        program = read(graph, [specs[name] for name in graph.inputs])
-        arrays = [words[name] for name in graph.inputs]
-        if graph is graphs[0]:
-            clear = in_the_clear(program, arrays)
-            for name, number in zip(graph.outputs, program.outputs, strict=True):
-                words[name], specs[name] = clear[number], Spec(program.shapes[number])
-    return RingProgram.of_fields(json.loads(json.dumps(program.fields()))), arrays, expected
 
 
 def test_a_step_of_a_model(step):
@@ -164,47 +109,6 @@ def test_the_order_of_operations_changes_nothing(step):
     shuffled = replace(plan, program=replace(program, operations=tuple(order)))
     (result,), _ = walked(shuffled, arrays)
     np.testing.assert_array_equal(result, expected)
-
-
-BITS = 16
-KINDS = ["add", "subtract", "times", "product", "sum", "turn", "join", "part", "offset", "scale"]
-
-
-def build(kinds, choices):
-    """A function of two [3, 3] arrays of words at BITS, whose values all stay below 1 in size."""
-
-    def entry(a, b):
-        values = [Fixed.load(a, BITS, True), Fixed.load(b, BITS, True)]
-        pick = iter(choices)
-        for kind in kinds:
-            x, y = values[next(pick) % len(values)], values[next(pick) % len(values)]
-            if kind == "add":
-                new = (x + y).times_power_of_two(-1).truncated(BITS)
-            elif kind == "subtract":
-                new = (x - y).times_power_of_two(-1).truncated(BITS)
-            elif kind == "times":
-                new = (x * y).truncated(BITS)
-            elif kind == "product":
-                new = Fixed(lax.dot_general(x.array, y.array, (((1,), (0,)), ((), ()))), 2 * BITS + 2, True).truncated(
-                    BITS
-                )
-            elif kind == "sum":
-                total = lax.dot_general(x.array, jnp.ones((3,), jnp.int32), (((1,), (0,)), ((), ())))
-                new = x.with_array(jnp.broadcast_to(total[:, None], (3, 3))).times_power_of_two(-2).truncated(BITS)
-            elif kind == "turn":
-                new = x.with_array(jnp.swapaxes(x.array, 0, 1))
-            elif kind == "join":
-                new = x.with_array(jnp.concatenate([x.array[:1], y.array[1:]]))
-            elif kind == "part":
-                new = x.with_array(jnp.broadcast_to(y.array[1:2, ::2][:, :1], (3, 3)))
-            elif kind == "offset":
-                new = x.with_array(x.array - np.int32(1 << BITS - 1)).times_power_of_two(-1).truncated(BITS)
-            else:
-                new = x.with_array(x.array * np.int32(-3)).times_power_of_two(-2).truncated(BITS)
-            values.append(new)
-        return tuple(value.store() for value in values[-3:])
-
-    return entry
 
 
 @settings(max_examples=40, deadline=None)

@@ -101,7 +101,7 @@ def test_plaintext_sampling_equals_diffusers(unet, tmp_path, name, steps, eta):
     labels = [2, 0]
     schedule = make_schedule(SCHEDULER, name, steps, eta=eta)
     shape = StepShape.of(SMALL, DIRECT, NO_WEIGHTS, schedule, batch=len(labels))
-    values = client_values(labels, schedule, shape, seed=3)
+    values = client_values(labels, shape, seed=3)
     noises = torch.tensor(values.get("noise", np.zeros((steps, 1), np.float32)))
     with torch.no_grad():
         expected = diffusers_loop(
@@ -212,7 +212,7 @@ def test_what_a_party_stores_is_uniform_and_tells_labels_apart_no_better_than_ch
     weights = owner_values(prepare_weights(unet, schedule.timesteps, DIRECT), shape)
     stored = []
     for labels, seed in (([0, 0], 1), ([2, 2], 1)):
-        values = weights | client_values(labels, schedule, shape, seed)
+        values = weights | client_values(labels, shape, seed)
         shares = [io.make_shares(np.asarray(values[name]), libspu.Visibility.VIS_SECRET) for name in sorted(values)]
         stored.append([_content([share[rank] for share in shares]) for rank in range(3)])
     for rank in range(3):
@@ -315,7 +315,7 @@ def _run_of(unet, protocols, *, steps, granularity="step"):
     schedule = make_schedule(SCHEDULER, "ddim", steps)
     weights = prepare_weights(unet, schedule.timesteps, protocols)
     shape = StepShape.of(SMALL, protocols, weights.layout, schedule, batch=1)
-    values = owner_values(weights, shape) | client_values([1], schedule, shape, seed=0)
+    values = owner_values(weights, shape) | client_values([1], shape, seed=0)
     public = public_values(schedule, shape)
     specs = {name: Spec.of(np.asarray(array)) for name, array in values.items()}
     specs |= {name: Spec.of(np.asarray(array), public=True) for name, array in public.items()}

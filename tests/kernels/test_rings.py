@@ -1,0 +1,128 @@
+"""Rings by value: the same results with fewer bits and bytes, and refusals of what would not be right."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+from walking import BITS, KINDS, build, read, walked
+
+from cipherdm import CipherDMError
+from cipherdm.engine import Spec
+from cipherdm.kernels.apart import MOST, apart
+from cipherdm.kernels.narrow import ELEMENTWISE, NEAR, narrowed, sizes_of
+from cipherdm.kernels.ring_program import PRODUCTS, WalkPlan, in_the_clear
+from cipherdm.kernels.rings import MARGIN, costs, planned
+from cipherdm.protocols.fast import VALUE_BITS
+from cipherdm.protocols.fixed import Fixed
+
+SIGNIFICANT = 12
+
+
+def met(program, arrays):
+    """Sizes of the values for these words."""
+    pairs = zip(program.inputs, arrays, strict=True)
+    return sizes_of(program, [array if number in program.public else array.astype(float) for number, array in pairs])[0]
+
+
+@pytest.fixture(scope="module")
+def small(step):
+    """The step with few significant bits, the sizes of its values, and a plan."""
+    program, arrays, _ = step
+    program = apart(program)
+    program, sizes = narrowed(program, met(program, arrays), SIGNIFICANT)
+    return program, sizes, planned(program, sizes)
+
+
+def test_a_steps_factors_have_few_bits_and_its_sample_is_as_good(step, small):
+    _, arrays, expected = step
+    program, sizes, _ = small
+    for operation in program.operations:
+        if operation.kind in PRODUCTS:
+            bits = SIGNIFICANT + (ELEMENTWISE if operation.kind == "multiply" else 0)
+            assert all(int(sizes[number]).bit_length() <= bits + 2 * NEAR for number in operation.inputs)
+    clear = in_the_clear(program, arrays)
+    error = clear[program.outputs[0]] * 2.0**-VALUE_BITS - expected
+    assert np.sqrt(np.mean(error**2)) < 12 * 2.0**-VALUE_BITS
+    for number, size in sizes.items():  # as foretold from the sizes before
+        if number in clear and size > 2**12:
+            assert np.abs(clear[number]).max() == pytest.approx(size, rel=0.2)
+
+
+def test_a_step_walks_in_small_rings(step, small):
+    program, arrays, expected = step
+    _, _, plan = small
+    (sample,), log = walked(plan, arrays)
+    error = sample * 2.0**-VALUE_BITS - expected
+    assert np.sqrt(np.mean(error**2)) < 12 * 2.0**-VALUE_BITS
+    size, rounds = costs(plan)
+    assert size == sum(content.size for *_, content in log)
+    assert rounds == 1 + max(number for number, *_ in log)
+    before, _ = costs(WalkPlan.in_64_bits(step[0]))
+    assert size < before / 1.4
+    assert WalkPlan.from_json(plan.to_json()).to_json() == plan.to_json()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kinds=st.lists(st.sampled_from(KINDS), min_size=3, max_size=12),
+    choices=st.lists(st.integers(0, 30), min_size=24, max_size=24),
+    seed=st.integers(0, 1000),
+)
+def test_random_programs_are_right_to_their_last_places(kinds, choices, seed):
+    spec = Spec((3, 3))
+    program = read(build(kinds, choices), [spec, spec])
+    arrays = list(np.random.default_rng(seed).integers(-(1 << BITS) + 1, 1 << BITS, (2, 3, 3)))
+    clear = in_the_clear(program, arrays)
+    plan = planned(program, met(program, arrays))
+    results, log = walked(plan, arrays)
+    for number, result in zip(program.outputs, results, strict=True):
+        assert np.abs(result - clear[number]).max() <= 3 * 2 ** len(kinds)
+    assert costs(plan)[0] == sum(content.size for *_, content in log)
+
+
+def test_joined_products_come_apart(step):
+    """The same words in the end, and no product of numbers that are joined from two."""
+    program, arrays, _ = step
+    parts = apart(program)
+    made = {operation.output: operation for operation in parts.operations}
+    for operation in parts.operations:
+        if operation.kind == "multiply":
+            joined = [made[number] for number in operation.inputs if number in made]
+            assert all(len(one.inputs) > MOST for one in joined if one.kind == "concatenate")
+    clear, expected = in_the_clear(parts, arrays), in_the_clear(program, arrays)
+    for number, before in zip(parts.outputs, program.outputs, strict=True):
+        np.testing.assert_array_equal(clear[number], expected[before])
+
+
+def square(x):
+    number = Fixed.load(x, BITS, True)
+    return (number * number).truncated(BITS).store()
+
+
+def test_numbers_may_be_as_large_as_the_margin_says():
+    """And beyond it the result is wrong: a square's ring has two bits for the cut, the margin, and no more."""
+    program, words = read(square, [Spec((100,))]), np.arange(-50, 50) << 8
+    plan = planned(program, met(program, [words]))
+    for factor, right in ((2 ** (MARGIN / 2), True), (2 ** (2 + MARGIN / 2), False)):
+        larger = (words * factor).astype(np.int64)
+        (result,), _ = walked(plan, [larger])
+        assert (np.abs(result - (larger * larger >> BITS)).max() <= 1) == right
+
+
+def test_numbers_that_no_ring_holds_are_refused():
+    program = read(square, [Spec((1,))])
+    with pytest.raises(CipherDMError, match="numbers of 65 bits, more than 64"):
+        planned(program, met(program, [np.array([1 << 30])]))
+
+
+def test_what_a_row_of_zeros_and_a_one_picks_is_exact():
+    def pick(row, table):
+        words = (Fixed.load(array, 0, True).array for array in (row, table))
+        return Fixed(lax.dot_general(*words, (((1,), (0,)), ((), ()))), 0, True).store()
+
+    program = read(pick, [Spec((1, 2)), Spec((2, 3))])
+    arrays = [np.array([[0, 1]]), np.array([[1, 2, 3], [(1 << 40) + 1, 5, 1]])]
+    program, sizes = narrowed(program, met(program, arrays), SIGNIFICANT)
+    (result,), _ = walked(planned(program, sizes), arrays)
+    np.testing.assert_array_equal(result, arrays[1][1:])
