@@ -98,7 +98,7 @@ def sampling_model(
     }
     return Model(
         name,
-        compile_plan(nodes, task.specs, keep=["sample"], walking=walking_of(task, nodes), progress=progress),
+        compile_plan(nodes, task.specs, keep=["sample"], walking=walking_of(task, nodes, progress), progress=progress),
         task.owner,
         {name: Spec.of(np.asarray(array)) for name, array in task.client.items()},
         ("sample",),

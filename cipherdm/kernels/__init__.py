@@ -5,7 +5,8 @@ components and the one message of a multiplication. `patches` and `layers` make 
 products of them, as one party computes them. `operation` is such a layer as an operation of JAX.
 
 `cut` truncates products and shares them anew, with words of `streams` and messages of `rounds`. `trace` reads a JAX function as
-a `ring_program`, which `walk` computes. Nothing here knows of SPU, networks or models.
+a `ring_program`, which `walk` computes. `apart`, `narrow` and `rings` make of it a plan with rings by value. Nothing here knows
+of SPU, networks or models.
 """
 
 import lazy_loader

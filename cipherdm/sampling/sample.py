@@ -17,7 +17,7 @@ from ..progress import Progress
 from ..protocols import DIRECT, Protocols
 from ..protocols.fixed import ENGINE_FRACTION_BITS
 from ..schedules import BRANCHES, Schedule, guided_coefficients, make_schedule
-from .roles import Task, client_values, one_hot, owner_values, public_values, whole_labels
+from .roles import Task, Values, client_values, one_hot, owner_values, public_values, whole_labels
 from .steps import Loop, StepShape, setup_graph, step_graph
 
 # Size beyond which a number of a sample counts as an overflow on shares. Images lie in [-1, 1] and latents have about unit
@@ -172,7 +172,8 @@ def run_task(
         return SamplingResult(task.decoded(np.asarray(last["sample"])))
     session = cluster.session(engine_for(task.shape.protocols) if engine is None else engine)
     nodes = sampling_nodes(task.shape, granularity)
-    plan = compile_plan(nodes, task.specs, keep=["sample"], walking=walking_of(task, nodes), progress=progress)
+    walking = walking_of(task, nodes, progress)
+    plan = compile_plan(nodes, task.specs, keep=["sample"], walking=walking, progress=progress)
     with session.alone():  # other threads use the same names of variables
         try:
             task.share(session)
@@ -183,10 +184,11 @@ def run_task(
                 session.delete([*task.specs, "sample"])
 
 
-def walking_of(task: Task, nodes: Sequence[Node]) -> Walking | None:
+def walking_of(task: Task, nodes: Sequence[Node], progress: Progress | None = None) -> Walking | None:
     """Return how parties walk a run, given by its nodes from the first step to the last; None if its protocols have no walk.
 
-    Rings by value are planned by the model's owner, who draws images of its own. Nothing of the client's is looked at.
+    Rings by value are planned by the model's owner, who draws images of its own. Nothing of the client's is looked at; so with
+    prompts, of which there are none here, all values have 64 bits.
     """
     shape, protocols = task.shape, task.shape.protocols
     if protocols.walk_bits is None:
@@ -194,11 +196,15 @@ def walking_of(task: Task, nodes: Sequence[Node]) -> Walking | None:
     if protocols.significant_bits is None or shape.branches > 1 or "encoder_hidden_states" in task.client:
         return Walking(protocols.walk_bits)
     classes = task.client["class_onehot"].shape[1] if "class_onehot" in task.client else None
-    runs = []
-    for first in range(0, IMAGES_MET, shape.batch):
-        labels = None if classes is None else [(first + index) % classes for index in range(shape.batch)]
-        runs.append(task.owner | task.public | client_values(labels, shape, first))
-    sizes = sizes_met(nodes, runs, task.specs, protocols.walk_bits)
+
+    def runs() -> Iterator[Values]:
+        for first in range(0, IMAGES_MET, shape.batch):
+            if progress is not None:
+                progress(first, IMAGES_MET, "planning rings")
+            labels = None if classes is None else [(first + index) % classes for index in range(shape.batch)]
+            yield task.owner | task.public | client_values(labels, shape, first)
+
+    sizes = sizes_met(nodes, runs(), task.specs, protocols.walk_bits)
     return Walking(protocols.walk_bits, protocols.significant_bits, sizes)
 
 
