@@ -15,9 +15,7 @@ import numpy as np
 from .ring_program import FULL, MOVES, PRODUCTS, Operation, RingProgram, computed
 
 NEAR = 2  # bits that a factor may have more or fewer, rather than be truncated once more
-ELEMENTWISE = (
-    2  # bits more for factors of elementwise products, whose errors no sum averages: gains, and powers of powers
-)
+ELEMENTWISE = 2  # bits more for factors of elementwise products, whose errors no sum averages
 _MOVED = frozenset(("reshape", "broadcast", "transpose", "pad", "negate"))
 
 
@@ -105,9 +103,8 @@ class _Narrowing:
                 return self._offset(operation, *x)
             case _ if kind in PRODUCTS:
                 bits = self._significant + (ELEMENTWISE if kind == "multiply" else 0)
-                if all(
-                    self._sizes[value.number] > 1 for value in x
-                ):  # a row of zeros and a one picks words, and is exact
+                # A row of zeros and a one picks words, and is exact.
+                if all(self._sizes[value.number] > 1 for value in x):
                     x = [self._factor(value, bits) for value in x]
                 one, other = x
                 drop = one.drop + other.drop
