@@ -114,7 +114,7 @@ class _Apart:
         )
 
     def _sliced(self, operation: Operation, parts: _Parts) -> _Parts | None:
-        """A slice that lies in one part is a slice of that part."""
+        """Return the slice of one part, if it lies in one."""
         p, axis = operation.parameters, parts.axis
         begin = 0
         for number, end in zip(parts.numbers, self._ends(parts), strict=True):

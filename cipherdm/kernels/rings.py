@@ -116,7 +116,9 @@ class _Ledger:
                 wanted = self._right[place] if place in cuts else wanted + bits
                 if wanted > FULL:
                     if add:
-                        raise CipherDMError(f"operation {output} reads numbers of {wanted} bits, more than {FULL}")
+                        raise CipherDMError(
+                            f"operation {output} reads numbers of {wanted} bits, more than {FULL}; take fast-64"
+                        )
                     return None
             elif kind == "shift":
                 wanted = max(1, wanted - bits)

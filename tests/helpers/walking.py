@@ -7,6 +7,7 @@ import numpy as np
 from jax import lax
 from three_parties import run, shared, three_streams
 
+from cipherdm.kernels.narrow import sizes_of
 from cipherdm.kernels.shares import joined
 from cipherdm.kernels.trace import trace
 from cipherdm.kernels.walk import Walk
@@ -74,3 +75,9 @@ def build(kinds, choices):
         return tuple(value.store() for value in values[-3:])
 
     return entry
+
+
+def met(program, arrays):
+    """Sizes of the values for these words."""
+    pairs = zip(program.inputs, arrays, strict=True)
+    return sizes_of(program, [array if number in program.public else array.astype(float) for number, array in pairs])[0]

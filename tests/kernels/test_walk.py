@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 from three_parties import three_streams
-from walking import BITS, KINDS, build, read, walked, words_of
+from walking import BITS, KINDS, build, met, read, walked, words_of
 
 from cipherdm import CipherDMError
 from cipherdm.engine import Spec
 from cipherdm.kernels import walk as walk_module
 from cipherdm.kernels.ring_program import WalkPlan, in_the_clear
+from cipherdm.kernels.rings import costs, planned
 from cipherdm.protocols import FAST_KERNELS, fast
 from cipherdm.protocols.fixed import Fixed, encode
 
@@ -122,10 +123,12 @@ def test_random_programs_are_right_to_their_last_places(kinds, choices, seed):
     program = read(build(kinds, choices), [spec, spec])
     arrays = list(np.random.default_rng(seed).integers(-(1 << BITS) + 1, 1 << BITS, (2, 3, 3)))
     clear = in_the_clear(program, arrays)
-    results, _ = walked(WalkPlan.in_64_bits(program), arrays)
-    for number, result in zip(program.outputs, results, strict=True):
-        # All numbers are below 1 in size, so that an operation at most adds its operands' errors and one last place.
-        assert np.abs(result - clear[number]).max() <= 2 * 2 ** len(kinds)
+    for plan, places in ((WalkPlan.in_64_bits(program), 2), (planned(program, met(program, arrays)), 3)):
+        results, log = walked(plan, arrays)
+        for number, result in zip(program.outputs, results, strict=True):
+            # All numbers are below 1 in size, so that an operation at most adds its operands' errors and its last places.
+            assert np.abs(result - clear[number]).max() <= places * 2 ** len(kinds)
+        assert costs(plan)[0] == sum(content.size for *_, content in log)
 
 
 def test_public_numbers_below_zero_are_as_in_jax():
