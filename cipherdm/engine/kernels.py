@@ -75,22 +75,24 @@ class Kernels:
                 self._weights.pop((name, ring), None)
 
     def _local(self, kernel: pb.Kernel, read: Reader, first: str, second: str, keep: bool) -> np.ndarray:
-        word = np.uint64 if kernel.ring == 64 else np.uint32
-        path = choose_path(word)
-        x = pair_of(read, second, word)
+        path, bits = choose_path(), kernel.ring
+        x = pair_of(read, second)
         if kernel.kind == "products":
-            return layers.batched_product(path, pair_of(read, first, word), x, self._zeros)
+            return self._hidden(layers.batched_product(path, pair_of(read, first), x, bits), bits)
         weights = self._weights.get((first, kernel.ring))
         if weights is None:
-            weights = layers.prepare(path, pair_of(read, first, word))
+            weights = layers.prepare(path, pair_of(read, first), bits)
             size = weights.digits.nbytes + sum(kept.digits.nbytes for kept in self._weights.values())
             if keep and size <= KEPT_BYTES:
                 self._weights[first, kernel.ring] = weights
         if kernel.kind == "matmul":
-            return layers.matmul(weights, x, self._zeros)
+            return self._hidden(layers.matmul(weights, x), bits)
         above, below, left, right = kernel.padding
         padding = ((above, below), (left, right))
-        return layers.conv2d(weights, x, self._zeros, stride=kernel.stride, padding=padding)
+        return self._hidden(layers.conv2d(weights, x, stride=kernel.stride, padding=padding), bits)
+
+    def _hidden(self, z: np.ndarray, bits: int) -> np.ndarray:
+        return self._zeros.add_to(z.astype(np.uint32 if bits == 32 else np.uint64, copy=False))
 
     def _exchange(self, message: bytes) -> bytes:
         """Send a message to the previous party and return the next one's."""
@@ -99,14 +101,14 @@ class Kernels:
         return self._link.recv((rank + 1) % PARTIES)
 
 
-def pair_of(read: Reader, name: str, word: type[np.unsignedinteger]) -> np.ndarray:
-    """Return this party's pair [2, ...] of a variable; for words of 32 bits the lower half of each word."""
+def pair_of(read: Reader, name: str) -> np.ndarray:
+    """Return this party's pair [2, ...] of a variable."""
     share, meta = read(name), libspu.ValueMeta()
     meta.ParseFromString(share.meta)
     if meta.storage_type != _STORAGE:
         raise CipherDMError(f"{name} is stored as {meta.storage_type}; kernels compute on {_STORAGE}")
     shape, parsed = tuple(meta.shape.dims), libspu.ValueChunk()
-    pair = np.empty((2, math.prod(shape)), word)
+    pair = np.empty((2, math.prod(shape)), np.uint64)
     stop = 0
     for chunk in share.share_chunks:
         parsed.ParseFromString(chunk)

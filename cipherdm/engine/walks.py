@@ -54,7 +54,7 @@ class Walks:
             self._streams[plan.digest] = self._keys.streams(run, plan.digest)
         program = plan.program
         values = [
-            _public_words(read, name) if number in program.public else pair_of(read, name, np.uint64)
+            _public_words(read, name) if number in program.public else pair_of(read, name)
             for number, name in zip(program.inputs, inputs, strict=True)
         ]
         call, self._calls = self._calls, self._calls + 1

@@ -1,7 +1,8 @@
-"""Ring words as signed digits, laid out so that a product modulo 2^64 is a few products of narrow numbers.
+"""Ring words as signed digits, laid out so that a product modulo 2^k is a few products of narrow numbers.
 
-A word a of 64 bits is a_0 + a_1 B + a_2 B^2 + ... modulo 2^64 with digits between -B/2 and B/2 - 1, B = 2^base. The product
-of two words is then the sum over s of B^s (a_0 b_s + a_1 b_(s-1) + ... + a_s b_0), and every s with B^s >= 2^64 drops out.
+A word a of k bits is a_0 + a_1 B + a_2 B^2 + ... modulo 2^k with digits between -B/2 and B/2 - 1, B = 2^base. The product
+of two words is then the sum over s of B^s (a_0 b_s + a_1 b_(s-1) + ... + a_s b_0), and every s with B^s >= 2^k drops out.
+So with digits of 8 bits a product modulo 2^64 takes 36 products of digits, and one modulo 2^32 takes 10.
 For matrices each bracket is one ordinary product. Rows of a hold their digits side by side, [a_0 a_1 ...]. Rows of b (the
 columns of the second matrix) hold them in falling order, [... b_1 b_0]. So the first s + 1 digits of a row of a meet the
 last s + 1 of a row of b, without a copy.
@@ -20,26 +21,29 @@ BLOCK = 1 << 15  # words that are split at a time; few, so intermediate results 
 
 @dataclass(frozen=True)
 class Format:
-    """Format in which words of one ring are cut into digits.
+    """Format in which uint64 words of one ring are cut into digits; bits above the ring are ignored.
 
     Attributes:
-        word: type of the ring's words, np.uint64 or np.uint32.
-        digit: type of a digit.
-        total: type in which sums of products of digits are exact.
+        bits: bits of the ring, a multiple of 8, at most 64.
+        digit: type of a digit; np.uint64 if words are not cut.
+        total: type in which sums of products of digits are exact: np.int32, np.float64, or np.uint64, which wraps around.
         base: bits of a digit. The last digit may have fewer.
-        limit: longest inner dimension for which no accumulator can overflow or round; None if there is no limit.
     """
 
-    word: type[np.unsignedinteger]
+    bits: int
     digit: type[np.number]
     total: type[np.number]
     base: int
-    limit: int | None
 
     @cached_property
-    def bits(self) -> int:
-        """Number of bits of a word."""
-        return 8 * np.dtype(self.word).itemsize
+    def limit(self) -> int | None:
+        """Longest inner dimension for which no accumulator can overflow or round; None if there is no limit."""
+        if self.total is np.uint64:
+            return None
+        # A digit of w bits is at most 2^(w-1) in size, and an accumulator sums s + 1 products for each inner element.
+        sizes = [1 << min(self.base, self.bits - place) - 1 for place in range(0, self.bits, self.base)]
+        worst = max(sum(a * b for a, b in zip(sizes, sizes[s::-1], strict=False)) for s in range(self.count))
+        return ((1 << 31) - 1 if self.total is np.int32 else 1 << 53) // worst
 
     @cached_property
     def count(self) -> int:
@@ -57,12 +61,10 @@ class Format:
 
         Raises CipherDMError if the words have another type.
         """
-        if words.dtype != self.word:
-            raise CipherDMError(
-                f"these digits are of {np.dtype(self.word)} words, not of {words.dtype}; convert the array"
-            )
+        if words.dtype != np.uint64:
+            raise CipherDMError(f"these digits are of uint64 words, not of {words.dtype}; convert the array")
         flat = np.ascontiguousarray(words).reshape(-1)
-        if self.count == 1:
+        if self.digit is np.uint64:
             return flat.reshape(1, *words.shape)
         planes = np.empty((self.count, flat.size), self.digit)
         cut = _bytes if self.digit is np.int8 else _fields
@@ -71,21 +73,22 @@ class Format:
         return planes.reshape(self.count, *words.shape)
 
     @cached_property
-    def halves(self) -> np.unsignedinteger:
+    def halves(self) -> np.uint64:
         """Word with B/2 at every digit. Adding it turns signed digits into unsigned ones, which are larger by B/2."""
         places = range(0, self.bits, self.base)
-        return self.word(sum(1 << min(place + self.base, self.bits) - 1 for place in places))
+        return np.uint64(sum(1 << min(place + self.base, self.bits) - 1 for place in places))
 
 
 def _bytes(form: Format, words: np.ndarray, digits: np.ndarray) -> None:
     """Write digits of eight bits: after adding `halves` and an XOR with it, they are the word's bytes."""
     halves = form.halves
     quads = ((words + halves) ^ halves).view(np.uint32).reshape(words.size, -1)  # the lower four bytes come first
-    for quad in range(quads.shape[1]):
-        column = quads[:, quad].copy()
-        for byte in range(4):
-            # Shifting and narrowing is much faster in NumPy than moving single bytes with a stride.
-            digits[4 * quad + byte] = (column >> np.uint32(8 * byte)).astype(np.uint8).view(np.int8)
+    for index in range(form.count):
+        quad, byte = divmod(index, 4)
+        if byte == 0:
+            column = quads[:, quad].copy()
+        # Shifting and narrowing is much faster in NumPy than moving single bytes with a stride.
+        digits[index] = (column >> np.uint32(8 * byte)).astype(np.uint8).view(np.int8)
 
 
 def _fields(form: Format, words: np.ndarray, digits: np.ndarray) -> None:
@@ -93,7 +96,7 @@ def _fields(form: Format, words: np.ndarray, digits: np.ndarray) -> None:
     raised = words + form.halves
     for index in range(form.count):
         width = min(form.base, form.bits - index * form.base)
-        field = (raised >> form.word(index * form.base)) & form.word((1 << width) - 1)
+        field = (raised >> np.uint64(index * form.base)) & np.uint64((1 << width) - 1)
         digits[index] = field.astype(np.int64) - (1 << width - 1)
 
 

@@ -1,7 +1,7 @@
 """Linear layers as one party computes them: matrix product, convolution, and products of two secrets.
 
-Each function takes this party's pairs (see `shares`) and returns z_i, its part of the result, with a share of zero added.
-`shares.finish` turns z_i into a pair. Three products of components can be written as two,
+Each function takes this party's pairs (see `shares`) and returns z_i, its part of the result, modulo 2^bits; bits above are
+any. It must not be sent without a share of zero (`rounds.reshare`, `cut`). Three products of components can be written as two,
 
     z_i = w_i (x_i + x_(i+1)) + w_(i+1) x_i,
 
@@ -17,7 +17,6 @@ from ..errors import CipherDMError
 from .digits import Digits
 from .patches import Patches, blocks
 from .products import Path, product
-from .zero import ZeroShares
 
 BLOCK_BYTES = 1 << 25  # bytes of a right operand's digits at a time, so that memory stays small
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -40,12 +39,13 @@ class Weights:
     digits: Digits
 
 
-def prepare(path: Path, pair: np.ndarray) -> Weights:
+def prepare(path: Path, pair: np.ndarray, bits: int = 64) -> Weights:
     """Split weights into digits.
 
     Args:
         path: way to compute products.
         pair: [2, O, C, K, K] for a convolution or [2, O, C] for a matrix.
+        bits: bits of the ring of the result.
 
     Raises:
         CipherDMError: the weights have another shape or type.
@@ -57,10 +57,10 @@ def prepare(path: Path, pair: np.ndarray) -> Weights:
     _, outputs, channels, size, _ = pair.shape
     # A row has the order of patches: component, row, column, channel.
     rows = pair.transpose(1, 0, 3, 4, 2).reshape(outputs, -1)
-    return Weights(path, outputs, channels, size, Digits.left(path.form(pair.dtype.type), rows))
+    return Weights(path, outputs, channels, size, Digits.left(path.form(bits), rows))
 
 
-def matmul(weights: Weights, x: np.ndarray, zeros: ZeroShares) -> np.ndarray:
+def matmul(weights: Weights, x: np.ndarray) -> np.ndarray:
     """Return z [..., O, N] of weights [O, C] times x, whose pair is [2, ..., C, N].
 
     Raises CipherDMError if the shapes do not fit.
@@ -68,12 +68,10 @@ def matmul(weights: Weights, x: np.ndarray, zeros: ZeroShares) -> np.ndarray:
     if weights.size != 1 or x.ndim < 3:
         raise CipherDMError(f"a matrix product takes weights [2, O, C] and x [2, ..., C, N], not x of shape {x.shape}")
     images = x.reshape(2, -1, *x.shape[-2:], 1)
-    return conv2d(weights, images, zeros).reshape(*x.shape[1:-2], weights.outputs, x.shape[-1])
+    return conv2d(weights, images).reshape(*x.shape[1:-2], weights.outputs, x.shape[-1])
 
 
-def conv2d(
-    weights: Weights, x: np.ndarray, zeros: ZeroShares, *, stride: int = 1, padding: Padding = ((0, 0), (0, 0))
-) -> np.ndarray:
+def conv2d(weights: Weights, x: np.ndarray, *, stride: int = 1, padding: Padding = ((0, 0), (0, 0))) -> np.ndarray:
     """Return z [B, O, rows, columns] of the convolution, as PyTorch defines it, of x with the pair [2, B, C, H, W].
 
     Args:
@@ -84,18 +82,22 @@ def conv2d(
     """
     _check_images(weights, x, padding)
     form = weights.digits.form
-    # [2, B, H, W, C]: the sum of both components, and the first
-    images = np.stack([x[0] + x[1], x[0]]).transpose(0, 1, 3, 4, 2)
-    images = np.ascontiguousarray(np.pad(images, ((0, 0), (0, 0), *padding, (0, 0))))
+    # [2, B, H, W, C], with zeros around: the sum of both components, and the first
+    (above, below), (left, right) = padding
+    batch, channels, height, width = x.shape[1:]
+    images = np.zeros((2, batch, above + height + below, left + width + right, channels), np.uint64)
+    inside = images[:, :, above : above + height, left : left + width].transpose(0, 1, 4, 2, 3)
+    inside[:] = x[0]
+    inside[0] += x[1]
     patches = Patches(form, images, weights.size, stride)
-    z = np.empty((x.shape[1], weights.outputs, *patches.outputs), form.word)
-    for some, rows in blocks(x.shape[1], patches.outputs, _columns_at_a_time(weights.digits)):
+    z = np.empty((batch, weights.outputs, *patches.outputs), np.uint64)
+    for some, rows in blocks(batch, patches.outputs, _columns_at_a_time(weights.digits)):
         words = product(weights.path, weights.digits, patches.block(some, rows))
         z[some, :, rows] = words.reshape(weights.outputs, some.stop - some.start, -1, z.shape[-1]).swapaxes(0, 1)
-    return zeros.add_to(z)
+    return z
 
 
-def batched_product(path: Path, x: np.ndarray, y: np.ndarray, zeros: ZeroShares) -> np.ndarray:
+def batched_product(path: Path, x: np.ndarray, y: np.ndarray, bits: int = 64) -> np.ndarray:
     """Return z [..., M, N] of the products of two secrets with pairs [2, ..., M, K] and [2, ..., K, N], per leading index.
 
     Raises CipherDMError if shapes or types do not fit.
@@ -104,8 +106,8 @@ def batched_product(path: Path, x: np.ndarray, y: np.ndarray, zeros: ZeroShares)
         raise CipherDMError(
             f"pairs of shapes {x.shape} and {y.shape} have no product; they are [2, ..., M, K] and [2, ..., K, N]"
         )
-    form = path.form(x.dtype.type)
-    z = np.empty((*x.shape[1:-1], y.shape[-1]), form.word)
+    form = path.form(bits)
+    z = np.empty((*x.shape[1:-1], y.shape[-1]), np.uint64)
     for index in np.ndindex(*x.shape[1:-2]):
         own, following = x[0][index], x[1][index]
         left = Digits.left(form, np.concatenate([own + following, own], axis=1))
@@ -114,7 +116,7 @@ def batched_product(path: Path, x: np.ndarray, y: np.ndarray, zeros: ZeroShares)
             columns = [component[index][:, first : first + step].T for component in y]
             right = Digits.right(form, np.concatenate(columns, axis=1))
             product(path, left, right, out=z[index][:, first : first + step])
-    return zeros.add_to(z)
+    return z
 
 
 def _columns_at_a_time(left: Digits) -> int:
@@ -127,10 +129,6 @@ def _check_images(weights: Weights, x: np.ndarray, padding: Padding) -> None:
     if x.ndim != 5 or x.shape[0] != 2 or x.shape[2] != weights.channels:
         raise CipherDMError(
             f"x has the shape {x.shape}; weights of {weights.channels} channels take [2, B, C, H, W] with as many"
-        )
-    if x.dtype != weights.digits.form.word:
-        raise CipherDMError(
-            f"x has words of {x.dtype} and the weights of {np.dtype(weights.digits.form.word)}; convert one"
         )
     for length, around in zip(x.shape[3:], padding, strict=True):
         if length + sum(around) < weights.size:

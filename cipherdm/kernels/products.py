@@ -17,6 +17,7 @@ import torch
 
 from ..errors import CipherDMError
 from .digits import Digits, Format
+from .rounds import whole_bytes
 
 
 @dataclass(frozen=True)
@@ -25,23 +26,24 @@ class Path:
 
     Attributes:
         name: name in reports.
-        forms: formats of digits for Z_2^64 and Z_2^32.
+        digit, total, base: see `Format`.
         multiply: function (left, right, out) that sets out [M, N] to the exact product of digits left [M, K] and right [N, K].
     """
 
     name: str
-    forms: tuple[Format, Format]
+    digit: type[np.number]
+    total: type[np.number]
+    base: int
     multiply: Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
-    def form(self, word: type[np.unsignedinteger]) -> Format:
-        """Return the format of digits for words of type np.uint64 or np.uint32.
+    def form(self, bits: int) -> Format:
+        """Return the format of digits for the ring of so many bits, in whole bytes.
 
-        Raises CipherDMError if the type is another one.
+        Raises CipherDMError if there is no such ring.
         """
-        for form in self.forms:
-            if form.word == word:
-                return form
-        raise CipherDMError(f"no ring has words of {np.dtype(word)} here; use uint64 or uint32")
+        if not 1 <= bits <= 64:
+            raise CipherDMError(f"a ring has 1 to 64 bits here, not {bits}")
+        return Format(8 * whole_bytes(bits), self.digit, self.total, self.base)
 
 
 def _int8(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
@@ -56,24 +58,10 @@ def _integers(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
     np.matmul(left, right.T, out=out)
 
 
-# Digits of 8 bits fit the int8 units. A digit is at most 2^7 in size, a product of two at most 2^14. In Z_2^64 an accumulator
-# sums 8 K of them (K: inner dimension), so 8 K 2^14 <= 2^31 - 1 and K <= 16383. In Z_2^32 it sums 4 K, so K <= 32767.
-INT8 = Path(
-    "int8", (Format(np.uint64, np.int8, np.int32, 8, 16383), Format(np.uint32, np.int8, np.int32, 8, 32767)), _int8
-)
-
-# As few digits as leave room for long sums below 2^53. In Z_2^64 three digits of 22, 22 and 20 bits: the largest sum is
-# 2 K 2^21 2^21, so K <= 2^10. In Z_2^32 two digits of 16 bits: 2 K 2^15 2^15, so K <= 2^22.
-FLOAT64 = Path(
-    "float64",
-    (Format(np.uint64, np.float64, np.float64, 22, 1 << 10), Format(np.uint32, np.float64, np.float64, 16, 1 << 22)),
-    _float64,
-)
-INTEGERS = Path(
-    "integers",
-    (Format(np.uint64, np.uint64, np.uint64, 64, None), Format(np.uint32, np.uint32, np.uint32, 32, None)),
-    _integers,
-)
+INT8 = Path("int8", np.int8, np.int32, 8, _int8)
+# As few digits as leave room for long sums: three for a word of 64 bits.
+FLOAT64 = Path("float64", np.float64, np.float64, 22, _float64)
+INTEGERS = Path("integers", np.uint64, np.uint64, 64, _integers)
 PATHS = (INT8, FLOAT64, INTEGERS)
 ROWS = 512  # rows of the result that are computed at a time
 BLOCK = 1 << 18  # results that are computed at a time; many, to keep the matrix units busy
@@ -81,7 +69,7 @@ STRIP = 1 << 15  # results that are summed at a time; few, so they stay in the p
 
 
 def product(path: Path, left: Digits, right: Digits, out: np.ndarray | None = None) -> np.ndarray:
-    """Multiply left [M, K] by right [K, N] modulo 2^64 or 2^32, as ring words [M, N].
+    """Multiply left [M, K] by right [K, N] in the ring of their digits, as uint64 words [M, N] with any bits above it.
 
     Args:
         out: array for the result, with any strides; a new one by default.
@@ -92,7 +80,7 @@ def product(path: Path, left: Digits, right: Digits, out: np.ndarray | None = No
     _check(path, left, right)
     form = left.form
     if out is None:
-        out = np.empty((left.rows, right.rows), form.word)
+        out = np.empty((left.rows, right.rows), np.uint64)
     height = max(1, min(left.rows, ROWS))
     width = min(right.rows, BLOCK // height)
     room = np.empty(form.count * height * width, form.total)
@@ -107,12 +95,12 @@ def product(path: Path, left: Digits, right: Digits, out: np.ndarray | None = No
     return out
 
 
-def matrix_product(path: Path, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Multiply a [M, K] by b [K, N], arrays of ring words (uint64 or uint32), modulo 2^64 or 2^32.
+def matrix_product(path: Path, a: np.ndarray, b: np.ndarray, bits: int = 64) -> np.ndarray:
+    """Multiply a [M, K] by b [K, N], uint64 words, modulo 2^bits; the result may have any bits above.
 
     Raises CipherDMError if the arrays have other types, or shapes that do not fit.
     """
-    form = path.form(a.dtype.type)
+    form = path.form(bits)
     return product(path, Digits.left(form, a), Digits.right(form, b.T))
 
 
@@ -137,7 +125,7 @@ def _sum(form: Format, terms: np.ndarray, target: np.ndarray, add: bool) -> None
                 total = total.astype(_width(form, s), copy=False)
                 total <<= form.base
                 total += term if term.dtype.kind == "i" else term.astype(np.int64)
-        words = total.astype(form.word, copy=False)
+        words = total.astype(np.uint64, copy=False)
         if add:
             target[strip] += words
         else:
@@ -146,8 +134,8 @@ def _sum(form: Format, terms: np.ndarray, target: np.ndarray, add: bool) -> None
 
 def _width(form: Format, s: int) -> type[np.integer]:
     """Return the type for the sum of terms s, s + 1, ...: 32 bits where they only reach the upper 32 bits of a result."""
-    if form.count == 1:
-        return form.word
+    if form.total is np.uint64:
+        return np.uint64
     return np.int32 if form.total is np.int32 and form.bits - s * form.base <= 32 else np.int64
 
 
@@ -157,7 +145,7 @@ def _check(path: Path, left: Digits, right: Digits) -> None:
             raise CipherDMError(
                 f"the {side} operand's digits are in the order of a {operand.side} one; make them with Digits.{side}"
             )
-        if operand.form not in path.forms:
+        if (operand.form.digit, operand.form.base) != (path.digit, path.base):
             raise CipherDMError(
                 f"an operand's digits are not those of the path {path.name!r}; make them with its formats"
             )
@@ -174,11 +162,11 @@ REPETITIONS = 3
 
 @dataclass(frozen=True)
 class Trial:
-    """Result of the trial for one ring.
+    """Result of the trial.
 
     Attributes:
         path: fastest path that is exact.
-        rates: multiply-adds of ring words per second on one core, splitting into digits included, by the path's name.
+        rates: multiply-adds of words of 64 bits a second on one core, splitting into digits included, by the path's name.
         refused: names of paths whose products were wrong on this processor.
     """
 
@@ -192,58 +180,55 @@ class Trial:
         return f"{self.path.name} (G multiply-adds/s: {rates}{refused})"
 
 
-def choose_path(word: type[np.unsignedinteger] = np.uint64) -> Path:
-    """Return the fastest exact path for words of type np.uint64 or np.uint32, by `trial`."""
-    return trial(word).path
+def choose_path() -> Path:
+    """Return the fastest exact path, by `trial`."""
+    return trial().path
 
 
 @functools.cache
-def trial(word: type[np.unsignedinteger] = np.uint64) -> Trial:
+def trial() -> Trial:
     """Multiply on each fast path. The first call in a process takes a fraction of a second; later calls return its result.
 
     It limits PyTorch to one thread for the rest of the process, since three parties on one machine would disturb each other.
-    Raises CipherDMError if the words are of another type.
     """
     torch.set_num_threads(1)
-    INTEGERS.form(word)  # refuses other types of words
     paths = (INT8, FLOAT64)
-    refused = tuple(path.name for path in paths if not is_exact(path, word))
-    rates = {path.name: measured_rate(path, word, SHAPE) for path in paths if path.name not in refused}
+    refused = tuple(path.name for path in paths if not is_exact(path))
+    rates = {path.name: measured_rate(path, SHAPE) for path in paths if path.name not in refused}
     # Integer products are always right but far slower, so they are used only if both others are wrong.
     best = max((path for path in paths if path.name in rates), key=lambda path: rates[path.name], default=INTEGERS)
     return Trial(best, rates, refused)
 
 
-def is_exact(path: Path, word: type[np.unsignedinteger]) -> bool:
+def is_exact(path: Path) -> bool:
     """Return whether a product of words with extreme digits is right.
 
     Some processors add pairs of int8 products in 16 bits, where the largest do not fit, so PyTorch's product is wrong there.
     """
     rows, inner, columns = SMALL
-    a, b = _words(word, (rows, inner)), _words(word, (inner, columns))
+    a, b = _words((rows, inner)), _words((inner, columns))
     try:
         return bool(np.array_equal(matrix_product(path, a, b), matrix_product(INTEGERS, a, b)))
     except RuntimeError:  # PyTorch has no such product on this processor
         return False
 
 
-def measured_rate(path: Path, word: type[np.unsignedinteger], shape: tuple[int, int, int]) -> float:
-    """Return multiply-adds of ring words per second of processor time, for a product of (rows, inner, columns)."""
+def measured_rate(path: Path, shape: tuple[int, int, int], bits: int = 64) -> float:
+    """Return multiply-adds of words of so many bits per second of processor time, for a product of (rows, inner, columns)."""
     rows, inner, columns = shape
-    a, b = _words(word, (rows, inner)), _words(word, (inner, columns))
+    a, b = _words((rows, inner)), _words((inner, columns))
     seconds = []
     for _ in range(REPETITIONS):
         start = time.thread_time()
-        matrix_product(path, a, b)
+        matrix_product(path, a, b, bits)
         seconds.append(time.thread_time() - start)
     return rows * inner * columns / min(seconds)
 
 
-def _words(word: type[np.unsignedinteger], shape: tuple[int, int]) -> np.ndarray:
+def _words(shape: tuple[int, int]) -> np.ndarray:
     """Return uniform words, but every third one with all digits at one end of their range."""
-    words = np.random.default_rng(0).integers(0, np.iinfo(word).max, shape, dtype=word, endpoint=True)
+    words = np.random.default_rng(0).integers(0, np.iinfo(np.uint64).max, shape, dtype=np.uint64, endpoint=True)
     flat = words.reshape(-1)
-    size = np.dtype(word).itemsize
-    flat[::6] = int.from_bytes(b"\x7f" * size, "little")
-    flat[3::6] = -int.from_bytes(b"\x80" * size, "little") % (1 << 8 * size)
+    flat[::6] = int.from_bytes(b"\x7f" * 8, "little")
+    flat[3::6] = -int.from_bytes(b"\x80" * 8, "little") % (1 << 64)
     return words

@@ -126,21 +126,18 @@ class Walk:
                 first, second = x
                 return (first[:1] * (second[:1] + second[1:])) + first[1:] * second[:1]
             case "matmul":
-                return self._matmul(*x)
+                return self._matmul(*x, self._plan.bits[operation.output])
             case "conv2d":
-                weights = layers.prepare(self._path, np.ascontiguousarray(x[0]))
-                return layers.conv2d(
-                    weights, x[1], _Unhidden, stride=parameters["stride"], padding=parameters["padding"]
-                )[None]
+                weights = layers.prepare(self._path, x[0], self._plan.bits[operation.output])
+                return layers.conv2d(weights, x[1], **parameters)[None]
         raise ValueError(kind)
 
-    def _matmul(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    def _matmul(self, first: np.ndarray, second: np.ndarray, bits: int) -> np.ndarray:
         if math.prod(first.shape[1:]) * second.shape[-1] <= SMALL_PRODUCT:
             return (np.matmul(first[0], second[0] + second[1]) + np.matmul(first[1], second[0]))[None]
         if first.ndim == 3:
-            weights = layers.prepare(self._path, np.ascontiguousarray(first))
-            return layers.matmul(weights, second, _Unhidden)[None]
-        return layers.batched_product(self._path, first, second, _Unhidden)[None]
+            return layers.matmul(layers.prepare(self._path, first, bits), second)[None]
+        return layers.batched_product(self._path, first, second, bits)[None]
 
     def _plus(self, x: np.ndarray, constant: np.ndarray) -> np.ndarray:
         """Add a public constant to component 0, which ranks 0 and 2 hold."""
@@ -150,14 +147,6 @@ class Walk:
         elif self._rank == 2 and len(x) == 2:
             x[1] += constant
         return x
-
-
-class _Unhidden:
-    """Adds no share of zero: `cut` and `reshare` do."""
-
-    @staticmethod
-    def add_to(z: np.ndarray) -> np.ndarray:
-        return z
 
 
 class _Inbox:

@@ -126,7 +126,7 @@ def _extents(array: np.ndarray) -> str:
 
 def digit_table(form: Format, numbers: Sequence[int]) -> pd.DataFrame:
     """Table with a row per number of the ring: its digits, the lowest first, and their sum in the ring, read with its sign."""
-    words = np.array([number % (1 << form.bits) for number in numbers], form.word)
+    words = np.array([number % (1 << 64) for number in numbers], np.uint64)
     digits = form.split(words).astype(np.int64)
     columns = [f"B^{place}" if place else "1" for place in range(form.count)]
     table = pd.DataFrame(digits.T, index=[f"{number:,}" for number in numbers], columns=columns)

@@ -6,7 +6,6 @@ from functools import lru_cache
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..kernels.products import INTEGERS, matrix_product
 from .style import GREY, PALETTE, describe, new_figure, plot_right_and_wrong
 from .widgets import explorer, slider
 
@@ -56,7 +55,7 @@ def inner_products(inner: int, fraction_bits: int) -> Products:
     words = [np.round(numbers * 2.0**fraction_bits).astype(np.int64).astype(LARGE) for numbers in (values, weights)]
     results = {}
     for word, signed in ((LARGE, np.int64), (SMALL, np.int32)):
-        product = matrix_product(INTEGERS, *(matrix.astype(word) for matrix in words))
+        product = np.matmul(*(matrix.astype(word) for matrix in words))  # whose sums wrap around
         results[word] = product.view(signed).ravel() / 2.0 ** (2 * fraction_bits)
     return Products(fraction_bits, (values @ weights).ravel(), results[LARGE], results[SMALL])
 

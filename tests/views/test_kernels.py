@@ -100,7 +100,11 @@ def test_patches_are_drawn_beside_the_words_that_are_split():
 # Digits.
 
 
-@pytest.mark.parametrize("form", [*INT8.forms, *FLOAT64.forms], ids=lambda form: f"{form.bits} in {form.base}")
+@pytest.mark.parametrize(
+    "form",
+    [path.form(bits) for path in (INT8, FLOAT64) for bits in (64, 32)],
+    ids=lambda form: f"{form.bits} in {form.base}",
+)
 def test_digits_of_a_table_add_up_to_its_numbers(form):
     half = 1 << form.bits - 1
     numbers = [0, 5, -5, 200, half - 1, -half, 0x7F7F7F7F, -0x80808080 // 2]
@@ -115,8 +119,9 @@ def test_digits_of_a_table_add_up_to_its_numbers(form):
         ) == 0
 
 
-@pytest.mark.parametrize(("forms", "needed"), [(INT8.forms, (36, 10)), (FLOAT64.forms, (6, 3))])
-def test_the_pairs_that_a_product_needs_have_a_colour(forms, needed):
+@pytest.mark.parametrize(("path", "needed"), [(INT8, (36, 10)), (FLOAT64, (6, 3))])
+def test_the_pairs_that_a_product_needs_have_a_colour(path, needed):
+    forms = path.form(64), path.form(32)
     figure = kernels.digit_pairs(forms)
     for axis, form, count in zip(figure.axes, forms, needed, strict=True):
         squares = [patch for patch in axis.patches if isinstance(patch, Rectangle)]
