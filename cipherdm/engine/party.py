@@ -20,7 +20,6 @@ from spu import libspu
 
 from ..errors import CipherDMError
 from ..hardening import end_with_parent, harden, set_dumpable
-from ..kernels.ring_program import WalkPlan
 from . import party_pb2 as pb
 from .config import PartyConfig
 from .party_session import PartySession
@@ -104,7 +103,7 @@ class PartyService:
     def AddProgram(self, request, context):
         session = self._session(request.session, context)
         if request.walk:
-            session.executables[request.id] = WalkPlan.from_json(request.walk.decode())
+            session.add_walk(request.id, request.walk)
             return pb.Empty()
         executable = libspu.Executable()
         executable.ParseFromString(request.executable)
@@ -149,7 +148,7 @@ class PartyService:
 
     def _run_program(self, session: PartySession, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
         stored = session.executables[call.program]
-        if isinstance(stored, WalkPlan):
+        if not isinstance(stored, libspu.Executable):
             with _reported(context, f"{call.label} failed"):
                 return session.run_walk(stored, call)
         executable = libspu.Executable(stored.name, list(call.inputs), list(call.outputs), stored.code)

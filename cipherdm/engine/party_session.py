@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from spu import api, libspu
 
-from ..kernels.ring_program import WalkPlan
 from . import party_pb2 as pb
 from .variable_files import StoredShare, VariableFiles
 
 if TYPE_CHECKING:
+    from ..kernels.walk import Walk
     from .kernels import Kernels
     from .walk_links import WalkLinks
     from .walks import Walks
@@ -34,7 +34,7 @@ class PartySession:
         *,
         temporary: bool = True,
     ):
-        self.executables: dict[str, libspu.Executable | WalkPlan] = {}
+        self.executables: dict[str, libspu.Executable | Walk] = {}
         self.lock = threading.Lock()
         self._runtime = api.Runtime(link.spawn(), config)
         self._files, self._temporary = files, temporary
@@ -98,9 +98,15 @@ class PartySession:
         self._written(call)
         return seconds, size
 
-    def run_walk(self, plan: WalkPlan, call: pb.Call) -> pb.CallDone:
+    def add_walk(self, name: str, text: bytes) -> None:
+        """Read a plan; it becomes a program of this session."""
+        from .walks import read_plan  # which needs PyTorch and its memory
+
+        self.executables[name] = read_plan(text, self._walk_link.rank)
+
+    def run_walk(self, walk: "Walk", call: pb.Call) -> pb.CallDone:
         """Walk a program on a call's inputs, and store its outputs as the call says; return what it took."""
-        shares, done = self._walks.run(plan, self.read, call.inputs)
+        shares, done = self._walks.run(walk, self.read, call.inputs)
         for name, share in zip(call.outputs, shares, strict=True):
             self._runtime.set_var(name, share)
         self._written(call)

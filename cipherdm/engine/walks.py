@@ -6,6 +6,7 @@ on keys, and passes messages on.
 
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from spu import libspu
@@ -26,6 +27,16 @@ Reader = Callable[[str], libspu.Share | StoredShare]
 """Function that returns a party's share of a variable."""
 
 
+@lru_cache(maxsize=8)
+def read_plan(text: bytes, rank: int) -> Walk:
+    """Return this party's walk of a plan. Later sessions of a process find it there.
+
+    Raises:
+        CipherDMError: the text is no plan.
+    """
+    return Walk(WalkPlan.from_json(text.decode(errors="replace")), rank)
+
+
 class Walks:
     """Walks of one session. All parties must run the same ones in the same order.
 
@@ -40,7 +51,7 @@ class Walks:
         self._streams: dict[bytes, Streams] = {}  # by the plan's digest
         self._calls = 0
 
-    def run(self, plan: WalkPlan, read: Reader, inputs: Sequence[str]) -> tuple[list[libspu.Share], pb.CallDone]:
+    def run(self, walk: Walk, read: Reader, inputs: Sequence[str]) -> tuple[list[libspu.Share], pb.CallDone]:
         """Walk a program on variables; return this party's shares of the results, and the costs.
 
         Raises:
@@ -48,17 +59,17 @@ class Walks:
         """
         start, costs, rounds, links = time.perf_counter(), pb.Operator(name="walk", calls=1), 0, self._connected()
         run = self._link.id().encode()
+        plan, program = walk.plan, walk.plan.program
         if self._keys is None:
             self._keys = agree(self._swap, self._link.all_gather, run)
         if plan.digest not in self._streams:
             self._streams[plan.digest] = self._keys.streams(run, plan.digest)
-        program = plan.program
         values = [
             _public_words(read, name) if number in program.public else pair_of(read, name)
             for number, name in zip(program.inputs, inputs, strict=True)
         ]
         call, self._calls = self._calls, self._calls + 1
-        steps = Walk(plan, self._link.rank, self._streams[plan.digest], call).steps(values)
+        steps = walk.steps(values, self._streams[plan.digest], call)
         came = None
         with links.lock:
             while True:

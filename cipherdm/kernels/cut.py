@@ -31,7 +31,9 @@ a client without any party's view. Who draws masks for another plan than the oth
 bit, twice k'. **Rounds**: 3, one less if n <= 0, and one less if z was replicated.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -113,31 +115,43 @@ def cut(streams: Streams, rank: int, x: np.ndarray, of: Cut, address: Address) -
         of: public parameters.
         address: address of this operation, and of no other.
     """
-    me = (rank - of.first) % PARTIES
-    party = (_P0, _P1, _P2)[me](streams, x, of, address)
-    messages = of.messages(x.shape[1], replicated=x.shape[0] == 2)
-    for number in range(1 + max(message.round for message in messages)):
-        sends, receives = [], []
-        for message in messages:
-            if message.round == number and message.sender == me:
-                sends.append((message.receiver, party.make(message)))
-            elif message.round == number and message.receiver == me:
-                receives.append(message)
-        others = [(other, (other + of.first) % PARTIES) for other in range(PARTIES) if other != me]
+    party = (_P0, _P1, _P2)[(rank - of.first) % PARTIES](streams, x, of, address)
+    for sends, receives in _rounds(of, x.shape[1], x.shape[0] == 2, rank):
         got = yield Round(
-            {to: np.concatenate(parts) for other, to in others if (parts := [m for o, m in sends if o == other])},
-            {by: size for other, by in others if (size := sum(m.bytes for m in receives if m.sender == other))},
+            {to: np.concatenate([party.make(message) for message in messages]) for to, messages in sends},
+            {by: sum(message.bytes for message in messages) for by, messages in receives},
         )
-        for other, by in others:
+        for by, messages in receives:
             stop = 0
-            for message in receives:
-                if message.sender == other:
-                    start, stop = stop, stop + message.bytes
-                    party.bytes[message.name] = got[by][start:stop]
+            for message in messages:
+                start, stop = stop, stop + message.bytes
+                party.bytes[message.name] = got[by][start:stop]
     pair = np.empty((2, x.shape[1]), np.uint64)
     for part in strips(x.shape[1]):
         pair[:, part] = party.pair(part)
     return pair
+
+
+_ByRank = tuple[tuple[int, tuple[Message, ...]], ...]
+
+
+@lru_cache(maxsize=1 << 12)
+def _rounds(of: Cut, numbers: int, replicated: bool, rank: int) -> tuple[tuple[_ByRank, _ByRank], ...]:
+    """Return for each round the messages that a party sends and those that it gets, by the other's rank."""
+    messages = of.messages(numbers, replicated=replicated)
+    me = (rank - of.first) % PARTIES
+    others = [(other, (other + of.first) % PARTIES) for other in range(PARTIES) if other != me]
+
+    def between(sides: Callable[[Message], tuple[int, int]], number: int) -> _ByRank:
+        found = (
+            (by, tuple(m for m in messages if m.round == number and sides(m) == (me, other))) for other, by in others
+        )
+        return tuple((by, some) for by, some in found if some)
+
+    return tuple(
+        (between(lambda m: (m.sender, m.receiver), number), between(lambda m: (m.receiver, m.sender), number))
+        for number in range(1 + max(message.round for message in messages))
+    )
 
 
 class _Part:
@@ -170,7 +184,7 @@ class _Part:
 
     def _drawn(self, stream: Stream, purpose: Purpose, bits: int, part: slice) -> np.ndarray:
         """Return words of at least so many bits; those above are to be ignored."""
-        word = next(word for word in (np.uint8, np.uint16, np.uint32, np.uint64) if 8 * np.dtype(word).itemsize >= bits)
+        word = (np.uint8, np.uint16, np.uint32, np.uint64)[(whole_bytes(bits) - 1).bit_length()]
         words = stream.words(self._address, purpose, part.start, part.stop - part.start, word)
         return words.astype(np.uint64)
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -195,71 +195,71 @@ class WalkPlan:
         """Rank that takes the part of P0 in each cut, in turn."""
         return {output: place % PARTIES for place, output in enumerate(sorted(self.cuts))}
 
-    @cached_property
-    def readers(self) -> Mapping[int, tuple[int, ...]]:
-        """Places of the operations that read each value."""
-        found: dict[int, list[int]] = {}
-        for place, operation in enumerate(self.program.operations):
-            for number in set(operation.inputs):
-                found.setdefault(number, []).append(place)
-        return {number: tuple(places) for number, places in found.items()}
-
 
 def _no_number(text: str) -> None:
     raise ValueError(text)
 
 
-def local(operation: Operation, arrays: Sequence[np.ndarray], lead: int = 0) -> np.ndarray:
-    """Compute an operation of MOVES or SUMS on words, or on each component of a pair.
+def local(
+    operation: Operation, shapes: Sequence[tuple[int, ...]], lead: tuple[int, ...] = ()
+) -> Callable[..., np.ndarray]:
+    """Return the function of arrays that computes an operation of MOVES or SUMS on words, or on each component of a pair.
 
     Args:
-        operation: operation to compute.
-        arrays: values that it reads, int64 or uint64; the places of a "dynamic_slice" are public.
-        lead: number of axes before those of the operation, which do not take part.
+        operation: operation to compute, on int64 or uint64; the places of a "dynamic_slice" are public.
+        shapes: shapes of the values that it reads.
+        lead: extents of the axes before those of the operation, which do not take part.
     """
-    x, p, shape = arrays[0], operation.parameters, operation.shape
-    before = x.shape[:lead]
-    whole = (slice(None),) * lead
+    p, shape, axes = operation.parameters, operation.shape, len(lead)
+    full, whole = (*lead, *shape), (slice(None),) * axes
     match operation.kind:
         case "reshape":
-            return x.reshape((*before, *shape))
+            return lambda x: x.reshape(full)
         case "broadcast":
             extents = [1] * len(shape)
-            for axis, extent in zip(p["axes"], x.shape[lead:], strict=True):
+            for axis, extent in zip(p["axes"], shapes[0], strict=True):
                 extents[axis] = extent
-            return np.broadcast_to(x.reshape((*before, *extents)), (*before, *shape))
+            once = (*lead, *extents)
+            return lambda x: np.broadcast_to(x.reshape(once), full)
         case "slice":
-            ends = zip(p["start"], p["stop"], p["step"], strict=True)
-            return x[(*whole, *(slice(*end) for end in ends))]
+            index = (*whole, *(slice(*ends) for ends in zip(p["start"], p["stop"], p["step"], strict=True)))
+            return lambda x: x[index]
         case "dynamic_slice":
-            extents = zip(arrays[1:], x.shape[lead:], shape, strict=True)
-            starts = [
-                min(max(0, int(start.view(np.int64))), extent - size) for start, extent, size in extents
-            ]  # as JAX does
-            return x[(*whole, *(slice(start, start + size) for start, size in zip(starts, shape, strict=True)))]
+            last = [extent - size for extent, size in zip(shapes[0], shape, strict=True)]
+
+            def sliced(x, *starts):  # moved inside, as JAX does
+                places = [
+                    min(max(0, int(start.view(np.int64))), most) for start, most in zip(starts, last, strict=True)
+                ]
+                return x[(*whole, *(slice(first, first + size) for first, size in zip(places, shape, strict=True)))]
+
+            return sliced
         case "transpose":
-            return x.transpose(*range(lead), *(axis + lead for axis in p["axes"]))
+            order = (*range(axes), *(axis + axes for axis in p["axes"]))
+            return lambda x: x.transpose(order)
         case "concatenate":
-            return np.concatenate(arrays, axis=p["axis"] + lead)
+            axis = p["axis"] + axes
+            return lambda *arrays: np.concatenate(arrays, axis=axis)
         case "pad":
-            edges = list(zip(p["edges"], x.shape[lead:], strict=True))
-            kept = (slice(max(-low, 0), extent - max(-high, 0)) for (low, high), extent in edges)
-            around = [(max(low, 0), max(high, 0)) for (low, high), _ in edges]
-            return np.pad(x[(*whole, *kept)], [(0, 0)] * lead + around)
+            edges = list(zip(p["edges"], shapes[0], strict=True))
+            kept = (*whole, *(slice(max(-low, 0), extent - max(-high, 0)) for (low, high), extent in edges))
+            around = [(0, 0)] * axes + [(max(low, 0), max(high, 0)) for (low, high), _ in edges]
+            return lambda x: np.pad(x[kept], around)
         case "add":
-            return x + arrays[1]
+            return np.add
         case "subtract":
-            return x - arrays[1]
+            return np.subtract
         case "negate":
-            return np.negative(x)
+            return np.negative
         case "sum":
-            return x.sum(axis=tuple(axis + lead for axis in p["axes"]), dtype=x.dtype)
+            summed = tuple(axis + axes for axis in p["axes"])
+            return lambda x: x.sum(axis=summed, dtype=x.dtype)
         case "shift":
-            return x << x.dtype.type(p["bits"])
+            return lambda x: x << x.dtype.type(p["bits"])
         case "less":
-            return (x.view(np.int64) < arrays[1].view(np.int64)).astype(x.dtype)
+            return lambda x, y: (x.view(np.int64) < y.view(np.int64)).astype(x.dtype)
         case "select":
-            return np.where(x, arrays[2], arrays[1])
+            return lambda x, zero, one: np.where(x, one, zero)
     raise ValueError(operation.kind)
 
 
@@ -296,7 +296,7 @@ def computed(program: RingProgram, inputs: Sequence[np.ndarray]) -> Iterator[tup
             case "conv2d":
                 result = _convolution(*x, **operation.parameters)
             case _:
-                result = local(operation, x)
+                result = local(operation, [program.shapes[number] for number in operation.inputs])(*x)
         yield operation.output, result
         values[operation.output] = result
         for number in set(operation.inputs):

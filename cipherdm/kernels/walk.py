@@ -6,10 +6,11 @@ right modulo 2^(k-s) for every number, to within 1.5 of its last place. All part
 same rounds with the same messages.
 """
 
-import heapq
 import math
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -21,116 +22,166 @@ from .rounds import Round, Steps, reshare
 from .streams import Address, Streams
 
 SMALL_PRODUCT = 1 << 12  # multiply-adds up to which NumPy's integers are taken, without the steps that digits need
+_PUBLIC, _PART, _PAIR = 0, 1, 2  # kinds of values: words, additive parts [1, ...], pairs [2, ...]
+
+
+@dataclass(frozen=True)
+class _Instruction:
+    """What one party does for an operation.
+
+    Attributes:
+        operation: the operation.
+        compute: function of the values that it reads, without messages.
+        protocol: function of streams, the call's number and what was computed that begins the protocol of its value, or None.
+        rounds: rounds of the protocol.
+        frees: values that nobody reads any more.
+    """
+
+    operation: Operation
+    compute: Callable[..., np.ndarray]
+    protocol: Callable[[Streams, int, np.ndarray], Steps] | None
+    rounds: int
+    frees: tuple[int, ...] = ()
 
 
 class Walk:
-    """One party's walk.
+    """One party's walks of a plan: which operations come in which round is worked out once.
 
     Args:
         plan: what to compute.
         rank: this party's rank.
-        streams: words that this party shares with the others, for this run.
-        call: number of this call in the run; no other has it.
     """
 
-    def __init__(self, plan: WalkPlan, rank: int, streams: Streams, call: int):
-        self._plan, self._rank, self._streams, self._call = plan, rank, streams, call
+    def __init__(self, plan: WalkPlan, rank: int):
+        self.plan, self._rank = plan, rank
         self._path = choose_path()
+        self._kinds = dict.fromkeys(plan.program.inputs, _PAIR) | dict.fromkeys(plan.program.public, _PUBLIC)
+        self._constants = {number: array.view(np.uint64) for number, array in plan.program.constants.items()}
+        self._batches = self._scheduled([self._instruction(operation) for operation in plan.program.operations])
 
-    def steps(self, inputs: Sequence[np.ndarray]) -> Generator[Round, Mapping[int, np.ndarray], list[np.ndarray]]:
+    def steps(
+        self, inputs: Sequence[np.ndarray], streams: Streams, call: int
+    ) -> Generator[Round, Mapping[int, np.ndarray], list[np.ndarray]]:
         """Walk the program: yield each round's messages, be sent those that came, and return the pairs of the results.
 
         Args:
             inputs: arguments: pairs [2, ...] of the secret ones, words of the public ones; uint64.
+            streams: words that this party shares with the others, for this run and plan.
+            call: number of this call in the run; no other has it.
         """
-        plan, operations = self._plan, self._plan.program.operations
-        values = {number: array.view(np.uint64) for number, array in plan.program.constants.items()}
-        values |= zip(plan.program.inputs, inputs, strict=True)
-        left = Counter(number for operation in operations for number in set(operation.inputs))
-        left.update(plan.program.outputs)
-        missing = [len(set(o.inputs).difference(values)) for o in operations]
-        ready = [place for place, count in enumerate(missing) if not count]
-        pending: list[tuple[int, Steps, Round]] = []
-
-        def finish(place: int, value: np.ndarray) -> None:
-            output = operations[place].output
-            values[output] = value
-            for reader in plan.readers.get(output, ()):
-                missing[reader] -= 1
-                if not missing[reader]:
-                    heapq.heappush(ready, reader)
-
-        while True:
-            while ready:
-                place = heapq.heappop(ready)
-                operation = operations[place]
-                result = self._local(operation, [values[number] for number in operation.inputs])
-                protocol = self._protocol(operation, result)
-                for number in set(operation.inputs):
-                    left[number] -= 1
-                    if not left[number]:
-                        del values[number]
-                if protocol is None:
-                    finish(place, result)
+        values = self._constants | dict(zip(self.plan.program.inputs, inputs, strict=True))
+        pending: list[tuple[int, Operation, Steps, Round]] = []
+        for batch in self._batches:
+            for place, instruction in batch:
+                operation = instruction.operation
+                result = instruction.compute(*[values[number] for number in operation.inputs])
+                for number in instruction.frees:
+                    del values[number]
+                if instruction.protocol is None:
+                    values[operation.output] = result
                 else:
-                    pending.append((place, protocol, next(protocol)))
+                    protocol = instruction.protocol(streams, call, result)
+                    pending.append((place, operation, protocol, next(protocol)))
             if not pending:
-                return [values[number] for number in plan.program.outputs]
+                break
+            # The order of the program, in which all parties join the messages of a round.
             pending.sort(key=lambda entry: entry[0])
             came = _Inbox((yield _together([messages for *_, messages in pending])))
             still = []
-            for place, protocol, messages in pending:
+            for place, operation, protocol, messages in pending:
                 try:
-                    still.append((place, protocol, protocol.send(came.take(messages.receives))))
+                    still.append((place, operation, protocol, protocol.send(came.take(messages.receives))))
                 except StopIteration as end:
-                    finish(place, end.value.reshape(2, *operations[place].shape))
+                    values[operation.output] = end.value.reshape(2, *operation.shape)
             pending = still
+        return [values[number] for number in self.plan.program.outputs]
 
-    def _protocol(self, operation: Operation, result: np.ndarray) -> Steps | None:
-        """Return the protocol that makes an operation's value of what this party computed, or None if there is none to do."""
-        plan, at = self._plan, Address(self._call, operation.output)
-        bits = plan.bits[operation.output]
-        if operation.output in plan.program.public:
-            return None
-        if operation.output in plan.cuts:
-            of = Cut(plan.bits[operation.inputs[0]], operation.parameters["bits"], bits, plan.firsts[operation.output])
-            return cut(self._streams, self._rank, result.reshape(len(result), -1), of, at)
-        if len(result) == 1 and operation.output in plan.program.replicated:
-            return reshare(self._streams, self._rank, result.reshape(-1), bits, at)
-        return None
+    def _scheduled(self, instructions: Iterable[_Instruction]) -> list[list[tuple[int, _Instruction]]]:
+        """Return for each round what to do before its messages, with places in the program: all that is ready then."""
+        program = self.plan.program
+        begins, ready = [], dict.fromkeys((*program.inputs, *program.constants), 0)
+        for each in instructions:
+            begins.append((max(ready[number] for number in each.operation.inputs), each))
+            ready[each.operation.output] = begins[-1][0] + each.rounds
+        batches: list[list[tuple[int, _Instruction]]] = [[] for _ in range(1 + max(ready.values()))]
+        for place, (begin, each) in enumerate(begins):
+            batches[begin].append((place, each))
+        read = set(program.outputs)
+        for batch in reversed(batches):
+            for index, (place, each) in reversed(list(enumerate(batch))):
+                last = set(each.operation.inputs).difference(read)
+                read |= last
+                batch[index] = place, replace(each, frees=tuple(last))
+        return batches
 
-    def _local(self, operation: Operation, x: list[np.ndarray]) -> np.ndarray:
-        """Compute on components, [2, ...] of pairs or [1, ...] of additive parts, or on public values."""
-        kind, parameters = operation.kind, operation.parameters
-        if operation.output in self._plan.program.public:
-            return np.asarray(local(operation, x))
-        if kind in ("add", "subtract", "concatenate") and len({len(part) for part in x}) > 1:
-            x = [part[:1] for part in x]  # of a pair, the own component is an additive part
+    def _instruction(self, operation: Operation) -> _Instruction:
+        """Return what this party does for an operation, after those for all operations before it."""
+        plan, output, shape = self.plan, operation.output, operation.shape
+        kinds = [self._kinds[number] for number in operation.inputs]
+        compute, kind = self._compute(operation, kinds)
+        protocol, rounds = None, 0
+        if output in plan.cuts:
+            of = Cut(
+                plan.bits[operation.inputs[0]], operation.parameters["bits"], plan.bits[output], plan.firsts[output]
+            )
+            messages = of.messages(math.prod(shape), replicated=kind == _PAIR)
+            protocol, rounds = partial(self._cut, of, output), 1 + max(message.round for message in messages)
+        elif kind == _PART and output in plan.program.replicated:
+            protocol, rounds = partial(self._reshare, output), 1
+        self._kinds[output] = _PAIR if protocol else kind
+        return _Instruction(operation, compute, protocol, rounds)
+
+    def _cut(self, of: Cut, output: int, streams: Streams, call: int, x: np.ndarray) -> Steps:
+        return cut(streams, self._rank, x.reshape(len(x), -1), of, Address(call, output))
+
+    def _reshare(self, output: int, streams: Streams, call: int, x: np.ndarray) -> Steps:
+        return reshare(streams, self._rank, x.reshape(-1), self.plan.bits[output], Address(call, output))
+
+    def _compute(self, operation: Operation, kinds: Sequence[int]) -> tuple[Callable[..., np.ndarray], int]:
+        """Return the function that computes an operation from values of these kinds without messages, and its value's kind."""
+        kind, parameters, bits = operation.kind, operation.parameters, self.plan.bits[operation.output]
+        shapes = [self.plan.program.shapes[number] for number in operation.inputs]
+        if operation.output in self.plan.program.public:
+            return local(operation, shapes), _PUBLIC
+        lead = min((kind for kind in kinds if kind), default=_PAIR)
         if kind in MOVES or kind in SUMS:
-            return local(operation, x, lead=1)
+            compute = local(operation, shapes, (lead,))
+            if max(kinds) > lead:  # of a pair, the own component is an additive part
+                return lambda *x: compute(*(part[:1] for part in x)), lead
+            return compute, lead
+        if kind == "matmul" or kind == "conv2d":
+            return partial(self._conv2d if kind == "conv2d" else self._matmul, bits=bits, **parameters), _PART
         match kind:
-            case "scale":
-                return x[0] * x[1]
-            case "offset":
-                return self._plus(*x)
-            case "share":
-                return self._plus(np.zeros((2, *operation.shape), np.uint64), x[0])
-            case "truncate" if operation.output in self._plan.cuts:
-                return x[0]
-            case "truncate":
-                # Three floors lose 1.5 on average.
-                return self._plus(x[0], np.uint64(3 * (1 << parameters["bits"] - 1) - 1)) >> np.uint64(
-                    parameters["bits"]
-                )
             case "multiply":
-                first, second = x
-                return (first[:1] * (second[:1] + second[1:])) + first[1:] * second[:1]
-            case "matmul":
-                return self._matmul(*x, self._plan.bits[operation.output])
-            case "conv2d":
-                weights = layers.prepare(self._path, x[0], self._plan.bits[operation.output])
-                return layers.conv2d(weights, x[1], **parameters)[None]
-        raise ValueError(kind)
+                return lambda x, y: x[:1] * (y[:1] + y[1:]) + x[1:] * y[:1], _PART
+            case "scale":
+                return np.multiply, lead
+            case "offset":
+                return self._plus((lead, *operation.shape)), lead
+            case "share":
+                plus = self._plus((lead, *operation.shape))
+                return lambda x: plus(np.uint64(0), x), lead
+            case "truncate" if operation.output in self.plan.cuts:
+                return lambda x: x, lead
+        plus, shift = self._plus((lead, *operation.shape)), parameters["bits"]
+        lost = np.uint64(3 * (1 << shift - 1) - 1)  # three floors lose 1.5 on average
+        return lambda x: plus(x, lost) >> np.uint64(shift), lead
+
+    def _plus(self, full: tuple[int, ...]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """Return the function that adds a public constant to component 0, which ranks 0 and 2 hold; `full` is its shape."""
+        place = {0: 0, 2: 1}.get(self._rank, 2)
+
+        def plus(x, constant):
+            total = np.empty(full, np.uint64)
+            total[:] = x
+            if place < full[0]:
+                total[place] += constant
+            return total
+
+        return plus
+
+    def _conv2d(self, weights: np.ndarray, x: np.ndarray, bits: int, **parameters) -> np.ndarray:
+        return layers.conv2d(layers.prepare(self._path, weights, bits), x, **parameters)[None]
 
     def _matmul(self, first: np.ndarray, second: np.ndarray, bits: int) -> np.ndarray:
         if math.prod(first.shape[1:]) * second.shape[-1] <= SMALL_PRODUCT:
@@ -138,15 +189,6 @@ class Walk:
         if first.ndim == 3:
             return layers.matmul(layers.prepare(self._path, first, bits), second)[None]
         return layers.batched_product(self._path, first, second, bits)[None]
-
-    def _plus(self, x: np.ndarray, constant: np.ndarray) -> np.ndarray:
-        """Add a public constant to component 0, which ranks 0 and 2 hold."""
-        x = np.array(np.broadcast_to(x, (len(x), *np.broadcast_shapes(x.shape[1:], constant.shape))))
-        if self._rank == 0:
-            x[0] += constant
-        elif self._rank == 2 and len(x) == 2:
-            x[1] += constant
-        return x
 
 
 class _Inbox:

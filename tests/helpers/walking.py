@@ -30,7 +30,7 @@ def walked(plan, arrays, call=0, streams=None):
     words = [array.view(np.uint64) for array in arrays]
     numbers = list(zip(program.inputs, words, strict=True))
     given = [3 * [array] if number in program.public else shared(array) for number, array in numbers]
-    steps = [Walk(plan, r, streams[r], call).steps([three[r] for three in given]) for r in range(3)]
+    steps = [Walk(plan, r).steps([three[r] for three in given], streams[r], call) for r in range(3)]
     results, log = run(steps)
     outputs = [joined(pairs).view(np.int64) for pairs in zip(*results, strict=True)]
     return outputs, log
