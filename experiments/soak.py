@@ -31,15 +31,18 @@ SHAPE = (32, 16)
 TOLERANCE = 0.01  # outputs are up to 30 in size
 
 
-def run(requests: int = 200, clients: int = 4, *, runs: int = 2, progress: Progress = silent) -> dict[str, Any]:
+def run(requests: int = 4000, clients: int = 4, *, runs: int = 2, progress: Progress = silent) -> dict[str, Any]:
     """Start three hosts on this machine and have clients make requests, all at the same time. Return the record.
 
     Each request brings numbers of its own, so that an answer to another request would be noticed. The hosts compute `runs` at
-    a time. "memory_bytes" is what each party's processes held together after each request, None where a party does not tell.
+    a time. "memory_bytes" is what each party's processes held together, None where a party does not tell, after every so many
+    requests that there are some 200 such rows.
     """
     names = [f"client{index}" for index in range(clients)]
     limits = Limits(runs=runs, queue=max(16, clients), runs_per_client=1)
     outcomes: list[dict[str, Any]] = []
+    memory: list[list[int | None]] = []
+    every = max(1, requests // 200)
     lock = threading.Lock()
     with tempfile.TemporaryDirectory(prefix="cipherdm-soak-") as folder:
         files = make_trial(Path(folder) / "trial", port=free_ports(3 + 3 * runs), clients=names, limits=limits)
@@ -52,7 +55,9 @@ def run(requests: int = 200, clients: int = 4, *, runs: int = 2, progress: Progr
                     for _ in range(index, requests, clients):
                         outcome = _one(cluster, weights, generator)
                         with lock:
-                            outcomes.append(outcome | {"memory_bytes": _memory(operator)})
+                            outcomes.append(outcome)
+                            if len(outcomes) % every == 0:
+                                memory.append(_memory(operator))
                             progress(len(outcomes), requests, "answered")
 
             start = time.perf_counter()
@@ -71,7 +76,7 @@ def run(requests: int = 200, clients: int = 4, *, runs: int = 2, progress: Progr
         "done_by_party": [status.done for status in states],
         "failed_by_party": [status.failed for status in states],
         "request_seconds": [round(outcome["seconds"], 4) for outcome in outcomes],
-        "memory_bytes": [outcome["memory_bytes"] for outcome in outcomes],
+        "memory_bytes": memory,
     }
 
 
@@ -116,13 +121,13 @@ def endurance(record: Mapping[str, Any]) -> Figure:
     figure = new_figure(8.6, 3.2)
     left, right = figure.subplots(1, 2)
     order, ticks = np.arange(1, len(seconds) + 1), [0.25, 0.5, 1, 2, 4, 8, 16]
-    left.scatter(order, seconds, s=14, color=PALETTE[0])
+    left.scatter(order, seconds, s=max(2, 2800 / len(order)), color=PALETTE[0])
     left.set(yscale="log", xlabel="requests, in the order in which they ended", ylabel="seconds of a request")
     left.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     left.minorticks_off()
     for rank, held in enumerate(memory.T):
         # Narrower lines over wider ones, since the three nearly coincide.
-        right.plot(order, held, color=PALETTE[rank], linewidth=(7, 4, 1.5)[rank], label=f"party {rank}")
+        right.plot(np.arange(1, len(held) + 1) * (len(order) // len(held)), held, color=PALETTE[rank], linewidth=(7, 4, 1.5)[rank], label=f"party {rank}")
     right.set(xlabel="requests answered", ylabel="MiB of a party's processes", ylim=(0, 1.15 * np.nanmax(memory)))
     right.legend(loc="lower right", frameon=False, fontsize=9)
     for axis in (left, right):
@@ -138,7 +143,7 @@ def endurance(record: Mapping[str, Any]) -> Figure:
 
 
 def measure(
-    requests: Annotated[int, typer.Option(help="Number of requests, of all clients together.", min=4)] = 200,
+    requests: Annotated[int, typer.Option(help="Number of requests, of all clients together.", min=4)] = 4000,
     clients: Annotated[int, typer.Option(help="Number of clients, all at the same time.", min=1)] = 4,
     record: RecordOption = None,
 ) -> None:
@@ -158,7 +163,7 @@ _GROWTH = "growth of a party's memory, second quarter to last"
 
 TARGET = Target(
     "soak",
-    "Three hosts answer 200 small requests of four clients",
+    "Three hosts answer 4,000 small requests of four clients",
     "no answer is lost or mixed up, and after the first quarter of the requests the parties' memory stays level",
     "ours",
     (Command("soak", ("bench", "soak"), (), ("--requests", "48")),),

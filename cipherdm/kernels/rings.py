@@ -69,11 +69,14 @@ class _Ledger:
         self._right: dict[int, int] = {}  # bits in which the cut of a truncation is right, by place
         self._replicated = program.replicated
         self._operations = []
+        given = {*program.inputs, *program.public}  # and what follows without messages: to cut these does not pay
         self._like = list(range(self._count))  # values with the same bits, rounds and kind of shares
         for place, operation in enumerate(program.operations):
             output, kind, bits = operation.output, operation.kind, operation.parameters.get("bits", 0)
             if output in program.public:
                 continue
+            if kind not in PRODUCTS and given.issuperset(operation.inputs):
+                given.add(output)
             if kind == "truncate" and sizes is not None:
                 self._right[place] = max(bits + 1, int(sizes[operation.inputs[0]]).bit_length() + 2 + margin)
             secret = tuple(dict.fromkeys(number for number in operation.inputs if number not in program.public))
@@ -83,7 +86,7 @@ class _Ledger:
             else:
                 like = tuple(self._like[number] for number in secret)
                 self._operations.append((place, kind, like, output, bits))
-        self.truncations = list(self._right)
+        self.truncations = [place for place in self._right if program.operations[place].output not in given]
 
     def with_room(self, cuts: Iterable[int]) -> set[int]:
         """Return these cuts, and those without which there would be no room."""
@@ -144,8 +147,11 @@ class _Ledger:
         """Return the bytes of all parties and the rounds."""
         total, depth, parts = 0, [0] * self._count, [False] * self._count  # additive parts, not pairs
         for place, kind, secret, output, bits in self._operations:
-            begun = max((depth[number] for number in secret), default=0)
-            additive = kind in PRODUCTS or any([parts[number] for number in secret])
+            begun, additive = 0, kind in PRODUCTS
+            for number in secret:
+                if depth[number] > begun:
+                    begun = depth[number]
+                additive = additive or parts[number]
             if kind == "truncate" and place in cuts:
                 size, rounds = _cut_costs(self._numbers[output], need[secret[0]], bits, need[output], additive)
                 total += size

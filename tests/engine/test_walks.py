@@ -76,6 +76,18 @@ def test_spu_takes_over_within_a_plan(cluster):
     assert cost.by_operator().loc["walk", "calls"] == 2
 
 
+def reached(path):
+    """A connection to a socket, as soon as somebody listens there."""
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(path))
+            return connection
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+            time.sleep(0.01)
+
+
 def test_links_of_walks_take_the_parties_of_their_generation_and_nobody_else(tmp_path):
     """A stranger and a party of an earlier generation are put out, and the three find each other all the same."""
     sockets = [tmp_path / f"party{rank}.sock" for rank in range(PARTIES)]
@@ -86,11 +98,8 @@ def test_links_of_walks_take_the_parties_of_their_generation_and_nobody_else(tmp
     with ThreadPoolExecutor() as pool:
         first = pool.submit(linked, 0, "now")
         path = sockets[0].with_suffix(".walk")
-        while not path.exists():
-            time.sleep(0.01)
         for said in (b"", b"\x01", hashlib.sha256(b"before 1").digest(), hashlib.sha256(b"now 0").digest()):
-            with socket.socket(socket.AF_UNIX) as stranger:
-                stranger.connect(str(path))
+            with reached(path) as stranger:
                 stranger.sendall(said)
                 stranger.shutdown(socket.SHUT_WR)
                 assert stranger.recv(1) == b""
