@@ -127,7 +127,8 @@ def endurance(record: Mapping[str, Any]) -> Figure:
     left.minorticks_off()
     for rank, held in enumerate(memory.T):
         # Narrower lines over wider ones, since the three nearly coincide.
-        right.plot(np.arange(1, len(held) + 1) * (len(order) // len(held)), held, color=PALETTE[rank], linewidth=(7, 4, 1.5)[rank], label=f"party {rank}")
+        answered = np.arange(1, len(held) + 1) * (len(order) // len(held))
+        right.plot(answered, held, color=PALETTE[rank], linewidth=(7, 4, 1.5)[rank], label=f"party {rank}")
     right.set(xlabel="requests answered", ylabel="MiB of a party's processes", ylim=(0, 1.15 * np.nanmax(memory)))
     right.legend(loc="lower right", frameon=False, fontsize=9)
     for axis in (left, right):

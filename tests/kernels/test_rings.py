@@ -3,14 +3,18 @@
 import numpy as np
 import pytest
 from jax import lax
+from scipy import stats
 from walking import BITS, met, read, walked
 
 from cipherdm import CipherDMError
 from cipherdm.engine import Spec
+from cipherdm.kernels import walk as walk_module
 from cipherdm.kernels.apart import MOST, apart
+from cipherdm.kernels.cut import Cut
 from cipherdm.kernels.narrow import ELEMENTWISE, NEAR, narrowed
 from cipherdm.kernels.ring_program import PRODUCTS, WalkPlan, in_the_clear
 from cipherdm.kernels.rings import MARGIN, costs, planned
+from cipherdm.kernels.rounds import mask, unpacked
 from cipherdm.protocols.fast import VALUE_BITS
 from cipherdm.protocols.fixed import Fixed
 
@@ -53,6 +57,70 @@ def test_a_step_walks_in_small_rings(step, small):
     before, _ = costs(WalkPlan.in_64_bits(step[0]))
     assert size < before / 1.4
     assert WalkPlan.from_json(plan.to_json()).to_json() == plan.to_json()
+
+
+def uniform(words, bits):
+    """p-values of the upper and of the lower bits of words modulo 2^bits, if uniform."""
+    width = min(bits, 4)
+    words = words & mask(bits)
+    parts = (words >> np.uint64(bits - width), words & mask(width))
+    return [stats.chisquare(np.bincount(part.astype(int), minlength=1 << width)).pvalue for part in parts]
+
+
+def test_all_that_a_party_sees_of_a_step_is_uniform_also_beside_what_it_holds(step, small, monkeypatch):
+    """Each message, that with the receiver's own components added, and the pairs that come of it: 2,000 sets of words.
+
+    A component that a party lacks would be uniform by itself, but not with its own two.
+    """
+    sent, ended = {}, []
+    for name in ("cut", "reshare"):
+        protocol = getattr(walk_module, name)
+
+        def recorded(streams, rank, x, of, address, protocol=protocol):
+            steps, got = protocol(streams, rank, x, of, address), None
+            while True:
+                try:
+                    messages = steps.send(got)
+                except StopIteration as end:
+                    ended.append((rank, np.atleast_2d(x), of, address, end.value))
+                    return end.value
+                for receiver, content in messages.sends.items():
+                    sent.setdefault((address, rank, receiver), []).append(content.copy())
+                got = yield messages
+
+        monkeypatch.setattr(walk_module, name, recorded)
+    walked(small[2], step[1])
+    found = []
+    for rank, x, of, address, pair in ended:
+        if x.shape[1] < 400:  # too few to tell
+            continue
+        for sender in {0, 1, 2} - {rank}:
+            content = np.concatenate(sent.get((address, sender, rank), [np.empty(0, np.uint8)]))
+            for bits, words in fields(content, of, sender, rank, x.shape):
+                held = [np.zeros_like(words), x[0], x.sum(0)] if bits > 1 else [np.zeros_like(words)]
+                found += [p for own in held for p in uniform(words + own, bits)]
+        bits = of.result if isinstance(of, Cut) else of
+        found += [p for words in (*pair, pair.sum(0)) for p in uniform(words, bits)]
+    assert len(found) > 2000
+    assert min(found) > 1e-3 / len(found) and stats.kstest(found, "uniform").pvalue > 1e-4
+
+
+def fields(content, of, sender, receiver, shape):
+    """(bits, words) of each field that one party sends another in a protocol."""
+    if not isinstance(of, Cut):
+        return [(of, unpacked(content, of))] if content.size else []
+    found, stop = [], 0
+    bits = {"z": of.sent, "c": of.wrap, "t0": of.result, "t1": of.result}
+    messages = of.messages(shape[1], replicated=shape[0] == 2)
+    for message in sorted(messages, key=lambda message: message.round):
+        if ((message.sender + of.first) % 3, (message.receiver + of.first) % 3) == (sender, receiver):
+            part = content[stop : stop + message.bytes]
+            stop += message.bytes
+            if message.name in bits:
+                found.append((bits[message.name], unpacked(part, bits[message.name])))
+            else:
+                found.append((1, np.unpackbits(part, count=shape[1], bitorder="little").astype(np.uint64)))
+    return found
 
 
 def test_joined_products_come_apart(step):
