@@ -94,7 +94,11 @@ class Product:
 
 
 def plan_of(way: str, encoded: Mapping[str, np.ndarray]) -> Plan:
-    """Return the plan of a product of encoded operands in one of the `WAYS`. Rings by value are planned for these numbers."""
+    """Return the plan of a product of encoded operands in one of the `WAYS`.
+
+    Rings by value are planned for these numbers. Results have 64 bits in each way, as between programs; so the product alone
+    is in a smaller ring, and no bytes are saved by it.
+    """
     node = Node("product", Product(walked=way != "spu"), tuple(BITS), ("z",))
     specs, walking = {name: Spec.of(array) for name, array in encoded.items()}, None
     if way == "walk, 64 bits":
@@ -221,8 +225,8 @@ TARGET = Target(
     (
         # Two last places: both truncations are up or down by one.
         Check("largest error of a product", 0, 2.0**-9, of_rows("linear", "max_error", max), 2.0**-9, 4),
-        Check("bytes, SPU / walk in 64 bits", 2, 1, gain("bytes", WAYS[1]), 0.01, 2),
-        Check("bytes, SPU / walk in rings by value", 3, 1, gain("bytes", WAYS[2]), 0.01, 2),
+        Check("bytes, SPU / walk in 64 bits", 2.44, 0.01, gain("bytes", WAYS[1]), 0.01, 2),
+        Check("bytes, SPU / walk in rings by value", 2.35, 0.05, gain("bytes", WAYS[2]), 0.05, 2),
     ),
     order=120,
 )
