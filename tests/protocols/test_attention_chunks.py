@@ -70,15 +70,14 @@ def test_parts_on_shares_are_what_plaintext_computes(cluster):
 
 def test_parts_are_walked():
     values = inputs(1, 2, 4, 6, 5)
-    encoded = [encode(array, fast.VALUE_BITS, ring=True) for array in values]
-    params = {
-        name: Fixed.load(encode(*value, ring=True), value[1], ring=True) if isinstance(value, tuple) else value
-        for name, value in PARAMS.items()
-    }
+    secret = {name: pair for name, pair in PARAMS.items() if isinstance(pair, tuple)}
+    pairs = [*secret.values(), *((array, fast.VALUE_BITS) for array in values)]
+    encoded = [encode(array, bits, ring=True) for array, bits in pairs]
 
     def in_parts(*arrays):
-        q, k, v = (Fixed.load(array, fast.VALUE_BITS, ring=True) for array in arrays)
-        return attention(params, q, k, v, chunk_scores=2 * 5 * 2).truncated(fast.VALUE_BITS).store()
+        loaded = [Fixed.load(array, bits, ring=True) for array, (_, bits) in zip(arrays, pairs, strict=True)]
+        params, qkv = PARAMS | dict(zip(secret, loaded, strict=False)), loaded[len(secret) :]
+        return attention(params, *qkv, chunk_scores=2 * 5 * 2).truncated(fast.VALUE_BITS).store()
 
     program = read(in_parts, [Spec.of(array) for array in encoded])
     (found,), _ = walked(WalkPlan.in_64_bits(program), [words_of(array) for array in encoded])
