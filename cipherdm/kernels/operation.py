@@ -1,4 +1,4 @@
-"""A convolution as one operation of JAX, which a walk computes by itself, without patches (`trace`, `layers`).
+"""A convolution as one operation of JAX, so that a program that is walked does not hold all patches (`trace`, `layers`).
 
 In plaintext, and where SPU computes it, the operation is the layer.
 """
@@ -57,10 +57,9 @@ mlir.register_lowering(
 
 
 def after(value, earlier):
-    """Return `value`, which a traced function has only once `earlier` has been computed.
+    """Return `value`, to be used only once `earlier` has been computed.
 
-    It tells whoever computes a function's equations by themselves in which order they need least memory. JAX and SPU compute
-    nothing for it.
+    It says in a traced function in which order its parts need least memory. JAX, SPU and `trace` read past it.
     """
     return _after.bind(value, earlier)
 

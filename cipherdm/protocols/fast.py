@@ -42,7 +42,7 @@ def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
 
 
 def conv2d_as_one(params, x, *, stride=1, padding=((0, 0), (0, 0))):
-    """Convolve as `conv2d` does, as one operation, of which a walk makes no patches. 3 messages."""
+    """Convolve as `conv2d` does, as one operation, so that a walk does not hold all patches. 3 messages."""
     weight = params["weight"]
     x = room_for(x, weight)
     y = Fixed(apply(Kernel("conv2d", stride, padding), weight.array, x.array), weight.bits + x.bits, x.ring)
