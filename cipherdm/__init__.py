@@ -25,7 +25,7 @@ _NAMES = {
     "errors": "CipherDMError",
     "models.checkpoint": "find_model load_unet save_unet",
     "owner.ranges": "check_ranges",
-    "protocols.sets": "CIPHERDM CIPHERDM_CORRECTED DIRECT FAST FAST_64 FAST_GUARDED FAST_KERNELS FAST_RINGS PUMA Protocols",
+    "protocols.sets": "CIPHERDM CIPHERDM_CORRECTED DIRECT FAST FAST_64 FAST_GUARDED FAST_RINGS PUMA Protocols",
     "records": "record",
     "sampling.pipeline": "load_pipeline",
     "sampling.sample": "SamplingResult sample",

@@ -23,7 +23,7 @@ from cipherdm.models import UNet, UNetConditionConfig, init_unet, load_unet, sav
 from cipherdm.owner.calibrate import calibrate
 from cipherdm.owner.observe import FILE, save_calibration, weights_digest
 from cipherdm.progress import Progress, ProgressBar
-from cipherdm.protocols import FAST_KERNELS, Protocols, named
+from cipherdm.protocols import FAST_64, Protocols, named
 from cipherdm.records import read_record
 from cipherdm.schedules import make_schedule
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
@@ -64,7 +64,7 @@ def prepared(folder: Path, config: UNetConditionConfig | None = None) -> UNet:
 
 
 def run(
-    unet: UNet, keep: Path, *, protocols: Protocols = FAST_KERNELS, random: bool = False, progress: Progress = silent
+    unet: UNet, keep: Path, *, protocols: Protocols = FAST_64, random: bool = False, progress: Progress = silent
 ) -> dict[str, Any]:
     """Call a prepared U-Net in plaintext and on three parties, and return the record.
 
@@ -223,7 +223,7 @@ def measure(
     reduced: Annotated[
         bool, typer.Option("--reduced", help="Use random weights with fewer channels, and smaller latents.")
     ] = False,
-    protocols: ProtocolsOption = "fast-kernels",
+    protocols: ProtocolsOption = "fast-64",
     keep: KeepOption = None,
     record: RecordOption = None,
 ) -> None:

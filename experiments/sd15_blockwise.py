@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cipherdm.engine import LocalCluster, Node, Session, Spec, compile_plan
+from cipherdm.engine import LocalCluster, Node, Session, Spec, Walking, compile_plan
 from cipherdm.errors import CipherDMError
 from cipherdm.models import Block, UNet
 from cipherdm.owner import prepare_weights
@@ -144,7 +144,8 @@ def _run_block(session: Session, call: UNetCall, block: Block, specs: Mapping[st
     of_weights = {name: Spec.of(array) for name, array in weights.items()}
     parameters = sum(array.size for array in weights.values())
     del weights  # which may take gigabytes while the parties compute
-    plan = compile_plan([node], specs | of_weights, keep=node.outputs, files=node.outputs)
+    walking = None if call.protocols.walk_bits is None else Walking(call.protocols.walk_bits)
+    plan = compile_plan([node], specs | of_weights, keep=node.outputs, files=node.outputs, walking=walking)
     cost = session.run(plan)
     session.delete(of_weights)
     return {

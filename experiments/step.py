@@ -52,8 +52,8 @@ def run(
     """Measure a denoising step under every variant, for every batch size, and return a row for each.
 
     SPU reads a program's text at every run. So the first `at_once` of `steps` DDIM steps run in one program, and a step is
-    charged its part; a set with kernels runs one step. Variants of a batch size take turns on the same parties after a warm-up.
-    Memory is measured afterwards, on new parties for each, because the peak of a process never falls.
+    charged its part; a set that parties walk runs one step. Variants of a batch size take turns on the same parties, after a
+    warm-up. Memory is measured afterwards, on new parties for each, because the peak of a process never falls.
 
     Columns are model (its folder's name), batch, variant, repetitions, at_once; and for one step: seconds (wall time that the
     client sees, without compiling, sharing and revealing), seconds_low, seconds_high, bytes, sends, rounds and path_bytes
@@ -109,7 +109,7 @@ def measure(
     granularity: Annotated[
         str | None,
         typer.Option(
-            help="Extent of one program: block, step or loop; by default a loop, or a step for sets with kernels."
+            help="Extent of one program: block, step or loop; by default a loop, or a step for sets that are walked."
         ),
     ] = None,
     record: RecordOption = None,
@@ -224,30 +224,15 @@ def batches_table(measurements: Path) -> str:
     return markdown(header, [[*index, *row.fillna("-")] for index, row in table[sorted(table)].iterrows()])
 
 
-def blocks_table(measurements: Path) -> str:
-    """Return a step as blocks of programs, as `cipherdm sample` runs it, without and with kernels, as Markdown."""
-    frame = _measured(measurements, "blocks").pivot(index=["model", "batch"], columns="variant", values="seconds")
-    names = ["fast", "fast-kernels"]
-    rows = [
-        [model, str(batch), *map(duration, row[names]), times(row["fast"] / row["fast-kernels"])]
-        for (model, batch), row in frame.iterrows()
-    ]
-    return markdown(["model", "pictures", *names, "faster"], rows)
-
-
 def steps_table(
-    measurements: Path,
-    benchmark: str = "step",
-    shown: Callable[[pd.DataFrame], pd.Series] | None = None,
-    batch: int = 1,
+    measurements: Path, benchmark: str = "step", shown: Callable[[pd.DataFrame], pd.Series] | None = None
 ) -> str:
-    """Return one step of so many images against the faster exact baseline, as Markdown; the rows that `shown` takes, or all."""
+    """Return one step of one image against the faster exact baseline, as Markdown; the rows that `shown` takes, or all."""
     frame = _measured(measurements, benchmark)
-    chosen = frame[(frame["batch"] == batch) & (True if shown is None else shown(frame))]
+    chosen = frame[(frame["batch"] == 1) & (True if shown is None else shown(frame))]
     if chosen.empty:
         raise CipherDMError(
-            f"no record {benchmark}_*.json has batch {batch}: make one with `cipherdm bench {benchmark} MODEL "
-            f"--batch {batch}`."
+            f"no record {benchmark}_*.json has batch 1: make one with `cipherdm bench {benchmark} MODEL --batch 1`."
         )
     rows = [
         [row["model"], str(row["batch"]), row["variant"], *_costs(row), *(times(row[ratio]) for ratio in _RATIOS)]
@@ -260,8 +245,7 @@ def steps_table(
 
 def _measured(measurements: Path, benchmark: str) -> pd.DataFrame:
     """Return the rows of all records of a benchmark, with ratios."""
-    command = {"blocks": "step MODEL --granularity block"}.get(benchmark, f"{benchmark} MODEL")
-    records = records_named(measurements, f"{benchmark}_*.json", f"cipherdm bench {command}")
+    records = records_named(measurements, f"{benchmark}_*.json", f"cipherdm bench {benchmark} MODEL")
     return ratios(pd.concat([pd.DataFrame(record["rows"]) for record in records], ignore_index=True))
 
 
@@ -286,7 +270,5 @@ TABLES = {
     "step_batches": batches_table,
     "ladder": partial(steps_table, benchmark="ladder"),
     "distilled": partial(steps_table, shown=_with_its_distilled),
-    "kernels": partial(steps_table, benchmark="kernels", batch=16),
-    "blocks": blocks_table,
 }
 """Tables of documents, by name."""

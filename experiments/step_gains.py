@@ -231,35 +231,6 @@ STEP = Target(
     order=10,
 )
 
-KERNELS = Target(
-    "kernels",
-    "A step with products on shares",
-    "products on shares take less time than SPU's, with as many bytes",
-    "ours",
-    (
-        Command(
-            f"kernels_{TEN}",
-            ("bench", "step", TEN, "--batch", "16", "--protocols", "direct,fast,fast-kernels"),
-            ("--repetitions", "3", "--at-once", "1"),
-            _QUICK,
-        ),
-        Command(
-            f"blocks_{TEN}",
-            ("bench", "step", TEN, "--protocols", "fast,fast-kernels", "--granularity", "block"),
-            ("--batch", "1,4,16", "--repetitions", "5"),
-            ("--batch", "1", "--repetitions", "1"),
-        ),
-    ),
-    tuple(
-        Check(f"{of}, direct / {name}", expected, allowed, gain(TEN, name, of, benchmark="kernels", batch=16), reduced)
-        for of, name, expected, allowed, reduced in (
-            ("bytes", "fast-kernels", 7.4, 0.2, 0.2),
-            ("time", "fast-kernels", 5.6, 2.2, None),
-        )
-    ),
-    order=130,
-)
-
 PROMPT_STEP = Target(
     f"step-{PROMPT_MODEL}",
     "One denoising step of a model that takes prompts, with guidance",

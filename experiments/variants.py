@@ -14,7 +14,7 @@ from cipherdm.sampling.sample import walking_of
 from cipherdm.sampling.steps import Loop, setup_graph, step_graph
 
 BASELINES = ("direct", "direct-pade")
-DEFAULT_NAMES = (*BASELINES, "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-kernels", "fast-guarded")
+DEFAULT_NAMES = (*BASELINES, "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-64", "fast-rings", "fast-guarded")
 AT_ONCE = 5
 """Steps in one program, by default."""
 
@@ -34,7 +34,7 @@ def variants(names: Sequence[str] = DEFAULT_NAMES, granularity: Granularity | No
     """Return the variants with these names: protocol sets, and "direct-pade".
 
     "direct-pade" is `DIRECT` with the engine's more exact exponential, as the CipherDM release sets it. The granularity is by
-    default "loop", and "step" for sets with kernels, which a loop cannot have. Raises CipherDMError for another name.
+    default "loop", and "step" for sets that parties walk, which a loop cannot be. Raises CipherDMError for another name.
     """
 
     def variant(name: str) -> Variant:
@@ -45,7 +45,7 @@ def variants(names: Sequence[str] = DEFAULT_NAMES, granularity: Granularity | No
             chosen.name,
             chosen,
             engine_for(chosen),
-            granularity or ("loop" if chosen.walk_bits is None and not chosen.kernels else "step"),
+            granularity or ("loop" if chosen.walk_bits is None else "step"),
         )
 
     return tuple(map(variant, names))

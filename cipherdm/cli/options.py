@@ -11,7 +11,6 @@ from ..files import check_writable
 # Written out, because importing the sets brings JAX, which `cipherdm --help` does without. A test compares.
 PROTOCOL_NAMES = ("direct", "cipherdm", "cipherdm-corrected", "puma") + (
     "fast",
-    "fast-kernels",
     "fast-64",
     "fast-rings",
     "fast-guarded",

@@ -28,9 +28,7 @@ def sample(
     steps: Annotated[int, typer.Option(help="Number of denoising steps.")] = 20,
     scheduler: SchedulerOption = "ddim",
     eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
-    protocols: Annotated[
-        str | None, typer.Option(help=f"{SETS}; fast-kernels by default, and fast for a loop.")
-    ] = None,
+    protocols: Annotated[str | None, typer.Option(help=f"{SETS}; fast-64 by default, and fast for a loop.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the client's noise.")] = 0,
     granularity: Annotated[str, typer.Option(help="Unit that becomes one program: block, step or loop.")] = "block",
     prompt: Annotated[

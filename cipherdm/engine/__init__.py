@@ -9,7 +9,6 @@ from .graph import Graph as Graph
 from .graph import Node as Node
 from .graph import compile_plan as compile_plan
 from .graph import sizes_met as sizes_met
-from .kernel_stages import split_at_kernels as split_at_kernels
 from .programs import Call as Call
 from .programs import Plan as Plan
 from .programs import Program as Program

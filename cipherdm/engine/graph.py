@@ -5,11 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import CipherDMError
 from ..kernels.narrow import sizes_of
 from ..progress import Progress
-from .kernel_stages import Stage, split_at_kernels
-from .programs import Call, KernelProgram, Plan, Program, Spec, Walking, compile_program, compile_walk, read_walk
+from .programs import Call, Plan, Spec, Walking, compile_program, compile_walk, read_walk
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def compile_plan(
     walking: Walking | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """Compile each node's function and list the calls in order. A function with kernels becomes several calls.
+    """Compile each node's function and list the calls in order.
 
     Values that nodes write are freed after their last use, unless they are in `keep`. Equal functions of equal shapes are
     compiled once.
@@ -103,15 +101,11 @@ def compile_plan(
             if (node.function, node_specs) not in walked:
                 walked[node.function, node_specs] = compile_walk(node.function, node_specs, walking)
             program = walked[node.function, node_specs]
-            specs.update(zip(node.outputs, program.outputs, strict=True))
-            moved = tuple(name for name in node.outputs if name in in_files)
-            calls.append(Call(program, node.inputs, node.outputs, node.label, files=moved))
-            continue
-        for stage in _stages(node, specs):
-            program = _compiled(stage.function, tuple(specs[name] for name in stage.inputs))
-            specs.update(zip(stage.outputs, program.outputs, strict=True))
-            moved = tuple(name for name in stage.outputs if name in in_files)
-            calls.append(Call(program, stage.inputs, stage.outputs, node.label, files=moved))
+        else:
+            program = compile_program(node.function, node_specs)
+        specs.update(zip(node.outputs, program.outputs, strict=True))
+        moved = tuple(name for name in node.outputs if name in in_files)
+        calls.append(Call(program, node.inputs, node.outputs, node.label, files=moved))
     return Plan(_with_frees(calls, frozenset(keep)))
 
 
@@ -152,39 +146,6 @@ def sizes_met(
 
 def _as_words(array: np.ndarray, fraction_bits: int) -> np.ndarray:
     return array.astype(np.float64) * 2.0**fraction_bits if array.dtype.kind == "f" else array.astype(np.int64)
-
-
-def _stages(node: Node, specs: Mapping[str, Spec]) -> list[Stage]:
-    """Split a node's function into functions and kernels, each with the names that it reads and writes."""
-    stages = split_at_kernels(node.function, tuple((specs[name].shape, specs[name].dtype) for name in node.inputs))
-    if stages is None:
-        return [Stage(node.function, node.inputs, node.outputs)]
-    # Results get their names when the last of the arguments has been read, which may have the same names.
-    names = {f"in{index}": name for index, name in enumerate(node.inputs)}
-    last = {name: place for place, stage in enumerate(stages) for name in stage.inputs}
-    results = {f"out{index}": name for index, name in enumerate(node.outputs)}
-    for place, stage in enumerate(stages):
-        for output in stage.outputs:
-            name = results.get(output)
-            argument = next((key for key, given in names.items() if given == name), None)
-            if argument is not None and last.get(argument, -1) > place:
-                raise CipherDMError(f"{node.label} writes {name}, which it still reads; give its result another name.")
-    names |= results
-
-    def named(variables: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(names.get(variable, f"{node.label}/{variable}") for variable in variables)
-
-    return [Stage(stage.function, named(stage.inputs), named(stage.outputs)) for stage in stages]
-
-
-def _compiled(function: Callable | KernelProgram, inputs: tuple[Spec, ...]) -> Program | KernelProgram:
-    if not isinstance(function, KernelProgram):
-        return compile_program(function, inputs)
-    if any(spec.public for spec in inputs):
-        raise CipherDMError(
-            f"a kernel ({function.kernel.kind}) multiplies secrets, and one operand is public; share it."
-        )
-    return function
 
 
 def _with_frees(calls: list[Call], keep: frozenset[str]) -> tuple[Call, ...]:

@@ -23,7 +23,7 @@ from ..hardening import end_with_parent, harden, set_dumpable
 from . import party_pb2 as pb
 from .config import PartyConfig
 from .party_session import PartySession
-from .profile import KERNEL, ProfileLog
+from .profile import ProfileLog
 from .rpc import add_service
 from .variable_files import StoredShare, VariableFiles, check_folder_name
 from .walk_links import WalkLinks
@@ -120,8 +120,7 @@ class PartyService:
             for index, call in enumerate(request.calls):
                 if not context.is_active():  # the client went away, and will end this process
                     return
-                run = self._run_kernel if call.HasField("kernel") else self._run_program
-                done = run(session, call, context)
+                done = self._run_program(session, call, context)
                 done.index = index
                 yield done
 
@@ -159,13 +158,6 @@ class PartyService:
             done = self._log.read()
         done.seconds = seconds
         return done
-
-    def _run_kernel(self, session: PartySession, call: pb.Call, context: grpc.ServicerContext) -> pb.CallDone:
-        with _reported(context, f"{call.label} failed"):
-            seconds, size = session.run_kernel(call)
-        costs = {"seconds": seconds, "sent_bytes": size, "received_bytes": size, "sends": 1, "receives": 1}
-        names = (f"kernel_{call.kernel.kind}", f"{KERNEL}linear")  # the operator, and the one kernel it consists of
-        return pb.CallDone(**costs, operators=[pb.Operator(name=name, calls=1, **costs) for name in names])
 
 
 def connect(config: PartyConfig) -> libspu.link.Context:

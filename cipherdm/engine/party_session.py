@@ -1,4 +1,4 @@
-"""Session at one party: its variables, in SPU's runtime or in files, and programs and kernels that run on them."""
+"""Session at one party: its variables, in SPU's runtime or in files, and programs that run on them."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -13,16 +13,15 @@ from .variable_files import StoredShare, VariableFiles
 
 if TYPE_CHECKING:
     from ..kernels.walk import Walk
-    from .kernels import Kernels
     from .walk_links import WalkLinks
     from .walks import Walks
 
 
 class PartySession:
-    """SPU runtime with its variables, programs and kernels; it does one run at a time.
+    """SPU runtime with its variables and programs; it does one run at a time.
 
-    A variable is in the runtime's memory or in a file. Programs load variables from files and drop them from memory at their
-    end; kernels read them from the files. Files that are `temporary` are deleted with the session.
+    A variable is in the runtime's memory or in a file. SPU's programs load variables from files and drop them from memory
+    at their end; walks read them from the files. Files that are `temporary` are deleted with the session.
     """
 
     def __init__(
@@ -39,8 +38,7 @@ class PartySession:
         self._runtime = api.Runtime(link.spawn(), config)
         self._files, self._temporary = files, temporary
         self._held: set[str] = set()  # names in the runtime
-        self._given: set[str] = set()  # those of them that came from the client and that no run has written since
-        self._kernel_link, self._walk_link, self._walk_links = link.spawn(), link.spawn(), walk_links
+        self._walk_link, self._walk_links = link.spawn(), walk_links
 
     def __contains__(self, name: str) -> bool:
         return name in self._held or name in self._files
@@ -52,7 +50,7 @@ class PartySession:
             for name in call.inputs:
                 if name not in there and (name in gone or name not in self):
                     return f"{call.label} needs {name!r}, which was never shared"
-            if not call.HasField("kernel") and call.program not in self.executables:
+            if call.program not in self.executables:
                 return f"there is no program {call.program!r}: add it first"
             there.update(call.outputs)
             gone.difference_update(call.outputs)
@@ -68,7 +66,6 @@ class PartySession:
         else:
             self._runtime.set_var(name, share.loaded())
             self._held.add(name)
-            self._given.add(name)
 
     def read(self, name: str) -> libspu.Share | StoredShare:
         """Return this party's share of a variable."""
@@ -80,23 +77,12 @@ class PartySession:
         if name in self._held:
             self._runtime.del_var(name)
             self._held.discard(name)
-            self._given.discard(name)
-        self._forget([name])
 
     def run_program(self, executable: libspu.Executable, call: pb.Call) -> None:
         """Run a program on a call's inputs, and store its outputs as the call says."""
         with self._loaded(call):
             self._runtime.run(executable)
         self._written(call)
-
-    def run_kernel(self, call: pb.Call) -> tuple[float, int]:
-        """Run a call's kernel, and store its output as the call says; return its seconds and bytes, see `Kernels.run`."""
-        # Weights from files are not kept, since their digits would take twice their size in memory.
-        keep = call.inputs[0] in self._given
-        share, seconds, size = self._kernels.run(call.kernel, self.read, call.inputs, keep)
-        self._runtime.set_var(call.outputs[0], share)
-        self._written(call)
-        return seconds, size
 
     def add_walk(self, name: str, text: bytes) -> None:
         """Read a plan; it becomes a program of this session."""
@@ -136,8 +122,6 @@ class PartySession:
     def _written(self, call: pb.Call) -> None:
         """Record the outputs of a call, move some of them to files, and delete variables that are no longer needed."""
         self._held.update(call.outputs)
-        self._given.difference_update(call.outputs)
-        self._forget(call.outputs)
         for name in call.outputs:
             if name in call.files:
                 self._files.write(name, self._runtime.get_var(name))
@@ -149,18 +133,8 @@ class PartySession:
             self.delete(name)
 
     @cached_property
-    def _kernels(self) -> "Kernels":
-        """Kernels, made at the first call, because they need PyTorch and its memory."""
-        from .kernels import Kernels
-
-        return Kernels(self._kernel_link)
-
-    @cached_property
     def _walks(self) -> "Walks":
+        """Walks, made at the first call, because they need PyTorch and its memory."""
         from .walks import Walks
 
         return Walks(self._walk_link, self._walk_links)
-
-    def _forget(self, names: Iterable[str]) -> None:
-        if "_kernels" in vars(self):
-            self._kernels.forget(names)

@@ -25,7 +25,6 @@ from spu.utils import frontend
 from ..errors import CipherDMError
 from ..kernels.apart import apart
 from ..kernels.narrow import narrowed
-from ..kernels.operation import Kernel
 from ..kernels.ring_program import RingProgram, WalkPlan
 from ..kernels.rings import planned
 from ..kernels.trace import trace
@@ -59,19 +58,11 @@ class Program:
 
 
 @dataclass(frozen=True)
-class KernelProgram:
-    """Linear layer that the parties compute on their shares by themselves, instead of a program."""
-
-    kernel: Kernel
-    outputs: tuple[Spec, ...]
-
-
-@dataclass(frozen=True)
 class Call:
-    """One call of a program or kernel on named variables.
+    """One call of a program on named variables.
 
     Attributes:
-        program: program or kernel to run.
+        program: program to run.
         inputs: names of the variables it reads, in the order of the function's arguments.
         outputs: names of the variables it writes.
         label: row of the cost report for this call.
@@ -79,7 +70,7 @@ class Call:
         files: outputs that the parties move from memory to files.
     """
 
-    program: Program | KernelProgram
+    program: Program
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     label: str

@@ -14,7 +14,7 @@ from . import party_pb2 as pb
 from .config import PARTIES, EngineConfig
 from .costs import CostBook, CostReport
 from .graph import Node, compile_plan
-from .programs import Call, Plan, Program, Spec
+from .programs import Call, Plan, Spec
 from .rpc import Stub
 from .turn import Turn
 from .wire import PartyError, checked_array, follow, gather, reconstruct, share_of, shared, spread, words_in
@@ -155,8 +155,7 @@ class Session:
             raise CipherDMError("this session is closed; open another one on its cluster.")
 
     def _add_programs(self, plan: Plan) -> None:
-        programs = [call.program for call in plan.calls if isinstance(call.program, Program)]
-        for program in {program.id: program for program in programs}.values():
+        for program in {call.program.id: call.program for call in plan.calls}.values():
             if program.id in self._programs:
                 continue
             request = program_message(self.name, program.id, program.name, program.code, walk=program.walk)
@@ -179,9 +178,4 @@ def program_message(session: str, id_: str, name: str, code: bytes, *, walk: boo
 def call_message(call: Call) -> pb.Call:
     """Return a call as the message that is sent to the parties."""
     names = {field: getattr(call, field) for field in ("label", "inputs", "outputs", "frees", "files")}
-    if isinstance(call.program, Program):
-        return pb.Call(program=call.program.id, **names)
-    kernel, (result,) = call.program.kernel, call.program.outputs
-    padding = [extent for side in kernel.padding for extent in side]
-    message = pb.Kernel(kind=kernel.kind, stride=kernel.stride, padding=padding, dtype=result.dtype, ring=kernel.ring)
-    return pb.Call(kernel=message, **names)
+    return pb.Call(program=call.program.id, **names)

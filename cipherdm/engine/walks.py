@@ -4,8 +4,9 @@ The arithmetic is in `cipherdm.kernels`. This module connects it to SPU: it read
 on keys, and passes messages on.
 """
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -13,16 +14,19 @@ from spu import libspu
 
 from ..errors import CipherDMError
 from ..kernels.ring_program import WalkPlan
+from ..kernels.shares import bytes_from_pair, pair_from_bytes
 from ..kernels.streams import Streams
 from ..kernels.walk import Walk
 from ..kernels.zero import AgreedKeys, agree
 from . import party_pb2 as pb
 from .config import PARTIES
-from .kernels import pair_of, spu_share
 from .profile import KERNEL
 from .variable_files import StoredShare
 from .walk_links import WalkLinks
 
+CHUNK_NUMBERS = 1 << 20  # numbers per chunk of a share that is handed to SPU: 16 MB, see `_chunks`
+_NUMBER_BYTES = 16  # bytes of a number in a share: a word of 64 bits for each of two components
+_STORAGE = "aby3.AShr<FM64>"
 Reader = Callable[[str], libspu.Share | StoredShare]
 """Function that returns a party's share of a variable."""
 
@@ -77,7 +81,7 @@ class Walks:
                     messages = steps.send(came)
                 except StopIteration as end:
                     costs.seconds = time.perf_counter() - start
-                    return [spu_share(pair, "float32") for pair in end.value], _done(costs, rounds)
+                    return [spu_share(pair) for pair in end.value], _done(costs, rounds)
                 came = links.exchange(messages, (call, rounds, plan.digest[:8]))
                 rounds += 1
                 # Without the head of each message, as SPU counts its own.
@@ -102,6 +106,49 @@ def _done(costs: pb.Operator, rounds: int) -> pb.CallDone:
         setattr(done, name, getattr(costs, name))
     done.operators.extend([costs, kernel])
     return done
+
+
+def pair_of(read: Reader, name: str) -> np.ndarray:
+    """Return this party's pair [2, ...] of a variable.
+
+    Raises CipherDMError if the variable is not shared arithmetically, or its share has not the length of its shape.
+    """
+    share, meta = read(name), libspu.ValueMeta()
+    meta.ParseFromString(share.meta)
+    if meta.storage_type != _STORAGE:
+        raise CipherDMError(f"{name} is stored as {meta.storage_type}; walks compute on {_STORAGE}")
+    shape, parsed = tuple(meta.shape.dims), libspu.ValueChunk()
+    pair = np.empty((2, math.prod(shape)), np.uint64)
+    stop = 0
+    for chunk in share.share_chunks:
+        parsed.ParseFromString(chunk)
+        content = parsed.content
+        start, stop = stop, stop + len(content) // _NUMBER_BYTES
+        if stop <= pair.shape[1]:
+            pair[:, start:stop] = pair_from_bytes(content, (stop - start,))
+    if stop != pair.shape[1]:
+        raise CipherDMError(f"the share of {name} has {stop} numbers, and its shape {shape} has {pair.shape[1]}")
+    return pair.reshape(2, *shape)
+
+
+def spu_share(pair: np.ndarray) -> libspu.Share:
+    """Return a pair of words of 64 bits as a share that SPU accepts, of numbers that programs take for float32."""
+    meta = libspu.ValueMeta()
+    meta.data_type, meta.visibility = libspu.DataType.DT_F32, libspu.Visibility.VIS_SECRET
+    meta.shape, meta.storage_type = list(pair.shape[1:]), _STORAGE
+    share = libspu.Share()
+    share.meta, share.share_chunks = meta.SerializeToString(), list(_chunks(pair.reshape(2, -1)))
+    return share
+
+
+def _chunks(pair: np.ndarray) -> Iterator[bytes]:
+    """Yield a share [2, N] in chunks. Each is copied several times, and small chunks reuse memory that was just freed."""
+    count = pair.shape[1]
+    for start in range(0, max(1, count), CHUNK_NUMBERS):
+        chunk = libspu.ValueChunk()
+        chunk.content = bytes_from_pair(pair[:, start : start + CHUNK_NUMBERS])
+        chunk.total_bytes, chunk.chunk_offset = _NUMBER_BYTES * count, _NUMBER_BYTES * start
+        yield chunk.SerializeToString()
 
 
 def _public_words(read: Reader, name: str) -> np.ndarray:

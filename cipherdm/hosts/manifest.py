@@ -26,7 +26,6 @@ _TYPES = {
 }
 
 _SHARED, _SHARED_BITS, _PUBLIC = "aby3.AShr<FM64>", "aby3.BShr<PT_U8,1>", "Pub2k<"  # SPU's names of its ways to store
-_KERNELS = ("conv2d", "matmul", "products")
 
 # A declared shape is only numbers in a message. So many elements are 32 GiB of shares: more is a mistake or an attack.
 MAX_ELEMENTS = 1 << 31
@@ -166,18 +165,14 @@ def _check_calls(manifest: pb.Manifest, known: dict[str, Type]) -> set[str]:
             raise CipherDMError(f"{call.label} reads {missing[0]!r}, which nobody has written before.")
         if call.files:
             raise CipherDMError(f"{call.label} writes to files, which registered models do not; compile it without.")
-        if call.HasField("kernel"):
-            _check_kernel(call, known)
-            results = [None]
-        else:
-            signature = signatures.get(call.program)
-            if signature is None:
-                raise CipherDMError(f"{call.label} needs the program {call.program!r}, which is not there.")
-            _check_arguments(call, known, signature.inputs)
-            results = list(signature.outputs)
-        if len(results) != len(call.outputs):
-            raise CipherDMError(f"{call.label} names {len(call.outputs)} results, and there are {len(results)}.")
-        known.update(zip(call.outputs, results, strict=True))
+        signature = signatures.get(call.program)
+        if signature is None:
+            raise CipherDMError(f"{call.label} needs the program {call.program!r}, which is not there.")
+        _check_arguments(call, known, signature.inputs)
+        results = len(signature.outputs)
+        if results != len(call.outputs):
+            raise CipherDMError(f"{call.label} names {len(call.outputs)} results, and there are {results}.")
+        known.update(zip(call.outputs, signature.outputs, strict=True))
         written.update(call.outputs)
         for name in call.frees:
             known.pop(name, None)
@@ -185,24 +180,9 @@ def _check_calls(manifest: pb.Manifest, known: dict[str, Type]) -> set[str]:
     return written
 
 
-def _check_arguments(call: engine_pb.Call, known: Mapping[str, Type | None], expected: tuple[Type, ...]) -> None:
+def _check_arguments(call: engine_pb.Call, known: Mapping[str, Type], expected: tuple[Type, ...]) -> None:
     if len(call.inputs) != len(expected):
         raise CipherDMError(f"{call.label} names {len(call.inputs)} arguments, and its program takes {len(expected)}.")
     for name, want in zip(call.inputs, expected, strict=True):
-        have = known[name]
-        # A kernel's result is secret; its shape is not worked out here, and the kernel itself checks it when it runs.
-        if have is None and want.secret:
-            continue
-        if have != want:
+        if known[name] != want:
             raise CipherDMError(f"{call.label} reads {name!r}, whose shape or secrecy is not what its program expects.")
-
-
-def _check_kernel(call: engine_pb.Call, known: Mapping[str, Type | None]) -> None:
-    kernel = call.kernel
-    if kernel.kind not in _KERNELS or kernel.ring not in (32, 64) or kernel.dtype not in ("float32", "int32"):
-        raise CipherDMError(f"{call.label} has a kernel that no party knows.")
-    if len(call.inputs) != 2:
-        raise CipherDMError(f"{call.label} names {len(call.inputs)} operands, and a kernel takes 2.")
-    for name in call.inputs:
-        if known[name] is not None and not known[name].secret:
-            raise CipherDMError(f"{call.label} multiplies {name!r}, which is public; a kernel multiplies secrets.")

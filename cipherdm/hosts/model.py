@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import EngineConfig, Plan, Program, Spec
+from ..engine import EngineConfig, Plan, Spec
 from ..engine.session import call_message
 from . import host_pb2 as pb
 from .manifest import check_manifest, variable
@@ -43,7 +43,7 @@ class Model:
         Raises:
             CipherDMError: a program reveals a secret, or names and shapes do not fit together.
         """
-        programs = {call.program.id: call.program for call in self.plan.calls if isinstance(call.program, Program)}
+        programs = {call.program.id: call.program for call in self.plan.calls}
         values = [variable(name, Spec.of(np.asarray(array))) for name, array in self.values.items()]
         values += [variable(name, Spec.of(np.asarray(array), public=True)) for name, array in self.public.items()]
         manifest = pb.Manifest(

@@ -2,7 +2,7 @@
 
 `digits` and `products` multiply matrices modulo 2^64 and 2^32. `zero` draws shares of zero. `shares` has a party's pair of
 components and the one message of a multiplication. `patches` and `layers` make matrix products, convolutions and batched
-products of them, as one party computes them. `operation` is such a layer as an operation of JAX.
+products of them, as one party computes them. `operation` is a convolution as one operation of JAX.
 
 `cut` truncates products and shares them anew, with words of `streams` and messages of `rounds`. `trace` reads a JAX function as
 a `ring_program`, which `walk` computes. `apart`, `narrow` and `rings` make of it a plan with rings by value. Nothing here knows

@@ -1,15 +1,12 @@
-"""Linear layers as one operation of JAX, so that a model's functions can say where parties multiply shares themselves.
+"""A convolution as one operation of JAX, so that a program that is walked does not hold all patches (`trace`, `layers`).
 
-In plaintext the operation is the layer. When a function becomes programs for three parties, the engine cuts it at these
-operations (`engine.kernel_stages`). Each becomes a kernel: every party multiplies its own components (`layers`) and sends
-one message.
+In plaintext, and where SPU computes it, the operation is the layer.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
@@ -19,27 +16,21 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 @dataclass(frozen=True)
 class Kernel:
-    """Computation of a kernel; everything here is public.
+    """What an operation computes; everything here is public.
 
     Attributes:
-        kind: "conv2d" of weights [O, C, K, K] and x [B, C, H, W], to [B, O, rows, columns]; "matmul" of weights [O, C] and x
-            [..., C, N], to [..., O, N]; "products" of x [..., M, K] and y [..., K, N], to [..., M, N].
-        stride: stride of a convolution.
-        padding: zeros ((above, below), (left, right)) around the images of a convolution.
-        ring: bits of the ring to compute in. With 32, operands are taken modulo 2^32, which costs nothing. The result is then
-            2^32 times the product, modulo 2^64, which is right if the product is below 2^31 in size.
+        kind: "conv2d" of weights [O, C, K, K] and x [B, C, H, W], to [B, O, rows, columns].
+        stride: stride of the convolution.
+        padding: zeros ((above, below), (left, right)) around its images.
     """
 
-    kind: Literal["conv2d", "matmul", "products"]
+    kind: Literal["conv2d"]
     stride: int = 1
     padding: Padding = ((0, 0), (0, 0))
-    ring: Literal[64, 32] = 64
 
     def __call__(self, first, second):
-        """Compute the layer on float32 arrays, in plaintext."""
-        if self.kind == "conv2d":
-            return lax.conv_general_dilated(second, first, (self.stride, self.stride), self.padding)
-        return jnp.matmul(first, second)
+        """Compute the layer on arrays."""
+        return lax.conv_general_dilated(second, first, (self.stride, self.stride), self.padding)
 
 
 def apply(kernel: Kernel, first, second):
@@ -57,20 +48,18 @@ def _compute(first, second, *, kernel):
 
 @_kernel.def_abstract_eval
 def _shape(first, second, *, kernel):
-    of_floats = [jax.ShapeDtypeStruct(operand.shape, jnp.float32) for operand in (first, second)]
-    return jax.core.ShapedArray(jax.eval_shape(kernel, *of_floats).shape, first.dtype)
+    return jax.core.ShapedArray(jax.eval_shape(kernel, first, second).shape, first.dtype)
 
 
 mlir.register_lowering(
-    _kernel, mlir.lower_fun(lambda first, second, *, kernel: kernel(first, second), multiple_results=False), "cpu"
+    _kernel, mlir.lower_fun(lambda first, second, *, kernel: kernel(first, second), multiple_results=False)
 )
 
 
 def after(value, earlier):
-    """Return `value`, available once `earlier` has been computed: kernels that read the result wait for it.
+    """Return `value`, to be used only once `earlier` has been computed.
 
-    This limits what parties hold at once. Otherwise kernels that do not need each other all run before their results are used.
-    In plaintext nothing happens.
+    It says in a traced function in which order its parts need least memory. JAX, SPU and `trace` read past it.
     """
     return _after.bind(value, earlier)
 

@@ -1,6 +1,5 @@
 """Functions that models are computed with: exact ones, published approximations, FAST's, and the named sets of them."""
 
-from .fast_kernels import LEAST_MULTIPLY_ADDS
 from .fixed import Fixed, decode, encode
 from .sets import (
     CIPHERDM,
@@ -9,7 +8,6 @@ from .sets import (
     FAST,
     FAST_64,
     FAST_GUARDED,
-    FAST_KERNELS,
     FAST_RINGS,
     NAMES,
     PUMA,

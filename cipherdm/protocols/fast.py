@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..errors import CipherDMError
+from ..kernels.operation import Kernel, apply
 from .fixed import Fixed, broadcast_to, concatenate, matmul, public_like, sums, sums_of_squares, swapaxes, written_out
 
 # Fraction bits of values between blocks, and of a product's operands. A truncated number is right below 2^(18 - bits), so
@@ -40,6 +41,14 @@ def conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0))):
     return y + params["bias"][None, :, None, None] if "bias" in params else y
 
 
+def conv2d_as_one(params, x, *, stride=1, padding=((0, 0), (0, 0))):
+    """Convolve as `conv2d` does, as one operation, so that a walk does not hold all patches. 3 messages."""
+    weight = params["weight"]
+    x = room_for(x, weight)
+    y = Fixed(apply(Kernel("conv2d", stride, padding), weight.array, x.array), weight.bits + x.bits, x.ring)
+    return y + params["bias"][None, :, None, None] if "bias" in params else y
+
+
 def _convolution_by_patches(weight, x, stride, padding):
     # lax.conv_general_dilated makes SPU cut one slice for each output pixel, and padding with a public zero costs a message.
     outputs, _, size, _ = weight.shape
@@ -62,7 +71,7 @@ def _convolution(weight, x, stride, padding):
     return Fixed(y, weight.bits + x.bits, ring=False)
 
 
-def linear(params, x, *, matmul=matmul):
+def linear(params, x):
     """Compute `direct.linear` with the batch beside the tokens, as one matrix product. 3 messages."""
     x = room_for(x, params["weight"])
     columns = jnp.moveaxis(x.array, 1, 0)  # [C, B] or [C, B, N]

@@ -55,7 +55,7 @@ def _after(chunk, result):
     return after(jnp.asarray(chunk), result)
 
 
-def attention(params, q, k, v, *, scale, softmax, dot_general=dot_general, chunk_scores=SCORES):
+def attention(params, q, k, v, *, scale, softmax, chunk_scores=SCORES):
     """Return attention with exp(s) as ((t s + h)^2 + c)^(2^squarings), t > 0: no maximum over a row, no clip, no comparison.
 
     The query's projection, one for each step, holds `scale` and t, times 2^squarings, by which the point of the scores is
@@ -73,16 +73,14 @@ def attention(params, q, k, v, *, scale, softmax, dot_general=dot_general, chunk
     if params.get("to_q.centred"):
         k = k - broadcast_to(means(k, 3)[..., None], k.shape)
     if params["to_q.squarings"] == 0 and _features_pay(q, k):
-        return _attention_by_features(params, q, k, v, dot_general)
-    return by_query_chunks(partial(_attend, params, k, v, dot_general), q, k.shape[3], chunk_scores)
+        return _attention_by_features(params, q, k, v)
+    return by_query_chunks(partial(_attend, params, k, v), q, k.shape[3], chunk_scores)
 
 
-def _attend(params, k, v, dot_general, q):
+def _attend(params, k, v, q):
     """Return attention of some of the queries, with a number for each pair of query and token."""
     heads = ((0, 1), (0, 1))
-    scores = dot_general_together(dot_general, q, k, (((2,), (2,)), heads)).times_power_of_two(
-        -params["to_q.squarings"]
-    )
+    scores = dot_general_together(q, k, (((2,), (2,)), heads)).times_power_of_two(-params["to_q.squarings"])
     if "to_q.floor" in params:
         scores = _below_maximum(scores, params["to_q.floor"])
     scores = scores + params["to_q.h"]
@@ -91,7 +89,7 @@ def _attend(params, k, v, dot_general, q):
         powers = powers if powers.bits <= 2 * POWER_BITS else powers.truncated(POWER_BITS)
         powers = powers * powers
     powers = powers.truncated(SHARE_BITS)
-    weighted = dot_general_together(dot_general, v, powers, (((3,), (3,)), heads))  # [B, heads, d, N]
+    weighted = dot_general_together(v, powers, (((3,), (3,)), heads))  # [B, heads, d, N]
     return weighted * _inverse(params, sums(powers, -1))[:, :, None, :]
 
 
@@ -106,7 +104,7 @@ def _below_maximum(scores, floor):
     return below.with_array(jnp.maximum(below.array, broadcast_to(floor, scores.shape).raised(scores.bits).array))
 
 
-def _attention_by_features(params, q, k, v, dot_general):
+def _attention_by_features(params, q, k, v):
     """Return attention for squarings = 0, without a number for each pair of tokens.
 
     (q k + h)^2 + c is the scalar product of features: of a query products of two entries of (q, h), of a key products of two
@@ -143,7 +141,7 @@ def _attention_by_features(params, q, k, v, dot_general):
     return mixed[:, :, :size] * _inverse(params, mixed[:, :, size])[:, :, None, :]
 
 
-def linear_attention(params, q, k, v, *, scale, dot_general=dot_general):
+def linear_attention(params, q, k, v, *, scale):
     """Return `direct.linear_attention` times M / 2^ceil(log2 M) for M tokens. 11 messages.
 
     The owner folds `scale` into the query's projection and the remaining factor into the projection of the result,

@@ -11,7 +11,6 @@ is the real numbers, rounded where the ring would be truncated, and NaN where it
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
@@ -209,8 +208,8 @@ def dot_general(first: Fixed, second: Fixed, dimension_numbers) -> Fixed:
     return Fixed(array, first.bits + second.bits, first.ring)
 
 
-def dot_general_together(dot_general: Callable, first: Fixed, second: Fixed, dimension_numbers) -> Fixed:
-    """Multiply by `dot_general` operands with two batch axes and two more; small ones on shares in 3 messages.
+def dot_general_together(first: Fixed, second: Fixed, dimension_numbers) -> Fixed:
+    """Multiply operands with two batch axes and two more as `dot_general` does; small ones on shares in 3 messages.
 
     SPU multiplies the matrices of a batch one after the other. Small ones are multiplied all with all here, as one product,
     of which the diagonal is the result: each message saved costs at most MOST_TOGETHER numbers more.

@@ -11,7 +11,7 @@ from ..approximations.mish import mish_cipherdm, mish_corrected
 from ..approximations.silu import quad, silu_cipherdm, silu_corrected, silu_llama
 from ..approximations.softmax import softmax_cipherdm, softmax_corrected, softmax_puma
 from ..errors import CipherDMError
-from . import direct, fast, fast_attention, fast_kernels, fast_norms
+from . import direct, fast, fast_attention, fast_norms
 from .fixed import ENGINE_FRACTION_BITS
 
 
@@ -44,8 +44,6 @@ class Protocols:
 
     - `value_bits`: None for functions on float32 arrays, which SPU truncates as it sees fit. Otherwise the functions are on
       `Fixed` numbers, and values between blocks have so many fraction bits.
-    - `kernels`: whether large products are kernels (`cipherdm.kernels.operation`), which stand between programs, and so not
-      in a loop of steps that is one program.
     - `walk_bits`: None, or the fraction bits that words are counted in, to have the parties compute by themselves what neither
       compares nor divides (`cipherdm.kernels.walk`).
     - `significant_bits`: bits that factors of products keep in a walk, whose values then have rings of their own
@@ -73,7 +71,6 @@ class Protocols:
     linear_attention: Callable
     time_embedding: Literal["inside", "precomputed"]
     value_bits: int | None = None
-    kernels: bool = False
     walk_bits: int | None = None
     significant_bits: int | None = None
     prepare: Literal["fast", "fast-guarded"] | None = None
@@ -137,19 +134,8 @@ FAST = Protocols(
     prepare="fast",
 )
 
-# FAST with large matrix products computed by the parties on their shares, between programs.
-FAST_KERNELS = replace(
-    FAST,
-    name="fast-kernels",
-    conv2d=fast_kernels.conv2d,
-    linear=fast_kernels.linear,
-    attention=fast_kernels.attention,
-    linear_attention=fast_kernels.linear_attention,
-    kernels=True,
-)
-
 # FAST walked by the parties on their own pairs, in the ring of 64 bits.
-FAST_64 = replace(FAST, name="fast-64", conv2d=fast_kernels.conv2d_as_one, walk_bits=ENGINE_FRACTION_BITS)
+FAST_64 = replace(FAST, name="fast-64", conv2d=fast.conv2d_as_one, walk_bits=ENGINE_FRACTION_BITS)
 
 # The same with every value in the ring that it needs.
 FAST_RINGS = replace(FAST_64, name="fast-rings", significant_bits=14)
@@ -159,15 +145,15 @@ FAST_GUARDED = replace(FAST, name="fast-guarded", group_norm=fast.guarded_group_
 
 _SETS = {
     protocols.name: protocols
-    for protocols in (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST, FAST_KERNELS, FAST_64, FAST_RINGS, FAST_GUARDED)
+    for protocols in (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST, FAST_64, FAST_RINGS, FAST_GUARDED)
 }
 
 NAMES = tuple(_SETS)
 
 
 def default(granularity: str) -> Protocols:
-    """Return the set that `cipherdm sample` uses: FAST_KERNELS, or FAST for a "loop", in which there can be no kernels."""
-    return FAST if granularity == "loop" else FAST_KERNELS
+    """Return the set that `cipherdm sample` uses: FAST_64, or FAST for a "loop", which SPU has to compute."""
+    return FAST if granularity == "loop" else FAST_64
 
 
 def named(name: str) -> Protocols:

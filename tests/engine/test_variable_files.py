@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from words import on_words
+from words import product
 
 from cipherdm import CipherDMError, LocalCluster
-from cipherdm.engine import EngineConfig, Node, Spec, compile_plan
+from cipherdm.engine import EngineConfig, Node, Spec, Walking, compile_plan
 from cipherdm.engine.config import PartyConfig
 from cipherdm.engine.variable_files import StoredShare, VariableFiles
-from cipherdm.kernels.operation import Kernel
 from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, decode, encode
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=18)
@@ -143,12 +142,11 @@ def test_a_newer_value_replaces_an_older_one_wherever_that_is(session):
     session.delete(["x"])
 
 
-def test_kernels_read_weights_from_files(cluster):
+def test_walks_read_weights_from_files(cluster):
     session = cluster.session(EngineConfig(fraction_bits=ENGINE_FRACTION_BITS))
     generator = np.random.default_rng(0)
-    plan = compile_plan(
-        [Node("layer", on_words(Kernel("matmul")), ("w", "x"), ("y",))], {"w": Spec((3, 5)), "x": Spec((5, 4))}, ["y"]
-    )
+    node, walking = Node("layer", product, ("w", "x"), ("y",)), Walking(ENGINE_FRACTION_BITS)
+    plan = compile_plan([node], {"w": Spec((3, 5)), "x": Spec((5, 4))}, ["y"], walking=walking)
     for _ in range(2):  # the second time with new values under the same names
         w, x = (generator.integers(-9, 10, shape).astype(np.float32) for shape in ((3, 5), (5, 4)))
         session.share({"w": encode(w, 0, ring=True), "x": encode(x, 0, ring=True)}, in_files=True)

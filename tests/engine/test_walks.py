@@ -8,17 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from spu import libspu
+from words import product
 
 import cipherdm as cdm
 from cipherdm import CipherDMError, EngineConfig
-from cipherdm.engine import Node, Spec, Walking, compile_plan, party_pb2
+from cipherdm.engine import Node, Spec, Walking, compile_plan, party_pb2, walks
 from cipherdm.engine.config import PARTIES
 from cipherdm.engine.programs import compile_walk
 from cipherdm.engine.walk_links import WalkLinks
 from cipherdm.kernels.ring_program import WalkPlan
 from cipherdm.kernels.rings import costs
 from cipherdm.kernels.rounds import Round
-from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, encode
+from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, encode
 from cipherdm.sampling import make_task, sampling_nodes
 from cipherdm.sampling.sample import walking_of
 
@@ -26,6 +28,7 @@ BITS = 10
 WALKING = Walking(ENGINE_FRACTION_BITS)
 ENGINE = EngineConfig(fraction_bits=ENGINE_FRACTION_BITS)
 X = np.linspace(-3, 3, 50, dtype=np.float32)
+RANDOM = np.random.default_rng(0)
 
 
 def square(x, bits=BITS):
@@ -55,8 +58,8 @@ def test_a_model_is_sampled_with_the_results_of_fast(cluster, protocols):
     assert set(cost.by_operator().index) == {"walk"}
     assert cost.rounds < cost.sends
     # Bytes are those of the plan, but for the keys that are agreed on first.
-    walks = [WalkPlan.from_json(call.program.code.decode()) for call in plan.calls]
-    assert cost.bytes == pytest.approx(sum(costs(walk)[0] for walk in walks), abs=4096)
+    plans = [WalkPlan.from_json(call.program.code.decode()) for call in plan.calls]
+    assert cost.bytes == pytest.approx(sum(costs(walk)[0] for walk in plans), abs=4096)
 
 
 def test_spu_takes_over_within_a_plan(cluster):
@@ -86,6 +89,53 @@ def reached(path):
         except (FileNotFoundError, ConnectionRefusedError):
             connection.close()
             time.sleep(0.01)
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (5, 7), (4, 2, 2)])
+def test_shares_come_and_go_in_pieces(monkeypatch, shape):
+    """As SPU stores them: words of both components in turns, in order, with each piece's place in the whole."""
+    monkeypatch.setattr(walks, "CHUNK_NUMBERS", 8)
+    pair = RANDOM.integers(0, 2**64 - 1, (2, *shape), np.uint64, endpoint=True)
+    share = walks.spu_share(pair)
+    count, pieces = int(np.prod(shape)), []
+    for chunk in share.share_chunks:
+        piece = libspu.ValueChunk()
+        piece.ParseFromString(chunk)
+        assert (piece.total_bytes, piece.chunk_offset) == (16 * count, sum(map(len, pieces)))
+        pieces.append(piece.content)
+    assert len(pieces) == max(1, -(-count // 8))
+    assert np.frombuffer(b"".join(pieces), "<u8").tolist() == pair.reshape(2, -1).T.ravel().tolist()
+    again = walks.pair_of({"x": share}.get, "x")
+    assert again.dtype == np.uint64 and np.array_equal(again, pair)
+
+
+@pytest.mark.parametrize("pieces", [[0], [0, 1, 1]])
+def test_a_share_of_another_length_is_refused(monkeypatch, pieces):
+    monkeypatch.setattr(walks, "CHUNK_NUMBERS", 8)
+    share = walks.spu_share(RANDOM.integers(0, 2**63, (2, 16), np.uint64))
+    chunks = share.share_chunks
+    share.share_chunks = [chunks[index] for index in pieces]
+    with pytest.raises(CipherDMError, match=f"share of x has {8 * len(pieces)} numbers"):
+        walks.pair_of({"x": share}.get, "x")
+
+
+def test_parties_put_large_results_together(cluster):
+    """A result of more than one piece, which is then the operand of another walk."""
+    shapes = {"first": (1100, 4), "second": (4, 1000), "third": (2, 1100)}
+    values = {name: RANDOM.integers(-9, 10, shape).astype(np.float32) for name, shape in shapes.items()}
+    first, second, third = values.values()
+    assert first.shape[0] * second.shape[1] > walks.CHUNK_NUMBERS
+    encoded = {name: encode(value, 0, ring=True) for name, value in values.items()}
+    nodes = [
+        Node("product", product, ("first", "second"), ("large",)),
+        Node("product", product, ("third", "large"), ("result",)),
+    ]
+    specs = {name: Spec.of(array) for name, array in encoded.items()}
+    session = cluster.session(ENGINE)
+    session.share(encoded)
+    cost = session.run(compile_plan(nodes, specs, keep=["result"], walking=WALKING))
+    assert np.array_equal(decode(session.reveal("result"), 0, ring=True), third @ first @ second)
+    assert cost.bytes == 24 * (1100 + 2) * 1000
 
 
 def test_links_of_walks_take_the_parties_of_their_generation_and_nobody_else(tmp_path):

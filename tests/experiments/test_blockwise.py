@@ -96,7 +96,7 @@ def test_an_interrupted_call_goes_on_where_it_was(unet, tmp_path):
         assert record[total] == pytest.approx(sum(row[total] for row in rows))
     # A party sends a third of most messages' bytes, of truncations 12 of 28, of no message more than half.
     assert all(row["bytes"] / 3 <= row["path_bytes"] + 1 and row["path_bytes"] <= row["bytes"] / 2 for row in rows)
-    assert all(0 < row["rounds"] <= row["sends"] / 2 for row in rows)
+    assert all(0 < row["rounds"] < row["sends"] for row in rows)
     assert all(row["peak_memory"] > 0 and row["seconds"] > 0 for row in rows)
 
     # The parties compute what the emulation computes, which is near what diffusers does.

@@ -24,7 +24,7 @@ def record():
     seconds = sum(row["seconds"] for row in rows)
     config = SD15.to_diffusers()
     return {
-        "rows": rows, "seconds": seconds, "parameters": 859_520_964, "protocols": "fast-kernels", "config": config
+        "rows": rows, "seconds": seconds, "parameters": 859_520_964, "protocols": "fast-64", "config": config
     }  # fmt: skip
 
 

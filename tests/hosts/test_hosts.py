@@ -12,14 +12,11 @@ from PIL import Image
 from small import ONE_LEVEL, SCHEDULER
 
 from cipherdm import CipherDMError, sample
-from cipherdm.engine import EngineConfig, Node, Spec, compile_plan
-from cipherdm.engine.programs import KernelProgram
+from cipherdm.engine import Node, Spec, compile_plan
 from cipherdm.hosts import Model, RemoteCluster, images_of, sampling_model
 from cipherdm.hosts.status import report
-from cipherdm.kernels.operation import Kernel, apply
 from cipherdm.models import init_unet, load_unet, save_unet
 from cipherdm.protocols import DIRECT, FAST, FAST_64
-from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, encode
 
 
 @pytest.fixture
@@ -178,27 +175,6 @@ def test_a_model_can_be_replaced_and_removed_by_its_owner_alone(hosts, alice):
         rival.remove("another")
         with pytest.raises(CipherDMError, match="no model 'another'"):
             rival.remove("another")
-
-
-def test_kernels_run_on_three_hosts_too(hosts, alice):
-    """A product that the parties compute on their shares themselves, exactly, on numbers of the set `fast`."""
-
-    def layer(w, x):
-        words = (Fixed.load(array, 0, ring=True).array for array in (w, x))
-        return Fixed(apply(Kernel("matmul"), *words), 0, ring=True).store()
-
-    w, x = (np.random.default_rng(0).integers(-99, 100, shape).astype(np.float32) for shape in ((3, 8), (8, 4)))
-    words = {name: encode(array, 0, ring=True) for name, array in (("w", w), ("x", x))}
-    specs = {name: Spec.of(array) for name, array in words.items()}
-    plan = compile_plan([Node("layer", layer, ("w", "x"), ("y",))], specs, ("y",))
-    assert any(isinstance(call.program, KernelProgram) for call in plan.calls)
-    engine = EngineConfig(fraction_bits=ENGINE_FRACTION_BITS)
-    model = Model("kernel", plan, {"w": words["w"]}, {"x": specs["x"]}, ("y",), engine=engine)
-    with RemoteCluster(hosts["owner"]) as owner:
-        owner.register(model)
-        found = alice.request("kernel", {"x": words["x"]}).outputs["y"]
-        owner.remove("kernel")
-    np.testing.assert_array_equal(decode(found, 0, ring=True), w @ x)
 
 
 def test_steps_are_walked_on_three_hosts_too(hosts):

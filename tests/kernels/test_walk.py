@@ -20,7 +20,7 @@ from cipherdm.engine import Spec
 from cipherdm.kernels import walk as walk_module
 from cipherdm.kernels.ring_program import WalkPlan, in_the_clear
 from cipherdm.kernels.rings import costs, planned
-from cipherdm.protocols import FAST_KERNELS, fast
+from cipherdm.protocols import FAST_64, fast
 from cipherdm.protocols.fixed import Fixed, encode
 
 
@@ -39,7 +39,7 @@ LAYERS = {
         [(random_numbers(2, 3, 7), VALUE), (random_numbers(4, 3), WEIGHT)],
     ),
     "convolution by a kernel": (
-        lambda x, w: FAST_KERNELS.conv2d({"weight": w}, x, padding=((1, 1), (1, 1))),
+        lambda x, w: FAST_64.conv2d({"weight": w}, x, padding=((1, 1), (1, 1))),
         [(random_numbers(1, 64, 32, 32), VALUE), (random_numbers(32, 64, 3, 3) / 16, WEIGHT)],
     ),
     "square": (lambda x: x * x, [(random_numbers(50), VALUE)]),

@@ -1,19 +1,18 @@
-"""Attention in parts of its queries: the same numbers, whatever the parts are, and one part after the other."""
+"""Attention in parts of its queries: the same numbers, whatever the parts are."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from fast_layers import number, numbers, on_shares
+from walking import read, walked, words_of
 
-from cipherdm.engine import EngineConfig, Node, Spec, compile_plan
-from cipherdm.engine.kernel_stages import split_at_kernels
-from cipherdm.engine.programs import KernelProgram
-from cipherdm.kernels.operation import Kernel, after, apply
+from cipherdm.engine import Spec
+from cipherdm.kernels.operation import after
+from cipherdm.kernels.ring_program import WalkPlan
 from cipherdm.protocols import fast, fast_attention
 from cipherdm.protocols.fast_attention import by_query_chunks
-from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, encode
+from cipherdm.protocols.fixed import Fixed, encode
 
-HEADS = ((0, 1), (0, 1))
 PARAMS = {
     "to_q.h": (np.float32(0.75), fast_attention.FEATURE_BITS),
     "to_q.c": (np.float32(0.25), 20),
@@ -69,46 +68,22 @@ def test_parts_on_shares_are_what_plaintext_computes(cluster):
     np.testing.assert_allclose(on_shares(cluster, in_parts, PARAMS, *values), expected, atol=0.02)
 
 
-def squared_scores(q, k, v):
-    """v (q k)^2 in parts of two queries, its products as kernels, on words."""
-    q, k, v = (Fixed.load(array, 0, ring=True) for array in (q, k, v))
+def test_parts_are_walked():
+    values = inputs(1, 2, 4, 6, 5)
+    secret = {name: pair for name, pair in PARAMS.items() if isinstance(pair, tuple)}
+    pairs = [*secret.values(), *((array, fast.VALUE_BITS) for array in values)]
+    encoded = [encode(array, bits, ring=True) for array, bits in pairs]
 
-    def attend(part):
-        scores = apply(Kernel("products"), jnp.swapaxes(part.array, 2, 3), k.array)
-        powers = jnp.swapaxes(scores * scores, 2, 3)
-        return Fixed(apply(Kernel("products"), v.array, powers), 0, ring=True)
+    def in_parts(*arrays):
+        loaded = [Fixed.load(array, bits, ring=True) for array, (_, bits) in zip(arrays, pairs, strict=True)]
+        params, qkv = PARAMS | dict(zip(secret, loaded, strict=False)), loaded[len(secret) :]
+        return attention(params, *qkv, chunk_scores=2 * 5 * 2).truncated(fast.VALUE_BITS).store()
 
-    return by_query_chunks(attend, q, k.shape[3], 2 * k.shape[1] * k.shape[3]).store()
-
-
-SHAPES = ((1, 2, 3, 6), (1, 2, 3, 5), (1, 2, 3, 5))
-
-
-def test_kernels_of_one_part_come_after_those_of_the_part_before():
-    stages = split_at_kernels(squared_scores, tuple((shape, "float32") for shape in SHAPES))
-    kernels = [stage for stage in stages if isinstance(stage.function, KernelProgram)]
-    shapes = [stage.function.outputs[0].shape for stage in kernels]
-    assert shapes == [(1, 2, 2, 5), (1, 2, 3, 2)] * 3  # scores and values of one part after the other
-    # What a part has as scores is read by nobody once the next part has begun.
-    for index, stage in enumerate(stages):
-        if stage in kernels[2::2]:
-            later = {name for following in stages[index:] for name in following.inputs}
-            assert not later & {name for kernel in kernels[: kernels.index(stage) : 2] for name in kernel.outputs}
-
-
-def test_parties_compute_kernels_in_parts(cluster):
-    generator = np.random.default_rng(1)
-    values = {
-        name: generator.integers(-9, 10, shape).astype(np.float32) for name, shape in zip("qkv", SHAPES, strict=True)
-    }
-    encoded = {name: encode(value, 0, ring=True) for name, value in values.items()}
-    node = Node("attention", squared_scores, ("q", "k", "v"), ("y",))
-    session = cluster.session(EngineConfig(fraction_bits=ENGINE_FRACTION_BITS))
-    session.share(encoded)
-    session.run(compile_plan([node], {name: Spec.of(array) for name, array in encoded.items()}, keep=["y"]))
-    scores = np.einsum("bhdn,bhdm->bhnm", values["q"], values["k"])
-    expected = np.einsum("bhdm,bhnm->bhdn", values["v"], scores**2)
-    np.testing.assert_array_equal(decode(session.reveal("y"), 0, ring=True), expected)
+    program = read(in_parts, [Spec.of(array) for array in encoded])
+    with np.errstate(over="ignore"):  # NumPy warns of numbers that wrap around, and not of arrays
+        (found,), _ = walked(WalkPlan.in_64_bits(program), [words_of(array) for array in encoded])
+    expected = attention(numbers(PARAMS), *(number(x) for x in values)).truncated(fast.VALUE_BITS).array
+    np.testing.assert_allclose(found * 2.0**-fast.VALUE_BITS, expected, atol=0.02)
 
 
 def test_after_is_the_value_itself():

@@ -44,10 +44,11 @@ def rms(x) -> float:
         (1, 1, ((0, 0), (0, 0))),
     ],
 )
-def test_convolution(size, stride, padding):
+@pytest.mark.parametrize("conv2d", [fast.conv2d, fast.conv2d_as_one])
+def test_convolution(conv2d, size, stride, padding):
     params = {"weight": (random(5, 3, size, size), WEIGHT_BITS), "bias": (random(5, seed=1), WEIGHT_BITS)}
     x = number(random(2, 3, 6, 6, seed=2))
-    result = fast.conv2d(numbers(params), x, stride=stride, padding=padding)
+    result = conv2d(numbers(params), x, stride=stride, padding=padding)
     weight, bias, image = (torch.tensor(np.asarray(part.array)) for part in (*numbers(params).values(), x))
     (top, bottom), (left, right) = padding
     padded = torch.nn.functional.pad(image, (left, right, top, bottom))

@@ -14,7 +14,7 @@ def test_small_products_of_a_batch_are_one_product(cluster, one, other):
     dimensions = (((one,), (other,)), ((0, 1), (0, 1)))
 
     def together(_, x, y):
-        return dot_general_together(dot_general, x, y, dimensions)
+        return dot_general_together(x, y, dimensions)
 
     def one_by_one(_, x, y):
         return dot_general(x, y, dimensions)
@@ -32,7 +32,7 @@ def test_large_products_of_a_batch_are_computed_one_by_one(cluster):
     first, second = (np.ones((2, 2, 40, 40), np.float32) for _ in range(2))
 
     def together(_, x, y):
-        return dot_general_together(dot_general, x, y, (((2,), (2,)), ((0, 1), (0, 1))))
+        return dot_general_together(x, y, (((2,), (2,)), ((0, 1), (0, 1))))
 
     found, cost = run_on_shares(cluster, together, {}, first, second)
     np.testing.assert_allclose(found, 40, atol=0.01)

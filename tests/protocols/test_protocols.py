@@ -18,7 +18,7 @@ from cipherdm.approximations.silu import silu_bumblebee, silu_cipherdm, silu_cor
 from cipherdm.approximations.softmax import softmax_2quad, softmax_bounded, softmax_limit
 from cipherdm.engine import Node, Spec, compile_plan, compile_program
 from cipherdm.errors import CipherDMError
-from cipherdm.protocols import CIPHERDM, CIPHERDM_CORRECTED, DIRECT, FAST, FAST_KERNELS, PUMA, default, named
+from cipherdm.protocols import CIPHERDM, CIPHERDM_CORRECTED, DIRECT, FAST, FAST_64, PUMA, default, named
 
 
 @pytest.mark.parametrize(
@@ -206,9 +206,9 @@ def test_sets_are_values():
             named(name)
 
 
-def test_the_default_has_kernels_where_there_can_be_some():
-    assert default("loop") is FAST and not FAST.kernels
-    assert default("block") is default("step") is FAST_KERNELS
+def test_the_default_is_walked_where_it_can_be():
+    assert default("loop") is FAST and FAST.walk_bits is None
+    assert default("block") is default("step") is FAST_64
 
 
 def test_results_are_float32():
