@@ -13,11 +13,11 @@ import numpy as np
 from spu import libspu
 
 from ..errors import CipherDMError
+from ..kernels.keys import AgreedKeys, agree
 from ..kernels.ring_program import WalkPlan
 from ..kernels.shares import bytes_from_pair, pair_from_bytes
 from ..kernels.streams import Streams
 from ..kernels.walk import Walk
-from ..kernels.zero import AgreedKeys, agree
 from . import party_pb2 as pb
 from .config import PARTIES
 from .profile import KERNEL

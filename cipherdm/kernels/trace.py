@@ -9,7 +9,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from ..errors import CipherDMError
-from .operation import is_after, kernel_of
+from .operation import NAME as CONV2D
 from .ring_program import MOVES, SUMS, Operation, RingProgram
 
 
@@ -133,10 +133,10 @@ class _Tracer:
             self._values |= zip(equation.outvars, map(self._value, inner.jaxpr.outvars), strict=True)
         elif all(isinstance(self._value(atom), np.ndarray) for atom in atoms):
             self._values |= zip(equation.outvars, self._computed(equation), strict=True)
-        elif is_after(equation) or name in ("bitcast_convert_type", "copy", "copy_p"):
+        elif name in ("bitcast_convert_type", "copy", "copy_p"):
             self._values[equation.outvars[0]] = self._value(atoms[0])
         else:
-            read = _READERS.get("kernel" if kernel_of(equation) else name)
+            read = _READERS.get(name)
             secret = any(self._number(atom) not in self._public for atom in atoms)
             if read is None or (secret and name in ("lt", "select_n")):
                 raise CipherDMError(f"{name} is no sum, product or movement of data; SPU has to compute it.")
@@ -273,16 +273,9 @@ class _Tracer:
             free.append(math.prod(outer))
         return self._add("reshape", shape, [self._add("matmul", [*lead, *free], arranged)])
 
-    def _kernel(self, equation, shape) -> int:
+    def _conv2d(self, equation, shape) -> int:
         _check_words(equation)
-        kernel = kernel_of(equation)
-        first, second = (self._secret(atom) for atom in equation.invars)
-        if kernel.kind == "conv2d":
-            return self._add("conv2d", shape, [first, second], stride=kernel.stride, padding=kernel.padding)
-        if kernel.kind == "matmul":  # one matrix [O, C] for all of [..., C, N]
-            axes = [len(shape) - 2, len(shape) - 1]
-            first = self._add("broadcast", (*shape[:-2], *self._shapes[first]), [first], axes=axes)
-        return self._add("matmul", shape, [first, second])
+        return self._add("conv2d", shape, map(self._secret, equation.invars), **equation.params)
 
 
 def _words(array: np.ndarray, fraction_bits: int) -> np.ndarray:
@@ -307,7 +300,7 @@ _READERS: dict[str, Callable] = dict.fromkeys(_MOVES, _Tracer._move) | {
     "shift_left": _Tracer._shift,
     "mul": _Tracer._times,
     "dot_general": _Tracer._dot_general,
-    "kernel": _Tracer._kernel,
+    CONV2D: _Tracer._conv2d,
     "lt": lambda tracer, equation, shape: tracer._add("less", shape, map(tracer._number, equation.invars)),
     "select_n": lambda tracer, equation, shape: tracer._add("select", shape, map(tracer._number, equation.invars)),
 }

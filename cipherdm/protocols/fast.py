@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..errors import CipherDMError
-from ..kernels.operation import Kernel, apply
+from ..kernels import operation
 from .fixed import Fixed, broadcast_to, concatenate, matmul, public_like, sums, sums_of_squares, swapaxes, written_out
 
 # Fraction bits of values between blocks, and of a product's operands. A truncated number is right below 2^(18 - bits), so
@@ -45,7 +45,8 @@ def conv2d_as_one(params, x, *, stride=1, padding=((0, 0), (0, 0))):
     """Convolve as `conv2d` does, as one operation, so that a walk does not hold all patches. 3 messages."""
     weight = params["weight"]
     x = room_for(x, weight)
-    y = Fixed(apply(Kernel("conv2d", stride, padding), weight.array, x.array), weight.bits + x.bits, x.ring)
+    y = operation.conv2d(weight.array, x.array, stride=stride, padding=padding)
+    y = Fixed(y, weight.bits + x.bits, x.ring)
     return y + params["bias"][None, :, None, None] if "bias" in params else y
 
 

@@ -9,9 +9,8 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 
-from ..kernels.operation import after
 from .fast import POWER_BITS
-from .fixed import Fixed, broadcast_to, concatenate, dot_general, dot_general_together, means, public_like, sums
+from .fixed import broadcast_to, concatenate, dot_general, dot_general_together, means, public_like, sums
 
 SCORES = 1 << 24  # at a time: 256 MiB of shares in a party's memory
 
@@ -26,7 +25,7 @@ INVERSE_BITS = 14  # of the sums' inverses, where they are truncated: below 16
 
 
 def by_query_chunks(attend: Callable, q, tokens: int, scores: int = SCORES):
-    """Return attend(q), [B, heads, d, N], computed for one part of the queries q [B, heads, d, N] after the other.
+    """Return attend(q), [B, heads, d, N], computed for parts of the queries q [B, heads, d, N]; which SPU does in turn.
 
     With 64 x 64 latents 4096 tokens attend to each other under 8 heads: 134 million scores, which are 2 GiB of shares at
     each party, and several such arrays are alive at once. A row of the softmax belongs to one query and to no other, so
@@ -43,16 +42,8 @@ def by_query_chunks(attend: Callable, q, tokens: int, scores: int = SCORES):
     step = -(-queries // parts)
     results = []
     for first in range(0, queries, step):
-        chunk = q[:, :, :, first : first + step]
-        results.append(attend(_after(chunk, results[-1]) if results else chunk))
+        results.append(attend(q[:, :, :, first : first + step]))
     return concatenate(results, 3) if len(results) > 1 else results[0]
-
-
-def _after(chunk, result):
-    """Return the chunk once the result is there, so that nothing of it is computed before."""
-    if isinstance(chunk, Fixed):
-        return chunk.with_array(after(chunk.array, result.array))
-    return after(jnp.asarray(chunk), result)
 
 
 def attention(params, q, k, v, *, scale, softmax, chunk_scores=SCORES):

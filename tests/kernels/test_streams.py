@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cipherdm import CipherDMError
+from cipherdm.kernels.keys import AgreedKeys
 from cipherdm.kernels.streams import STRIP, Address, Purpose, Stream
-from cipherdm.kernels.zero import AgreedKeys
 
 KEY = bytes(range(32))
 WORDS = (np.uint8, np.uint16, np.uint32, np.uint64)
@@ -65,7 +65,7 @@ def test_each_plan_has_its_own_words_and_each_run_draws_them_once():
     one, other = (
         keys.streams(b"run", plan).own.words(Address(0, 0), Purpose.A, 0, 1000).copy() for plan in (b"1", b"2")
     )
-    zeros = keys.zero_shares(b"run").draw((1000,))
-    assert np.unique(np.concatenate([one, other, zeros])).size == 3000
+    again = keys.streams(b"another run", b"1").own.words(Address(0, 0), Purpose.A, 0, 1000)
+    assert np.unique(np.concatenate([one, other, again])).size == 3000
     with pytest.raises(CipherDMError, match="handed out already"):
         keys.streams(b"run", b"1")

@@ -1,13 +1,11 @@
 """Attention in parts of its queries: the same numbers, whatever the parts are."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from fast_layers import number, numbers, on_shares
 from walking import read, walked, words_of
 
 from cipherdm.engine import Spec
-from cipherdm.kernels.operation import after
 from cipherdm.kernels.ring_program import WalkPlan
 from cipherdm.protocols import fast, fast_attention
 from cipherdm.protocols.fast_attention import by_query_chunks
@@ -84,7 +82,3 @@ def test_parts_are_walked():
         (found,), _ = walked(WalkPlan.in_64_bits(program), [words_of(array) for array in encoded])
     expected = attention(numbers(PARAMS), *(number(x) for x in values)).truncated(fast.VALUE_BITS).array
     np.testing.assert_allclose(found * 2.0**-fast.VALUE_BITS, expected, atol=0.02)
-
-
-def test_after_is_the_value_itself():
-    np.testing.assert_array_equal(after(jnp.arange(3), jnp.zeros((2, 2))), np.arange(3))
