@@ -62,7 +62,8 @@ def run(
 
     Rows are `fast` on three parties, `fast-64`, and rings by value. "bytes" of all parties, without heads of messages, and
     "rounds" are those of the whole run. "bits" counts the numbers of a step by the bits of their ring. "operations" is the
-    step that FAST_RINGS plans: what each operation makes, its bits, how many numbers.
+    step that FAST_RINGS plans: what each operation makes, its bits, how many numbers. PSNR is that to the image of the exact
+    functions, and to that of `fast-64`, from which rings by value differ by their bits alone.
     """
     settings = {"labels": None if label is None else [label], "steps": steps, "seed": seed}
     exact = sample(unet, None, protocols=DIRECT, **settings).images
@@ -90,7 +91,7 @@ def run(
         if bits == FAST_RINGS.significant_bits:
             operations = [f"{kind} {of} {count}" for kind, of, count in operations_of(walks[-1])]
     for row, image in zip(rows, images[1:], strict=True):
-        row["psnr_db"] = psnr(image, exact)[0]
+        row["psnr_db"], row["psnr_to_fast_64_db"] = psnr(image, exact)[0], psnr(image, images[2])[0]
     record = {
         "benchmark": "rings",
         "model": unet.folder.resolve().name,
@@ -159,10 +160,11 @@ def read(path: str | Path) -> Rings:
 
 
 def table(record: Mapping[str, Any]) -> pd.DataFrame:
-    """Return a row for each way to compute: MB and rounds of a step, truncations that send and that do not, PSNR in dB."""
+    """Return a row for each way to compute: MB and rounds of a step, truncations that send and that do not, PSNR."""
     frame, steps = pd.DataFrame(record["rows"]).set_index("name"), record["steps"]
     columns = {"MB per step": frame["bytes"] / steps / 1e6, "rounds per step": frame["rounds"] / steps}
     columns |= {"cuts": frame["cuts"], "local truncations": frame["local_truncations"], "PSNR in dB": frame["psnr_db"]}
+    columns |= {"PSNR to fast-64": frame["psnr_to_fast_64_db"]}
     return pd.DataFrame(columns)
 
 
