@@ -69,7 +69,7 @@ def run(
     exact = sample(unet, None, protocols=DIRECT, **settings).images
     total = len(significant) + 3
     progress(0, total, FAST.name)
-    fast = sample(unet, cluster, protocols=FAST, granularity="step", **settings)
+    fast = sample(unet, cluster, protocols=FAST, **settings)
     rows = [{"name": FAST.name, "significant_bits": None, "bytes": fast.cost.bytes, "rounds": fast.cost.rounds}]
     images, operations = [exact, fast.images], []
     task = make_task(unet, protocols=FAST_RINGS, **settings)

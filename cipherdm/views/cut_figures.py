@@ -17,7 +17,7 @@ _THEN = (
     "party 1 can add up\ncomponent y₁",
     "party 0 can add up\ncomponent y₁, too",
 )
-_MOST_BINS = 32
+_MOST_BINS = 64
 
 
 def cut_diagram(seen: CutSeen) -> Figure:
@@ -110,10 +110,11 @@ def openings(seen: CutSeen, most: int = 4096) -> Figure:
     right.set(xscale="log", yscale="log", xlabel="openings", ylabel="numbers that are possible", xlim=(1, most))
     right.set_ylim(0.8, 1.6 * step)
     right.set_yticks([1, 4, 16, step], ["1", "4", "16", str(step)])
-    right.minorticks_off()
     right.set_title("A client together with party 1", fontsize=10)
     for axis in (left, right):
         frameless(axis)
+        axis.set_xticks([10**power for power in range(4)], ["1", "10", "100", "1,000"])
+        axis.minorticks_off()
         axis.grid(color="#e5e5e5")
     alone = 1 + int(np.argmax(left_over == 1)) if (left_over == 1).any() else None
     told = f"one is left after {alone} openings" if alone else f"{left_over[-1]} are left after {most} openings"

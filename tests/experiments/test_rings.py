@@ -81,7 +81,7 @@ def test_three_parties_send_what_is_recorded_and_draw_the_image(recorded, unet, 
 def test_figures_show_the_record(recorded):
     figure = step_in_rings(recorded)
     operations = recorded.about["operations"]
-    assert len(figure.axes[0].patches) == len(operations)
+    assert len(figure.axes[0].collections[0].get_paths()) == len(operations)
     assert f"{len(operations)} operations" in figure.get_label()
     picture = rings_picture(recorded, 8)
     (row,) = [row for row in recorded.about["rows"] if row["significant_bits"] == 8]
