@@ -99,7 +99,9 @@ def openings(seen: CutSeen, most: int = 4096) -> Figure:
     left_over = interval(seen, most)
     figure = new_figure(8.6, 3.2)
     left, right = figure.subplots(1, 2)
-    left.axhspan(number // step * step, number // step * step + step, color="#eeeeee", label="what one result tells")
+    left.axhspan(
+        number // step * step, number // step * step + step, color="#eeeeee", label="numbers with these two results"
+    )
     left.axhline(number, color="black", linestyle="--", linewidth=1, label=f"the number, {number:,}")
     left.plot(count, found, color=PALETTE[0], label=f"{step} times the mean of the results")
     left.set(xscale="log", xlabel="openings", ylabel="number", xlim=(1, most))
