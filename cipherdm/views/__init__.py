@@ -8,9 +8,11 @@ import lazy_loader
 
 _NAMES = {
     "activations": "approximation_figure row_sums_figure segments_figure",
+    "cut_figures": "cut_diagram message_histograms openings",
+    "cuts": "Cut CutSeen additive_parts cut_costs knowledge run_cut signed told_apart",
     "fixed_point": "carry_tree failure_rates operation_rounds overflow staircase staircase_explorer truncations",
     "hosts": "event_table permissions timeline who_is_where",
-    "kernels": "convolution digit_pairs digit_table party_views patch_counts patches",
+    "kernels": "digit_table",
     "latency": "dominance_map latency_explorer load_costs",
     "networks": "network_explorer network_times",
     "pareto": "pareto_figure",
@@ -18,7 +20,6 @@ _NAMES = {
     "pictures": "image_panels image_row sample_sheet",
     "piecewise": "Choice outcome",
     "piecewise_widget": "piecewise_fitter",
-    "rings": "largest_errors small_ring_edge two_rings two_rings_explorer",
     "roles": "brought party_pictures progress_line",
     "shares": "clock_explorer clocks message_diagram product_grid sighting_explorer sightings",
     "style": "describe new_figure show",

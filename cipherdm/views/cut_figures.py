@@ -1,0 +1,128 @@
+"""Figures of one cut: who sends what in which round, how messages are distributed, and what openings give away."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
+
+from .cuts import NAMES, CutSeen, interval, told_apart
+from .style import GREY, PALETTE, describe, frameless, new_figure
+
+# What hides each message, in the order of `NAMES`.
+_HIDDEN = {"z": "z₂ + share of zero", "c": "a b − c₀", "f": "v xor b", "e": "u xor a", "t0": "t₀ − y₀", "t1": "t₁ − y₂"}
+_THEN = (
+    "party 0 has x₀ = z₀ + z₂\nand its bit u,\nparty 1 its c₁",
+    "party 1 can add up\ncomponent y₁",
+    "party 0 can add up\ncomponent y₁, too",
+)
+_MOST_BINS = 64
+
+
+def cut_diagram(seen: CutSeen) -> Figure:
+    """Draw the messages of a cut of one number that needs wraps: a line per party, a band per round, an arrow per message."""
+    table = seen.table()
+    figure = new_figure(8.4, 0.75 + 0.5 * len(table))
+    axis, heights = figure.subplots(), np.arange(len(table)) + 0.5
+    for number, (round_, rows) in enumerate(table.groupby("round").indices.items()):
+        top, bottom = heights[rows].min() - 0.5, heights[rows].max() + 0.5
+        axis.axhspan(top, bottom, color="#f2f2f2" if number % 2 == 0 else "white", zorder=0)
+        axis.text(-0.42, (top + bottom) / 2, f"round {round_}", ha="center", va="center", fontsize=9)
+        axis.text(2.2, (top + bottom) / 2, f"then {_THEN[number]}", va="center", fontsize=8.5, color="#444444")
+    for party in range(3):
+        axis.plot([party, party], [0, len(table)], color=GREY, linewidth=1, zorder=1)
+        axis.text(party, -0.14, f"party {party}", ha="center", va="bottom", fontsize=10)
+    texts = []
+    for height, name, row in zip(heights, (m.name for m in seen.messages), table.itertuples(), strict=True):
+        style = {"arrowstyle": "-|>", "mutation_scale": 12, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0, "zorder": 2}
+        ends = (row.sender, height + 0.2), (row.receiver, height + 0.2)
+        axis.add_patch(FancyArrowPatch(*ends, color=PALETTE[row.sender], **style))
+        # Halfway between two neighbours, so that no line of a party runs through the words.
+        beside = row.sender + 0.5 * np.sign(row.receiver - row.sender)
+        told = f"{_HIDDEN[name]} = {row.word}, {row.bytes} B"
+        axis.text(beside, height + 0.12, told, ha="center", va="bottom", fontsize=8)
+        texts.append(f"round {row.round}: party {row.sender} to party {row.receiver}, {told}")
+    axis.set(xlim=(-0.65, 3.0), ylim=(len(table), -0.4))
+    axis.set_axis_off()
+    return describe(figure, f"Messages of a cut in {table['round'].max()} rounds. {'; '.join(texts)}.")
+
+
+def message_histograms(cuts: Mapping[str, CutSeen]) -> Figure:
+    """Draw how often each word came, for two cuts by title with other numbers: a row per party, a panel per message.
+
+    The band is where 99.7% of the bars of uniform words are.
+    """
+    (first, second), titles = cuts.values(), tuple(cuts)
+    figure = new_figure(8.6, 4.4)
+    axes, texts = figure.subplots(2, 3, width_ratios=(1, 0.45, 1)), []
+    for party, row in enumerate(axes):
+        columns = ("z", "f", "t1") if party == 0 else ("c", "e", "t0")
+        for axis, name in zip(row, columns, strict=True):
+            _histogram(axis, (first, second), titles, name)
+            axis.set_title(f"party {party} receives {NAMES[name]}", fontsize=9.5)
+        row[0].set_ylabel("% of all messages")
+        p = told_apart(first, second, party)
+        texts.append(f"Party {party}: the p-value that its messages have one distribution is {p:.2f}")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    return describe(figure, f"Histograms of received words, the two of each panel alike and flat. {'. '.join(texts)}.")
+
+
+def _histogram(axis: Axes, pair: tuple[CutSeen, CutSeen], titles: tuple[str, ...], name: str) -> None:
+    bits = pair[0].bits_of(name)
+    bins, count = min(1 << bits, _MOST_BINS), len(pair[0].sent[name])
+    expected = 100 / bins
+    spread = 300 * np.sqrt((1 - 1 / bins) / bins / count)
+    axis.axhspan(expected - spread, expected + spread, color="#dddddd", label="uniform words")
+    for place, (seen, title) in enumerate(zip(pair, titles, strict=True)):
+        place_of = (seen.sent[name] >> np.uint64(bits + 1 - bins.bit_length())).astype(np.int64)
+        counts = np.bincount(place_of, minlength=bins)
+        edges = np.arange(bins + 1) * 2.0**bits / bins
+        style = {"linewidth": 1.4, "linestyle": ("-", ":")[place], "baseline": None}
+        axis.stairs(100 * counts / count, edges, color=PALETTE[place], label=title, **style)
+    axis.set(xlim=(0, 2.0**bits), ylim=(0, 2 * expected))
+    axis.set_xticks([0.5, 1.5] if bits == 1 else [0, 2.0 ** (bits - 1), 2.0**bits])
+    axis.set_xticklabels(["0", "1"] if bits == 1 else ["0", f"{1 << bits - 1:,}", f"{1 << bits:,}"])
+    axis.set_xlabel("bit" if bits == 1 else "word", labelpad=1)
+    frameless(axis)
+
+
+def openings(seen: CutSeen, most: int = 4096) -> Figure:
+    """Draw what openings of fresh cuts of one number give away, over how many were opened.
+
+    Left, the number as a client finds it by the mean of the results; right, how many numbers party 1 takes for possible once it
+    has seen the results.
+    """
+    count = np.arange(1, most + 1)
+    step, number = 1 << seen.of.shift, int(seen.numbers[0])
+    found = step * np.cumsum(seen.results[:most]) / count
+    left_over = interval(seen, most)
+    figure = new_figure(8.6, 3.2)
+    left, right = figure.subplots(1, 2)
+    left.axhspan(
+        number // step * step, number // step * step + step, color="#eeeeee", label="numbers with these two results"
+    )
+    left.axhline(number, color="black", linestyle="--", linewidth=1, label=f"the number, {number:,}")
+    left.plot(count, found, color=PALETTE[0], label=f"{step} times the mean of the results")
+    left.set(xscale="log", xlabel="openings", ylabel="number", xlim=(1, most))
+    left.set_ylim(number // step * step - 2.2 * step, number // step * step + 2 * step)
+    left.set_title("A client alone", fontsize=10)
+    left.legend(frameon=False, fontsize=8.5, loc="lower right")
+    right.plot(count, left_over, color=PALETTE[1], drawstyle="steps-post")
+    right.set(xscale="log", yscale="log", xlabel="openings", ylabel="numbers that are possible", xlim=(1, most))
+    right.set_ylim(0.8, 1.6 * step)
+    right.set_yticks([1, 4, 16, step], ["1", "4", "16", str(step)])
+    right.set_title("A client together with party 1", fontsize=10)
+    for axis in (left, right):
+        frameless(axis)
+        axis.set_xticks([10**power for power in range(4)], ["1", "10", "100", "1,000"])
+        axis.minorticks_off()
+        axis.grid(color="#e5e5e5")
+    alone = 1 + int(np.argmax(left_over == 1)) if (left_over == 1).any() else None
+    told = f"one is left after {alone} openings" if alone else f"{left_over[-1]} are left after {most} openings"
+    return describe(
+        figure,
+        f"Two curves over 1 to {most:,} openings of fresh cuts of {number:,}. Left, {step} times the mean of the results "
+        f"settles at the number; at the end it is {found[-1]:,.1f}. Right, the numbers that are possible to a client with "
+        f"party 1: {left_over[0]} after one opening; {told}.",
+    )

@@ -1,0 +1,128 @@
+"""Figures of rings by value: a step with its operations in the colours of their rings, and a slider over significant bits."""
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from cipherdm.protocols import FAST, FAST_64, FAST_RINGS
+from cipherdm.views.style import GREY, PALETTE, describe, frameless, image_axis, new_figure
+from cipherdm.views.widgets import explorer, slider
+
+from .recording import shown_pixels
+from .rings import Rings, table
+
+MAGNIFIED = 8
+"""Factor by which drawn differences are enlarged."""
+
+_REFERENCES = {FAST.name: (PALETTE[1], ":"), FAST_64.name: (PALETTE[2], "--")}
+
+
+def step_in_rings(rings: Rings) -> Figure:
+    """Draw the operations of a step in their order, as wide as their numbers are many and as high as their ring has bits.
+
+    Colours are whole bytes, which is what a number takes in a message. Ticks below are cuts, and truncations that send nothing.
+    """
+    rows = [line.split() for line in rings.about["operations"]]
+    kinds = np.array([kind for kind, *_ in rows])
+    bits, counts = (np.array([int(row[place]) for row in rows]) for place in (1, 2))
+    ends = np.cumsum(counts)
+    starts, sizes = ends - counts, -(-bits // 8)
+    figure = new_figure(8.8, 3.9)
+    axis, below = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
+    colours = _by_bytes()
+    left, right, foot = starts / 1e3, ends / 1e3, np.zeros(len(bits))
+    corners = np.stack([(left, foot), (left, bits), (right, bits), (right, foot)]).transpose(2, 0, 1)
+    # One collection, since so many bars take seconds. Their edges keep narrow ones visible.
+    axis.add_collection(PolyCollection(corners, color=[colours[size] for size in sizes], linewidth=0.3))
+    axis.set(ylabel="bits of the ring", ylim=(0, 66), xlim=(0, ends[-1] / 1e3))
+    axis.set_yticks(range(0, 65, 16))
+    axis.grid(axis="y", color="#dddddd")
+    axis.axhline(64, color=GREY, linestyle="--", linewidth=1)
+    frameless(axis)
+    present = sorted(set(sizes.tolist()))
+    handles = [Patch(color=colours[size], label=f"{size} B") for size in present]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9)
+    for height, kind, colour in ((1, "cut", "black"), (0, "local", GREY)):
+        below.plot(starts[kinds == kind] / 1e3, np.full((kinds == kind).sum(), height), "|", color=colour, markersize=9)
+    below.set_yticks([1, 0], ["cuts", "local truncations"], fontsize=9)
+    below.set(ylim=(-0.6, 1.6), xlabel="operations of a step in their order, as wide as their numbers, in thousands")
+    below.tick_params(axis="y", length=0)
+    frameless(below)
+    of = {size: 100 * counts[sizes == size].sum() / ends[-1] for size in present}
+    return describe(
+        figure,
+        f"A step of {rings.about['model']}: {len(rows)} operations on {ends[-1]:,} numbers, with rings of {bits.min()} to "
+        f"{bits.max()} bits. Of the numbers, "
+        + ", ".join(f"{share:.0f}% take {size} bytes" for size, share in of.items())
+        + f". Truncations: {(kinds == 'cut').sum()} cuts and {(kinds == 'local').sum()} local ones.",
+    )
+
+
+def _by_bytes() -> dict[int, tuple]:
+    return {size: matplotlib.colormaps["viridis_r"]((size - 1) / 7) for size in range(1, 9)}
+
+
+def rings_picture(rings: Rings, significant: int) -> Figure:
+    """Draw the image with so many significant bits, the exact one, their difference, and cost and error over the bits."""
+    place, steps = rings.significant[significant], rings.about["steps"]
+    row, frame = rings.about["rows"][place], table(rings.about)
+    figure = new_figure(8.8, 3.4)
+    figure.set_layout_engine("none")
+    _images(figure, *rings.pictures[[0, place + 1]], significant)
+    above, below = (figure.add_axes((0.62, corner, 0.365, 0.33)) for corner in (0.6, 0.14))
+    _over_bits(above, rings, frame["MB per step"], significant)
+    above.set(ylabel="MB per step", ylim=(0, 1.1 * frame["MB per step"].max()))
+    _over_bits(below, rings, frame["PSNR in dB"], significant)
+    bits, to_fast = [*rings.significant], frame["PSNR to fast-64"].iloc[[*rings.significant.values()]]
+    below.plot(bits, to_fast, ".-", color=PALETTE[5], linewidth=1, label="rings by value, to the image of fast-64")
+    below.set(ylabel="PSNR in dB", xlabel="significant bits of factors")
+    figure.legend(*below.get_legend_handles_labels(), loc=(0.02, 0.02), frameon=False, fontsize=9, labelspacing=0.25)
+    sent, rounds = row["bytes"] / steps / 1e6, row["rounds"] / steps
+    told = f"{sent:.1f} MB and {rounds:.0f} rounds per step, {row['psnr_db']:.1f} dB"
+    figure.text(0.02, 0.93, f"{significant} significant bits: {told}", fontsize=11)
+    others = (
+        f"{name} {frame['MB per step'][name]:.1f} MB, {frame['rounds per step'][name]:.0f} rounds, "
+        f"{frame['PSNR in dB'][name]:.1f} dB"
+        for name in _REFERENCES
+    )
+    return describe(
+        figure,
+        f"The image with {significant} significant bits beside the exact one, and their difference {MAGNIFIED} times: {told}. "
+        f"Right, megabytes and PSNR over the bits. For comparison, {'; '.join(others)}.",
+    )
+
+
+def _images(figure: Figure, exact: np.ndarray, found: np.ndarray, significant: int) -> None:
+    difference = np.clip(MAGNIFIED * (found.astype(int) - exact), -255, 255)
+    grey = {"cmap": "gray", "vmin": 0, "vmax": 255}
+    panels = (("exact functions", exact, grey), (f"{significant} significant bits", found, grey))
+    panels += ((f"difference, {MAGNIFIED} times", difference, {"cmap": "PuOr", "vmin": -255, "vmax": 255}),)
+    for index, (title, levels, limits) in enumerate(panels):
+        axis = figure.add_axes((0.02 + 0.18 * index, 0.38, 0.17, 0.44))
+        axis.imshow(shown_pixels(levels), interpolation="nearest", **limits)
+        image_axis(axis, title, 9)
+
+
+def _over_bits(axis: Axes, rings: Rings, column: pd.Series, significant: int) -> None:
+    """Plot a column of `table` over the significant bits, mark one number of them, and draw the other ways as lines."""
+    for name, (colour, line) in _REFERENCES.items():
+        axis.axhline(column[name], color=colour, linestyle=line, linewidth=1.4, label=name)
+    bits, places = [*rings.significant], [*rings.significant.values()]
+    axis.plot(bits, column.iloc[places], ".-", color=PALETTE[0], label="rings by value")
+    axis.plot(significant, column.iloc[rings.significant[significant]], "o", color="black", markersize=8)
+    axis.set_xticks(bits[::2])
+    axis.grid(color="#e5e5e5")
+    frameless(axis)
+
+
+def rings_explorer(rings: Rings):
+    """`rings_picture` under a slider for the significant bits."""
+    lowest, highest = min(rings.significant), max(rings.significant)
+    return explorer(
+        lambda significant: rings_picture(rings, significant),
+        significant=slider("significant bits", FAST_RINGS.significant_bits, lowest, highest),
+    )
