@@ -22,7 +22,7 @@ setup: .venv/installed
 	touch $@
 
 sample: setup
-	$(BIN)/cipherdm sample --model mnist10 --labels 0-9 --steps 20 --granularity loop --out figures/sample.png
+	$(BIN)/cipherdm sample --model mnist10 --labels 0-9 --steps 20 --granularity step --out figures/sample.png
 
 # LAB takes options of JupyterLab, such as --no-browser.
 lab: setup
