@@ -3,7 +3,6 @@
 Bytes and rounds are exact functions of a plan, and the plan's program is read in the clear, so only FAST needs parties.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +16,8 @@ import typer
 
 from cipherdm.cli.options import ModelArgument
 from cipherdm.engine import LocalCluster, Plan, Walking, compile_plan
-from cipherdm.kernels.ring_program import MOVES, PRODUCTS, WalkPlan, computed
-from cipherdm.kernels.rings import costs
+from cipherdm.kernels.ring_program import WalkPlan, computed
+from cipherdm.kernels.rings import Made, costs, made_by
 from cipherdm.likeness import psnr
 from cipherdm.models import UNet, find_model, load_unet
 from cipherdm.progress import Progress, ProgressBar
@@ -40,6 +39,12 @@ class Rings:
 
     about: Mapping[str, Any]
     pictures: np.ndarray
+
+    @property
+    def step(self) -> list[Made]:
+        """What the operations of the recorded step make."""
+        rows = (line.split() for line in self.about["operations"])
+        return [Made(kind, int(bits), int(numbers)) for kind, bits, numbers in rows]
 
     @property
     def significant(self) -> dict[int, int]:
@@ -89,7 +94,7 @@ def run(
         rows.append({"name": name, "significant_bits": bits} | _row(walks) | {"planning_seconds": planning})
         images.append(in_the_clear(plan, walks, task))
         if bits == FAST_RINGS.significant_bits:
-            operations = [f"{kind} {of} {count}" for kind, of, count in operations_of(walks[-1])]
+            operations = [f"{made.kind} {made.bits} {made.numbers}" for made in made_by(walks[-1])]
     for row, image in zip(rows, images[1:], strict=True):
         row["psnr_db"], row["psnr_to_fast_64_db"] = psnr(image, exact)[0], psnr(image, images[2])[0]
     record = {
@@ -110,27 +115,11 @@ def _row(walks: Sequence[WalkPlan]) -> dict[str, Any]:
     """Return the costs of a run, and of its last step the truncations that are cuts or local, and numbers by bits."""
     sent, rounds = np.sum([costs(walk) for walk in walks], axis=0).tolist()
     found, bits = Counter(), Counter()
-    for kind, of, count in operations_of(walks[-1]):
-        found[kind] += 1
-        bits[of] += count
+    for made in made_by(walks[-1]):
+        found[made.kind] += 1
+        bits[made.bits] += made.numbers
     truncations = {"cuts": found["cut"], "local_truncations": found["local"]}
     return {"bytes": sent, "rounds": rounds} | truncations | {"bits": {str(of): bits[of] for of in sorted(bits)}}
-
-
-def operations_of(plan: WalkPlan) -> list[tuple[str, int, int]]:
-    """Return what a plan's operations on secrets make: kind, bits of its ring, count of numbers. Moves are left out.
-
-    Kinds are "product", "cut", "local" for a truncation without messages, and "sum" for all else.
-    """
-    program, found = plan.program, []
-    for operation in program.operations:
-        if operation.output in program.public or operation.kind in MOVES:
-            continue
-        kind = "product" if operation.kind in PRODUCTS else "sum"
-        if operation.kind == "truncate":
-            kind = "cut" if operation.output in plan.cuts else "local"
-        found.append((kind, plan.bits[operation.output], math.prod(operation.shape)))
-    return found
 
 
 def in_the_clear(plan: Plan, walks: Sequence[WalkPlan], task: Task) -> np.ndarray:

@@ -20,7 +20,7 @@ def build() -> typer.Typer:
     app = typer.Typer(
         help="Secure three-party sampling of diffusion models.", no_args_is_help=True, pretty_exceptions_enable=False
     )
-    here = (sample.sample, owner.calibrate, owner.check_ranges, explorer.explorer)
+    here = (sample.sample, owner.calibrate, owner.check_ranges, owner.plan, explorer.explorer)
     of_hosts = (hosts.certificates, hosts.party, hosts.status, hosts.register, hosts.unregister, hosts.request)
     for command in (*here, *of_hosts):
         app.command()(command)

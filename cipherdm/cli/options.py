@@ -28,10 +28,16 @@ FORMATS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".tif", ".tiff", ".webp")
 """Suffixes of image files that commands write."""
 
 
-def _writable_image(out: Path) -> Path:
-    check_writable(out, FORMATS)
-    check_writable(out.with_suffix(".json"))
+def writable_image(out: Path | None) -> Path | None:
+    """Return the path of an image file to write, if one is given. Raises CipherDMError if it cannot be written."""
+    if out is not None:
+        check_writable(out, FORMATS)
     return out
+
+
+def _with_record(out: Path) -> Path:
+    check_writable(out.with_suffix(".json"))
+    return writable_image(out)
 
 
 def writable(file: Path | None) -> Path | None:
@@ -43,7 +49,7 @@ def writable(file: Path | None) -> Path | None:
 
 # Checked when the command line is read, so before any work whose result would be lost.
 OutOption = Annotated[
-    Path, typer.Option(help="Image file to write; a record goes beside it as .json.", callback=_writable_image)
+    Path, typer.Option(help="Image file to write; a record goes beside it as .json.", callback=_with_record)
 ]
 ScoresOption = Annotated[
     Path | None, typer.Option(help="JSON file for the scores, if they are to be recorded.", callback=writable)

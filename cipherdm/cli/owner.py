@@ -1,16 +1,18 @@
-"""`cipherdm calibrate` and `cipherdm check-ranges`: what the owner of a checkpoint runs before it is sampled from shares."""
+"""`cipherdm calibrate`, `check-ranges` and `plan`: what the owner of a checkpoint runs before it is sampled from shares."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import cipherdm as cdm
 
 from ..errors import CipherDMError
+from ..files import replacing
 from ..progress import ProgressBar
-from .options import ModelArgument, ProtocolsOption
+from .options import ModelArgument, ProtocolsOption, writable_image
 
 if TYPE_CHECKING:
     from ..owner.ranges import LayerRange
@@ -77,10 +79,57 @@ def check_ranges(
     raise typer.Exit(LEFT if any(entry.outside for entry in found) else 0)
 
 
+def plan(
+    name: ModelArgument,
+    protocols: ProtocolsOption = "fast-rings",
+    steps: Annotated[int, typer.Option(help="Number of denoising steps.", min=1)] = 4,
+    pictures: Annotated[int, typer.Option(help="Number of images of a run.", min=1)] = 1,
+    granularity: Annotated[str, typer.Option(help="Unit that becomes one program: block or step.")] = "step",
+    out: Annotated[
+        Path | None, typer.Option(help="Image file for a picture of a step.", callback=writable_image)
+    ] = None,
+) -> None:
+    """Show the public plan by which three parties would walk a model's steps: rings, truncations, bytes and rounds.
+
+    It is what `cipherdm register` would give the parties for the same settings.
+    """
+    from ..hosts.sampling import sampling_model
+    from ..kernels.ring_program import WalkPlan
+    from ..kernels.rings import costs, made_by
+    from ..protocols import named
+    from ..sampling.pipeline import load_model
+
+    folder, chosen = cdm.find_model(name), named(protocols)
+    if chosen.walk_bits is None:
+        raise CipherDMError(f"{chosen.name} is computed by SPU, without a plan; take fast-64 or fast-rings.")
+    settings = {"batch": pictures, "steps": steps, "protocols": chosen, "granularity": granularity}
+    with ProgressBar("call") as bar:
+        calls = sampling_model("plan", load_model(folder), **settings, progress=bar).plan.calls
+    times = Counter(call.program.id for call in calls)
+    rows, step = [], []
+    # The first call of each program, in order.
+    for call in reversed({call.program.id: call for call in reversed(calls) if call.program.walk}.values()):
+        walk = WalkPlan.from_json(call.program.code.decode())
+        made, (sent, rounds) = made_by(walk), costs(walk)
+        kinds = Counter(each.kind for each in made)
+        row = {"first call": call.label, "calls": times[call.program.id]}
+        row |= {"products": kinds["product"], "cuts": kinds["cut"], "local truncations": kinds["local"]}
+        row["bits a number"] = sum(each.bits * each.numbers for each in made) / max(
+            1, sum(each.numbers for each in made)
+        )
+        rows.append(row | {"kB a call": sent / 1e3, "rounds": rounds})
+        step += made
+    typer.echo(_lines(rows))
+    if out is not None:
+        from ..views.plans import rings_of_step
+
+        with replacing(out) as temporary:
+            rings_of_step(step, folder.resolve().name).savefig(temporary, dpi=150)
+        typer.echo(f"Wrote {out}.")
+
+
 def table(found: "Sequence[LayerRange]") -> str:
     """Format one line per layer and function, in the order given; steps are counted from 1."""
-    import pandas as pd  # slow to import, and --help does not need it
-
     rows = [
         {
             "layer": entry.layer,
@@ -94,6 +143,12 @@ def table(found: "Sequence[LayerRange]") -> str:
         }
         for entry in found
     ]
+    return _lines(rows)
+
+
+def _lines(rows: list[dict[str, Any]]) -> str:
+    import pandas as pd  # slow to import, and --help does not need it
+
     return pd.DataFrame(rows).to_string(index=False, float_format="{:.4g}".format)
 
 

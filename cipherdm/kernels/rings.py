@@ -7,6 +7,7 @@ capped. Where to cut is a search over bytes and rounds, since both are exact fun
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from ..errors import CipherDMError
@@ -40,6 +41,34 @@ def costs(plan: WalkPlan) -> tuple[int, int]:
     """Return the bytes of all parties, without the heads of messages, and the rounds of a plan."""
     places = {place for place, operation in enumerate(plan.program.operations) if operation.output in plan.cuts}
     return _Ledger(plan.program).costs(places, plan.bits)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What an operation on secrets makes.
+
+    Attributes:
+        kind: "product", "cut", "local" for a truncation without messages, or "sum" for all else.
+        bits: bits of its ring.
+        numbers: how many numbers.
+    """
+
+    kind: str
+    bits: int
+    numbers: int
+
+
+def made_by(plan: WalkPlan) -> list[Made]:
+    """Return what the operations of a plan make, in order; those that only move data, or compute in public, are left out."""
+    program, found = plan.program, []
+    for operation in program.operations:
+        if operation.output in program.public or operation.kind in MOVES:
+            continue
+        kind = "product" if operation.kind in PRODUCTS else "sum"
+        if operation.kind == "truncate":
+            kind = "cut" if operation.output in plan.cuts else "local"
+        found.append(Made(kind, plan.bits[operation.output], math.prod(operation.shape)))
+    return found
 
 
 def _searched(ledger: "_Ledger", cuts: set[int]) -> set[int]:

@@ -20,6 +20,7 @@ _NAMES = {
     "pictures": "image_panels image_row sample_sheet",
     "piecewise": "Choice outcome",
     "piecewise_widget": "piecewise_fitter",
+    "plans": "rings_of_step",
     "roles": "brought party_pictures progress_line",
     "shares": "clock_explorer clocks message_diagram product_grid sighting_explorer sightings",
     "style": "describe new_figure show",

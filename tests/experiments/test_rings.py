@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from small import ONE_LEVEL, SCHEDULER
 from typer.testing import CliRunner
 
@@ -16,8 +17,9 @@ from cipherdm.owner.calibrate import calibrate
 from cipherdm.owner.observe import save_calibration
 from cipherdm.schedules import make_schedule
 from cipherdm.views.pictures import grey_levels
+from cipherdm.views.plans import rings_of_step
 from cipherdm_experiments import rings
-from cipherdm_experiments.rings_figures import rings_explorer, rings_picture, step_in_rings
+from cipherdm_experiments.rings_figures import rings_explorer, rings_picture
 
 STEPS = 2
 SETTINGS = {"labels": [1], "steps": STEPS}
@@ -76,8 +78,8 @@ def test_images_are_those_of_the_functions_in_plaintext(recorded, unet):
 
 
 def test_figures_show_the_record(recorded):
-    figure = step_in_rings(recorded)
-    operations = recorded.about["operations"]
+    operations = recorded.step
+    figure = rings_of_step(operations, "random")
     assert len(figure.axes[0].collections[0].get_paths()) == len(operations)
     assert f"{len(operations)} operations" in figure.get_label()
     picture = rings_picture(recorded, 8)
@@ -94,3 +96,27 @@ def test_a_slider_goes_over_the_committed_record():
     first = image.value
     control.value = control.min
     assert image.value != first and f"with {control.min} significant bits" in text.value
+
+
+def test_a_plan_is_shown_with_its_costs(recorded, unet, tmp_path):
+    """The truncations of a step as in the record, and a picture."""
+    rows = {row["name"]: row for row in recorded.about["rows"]}
+    for name, kept in (("fast-64", "fast-64"), ("fast-rings", "14 bits")):
+        arguments = [
+            "plan",
+            str(unet.folder),
+            "--protocols",
+            name,
+            "--steps",
+            str(STEPS),
+            "--out",
+            str(tmp_path / "p.png"),
+        ]
+        result = CliRunner().invoke(build(), arguments)
+        assert result.exit_code == 0, result.output
+        *_, step = (line.split() for line in result.stdout.splitlines() if line.strip().startswith("step"))
+        assert int(step[1]) == STEPS
+        assert (int(step[3]), int(step[4])) == (rows[kept]["cuts"], rows[kept]["local_truncations"])
+        assert Image.open(tmp_path / "p.png").width > 1000
+    result = CliRunner().invoke(build(), ["plan", str(unet.folder), "--protocols", "fast"])
+    assert "computed by SPU" in str(result.exception)
