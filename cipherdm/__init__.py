@@ -17,14 +17,13 @@ _MODULES = (
     "sharing views"
 )
 _NAMES = {
-    "calibration": "calibrate",
+    "calibration": "calibrate check_ranges",
     "costs.networks": "CHEETAH_LAN LAN NETWORKS Network SPU_WAN WAN",
     "engine.cluster": "LocalCluster",
     "engine.config": "EngineConfig",
     "engine.costs": "CostReport",
     "errors": "CipherDMError",
     "models.checkpoint": "find_model load_unet save_unet",
-    "owner.ranges": "check_ranges",
     "protocols.sets": "CIPHERDM CIPHERDM_CORRECTED DIRECT FAST FAST_64 FAST_GUARDED FAST_RINGS PUMA Protocols",
     "records": "record",
     "sampling.pipeline": "load_pipeline",

@@ -1,4 +1,4 @@
-"""Calibration: a step of a folder's owner, in plaintext, before FAST can sample from it."""
+"""Calibration: a step of a folder's owner, in plaintext, before FAST can sample from it. And the check of what came of it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,14 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from .engine import compile_plan
 from .errors import CipherDMError, check_whole
 from .files import check_writable
 from .models import UNet, UNetConditionConfig
+from .owner import ranges
 from .owner.calibrate import calibrate as fit_layers
 from .owner.observe import FILE, load_calibration, save_calibration
+from .owner.ranges import LayerRange
 from .progress import Progress
+from .protocols import FAST, Protocols
+from .sampling import make_task, sampling_nodes
 from .sampling.pipeline import Pipeline, embed_prompts
+from .sampling.rings import IMAGES_MET, drawn, room_taken, walking_of
 from .schedules import guided_coefficients, make_schedule
 
 GUIDANCE_SCALE = "guidance_scale"  # name among the fits' arrays; the scale that they were made with
@@ -83,6 +90,41 @@ def calibrate(
         schedule = replace(schedule, coefficients=guided_coefficients(schedule.coefficients, guidance_scale))
     fits = fit_layers(unet, schedule, embeddings=embeddings, guided=guided, seed=seed, progress=progress)
     return save_calibration(fits | {GUIDANCE_SCALE: np.float32([guidance_scale])}, unet)
+
+
+def check_ranges(
+    model: UNet,
+    protocols: Protocols = FAST,
+    *,
+    steps: int = 20,
+    per_class: int = 4,
+    seed: int = 1,
+    progress: Progress | None = None,
+) -> list[LayerRange]:
+    """Do `owner.ranges.check_ranges`, and look how much of their room the cuts of a walk take.
+
+    Of sets that parties walk, each block has an entry for the function "cut": the largest number that one of its cuts reads,
+    as a share of the largest with which the cut is right. So 1 is allowed. The images are others than those which rings are
+    planned from. Arguments, order and errors are those of `owner.ranges.check_ranges`.
+    """
+    found = ranges.check_ranges(model, protocols, steps=steps, per_class=per_class, seed=seed, progress=progress)
+    if protocols.walk_bits is None:
+        return found
+    classes = model.config.num_class_embeds
+    task = make_task(model, steps=steps, protocols=protocols, **({"labels": [0]} if classes else {"count": 1}))
+    nodes = sampling_nodes(task.shape, "block")
+    plan = compile_plan(nodes, task.specs, keep=["sample"], walking=walking_of(task, nodes, progress))
+    first = IMAGES_MET + seed * per_class * (classes or 1)
+    runs = drawn(task, range(first, first + per_class * (classes or 1)), progress, "checking cuts")
+    met = pd.DataFrame(room_taken(task, plan, runs), columns=["layer", "step", "share"])
+    for layer, rows in met.groupby("layer", sort=False):
+        outside = rows["share"] > 1
+        step = int(rows["step"][outside].mode()[0]) if outside.any() else None
+        ends, excess = (rows["share"].min(), rows["share"].max()), max(0.0, rows["share"].max() - 1)
+        found.append(
+            LayerRange(layer, "cut", *map(float, ends), (0.0, 1.0), float(outside.mean()), step, float(excess))
+        )
+    return sorted(found, key=lambda entry: (-entry.outside, -entry.excess))
 
 
 def calibration_of(pipeline: Pipeline) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import DIRECT, FAST, FAST_64, FAST_RINGS
 from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS
 from cipherdm.sampling import Task, make_task, sample, sampling_nodes
-from cipherdm.sampling.sample import walking_of
+from cipherdm.sampling.rings import walking_of
 from cipherdm.views.pictures import grey_levels
 
 from . import recording

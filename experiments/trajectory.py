@@ -24,7 +24,8 @@ from cipherdm.protocols import DIRECT, FAST, Protocols, named
 from cipherdm.protocols.fixed import decode
 from cipherdm.records import load_average
 from cipherdm.sampling import Task, engine_for, make_task, plaintext_steps
-from cipherdm.sampling.sample import at_step, walking_of
+from cipherdm.sampling.rings import walking_of
+from cipherdm.sampling.sample import at_step
 from cipherdm.sampling.steps import COEFFICIENT_BITS, StepShape, setup_graph, step_graph
 from cipherdm.views.pictures import grey_levels
 

@@ -10,7 +10,7 @@ from cipherdm.engine import CostReport, EngineConfig, LocalCluster, Node, Plan, 
 from cipherdm.models import UNet, UNetConditionConfig
 from cipherdm.protocols import DIRECT, FAST, Protocols, named
 from cipherdm.sampling import Granularity, Task, engine_for, make_task, sampling_nodes
-from cipherdm.sampling.sample import walking_of
+from cipherdm.sampling.rings import walking_of
 from cipherdm.sampling.steps import Loop, setup_graph, step_graph
 
 BASELINES = ("direct", "direct-pade")

@@ -1,6 +1,7 @@
 """Calibration and the check of ranges, as the owner of a folder calls them."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from small import ONE_LEVEL, SCHEDULER
 
 import cipherdm as cdm
 from cipherdm.calibration import calibration_of, read_captions
+from cipherdm.engine import programs
+from cipherdm.kernels.rings import planned
 from cipherdm.models import init_unet
 from cipherdm.owner.calibrate import calibrate as fit_layers
 from cipherdm.owner.observe import load_calibration
@@ -62,6 +65,25 @@ def test_a_folder_with_labels_is_calibrated_and_checked(unet):
     outside = [entry.outside for entry in found]
     assert outside == sorted(outside, reverse=True) and outside[0] < 0.5
     assert {entry.function for entry in found} == {"activation", "inverse root"}
+
+
+def test_a_block_whose_cuts_have_no_room_is_named(unet, monkeypatch):
+    cdm.calibrate(unet, timesteps=2, images=8, seed=3)
+
+    def cuts(protocols):
+        found = cdm.check_ranges(unet, protocols, steps=2, per_class=2, seed=3)
+        return {entry.layer: entry for entry in found if entry.function == "cut"}
+
+    assert cuts(cdm.FAST) == {}
+    roomy, planned_rings = cuts(cdm.FAST_64), cuts(cdm.FAST_RINGS)
+    assert {"conv_in", "conv_out"} <= set(roomy) == set(planned_rings)
+    for entry in (*roomy.values(), *planned_rings.values()):
+        assert 0 < entry.highest <= 1 and entry.outside == entry.excess == 0 and entry.step is None
+    # A quarter of the room is in use, or an eighth, on the images that rings are planned from.
+    assert 0.1 < max(entry.highest for entry in planned_rings.values()) < 0.5
+    monkeypatch.setattr(programs, "planned", partial(planned, margin=-4))
+    crowded = cuts(cdm.FAST_RINGS)
+    assert all(entry.outside > 0 for name, entry in crowded.items() if planned_rings[name].highest > 2**-6)
 
 
 def test_captions_are_spread_or_read_from_the_folder(pipeline):

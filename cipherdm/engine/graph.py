@@ -125,7 +125,7 @@ def sizes_met(
     nodes = tuple(nodes)
     found: dict[tuple[Callable, tuple[Spec, ...]], dict[int, float]] = {}
     for arrays in runs:
-        values = {name: _as_words(np.asarray(array), fraction_bits) for name, array in arrays.items()}
+        values = {name: as_words(np.asarray(array), fraction_bits) for name, array in arrays.items()}
         known = dict(specs)
         for node in nodes:
             program = None
@@ -144,7 +144,8 @@ def sizes_met(
     return found
 
 
-def _as_words(array: np.ndarray, fraction_bits: int) -> np.ndarray:
+def as_words(array: np.ndarray, fraction_bits: int) -> np.ndarray:
+    """Return the words that the engine makes of an array: float64 of real numbers, not rounded, and int64 of whole ones."""
     return array.astype(np.float64) * 2.0**fraction_bits if array.dtype.kind == "f" else array.astype(np.int64)
 
 

@@ -19,8 +19,9 @@ from ..progress import Progress
 from ..protocols import FAST, Protocols, named
 from ..sampling import engine_for, make_task, sampling_nodes
 from ..sampling.pipeline import ClientComponents, Pipeline, decode_latents, embed_prompts
+from ..sampling.rings import walking_of
 from ..sampling.roles import client_values, whole_labels
-from ..sampling.sample import Granularity, SamplingResult, check_sample, walking_of
+from ..sampling.sample import Granularity, SamplingResult, check_sample
 from ..sampling.steps import StepShape
 from ..sampling.text_to_image import text_to_image_task
 from ..schedules import BRANCHES, Schedule, make_schedule

@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node, Walking, compile_plan, sizes_met
+from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node, compile_plan
 from ..errors import CipherDMError, check_whole
 from ..models import UNet, check_draws_without_prompt
 from ..owner import prepare_weights
@@ -17,14 +17,14 @@ from ..progress import Progress
 from ..protocols import DIRECT, Protocols
 from ..protocols.fixed import ENGINE_FRACTION_BITS
 from ..schedules import BRANCHES, Schedule, guided_coefficients, make_schedule
-from .roles import Task, Values, client_values, one_hot, owner_values, public_values, whole_labels
+from .rings import walking_of
+from .roles import Task, client_values, one_hot, owner_values, public_values, whole_labels
 from .steps import Loop, StepShape, setup_graph, step_graph
 
 # Size beyond which a number of a sample counts as an overflow on shares. Images lie in [-1, 1] and latents have about unit
 # variance, so a few times that is a poor image and no overflow. What wraps around in the ring is mostly far larger. The bound
 # is high, because a good sample must never meet it; it notices some overflows and not all.
 LARGEST_SAMPLE = 64.0
-IMAGES_MET = 20  # images that the owner draws, to see how large numbers become
 Granularity = Literal["block", "step", "loop"]
 
 
@@ -182,30 +182,6 @@ def run_task(
         finally:
             if not session.closed:
                 session.delete([*task.specs, "sample"])
-
-
-def walking_of(task: Task, nodes: Sequence[Node], progress: Progress | None = None) -> Walking | None:
-    """Return how parties walk a run, given by its nodes from the first step to the last; None if its protocols have no walk.
-
-    Rings by value are planned by the model's owner, who draws images of its own. Nothing of the client's is looked at; so with
-    prompts, of which there are none here, all values have 64 bits.
-    """
-    shape, protocols = task.shape, task.shape.protocols
-    if protocols.walk_bits is None:
-        return None
-    if protocols.significant_bits is None or shape.branches > 1 or "encoder_hidden_states" in task.client:
-        return Walking(protocols.walk_bits)
-    classes = task.client["class_onehot"].shape[1] if "class_onehot" in task.client else None
-
-    def runs() -> Iterator[Values]:
-        for first in range(0, IMAGES_MET, shape.batch):
-            if progress is not None:
-                progress(first, IMAGES_MET, "planning rings")
-            labels = None if classes is None else [(first + index) % classes for index in range(shape.batch)]
-            yield task.owner | task.public | client_values(labels, shape, first)
-
-    sizes = sizes_met(nodes, runs(), task.specs, protocols.walk_bits)
-    return Walking(protocols.walk_bits, protocols.significant_bits, sizes)
 
 
 def check_sample(sample: np.ndarray, shape: StepShape) -> None:

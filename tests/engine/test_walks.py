@@ -22,7 +22,7 @@ from cipherdm.kernels.rings import costs
 from cipherdm.kernels.rounds import Round
 from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, encode
 from cipherdm.sampling import make_task, sampling_nodes
-from cipherdm.sampling.sample import walking_of
+from cipherdm.sampling.rings import walking_of
 
 BITS = 10
 WALKING = Walking(ENGINE_FRACTION_BITS)

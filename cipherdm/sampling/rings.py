@@ -1,0 +1,72 @@
+"""How large numbers become in a run that parties walk: what rings by value are planned from, and whether they hold it."""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+import numpy as np
+
+from ..engine import Node, Plan, Walking, sizes_met
+from ..engine.graph import as_words
+from ..kernels.narrow import sizes_of
+from ..kernels.ring_program import WalkPlan
+from ..progress import Progress
+from .roles import Task, Values, client_values
+
+IMAGES_MET = 20  # images that the owner draws, to see how large numbers become
+
+
+def walking_of(task: Task, nodes: Sequence[Node], progress: Progress | None = None) -> Walking | None:
+    """Return how parties walk a run, given by its nodes from the first step to the last; None if its protocols have no walk.
+
+    Rings by value are planned by the model's owner, who draws images of its own. Nothing of the client's is looked at; so with
+    prompts, of which there are none here, all values have 64 bits.
+    """
+    shape, protocols = task.shape, task.shape.protocols
+    if protocols.walk_bits is None:
+        return None
+    if protocols.significant_bits is None or shape.branches > 1 or "encoder_hidden_states" in task.client:
+        return Walking(protocols.walk_bits)
+    runs = drawn(task, range(0, IMAGES_MET, shape.batch), progress, "planning rings")
+    return Walking(
+        protocols.walk_bits, protocols.significant_bits, sizes_met(nodes, runs, task.specs, protocols.walk_bits)
+    )
+
+
+def drawn(task: Task, seeds: Sequence[int], progress: Progress | None, label: str) -> Iterator[Values]:
+    """Yield the arrays of a run for each seed; a run has the classes from that of its seed on, in turn."""
+    classes = task.client["class_onehot"].shape[1] if "class_onehot" in task.client else None
+    for done, seed in enumerate(seeds):
+        if progress is not None:
+            progress(done, len(seeds), label)
+        labels = None if classes is None else [(seed + index) % classes for index in range(task.shape.batch)]
+        yield task.owner | task.public | client_values(labels, task.shape, seed)
+
+
+def room_taken(task: Task, plan: Plan, runs: Iterator[Values]) -> Iterator[tuple[str, int, float]]:
+    """Yield for each call of a plan in each run its label, its step, and how much of its room its cuts take, at most.
+
+    1 is all of it: a cut is wrong for numbers beyond a quarter of its ring. Calls without cuts are left out, and so is what SPU
+    computes and what depends on it.
+    """
+
+    @cache
+    def read(code: bytes) -> WalkPlan:
+        return WalkPlan.from_json(code.decode())
+
+    fraction_bits = task.shape.protocols.walk_bits
+    for arrays in runs:
+        words = {name: as_words(np.asarray(array), fraction_bits) for name, array in arrays.items()}
+        step = 0
+        for call in plan.calls:
+            if not call.program.walk or any(name not in words for name in call.inputs):
+                for name in call.outputs:
+                    words.pop(name, None)
+                continue
+            walk = read(call.program.code)
+            sizes, results = sizes_of(walk.program, [words[name] for name in call.inputs])
+            words |= dict(zip(call.outputs, results, strict=True))
+            step = next((int(name[5:]) for name in call.inputs if name.startswith("step.")), step)
+            read_by_cuts = (o.inputs[0] for o in walk.program.operations if o.output in walk.cuts)
+            shares = [sizes[number] / 2.0 ** (walk.bits[number] - 2) for number in read_by_cuts]
+            if shares:
+                yield call.label, step, max(shares)
