@@ -104,8 +104,10 @@ def check_ranges(
     """Do `owner.ranges.check_ranges`, and look how much of their room the cuts of a walk take.
 
     Of sets that parties walk, each block has an entry for the function "cut": the largest number that one of its cuts reads,
-    as a share of the largest with which the cut is right. So 1 is allowed. The images are others than those which rings are
-    planned from. Arguments, order and errors are those of `owner.ranges.check_ranges`.
+    as a share of the largest with which the cut is right. So 1 is allowed. Rings are planned here as for single images, by
+    DDIM in so many steps, block by block; a run with other settings has a plan of its own. The images that are looked at are
+    others than those which rings are planned from, on real numbers, without the errors of truncations. Arguments, order and
+    errors are those of `owner.ranges.check_ranges`.
     """
     found = ranges.check_ranges(model, protocols, steps=steps, per_class=per_class, seed=seed, progress=progress)
     if protocols.walk_bits is None:
@@ -118,7 +120,7 @@ def check_ranges(
     runs = drawn(task, range(first, first + per_class * (classes or 1)), progress, "checking cuts")
     met = pd.DataFrame(room_taken(task, plan, runs), columns=["layer", "step", "share"])
     for layer, rows in met.groupby("layer", sort=False):
-        outside = rows["share"] > 1
+        outside = ~(rows["share"] <= 1)  # NaN is outside
         step = int(rows["step"][outside].mode()[0]) if outside.any() else None
         ends, excess = (rows["share"].min(), rows["share"].max()), max(0.0, rows["share"].max() - 1)
         found.append(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..errors import CipherDMError
 from ..kernels.narrow import sizes_of
 from ..progress import Progress
 from .programs import Call, Plan, Spec, Walking, compile_program, compile_walk, read_walk
@@ -121,6 +122,9 @@ def sizes_met(
         runs: for each run the arrays that are read before they are written, as they would be shared.
         specs: their specs.
         fraction_bits: fraction bits of the engine.
+
+    Raises:
+        CipherDMError: a number is not finite.
     """
     nodes = tuple(nodes)
     found: dict[tuple[Callable, tuple[Spec, ...]], dict[int, float]] = {}
@@ -138,6 +142,10 @@ def sizes_met(
                 continue
             sizes, results = sizes_of(program, [values[name] for name in node.inputs])
             so_far = found.setdefault((node.function, inputs), {})
+            if not np.isfinite(list(sizes.values())).all():
+                raise CipherDMError(
+                    f"numbers of {node.label} are too large to plan rings for; calibrate the model, or take fast"
+                )
             so_far.update({number: max(size, so_far.get(number, 0.0)) for number, size in sizes.items()})
             values.update(zip(node.outputs, results, strict=True))
             known.update(zip(node.outputs, (Spec(result.shape) for result in results), strict=True))

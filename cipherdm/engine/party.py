@@ -103,7 +103,8 @@ class PartyService:
     def AddProgram(self, request, context):
         session = self._session(request.session, context)
         if request.walk:
-            session.add_walk(request.id, request.walk)
+            with _reported(context, f"there is no such program as {request.id!r}"):
+                session.add_walk(request.id, request.walk)
             return pb.Empty()
         executable = libspu.Executable()
         executable.ParseFromString(request.executable)
@@ -226,7 +227,7 @@ def _reported(context: grpc.ServicerContext, what: str) -> Iterator[None]:
     """Turn an error into a gRPC status with the first line that says something: SPU writes "what:" and a C++ stack."""
     try:
         yield
-    except (RuntimeError, ValueError, IndexError, CipherDMError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError, CipherDMError) as error:
         context.abort(grpc.StatusCode.INTERNAL, f"{what}: {reason_of(error)}")
 
 

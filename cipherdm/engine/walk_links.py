@@ -21,6 +21,7 @@ from ..kernels.rounds import Round
 # Before each message: its length, the number of the call, that of the round, and the plan.
 _HEAD = struct.Struct("<QIQ8s")
 
+PATIENCE = 2.0  # seconds to wait for a caller's first words, while others wait
 _HELLO = hashlib.sha256().digest_size
 
 
@@ -112,7 +113,7 @@ class WalkLinks:
             server.settimeout(left)
             try:
                 connection, _ = server.accept()
-                connection.settimeout(left)
+                connection.settimeout(min(left, PATIENCE))
                 said = connection.recv(_HELLO)
                 if said in callers:
                     connection.sendall(said)

@@ -72,8 +72,13 @@ class Walks:
             _public_words(read, name) if number in program.public else pair_of(read, name)
             for number, name in zip(program.inputs, inputs, strict=True)
         ]
+        for number, name, value in zip(program.inputs, inputs, values, strict=True):
+            # Messages are as long as the plan's shapes say, whatever the values are.
+            if value.shape[number not in program.public :] != program.shapes[number]:
+                raise CipherDMError(f"{name} has another shape than its program expects")
         call, self._calls = self._calls, self._calls + 1
         steps = walk.steps(values, self._streams[plan.digest], call)
+        del values  # which the walk frees when nobody reads them any more
         came = None
         with links.lock:
             while True:

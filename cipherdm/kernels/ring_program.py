@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import CipherDMError
+from .cut import Cut
+from .shapes import check_shape
 from .shares import PARTIES
 
 FULL = 64
@@ -25,6 +27,7 @@ FULL = 64
 MOVES = frozenset(("reshape", "broadcast", "slice", "dynamic_slice", "transpose", "concatenate", "pad"))
 SUMS = frozenset(("add", "subtract", "negate", "sum", "shift", "less", "select"))
 PRODUCTS = frozenset(("multiply", "matmul", "conv2d"))
+_WITH_PUBLIC = frozenset(("dynamic_slice", "scale", "offset"))  # of a secret and public values
 _KINDS = MOVES | SUMS - {"less", "select"} | PRODUCTS | {"scale", "offset", "share", "truncate"}  # of secrets
 
 
@@ -76,10 +79,18 @@ class RingProgram:
             if not there.issuperset(operation.inputs):
                 raise CipherDMError(f"operation {operation.output} reads what is not there yet")
             there.add(operation.output)
-            public = operation.kind != "share" and self.public.issuperset(operation.inputs)
-            allowed = MOVES | SUMS if public else _KINDS
-            if public != (operation.output in self.public) or operation.kind not in allowed:
+            kind, secret = operation.kind, [number not in self.public for number in operation.inputs]
+            public = kind != "share" and not any(secret)
+            first, rest = {"share": (False, False)}.get(kind, (True, kind not in _WITH_PUBLIC))
+            wanted = [first] + [rest] * (len(secret) - 1)
+            known = kind in MOVES | SUMS if public else kind in _KINDS and secret == wanted
+            if public != (operation.output in self.public) or not known:
                 raise CipherDMError(f"operation {operation.output} is none that a walk computes on such values")
+            check_shape(kind, [self.shapes[n] for n in operation.inputs], operation.shape, operation.parameters)
+            if operation.shape != self.shapes[operation.output]:
+                raise CipherDMError(f"operation {operation.output} has two shapes")
+        if not self.public.issuperset(self.constants):
+            raise CipherDMError("a constant of a program is secret")
         # Masks are drawn by the number of a value, so no two operations may have the same.
         if len(set(made)) != len(made) or not set(made) <= set(range(len(self.shapes))):
             raise CipherDMError("a program has two values of one number, or numbers without a shape")
@@ -154,15 +165,22 @@ class WalkPlan:
     cuts: frozenset[int]
 
     def __post_init__(self):
-        bits = self.bits
-        if len(bits) != len(self.program.shapes) or any(bits[number] != FULL for number in self.program.outputs):
+        bits, program = self.bits, self.program
+        if len(bits) != len(program.shapes) or any(bits[number] != FULL for number in program.outputs):
             raise CipherDMError(f"a plan has a ring for each value, and one of {FULL} bits for each result")
-        for operation in self.program.operations:
+        if not all(type(ring) is int and 1 <= ring <= FULL for ring in bits):
+            raise CipherDMError(f"a ring of a plan has 1 to {FULL} bits")
+        truncations = {o.output for o in program.operations if o.kind == "truncate"}
+        if not truncations.issuperset(self.cuts):
+            raise CipherDMError("a cut of a plan is no truncation")
+        for operation in program.operations:
             shift = {"truncate": 1, "shift": -1}.get(operation.kind, 0) * operation.parameters.get("bits", 0)
-            if operation.kind == "truncate" and not 0 < shift < bits[operation.inputs[0]]:
+            secret = [number for number in operation.inputs if number not in program.public]
+            if operation.output in self.cuts:
+                Cut(bits[operation.inputs[0]], shift, bits[operation.output])  # which refuses what cannot be
+            elif operation.kind == "truncate" and shift >= bits[operation.inputs[0]]:
                 raise CipherDMError(f"operation {operation.output} cuts off {shift} bits")
-            secret = [number for number in operation.inputs if number not in self.program.public]
-            if operation.output not in self.cuts and any(bits[n] - shift < bits[operation.output] for n in secret):
+            elif any(bits[number] - shift < bits[operation.output] for number in secret):
                 raise CipherDMError(f"operation {operation.output} makes bits that what it reads does not have")
 
     @cached_property

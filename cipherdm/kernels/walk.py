@@ -70,6 +70,7 @@ class Walk:
             call: number of this call in the run; no other has it.
         """
         values = self._constants | dict(zip(self.plan.program.inputs, inputs, strict=True))
+        del inputs
         pending: list[tuple[int, Operation, Steps, Round]] = []
         for batch in self._batches:
             for place, instruction in batch:

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..engine import Node, Plan, Walking, sizes_met
 from ..engine.graph import as_words
+from ..kernels.cut import Cut
 from ..kernels.narrow import sizes_of
 from ..kernels.ring_program import WalkPlan
 from ..progress import Progress
@@ -45,8 +46,8 @@ def drawn(task: Task, seeds: Sequence[int], progress: Progress | None, label: st
 def room_taken(task: Task, plan: Plan, runs: Iterator[Values]) -> Iterator[tuple[str, int, float]]:
     """Yield for each call of a plan in each run its label, its step, and how much of its room its cuts take, at most.
 
-    1 is all of it: a cut is wrong for numbers beyond a quarter of its ring. Calls without cuts are left out, and so is what SPU
-    computes and what depends on it.
+    1 is all of it: a cut that counts wraps is wrong for numbers beyond a quarter of its ring. Calls without such cuts are left
+    out, and so is what SPU computes and what depends on it.
     """
 
     @cache
@@ -66,7 +67,10 @@ def room_taken(task: Task, plan: Plan, runs: Iterator[Values]) -> Iterator[tuple
             sizes, results = sizes_of(walk.program, [words[name] for name in call.inputs])
             words |= dict(zip(call.outputs, results, strict=True))
             step = next((int(name[5:]) for name in call.inputs if name.startswith("step.")), step)
-            read_by_cuts = (o.inputs[0] for o in walk.program.operations if o.output in walk.cuts)
-            shares = [sizes[number] / 2.0 ** (walk.bits[number] - 2) for number in read_by_cuts]
+            cuts = (o for o in walk.program.operations if o.output in walk.cuts)
+            kinds = (
+                (o.inputs[0], Cut(walk.bits[o.inputs[0]], o.parameters["bits"], walk.bits[o.output])) for o in cuts
+            )
+            shares = [sizes[number] / 2.0 ** (cut.bits - 2) for number, cut in kinds if cut.wrap]
             if shares:
-                yield call.label, step, max(shares)
+                yield call.label, step, float(np.max(shares))

@@ -241,7 +241,13 @@ def test_walks_have_the_signatures_of_their_functions_and_open_nothing():
     assert signature_of_walk("f", program.code) == Signature(types[:3], types[3:])
     fields = json.loads(program.code)
     result, (of_public,) = fields["program"]["outputs"][0], [n for n, p in enumerate(program.inputs) if p.public]
+    operations = fields["program"]["operations"]
+    secretly = [
+        [kind, [read[0]] * len(read) if kind == "dynamic_slice" else read, *rest] for kind, read, *rest in operations
+    ]
+    assert secretly != operations
     changes = {
+        "a secret place, which the length of a message would tell": {"operations": secretly},
         "public": {"public": [*fields["program"]["public"], result]},
         "a public argument": {"outputs": fields["program"]["inputs"][of_public:]},
         "no operation": {"operations": [["reveal", [0], result, {}]]},
