@@ -16,6 +16,7 @@ from .ring_program import FULL, MOVES, PRODUCTS, SUMS, RingProgram, WalkPlan
 from .rounds import whole_bytes
 
 MARGIN = 2  # bits above the largest number met, beyond the two that a cut needs: numbers may be 4 times as large
+ROUNDED = 256  # room for errors: those of 5,000 local truncations add up to 35 typically, and hardly ever to seven times that
 ROUND = 8_000  # bytes that a round counts as
 NEIGHBOURS = 2  # truncations on either side that a cut may be moved to
 PASSES = 3
@@ -107,7 +108,7 @@ class _Ledger:
             if kind not in PRODUCTS and given.issuperset(operation.inputs):
                 given.add(output)
             if kind == "truncate" and sizes is not None:
-                self._right[place] = max(bits + 1, int(sizes[operation.inputs[0]]).bit_length() + 2 + margin)
+                self._right[place] = max(bits + 1, int(sizes[operation.inputs[0]] + ROUNDED).bit_length() + 2 + margin)
             secret = tuple(dict.fromkeys(number for number in operation.inputs if number not in program.public))
             passed = kind in MOVES | SUMS | {"scale", "offset"} and kind != "shift" and len(secret) == 1
             if passed and (output not in self._replicated or secret[0] in self._replicated):
