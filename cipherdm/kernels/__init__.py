@@ -18,7 +18,17 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "digits": ["Digits", "Format"],
         "keys": ["AgreedKeys", "agree", "fresh_key"],
         "layers": ["Weights", "batched_product", "conv2d", "matmul", "prepare"],
-        "products": ["FLOAT64", "INT8", "INTEGERS", "PATHS", "choose_path", "matrix_product", "product", "trial"],
+        "products": [
+            "FLOAT64",
+            "INT8",
+            "INTEGERS",
+            "PATHS",
+            "choose_path",
+            "matrix_product",
+            "measured_rate",
+            "product",
+            "trial",
+        ],
         "shares": ["joined", "replicate"],
     },
 )

@@ -16,7 +16,9 @@ from .ring_program import FULL, MOVES, PRODUCTS, SUMS, RingProgram, WalkPlan
 from .rounds import whole_bytes
 
 MARGIN = 2  # bits above the largest number met, beyond the two that a cut needs: numbers may be 4 times as large
-ROUNDED = 256  # room for errors: those of 5,000 local truncations add up to 35 typically, and hardly ever to seven times that
+ROUNDED = (
+    256  # room for errors: those of 5,000 local truncations add up to 35 typically, and hardly ever to seven times that
+)
 ROUND = 8_000  # bytes that a round counts as
 NEIGHBOURS = 2  # truncations on either side that a cut may be moved to
 PASSES = 3
