@@ -36,8 +36,9 @@ def writable_image(out: Path | None) -> Path | None:
 
 
 def _with_record(out: Path) -> Path:
+    writable_image(out)
     check_writable(out.with_suffix(".json"))
-    return writable_image(out)
+    return out
 
 
 def writable(file: Path | None) -> Path | None:
