@@ -103,7 +103,7 @@ def check_ranges(
 ) -> list[LayerRange]:
     """Do `owner.ranges.check_ranges`, and look how much of their room the cuts of a walk take.
 
-    Of sets that parties walk, each block has an entry for the function "cut": the largest number that one of its cuts reads,
+    With sets that parties walk, each block has an entry for the function "cut": the largest number that one of its cuts reads,
     as a share of the largest with which the cut is right. So 1 is allowed. Rings are planned here as for single images, by
     DDIM in so many steps, block by block; a run with other settings has a plan of its own. The images that are looked at are
     others than those which rings are planned from, on real numbers, without the errors of truncations. Arguments, order and

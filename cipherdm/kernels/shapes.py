@@ -38,8 +38,8 @@ def _checked(fits: bool, shape: Sequence[int]) -> Shape | None:
     return tuple(shape) if fits else None
 
 
-def _same(inputs, shape, count: int = 1):
-    return _checked(len(inputs) == count, np.broadcast_shapes(*inputs))
+def _elementwise(count: int) -> Callable[..., Shape | None]:
+    return lambda inputs, shape: _checked(len(inputs) == count, np.broadcast_shapes(*inputs))
 
 
 def _places(axes, extents: Sequence[int]) -> bool:
@@ -126,18 +126,12 @@ _MADE: dict[str, Callable[..., Shape | None]] = {
     "transpose": _transpose,
     "concatenate": _concatenate,
     "pad": _pad,
-    "add": lambda inputs, shape: _same(inputs, shape, 2),
-    "subtract": lambda inputs, shape: _same(inputs, shape, 2),
-    "negate": _same,
     "sum": _sum,
     "shift": _shifted,
-    "less": lambda inputs, shape: _same(inputs, shape, 2),
-    "select": lambda inputs, shape: _same(inputs, shape, 3),
-    "multiply": lambda inputs, shape: _same(inputs, shape, 2),
+    "truncate": _shifted,
     "matmul": _matmul,
     "conv2d": _conv2d,
-    "scale": lambda inputs, shape: _same(inputs, shape, 2),
-    "offset": lambda inputs, shape: _same(inputs, shape, 2),
-    "share": _same,
-    "truncate": _shifted,
+    "select": _elementwise(3),
+    **dict.fromkeys(("negate", "share"), _elementwise(1)),
+    **dict.fromkeys(("add", "subtract", "less", "multiply", "scale", "offset"), _elementwise(2)),
 }

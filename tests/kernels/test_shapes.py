@@ -81,6 +81,7 @@ def test_each_operation_makes_the_shape_that_is_asked_for(kind, inputs, shape, p
         ("less", [0, 0], [2, 3], {}),
         ("reveal", [0], [2, 3], {}),
         ("negate", [], [2, 3], {}),
+        ("negate", [0, 0], [2, 3], {"count": 2}),
     ],
 )
 def test_what_is_no_operation_is_refused(kind, inputs, shape, parameters):
