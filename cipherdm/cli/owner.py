@@ -64,7 +64,8 @@ def check_ranges(
 ) -> None:
     """Check in plaintext whether a model's layers stay in the ranges outside which a protocol set is wrong.
 
-    With sets that parties walk, it also checks whether numbers fit the rings of the plan: "cut" is the share of the room that they take.
+    With sets that parties walk, it also checks whether numbers fit the rings of the plan: "cut" is the share of the room
+    that they take.
     Prints what every layer carries on fresh noise, worst first. The exit code is 0 if no layer leaves its range, 3 if one
     does, and 1 for errors.
     """
