@@ -19,12 +19,11 @@ from .owner.ranges import LayerRange
 from .progress import Progress
 from .protocols import FAST, Protocols
 from .sampling import make_task, sampling_nodes
-from .sampling.pipeline import Pipeline, embed_prompts
+from .sampling.pipeline import Pipeline, embed_prompts, known_captions
 from .sampling.rings import IMAGES_MET, drawn, room_taken, walking_of
 from .schedules import guided_coefficients, make_schedule
 
 GUIDANCE_SCALE = "guidance_scale"  # name among the fits' arrays; the scale that they were made with
-CAPTIONS = "captions.txt"  # file in a model's folder with captions to calibrate with, one per line
 
 
 def calibrate(
@@ -79,13 +78,7 @@ def calibrate(
         fits = fit_layers(unet, schedule, images_per_class=images, seed=seed, progress=progress)
         return save_calibration(fits, unet)
     guided = guidance_scale > 1
-    if captions is None:
-        if not (unet.folder / CAPTIONS).is_file():
-            wanted = "give captions like the prompts to come, or a file with one per line."
-            raise CipherDMError(f"{unet.folder} has no {CAPTIONS}: {wanted}")
-        captions = read_captions(unet.folder / CAPTIONS)
-    chosen = np.linspace(0, len(captions) - 1, min(images, len(captions))).round().astype(int)
-    embeddings = embed_prompts(model, [captions[index] for index in chosen], guided=guided)
+    embeddings = embed_prompts(model, known_captions(model, images, captions), guided=guided)
     if guided:
         schedule = replace(schedule, coefficients=guided_coefficients(schedule.coefficients, guidance_scale))
     fits = fit_layers(unet, schedule, embeddings=embeddings, guided=guided, seed=seed, progress=progress)
@@ -138,15 +131,3 @@ def calibration_of(pipeline: Pipeline) -> dict[str, Any]:
     stored = load_calibration(pipeline.unet)
     scale = stored.get(GUIDANCE_SCALE)
     return {"guidance_scale": None if scale is None else float(scale[0]), "timesteps": len(stored["timesteps"])}
-
-
-def read_captions(path: str | Path) -> list[str]:
-    """Read the lines of a text file that are not empty. Raises CipherDMError if it cannot be read or has none."""
-    try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise CipherDMError(f"{path} cannot be read as a list of captions, one per line ({error}).") from error
-    captions = [line for line in lines if line]
-    if not captions:
-        raise CipherDMError(f"{path} has no captions; write one per line.")
-    return captions

@@ -1,10 +1,13 @@
 """One call of a U-Net of Stable Diffusion's size on three parties, block by block, against diffusers in plaintext.
 
-Without a folder the weights are random, in Stable Diffusion 1.5's own configuration; costs do not depend on them. Each part
-leaves its result in a folder, so an interrupted run goes on with the next part, or with the next block.
+Without a folder the weights are random, in Stable Diffusion 1.5's own configuration. Costs depend on weights in one way: how
+far attention scores spread. Those of random weights are small, so FAST needs no number for each pair of tokens. Those of
+trained checkpoints reach 10 and more, and random weights can be given such a spread. Each part leaves its result in a folder,
+so an interrupted run goes on with the next part, or with the next block.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +32,8 @@ from cipherdm.schedules import make_schedule
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 
 from .commands import KeepOption, ProtocolsOption, RecordOption, finish, record_path, silent
-from .journal import kept
-from .sd15_blockwise import UNetCall, call_in_plaintext, call_on_parties
+from .journal import kept, write_json
+from .sd15_blockwise import UNetCall, call_in_plaintext, call_on_parties, ledger, sizes_by_block
 from .target import Check, Command, Target, field
 
 SD15 = UNetConditionConfig(sample_size=64, cross_attention_dim=768)
@@ -44,13 +47,26 @@ SCHEDULER = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, **_BET
 SCHEDULER |= {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
 
 
-def prepared(folder: Path, config: UNetConditionConfig | None = None) -> UNet:
+# Standard deviation of the scores of random weights, as a layer is initialised: queries and keys of size d have entries of
+# variance 1/3, since their inputs are normalised, so scores q k / sqrt(d) have variance 1/9.
+RANDOM_SPREAD = 1 / 3
+
+
+def with_spread(unet: UNet, spread: float) -> UNet:
+    """Return random weights with scores of this standard deviation in all attention, by scaling what projects to queries."""
+    factor = np.float32(spread / RANDOM_SPREAD)
+    scaled = {name: array * factor for name, array in unet.params.items() if ".to_q." in name}
+    return replace(unet, params={**unet.params, **scaled})
+
+
+def prepared(folder: Path, config: UNetConditionConfig | None = None, spread: float = RANDOM_SPREAD) -> UNet:
     """Return the U-Net in a folder, of its own or of a pipeline, after making its calibration if there is none.
 
-    Its weights stay in their file. A missing folder is filled with random weights for `config`, if that is given.
+    Its weights stay in their file. A missing folder is filled with random weights for `config`, if that is given, with scores
+    of this spread.
     """
     if not folder.exists() and config is not None:
-        save_unet(replace(init_unet(config), scheduler_config=SCHEDULER), folder)
+        save_unet(replace(with_spread(init_unet(config), spread), scheduler_config=SCHEDULER), folder)
     unet = load_unet(folder, lazily=True)
     if not isinstance(unet.config, UNetConditionConfig):
         raise CipherDMError(f"{folder} holds no model that takes prompts; give a folder of Stable Diffusion.")
@@ -63,44 +79,84 @@ def prepared(folder: Path, config: UNetConditionConfig | None = None) -> UNet:
     return unet
 
 
+def call_of(unet: UNet, protocols: Protocols, seed: int = 2) -> UNetCall:
+    """Return a call for one image and one prompt, of random numbers."""
+    shape = (1, unet.config.in_channels, *_extent(unet.config.sample_size))
+    sample = np.random.default_rng(seed).standard_normal(shape, np.float32)
+    timestep = float(make_schedule(unet.scheduler_config, "ddim", 1).timesteps[0])
+    return UNetCall(unet, protocols, sample, _embeddings(unet.config, 1, seed + 1), timestep)
+
+
+def planned(call: UNetCall, keep: Path, progress: Progress = silent) -> dict[str, dict[int, float]] | None:
+    """Return what rings by value are planned from, for sets that have them: inputs other than the call's. Kept in a file."""
+    if call.protocols.significant_bits is None:
+        return None
+    path = keep / "sizes.json"
+    if not path.exists():
+        write_json(path, sizes_by_block(call_of(call.unet, call.protocols, seed=12), progress))
+    read = json.loads(path.read_text())
+    return {block: {int(number): size for number, size in sizes.items()} for block, sizes in read.items()}
+
+
 def run(
-    unet: UNet, keep: Path, *, protocols: Protocols = FAST_64, random: bool = False, progress: Progress = silent
+    unet: UNet,
+    keep: Path,
+    *,
+    protocols: Protocols = FAST_64,
+    about: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Call a prepared U-Net in plaintext and on three parties, and return the record.
+    """Call a prepared U-Net in plaintext and on three parties, and return the record, with what `about` says of the weights.
 
     The call is for one image and one prompt. Finished parts, in the folder `keep`, are not computed again. "error" has rms and
     max of the parties' result and of the emulation, against diffusers' result and in units of its rms. Raises CipherDMError as
     `call_on_parties`, or if values leave the ring.
     """
-    shape = (1, unet.config.in_channels, *_extent(unet.config.sample_size))
-    sample = np.random.default_rng(2).standard_normal(shape, np.float32)
-    timestep = float(make_schedule(unet.scheduler_config, "ddim", 1).timesteps[0])
-    call = UNetCall(unet, protocols, sample, _embeddings(unet.config, 1, seed=3), timestep)
-    about = {"weights": weights_digest(unet), "protocols": protocols.name, "timestep": call.timestep}
-    about["inputs"] = hashlib.sha256(call.sample.tobytes() + call.encoder_hidden_states.tobytes()).hexdigest()
+    call = call_of(unet, protocols)
+    identity = {"weights": weights_digest(unet), "protocols": protocols.name, "timestep": call.timestep}
+    identity["inputs"] = hashlib.sha256(call.sample.tobytes() + call.encoder_hidden_states.tobytes()).hexdigest()
     # The parties take longest. The emulation takes minutes and tells whether they would fail, so it comes first.
     emulated = kept(keep / "emulated.npy", lambda: call_in_plaintext(call, progress))
     if not np.isfinite(emulated).all():
         shown = "as its emulation in plaintext shows; the parties were not started. Choose another protocol set."
         raise CipherDMError(f"in {protocols.name} the values of {unet.folder.name} leave the ring, {shown}")
     expected = kept(keep / "diffusers.npy", lambda: _by_diffusers(call))
-    found, rows = call_on_parties(call, keep / "call", about, progress)
+    found, rows = call_on_parties(call, keep / "call", identity, progress, planned(call, keep, progress))
     return {
-        "benchmark": "full_call",
-        "model": unet.folder.resolve().name,
-        "random_weights": random,
-        "config": unet.config.to_diffusers(),
-        "protocols": protocols.name,
-        "timestep": call.timestep,
-        "sample_shape": list(call.sample.shape),
-        "tokens": call.encoder_hidden_states.shape[1],
-        "parameters": sum(int(array.size) for array in unet.params.values()),
+        **_described(call, about),
         **sum_totals(rows),
         "share_seconds": sum(row["share_seconds"] for row in rows),
         "peak_memory": max(row["peak_memory"] for row in rows),
         "processes": sum(row["first_of_process"] for row in rows),
         "error": {"parties": _error(found, expected), "emulated": _error(emulated, expected)},
         "rows": [{name: value for name, value in row.items() if name != "writes"} for row in rows],
+    }
+
+
+def by_plan(
+    unet: UNet, keep: Path, protocols: Protocols, about: Mapping[str, Any], progress: Progress
+) -> dict[str, Any]:
+    """Return bytes and rounds of a call that nobody makes, which plans of walks say exactly."""
+    call = call_of(unet, protocols)
+    rows = ledger(call, planned(call, keep, progress), progress)
+    return {
+        **_described(call, about),
+        **{name: sum(row[name] for row in rows) for name in ("bytes", "rounds")},
+        "rows": rows,
+    }
+
+
+def _described(call: UNetCall, about: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        "benchmark": "full_call",
+        "model": call.unet.folder.resolve().name,
+        **(about or {}),
+        "config": call.unet.config.to_diffusers(),
+        "protocols": call.protocols.name,
+        "timestep": call.timestep,
+        "sample_shape": list(call.sample.shape),
+        "tokens": call.encoder_hidden_states.shape[1],
+        "parameters": sum(int(array.size) for array in call.unet.params.values()),
     }
 
 
@@ -223,6 +279,13 @@ def measure(
     reduced: Annotated[
         bool, typer.Option("--reduced", help="Use random weights with fewer channels, and smaller latents.")
     ] = False,
+    spread: Annotated[
+        float | None,
+        typer.Option(help="Standard deviation of the attention scores of random weights; 0.33 by default.", min=0),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say bytes and rounds, by the plans of fast-64 or fast-rings.")
+    ] = False,
     protocols: ProtocolsOption = "fast-64",
     keep: KeepOption = None,
     record: RecordOption = None,
@@ -232,13 +295,21 @@ def measure(
     Random weights and the parties' files go into the folder of --keep, which needs some GB for the full size. A model's own
     folder gets a calibration if it has none.
     """
-    path = record_path(record, "sd15_step_reduced" if reduced else "sd15_step")
+    if model is not None and spread is not None:
+        raise CipherDMError("a model's weights have the scores that they have; leave --spread out.")
+    name = "sd15_step" + "_reduced" * reduced + "_spread" * (spread is not None) + f"_{protocols}" * plan
+    path = record_path(record, name)
     keep = keep or root() / "runs" / "full_call" / path.stem
-    config = REDUCED if reduced else SD15
-    unet = prepared(keep / "model", config) if model is None else prepared(model)
+    config, spread = REDUCED if reduced else SD15, RANDOM_SPREAD if spread is None else spread
+    unet = prepared(keep / "model", config, spread) if model is None else prepared(model)
+    about = {"random_weights": model is None, "spread": spread if model is None else None}
     with ProgressBar("run") as bar:
-        found = run(unet, keep, protocols=named(protocols), random=model is None, progress=bar)
-    typer.echo(summary(found))
+        if plan:
+            found = by_plan(unet, keep, named(protocols), about, bar)
+            typer.echo(f"A call would take {found['bytes'] / 1e9:.2f} GB in {found['rounds']:,} rounds.")
+        else:
+            found = run(unet, keep, protocols=named(protocols), about=about, progress=bar)
+            typer.echo(summary(found))
     finish(path, found)
 
 

@@ -16,8 +16,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from cipherdm.engine import LocalCluster, Node, Session, Spec, Walking, compile_plan
+from cipherdm.engine import LocalCluster, Node, Plan, Session, Spec, Walking, compile_plan
+from cipherdm.engine.graph import as_words
+from cipherdm.engine.programs import read_walk
 from cipherdm.errors import CipherDMError
+from cipherdm.kernels.narrow import sizes_of
+from cipherdm.kernels.ring_program import WalkPlan
+from cipherdm.kernels.rings import costs
 from cipherdm.models import Block, UNet
 from cipherdm.owner import prepare_weights
 from cipherdm.owner.observe import load_calibration
@@ -85,14 +90,61 @@ class UNetCall:
         return block_node(block, shape), arrays
 
 
+Sizes = Mapping[str, Mapping[int, float]]
+"""By block, the largest size of each secret value's words by number: what rings by value are planned from."""
+
+
+def sizes_by_block(call: UNetCall, progress: Progress = silent) -> dict[str, dict[int, float]]:
+    """Return how large numbers become in a call with inputs of the owner's own.
+
+    Raises:
+        CipherDMError: a block compares or divides, and its rings cannot be planned.
+    """
+    bits, found = call.protocols.walk_bits, {}
+    words = {name: as_words(array, bits) for name, array in call.inputs(ring=True).items()}
+    for index, block in enumerate(call.blocks, start=1):
+        progress(index - 1, len(call.blocks), f"{block.name}, planning rings")
+        node, weights = call.node(block, ring=True)
+        read = words | {name: as_words(array, bits) for name, array in weights.items()}
+        specs = tuple(Spec.of(weights[name]) if name in weights else Spec(words[name].shape) for name in node.inputs)
+        program = read_walk(node.function, specs, bits, by_value=True)
+        if program is None:
+            raise CipherDMError(f"{block.name} compares or divides, so SPU has to compute it; choose fast.")
+        found[block.name], results = sizes_of(program, [read[name] for name in node.inputs])
+        words |= dict(zip(node.outputs, results, strict=True))
+        words = {name: array for name, array in words.items() if name not in _unread(call.blocks, index)}
+    return found
+
+
+def ledger(call: UNetCall, sizes: Sizes | None = None, progress: Progress = silent) -> list[dict[str, Any]]:
+    """Return a row for each block of a call that nobody makes: bytes of all parties and rounds, exact by the plan of its walk.
+
+    The arguments are those of `call_on_parties`. Raises CipherDMError if SPU has to compute a block.
+    """
+    rows, specs = [], {name: Spec.of(array) for name, array in call.inputs(ring=True).items()}
+    for index, block in enumerate(call.blocks):
+        progress(index, len(call.blocks), block.name)
+        node, weights, plan = _planned(call, block, specs, sizes)
+        specs |= plan.outputs
+        (program,) = (each.program for each in plan.calls)
+        if not program.walk:
+            raise CipherDMError(
+                f"{block.name} is computed by SPU, whose bytes no plan says; choose fast-64 or fast-rings."
+            )
+        size, rounds = costs(WalkPlan.from_json(program.code.decode()))
+        rows.append({"block": block.name, "kind": block.kind, "bytes": size, "rounds": rounds})
+    return rows
+
+
 def call_on_parties(
-    call: UNetCall, folder: Path, about: Mapping[str, Any], progress: Progress = silent
+    call: UNetCall, folder: Path, about: Mapping[str, Any], progress: Progress = silent, sizes: Sizes | None = None
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Compute a call on three parties on this machine, or the part of it that is not finished.
 
-    The folder holds the parties' files, and the journal with the call's identity, `about`. Return the predicted noise, float32
-    [B, C, H, W], and a row for each block; "share_seconds" are for preparing and sharing the weights. Raises CipherDMError if a
-    party fails, or if the folder holds another call. Finished blocks are kept.
+    The folder holds the parties' files, and the journal with the call's identity, `about`. With `sizes` (`sizes_by_block`),
+    rings are by value. Return the predicted noise, float32 [B, C, H, W], and a row for each block; "share_seconds" are for
+    planning, and for preparing and sharing weights. Raises CipherDMError if a party fails, or if the folder holds another call.
+    Finished blocks are kept.
     """
     journal = Journal(folder, about)
     commit = environment()["commit"]  # now, since a long run's record is written when the checkout may have moved on
@@ -111,7 +163,7 @@ def call_on_parties(
             progress(index, len(blocks), blocks[index].name)
             written = [value for row in journal.rows for value in row["writes"].items()]
             specs = inputs | {name: Spec(tuple(shape), kind) for name, (shape, kind) in written}
-            row = _run_block(session, call, blocks[index], specs)
+            row = _run_block(session, call, blocks[index], specs, sizes)
             journal.add(row | {"commit": commit, "first_of_process": index == done})
             session.delete(_unread(blocks, index + 1))
         bits, eps = call.protocols.value_bits, session.reveal("eps")
@@ -133,21 +185,35 @@ def call_in_plaintext(call: UNetCall, progress: Progress = silent) -> np.ndarray
     return np.asarray(values["eps"])
 
 
-def _run_block(session: Session, call: UNetCall, block: Block, specs: Mapping[str, Spec]) -> dict[str, Any]:
+def _planned(
+    call: UNetCall, block: Block, specs: Mapping[str, Spec], sizes: Sizes | None
+) -> tuple[Node, dict[str, np.ndarray], Plan]:
+    """Return a block as a node, the arrays that its owner shares for it, and the plan by which parties compute it."""
+    node, weights = call.node(block, ring=True)
+    specs = {**specs, **{name: Spec.of(array) for name, array in weights.items()}}
+    walking, protocols = None, call.protocols
+    if protocols.walk_bits is not None:
+        known = (
+            {} if sizes is None else {(node.function, tuple(specs[name] for name in node.inputs)): sizes[block.name]}
+        )
+        walking = Walking(protocols.walk_bits, protocols.significant_bits, known)
+    return node, weights, compile_plan([node], specs, keep=node.outputs, files=node.outputs, walking=walking)
+
+
+def _run_block(
+    session: Session, call: UNetCall, block: Block, specs: Mapping[str, Spec], sizes: Sizes | None
+) -> dict[str, Any]:
     """Run one block, and return its row."""
     load = load_average()
     session.peak_memory(reset=True)
     start = time.perf_counter()
-    node, weights = call.node(block, ring=True)
+    node, weights, plan = _planned(call, block, specs, sizes)
     session.share(weights, in_files=True)
     shared = time.perf_counter() - start
-    of_weights = {name: Spec.of(array) for name, array in weights.items()}
-    parameters = sum(array.size for array in weights.values())
+    names, parameters = list(weights), sum(array.size for array in weights.values())
     del weights  # which may take gigabytes while the parties compute
-    walking = None if call.protocols.walk_bits is None else Walking(call.protocols.walk_bits)
-    plan = compile_plan([node], specs | of_weights, keep=node.outputs, files=node.outputs, walking=walking)
     cost = session.run(plan)
-    session.delete(of_weights)
+    session.delete(names)
     return {
         "block": block.name,
         "kind": block.kind,

@@ -10,12 +10,13 @@ from prompted_models import save_pipeline
 from small import ONE_LEVEL, SCHEDULER
 
 import cipherdm as cdm
-from cipherdm.calibration import calibration_of, read_captions
+from cipherdm.calibration import calibration_of
 from cipherdm.engine import programs
 from cipherdm.kernels.rings import planned
 from cipherdm.models import init_unet
 from cipherdm.owner.calibrate import calibrate as fit_layers
 from cipherdm.owner.observe import load_calibration
+from cipherdm.sampling.pipeline import read_captions
 from cipherdm.schedules import make_schedule
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -40,9 +40,8 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Seed of the noise, which is public.")] = 0,
 ) -> None:
     """Calibrate a model for the set `fast`: measure in plaintext what its layers carry, and store fits in its folder."""
-    from ..calibration import read_captions
     from ..models import UNet
-    from ..sampling.pipeline import load_model
+    from ..sampling.pipeline import load_model, read_captions
 
     folder = cdm.find_model(name)
     model = load_model(folder)

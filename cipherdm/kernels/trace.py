@@ -168,6 +168,7 @@ class _Tracer:
                     "stop": p["limit_indices"],
                     "step": p["strides"] or (1,) * len(shape),
                 }
+                ends = {name: tuple(map(int, places)) for name, places in ends.items()}  # jnp.split has NumPy's numbers
                 return self._add("slice", shape, [x], **ends)
         return self._add("reshape", shape, [x])
 

@@ -17,10 +17,11 @@ import numpy as np
 from . import layers
 from .cut import Cut, cut
 from .products import choose_path
-from .ring_program import MOVES, SUMS, Operation, WalkPlan, local
+from .ring_program import MOVES, SUMS, Operation, RingProgram, WalkPlan, local
 from .rounds import Round, Steps, reshare
 from .streams import Address, Streams
 
+ROOM = 1 << 26  # numbers of large values that are there at a time: 1 GiB of pairs
 SMALL_PRODUCT = 1 << 12  # multiply-adds up to which NumPy's integers are taken, without the steps that digits need
 _PUBLIC, _PART, _PAIR = 0, 1, 2  # kinds of values: words, additive parts [1, ...], pairs [2, ...]
 
@@ -50,10 +51,11 @@ class Walk:
     Args:
         plan: what to compute.
         rank: this party's rank.
+        room: numbers of large values, those of a 64th of it and more, that are there at a time, as far as that can be.
     """
 
-    def __init__(self, plan: WalkPlan, rank: int):
-        self.plan, self._rank = plan, rank
+    def __init__(self, plan: WalkPlan, rank: int, room: int = ROOM):
+        self.plan, self._rank, self._room = plan, rank, room
         self._path = choose_path()
         self._kinds = dict.fromkeys(plan.program.inputs, _PAIR) | dict.fromkeys(plan.program.public, _PUBLIC)
         self._constants = {number: array.view(np.uint64) for number, array in plan.program.constants.items()}
@@ -98,12 +100,16 @@ class Walk:
         return [values[number] for number in self.plan.program.outputs]
 
     def _scheduled(self, instructions: Iterable[_Instruction]) -> list[list[tuple[int, _Instruction]]]:
-        """Return for each round what to do before its messages, with places in the program: all that is ready then."""
+        """Return for each round what to do before its messages, with places in the program: all that is ready then.
+
+        What makes a large value waits, too, until there is room for it (`_Room`).
+        """
         program = self.plan.program
-        begins, ready = [], dict.fromkeys((*program.inputs, *program.constants), 0)
+        begins, ready, room = [], dict.fromkeys((*program.inputs, *program.constants), 0), _Room(program, self._room)
         for each in instructions:
-            begins.append((max(ready[number] for number in each.operation.inputs), each))
-            ready[each.operation.output] = begins[-1][0] + each.rounds
+            begin = room.begin(each.operation, max(ready[number] for number in each.operation.inputs))
+            begins.append((begin, each))
+            ready[each.operation.output] = begin + each.rounds
         batches: list[list[tuple[int, _Instruction]]] = [[] for _ in range(1 + max(ready.values()))]
         for place, (begin, each) in enumerate(begins):
             batches[begin].append((place, each))
@@ -190,6 +196,38 @@ class Walk:
         if first.ndim == 3:
             return layers.matmul(layers.prepare(self._path, first, bits), second)[None]
         return layers.batched_product(self._path, first, second, bits)[None]
+
+
+class _Room:
+    """When there is room for large values: parts of an attention, which need nothing of each other, come one by one."""
+
+    def __init__(self, program: RingProgram, room: int):
+        self._room, self._large = room, room >> 6  # smaller ones are little, and do not wait
+        self._readers = Counter(number for operation in program.operations for number in set(operation.inputs))
+        self._readers.update(program.outputs)
+        self._ends: dict[int, float] = {}  # of large values: the round in which the last reader so far begins
+        self._sizes = {number: math.prod(shape) for number, shape in enumerate(program.shapes)}
+
+    def begin(self, operation: Operation, ready: int) -> int:
+        """Return the round, `ready` or later, in which an operation begins. Operations are asked for in the program's order."""
+        size = self._sizes[operation.output]
+        if size >= self._large:
+            while True:
+                held = {number: self._end(number) for number in self._ends if self._end(number) > ready}
+                first = min(held.values(), default=math.inf)
+                if sum(self._sizes[number] for number in held) + size <= self._room or first == math.inf:
+                    break
+                ready = first
+            self._ends[operation.output] = ready
+        for number in set(operation.inputs):
+            self._readers[number] -= 1
+            if number in self._ends:
+                self._ends[number] = max(self._ends[number], ready)
+        return ready
+
+    def _end(self, number: int) -> float:
+        """Return the round in which a value is freed; infinite if not all that read it are known."""
+        return math.inf if self._readers[number] else self._ends[number]
 
 
 class _Inbox:

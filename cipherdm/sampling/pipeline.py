@@ -30,6 +30,7 @@ _KINDS = {
 }
 # Tensors that folders may hold and that a text encoder has no use for.
 _UNUSED = r".*position_ids|(vision_model|visual_projection|text_projection|logit_scale)\b.*"
+CAPTIONS = "captions.txt"  # file in a model's folder with captions that its owner knows, one per line
 _FILES = {"unet": "config.json", "scheduler": "scheduler_config.json", **_CLIENT_FILES}
 
 
@@ -200,6 +201,35 @@ def embed_prompts(
     mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
     with torch.no_grad():
         return encoder(tokens.input_ids, attention_mask=mask).last_hidden_state.numpy().astype(np.float32)
+
+
+def known_captions(pipeline: Pipeline, count: int, captions: Sequence[str] | None = None) -> list[str]:
+    """Return at most `count` captions like the prompts to come, spread evenly over those that the owner has.
+
+    These are `captions`, or the lines of CAPTIONS in the model's folder. Raises CipherDMError if there are none.
+    """
+    if captions is None:
+        folder = pipeline.unet.folder
+        if folder is None or not (folder / CAPTIONS).is_file():
+            raise CipherDMError(
+                f"{folder or 'this pipeline'} has no {CAPTIONS}: write one into the model's folder, with captions like the "
+                "prompts to come, one per line."
+            )
+        captions = read_captions(folder / CAPTIONS)
+    places = np.linspace(0, len(captions) - 1, min(count, len(captions))).round().astype(int)
+    return [captions[place] for place in places]
+
+
+def read_captions(path: str | Path) -> list[str]:
+    """Read the lines of a text file that are not empty. Raises CipherDMError if it cannot be read or has none."""
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise CipherDMError(f"{path} cannot be read as a list of captions, one per line ({error}).") from error
+    captions = [line for line in lines if line]
+    if not captions:
+        raise CipherDMError(f"{path} has no captions; write one per line.")
+    return captions
 
 
 def decode_latents(pipeline: ClientComponents, latents: np.ndarray) -> np.ndarray:

@@ -14,33 +14,38 @@ from ..progress import Progress
 from .roles import Task, Values, client_values
 
 IMAGES_MET = 20  # images that the owner draws, to see how large numbers become
+STEPS_MET = 100  # of all images together, but at least 4 are drawn
 
 
 def walking_of(task: Task, nodes: Sequence[Node], progress: Progress | None = None) -> Walking | None:
     """Return how parties walk a run, given by its nodes from the first step to the last; None if its protocols have no walk.
 
-    Rings by value are planned by the model's owner, who draws images of its own. Nothing of the client's is looked at; so with
-    prompts, of which there are none here, all values have 64 bits.
+    Rings by value are planned by the model's owner, who draws images of its own, with captions of its own where the model takes
+    prompts. Nothing of the client's is looked at.
     """
-    shape, protocols = task.shape, task.shape.protocols
+    protocols = task.shape.protocols
     if protocols.walk_bits is None:
         return None
-    if protocols.significant_bits is None or shape.branches > 1 or "encoder_hidden_states" in task.client:
+    if protocols.significant_bits is None:
         return Walking(protocols.walk_bits)
-    runs = drawn(task, range(0, IMAGES_MET, shape.batch), progress, "planning rings")
+    images = max(4, min(IMAGES_MET, STEPS_MET // task.shape.steps))
+    runs = drawn(task, range(0, images, task.shape.batch), progress, "planning rings")
     return Walking(
         protocols.walk_bits, protocols.significant_bits, sizes_met(nodes, runs, task.specs, protocols.walk_bits)
     )
 
 
 def drawn(task: Task, seeds: Sequence[int], progress: Progress | None, label: str) -> Iterator[Values]:
-    """Yield the arrays of a run for each seed; a run has the classes from that of its seed on, in turn."""
+    """Yield the arrays of a run for each seed; a run has the classes, or the captions, from that of its seed on, in turn."""
     classes = task.client["class_onehot"].shape[1] if "class_onehot" in task.client else None
+    known = task.known_prompts
     for done, seed in enumerate(seeds):
         if progress is not None:
             progress(done, len(seeds), label)
-        labels = None if classes is None else [(seed + index) % classes for index in range(task.shape.batch)]
-        yield task.owner | task.public | client_values(labels, task.shape, seed)
+        numbers = seed + np.arange(task.shape.batch)
+        labels = None if classes is None else numbers % classes
+        prompts = None if known is None else known[:, numbers % known.shape[1]].reshape(-1, *known.shape[2:])
+        yield task.owner | task.public | client_values(labels, task.shape, seed, prompts=prompts)
 
 
 def room_taken(task: Task, plan: Plan, runs: Iterator[Values]) -> Iterator[tuple[str, int, float]]:

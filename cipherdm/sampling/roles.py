@@ -25,6 +25,9 @@ class Task:
     owner: Values
     client: Values
     public: Values  # all parties may know them; the others are secret-shared
+    known_prompts: np.ndarray | None = (
+        None  # embeddings [branches, captions, tokens, width] with which the owner plans rings
+    )
 
     @property
     def specs(self) -> dict[str, Spec]:

@@ -17,7 +17,8 @@ from ..errors import CipherDMError, check_whole
 from ..progress import Progress
 from ..protocols import DIRECT, Protocols
 from ..schedules import Schedule
-from .pipeline import Pipeline, decode_latents, embed_prompts, encode_images
+from .pipeline import Pipeline, decode_latents, embed_prompts, encode_images, known_captions
+from .rings import IMAGES_MET
 from .roles import Task
 from .sample import Granularity, SamplingResult, Settings, check_sample, run_task
 
@@ -106,7 +107,11 @@ def text_to_image_task(
         raise CipherDMError(f"the latents have shape {start.shape}; this model and these prompts take {shape}.")
     if images is not None:
         start = _noised(pipeline, images, schedule, shape, chosen.seed)
-    return chosen.task(unet, schedule, len(prompts), prompts=embeddings, start=start, guidance_scale=guidance_scale)
+    task = chosen.task(unet, schedule, len(prompts), prompts=embeddings, start=start, guidance_scale=guidance_scale)
+    if chosen.protocols.significant_bits is None:
+        return task
+    known = embed_prompts(pipeline, known_captions(pipeline, IMAGES_MET), guided=guidance_scale > 1)
+    return replace(task, known_prompts=known.reshape(task.shape.branches, -1, *known.shape[1:]))
 
 
 def _steps_taken(steps: int, strength: float) -> int:

@@ -8,10 +8,10 @@ from prompted_models import SMALL, save_pipeline
 from skimage.metrics import peak_signal_noise_ratio
 
 import cipherdm as cdm
-from cipherdm.calibration import read_captions
 from cipherdm.errors import CipherDMError
 from cipherdm.likeness import BEST_PSNR, extent_psnr
 from cipherdm.protocols import CIPHERDM_CORRECTED, DIRECT, FAST, PUMA
+from cipherdm.sampling.pipeline import read_captions
 from cipherdm.views.pictures import grey_levels
 from cipherdm_experiments import grid, prompts, recording
 from cipherdm_experiments.training.sd_mini.captions import vocabulary

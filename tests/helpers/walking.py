@@ -10,7 +10,7 @@ from three_parties import run, shared, three_streams
 from cipherdm.kernels.narrow import sizes_of
 from cipherdm.kernels.shares import joined
 from cipherdm.kernels.trace import trace
-from cipherdm.kernels.walk import Walk
+from cipherdm.kernels.walk import ROOM, Walk
 from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed
 
 read = partial(trace, fraction_bits=ENGINE_FRACTION_BITS)
@@ -23,14 +23,14 @@ def words_of(array):
     return np.round(np.asarray(array, np.float64) * 2.0**ENGINE_FRACTION_BITS).astype(np.int64)
 
 
-def walked(plan, arrays, call=0, streams=None):
+def walked(plan, arrays, call=0, streams=None, room=ROOM):
     """Results of three parties' walk, int64, and all messages."""
     streams = three_streams() if streams is None else streams
     program = plan.program
     words = [array.view(np.uint64) for array in arrays]
     numbers = list(zip(program.inputs, words, strict=True))
     given = [3 * [array] if number in program.public else shared(array) for number, array in numbers]
-    steps = [Walk(plan, r).steps([three[r] for three in given], streams[r], call) for r in range(3)]
+    steps = [Walk(plan, r, room).steps([three[r] for three in given], streams[r], call) for r in range(3)]
     results, log = run(steps)
     outputs = [joined(pairs).view(np.int64) for pairs in zip(*results, strict=True)]
     return outputs, log

@@ -131,6 +131,28 @@ def test_random_programs_are_right_to_their_last_places(kinds, choices, seed):
         assert costs(plan)[0] == sum(content.size for *_, content in log)
 
 
+def test_large_values_wait_until_there_is_room():
+    """Parts that need nothing of each other are computed one after the other, with the same results."""
+
+    def parts(x):
+        found = []
+        for row in range(4):
+            y = Fixed(x[row], 18, True)
+            for _ in range(3):
+                y = (y * y).truncated(18)
+            found.append(y.array[:4])
+        return lax.bitcast_convert_type(jnp.concatenate(found), jnp.float32)
+
+    plan = WalkPlan.in_64_bits(read(lambda x: parts(lax.bitcast_convert_type(x, jnp.int32)), [Spec((4, 1000))]))
+    words = np.random.default_rng(0).integers(-(1 << 18), 1 << 18, (4, 1000))
+    (at_once,), at_once_log = walked(plan, [words])
+    (in_turn,), in_turn_log = walked(plan, [words], room=2000)
+    np.testing.assert_array_equal(in_turn, at_once)
+    rounds = [1 + max(number for number, *_ in log) for log in (at_once_log, in_turn_log)]
+    assert rounds[1] >= 3 * rounds[0]
+    assert sum(content.size for *_, content in in_turn_log) == sum(content.size for *_, content in at_once_log)
+
+
 def test_public_numbers_below_zero_are_as_in_jax():
     """Places, comparisons and constants that depend on a public argument."""
 

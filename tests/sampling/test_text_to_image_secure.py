@@ -7,10 +7,16 @@ import pytest
 from prompted_models import SMALL, save_pipeline
 from skimage.metrics import peak_signal_noise_ratio
 
-from cipherdm import DIRECT, FAST, FAST_GUARDED, CipherDMError, calibrate, load_pipeline, text_to_image
+from cipherdm import DIRECT, FAST, FAST_GUARDED, FAST_RINGS, CipherDMError, calibrate, load_pipeline, text_to_image
+from cipherdm.engine import compile_plan
+from cipherdm.kernels.ring_program import WalkPlan
 from cipherdm.models import UNet, init_unet
 from cipherdm.owner import prepare_weights
 from cipherdm.owner.observe import Layers, load_calibration, save_calibration
+from cipherdm.sampling import sampling_nodes
+from cipherdm.sampling.pipeline import known_captions
+from cipherdm.sampling.rings import walking_of
+from cipherdm.sampling.text_to_image import text_to_image_task
 
 CAPTIONS = [
     f"{size} {colour} {digit}"
@@ -30,6 +36,7 @@ def pipeline(tmp_path_factory):
     loaded = load_pipeline(folder)
     path = calibrate(loaded, CAPTIONS * 2, timesteps=2, guidance_scale=3.0, seed=1)
     assert path.parent == folder
+    (folder / "captions.txt").write_text("\n".join(CAPTIONS))
     return loaded
 
 
@@ -57,9 +64,10 @@ def test_emulated_fast_is_close_to_the_exact_model(pipeline, scheduler):
 
 
 @pytest.mark.slow
-def test_secure_fast_follows_its_emulation(pipeline, cluster):
+@pytest.mark.parametrize("protocols", [FAST, FAST_RINGS], ids=lambda protocols: protocols.name)
+def test_secure_fast_follows_its_emulation(pipeline, cluster, protocols):
     expected = drawn(pipeline, None, FAST)
-    result = drawn(pipeline, cluster, FAST, granularity="step")
+    result = drawn(pipeline, cluster, protocols, granularity="step")
     assert extent_psnr(expected.latents, result.latents) > 45
     assert extent_psnr(expected.images, result.images) > 40
     assert result.cost.bytes > 0 and len(result.peak_memory) == 3
@@ -74,6 +82,28 @@ def test_secure_sampling_follows_plaintext(pipeline, cluster):
     result = drawn(pipeline, cluster, DIRECT, **changes)
     assert extent_psnr(expected.latents, result.latents) > 30
     assert result.cost.bytes > 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_all_steps_of_a_prompt_are_walked_by_a_plan_that_does_not_depend_on_it(pipeline, scale):
+    plans = []
+    for prompt in ("a red two", "seven"):
+        task = text_to_image_task(
+            pipeline, prompt, protocols=FAST_RINGS, steps=2, guidance_scale=scale, seed=len(prompt)
+        )
+        nodes = sampling_nodes(task.shape, "step")
+        plans.append(compile_plan(nodes, task.specs, keep=["sample"], walking=walking_of(task, nodes)))
+    assert all(call.program.walk for call in plans[0].calls)
+    bits = WalkPlan.from_json(plans[0].calls[-1].program.code.decode()).bits
+    assert 64 in bits and min(bits) < 40
+    assert plans[0] == plans[1]
+
+
+def test_rings_of_a_model_without_captions_are_not_planned(pipeline, tmp_path):
+    unet = replace(pipeline.unet, folder=tmp_path)
+    with pytest.raises(CipherDMError, match="has no captions.txt: write one into the model's folder"):
+        known_captions(replace(pipeline, unet=unet), 3)
+    assert known_captions(pipeline, 3) == [CAPTIONS[0], CAPTIONS[6], CAPTIONS[-1]]
 
 
 def test_folding_a_layer_norm_into_its_readers_is_exact(pipeline):

@@ -7,8 +7,8 @@ from pathlib import Path
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from cipherdm.calibration import CAPTIONS
 from cipherdm.records import write_record
+from cipherdm.sampling.pipeline import CAPTIONS
 
 from ..classifier import LeNet, save_classifier
 from ..export import replacing_files
