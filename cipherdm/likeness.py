@@ -65,3 +65,8 @@ def without_overflows(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     images = np.asarray(images)
     overflowed = ~np.isfinite(images).all(axis=(1, 2, 3))
     return np.where(overflowed[:, None, None, None], 0, images), overflowed
+
+
+def grey_levels(images: np.ndarray) -> np.ndarray:
+    """Levels 0 to 255, uint8, for values of -1 to 1: clipped to that range, and grey where NaN."""
+    return np.round(127.5 * (np.clip(np.nan_to_num(images), -1, 1) + 1)).astype(np.uint8)

@@ -1,10 +1,15 @@
 """Schedules and guidance as rows of coefficients.
 
 A step of DDPM (Ho et al., arXiv 2006.11239, eq. 7) or DDIM (Song et al., arXiv 2010.02502, eq. 12) is linear in the sample,
-the model's output and fresh noise. A step of DPM-Solver++ (2M; Lu et al., arXiv 2211.01095, algorithm 2) is also linear in
-the sample and output of the step before, so 10 to 15 steps suffice. Classifier-free guidance (Ho and Salimans, arXiv
-2207.12598) is linear in two outputs. The coefficients depend on nothing secret, so a schedule is a public table, computed
-here from the betas of a diffusers scheduler. The same table drives plaintext and secure sampling.
+the model's output and fresh noise. So are the steps of few-step models, LCM (Luo et al., arXiv 2310.04378) and TCD (Zheng et
+al., arXiv 2402.19159), and those of Euler and Euler ancestral (Karras et al., arXiv 2206.00364). A step of DPM-Solver++ (2M; Lu
+et al., arXiv 2211.01095, algorithm 2) is also linear in the sample and output of the step before, so 10 to 15 steps suffice.
+Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) is linear in two outputs. The coefficients depend on nothing
+secret, so a schedule is a public table, computed here from the betas of a diffusers scheduler. The same table drives plaintext
+and secure sampling.
+
+diffusers' Euler steps take samples x = image + sigma noise, and the model x / sqrt(sigma^2 + 1). Here all samples are what the
+model takes: signal * image + noise level * noise, with squares that add up to 1.
 """
 
 from collections.abc import Mapping
@@ -15,12 +20,21 @@ import numpy as np
 
 from .errors import CipherDMError, check_whole, refuse
 
-SCHEDULERS = ("ddpm", "ddim", "dpmsolver++")
+_CLASSES = {
+    "ddpm": "DDPM",
+    "ddim": "DDIM",
+    "dpmsolver++": "DPMSolverMultistep",
+    "euler": "EulerDiscrete",
+    "euler-ancestral": "EulerAncestralDiscrete",
+    "lcm": "LCM",
+    "tcd": "TCD",
+}
+SCHEDULERS = tuple(_CLASSES)
 # diffusers' classes whose noise levels come from betas, and that leave the model's output as it is: for a model made for one of
-# them any scheduler of SCHEDULERS can be taken. Flow matching, EDM, consistency, LCM, TCD and score SDEs are other families.
+# them any scheduler of SCHEDULERS can be taken. Flow matching, EDM, consistency and score SDEs are other families.
 _NAMES = (
     "DDIM DDIMParallel DDPM DDPMParallel PNDM DPMSolverMultistep DPMSolverSinglestep DPMSolverSDE DEISMultistep UniPCMultistep "
-    "LMSDiscrete EulerDiscrete EulerAncestralDiscrete HeunDiscrete KDPM2Discrete KDPM2AncestralDiscrete"
+    "LMSDiscrete EulerDiscrete EulerAncestralDiscrete HeunDiscrete KDPM2Discrete KDPM2AncestralDiscrete LCM TCD"
 )
 BETA_CLASSES = tuple(f"{name}Scheduler" for name in _NAMES.split())
 # Values of other fields that say that the noise levels do not come from the betas.
@@ -49,10 +63,12 @@ class Schedule:
 
     Attributes:
         name: one of SCHEDULERS.
-        timesteps: [steps] int64, descending, as the model is told them.
+        timesteps: [steps] int64, descending, as the model is told them; float64 of Euler's, which may lie between whole ones.
         coefficients: [steps, 3] float32, or [steps, 5] for a multistep schedule.
         prediction: [steps, 2] float32, the predicted image as a combination of sample and model output.
         clip: largest absolute value of the predicted image, or None for no clipping, which needs no comparison.
+        signal: share of the image in the sample that the first step takes; that of noise is sqrt(1 - signal^2).
+        deviation: standard deviation of a first sample of noise alone. It is 1, but of Euler's schedules.
     """
 
     name: str
@@ -60,6 +76,8 @@ class Schedule:
     coefficients: np.ndarray
     prediction: np.ndarray
     clip: float | None
+    signal: float
+    deviation: float = 1.0
 
     @property
     def steps(self) -> int:
@@ -85,9 +103,10 @@ def make_schedule(
     Args:
         config: configuration of a diffusers scheduler (`scheduler_config.json`): betas, spacing, prediction type. None, as
             models without one have it, is an error.
-        name: "ddpm" (ancestral, with the configured variance_type), "ddim", or "dpmsolver++" (2M, midpoint).
+        name: one of SCHEDULERS: "ddpm" (ancestral, with the configured variance_type), "ddim", "dpmsolver++" (2M, midpoint),
+            "euler" or "euler-ancestral" (with Karras' noise levels if the configuration asks for them), "lcm" or "tcd".
         steps: denoising steps, 1 to num_train_timesteps. Numbers are refused for which diffusers' spacing takes others.
-        eta: DDIM's share of fresh noise, 0 to 1. DDPM has its own and ignores this.
+        eta: share of fresh noise of DDIM, and of TCD (its gamma), 0 to 1. The others have their own and ignore this.
         clip: clip the predicted image to the configured clip_sample_range at every step, and derive the noise again from
             the clipped image (diffusers' use_clipped_model_output). The configuration's clip_sample is ignored: clipping
             shares needs two comparisons per pixel, so it happens only if asked for here.
@@ -101,13 +120,15 @@ def make_schedule(
         raise CipherDMError(f"unknown scheduler {name!r}: choose one of {', '.join(SCHEDULERS)}.")
     check_levels(config)
     scheduler = _scheduler(config, name, steps)
-    timesteps = scheduler.timesteps.numpy().astype(np.int64)
+    timesteps = scheduler.timesteps.numpy()
     taken, longest = len(timesteps), scheduler.config.num_train_timesteps
     spacing = f"timestep_spacing {scheduler.config.timestep_spacing!r}, steps_offset {config.get('steps_offset', 0)}"
     beyond = f"{steps} steps begin at timestep {timesteps.max()}, and the model knows 0 to {longest - 1}"
     problems = {
         "dpmsolver++ remembers unclipped predictions: leave clip out, or choose ddim": name == "dpmsolver++" and clip,
-        "dynamic thresholding needs a quantile of secret values: set thresholding to false": scheduler.config.thresholding,
+        "dynamic thresholding needs a quantile of secret values: set thresholding to false": scheduler.config.get(
+            "thresholding"
+        ),
         f"eta must be between 0 (no fresh noise) and 1; got {eta}": not 0.0 <= eta <= 1.0,
         f"of {steps} steps the first {start} cannot be left out: at least one must remain": not 0 <= start < steps,
         f"diffusers takes {taken} steps when asked for {steps} ({spacing}): take another number": taken != steps,
@@ -118,7 +139,7 @@ def make_schedule(
         if name == "dpmsolver++":
             made = _dpmsolver(scheduler, steps, start)
         else:
-            made = _onestep(scheduler, name, timesteps, start, eta, clip)
+            made = _onestep(scheduler, name, start, eta, clip)
     if not (np.isfinite(made.coefficients).all() and np.isfinite(made.prediction).all()):
         found = ", ".join(f"{field} {config[field]!r}" for field in _LEVEL_FIELDS if config.get(field) is not None)
         raise CipherDMError(
@@ -127,6 +148,15 @@ def make_schedule(
             "timestep of its own."
         )
     return made
+
+
+def scheduler_of(config: Mapping[str, Any] | None) -> str:
+    """Return the name in SCHEDULERS of a scheduler's class; "ddim" for classes that are not there, and for DDPM.
+
+    DDPM needs a thousand steps for what DDIM draws in some twenty, from the same noise levels.
+    """
+    names = {f"{kind}Scheduler": name for name, kind in _CLASSES.items() if name != "ddpm"}
+    return names.get((config or {}).get("_class_name"), "ddim")
 
 
 def check_levels(config: Mapping[str, Any] | None) -> None:
@@ -147,14 +177,13 @@ def _scheduler(config: Mapping[str, Any], name: str, steps: int):
     """Return diffusers' scheduler of that name for a configuration, set to so many steps."""
     import diffusers  # which brings PyTorch: importing this module should not take seconds
 
-    kinds = {"ddpm": diffusers.DDPMScheduler, "ddim": diffusers.DDIMScheduler}
     # diffusers takes its class's own default for each field listed here, instead of the value that is there.
     config = {field: value for field, value in config.items() if field != "_use_default_values"}
     try:
         if config.get("beta_schedule") in ("sigmoid", "laplace"):  # which diffusers computes for DDPM only
             unscaled = diffusers.DDPMScheduler.from_config(config | {"rescale_betas_zero_snr": False})
             config |= {"trained_betas": unscaled.betas.tolist()}
-        scheduler = kinds.get(name, diffusers.DPMSolverMultistepScheduler).from_config(config)
+        scheduler = getattr(diffusers, f"{_CLASSES[name]}Scheduler").from_config(config)
         count, longest = len(scheduler.betas), scheduler.config.num_train_timesteps
         check_whole("steps", steps, 1, longest)
         refuse({f"{_FILE} has {count} trained_betas for {longest} num_train_timesteps": count != longest})
@@ -164,42 +193,65 @@ def _scheduler(config: Mapping[str, Any], name: str, steps: int):
     return scheduler
 
 
-def _onestep(scheduler, name: str, timesteps: np.ndarray, start: int, eta: float, clip: bool) -> Schedule:
-    """DDPM or DDIM from the step numbered `start` on."""
-    now, before = _signal_levels(scheduler, name, timesteps)
-    timesteps, now, before = timesteps[start:], now[start:], before[start:]
-
-    x0, eps = _predictions(scheduler.config.prediction_type, np.sqrt(now), np.sqrt(1 - now))
-    if name == "ddpm":
-        sample, image, noise = _ddpm(scheduler.config.variance_type, now, before, timesteps)
-        output = np.zeros_like(image)
-    else:
-        sample, image, output, noise = _ddim(eta, now, before)
+def _onestep(scheduler, name: str, start: int, eta: float, clip: bool) -> Schedule:
+    """A schedule whose steps need nothing of those before, from the step numbered `start` on."""
+    euler = name.startswith("euler")
+    levels, (sample, image, output, noise) = _euler(scheduler) if euler else _discrete(scheduler, name, eta)
+    signal, noisy = np.sqrt(levels), np.sqrt(1 - levels)
+    x0, eps = _predictions(scheduler.config.prediction_type, signal, noisy)
     if clip:
-        # The noise is (sample - sqrt(now) x0) / sqrt(1 - now), where x0 is known only once it is clipped.
-        sample = sample + output / np.sqrt(1 - now)
-        image = image - output * np.sqrt(now / (1 - now))
-        rows = [sample, image, noise]
+        # The noise is (sample - sqrt(levels) x0) / sqrt(1 - levels), where x0 is known only once it is clipped.
+        rows = [sample + output / noisy, image - output * signal / noisy, noise]
     else:
         rows = [sample + image * x0[0] + output * eps[0], image * x0[1] + output * eps[1], noise]
     return Schedule(
         name=name,
-        timesteps=timesteps,
-        coefficients=np.stack(rows, axis=1).astype(np.float32),
-        prediction=np.stack(x0, axis=1).astype(np.float32),
-        clip=float(scheduler.config.clip_sample_range) if clip else None,
+        timesteps=scheduler.timesteps.numpy()[start:].astype(np.float64 if euler else np.int64),
+        coefficients=np.stack(rows, axis=1)[start:].astype(np.float32),
+        prediction=np.stack(x0, axis=1)[start:].astype(np.float32),
+        clip=float(scheduler.config.get("clip_sample_range", 1.0)) if clip else None,
+        signal=float(signal[start]),
+        deviation=float(scheduler.init_noise_sigma) * signal[0] if euler and not start else 1.0,
     )
 
 
-def _signal_levels(scheduler, name: str, timesteps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`alphas_cumprod` at each timestep and at the one that follows it in sampling."""
-    levels = scheduler.alphas_cumprod.numpy().astype(np.float64)
+# Factors of the sample, the predicted image, the predicted noise and fresh noise, each [steps].
+_Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _discrete(scheduler, name: str, eta: float) -> tuple[np.ndarray, _Step]:
+    """`alphas_cumprod` at whole timesteps, and the factors of the steps from each to the next."""
+    timesteps, levels = (
+        scheduler.timesteps.numpy().astype(np.int64),
+        scheduler.alphas_cumprod.numpy().astype(np.float64),
+    )
+    now, later, last = levels[timesteps], np.append(timesteps[1:], 0), 1.0
     if name == "ddpm":
-        previous, last = np.array([scheduler.previous_timestep(t) for t in timesteps]), 1.0
-    else:
-        stride = scheduler.config.num_train_timesteps // len(timesteps)
-        previous, last = timesteps - stride, float(scheduler.final_alpha_cumprod)
-    return levels[timesteps], np.where(previous >= 0, levels[np.maximum(previous, 0)], last)
+        later = np.array([scheduler.previous_timestep(t) for t in timesteps])
+    elif name == "ddim":
+        later = timesteps - scheduler.config.num_train_timesteps // len(timesteps)
+        last = float(scheduler.final_alpha_cumprod)
+    before = np.where(later >= 0, levels[np.maximum(later, 0)], last)
+    match name:
+        case "ddpm":
+            return now, _ddpm(scheduler.config.variance_type, now, before, timesteps)
+        case "ddim":
+            return now, _ddim(eta, now, before)
+        case "lcm":
+            return now, _lcm(scheduler.config.timestep_scaling, timesteps, before)
+    return now, _tcd(eta, levels, later)
+
+
+def _euler(scheduler) -> tuple[np.ndarray, _Step]:
+    """Euler's noise levels, as `alphas_cumprod`, and the factors of its steps, which are those of DDIM between such levels."""
+    sigmas = scheduler.sigmas.numpy().astype(np.float64)
+    now, later = sigmas[:-1], sigmas[1:]
+    fresh = np.zeros_like(now)
+    if "Ancestral" in type(scheduler).__name__:
+        fresh = later * np.sqrt(1 - (later / now) ** 2)  # sigma_up
+    signal = 1 / np.sqrt(later**2 + 1)
+    kept = np.sqrt(np.maximum(later**2 - fresh**2, 0.0))
+    return 1 / (now**2 + 1), (np.zeros_like(now), signal, signal * kept, signal * fresh)
 
 
 _Factors = tuple[np.ndarray, np.ndarray]  # of the sample and of the model's output, each [steps]
@@ -217,10 +269,8 @@ def _predictions(kind: str, signal: np.ndarray, noise: np.ndarray) -> tuple[_Fac
     raise CipherDMError(f"unsupported prediction_type {kind!r}: choose epsilon, v_prediction or sample.")
 
 
-def _ddpm(
-    variance_type: str, now: np.ndarray, before: np.ndarray, timesteps: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Factors of the sample, the predicted image and the noise: the posterior's mean and standard deviation."""
+def _ddpm(variance_type: str, now: np.ndarray, before: np.ndarray, timesteps: np.ndarray) -> _Step:
+    """The posterior's mean and standard deviation."""
     alpha = now / before
     small = np.maximum((1 - before) / (1 - now) * (1 - alpha), 1e-20)
     if variance_type in ("fixed_small", "fixed_small_log", None):  # schedulers without a variance save None
@@ -231,14 +281,28 @@ def _ddpm(
         raise CipherDMError(f"unsupported variance_type {variance_type!r}: choose fixed_small or fixed_large.")
     sample = np.sqrt(alpha) * (1 - before) / (1 - now)
     image = np.sqrt(before) * (1 - alpha) / (1 - now)
-    return sample, image, np.where(timesteps > 0, np.sqrt(variance), 0.0)
+    return sample, image, np.zeros_like(image), np.where(timesteps > 0, np.sqrt(variance), 0.0)
 
 
-def _ddim(eta: float, now: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Factors of the sample, the predicted image, the predicted noise and fresh noise."""
+def _ddim(eta: float, now: np.ndarray, before: np.ndarray) -> _Step:
     deviation = eta * np.sqrt((1 - before) / (1 - now) * (1 - now / before))
     direction = np.sqrt(np.maximum(1 - before - deviation**2, 0.0))
     return np.zeros_like(now), np.sqrt(before), direction, deviation
+
+
+def _lcm(scaling: float, timesteps: np.ndarray, before: np.ndarray) -> _Step:
+    """The consistency function c_skip sample + c_out image, and fresh noise of the next level; the last step adds none."""
+    data, scaled = 0.5, timesteps * scaling  # diffusers' sigma_data
+    skip, out = data**2 / (scaled**2 + data**2), scaled / np.sqrt(scaled**2 + data**2)
+    before = np.append(before[:-1], 1.0)
+    return np.sqrt(before) * skip, np.sqrt(before) * out, np.zeros_like(before), np.sqrt(1 - before)
+
+
+def _tcd(eta: float, levels: np.ndarray, later: np.ndarray) -> _Step:
+    """A step to the level of (1 - eta) times the next timestep, and fresh noise up to the level of that; the last adds none."""
+    before, between = levels[later], levels[np.floor((1 - eta) * later).astype(np.int64)]
+    up = np.append(np.sqrt(before / between)[:-1], 1.0)
+    return np.zeros_like(before), up * np.sqrt(between), up * np.sqrt(1 - between), np.sqrt(1 - up**2)
 
 
 def _dpmsolver(scheduler, steps: int, start: int) -> Schedule:
@@ -288,6 +352,7 @@ def _dpmsolver(scheduler, steps: int, start: int) -> Schedule:
         coefficients=rows[start:].astype(np.float32),
         prediction=np.stack([image, output], axis=1)[start:].astype(np.float32),
         clip=None,
+        signal=float(alpha[start]),
     )
 
 

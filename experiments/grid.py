@@ -12,13 +12,12 @@ from matplotlib.figure import Figure
 
 from cipherdm.calibration import calibration_of
 from cipherdm.errors import CipherDMError
-from cipherdm.likeness import psnr
+from cipherdm.likeness import grey_levels, psnr
 from cipherdm.models import find_model
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import CIPHERDM, CIPHERDM_CORRECTED, DIRECT, FAST, PUMA, Protocols
 from cipherdm.sampling.pipeline import Pipeline, load_pipeline
 from cipherdm.sampling.text_to_image import text_to_image
-from cipherdm.views.pictures import grey_levels
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 from cipherdm.views.widgets import MovingPicture, explorer
 

@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 from cipherdm.cli.options import SchedulerOption
 from cipherdm.engine import LocalCluster
 from cipherdm.errors import CipherDMError
-from cipherdm.likeness import extent_psnr, psnr
+from cipherdm.likeness import extent_psnr, grey_levels, psnr
 from cipherdm.models import find_model
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import DIRECT, FAST, Protocols, named
 from cipherdm.sampling.pipeline import Pipeline, load_pipeline, read_captions
 from cipherdm.sampling.text_to_image import text_to_image
-from cipherdm.views.pictures import grey_levels, wrapped
+from cipherdm.views.pictures import wrapped
 from cipherdm.views.style import GREY, describe, new_figure
 
 from . import recording

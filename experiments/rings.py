@@ -18,14 +18,13 @@ from cipherdm.cli.options import ModelArgument
 from cipherdm.engine import LocalCluster, Plan, Walking, compile_plan
 from cipherdm.kernels.ring_program import WalkPlan, computed
 from cipherdm.kernels.rings import Made, costs, made_by
-from cipherdm.likeness import psnr
+from cipherdm.likeness import grey_levels, psnr
 from cipherdm.models import UNet, find_model, load_unet
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import DIRECT, FAST, FAST_64, FAST_RINGS
 from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS
 from cipherdm.sampling import Task, make_task, sample, sampling_nodes
 from cipherdm.sampling.rings import walking_of
-from cipherdm.views.pictures import grey_levels
 
 from . import recording
 from .commands import RecordOption, parse_numbers, record_path, silent

@@ -20,13 +20,12 @@ from cipherdm.cli.options import ModelArgument
 from cipherdm.engine import LocalCluster, compile_plan, sum_totals
 from cipherdm.errors import CipherDMError
 from cipherdm.files import root
-from cipherdm.likeness import psnr
+from cipherdm.likeness import grey_levels, psnr
 from cipherdm.models import UNet, find_model, load_unet
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import DIRECT, FAST, Protocols, named
 from cipherdm.records import environment, load_average
 from cipherdm.sampling import Task, engine_for, make_task, plaintext_steps, sampling_nodes
-from cipherdm.views.pictures import grey_levels
 from cipherdm.views.style import PALETTE, describe, new_figure
 
 from . import recording

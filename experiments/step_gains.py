@@ -188,7 +188,7 @@ _QUICK = ("--repetitions", "1", "--at-once", "1")  # options of reduced runs
 
 # Batch size, then options of the full run, in which a turn with many images takes minutes, and more of the reduced run.
 _STEPS = (
-    (1, ("--repetitions", "3", "--at-once", "3"), ()),
+    (1, ("--repetitions", "3", "--at-once", "1"), ()),
     *((batch, ("--repetitions", "2", "--at-once", "1"), ("--protocols", "direct,fast")) for batch in STEP_BATCHES[1:]),
 )
 

@@ -17,7 +17,7 @@ import typer
 from cipherdm.cli.options import ModelArgument, SchedulerOption
 from cipherdm.costs import Network, latency
 from cipherdm.engine import TOTALS, CostReport, Graph, LocalCluster, Session, compile_plan
-from cipherdm.likeness import psnr
+from cipherdm.likeness import grey_levels, psnr
 from cipherdm.models import UNet, find_model, load_unet
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import DIRECT, FAST, Protocols, named
@@ -27,7 +27,6 @@ from cipherdm.sampling import Task, engine_for, make_task, plaintext_steps
 from cipherdm.sampling.rings import walking_of
 from cipherdm.sampling.sample import at_step
 from cipherdm.sampling.steps import COEFFICIENT_BITS, StepShape, setup_graph, step_graph
-from cipherdm.views.pictures import grey_levels
 
 from . import recording
 from .commands import ProtocolsOption, RecordOption, record_path, silent

@@ -77,8 +77,8 @@ def register(
     ] = None,
     pictures: Annotated[int, typer.Option(help="Number of images per run.", min=1)] = 1,
     steps: Annotated[int, typer.Option(help="Number of denoising steps.")] = 20,
-    scheduler: SchedulerOption = "ddim",
-    eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
+    scheduler: SchedulerOption = None,
+    eta: Annotated[float, typer.Option(help="Share of fresh noise of ddim and tcd, 0 to 1.")] = 0.0,
     protocols: ProtocolsOption = "fast",
     granularity: Annotated[
         str | None,

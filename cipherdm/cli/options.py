@@ -19,9 +19,14 @@ SETS = "Protocol set: " + ", ".join(PROTOCOL_NAMES)
 ModelOption = Annotated[str, typer.Option(help="Name in data/models, or path of a diffusers folder.")]
 ModelArgument = Annotated[str, typer.Argument(help="Name in data/models, or path of a diffusers folder.")]
 ProtocolsOption = Annotated[str, typer.Option(help=f"{SETS}.")]
+# Written out, as the names of sets are. A test compares.
+SCHEDULER_NAMES = ("ddpm", "ddim", "dpmsolver++", "euler", "euler-ancestral", "lcm", "tcd")
 SchedulerOption = Annotated[
-    str,
-    typer.Option(help="Scheduler: ddim, ddpm or dpmsolver++. clip_sample of the model's scheduler is not followed."),
+    str | None,
+    typer.Option(
+        help=f"Scheduler: {', '.join(SCHEDULER_NAMES)}; the model's own by default, but ddim in the place of ddpm. "
+        "clip_sample is not followed."
+    ),
 ]
 
 FORMATS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".tif", ".tiff", ".webp")

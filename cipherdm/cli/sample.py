@@ -23,11 +23,13 @@ PROMPT_LAYOUT = {"across": 4, "width": 2.0}
 
 def sample(
     model: ModelOption = "mnist10",
-    labels: Annotated[str | None, typer.Option(help='One image per label: "0-9", "3", "1,1,7".')] = None,
+    labels: Annotated[
+        str | None, typer.Option(help='One image per label: "0-9", "3", "1,1,7"; all classes by default.')
+    ] = None,
     count: Annotated[int | None, typer.Option(help="Number of images, for a model without classes.")] = None,
     steps: Annotated[int, typer.Option(help="Number of denoising steps.")] = 20,
-    scheduler: SchedulerOption = "ddim",
-    eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
+    scheduler: SchedulerOption = None,
+    eta: Annotated[float, typer.Option(help="Share of fresh noise of ddim and tcd, 0 to 1.")] = 0.0,
     protocols: Annotated[str | None, typer.Option(help=f"{SETS}; fast-64 by default, and fast for a loop.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the client's noise.")] = 0,
     granularity: Annotated[str, typer.Option(help="Unit that becomes one program: block, step or loop.")] = "block",
@@ -40,9 +42,11 @@ def sample(
     ] = 7.5,
     image: Annotated[Path | None, typer.Option(help="Image file to start from instead of noise.")] = None,
     strength: Annotated[float, typer.Option(help="Share of the schedule applied to --image, 0 to 1.")] = 0.8,
+    plaintext: Annotated[bool, typer.Option(help="Draw with the exact model in plaintext too, and compare.")] = True,
+    save_images: Annotated[Path | None, typer.Option(help="Folder for each image as a PNG file of its own.")] = None,
     out: OutOption = Path("sample.png"),
 ) -> None:
-    """Sample on three parties, and compare with plaintext sampling from the same noise.
+    """Sample on three parties, and compare with plaintext sampling from the same noise. Without options, all digits of mnist10.
 
     Three processes on this machine compute on secret shares of the weights, the labels or prompts, and the noise. The
     image file shows each result below the one that the exact model gives in plaintext.
@@ -51,7 +55,8 @@ def sample(
     from ..likeness import psnr
     from ..models import takes_prompts
     from ..protocols import default, named
-    from ..views.pictures import sample_sheet, wrapped
+    from ..schedules import scheduler_of
+    from ..views.pictures import image_row, sample_sheet, wrapped
 
     folder = cdm.find_model(model)
     chosen = default(granularity) if protocols is None else named(protocols)
@@ -72,25 +77,37 @@ def sample(
         if prompt or negative_prompt or image:
             raise CipherDMError(f"{folder} is no Stable Diffusion folder, and takes no prompts and no images.")
         loaded, draw, prepare, layout = cdm.load_unet(folder), cdm.sample, sampling.make_task, {}
-        about = asked = {"labels": parse_labels(labels), "count": count}
+        chosen_labels, classes = parse_labels(labels), loaded.config.num_class_embeds
+        if chosen_labels is None and count is None and classes:
+            chosen_labels = list(range(classes))
+        about = asked = {"labels": chosen_labels, "count": count}
         captions = [str(label) for label in asked["labels"] or range(count or 1)]
 
+    if scheduler is None:
+        settings["scheduler"] = scheduler_of(getattr(loaded, "unet", loaded).scheduler_config)
     # What this set cannot compute, such as a model that is not calibrated, is told before anything is computed.
     sampling.sampling_nodes(prepare(loaded, protocols=chosen, **asked, **settings).shape, granularity)
-    plaintext = draw(loaded, None, protocols=cdm.DIRECT, **asked, **settings)
+    exact = draw(loaded, None, protocols=cdm.DIRECT, **asked, **settings) if plaintext else None
     with cdm.LocalCluster() as cluster, ProgressBar("call") as bar:
         secure = draw(loaded, cluster, protocols=chosen, granularity=granularity, progress=bar, **asked, **settings)
-    found = psnr(secure.images, plaintext.images)
-    figure = sample_sheet(secure.images, plaintext.images, found, captions, **layout)
+    if exact is None:
+        figure, likeness, told = image_row(secure.images, captions, **layout), {}, ""
+    else:
+        found = psnr(secure.images, exact.images)
+        figure, likeness = sample_sheet(secure.images, exact.images, found, captions, **layout), {"psnr_db": found}
+        told = f"PSNR of secure against exact plaintext: mean {np.mean(found):.1f} dB, lowest {min(found):.1f} dB.\n"
+    if save_images is not None:
+        save_images.mkdir(parents=True, exist_ok=True)
+        for index, image_drawn in enumerate(secure.pil):
+            image_drawn.save(save_images / f"{index:04}.png")
     cost = secure.cost
     run = {"model": folder.resolve().name, "protocols": chosen.name, "granularity": granularity, **about, **settings}
-    measured = {"psnr_db": found, "peak_memory_bytes": secure.peak_memory, "cost": cost.to_dict()}
+    measured = {**likeness, "peak_memory_bytes": secure.peak_memory, "cost": cost.to_dict()}
     held = f" and held at most {max(secure.peak_memory) / 2**20:.0f} MiB each" if secure.peak_memory else ""
     typer.echo(
-        f"{counted(len(found), 'image')} in {cost.seconds:.1f} s; the parties sent {cost.bytes / 1e6:.1f} MB in "
+        f"{counted(len(secure.images), 'image')} in {cost.seconds:.1f} s; the parties sent {cost.bytes / 1e6:.1f} MB in "
         f"{cost.sends} messages{held}.\n"
-        f"PSNR of secure against exact plaintext: mean {np.mean(found):.1f} dB, lowest {min(found):.1f} dB.\n"
-        f"{write_figure(figure, out, run | measured)}"
+        f"{told}{write_figure(figure, out, run | measured)}"
     )
 
 

@@ -96,9 +96,10 @@ def listen(service: HostService, host: HostConfig, address: str) -> grpc.Server:
 
 def check_port(address: str, rank: int) -> None:
     """Raise CipherDMError if a party cannot listen at `host:port`."""
-    host, _, port = address.rpartition(":")
+    host, port = split_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.create_server((host, int(port))):
+        with socket.create_server((host.strip("[]"), port), family=family):
             pass
     except OSError as error:
         remedy = {

@@ -24,7 +24,7 @@ from ..sampling.roles import client_values, whole_labels
 from ..sampling.sample import Granularity, SamplingResult, check_sample
 from ..sampling.steps import StepShape
 from ..sampling.text_to_image import text_to_image_task
-from ..schedules import BRANCHES, Schedule, make_schedule
+from ..schedules import BRANCHES, Schedule, make_schedule, scheduler_of
 from .model import Model
 from .refusals import shown
 from .remote import RemoteCluster
@@ -40,11 +40,11 @@ def sampling_model(
     *,
     batch: int = 1,
     steps: int = 20,
-    scheduler: str = "ddim",
+    scheduler: str | None = None,
     eta: float = 0.0,
     clip: bool = False,
     guidance_scale: float | None = None,
-    protocols: Protocols = FAST,
+    protocols: Protocols | str = FAST,
     granularity: Granularity | None = None,
     progress: Progress | None = None,
 ) -> Model:
@@ -67,20 +67,26 @@ def sampling_model(
     Raises:
         CipherDMError: an argument that `cipherdm.sample` or `cipherdm.text_to_image` refuses, or a protocol set without a name.
     """
+    protocols = named(protocols)
     if batch < 1:
         raise CipherDMError(f"a run draws at least one image, not {batch}.")
     if named(protocols.name) != protocols:
         raise CipherDMError(
             f"{protocols.name} is not the protocol set of this name; clients know sets by their names only."
         )
-    settings: dict[str, Any] = {"steps": steps, "scheduler": scheduler, "eta": eta}
+    unet = model.unet if isinstance(model, Pipeline) else model
+    settings: dict[str, Any] = {
+        "steps": steps,
+        "scheduler": scheduler or scheduler_of(unet.scheduler_config),
+        "eta": eta,
+    }
     # The owner has no labels, prompts or noise: what stands for them here gives shapes, and is not sent.
     if isinstance(model, Pipeline):
         if clip:
             raise CipherDMError("clip is for models with labels; leave it out for a pipeline.")
         settings["guidance_scale"] = 7.5 if guidance_scale is None else guidance_scale
         task = text_to_image_task(model, [""] * batch, protocols=protocols, **settings)
-        unet, unit, about = model.unet, "block", {"kind": _PROMPTS, "branches": task.shape.branches}
+        unit, about = "block", {"kind": _PROMPTS, "branches": task.shape.branches}
     else:
         if guidance_scale is not None:
             raise CipherDMError("guidance_scale is for models with prompts; leave it out for a U-Net.")
@@ -88,7 +94,7 @@ def sampling_model(
         classes = getattr(model.config, "num_class_embeds", None)
         who = {"count": batch} if classes is None else {"labels": [0] * batch}
         task = make_task(model, protocols=protocols, **who, **settings)
-        unet, unit, about = model, "step", {"kind": _LABELS}
+        unit, about = "step", {"kind": _LABELS}
     nodes = sampling_nodes(task.shape, granularity or unit)
     about |= {
         **settings,

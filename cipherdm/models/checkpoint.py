@@ -116,14 +116,14 @@ def load_unet(folder: str | Path, *, lazily: bool = False) -> UNet:
     """Read a UNet2DModel or UNet2DConditionModel that diffusers saved. Tensors of any floating-point type become float32.
 
     Args:
-        folder: path of a model's folder, or of a pipeline's with `unet/` and `scheduler/` in it.
+        folder: path of a model's folder, or of a pipeline's with `unet/` and `scheduler/` in it; or a name in data/models.
         lazily: leave the weights in their file (`WeightsFile`), for models that are larger than the memory.
 
     Raises:
         CipherDMError: something is missing, unreadable, of another architecture, not finite, or beyond MAX_WEIGHT; the message
             names the file or tensor.
     """
-    folder = existing_folder(folder)
+    folder = find_model(folder)
     takes_prompts(folder)  # a pipeline of another kind would have more to compute than its U-Net
     nested = (folder / "unet").is_dir() and not (folder / CONFIG).is_file()
     home = folder / "unet" if nested else folder

@@ -156,8 +156,10 @@ def default(granularity: str) -> Protocols:
     return FAST if granularity == "loop" else FAST_64
 
 
-def named(name: str) -> Protocols:
-    """Return the protocol set called `name`, in any case. Raises CipherDMError, listing the names, if there is none."""
+def named(name: str | Protocols) -> Protocols:
+    """Return the protocol set called `name`, in any case; a set is itself. Raises CipherDMError, listing the names, if none is."""
+    if isinstance(name, Protocols):
+        return name
     try:
         return _SETS[name.lower()]
     except (KeyError, AttributeError):

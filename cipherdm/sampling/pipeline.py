@@ -18,7 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..errors import CipherDMError, refuse
 from ..models import UNet, UNetConditionConfig, load_unet, takes_prompts
-from ..models.checkpoint import PIPELINE, existing_folder, first, how_to_save, read_json
+from ..models.checkpoint import PIPELINE, find_model, first, how_to_save, read_json
 from ..schedules import check_levels
 
 # Files that must be there, by component.
@@ -59,18 +59,19 @@ class Pipeline(ClientComponents):
 
 def load_model(folder: str | Path) -> "UNet | Pipeline":
     """Read a folder as what it is: by `load_pipeline` if it takes prompts, and by `load_unet` otherwise."""
+    folder = find_model(folder)
     return load_pipeline(folder) if takes_prompts(folder) else load_unet(folder)
 
 
 def load_pipeline(folder: str | Path) -> Pipeline:
     """Read a folder that StableDiffusionPipeline.save_pretrained wrote: SD 1.x and 2.x with CLIP's tokenizer.
 
-    A safety checker and its feature extractor are not read. Schedules count timesteps with steps_offset 1 and without
-    clip_sample, whatever the folder says, as in StableDiffusionPipeline. Weights of any type become float32. Raises
-    CipherDMError if the pipeline is of another kind, or a component is missing, unreadable, of an unsupported kind, or does not
-    fit the others.
+    It may be given by its name in data/models. A safety checker and its feature extractor are not read. Schedules count
+    timesteps with steps_offset 1 and without clip_sample, whatever the folder says, as in StableDiffusionPipeline. Weights of
+    any type become float32. Raises CipherDMError if the pipeline is of another kind, or a component is missing, unreadable, of
+    an unsupported kind, or does not fit the others.
     """
-    folder = existing_folder(folder)
+    folder = find_model(folder)
     _check_files(folder, _FILES)
     unet = load_unet(folder)
     if not isinstance(unet.config, UNetConditionConfig):
@@ -89,7 +90,7 @@ def load_client_components(folder: str | Path) -> ClientComponents:
 
     Raises CipherDMError if the pipeline is of another kind, or one of these components is missing or unreadable.
     """
-    folder = existing_folder(folder)
+    folder = find_model(folder)
     _check_files(folder, _CLIENT_FILES)
     return ClientComponents(**_client_components(folder))
 

@@ -94,7 +94,7 @@ def client_values(
     """
     check_whole("the seed", seed, 0)
     generator = np.random.default_rng(seed)
-    noise = generator.standard_normal(shape.image_shape, dtype=np.float32)
+    noise = generator.standard_normal(shape.image_shape, dtype=np.float32) * np.float32(shape.deviation)
     values = {"sample": noise if start is None else start}
     if shape.noisy:
         values["noise"] = generator.standard_normal((shape.steps, *shape.image_shape), dtype=np.float32)
@@ -122,11 +122,11 @@ def public_values(schedule: Schedule, shape: StepShape) -> Values:
     return values | {f"step.{i}": np.int32(i) for i in range(schedule.steps)}
 
 
-def whole_labels(labels: Sequence[int] | np.ndarray | None) -> list[int] | None:
-    """Return labels of any kind of sequence or array as a list of ints. Raises CipherDMError for anything but whole numbers."""
-    if labels is None or len(labels) == 0:
+def whole_labels(labels: Sequence[int] | np.ndarray | int | None) -> list[int] | None:
+    """Return one label, or any sequence or array of them, as a list. Raises CipherDMError for anything but whole numbers."""
+    array = np.atleast_1d(np.asarray([] if labels is None else labels))
+    if not array.size:
         return None
-    array = np.asarray(labels)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise CipherDMError(f"labels must be whole numbers, one per image; got {labels!r}.")
     return array.tolist()

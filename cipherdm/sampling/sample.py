@@ -3,20 +3,23 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from io import BytesIO
 from itertools import accumulate
 from typing import Literal
 
 import jax
 import numpy as np
+from PIL import Image
 
 from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node, compile_plan
 from ..errors import CipherDMError, check_whole
+from ..likeness import grey_levels
 from ..models import UNet, check_draws_without_prompt
 from ..owner import prepare_weights
 from ..progress import Progress
-from ..protocols import DIRECT, Protocols
+from ..protocols import DIRECT, Protocols, named
 from ..protocols.fixed import ENGINE_FRACTION_BITS
-from ..schedules import BRANCHES, Schedule, guided_coefficients, make_schedule
+from ..schedules import BRANCHES, Schedule, guided_coefficients, make_schedule, scheduler_of
 from .rings import walking_of
 from .roles import Task, client_values, one_hot, owner_values, public_values, whole_labels
 from .steps import Loop, StepShape, setup_graph, step_graph
@@ -44,18 +47,33 @@ class SamplingResult:
     peak_memory: tuple[int, ...] = ()
     latents: np.ndarray | None = None
 
+    @property
+    def pil(self) -> list[Image.Image]:
+        """The images as Pillow's, as diffusers' pipelines return them."""
+        return [
+            Image.fromarray(level.transpose(1, 2, 0).squeeze(2) if len(level) == 1 else level.transpose(1, 2, 0))
+            for level in grey_levels(self.images)
+        ]
+
+    def _repr_png_(self) -> bytes:
+        """Show the images side by side in a notebook, each of them at least 96 pixels high."""
+        row = Image.fromarray(np.concatenate([np.asarray(image) for image in self.pil], axis=1))
+        factor, content = -(-96 // row.height), BytesIO()
+        row.resize((row.width * factor, row.height * factor), Image.Resampling.NEAREST).save(content, "png")
+        return content.getvalue()
+
 
 def sample(
     unet: UNet,
     cluster: LocalCluster | None,
     *,
-    labels: Sequence[int] | None = None,
+    labels: Sequence[int] | int | None = None,
     count: int | None = None,
     steps: int = 20,
-    scheduler: str = "ddim",
+    scheduler: str | None = None,
     eta: float = 0.0,
     clip: bool = False,
-    protocols: Protocols = DIRECT,
+    protocols: Protocols | str = DIRECT,
     seed: int = 0,
     granularity: Granularity = "block",
     engine: EngineConfig | None = None,
@@ -71,13 +89,13 @@ def sample(
         unet: the model, with its scheduler's configuration.
         cluster: three parties, or None to compute here in plaintext from the same noise: with DIRECT the reference, with
             other protocol sets the emulation of a secure run.
-        labels: class of each image, for models with classes.
+        labels: class of each image, for models with classes: a number, or any sequence or array of them.
         count: number of images, for models without classes.
         steps: denoising steps.
-        scheduler: "ddim", "ddpm" or "dpmsolver++".
-        eta: DDIM's share of fresh noise, 0 to 1.
+        scheduler: name in `schedules.SCHEDULERS`; the model's own by default, but DDIM in the place of DDPM.
+        eta: share of fresh noise of DDIM and TCD, 0 to 1.
         clip: clip the predicted image to the data's range at every step, which takes two comparisons per pixel.
-        protocols: protocol set that nonlinear functions and layers are computed with.
+        protocols: protocol set that nonlinear functions and layers are computed with, or its name.
         seed: seed of the client's noise.
         granularity: part that becomes one program: each "block" (costs by block), each "step", or the whole "loop".
         engine: settings of the parties' engine; by default `engine_for(protocols)`.
@@ -88,14 +106,14 @@ def sample(
             failure of the cluster.
     """
     asked = {"labels": labels, "count": count, "steps": steps, "scheduler": scheduler, "eta": eta, "clip": clip}
-    task = make_task(unet, **asked, protocols=protocols, seed=seed, ring=cluster is not None)
+    task = make_task(unet, **asked, protocols=named(protocols), seed=seed, ring=cluster is not None)
     result = run_task(task, cluster, granularity=granularity, engine=engine, progress=progress)
     check_sample(result.images, task.shape)
     return result
 
 
 def make_task(
-    unet: UNet, *, labels: Sequence[int] | None = None, count: int | None = None, clip: bool = False, **settings
+    unet: UNet, *, labels: Sequence[int] | int | None = None, count: int | None = None, clip: bool = False, **settings
 ) -> Task:
     """Return what `sample` runs for the same arguments; `settings` are fields of `Settings`.
 
@@ -117,7 +135,7 @@ class Settings:
     """
 
     steps: int = 20
-    scheduler: str = "ddim"
+    scheduler: str | None = None
     eta: float = 0.0
     protocols: Protocols = DIRECT
     seed: int = 0
@@ -128,7 +146,8 @@ class Settings:
 
         Raises CipherDMError if the model has no scheduler, or a number is out of its range.
         """
-        return make_schedule(unet.scheduler_config, self.scheduler, self.steps, eta=self.eta, **options)
+        name = self.scheduler or scheduler_of(unet.scheduler_config)
+        return make_schedule(unet.scheduler_config, name, self.steps, eta=self.eta, **options)
 
     def task(
         self,

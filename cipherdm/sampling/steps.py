@@ -40,11 +40,12 @@ class StepShape:
     ring: bool = False  # True if `Fixed` numbers are words of SPU's ring; in plaintext they are real numbers
     multistep: bool = False  # True if a step needs the sample and the output of the one before
     branches: int = 1  # prompts that the U-Net is asked with for each image: 2 with classifier-free guidance
+    deviation: float = 1.0  # standard deviation of the initial noise
 
     @classmethod
     def of(cls, config, protocols, weights, schedule: Schedule, **rest) -> "StepShape":
         """The shape of a step of a schedule; `rest` is the batch and, unless they are the defaults, ring and branches."""
-        of_schedule = {name: getattr(schedule, name) for name in ("steps", "noisy", "clip", "multistep")}
+        of_schedule = {name: getattr(schedule, name) for name in ("steps", "noisy", "clip", "multistep", "deviation")}
         return cls(config, protocols, weights, **of_schedule, **rest)
 
     @property

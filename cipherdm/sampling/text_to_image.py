@@ -8,14 +8,12 @@ U-Net, and the parties compute on shares. Keys and values of all cross-attention
 from collections.abc import Sequence
 from dataclasses import replace
 
-import diffusers
 import numpy as np
-import torch
 
 from ..engine import EngineConfig, LocalCluster
 from ..errors import CipherDMError, check_whole
 from ..progress import Progress
-from ..protocols import DIRECT, Protocols
+from ..protocols import DIRECT, Protocols, named
 from ..schedules import Schedule
 from .pipeline import Pipeline, decode_latents, embed_prompts, encode_images, known_captions
 from .rings import IMAGES_MET
@@ -34,9 +32,9 @@ def text_to_image(
     strength: float = 0.8,
     latents: np.ndarray | None = None,
     steps: int = 20,
-    scheduler: str = "ddim",
+    scheduler: str | None = None,
     eta: float = 0.0,
-    protocols: Protocols = DIRECT,
+    protocols: Protocols | str = DIRECT,
     seed: int = 0,
     granularity: Granularity = "block",
     engine: EngineConfig | None = None,
@@ -53,7 +51,7 @@ def text_to_image(
         cluster: three parties, or None to compute here in plaintext, from the same noise and with the same protocol set.
         prompts: one for each image; a text is one.
         negative_prompts: descriptions to lead away from, one for each image or a text for all; empty by default.
-        guidance_scale: weight of the prompt, from 1 on. With 1 there is no guidance, at half the cost, and negative
+        guidance_scale: weight of the prompt, from 1 on. With 1, or 0, there is no guidance, at half the cost, and negative
             prompts are ignored, as in diffusers.
         images: [B, 3, H, W] in [-1, 1], to start from instead of noise.
         strength: share of the schedule applied to `images`, above 0, up to 1.
@@ -67,7 +65,7 @@ def text_to_image(
     """
     asked = {"negative_prompts": negative_prompts, "guidance_scale": guidance_scale}
     start = {"images": images, "strength": strength, "latents": latents}
-    settings = {"steps": steps, "scheduler": scheduler, "eta": eta, "protocols": protocols, "seed": seed}
+    settings = {"steps": steps, "scheduler": scheduler, "eta": eta, "protocols": named(protocols), "seed": seed}
     task = text_to_image_task(pipeline, prompts, **asked, **start, **settings, ring=cluster is not None)
     result = run_task(task, cluster, granularity=granularity, engine=engine, progress=progress)
     check_sample(result.images, task.shape)
@@ -89,7 +87,7 @@ def text_to_image_task(
 
     Raises CipherDMError if an argument is out of its range or of the wrong shape.
     """
-    if not guidance_scale >= 1:  # NaN is refused too
+    if not (guidance_scale >= 1 or guidance_scale == 0):  # NaN is refused too
         raise CipherDMError(f"guidance_scale must be at least 1, which means no guidance; got {guidance_scale}.")
     chosen, unet = Settings(**settings), pipeline.unet
     if isinstance(prompts, str):  # as diffusers takes one
@@ -100,7 +98,7 @@ def text_to_image_task(
     skipped = 0 if images is None else chosen.steps - _steps_taken(chosen.steps, strength)
     schedule = chosen.schedule(unet, start=skipped)
     shape = (len(prompts), *unet.config.sample_shape)
-    start = None if latents is None else np.asarray(latents, np.float32)
+    start = None if latents is None else np.asarray(latents, np.float32) * np.float32(schedule.deviation)
     if latents is not None and images is not None:
         raise CipherDMError("give images to start from or latents, not both.")
     if latents is not None and start.shape != shape:
@@ -131,6 +129,5 @@ def _noised(
     clean = encode_images(pipeline, images, generator)
     if clean.shape != shape:
         raise CipherDMError(f"there are {len(clean)} images to start from, and {shape[0]} prompts; give one for each.")
-    noise = torch.tensor(generator.standard_normal(clean.shape, dtype=np.float32))
-    scheduler = diffusers.DDPMScheduler.from_config(dict(pipeline.unet.scheduler_config))
-    return scheduler.add_noise(torch.tensor(clean), noise, torch.tensor(schedule.timesteps[:1])).numpy()
+    noise = generator.standard_normal(clean.shape, dtype=np.float32)
+    return np.float32(schedule.signal) * clean + np.float32(np.sqrt(1 - schedule.signal**2)) * noise

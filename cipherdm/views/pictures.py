@@ -77,11 +77,6 @@ def draw_image(axis: Axes, image: np.ndarray, title: str) -> None:
     axis.set_title(title, fontsize=9, pad=3, parse_math=False)  # a prompt may have dollar signs
 
 
-def grey_levels(images: np.ndarray) -> np.ndarray:
-    """Levels 0 to 255, uint8, for values of -1 to 1: clipped to that range, and grey where NaN."""
-    return np.round(127.5 * (np.clip(np.nan_to_num(images), -1, 1) + 1)).astype(np.uint8)
-
-
 def _image_grid(width: float, height: float, rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)

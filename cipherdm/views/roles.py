@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..likeness import grey_levels
 from ..progress import Progress
 from ..sampling import Task
 from ..sampling.steps import WEIGHTS
-from .pictures import grey_levels
 from .style import describe, image_axis, new_figure
 
 

@@ -15,10 +15,11 @@ from PIL import Image
 from small import ONE_LEVEL, SCHEDULER, TWO_LEVELS
 
 from cipherdm import CipherDMError
-from cipherdm.cli.options import FORMATS, PROTOCOL_NAMES, parse_labels
+from cipherdm.cli.options import FORMATS, PROTOCOL_NAMES, SCHEDULER_NAMES, parse_labels
 from cipherdm.files import check_writable
 from cipherdm.models import find_model, init_unet, save_unet
 from cipherdm.protocols import NAMES
+from cipherdm.schedules import SCHEDULERS
 from cipherdm_experiments.tables import render
 
 CONFIG = replace(ONE_LEVEL, num_class_embeds=2, add_attention=False)
@@ -247,6 +248,7 @@ def test_a_seed_below_zero_is_named_by_every_command(model, run, capsys):
 
 def test_the_names_written_out_for_the_help_are_those_of_the_protocol_sets():
     assert PROTOCOL_NAMES == NAMES
+    assert SCHEDULER_NAMES == SCHEDULERS
 
 
 def test_tables_are_rewritten_between_their_marks(tmp_path):

@@ -9,10 +9,9 @@ from skimage.metrics import peak_signal_noise_ratio
 
 import cipherdm as cdm
 from cipherdm.errors import CipherDMError
-from cipherdm.likeness import BEST_PSNR, extent_psnr
+from cipherdm.likeness import BEST_PSNR, extent_psnr, grey_levels
 from cipherdm.protocols import CIPHERDM_CORRECTED, DIRECT, FAST, PUMA
 from cipherdm.sampling.pipeline import read_captions
-from cipherdm.views.pictures import grey_levels
 from cipherdm_experiments import grid, prompts, recording
 from cipherdm_experiments.training.sd_mini.captions import vocabulary
 

@@ -11,12 +11,11 @@ from typer.testing import CliRunner
 from cipherdm import DIRECT, FAST_64, sample
 from cipherdm.cli import build
 from cipherdm.files import root
-from cipherdm.likeness import psnr
+from cipherdm.likeness import grey_levels, psnr
 from cipherdm.models import init_unet, load_unet, save_unet
 from cipherdm.owner.calibrate import calibrate
 from cipherdm.owner.observe import save_calibration
 from cipherdm.schedules import make_schedule
-from cipherdm.views.pictures import grey_levels
 from cipherdm.views.plans import rings_of_step
 from cipherdm_experiments import rings
 from cipherdm_experiments.rings_figures import rings_explorer, rings_picture

@@ -8,11 +8,10 @@ from small import ONE_LEVEL, SCHEDULER
 
 import cipherdm as cdm
 from cipherdm.errors import CipherDMError
-from cipherdm.likeness import psnr
+from cipherdm.likeness import grey_levels, psnr
 from cipherdm.models import init_unet
 from cipherdm.protocols import DIRECT
 from cipherdm.sampling import make_task
-from cipherdm.views.pictures import grey_levels
 from cipherdm.views.style import png
 from cipherdm_experiments import recording, segments
 from cipherdm_experiments.segments import segments_figure

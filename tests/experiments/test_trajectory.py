@@ -13,10 +13,9 @@ from typer.testing import CliRunner
 
 from cipherdm import DIRECT, LAN, WAN, CipherDMError, sample
 from cipherdm.cli import build
-from cipherdm.likeness import BEST_PSNR, psnr
+from cipherdm.likeness import BEST_PSNR, grey_levels, psnr
 from cipherdm.models import apply_unet, init_unet, save_unet
 from cipherdm.sampling import make_task
-from cipherdm.views.pictures import grey_levels
 from cipherdm_experiments import recording, trajectory
 from cipherdm_experiments.trajectory import follow_plaintext, follow_secure
 
