@@ -157,7 +157,7 @@ def default(granularity: str) -> Protocols:
 
 
 def named(name: str | Protocols) -> Protocols:
-    """Return the protocol set called `name`, in any case; a set is itself. Raises CipherDMError, listing the names, if none is."""
+    """Return the protocol set called `name`, in any case, or that set itself. Raises CipherDMError, which lists the names."""
     if isinstance(name, Protocols):
         return name
     try:

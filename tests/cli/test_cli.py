@@ -66,8 +66,12 @@ def test_a_pipeline_of_a_unet_is_taken_by_every_command(unet_pipeline, tmp_path,
     out = tmp_path / "one.png"
     assert run("calibrate", unet_pipeline, "--images", 8, "--timesteps", 2) == 0
     assert run("check-ranges", unet_pipeline, "--steps", 2, "--count", 1) in (0, 3)
-    assert run("sample", "--model", unet_pipeline, "--steps", 1, "--protocols", "direct", "--out", out) == 0
-    assert Image.open(out).width > 50 and "1 image in" in capsys.readouterr().out
+    alone = ("--no-plaintext", "--save-images", tmp_path / "images")
+    assert run("sample", "--model", unet_pipeline, "--steps", 1, "--protocols", "direct", "--out", out, *alone) == 0
+    printed = capsys.readouterr().out
+    assert Image.open(out).width > 50 and "1 image in" in printed and "PSNR" not in printed
+    assert "psnr_db" not in json.loads(out.with_suffix(".json").read_text())
+    assert Image.open(tmp_path / "images" / "0000.png").size == (4, 4)
     # A model is made of it before the parties are called, of which there are none.
     asked = ("--steps", 1, "--protocols", "direct", "--config", tmp_path / "none.toml")
     assert run("register", unet_pipeline, *asked) == 1
