@@ -28,6 +28,7 @@ _NAMES = {
     "records": "record",
     "sampling.pipeline": "load_pipeline",
     "sampling.sample": "SamplingResult sample",
+    "sampling.secure_pipeline": "SecurePipeline from_diffusers",
     "sampling.text_to_image": "text_to_image",
     "views.style": "show",
 }

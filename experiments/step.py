@@ -198,7 +198,10 @@ def _row(step: PreparedStep, setup: CostReport | None, costs: list[CostReport], 
     }
 
 
-SUMMARY = {"mnist10": ("direct", "direct-pade", "cipherdm", "puma", "fast"), "sd-mini": ("direct", "fast")}
+SUMMARY = {
+    "mnist10": ("direct", "direct-pade", "cipherdm", "puma", "fast", "fast-64", "fast-rings"),
+    "sd-mini": ("direct", "fast"),
+}
 """Rows of README's table: protocol sets by model, of which the first is the baseline."""
 
 

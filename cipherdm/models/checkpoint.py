@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from .unet import UNet
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+VARIANTS = ("", ".fp16", ".bf16")  # what names of files have before their suffix; the first that is there is read
 SCHEDULER = "scheduler_config.json"
 PIPELINE = "model_index.json"  # in a pipeline's folder, which holds the U-Net's folder and others
 _CONFIGS = {"UNet2DModel": UNetConfig, "UNet2DConditionModel": UNetConditionConfig}
@@ -68,13 +69,7 @@ def existing_folder(path: str | Path) -> Path:
     return folder
 
 
-def how_to_save(folder: Path) -> str:
-    """Return what to do about a folder whose weights cannot be read as they are."""
-    if any(folder.glob("*.fp16.*")):
-        return "Load the variant with from_pretrained(folder, variant='fp16'), and save it again without one."
-    if any(folder.glob("*.index.json")):
-        return "Its weights are in several files: load it, and save it again with max_shard_size='1TB'."
-    return "Save it again with save_pretrained(folder, safe_serialization=True)."
+HOW_TO_SAVE = "Save it again with save_pretrained(folder, safe_serialization=True)."
 
 
 def takes_prompts(folder: str | Path) -> bool:
@@ -89,17 +84,18 @@ def takes_prompts(folder: str | Path) -> bool:
     return kind in _PROMPTED
 
 
-class WeightsFile(Mapping[str, np.ndarray]):
-    """A U-Net's weights in their file, each read on access, as float32 under diffusers' current name."""
+class WeightsFiles(Mapping[str, np.ndarray]):
+    """A U-Net's weights in their files, each read on access, as float32 under diffusers' current name."""
 
-    def __init__(self, path: Path):
-        self._path = path
-        with _opened(path) as file:
-            self._names = {_current_name(name): name for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    def __init__(self, paths: Iterable[Path]):
+        self._names: dict[str, tuple[Path, str]] = {}
+        for path in paths:
+            with _opened(path) as file:
+                self._names |= {_current_name(name): (path, name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        stored = self._names[name]
-        with _opened(self._path) as file:
+        path, stored = self._names[name]
+        with _opened(path) as file:
             return np.asarray(file.get_tensor(stored), np.float32)
 
     def __contains__(self, name: object) -> bool:
@@ -115,9 +111,11 @@ class WeightsFile(Mapping[str, np.ndarray]):
 def load_unet(folder: str | Path, *, lazily: bool = False) -> UNet:
     """Read a UNet2DModel or UNet2DConditionModel that diffusers saved. Tensors of any floating-point type become float32.
 
+    Weights may be in one file or in several that an index names, and of the variant fp16 or bf16, if there is no other.
+
     Args:
         folder: path of a model's folder, or of a pipeline's with `unet/` and `scheduler/` in it; or a name in data/models.
-        lazily: leave the weights in their file (`WeightsFile`), for models that are larger than the memory.
+        lazily: leave the weights in their file (`WeightsFiles`), for models that are larger than the memory.
 
     Raises:
         CipherDMError: something is missing, unreadable, of another architecture, not finite, or beyond MAX_WEIGHT; the message
@@ -138,7 +136,7 @@ def load_unet(folder: str | Path, *, lazily: bool = False) -> UNet:
         config = _CONFIGS[kind].from_diffusers(values)
     except CipherDMError as error:
         raise CipherDMError(f"{home / CONFIG}: {error}") from error
-    weights = WeightsFile(home / WEIGHTS)
+    weights = WeightsFiles(_weight_files(home))
     params = weights if lazily else dict(weights)
     check_params(config, params, str(home / WEIGHTS))
     return UNet(config, params, read_json(scheduler) if scheduler.is_file() else None, folder)
@@ -196,13 +194,27 @@ def check_params(config: UNetConfig | UNetConditionConfig, params: Mapping[str, 
         )
 
 
+def _weight_files(home: Path) -> list[Path]:
+    """Return the files of weights in a U-Net's folder; WEIGHTS, which is then said to be missing, if there are none."""
+    stem, suffix = WEIGHTS.rsplit(".", 1)
+    for variant in VARIANTS:
+        if (whole := home / f"{stem}{variant}.{suffix}").is_file():
+            return [whole]
+        if (index := home / f"{WEIGHTS}.index{variant}.json").is_file():
+            places = read_json(index).get("weight_map")
+            if not isinstance(places, dict) or any(Path(str(name)).name != name for name in places.values()):
+                raise CipherDMError(f"{index} names no files of weights beside it. Copy it again from its source.")
+            return [home / name for name in sorted(set(places.values()))]
+    return [home / WEIGHTS]
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[safetensors.safe_open]:
     """Open a file of weights. Raises CipherDMError if it is missing, or something in it cannot be read."""
     if not path.is_file():
         others = sorted(file.name for file in path.parent.glob("diffusion_pytorch_model*"))
         found = f" It holds {first(others)}." if others else ""
-        raise CipherDMError(f"There is no {path.name} in {path.parent}.{found} {how_to_save(path.parent)}")
+        raise CipherDMError(f"There is no {path.name} in {path.parent}.{found} {HOW_TO_SAVE}")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             yield file

@@ -18,7 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..errors import CipherDMError, refuse
 from ..models import UNet, UNetConditionConfig, load_unet, takes_prompts
-from ..models.checkpoint import PIPELINE, find_model, first, how_to_save, read_json
+from ..models.checkpoint import HOW_TO_SAVE, PIPELINE, VARIANTS, find_model, first, read_json
 from ..schedules import check_levels
 
 # Files that must be there, by component.
@@ -133,12 +133,15 @@ def _client_components(folder: Path) -> dict[str, Any]:
 
 def _loaded(folder: Path, component: str, load: Callable, **options):
     """Read a component by its library's own loader, and turn into our errors what that library raises or fills up at random."""
+    kinds = [kind for kind in VARIANTS if any((folder / component).glob(f"*model{kind}.safetensors"))]
+    if kinds and kinds[0]:
+        options["variant"] = kinds[0].removeprefix(".")
     try:
         model = load(folder / component, local_files_only=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise CipherDMError(
             f"{folder / component} cannot be read: {str(error).strip().partition(chr(10))[0].rstrip('.')}. "
-            f"{how_to_save(folder / component)}"
+            f"{HOW_TO_SAVE}"
         ) from error
     model, report = model if isinstance(model, tuple) else (model, {})
     problems = [f"{name} is missing" for name in sorted(report.get("missing_keys", ()))]

@@ -69,6 +69,7 @@ def sample(
     *,
     labels: Sequence[int] | int | None = None,
     count: int | None = None,
+    latents: np.ndarray | None = None,
     steps: int = 20,
     scheduler: str | None = None,
     eta: float = 0.0,
@@ -91,6 +92,7 @@ def sample(
             other protocol sets the emulation of a secure run.
         labels: class of each image, for models with classes: a number, or any sequence or array of them.
         count: number of images, for models without classes.
+        latents: [B, C, H, W], the initial noise, if the client brings its own.
         steps: denoising steps.
         scheduler: name in `schedules.SCHEDULERS`; the model's own by default, but DDIM in the place of DDPM.
         eta: share of fresh noise of DDIM and TCD, 0 to 1.
@@ -105,15 +107,21 @@ def sample(
         CipherDMError: an unknown scheduler, a number of steps or a label out of range, numbers that left the ring's range, or a
             failure of the cluster.
     """
-    asked = {"labels": labels, "count": count, "steps": steps, "scheduler": scheduler, "eta": eta, "clip": clip}
-    task = make_task(unet, **asked, protocols=named(protocols), seed=seed, ring=cluster is not None)
+    asked = {"labels": labels, "count": count, "latents": latents, "steps": steps, "scheduler": scheduler, "eta": eta}
+    task = make_task(unet, **asked, clip=clip, protocols=named(protocols), seed=seed, ring=cluster is not None)
     result = run_task(task, cluster, granularity=granularity, engine=engine, progress=progress)
     check_sample(result.images, task.shape)
     return result
 
 
 def make_task(
-    unet: UNet, *, labels: Sequence[int] | int | None = None, count: int | None = None, clip: bool = False, **settings
+    unet: UNet,
+    *,
+    labels: Sequence[int] | int | None = None,
+    count: int | None = None,
+    latents: np.ndarray | None = None,
+    clip: bool = False,
+    **settings,
 ) -> Task:
     """Return what `sample` runs for the same arguments; `settings` are fields of `Settings`.
 
@@ -123,7 +131,16 @@ def make_task(
     labels = whole_labels(labels)
     chosen = Settings(**settings)
     schedule = chosen.schedule(unet, clip=clip)
-    return chosen.task(unet, schedule, _batch(unet, labels, count), labels=labels)
+    batch = _batch(unet, labels, count)
+    return chosen.task(unet, schedule, batch, labels=labels, start=initial_noise(unet, schedule, batch, latents))
+
+
+def initial_noise(unet: UNet, schedule: Schedule, batch: int, latents: np.ndarray | None) -> np.ndarray | None:
+    """Return noise that the client brings as the first step takes it. Raises CipherDMError if it has another shape."""
+    shape = (batch, *unet.config.sample_shape)
+    if latents is not None and np.shape(latents) != shape:
+        raise CipherDMError(f"the latents have shape {np.shape(latents)}; this model takes {shape} for {batch} images.")
+    return None if latents is None else np.asarray(latents, np.float32) * np.float32(schedule.deviation)
 
 
 @dataclass(frozen=True)

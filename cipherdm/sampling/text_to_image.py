@@ -18,7 +18,7 @@ from ..schedules import Schedule
 from .pipeline import Pipeline, decode_latents, embed_prompts, encode_images, known_captions
 from .rings import IMAGES_MET
 from .roles import Task
-from .sample import Granularity, SamplingResult, Settings, check_sample, run_task
+from .sample import Granularity, SamplingResult, Settings, check_sample, initial_noise, run_task
 
 
 def text_to_image(
@@ -97,14 +97,11 @@ def text_to_image_task(
     embeddings = embed_prompts(pipeline, prompts, negative_prompts, guided=guidance_scale > 1)
     skipped = 0 if images is None else chosen.steps - _steps_taken(chosen.steps, strength)
     schedule = chosen.schedule(unet, start=skipped)
-    shape = (len(prompts), *unet.config.sample_shape)
-    start = None if latents is None else np.asarray(latents, np.float32) * np.float32(schedule.deviation)
     if latents is not None and images is not None:
         raise CipherDMError("give images to start from or latents, not both.")
-    if latents is not None and start.shape != shape:
-        raise CipherDMError(f"the latents have shape {start.shape}; this model and these prompts take {shape}.")
+    start = initial_noise(unet, schedule, len(prompts), latents)
     if images is not None:
-        start = _noised(pipeline, images, schedule, shape, chosen.seed)
+        start = _noised(pipeline, images, schedule, (len(prompts), *unet.config.sample_shape), chosen.seed)
     task = chosen.task(unet, schedule, len(prompts), prompts=embeddings, start=start, guidance_scale=guidance_scale)
     if chosen.protocols.significant_bits is None:
         return task

@@ -135,16 +135,28 @@ def test_missing_files_are_named(folder, tmp_path):
     assert "config.json" in refusal(folder)
 
 
-@pytest.mark.parametrize(
-    ("file", "remedy"),
-    [
-        ("diffusion_pytorch_model.safetensors.index.json", "max_shard_size"),
-        ("diffusion_pytorch_model.fp16.safetensors", "variant='fp16'"),
-    ],
-)
-def test_weights_in_other_files_have_their_remedy(folder, file, remedy):
-    (folder / WEIGHTS).rename(folder / file)
-    assert file in refusal(folder) and remedy in refusal(folder)
+@pytest.mark.parametrize("options", [{"max_shard_size": "100kB"}, {"variant": "fp16"}], ids=str)
+def test_shards_and_variants_are_read(model, folder, tmp_path, options):
+    expected = dict(load_unet(folder).params)
+    kept = UNet2DModel.from_pretrained(folder, low_cpu_mem_usage=False)
+    kept.save_pretrained(tmp_path / "other", **options)
+    files = list((tmp_path / "other").glob("*.safetensors"))
+    assert not (tmp_path / "other" / WEIGHTS).exists() and (len(files) > 1) == ("max_shard_size" in options)
+    for lazily in (False, True):
+        found = load_unet(tmp_path / "other", lazily=lazily).params
+        assert set(found) == set(expected)
+        for name, array in expected.items():
+            np.testing.assert_array_equal(found[name], array)
+    if len(files) > 1:
+        files[0].unlink()
+        assert files[0].name in refusal(tmp_path / "other")
+
+
+def test_an_index_names_files_beside_it(folder):
+    (folder / WEIGHTS).rename(folder.parent / "elsewhere.safetensors")
+    index = folder / f"{WEIGHTS}.index.json"
+    index.write_text('{"weight_map": {"conv_in.weight": "../elsewhere.safetensors"}}')
+    assert "names no files of weights beside it" in refusal(folder)
 
 
 def test_a_lora_is_named(folder):

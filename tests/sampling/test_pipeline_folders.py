@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from prompted_models import ONE_LEVEL, edit, save_pipeline
 from safetensors.numpy import load_file, save_file
 
@@ -104,11 +105,15 @@ def test_prompts_are_as_long_as_the_text_encoder_has_positions(broken, pipeline,
     np.testing.assert_array_equal(embed_prompts(load_pipeline(broken), PROMPTS), embed_prompts(pipeline, PROMPTS))
 
 
-def test_a_variant_of_half_precision_is_named(broken):
-    file = broken / "text_encoder" / "model.safetensors"
-    file.rename(file.with_name("model.fp16.safetensors"))
-    with pytest.raises(CipherDMError, match="text_encoder cannot be read: .*variant='fp16'"):
-        load_pipeline(broken)
+def test_a_variant_of_half_precision_is_read(folder, pipeline, tmp_path):
+    theirs, _ = folder
+    theirs.save_pretrained(tmp_path / "half", variant="fp16")
+    loaded = load_pipeline(tmp_path / "half")
+    np.testing.assert_array_equal(embed_prompts(loaded, PROMPTS), embed_prompts(pipeline, PROMPTS))
+    for name, array in pipeline.unet.params.items():
+        np.testing.assert_array_equal(loaded.unet.params[name], array)
+    for name, tensor in pipeline.vae.state_dict().items():
+        assert torch.equal(loaded.vae.state_dict()[name], tensor)
 
 
 def test_weights_that_are_cut_off_are_named(broken):

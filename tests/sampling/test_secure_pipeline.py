@@ -1,0 +1,95 @@
+"""diffusers' objects as models, and its call for three parties: the images are those that diffusers draws."""
+
+from dataclasses import replace
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from prompted_models import SMALL, save_pipeline
+from small import ONE_LEVEL, SCHEDULER
+
+from cipherdm import CipherDMError, SecurePipeline, from_diffusers, load_pipeline
+from cipherdm.likeness import grey_levels
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    """A small pipeline of diffusers' with random weights."""
+    folder = tmp_path_factory.mktemp("theirs")
+    save_pipeline(folder, SMALL)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def unet_of(seed=0):
+    torch.manual_seed(seed)
+    config = replace(ONE_LEVEL, sample_size=4, add_attention=False, num_class_embeds=None)
+    return diffusers.UNet2DModel(**{name: value for name, value in config.to_diffusers().items() if name[0] != "_"})
+
+
+def test_objects_of_diffusers_are_what_their_folders_are(theirs, tmp_path):
+    in_memory, saved = from_diffusers(theirs), from_diffusers(theirs, folder=tmp_path / "saved")
+    assert in_memory.unet.folder is None and saved.unet.folder == tmp_path / "saved"
+    for name, array in theirs.unet.state_dict().items():
+        np.testing.assert_array_equal(in_memory.unet.params[name], array)
+        np.testing.assert_array_equal(saved.unet.params[name], array)
+    assert load_pipeline(tmp_path / "saved").unet.config == in_memory.unet.config
+    made, scheduler = unet_of(), diffusers.EulerDiscreteScheduler.from_config(SCHEDULER)
+    alone = from_diffusers(made, scheduler)
+    assert alone.scheduler_config["_class_name"] == "EulerDiscreteScheduler" and alone.folder is None
+    np.testing.assert_array_equal(alone.params["conv_in.weight"], made.conv_in.weight.detach())
+    assert from_diffusers(diffusers.DDIMPipeline(made, scheduler)).config == alone.config
+    with pytest.raises(CipherDMError, match="VQModel"):
+        from_diffusers(diffusers.VQModel(block_out_channels=(32,), norm_num_groups=4))
+
+
+@pytest.mark.slow
+def test_prompts_are_drawn_as_diffusers_draws_them(theirs, cluster):
+    pipe = SecurePipeline(theirs, cluster, protocols="direct")
+    asked = {"num_inference_steps": 2, "guidance_scale": 3.0, "negative_prompt": "blue"}
+    drawn = pipe("a red two", generator=torch.Generator().manual_seed(3), **asked)
+    theirs.scheduler = diffusers.DDIMScheduler.from_config(theirs.scheduler.config)
+    expected = theirs("a red two", generator=torch.Generator().manual_seed(3), output_type="np", **asked).images
+    assert isinstance(drawn.images[0], Image.Image) and drawn.images[0].size == expected.shape[2:0:-1]
+    np.testing.assert_allclose(np.asarray(drawn.images[0]) / 255, expected[0], atol=0.02)
+    assert drawn.result.cost.bytes > 0 and drawn._repr_png_()[:4] == b"\x89PNG"
+
+
+@pytest.mark.slow
+def test_a_pipeline_starts_its_own_parties_and_stops_them():
+    scheduler = diffusers.DDIMScheduler.from_config(SCHEDULER | {"prediction_type": "v_prediction"})
+    with SecurePipeline(from_diffusers(unet_of(), scheduler), protocols="direct") as pipe:
+        with pytest.raises(CipherDMError, match="steps"):
+            pipe(num_inference_steps=0)
+        generator = torch.Generator().manual_seed(1)
+        drawn = pipe(num_inference_steps=1, batch_size=2, generator=generator, output_type="np")
+        latents = torch.randn((2, 1, 4, 4), generator=torch.Generator().manual_seed(1))
+        again = pipe(num_inference_steps=1, batch_size=2, latents=latents, generator=7, output_type="latent")
+        np.testing.assert_allclose(drawn.images[..., 0], np.clip(again.images[:, 0] / 2 + 0.5, 0, 1), atol=1e-3)
+        np.testing.assert_array_equal(again.images, again.result.images)
+        pids = pipe._cluster.pids
+    assert len(pids) == 3 and pipe._cluster is None
+    np.testing.assert_array_equal(np.asarray(again.result.pil[0]), grey_levels(again.images[0, 0]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({}, "draws from prompts"),
+        ({"prompt": "a red two", "class_labels": [1]}, "no class_labels"),
+        ({"prompt": "a red two", "output_type": "pt"}, "output_type 'pt': choose pil, np or latent"),
+        ({"prompt": "a red two", "latents": np.zeros((2, 4, 4, 4))}, r"latents have shape \(2, 4, 4, 4\)"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_asked_is_named(theirs, cluster, asked, message):
+    with pytest.raises(CipherDMError, match=message):
+        SecurePipeline(theirs, cluster)(**asked)
+    model = from_diffusers(unet_of(), diffusers.DDIMScheduler.from_config(SCHEDULER))
+    with pytest.raises(CipherDMError, match="takes no prompts"):
+        SecurePipeline(model, cluster)("a red two")
