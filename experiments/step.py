@@ -200,7 +200,7 @@ def _row(step: PreparedStep, setup: CostReport | None, costs: list[CostReport], 
 
 SUMMARY = {
     "mnist10": ("direct", "direct-pade", "cipherdm", "puma", "fast", "fast-64", "fast-rings"),
-    "sd-mini": ("direct", "fast"),
+    "sd-mini": ("direct", "fast", "fast-64", "fast-rings"),
 }
 """Rows of README's table: protocol sets by model, of which the first is the baseline."""
 
