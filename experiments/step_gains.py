@@ -198,7 +198,15 @@ _STEP_CHECKS = (  # quantity, baseline, set, batch, expected gain of each model,
     ("bytes", "direct", "fast", 1, (12.6, 7.4), 0.2, 1),
     ("bytes", "direct", "distilled", 1, (22.6, 12.5), 0.3, 1),
     ("bytes", "direct", "fast-64", 1, (23.3, 14.9), 0.5, 1),
-    ("bytes", "direct", "fast-rings", 1, (33.4, 22.8), 1.5, 1),  # its plan is from numbers that are met, and moves a little
+    (
+        "bytes",
+        "direct",
+        "fast-rings",
+        1,
+        (33.4, 22.8),
+        1.5,
+        1,
+    ),  # its plan is from numbers that are met, and moves a little
     ("time", "direct", "fast", 1, (4.9, 4.0), None, 1),
     ("time", "direct", "fast-64", 1, (16.9, 10.8), None, 1),
     ("time", "direct", "fast-rings", 1, (14.5, 11.1), None, 1),

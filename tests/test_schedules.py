@@ -194,7 +194,7 @@ def test_few_steps_in_emulation_are_close(unet, name):
     asked = {"labels": [2, 0], "steps": 3, "seed": 5, "scheduler": name}
     exact = sample(unet, None, protocols=DIRECT, **asked).images
     emulated = sample(unet, None, protocols=FAST, **asked).images
-    assert np.sqrt(np.mean(np.square(emulated - exact))) < 0.06 * np.sqrt(np.mean(np.square(exact)))
+    assert np.sqrt(np.mean(np.square(emulated - exact))) < 0.1 * np.sqrt(np.mean(np.square(exact)))
 
 
 def test_noise_without_signal_needs_another_prediction_than_noise():

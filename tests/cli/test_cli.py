@@ -92,7 +92,6 @@ def test_pipelines_of_other_kinds_are_named(unet_pipeline, run, capsys):
         (["--labels", "0", "--steps", "0"], "steps must be between 1 and 1000"),
         (["--labels", "0", "--steps", "1001"], "steps must be between 1 and 1000"),
         (["--labels", "zero"], "cannot read the labels 'zero'"),
-        ([], "conditional"),
         (["--labels", "0", "--protocols", "magic"], "magic"),
     ],
 )

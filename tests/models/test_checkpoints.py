@@ -135,7 +135,7 @@ def test_missing_files_are_named(folder, tmp_path):
     assert "config.json" in refusal(folder)
 
 
-@pytest.mark.parametrize("options", [{"max_shard_size": "100kB"}, {"variant": "fp16"}], ids=str)
+@pytest.mark.parametrize("options", [{"max_shard_size": "20kB"}, {"variant": "fp16"}], ids=str)
 def test_shards_and_variants_are_read(model, folder, tmp_path, options):
     expected = dict(load_unet(folder).params)
     kept = UNet2DModel.from_pretrained(folder, low_cpu_mem_usage=False)

@@ -250,7 +250,7 @@ def test_no_program_contains_a_secret_or_a_reveal(unet, protocols):
         ({"seed": -1}, "seed must be .* got -1"),
         ({"steps": 0}, "between 1 and 1000.*got 0"),
         ({"steps": 1001}, "between 1 and 1000.*got 1001"),
-        ({"scheduler": "euler"}, "euler.*ddpm, ddim"),
+        ({"scheduler": "heun"}, "heun.*ddpm, ddim"),
         ({"eta": 1.5}, "eta.*1.5"),
         ({"granularity": "pixel"}, "pixel.*block, step or loop"),
     ],

@@ -208,7 +208,7 @@ def test_a_long_prompt_is_cut_with_a_warning_as_in_diffusers(folder, pipeline):
         ({"guidance_scale": 0.5}, "guidance_scale must be at least 1"),
         ({"guidance_scale": np.nan}, "guidance_scale must be at least 1"),
         ({"negative_prompts": ["one"]}, "1 negative prompts for 2 prompts"),
-        ({"scheduler": "euler"}, "unknown scheduler 'euler': choose one of ddpm, ddim, dpmsolver"),
+        ({"scheduler": "heun"}, "unknown scheduler 'heun': choose one of ddpm, ddim, dpmsolver"),
         ({"steps": 0}, "steps must be between 1 and 1000"),
     ],
 )
