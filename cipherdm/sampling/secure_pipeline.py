@@ -30,7 +30,7 @@ def from_diffusers(
 ) -> UNet | Pipeline:
     """Return an object of diffusers as a model: what `load_unet` or `load_pipeline` gives for what it saves.
 
-    So whatever diffusers reads can be taken, such as variants, single files, or a pipeline that a LoRA is fused into.
+    So whatever diffusers reads can be taken, if it is of a kind that is computed here.
 
     Args:
         model: a StableDiffusionPipeline, the pipeline of a UNet2DModel, or a U-Net by itself.
