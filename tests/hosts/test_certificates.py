@@ -244,6 +244,23 @@ def test_new_certificates_need_no_restart_and_old_connections_end(party, tmp_pat
     old_channel.close()
 
 
+def test_a_certificate_whose_time_is_over_is_not_taken_instead(party, authority):
+    """gRPC alone would show it to callers, who would go."""
+    host, _ = party
+    address = f"127.0.0.1:{free_ports(1)}"
+    identity, client = authority.sign("party1"), authority.sign("alice")
+    server = process.listen(Service(), replace(host, caller=replace(host.caller, identity=identity)), address)
+    parties = (host.caller.parties[0], address, host.caller.parties[2])
+    try:
+        for settings in ({}, {"begin": -10, "days": 9}):
+            authority.sign("party1", **settings)  # into the same files
+            channel, stub = connect(replace(host.caller, parties=parties, identity=client), 1)
+            assert is_answered(stub)
+            channel.close()
+    finally:
+        server.stop(0)
+
+
 def test_a_caller_that_says_nothing_is_dropped(party):
     host, _ = party
     with socket.create_connection(split_address(host.caller.parties[1]), timeout=60) as silent:
