@@ -28,11 +28,8 @@ sample: setup
 lab: setup
 	$(BIN)/jupyter lab --ServerApp.root_dir=notebooks $(LAB)
 
-# Two processes, for two cores; tests of a file stay in one of them, because they share what they need.
-IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
-
 test: setup lint
-	$(BIN)/python -m pytest $(IN_TWO)
+	$(BIN)/python -m pytest
 	$(MAKE) notebooks
 
 # These are among those of `make test`. FAULTS random faults strike a cluster, and as many three hosts.
@@ -46,7 +43,7 @@ attack notebooks run-notebooks: export OMP_NUM_THREADS = 1
 # Every cell of every notebook, in a fresh kernel; the outputs of marked cells are compared with the committed ones.
 NOTEBOOKS ?= $(sort $(wildcard notebooks/*.ipynb))
 notebooks: setup
-	$(BIN)/python -m pytest $(IN_TWO) --nbval-lax --nbval-current-env --nbval-cell-timeout=120 $(NOTEBOOKS)
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=120 $(NOTEBOOKS)
 
 # For authors: execute notebooks and save them as they are committed, without times and other traces of this run.
 run-notebooks: setup
