@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,14 +181,15 @@ def test_files_are_there_for_the_next_processes(tmp_path):
     assert all(len(files) == 2 for files in folders(tmp_path / "kept").values())
 
 
-def test_temporary_files_go_with_their_session(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with LocalCluster() as cluster:
-        session = cluster.session()
-        two_values(session, in_files=True)
-        assert len(list(tmp_path.rglob("*.share"))) == 6
-        session.close()
-        assert not list(tmp_path.rglob("*.share"))
+def test_temporary_files_go_with_their_session(monkeypatch):
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a short path, as sockets need
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        with LocalCluster() as cluster:
+            session = cluster.session()
+            two_values(session, in_files=True)
+            assert len(list(Path(folder).rglob("*.share"))) == 6
+            session.close()
+            assert not list(Path(folder).rglob("*.share"))
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "a/b", "x" * 65, "."])
