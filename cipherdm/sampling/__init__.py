@@ -16,5 +16,9 @@ from .sample import (
 
 # Imported when they are first used: prompts need PyTorch, transformers and diffusers.
 __getattr__, _, _ = lazy_loader.attach(
-    __name__, submod_attrs={"pipeline": ["decode_latents", "embed_prompts"], "text_to_image": ["text_to_image_task"]}
+    __name__,
+    submod_attrs={
+        "pipeline": ["decode_latents", "embed_prompts", "read_captions"],
+        "text_to_image": ["text_to_image_task"],
+    },
 )
