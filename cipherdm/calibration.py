@@ -106,7 +106,9 @@ def check_ranges(
     if protocols.walk_bits is None:
         return found
     classes = model.config.num_class_embeds
-    task = make_task(model, steps=steps, protocols=protocols, **({"labels": [0]} if classes else {"count": 1}))
+    task = make_task(
+        model, steps=steps, scheduler="ddim", protocols=protocols, **({"labels": [0]} if classes else {"count": 1})
+    )
     nodes = sampling_nodes(task.shape, "block")
     plan = compile_plan(nodes, task.specs, keep=["sample"], walking=walking_of(task, nodes, progress))
     first = IMAGES_MET + seed * per_class * (classes or 1)

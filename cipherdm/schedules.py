@@ -196,7 +196,8 @@ def _scheduler(config: Mapping[str, Any], name: str, steps: int):
 def _onestep(scheduler, name: str, start: int, eta: float, clip: bool) -> Schedule:
     """A schedule whose steps need nothing of those before, from the step numbered `start` on."""
     euler = name.startswith("euler")
-    levels, (sample, image, output, noise) = _euler(scheduler) if euler else _discrete(scheduler, name, eta)
+    steps = _euler(scheduler, name == "euler-ancestral") if euler else _discrete(scheduler, name, eta)
+    levels, (sample, image, output, noise) = steps
     signal, noisy = np.sqrt(levels), np.sqrt(1 - levels)
     x0, eps = _predictions(scheduler.config.prediction_type, signal, noisy)
     if clip:
@@ -211,7 +212,7 @@ def _onestep(scheduler, name: str, start: int, eta: float, clip: bool) -> Schedu
         prediction=np.stack(x0, axis=1)[start:].astype(np.float32),
         clip=float(scheduler.config.get("clip_sample_range", 1.0)) if clip else None,
         signal=float(signal[start]),
-        deviation=float(scheduler.init_noise_sigma) * signal[0] if euler and not start else 1.0,
+        deviation=float(scheduler.init_noise_sigma * signal[0]) if euler and not start else 1.0,
     )
 
 
@@ -221,33 +222,30 @@ _Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 def _discrete(scheduler, name: str, eta: float) -> tuple[np.ndarray, _Step]:
     """`alphas_cumprod` at whole timesteps, and the factors of the steps from each to the next."""
-    timesteps, levels = (
-        scheduler.timesteps.numpy().astype(np.int64),
-        scheduler.alphas_cumprod.numpy().astype(np.float64),
-    )
+    timesteps = scheduler.timesteps.numpy().astype(np.int64)
+    levels = scheduler.alphas_cumprod.numpy().astype(np.float64)
     now, later, last = levels[timesteps], np.append(timesteps[1:], 0), 1.0
+    if name == "lcm":
+        return now, _lcm(scheduler.config.timestep_scaling, timesteps, levels[later])
+    if name == "tcd":
+        return now, _tcd(eta, levels, later)
     if name == "ddpm":
         later = np.array([scheduler.previous_timestep(t) for t in timesteps])
-    elif name == "ddim":
+    else:
         later = timesteps - scheduler.config.num_train_timesteps // len(timesteps)
         last = float(scheduler.final_alpha_cumprod)
     before = np.where(later >= 0, levels[np.maximum(later, 0)], last)
-    match name:
-        case "ddpm":
-            return now, _ddpm(scheduler.config.variance_type, now, before, timesteps)
-        case "ddim":
-            return now, _ddim(eta, now, before)
-        case "lcm":
-            return now, _lcm(scheduler.config.timestep_scaling, timesteps, before)
-    return now, _tcd(eta, levels, later)
+    if name == "ddpm":
+        return now, _ddpm(scheduler.config.variance_type, now, before, timesteps)
+    return now, _ddim(eta, now, before)
 
 
-def _euler(scheduler) -> tuple[np.ndarray, _Step]:
+def _euler(scheduler, ancestral: bool) -> tuple[np.ndarray, _Step]:
     """Euler's noise levels, as `alphas_cumprod`, and the factors of its steps, which are those of DDIM between such levels."""
     sigmas = scheduler.sigmas.numpy().astype(np.float64)
     now, later = sigmas[:-1], sigmas[1:]
     fresh = np.zeros_like(now)
-    if "Ancestral" in type(scheduler).__name__:
+    if ancestral:
         fresh = later * np.sqrt(1 - (later / now) ** 2)  # sigma_up
     signal = 1 / np.sqrt(later**2 + 1)
     kept = np.sqrt(np.maximum(later**2 - fresh**2, 0.0))

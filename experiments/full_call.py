@@ -2,8 +2,8 @@
 
 Without a folder the weights are random, in Stable Diffusion 1.5's own configuration. Costs depend on weights in one way: how
 far attention scores spread. Those of random weights are small, so FAST needs no number for each pair of tokens. Those of
-trained checkpoints reach 10 and more, and random weights can be given such a spread. Each part leaves its result in a folder,
-so an interrupted run goes on with the next part, or with the next block.
+trained checkpoints reach 10 and more, and cost several times as much. Each part leaves its result in a folder, so an
+interrupted run goes on with the next part, or with the next block.
 """
 
 import hashlib
@@ -47,26 +47,13 @@ SCHEDULER = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, **_BET
 SCHEDULER |= {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
 
 
-# Standard deviation of the scores of random weights, as a layer is initialised: queries and keys of size d have entries of
-# variance 1/3, since their inputs are normalised, so scores q k / sqrt(d) have variance 1/9.
-RANDOM_SPREAD = 1 / 3
-
-
-def with_spread(unet: UNet, spread: float) -> UNet:
-    """Return random weights with scores of this standard deviation in all attention, by scaling what projects to queries."""
-    factor = np.float32(spread / RANDOM_SPREAD)
-    scaled = {name: array * factor for name, array in unet.params.items() if ".to_q." in name}
-    return replace(unet, params={**unet.params, **scaled})
-
-
-def prepared(folder: Path, config: UNetConditionConfig | None = None, spread: float = RANDOM_SPREAD) -> UNet:
+def prepared(folder: Path, config: UNetConditionConfig | None = None) -> UNet:
     """Return the U-Net in a folder, of its own or of a pipeline, after making its calibration if there is none.
 
-    Its weights stay in their file. A missing folder is filled with random weights for `config`, if that is given, with scores
-    of this spread.
+    Its weights stay in their file. A missing folder is filled with random weights for `config`, if that is given.
     """
     if not folder.exists() and config is not None:
-        save_unet(replace(with_spread(init_unet(config), spread), scheduler_config=SCHEDULER), folder)
+        save_unet(replace(init_unet(config), scheduler_config=SCHEDULER), folder)
     unet = load_unet(folder, lazily=True)
     if not isinstance(unet.config, UNetConditionConfig):
         raise CipherDMError(f"{folder} holds no model that takes prompts; give a folder of Stable Diffusion.")
@@ -279,10 +266,6 @@ def measure(
     reduced: Annotated[
         bool, typer.Option("--reduced", help="Use random weights with fewer channels, and smaller latents.")
     ] = False,
-    spread: Annotated[
-        float | None,
-        typer.Option(help="Standard deviation of the attention scores of random weights; 0.33 by default.", min=0),
-    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say bytes and rounds, by the plans of fast-64 or fast-rings.")
     ] = False,
@@ -295,14 +278,11 @@ def measure(
     Random weights and the parties' files go into the folder of --keep, which needs some GB for the full size. A model's own
     folder gets a calibration if it has none.
     """
-    if model is not None and spread is not None:
-        raise CipherDMError("a model's weights have the scores that they have; leave --spread out.")
-    name = "sd15_step" + "_reduced" * reduced + "_spread" * (spread is not None) + f"_{protocols}" * plan
+    name = "sd15_step" + "_reduced" * reduced + f"_{protocols}" * plan
     path = record_path(record, name)
     keep = keep or root() / "runs" / "full_call" / path.stem
-    config, spread = REDUCED if reduced else SD15, RANDOM_SPREAD if spread is None else spread
-    unet = prepared(keep / "model", config, spread) if model is None else prepared(model)
-    about = {"random_weights": model is None, "spread": spread if model is None else None}
+    unet = prepared(keep / "model", REDUCED if reduced else SD15) if model is None else prepared(model)
+    about = {"random_weights": model is None}
     with ProgressBar("run") as bar:
         if plan:
             found = by_plan(unet, keep, named(protocols), about, bar)

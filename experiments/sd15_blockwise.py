@@ -124,7 +124,7 @@ def ledger(call: UNetCall, sizes: Sizes | None = None, progress: Progress = sile
     rows, specs = [], {name: Spec.of(array) for name, array in call.inputs(ring=True).items()}
     for index, block in enumerate(call.blocks):
         progress(index, len(call.blocks), block.name)
-        node, weights, plan = _planned(call, block, specs, sizes)
+        _, _, plan = _planned(call, block, specs, sizes)
         specs |= plan.outputs
         (program,) = (each.program for each in plan.calls)
         if not program.walk:
@@ -193,9 +193,8 @@ def _planned(
     specs = {**specs, **{name: Spec.of(array) for name, array in weights.items()}}
     walking, protocols = None, call.protocols
     if protocols.walk_bits is not None:
-        known = (
-            {} if sizes is None else {(node.function, tuple(specs[name] for name in node.inputs)): sizes[block.name]}
-        )
+        key = node.function, tuple(specs[name] for name in node.inputs)
+        known = {} if sizes is None else {key: sizes[block.name]}
         walking = Walking(protocols.walk_bits, protocols.significant_bits, known)
     return node, weights, compile_plan([node], specs, keep=node.outputs, files=node.outputs, walking=walking)
 

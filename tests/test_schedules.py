@@ -79,7 +79,7 @@ CASES += [("tcd", {}, eta) for eta in (0.0, 0.3, 1.0)]
 @pytest.mark.parametrize(("name", "change", "eta"), CASES, ids=str)
 @pytest.mark.parametrize("steps", [1, 4])
 def test_loops_of_few_steps_follow_diffusers(steps, name, change, eta, prediction):
-    """From the same noise, with the model taking what diffusers gives it: at most once scaled, from the first sample on."""
+    """Samples are what diffusers' model takes at each step, and the last ones are equal."""
     if prediction == "sample" and name.startswith("euler"):
         pytest.skip("diffusers' Euler does not predict samples")
     config = SCHEDULER | {"prediction_type": prediction, "steps_offset": 1} | change

@@ -9,7 +9,7 @@ import typer
 import cipherdm as cdm
 
 from ..errors import CipherDMError
-from ..files import replacing
+from ..files import check_writable, replacing
 from ..progress import ProgressBar
 from ..records import write_record
 from .options import SETS, ModelOption, OutOption, SchedulerOption, parse_labels
@@ -58,6 +58,8 @@ def sample(
     from ..schedules import scheduler_of
     from ..views.pictures import image_row, sample_sheet, wrapped
 
+    if save_images is not None:
+        check_writable(save_images / "0000.png")
     folder = cdm.find_model(model)
     chosen = default(granularity) if protocols is None else named(protocols)
     settings: dict[str, Any] = {"steps": steps, "scheduler": scheduler, "eta": eta, "seed": seed}

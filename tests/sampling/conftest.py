@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pipeline(folder):
-    """The same, loaded here."""
+    """diffusers' pipeline, loaded here."""
     return load_pipeline(folder[1])
 
 

@@ -6,7 +6,6 @@ import re
 import threading
 from dataclasses import replace
 from functools import partial
-from io import BytesIO
 from unittest import mock
 
 import diffusers
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers.schedulers import scheduling_ddpm
-from PIL import Image
 from scipy import stats
 from skimage.metrics import peak_signal_noise_ratio
 from small import SCHEDULER, TWO_LEVELS
@@ -309,25 +307,6 @@ def test_a_table_is_split_into_the_arrays_of_its_step():
 )
 def test_labels_may_be_arrays(labels):
     assert whole_labels(labels) == [int(label) for label in np.atleast_1d(labels)]
-
-
-def test_models_and_sets_are_taken_by_name(unet):
-    assert load_unet("mnist01-tiny").folder == find_model("mnist01-tiny")
-    by_name, by_set = (sample(unet, None, labels=2, steps=1, protocols=chosen) for chosen in ("CipherDM", CIPHERDM))
-    np.testing.assert_array_equal(by_name.images, by_set.images)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_result_is_shown_as_pictures(channels):
-    images = np.full((2, channels, 4, 6), -1.0, np.float32)
-    images[1, 0] = 2.0
-    result = SamplingResult(images)
-    first, second = result.pil
-    assert first.size == (6, 4) and np.asarray(first).max() == 0
-    assert np.asarray(second).reshape(4, 6, channels)[..., 0].min() == 255
-    shown = np.asarray(Image.open(BytesIO(result._repr_png_())))
-    assert shown.shape[:2] == (96, 2 * 6 * 24)
-    assert shown[:, :144].max() == 0 and shown[:, 144:].max() == 255
 
 
 def test_one_hot_rows():

@@ -1,29 +1,27 @@
 """diffusers' objects as models, and its call for three parties: the images are those that diffusers draws."""
 
 from dataclasses import replace
+from io import BytesIO
 
 import diffusers
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from prompted_models import SMALL, save_pipeline
 from small import ONE_LEVEL, SCHEDULER
 
-from cipherdm import CipherDMError, SecurePipeline, from_diffusers, load_pipeline
+from cipherdm import CIPHERDM, CipherDMError, SecurePipeline, from_diffusers, load_pipeline, load_unet, sample
 from cipherdm.likeness import grey_levels
+from cipherdm.models import find_model
+from cipherdm.sampling import SamplingResult
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory):
+def theirs(folder):
     """A small pipeline of diffusers' with random weights."""
-    folder = tmp_path_factory.mktemp("theirs")
-    save_pipeline(folder, SMALL)
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return folder[0]
 
 
 def unet_of(seed=0):
@@ -75,6 +73,26 @@ def test_a_pipeline_starts_its_own_parties_and_stops_them():
         pids = pipe._cluster.pids
     assert len(pids) == 3 and pipe._cluster is None
     np.testing.assert_array_equal(np.asarray(again.result.pil[0]), grey_levels(again.images[0, 0]))
+
+
+def test_models_and_sets_are_taken_by_name():
+    unet = load_unet("mnist01-tiny")
+    assert unet.folder == find_model("mnist01-tiny")
+    by_name, by_set = (sample(unet, None, labels=1, steps=1, protocols=chosen) for chosen in ("CipherDM", CIPHERDM))
+    np.testing.assert_array_equal(by_name.images, by_set.images)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_result_is_shown_as_pictures(channels):
+    images = np.full((2, channels, 4, 6), -1.0, np.float32)
+    images[1, 0] = 2.0
+    result = SamplingResult(images)
+    first, second = result.pil
+    assert first.size == (6, 4) and np.asarray(first).max() == 0
+    assert np.asarray(second).reshape(4, 6, channels)[..., 0].min() == 255
+    shown = np.asarray(Image.open(BytesIO(result._repr_png_())))
+    assert shown.shape[:2] == (96, 2 * 6 * 24)
+    assert shown[:, :144].max() == 0 and shown[:, 144:].max() == 255
 
 
 @pytest.mark.parametrize(
