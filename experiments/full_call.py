@@ -2,8 +2,8 @@
 
 Without a folder the weights are random, in Stable Diffusion 1.5's own configuration. Costs depend on weights in one way: how
 far attention scores spread. Those of random weights are small, so FAST needs no number for each pair of tokens. Those of
-trained checkpoints reach 10 and more, and cost several times as much. Each part leaves its result in a folder, so an
-interrupted run goes on with the next part, or with the next block.
+trained checkpoints reach 10 and more. Then there is one for each pair, whose cost this call does not show. Each part leaves
+its result in a folder, so an interrupted run goes on with the next part, or with the next block.
 """
 
 import hashlib

@@ -7,7 +7,7 @@ import pytest
 from prompted_models import BETAS, SMALL, inputs, torch_eps, torch_model
 from torch_models import torch_params
 
-from cipherdm import DIRECT, FAST, CipherDMError
+from cipherdm import DIRECT, FAST, FAST_64, FAST_RINGS, CipherDMError
 from cipherdm.engine import TOTALS
 from cipherdm.models import UNet, init_unet, load_unet, save_unet
 from cipherdm.owner import prepare_weights
@@ -105,6 +105,13 @@ def test_an_interrupted_call_goes_on_where_it_was(unet, tmp_path):
     # Inverse roots are right to 5% on the range that the calibration gives them, and several follow each other.
     assert record["error"]["emulated"]["rms"] < 0.08 and record["error"]["parties"]["rms"] < 0.08
     assert not list(tmp_path.rglob("*.share"))  # nothing is left of weights and values
+
+    # A plan says what the call sends, but for the keys that the parties of each process agree on first.
+    planned = full_call.by_plan(full_call.prepared(unet.folder), tmp_path, FAST_64, {}, progress=lambda *_: None)
+    assert [row["rounds"] for row in planned["rows"]] == [row["rounds"] for row in rows]
+    assert 0 <= record["bytes"] - planned["bytes"] < 4096 * record["processes"] * len(rows)
+    narrow = full_call.by_plan(full_call.prepared(unet.folder), tmp_path, FAST_RINGS, {}, progress=lambda *_: None)
+    assert narrow["bytes"] < 0.95 * planned["bytes"]
 
     again = full_call.run(full_call.prepared(unet.folder), tmp_path, progress=stop)  # finished: nothing is run
     assert again == record
