@@ -4,14 +4,23 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import CipherDMError
 from ..files import check_writable
 from ..progress import ProgressBar
-from .options import ModelArgument, OutOption, ProtocolsOption, SchedulerOption, parse_labels
+from .options import (
+    ModelArgument,
+    OutOption,
+    ProtocolsOption,
+    ReuseBlocksOption,
+    ReuseOption,
+    SchedulerOption,
+    StartOption,
+    parse_labels,
+)
 
 ConfigOption = Annotated[Path, typer.Option(help="TOML file of this role.")]
 
@@ -77,6 +86,9 @@ def register(
     ] = None,
     pictures: Annotated[int, typer.Option(help="Number of images per run.", min=1)] = 1,
     steps: Annotated[int, typer.Option(help="Number of denoising steps.")] = 20,
+    start: StartOption = 0,
+    reuse: ReuseOption = 1,
+    reuse_blocks: ReuseBlocksOption = 1,
     scheduler: SchedulerOption = None,
     eta: Annotated[float, typer.Option(help="Share of fresh noise of ddim and tcd, 0 to 1.")] = 0.0,
     protocols: ProtocolsOption = "fast",
@@ -96,7 +108,8 @@ def register(
     from ..sampling.pipeline import load_model
 
     folder = find_model(model)
-    settings = {"steps": steps, "scheduler": scheduler, "eta": eta, "protocols": named(protocols)}
+    settings: dict[str, Any] = {"steps": steps, "start": start, "reuse": reuse, "reuse_blocks": reuse_blocks}
+    settings |= {"scheduler": scheduler, "eta": eta, "protocols": named(protocols)}
     if takes_prompts(folder):
         settings["guidance_scale"] = guidance_scale
     with ProgressBar("program") as bar:
@@ -151,7 +164,11 @@ def request(
     else:
         figure = image_row(result.images, [str(label) for label in chosen or range(len(result.images))])
     about, cost = json.loads(registered.about), result.cost
-    public = {key: about[key] for key in ("scheduler", "steps", "eta", "guidance_scale", "protocols") if key in about}
+    public = {
+        key: about[key]
+        for key in ("scheduler", "steps", "start", "reuse", "eta", "guidance_scale", "protocols")
+        if key in about
+    }
     record = {"model": name, **public, "pictures": len(result.images), "cost": cost.to_dict()}
     typer.echo(
         f"{counted(len(result.images), 'image')} in {cost.seconds:.1f} s; the parties sent {cost.bytes / 1e6:.1f} MB in "

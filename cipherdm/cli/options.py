@@ -29,6 +29,15 @@ SchedulerOption = Annotated[
     ),
 ]
 
+StartOption = Annotated[
+    int, typer.Option(help="Number of first steps to leave out: noise is taken for the sample before the next one.")
+]
+ReuseOption = Annotated[
+    int, typer.Option(help="One step of so many calls the whole U-Net; the others reuse its features.")
+]
+ReuseBlocksOption = Annotated[
+    int, typer.Option(help="Residual blocks on the way up that steps between whole ones compute.")
+]
 FORMATS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".tif", ".tiff", ".webp")
 """Suffixes of image files that commands write."""
 

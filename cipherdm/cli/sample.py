@@ -12,7 +12,16 @@ from ..errors import CipherDMError
 from ..files import check_writable, replacing
 from ..progress import ProgressBar
 from ..records import write_record
-from .options import SETS, ModelOption, OutOption, SchedulerOption, parse_labels
+from .options import (
+    SETS,
+    ModelOption,
+    OutOption,
+    ReuseBlocksOption,
+    ReuseOption,
+    SchedulerOption,
+    StartOption,
+    parse_labels,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +37,9 @@ def sample(
     ] = None,
     count: Annotated[int | None, typer.Option(help="Number of images, for a model without classes.")] = None,
     steps: Annotated[int, typer.Option(help="Number of denoising steps.")] = 20,
+    start: StartOption = 0,
+    reuse: ReuseOption = 1,
+    reuse_blocks: ReuseBlocksOption = 1,
     scheduler: SchedulerOption = None,
     eta: Annotated[float, typer.Option(help="Share of fresh noise of ddim and tcd, 0 to 1.")] = 0.0,
     protocols: Annotated[str | None, typer.Option(help=f"{SETS}; fast-64 by default, and fast for a loop.")] = None,
@@ -62,7 +74,8 @@ def sample(
         check_writable(save_images / "0000.png")
     folder = cdm.find_model(model)
     chosen = default(granularity) if protocols is None else named(protocols)
-    settings: dict[str, Any] = {"steps": steps, "scheduler": scheduler, "eta": eta, "seed": seed}
+    settings: dict[str, Any] = {"steps": steps, "start": start, "scheduler": scheduler, "eta": eta, "seed": seed}
+    settings |= {"reuse": reuse, "reuse_blocks": reuse_blocks}
     if takes_prompts(folder):
         if not prompt or labels is not None or count is not None:
             raise CipherDMError(f"{folder} draws from prompts: give --prompt for each image, no labels and no count.")

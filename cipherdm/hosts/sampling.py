@@ -40,6 +40,9 @@ def sampling_model(
     *,
     batch: int = 1,
     steps: int = 20,
+    start: int = 0,
+    reuse: int = 1,
+    reuse_blocks: int = 1,
     scheduler: str | None = None,
     eta: float = 0.0,
     clip: bool = False,
@@ -58,7 +61,7 @@ def sampling_model(
         name: name by which clients ask for it.
         model: the U-Net with its scheduler's configuration, or a pipeline for a model with prompts.
         batch: number of images per run. A client asks for a multiple of it.
-        steps, scheduler, eta, protocols: see `cipherdm.sample` and `cipherdm.text_to_image`.
+        steps, start, reuse, reuse_blocks, scheduler, eta, protocols: see `cipherdm.sample` and `cipherdm.text_to_image`.
         clip: see `cipherdm.sample`; not for prompts.
         guidance_scale: see `cipherdm.text_to_image`; for prompts only, 7.5 by default.
         granularity: see `cipherdm.sample`; "block" for prompts and "step" otherwise by default.
@@ -77,6 +80,9 @@ def sampling_model(
     unet = model.unet if isinstance(model, Pipeline) else model
     settings: dict[str, Any] = {
         "steps": steps,
+        "start": start,
+        "reuse": reuse,
+        "reuse_blocks": reuse_blocks,
         "scheduler": scheduler or scheduler_of(unet.scheduler_config),
         "eta": eta,
     }
@@ -203,7 +209,7 @@ def _described(cluster: RemoteCluster, name: str, kind: str) -> tuple[StepShape,
             raise CipherDMError(
                 f"{name} is no model for this request: it takes {takes}.{_HINTS.get(about.get('kind'), '')}"
             )
-        options = {"eta": about["eta"], "clip": about.get("clip", False)}
+        options = {"eta": about["eta"], "clip": about.get("clip", False), "start": about.get("start", 0)}
         schedule = make_schedule(about["scheduler_config"], about["scheduler"], about["steps"], **options)
         config = UNetConditionConfig if kind == _PROMPTS else UNetConfig
         shape = StepShape.of(

@@ -74,7 +74,7 @@ def client_values(
     shape: StepShape,
     seed: int,
     *,
-    start: np.ndarray | None = None,
+    latents: np.ndarray | None = None,
     prompts: np.ndarray | None = None,
 ) -> Values:
     """Return what the client shares: its labels as one-hot rows or its prompts, and all noise, known to nobody else.
@@ -86,7 +86,7 @@ def client_values(
         labels: labels of the images, for a model with classes.
         shape: shape of the step.
         seed: seed of the noise.
-        start: array to start from instead of noise, in the shape of "sample".
+        latents: array to start from instead of noise, in the shape of "sample".
         prompts: embeddings [branches * B, tokens, width] that the model attends to, "encoder_hidden_states".
 
     Raises:
@@ -95,7 +95,7 @@ def client_values(
     check_whole("the seed", seed, 0)
     generator = np.random.default_rng(seed)
     noise = generator.standard_normal(shape.image_shape, dtype=np.float32) * np.float32(shape.deviation)
-    values = {"sample": noise if start is None else start}
+    values = {"sample": noise if latents is None else latents}
     if shape.noisy:
         values["noise"] = generator.standard_normal((shape.steps, *shape.image_shape), dtype=np.float32)
     if prompts is not None:

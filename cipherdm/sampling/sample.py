@@ -71,6 +71,9 @@ def sample(
     count: int | None = None,
     latents: np.ndarray | None = None,
     steps: int = 20,
+    start: int = 0,
+    reuse: int = 1,
+    reuse_blocks: int = 1,
     scheduler: str | None = None,
     eta: float = 0.0,
     clip: bool = False,
@@ -94,6 +97,10 @@ def sample(
         count: number of images, for models without classes.
         latents: [B, C, H, W], the initial noise, if the client brings its own.
         steps: denoising steps.
+        start: number of first steps to leave out. Noise is taken for the sample before the next one, which a model hardly tells
+            from it: the last 12 of 20 steps draw nearly what all 20 do.
+        reuse: one step of so many calls the whole U-Net; the steps between compute its last `reuse_blocks` residual blocks on
+            the way up, and take what comes to them from the last whole call (DeepCache).
         scheduler: name in `schedules.SCHEDULERS`; the model's own by default, but DDIM in the place of DDPM.
         eta: share of fresh noise of DDIM and TCD, 0 to 1.
         clip: clip the predicted image to the data's range at every step, which takes two comparisons per pixel.
@@ -107,8 +114,10 @@ def sample(
         CipherDMError: an unknown scheduler, a number of steps or a label out of range, numbers that left the ring's range, or a
             failure of the cluster.
     """
-    asked = {"labels": labels, "count": count, "latents": latents, "steps": steps, "scheduler": scheduler, "eta": eta}
-    task = make_task(unet, **asked, clip=clip, protocols=named(protocols), seed=seed, ring=cluster is not None)
+    asked = {"labels": labels, "count": count, "latents": latents, "clip": clip}
+    asked |= {"steps": steps, "start": start, "scheduler": scheduler, "eta": eta}
+    asked |= {"reuse": reuse, "reuse_blocks": reuse_blocks}
+    task = make_task(unet, **asked, protocols=named(protocols), seed=seed, ring=cluster is not None)
     result = run_task(task, cluster, granularity=granularity, engine=engine, progress=progress)
     check_sample(result.images, task.shape)
     return result
@@ -132,7 +141,7 @@ def make_task(
     chosen = Settings(**settings)
     schedule = chosen.schedule(unet, clip=clip)
     batch = _batch(unet, labels, count)
-    return chosen.task(unet, schedule, batch, labels=labels, start=initial_noise(unet, schedule, batch, latents))
+    return chosen.task(unet, schedule, batch, labels=labels, latents=initial_noise(unet, schedule, batch, latents))
 
 
 def initial_noise(unet: UNet, schedule: Schedule, batch: int, latents: np.ndarray | None) -> np.ndarray | None:
@@ -152,6 +161,9 @@ class Settings:
     """
 
     steps: int = 20
+    start: int = 0
+    reuse: int = 1
+    reuse_blocks: int = 1
     scheduler: str | None = None
     eta: float = 0.0
     protocols: Protocols = DIRECT
@@ -164,7 +176,9 @@ class Settings:
         Raises CipherDMError if the model has no scheduler, or a number is out of its range.
         """
         name = self.scheduler or scheduler_of(unet.scheduler_config)
-        return make_schedule(unet.scheduler_config, name, self.steps, eta=self.eta, **options)
+        return make_schedule(
+            unet.scheduler_config, name, self.steps, **{"eta": self.eta, "start": self.start} | options
+        )
 
     def task(
         self,
@@ -174,18 +188,21 @@ class Settings:
         *,
         labels: Sequence[int] | None = None,
         prompts: np.ndarray | None = None,
-        start: np.ndarray | None = None,
+        latents: np.ndarray | None = None,
         guidance_scale: float = 1.0,
     ) -> Task:
         """Prepare the owner's weights and draw the client's noise.
 
-        Labels, prompts and start are those of `client_values`; a guidance scale of 1 is no guidance.
+        Labels, prompts and latents are those of `client_values`; a guidance scale of 1 is no guidance.
         """
         guided = guidance_scale > 1
+        check_whole("reuse", self.reuse, 1)
+        check_whole("reuse_blocks", self.reuse_blocks, 1)
         weights = prepare_weights(unet, schedule.timesteps, self.protocols)
         sizes = {"batch": batch, "ring": self.ring, "branches": BRANCHES if guided else 1}
+        sizes |= {"reuse": self.reuse, "reuse_blocks": self.reuse_blocks}
         shape = StepShape.of(unet.config, self.protocols, weights.layout, schedule, **sizes)
-        values = client_values(labels, shape, self.seed, start=start, prompts=prompts)
+        values = client_values(labels, shape, self.seed, latents=latents, prompts=prompts)
         if guided:
             schedule = replace(schedule, coefficients=guided_coefficients(schedule.coefficients, guidance_scale))
         return Task(shape, owner_values(weights, shape), values, public_values(schedule, shape))
@@ -262,7 +279,7 @@ def plaintext_steps(task: Task, step: Graph | None = None) -> Iterator[dict[str,
         step: graph to run instead of the task's own step, which must return at least the same values.
     """
     values = {name: jax.numpy.asarray(array) for name, array in (task.owner | task.client | task.public).items()}
-    setup, step = setup_graph(task.shape), step_graph(task.shape) if step is None else step
+    setup = setup_graph(task.shape)
 
     def run(graph: Graph) -> dict[str, jax.Array]:
         outputs = dict(zip(graph.outputs, _jitted(graph)(*(values[name] for name in graph.inputs)), strict=True))
@@ -273,7 +290,7 @@ def plaintext_steps(task: Task, step: Graph | None = None) -> Iterator[dict[str,
         run(setup)
     for index in range(task.shape.steps):
         values["step"] = values[f"step.{index}"]
-        yield run(step)
+        yield run(step_graph(task.shape, index) if step is None else step)
 
 
 @lru_cache(maxsize=64)
@@ -286,15 +303,20 @@ def sampling_nodes(shape: StepShape, granularity: Granularity) -> list[Node]:
 
     Raises CipherDMError for an unknown granularity.
     """
-    setup, step = setup_graph(shape), step_graph(shape)
+    setup = setup_graph(shape)
     nodes = [] if setup is None else list(setup.nodes)
     if granularity == "loop":
-        loop = Loop(step, shape.steps)
+        if shape.reuse > 1:
+            raise CipherDMError("with reuse steps differ, and do not make a loop: take the granularity block or step.")
+        loop = Loop(step_graph(shape), shape.steps)
         return [*nodes, Node("loop", loop, loop.inputs, shape.state)]
     if granularity not in ("block", "step"):
         raise CipherDMError(f"unknown granularity {granularity!r}: choose block, step or loop.")
-    of_one_step = step.nodes if granularity == "block" else (step.as_node(),)
-    return nodes + [at_step(node, index) for index in range(shape.steps) for node in of_one_step]
+    for index in range(shape.steps):
+        step = step_graph(shape, index)
+        of_step = step.nodes if granularity == "block" else (step.as_node(),)
+        nodes += [at_step(node, index) for node in of_step]
+    return nodes
 
 
 def at_step(node: Node, index: int) -> Node:

@@ -1,8 +1,10 @@
 """For users of diffusers: its objects as models of this package, and a pipeline with its names that three parties draw for."""
 
+import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -18,7 +20,7 @@ from ..models import UNet, load_unet
 from ..progress import Progress
 from ..protocols import Protocols
 from .pipeline import Pipeline, load_model
-from .sample import Granularity, SamplingResult, sample
+from .sample import Granularity, SamplingResult, Settings, sample
 from .text_to_image import text_to_image
 
 
@@ -112,7 +114,9 @@ class SecurePipeline:
         generator: torch.Generator | int | None = None,
         latents: Any = None,
         output_type: Literal["pil", "np", "latent"] = "pil",
+        callback_on_step_end: Callable[["SecurePipeline", int, float, dict], Any] | None = None,
         progress: Progress | None = None,
+        **settings: Any,
     ) -> SecurePipelineOutput:
         """Draw images.
 
@@ -127,7 +131,9 @@ class SecurePipeline:
                 seed of this package's own noise. Unpredictable by default.
             latents: the initial noise, in the place of the generator's.
             output_type: "pil", "np", or "latent" for what the U-Net draws, before a VAE decodes it.
-            progress: as in `cipherdm.sample`.
+            callback_on_step_end: called as callback(pipeline, step, timestep, {}) after each step, counted from 0. The samples
+                on the way, which diffusers hands over here, are on shares and nobody's; what it returns is ignored.
+            progress, settings: as in `cipherdm.sample`: scheduler, start, reuse, engine.
 
         Raises:
             CipherDMError: as `cipherdm.sample` and `cipherdm.text_to_image` do, or an unknown output_type.
@@ -135,8 +141,7 @@ class SecurePipeline:
         if output_type not in ("pil", "np", "latent"):
             raise CipherDMError(f"unknown output_type {output_type!r}: choose pil, np or latent.")
         prompted = isinstance(self.model, Pipeline)
-        settings: dict[str, Any] = {"steps": num_inference_steps, "eta": eta, "protocols": self.protocols}
-        settings |= {"granularity": self.granularity, "progress": progress}
+        settings |= {"steps": num_inference_steps, "eta": eta, "protocols": self.protocols}
         if prompted:
             if prompt is None or class_labels is not None or batch_size is not None:
                 raise CipherDMError("this model draws from prompts: give prompt, no class_labels and no batch_size.")
@@ -153,6 +158,11 @@ class SecurePipeline:
             if latents is None:
                 latents = torch.randn((count, *unet.config.sample_shape), generator=generator)
             generator = generator.initial_seed()
+        if callback_on_step_end is not None:
+            of_schedule = {name: settings[name] for name in ("steps", "start", "scheduler") if name in settings}
+            timesteps = Settings(**of_schedule).schedule(unet).timesteps
+            progress = _with_step_ends(partial(callback_on_step_end, self), timesteps, progress)
+        settings |= {"granularity": self.granularity, "progress": progress}
         settings["seed"] = secrets.randbits(64) if generator is None else generator
         settings["latents"] = None if latents is None else np.asarray(latents, np.float32)
         try:
@@ -182,6 +192,24 @@ class SecurePipeline:
         if self._cluster is None:
             self._cluster = LocalCluster().__enter__()
         return self._cluster
+
+
+def _with_step_ends(
+    callback: Callable[[int, float, dict], Any], timesteps: Sequence[float], progress: Progress | None
+) -> Progress:
+    """Return `progress` that also calls `callback` once all calls of a step are done."""
+    left = list(enumerate(timesteps))
+
+    def told(done: int, total: int, label: str) -> None:
+        if progress is not None:
+            progress(done, total, label)
+        if under_way := re.match(r"step (\d+)/", label):  # anything else is still being prepared
+            ended = len(timesteps) if done == total else int(under_way[1]) - 1
+            while left and left[0][0] < ended:
+                index, timestep = left.pop(0)
+                callback(index, float(timestep), {})
+
+    return told
 
 
 def _repeated(texts: Sequence[str] | str | None, count: int) -> list[str] | None:

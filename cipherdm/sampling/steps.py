@@ -4,8 +4,8 @@ Its last node is `SchedulerStep`, which combines arrays with public factors to t
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from ..engine import Graph, Node
+from ..errors import CipherDMError
 from ..models import CONTEXT_KINDS, TIME_KINDS, Block, UNetConditionConfig, UNetConfig, unet_blocks
 from ..owner import WeightsLayout
 from ..protocols import Protocols
@@ -41,10 +42,12 @@ class StepShape:
     multistep: bool = False  # True if a step needs the sample and the output of the one before
     branches: int = 1  # prompts that the U-Net is asked with for each image: 2 with classifier-free guidance
     deviation: float = 1.0  # standard deviation of the initial noise
+    reuse: int = 1  # one step of so many calls the whole U-Net; see `step_graph`
+    reuse_blocks: int = 1  # residual blocks that the others compute on the way up, from the last one on
 
     @classmethod
     def of(cls, config, protocols, weights, schedule: Schedule, **rest) -> "StepShape":
-        """The shape of a step of a schedule; `rest` is the batch and, unless they are the defaults, ring and branches."""
+        """The shape of a step of a schedule; `rest` is the batch and, unless they are the defaults, the fields it lacks."""
         of_schedule = {name: getattr(schedule, name) for name in ("steps", "noisy", "clip", "multistep", "deviation")}
         return cls(config, protocols, weights, **of_schedule, **rest)
 
@@ -85,8 +88,13 @@ def setup_graph(shape: StepShape) -> Graph | None:
     return Graph("setup", tuple(nodes), outputs) if nodes else None
 
 
-def step_graph(shape: StepShape) -> Graph:
-    """Return one denoising step, from weights, tables, sample, step and coefficients to the next sample and the memory."""
+def step_graph(shape: StepShape, index: int = 0) -> Graph:
+    """Return the denoising step `index`, from weights, tables, sample, step and coefficients to the next sample and the memory.
+
+    With `reuse` above 1 only steps 0, reuse, 2 reuse and so on compute all of the U-Net. They also return what its upper
+    residual blocks take from those below, which the steps between read again (DeepCache, Ma et al., arXiv 2312.00858). Those
+    compute the blocks above alone, and the first ones, which these skip to.
+    """
     nodes = []
     tables = (("step_table", shape.weights.by_step, 0), ("class_rows", shape.weights.by_class, 1))
     for table, entries, axis in tables:
@@ -106,7 +114,30 @@ def step_graph(shape: StepShape) -> Graph:
     inputs = ("coefficients", "prediction", "step", "sample", "eps", *rest)
     update = SchedulerStep(shape.clip, shape.protocols.value_bits, shape.ring, shape.multistep, shape.branches)
     nodes.append(Node("scheduler", update, inputs, shape.state))
-    return Graph("step", tuple(nodes), shape.state)
+    whole = Graph("step", tuple(nodes), shape.state)
+    if shape.reuse == 1:
+        return whole
+    deep = _deep_value(whole, blocks, shape.reuse_blocks)
+    if index % shape.reuse == 0:
+        return replace(whole, outputs=(*shape.state, deep))
+    needed, kept = set(shape.state), []
+    for node in reversed(nodes):
+        if not needed.isdisjoint(node.outputs) and deep not in node.outputs:
+            kept.insert(0, node)
+            needed.update(node.inputs)
+    return Graph("shallow step", tuple(kept), shape.state)
+
+
+def _deep_value(step: Graph, blocks: Sequence[Block], count: int) -> str:
+    """Name of the value that the first of the last `count` residual blocks on the way up takes from the block before it."""
+    upward = [block for block in blocks if block.kind == "resnet" and block.name.startswith("up_blocks.")]
+    if not 1 <= count <= len(upward):
+        raise CipherDMError(
+            f"reuse_blocks is {count}; this model has 1 to {len(upward)} residual blocks on its way up."
+        )
+    first = upward[-count]
+    node = next(node for node in step.nodes if node.label == first.name)
+    return node.inputs[-len(first.inputs)]
 
 
 @dataclass(frozen=True)

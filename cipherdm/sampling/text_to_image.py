@@ -32,6 +32,9 @@ def text_to_image(
     strength: float = 0.8,
     latents: np.ndarray | None = None,
     steps: int = 20,
+    start: int = 0,
+    reuse: int = 1,
+    reuse_blocks: int = 1,
     scheduler: str | None = None,
     eta: float = 0.0,
     protocols: Protocols | str = DIRECT,
@@ -57,16 +60,17 @@ def text_to_image(
         strength: share of the schedule applied to `images`, above 0, up to 1.
         latents: [B, C, h, w], the initial noise, if the client brings its own. Not with `images`.
         steps: denoising steps, of which the share `strength` is taken if there are `images`.
-        scheduler, eta, protocols, seed, granularity, engine, progress: as in `cipherdm.sample`.
+        start, reuse, reuse_blocks, scheduler, eta, protocols, seed, granularity, engine, progress: as in `cipherdm.sample`.
 
     Raises:
         CipherDMError: an argument out of its range or of the wrong shape, numbers that left the ring's range, or a failure of
             the cluster.
     """
     asked = {"negative_prompts": negative_prompts, "guidance_scale": guidance_scale}
-    start = {"images": images, "strength": strength, "latents": latents}
-    settings = {"steps": steps, "scheduler": scheduler, "eta": eta, "protocols": named(protocols), "seed": seed}
-    task = text_to_image_task(pipeline, prompts, **asked, **start, **settings, ring=cluster is not None)
+    asked |= {"images": images, "strength": strength, "latents": latents, "protocols": named(protocols)}
+    settings = {"steps": steps, "start": start, "scheduler": scheduler, "eta": eta, "seed": seed}
+    settings |= {"reuse": reuse, "reuse_blocks": reuse_blocks}
+    task = text_to_image_task(pipeline, prompts, **asked, **settings, ring=cluster is not None)
     result = run_task(task, cluster, granularity=granularity, engine=engine, progress=progress)
     check_sample(result.images, task.shape)
     return replace(result, images=decode_latents(pipeline, result.images), latents=result.images)
@@ -95,14 +99,15 @@ def text_to_image_task(
     if isinstance(negative_prompts, str):
         negative_prompts = [negative_prompts] * len(prompts)
     embeddings = embed_prompts(pipeline, prompts, negative_prompts, guided=guidance_scale > 1)
-    skipped = 0 if images is None else chosen.steps - _steps_taken(chosen.steps, strength)
-    schedule = chosen.schedule(unet, start=skipped)
-    if latents is not None and images is not None:
-        raise CipherDMError("give images to start from or latents, not both.")
-    start = initial_noise(unet, schedule, len(prompts), latents)
     if images is not None:
-        start = _noised(pipeline, images, schedule, (len(prompts), *unet.config.sample_shape), chosen.seed)
-    task = chosen.task(unet, schedule, len(prompts), prompts=embeddings, start=start, guidance_scale=guidance_scale)
+        if latents is not None or chosen.start:
+            raise CipherDMError("give images to start from, or latents, or start, and not two of them.")
+        chosen = replace(chosen, start=chosen.steps - _steps_taken(chosen.steps, strength))
+    schedule = chosen.schedule(unet)
+    latents = initial_noise(unet, schedule, len(prompts), latents)
+    if images is not None:
+        latents = _noised(pipeline, images, schedule, (len(prompts), *unet.config.sample_shape), chosen.seed)
+    task = chosen.task(unet, schedule, len(prompts), prompts=embeddings, latents=latents, guidance_scale=guidance_scale)
     if chosen.protocols.significant_bits is None:
         return task
     known = embed_prompts(pipeline, known_captions(pipeline, IMAGES_MET), guided=guidance_scale > 1)

@@ -14,7 +14,7 @@ from cipherdm.files import check_writable, checkout
 
 
 def train(
-    name: Annotated[str, typer.Argument(help="A recipe: mnist10, mnist01-tiny, mnist10-quad, sd-mini, ...")],
+    name: Annotated[str, typer.Argument(help="A recipe: mnist10, mnist01-tiny, mnist10-turbo-2, sd-mini, ...")],
     steps: Annotated[int | None, typer.Option(help="Optimisation steps; the recipe's own by default.")] = None,
     resume: Annotated[bool, typer.Option(help="Whether to go on from the last checkpoint in runs/NAME.")] = True,
     out: Annotated[Path | None, typer.Option(help="Folder of the model; data/models/NAME by default.")] = None,
@@ -24,10 +24,14 @@ def train(
     for folder in (out, Path("runs") / name):
         check_writable(folder / "training.json")
     from .digits import train as train_digits
+    from .few_steps import STUDENTS, train_student
     from .sd_mini.train import train_sd_mini
 
     settings = {"out": out, "steps": steps, "resume": resume}
-    folder = train_sd_mini(**settings) if name == "sd-mini" else train_digits(name, **settings)
+    if name in STUDENTS:
+        folder = train_student(name, **settings)
+    else:
+        folder = train_sd_mini(**settings) if name == "sd-mini" else train_digits(name, **settings)
     typer.echo(f"Wrote {folder}.")
 
 

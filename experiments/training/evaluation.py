@@ -110,9 +110,9 @@ def model_digits(folder: str | Path) -> tuple[int, ...]:
         ) from error
 
 
-def diffusers_sampler(unet: UNet2DModel, *, steps: int) -> Sampler:
+def diffusers_sampler(unet: UNet2DModel, *, steps: int, ddim: DDIMScheduler | None = None) -> Sampler:
     """Return a sampler for `evaluate` by diffusers' own module and `DDIMScheduler`, independent of this package's."""
-    ddim = DDIMScheduler.from_config(scheduler().config)
+    ddim = DDIMScheduler.from_config(scheduler().config) if ddim is None else ddim
     ddim.set_timesteps(steps)
 
     @torch.no_grad()

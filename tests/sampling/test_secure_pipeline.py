@@ -50,9 +50,16 @@ def test_objects_of_diffusers_are_what_their_folders_are(theirs, tmp_path):
 def test_prompts_are_drawn_as_diffusers_draws_them(theirs, cluster):
     pipe = SecurePipeline(theirs, cluster, protocols="direct")
     asked = {"num_inference_steps": 2, "guidance_scale": 3.0, "negative_prompt": "blue"}
-    drawn = pipe("a red two", generator=torch.Generator().manual_seed(3), **asked)
+    heard, heard_there = [], []
+    callback = {"callback_on_step_end": lambda _, step, timestep, given: heard.append((step, timestep, given))}
+    drawn = pipe("a red two", generator=torch.Generator().manual_seed(3), **asked, **callback)
     theirs.scheduler = diffusers.DDIMScheduler.from_config(theirs.scheduler.config)
-    expected = theirs("a red two", generator=torch.Generator().manual_seed(3), output_type="np", **asked).images
+    callback["callback_on_step_end"] = lambda _, step, timestep, given: (
+        heard_there.append((step, timestep, {})) or given
+    )
+    generator = torch.Generator().manual_seed(3)
+    expected = theirs("a red two", generator=generator, output_type="np", **asked, **callback).images
+    assert heard == heard_there and len(heard) == 2
     assert isinstance(drawn.images[0], Image.Image) and drawn.images[0].size == expected.shape[2:0:-1]
     np.testing.assert_allclose(np.asarray(drawn.images[0]) / 255, expected[0], atol=0.02)
     assert drawn.result.cost.bytes > 0 and drawn._repr_png_()[:4] == b"\x89PNG"
