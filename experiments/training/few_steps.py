@@ -74,6 +74,7 @@ class StudentConfig:
     paths: int = 8000  # pictures that the teacher draws to learn from
     pixels: float = 0.0  # weight of the error of decoded pixels, on a quarter of the batch
     batch: int = 64
+    judged: int = 2000  # pictures by which the student is judged on the way
     seed: int = 0
     warmup: int = 50
     weight_decay: float = 1e-4
@@ -155,9 +156,9 @@ class Teacher:
             digits = tuple(range(self.conditions))
             sampler = diffusers_sampler(unet, steps=config.calls, ddim=config.scheduler())
             write_grid(sampler(np.repeat(digits, 10), 999), picture)
-            found = evaluate(sampler, digits, count=2000)
+            found = evaluate(sampler, digits, count=config.judged)
             return {"accuracy": found.accuracy, "lenet_fid": found.lenet_fid}
-        wanted = balanced_captions(500)
+        wanted = balanced_captions(config.judged)
         drawn = draw(self.with_student(unet, config), wanted, steps=config.calls, guidance=1.0)
         write_grid(drawn[:100].numpy(), picture)
         return agreement(read(drawn, load_classifier(self.folder / READER)), wanted)
@@ -204,7 +205,7 @@ def train_student(
             run.scores.append({"step": run.step} | teacher.scores(unet, config, folder / f"drawn-{run.step:06d}.png"))
             _export(run, teacher, config, out)
 
-        settings = {"progress": progress, "every": 200, "visit": visit, "on_step": on_step}
+        settings = {"progress": progress, "every": 250, "visit": visit, "on_step": on_step}
         go_on(run, student_objective(teacher, config, data), folder, stopped, **settings)
     return out
 
@@ -373,7 +374,7 @@ def _students() -> Iterator[StudentConfig]:
     yield StudentConfig("mnist10-turbo-2", calls=2, start=600, phases=two, initial="mnist10-turbo-4", **ten)
     one = (Phase(600, 4e-4, whole=True, huber=True), Phase(600, 3e-4, whole=True, huber=True, matching=0.05))
     yield StudentConfig("mnist10-turbo-1", calls=1, start=550, phases=one, initial="mnist10-turbo-2", **ten)
-    mini = {"teacher": "sd-mini", "guidance": 4.0}
+    mini = {"teacher": "sd-mini", "guidance": 4.0, "judged": 1000}
     yield StudentConfig("sd-mini-turbo-4", calls=4, start=600, phases=four, **mini)
     yield StudentConfig("sd-mini-turbo-2", calls=2, start=600, phases=two, initial="sd-mini-turbo-4", **mini)
     one = (Phase(600, 4e-4, whole=True, huber=True), Phase(400, 3e-4, whole=True, huber=True))
