@@ -31,6 +31,7 @@ def calibrate(
     captions: Sequence[str] | None = None,
     *,
     timesteps: int | None = None,
+    reuse: int = 1,
     images: int | None = None,
     guidance_scale: float = 7.5,
     seed: int = 0,
@@ -46,6 +47,7 @@ def calibrate(
         captions: prompts that the owner knows, for a pipeline; the lines of `captions.txt` in its folder by default. They
             are not stored.
         timesteps: number of timesteps, evenly spaced; schedules take the nearest. 100 by default, 50 for a pipeline.
+        reuse: as in the sampling to come (`cipherdm.sample`); `timesteps` is then its number of steps.
         images: number of images of each class, 24 by default. For a pipeline, number of captions to take, spread over all
             of them, 64 by default.
         guidance_scale: guidance scale of the sampling to come, from 1 on; for a pipeline.
@@ -73,15 +75,17 @@ def calibrate(
     images = (64 if prompts else 24) if images is None else images
     check_whole("the number of images", images, 1)
     timesteps = (50 if prompts else 100) if timesteps is None else timesteps
+    check_whole("reuse", reuse, 1)
     schedule = make_schedule(unet.scheduler_config, "ddim", timesteps)
+    settings: dict[str, Any] = {"reuse": reuse, "seed": seed, "progress": progress}
     if not prompts:
-        fits = fit_layers(unet, schedule, images_per_class=images, seed=seed, progress=progress)
+        fits = fit_layers(unet, schedule, images_per_class=images, **settings)
         return save_calibration(fits, unet)
     guided = guidance_scale > 1
     embeddings = embed_prompts(model, known_captions(model, images, captions), guided=guided)
     if guided:
         schedule = replace(schedule, coefficients=guided_coefficients(schedule.coefficients, guidance_scale))
-    fits = fit_layers(unet, schedule, embeddings=embeddings, guided=guided, seed=seed, progress=progress)
+    fits = fit_layers(unet, schedule, embeddings=embeddings, guided=guided, **settings)
     return save_calibration(fits | {GUIDANCE_SCALE: np.float32([guidance_scale])}, unet)
 
 

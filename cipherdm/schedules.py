@@ -150,6 +150,22 @@ def make_schedule(
     return made
 
 
+def whole_steps(steps: int, reuse: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which of `steps` steps call the whole U-Net, bool [steps], and weights [steps, 2], float32, for those between.
+
+    Whole are the first step, the last, and every reuse-th counted from the last. The steps between take deep features from
+    the line through the last two whole steps before them: the first weight is that of the last one, the second that of the
+    one before, if there is one (DeepCache, Ma et al., arXiv 2312.00858, which keeps the last one as it is).
+    """
+    numbers = np.arange(steps)
+    whole = ((steps - 1 - numbers) % reuse == 0) | (numbers == 0)
+    at = np.flatnonzero(whole)
+    last = np.searchsorted(at, numbers, "right") - 1
+    apart = at[last] - at[np.maximum(last - 1, 0)]
+    ahead = np.where(apart > 0, numbers - at[last], 0) / np.maximum(apart, 1)
+    return whole, np.stack([1 + ahead, -ahead], axis=1).astype(np.float32)
+
+
 def scheduler_of(config: Mapping[str, Any] | None) -> str:
     """Return the name in SCHEDULERS of a scheduler's class; "ddim" for classes that are not there, and for DDPM.
 

@@ -15,7 +15,6 @@ from .options import (
     ModelArgument,
     OutOption,
     ProtocolsOption,
-    ReuseBlocksOption,
     ReuseOption,
     SchedulerOption,
     StartOption,
@@ -88,7 +87,6 @@ def register(
     steps: Annotated[int, typer.Option(help="Number of denoising steps.")] = 20,
     start: StartOption = 0,
     reuse: ReuseOption = 1,
-    reuse_blocks: ReuseBlocksOption = 1,
     scheduler: SchedulerOption = None,
     eta: Annotated[float, typer.Option(help="Share of fresh noise of ddim and tcd, 0 to 1.")] = 0.0,
     protocols: ProtocolsOption = "fast",
@@ -108,7 +106,7 @@ def register(
     from ..sampling.pipeline import load_model
 
     folder = find_model(model)
-    settings: dict[str, Any] = {"steps": steps, "start": start, "reuse": reuse, "reuse_blocks": reuse_blocks}
+    settings: dict[str, Any] = {"steps": steps, "start": start, "reuse": reuse}
     settings |= {"scheduler": scheduler, "eta": eta, "protocols": named(protocols)}
     if takes_prompts(folder):
         settings["guidance_scale"] = guidance_scale

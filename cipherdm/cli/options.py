@@ -35,9 +35,6 @@ StartOption = Annotated[
 ReuseOption = Annotated[
     int, typer.Option(help="One step of so many calls the whole U-Net; the others reuse its features.")
 ]
-ReuseBlocksOption = Annotated[
-    int, typer.Option(help="Residual blocks on the way up that steps between whole ones compute.")
-]
 FORMATS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".tif", ".tiff", ".webp")
 """Suffixes of image files that commands write."""
 

@@ -12,7 +12,7 @@ import cipherdm as cdm
 from ..errors import CipherDMError
 from ..files import replacing
 from ..progress import ProgressBar
-from .options import ModelArgument, ProtocolsOption, writable_image
+from .options import ModelArgument, ProtocolsOption, ReuseOption, writable_image
 
 if TYPE_CHECKING:
     from ..owner.ranges import LayerRange
@@ -32,6 +32,7 @@ def calibrate(
             help="Number of timesteps, evenly spaced; schedules take the nearest. 100, or 50 with captions.", min=1
         ),
     ] = None,
+    reuse: ReuseOption = 1,
     captions: Annotated[
         Path | None,
         typer.Option(help="File with one caption per line (Stable Diffusion models); its captions.txt by default."),
@@ -48,7 +49,13 @@ def calibrate(
     if captions is not None and isinstance(model, UNet):
         raise CipherDMError(f"{folder} is no Stable Diffusion folder, and takes no captions.")
     texts = None if captions is None else read_captions(captions)
-    settings = {"timesteps": timesteps, "images": images, "guidance_scale": guidance_scale, "seed": seed}
+    settings = {
+        "timesteps": timesteps,
+        "reuse": reuse,
+        "images": images,
+        "guidance_scale": guidance_scale,
+        "seed": seed,
+    }
     with ProgressBar("step") as bar:
         path = cdm.calibrate(model, texts, progress=bar, **settings)
     typer.echo(f"Wrote {path}.")

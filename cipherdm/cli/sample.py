@@ -16,7 +16,6 @@ from .options import (
     SETS,
     ModelOption,
     OutOption,
-    ReuseBlocksOption,
     ReuseOption,
     SchedulerOption,
     StartOption,
@@ -39,7 +38,6 @@ def sample(
     steps: Annotated[int, typer.Option(help="Number of denoising steps.")] = 20,
     start: StartOption = 0,
     reuse: ReuseOption = 1,
-    reuse_blocks: ReuseBlocksOption = 1,
     scheduler: SchedulerOption = None,
     eta: Annotated[float, typer.Option(help="Share of fresh noise of ddim and tcd, 0 to 1.")] = 0.0,
     protocols: Annotated[str | None, typer.Option(help=f"{SETS}; fast-64 by default, and fast for a loop.")] = None,
@@ -75,7 +73,7 @@ def sample(
     folder = cdm.find_model(model)
     chosen = default(granularity) if protocols is None else named(protocols)
     settings: dict[str, Any] = {"steps": steps, "start": start, "scheduler": scheduler, "eta": eta, "seed": seed}
-    settings |= {"reuse": reuse, "reuse_blocks": reuse_blocks}
+    settings |= {"reuse": reuse}
     if takes_prompts(folder):
         if not prompt or labels is not None or count is not None:
             raise CipherDMError(f"{folder} draws from prompts: give --prompt for each image, no labels and no count.")

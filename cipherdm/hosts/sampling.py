@@ -42,7 +42,6 @@ def sampling_model(
     steps: int = 20,
     start: int = 0,
     reuse: int = 1,
-    reuse_blocks: int = 1,
     scheduler: str | None = None,
     eta: float = 0.0,
     clip: bool = False,
@@ -61,7 +60,7 @@ def sampling_model(
         name: name by which clients ask for it.
         model: the U-Net with its scheduler's configuration, or a pipeline for a model with prompts.
         batch: number of images per run. A client asks for a multiple of it.
-        steps, start, reuse, reuse_blocks, scheduler, eta, protocols: see `cipherdm.sample` and `cipherdm.text_to_image`.
+        steps, start, reuse, scheduler, eta, protocols: see `cipherdm.sample` and `cipherdm.text_to_image`.
         clip: see `cipherdm.sample`; not for prompts.
         guidance_scale: see `cipherdm.text_to_image`; for prompts only, 7.5 by default.
         granularity: see `cipherdm.sample`; "block" for prompts and "step" otherwise by default.
@@ -82,7 +81,6 @@ def sampling_model(
         "steps": steps,
         "start": start,
         "reuse": reuse,
-        "reuse_blocks": reuse_blocks,
         "scheduler": scheduler or scheduler_of(unet.scheduler_config),
         "eta": eta,
     }

@@ -1,6 +1,6 @@
 """The blocks that a U-Net consists of, in order, with the values between them and the parameters of each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -44,6 +44,11 @@ def unet_blocks(config: UNetConfig | UNetConditionConfig) -> tuple[Block, ...]:
     and "encoder_hidden_states" [B, tokens, cross_attention_dim] for a UNet2DConditionModel; its output is "eps".
     """
     return _layout(config)[0]
+
+
+def last_resnet(blocks: Sequence[Block]) -> int:
+    """Return the number of the last residual block, whose first input is what comes from all those below."""
+    return max(number for number, block in enumerate(blocks) if block.kind == "resnet")
 
 
 def unet_shapes(config: UNetConfig | UNetConditionConfig) -> Shapes:

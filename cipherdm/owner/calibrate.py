@@ -47,6 +47,7 @@ def calibrate(
     images_per_class: int = 24,
     embeddings: np.ndarray | None = None,
     guided: bool = False,
+    reuse: int = 1,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, np.ndarray]:
@@ -81,6 +82,7 @@ def calibrate(
         images_per_class: number of images of each class, for models with labels.
         embeddings: embeddings of prompts as `embed_prompts` makes them, for models with prompts; one image each.
         guided: True if the embeddings are of two branches.
+        reuse: as in `cipherdm.sample`.
         seed: seed of the noise.
         progress: called as progress(done, steps, "calibrate") after each step.
 
@@ -101,7 +103,7 @@ def calibrate(
             progress(step + 1, schedule.steps, "calibrate")
 
     with threadpool_limits(1):  # the fits are small: more threads would only wait for each other
-        observe(unet, schedule, conditions, guided=guided, seed=seed, visit=visit)
+        observe(unet, schedule, conditions, guided=guided, seed=seed, visit=visit, reuse=reuse)
     return recorder.arrays() | {"timesteps": np.asarray(schedule.timesteps, np.float32)}
 
 

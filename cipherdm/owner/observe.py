@@ -15,10 +15,10 @@ from safetensors.numpy import save_file
 from ..errors import CipherDMError
 from ..files import replacing
 from ..models.config import UNetConditionConfig
-from ..models.layout import unet_blocks
+from ..models.layout import last_resnet, unet_blocks
 from ..models.unet import UNet, check_draws_without_prompt, run_blocks
 from ..protocols import DIRECT, direct
-from ..schedules import Schedule
+from ..schedules import Schedule, whole_steps
 
 FILE = "calibration.safetensors"
 
@@ -91,6 +91,7 @@ def observe(
     seed: int,
     visit: Callable[[int, Any], None],
     call: Callable | None = None,
+    reuse: int = 1,
 ) -> None:
     """Sample in plaintext with the exact model, and call `visit(step, observation)` at each step.
 
@@ -103,13 +104,22 @@ def observe(
         seed: seed of the initial noise, which is public.
         visit: called at each step, with an `Observation` or with the records of `call`.
         call: function of (params, sample, timestep [1], conditions) to the predicted noise and arrays to be recorded instead.
+        reuse: as in `cipherdm.sample`; not with `call`.
     """
     call = jax.jit(call or _recorded_call(unet))
+    whole, weights = whole_steps(schedule.steps, reuse)
+    kept: list[np.ndarray] = []  # deep features of the last two whole steps
     branches = 2 if guided else 1
     shape = (len(conditions) // branches, *unet.config.sample_shape)
     sample = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
     for step, timestep in enumerate(schedule.timesteps):
-        eps, records = call(unet.params, np.concatenate([sample] * branches), np.float32([timestep]), conditions)
+        deep = (
+            () if whole[step] else (sum(f * each for f, each in zip(weights[step], [kept[0], kept[-1]], strict=True)),)
+        )
+        given = (unet.params, np.concatenate([sample] * branches), np.float32([timestep]), conditions)
+        eps, records, *computed = call(*given, *deep)
+        if whole[step] and reuse > 1:
+            kept = [np.asarray(computed[0]), *kept][:2]
         visit(step, jax.tree_util.tree_map(np.asarray, records))
         terms = [sample, *np.split(np.asarray(eps), branches)]
         factors = schedule.coefficients[step, : len(terms)]  # the last one is that of fresh noise
@@ -155,11 +165,15 @@ def weights_digest(unet: UNet) -> str:
 
 
 def _recorded_call(unet: UNet):
-    """A function of (params, sample, timestep, conditions) to eps and an `Observation`."""
+    """A function of (params, sample, timestep, conditions[, deep]) to eps, an `Observation`, and the deep features.
+
+    These are what the last residual block takes from those below; if some are given it takes them in their place.
+    """
     layers, blocks = Layers.of(unet), unet_blocks(unet.config)
+    last = last_resnet(blocks)
     condition = "encoder_hidden_states" if isinstance(unet.config, UNetConditionConfig) else "class_onehot"
 
-    def call(params, sample, timestep, conditions):
+    def call(params, sample, timestep, conditions, *deep):
         seen = Observation({}, {}, {}, {}, {}, {})
         # Layers are met in the order of execution, so each call takes the next name.
         group_names, token_names = iter(layers.group_norms), iter(layers.token_norms)
@@ -188,6 +202,9 @@ def _recorded_call(unet: UNet):
 
         recording = replace(DIRECT, group_norm=group_norm, layer_norm=layer_norm, attention=attention, geglu=geglu)
         values = {"sample": sample, "timestep": timestep, condition: conditions}
-        return run_blocks(blocks, params, values, protocols=recording)["eps"], seen
+        values = run_blocks(blocks[:last], params, values, protocols=recording)
+        name = blocks[last].inputs[0]
+        values |= dict(zip([name], deep, strict=False))
+        return run_blocks(blocks[last:], params, values, protocols=recording)["eps"], seen, values[name]
 
     return call

@@ -11,7 +11,7 @@ from ..models import UNetConfig
 from ..owner import PreparedWeights
 from ..protocols.fast import WEIGHT_BITS
 from ..protocols.fixed import encode
-from ..schedules import Schedule
+from ..schedules import Schedule, whole_steps
 from .steps import COEFFICIENT_BITS, MEMORY, TIME_TERM, WEIGHTS, StepShape
 
 Values = dict[str, np.ndarray]
@@ -116,6 +116,8 @@ def client_values(
 def public_values(schedule: Schedule, shape: StepShape) -> Values:
     """Return what all parties may know: coefficients, timesteps, and the number of each step as "step.i"."""
     tables = {"coefficients": schedule.coefficients, "prediction": schedule.prediction}
+    if shape.reuse > 1:
+        _, tables["reuse_weights"] = whole_steps(shape.steps, shape.reuse)
     if shape.protocols.value_bits is not None:
         tables = {name: encode(table, COEFFICIENT_BITS, shape.ring) for name, table in tables.items()}
     values = {**tables, "timesteps": schedule.timesteps.astype(np.float32)[:, None]}

@@ -73,7 +73,6 @@ def sample(
     steps: int = 20,
     start: int = 0,
     reuse: int = 1,
-    reuse_blocks: int = 1,
     scheduler: str | None = None,
     eta: float = 0.0,
     clip: bool = False,
@@ -99,8 +98,8 @@ def sample(
         steps: denoising steps.
         start: number of first steps to leave out. Noise is taken for the sample before the next one, which a model hardly tells
             from it: the last 12 of 20 steps draw nearly what all 20 do.
-        reuse: one step of so many calls the whole U-Net; the steps between compute its last `reuse_blocks` residual blocks on
-            the way up, and take what comes to them from the last whole call (DeepCache).
+        reuse: one step of so many calls the whole U-Net, and the first and the last; see `schedules.whole_steps`. The steps
+            between compute its last residual block and what follows. FAST has to be calibrated with the same steps and reuse.
         scheduler: name in `schedules.SCHEDULERS`; the model's own by default, but DDIM in the place of DDPM.
         eta: share of fresh noise of DDIM and TCD, 0 to 1.
         clip: clip the predicted image to the data's range at every step, which takes two comparisons per pixel.
@@ -116,7 +115,7 @@ def sample(
     """
     asked = {"labels": labels, "count": count, "latents": latents, "clip": clip}
     asked |= {"steps": steps, "start": start, "scheduler": scheduler, "eta": eta}
-    asked |= {"reuse": reuse, "reuse_blocks": reuse_blocks}
+    asked |= {"reuse": reuse}
     task = make_task(unet, **asked, protocols=named(protocols), seed=seed, ring=cluster is not None)
     result = run_task(task, cluster, granularity=granularity, engine=engine, progress=progress)
     check_sample(result.images, task.shape)
@@ -163,7 +162,6 @@ class Settings:
     steps: int = 20
     start: int = 0
     reuse: int = 1
-    reuse_blocks: int = 1
     scheduler: str | None = None
     eta: float = 0.0
     protocols: Protocols = DIRECT
@@ -197,10 +195,9 @@ class Settings:
         """
         guided = guidance_scale > 1
         check_whole("reuse", self.reuse, 1)
-        check_whole("reuse_blocks", self.reuse_blocks, 1)
         weights = prepare_weights(unet, schedule.timesteps, self.protocols)
         sizes = {"batch": batch, "ring": self.ring, "branches": BRANCHES if guided else 1}
-        sizes |= {"reuse": self.reuse, "reuse_blocks": self.reuse_blocks}
+        sizes |= {"reuse": self.reuse}
         shape = StepShape.of(unet.config, self.protocols, weights.layout, schedule, **sizes)
         values = client_values(labels, shape, self.seed, latents=latents, prompts=prompts)
         if guided:

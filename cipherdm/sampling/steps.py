@@ -4,7 +4,7 @@ Its last node is `SchedulerStep`, which combines arrays with public factors to t
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,13 +13,12 @@ import numpy as np
 from jax import lax
 
 from ..engine import Graph, Node
-from ..errors import CipherDMError
-from ..models import CONTEXT_KINDS, TIME_KINDS, Block, UNetConditionConfig, UNetConfig, unet_blocks
+from ..models import CONTEXT_KINDS, TIME_KINDS, Block, UNetConditionConfig, UNetConfig, last_resnet, unet_blocks
 from ..owner import WeightsLayout
 from ..protocols import Protocols
 from ..protocols.fast import WEIGHT_BITS
 from ..protocols.fixed import Fixed, decode, matmul
-from ..schedules import Schedule
+from ..schedules import Schedule, whole_steps
 from .guidance import with_branches
 
 WEIGHTS = "unet/"  # prefix of the weights' names, which are otherwise diffusers'
@@ -43,7 +42,6 @@ class StepShape:
     branches: int = 1  # prompts that the U-Net is asked with for each image: 2 with classifier-free guidance
     deviation: float = 1.0  # standard deviation of the initial noise
     reuse: int = 1  # one step of so many calls the whole U-Net; see `step_graph`
-    reuse_blocks: int = 1  # residual blocks that the others compute on the way up, from the last one on
 
     @classmethod
     def of(cls, config, protocols, weights, schedule: Schedule, **rest) -> "StepShape":
@@ -91,9 +89,8 @@ def setup_graph(shape: StepShape) -> Graph | None:
 def step_graph(shape: StepShape, index: int = 0) -> Graph:
     """Return the denoising step `index`, from weights, tables, sample, step and coefficients to the next sample and the memory.
 
-    With `reuse` above 1 only steps 0, reuse, 2 reuse and so on compute all of the U-Net. They also return what its upper
-    residual blocks take from those below, which the steps between read again (DeepCache, Ma et al., arXiv 2312.00858). Those
-    compute the blocks above alone, and the first ones, which these skip to.
+    With `reuse` above 1 only the `whole_steps` compute all of the U-Net. The others compute its first convolution, and what
+    comes from the last residual block on. What that block takes from those below changes slowly from step to step.
     """
     nodes = []
     tables = (("step_table", shape.weights.by_step, 0), ("class_rows", shape.weights.by_class, 1))
@@ -114,30 +111,52 @@ def step_graph(shape: StepShape, index: int = 0) -> Graph:
     inputs = ("coefficients", "prediction", "step", "sample", "eps", *rest)
     update = SchedulerStep(shape.clip, shape.protocols.value_bits, shape.ring, shape.multistep, shape.branches)
     nodes.append(Node("scheduler", update, inputs, shape.state))
-    whole = Graph("step", tuple(nodes), shape.state)
     if shape.reuse == 1:
-        return whole
-    deep = _deep_value(whole, blocks, shape.reuse_blocks)
-    if index % shape.reuse == 0:
-        return replace(whole, outputs=(*shape.state, deep))
-    needed, kept = set(shape.state), []
+        return Graph("step", tuple(nodes), shape.state)
+    last = blocks[last_resnet(blocks)]
+    deep = next(node for node in nodes if node.label == last.name).inputs[-len(last.inputs)]
+    if whole_steps(shape.steps, shape.reuse)[0][index]:
+        # Before the first one there is none: the line through one value and itself is that value.
+        keep = Node("reuse", Kept(), (deep,), (KEPT,))
+        return Graph("step", tuple([*nodes, keep] if index == 0 else [keep, *nodes]), (*shape.state, deep, KEPT))
+    needed, between = set(shape.state), []
     for node in reversed(nodes):
-        if not needed.isdisjoint(node.outputs) and deep not in node.outputs:
-            kept.insert(0, node)
+        if deep not in node.outputs and not needed.isdisjoint(node.outputs):
+            between.insert(0, replace(node, inputs=tuple(REUSED if name == deep else name for name in node.inputs)))
             needed.update(node.inputs)
-    return Graph("shallow step", tuple(kept), shape.state)
+    line = Line(shape.protocols.value_bits, shape.ring)
+    nodes = [Node("reuse", line, ("reuse_weights", "step", deep, KEPT), (REUSED,)), *between]
+    return Graph("shallow step", tuple(nodes), shape.state)
 
 
-def _deep_value(step: Graph, blocks: Sequence[Block], count: int) -> str:
-    """Name of the value that the first of the last `count` residual blocks on the way up takes from the block before it."""
-    upward = [block for block in blocks if block.kind == "resnet" and block.name.startswith("up_blocks.")]
-    if not 1 <= count <= len(upward):
-        raise CipherDMError(
-            f"reuse_blocks is {count}; this model has 1 to {len(upward)} residual blocks on its way up."
-        )
-    first = upward[-count]
-    node = next(node for node in step.nodes if node.label == first.name)
-    return node.inputs[-len(first.inputs)]
+KEPT, REUSED = "reuse.before", "reuse.now"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Function of a value to itself."""
+
+    __name__ = "kept"
+
+    def __call__(self, value):
+        return value
+
+
+@dataclass(frozen=True)
+class Line:
+    """Function of (weights, step, value, value before) to their combination with the two weights of that step."""
+
+    value_bits: int | None = None
+    ring: bool = False
+    __name__ = "line"
+
+    def __call__(self, weights, step, *values):
+        factors = select_row(weights, step)
+        if self.value_bits is None:
+            return _combine(factors, *values)
+        factors = [Fixed.load(factor, COEFFICIENT_BITS, self.ring) for factor in factors]
+        values = [Fixed.load(value, self.value_bits, self.ring) for value in values]
+        return (factors[0] * values[0] + factors[1] * values[1]).truncated(self.value_bits).store()
 
 
 @dataclass(frozen=True)

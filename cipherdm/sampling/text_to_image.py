@@ -34,7 +34,6 @@ def text_to_image(
     steps: int = 20,
     start: int = 0,
     reuse: int = 1,
-    reuse_blocks: int = 1,
     scheduler: str | None = None,
     eta: float = 0.0,
     protocols: Protocols | str = DIRECT,
@@ -60,7 +59,7 @@ def text_to_image(
         strength: share of the schedule applied to `images`, above 0, up to 1.
         latents: [B, C, h, w], the initial noise, if the client brings its own. Not with `images`.
         steps: denoising steps, of which the share `strength` is taken if there are `images`.
-        start, reuse, reuse_blocks, scheduler, eta, protocols, seed, granularity, engine, progress: as in `cipherdm.sample`.
+        start, reuse, scheduler, eta, protocols, seed, granularity, engine, progress: as in `cipherdm.sample`.
 
     Raises:
         CipherDMError: an argument out of its range or of the wrong shape, numbers that left the ring's range, or a failure of
@@ -69,7 +68,7 @@ def text_to_image(
     asked = {"negative_prompts": negative_prompts, "guidance_scale": guidance_scale}
     asked |= {"images": images, "strength": strength, "latents": latents, "protocols": named(protocols)}
     settings = {"steps": steps, "start": start, "scheduler": scheduler, "eta": eta, "seed": seed}
-    settings |= {"reuse": reuse, "reuse_blocks": reuse_blocks}
+    settings |= {"reuse": reuse}
     task = text_to_image_task(pipeline, prompts, **asked, **settings, ring=cluster is not None)
     result = run_task(task, cluster, granularity=granularity, engine=engine, progress=progress)
     check_sample(result.images, task.shape)
