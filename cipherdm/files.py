@@ -1,12 +1,17 @@
-"""Write files so that a reader never meets half of one, and find the checkout."""
+"""Write files so that a reader never meets half of one, keep what was compiled, and find the checkout."""
 
 import errno
+import hashlib
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from .errors import CipherDMError
 
@@ -75,6 +80,48 @@ def replacing(path: str | Path, *, mode: int = 0o666, durable: bool = False) -> 
             synchronise(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+MOST_KEPT = 256 * 2**20  # bytes of the user's cache folder, beyond which what was used longest ago goes
+
+
+def kept(key: bytes, make: Callable[[], bytes]) -> bytes:
+    """Return `make()`, or what it returned for this key before, in this process or another one of this user.
+
+    It lies in the user's cache folder, by the hash of the key and of this package's own sources: a changed package makes
+    everything anew. A file that is not whole counts as none, and a folder that cannot be written to costs time alone.
+    """
+    folder = user_cache_path("cipherdm") / "programs"
+    path = folder / hashlib.sha256(_sources() + key).hexdigest()
+    with suppress(OSError):
+        stored = path.read_bytes()
+        content = stored[32:]
+        if hashlib.sha256(content).digest() == stored[:32]:
+            os.utime(path)
+            return content
+    content = make()
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with replacing(path, mode=0o600) as temporary:
+            temporary.write_bytes(hashlib.sha256(content).digest() + content)
+        sizes = [(file.stat(), file) for file in folder.iterdir()]
+        left = MOST_KEPT
+        for stat, file in sorted(sizes, key=lambda each: each[0].st_mtime, reverse=True):
+            left -= stat.st_size
+            if left < 0:
+                file.unlink(missing_ok=True)
+    return content
+
+
+@lru_cache(maxsize=1)
+def _sources() -> bytes:
+    """Digest of all code of this package, and of the versions of JAX and SPU."""
+    digest = hashlib.sha256()
+    for name in ("jax", "spu"):
+        digest.update(version(name).encode())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.digest()
 
 
 def synchronise(path: Path) -> None:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import perf_counter
 from typing import Annotated, Any
 
 import numpy as np
@@ -79,18 +78,14 @@ def run(
     task = make_task(unet, protocols=FAST_RINGS, **settings)
     nodes = sampling_nodes(task.shape, "step")
     progress(1, total, "sizes of numbers")
-    start = perf_counter()
     walking = walking_of(task, nodes)
-    meeting = perf_counter() - start
     for place, bits in enumerate((None, *significant)):
         name = FAST_64.name if bits is None else f"{bits} bits"
         progress(2 + place, total, name)
         chosen = Walking(ENGINE_FRACTION_BITS) if bits is None else replace(walking, significant_bits=bits)
-        start = perf_counter()
         plan = compile_plan(nodes, task.specs, keep=["sample"], walking=chosen)
-        planning = perf_counter() - start
         walks = [WalkPlan.from_json(call.program.code.decode()) for call in plan.calls]
-        rows.append({"name": name, "significant_bits": bits} | _row(walks) | {"planning_seconds": planning})
+        rows.append({"name": name, "significant_bits": bits} | _row(walks))
         images.append(in_the_clear(plan, walks, task))
         if bits == FAST_RINGS.significant_bits:
             operations = [f"{made.kind} {made.bits} {made.numbers}" for made in made_by(walks[-1])]
@@ -103,7 +98,6 @@ def run(
         "label": label,
         "steps": steps,
         "seed": seed,
-        "sizes_seconds": meeting,
         "rows": rows,
         "operations": operations,
     }

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from cipherdm import CipherDMError, files, record
+from cipherdm.files import kept
 from cipherdm.models import find_model
 
 
@@ -42,3 +43,50 @@ def test_without_the_checkout_the_remedy_is_named(monkeypatch, tmp_path):
         with pytest.raises(CipherDMError, match="pip install -e"):
             action()
     assert find_model(tmp_path) == tmp_path
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder of kept results, empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "cipherdm" / "programs"
+
+
+def test_what_was_made_is_kept_by_its_key(cache):
+    made = []
+    for key in (b"one", b"two", b"one", b"one"):
+        assert kept(key, lambda key=key: made.append(key) or key * 2) == key * 2
+    assert made == [b"one", b"two"]
+    assert cache.stat().st_mode & 0o777 == 0o700 and len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-1], lambda content: content[:40] + b"x" + content[41:], lambda _: b""]
+)
+def test_a_damaged_file_is_made_anew(cache, damage):
+    kept(b"key", lambda: b"the right one")
+    (path,) = cache.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    assert kept(b"key", lambda: b"the right one") == b"the right one"
+    assert kept(b"key", lambda: b"another one") == b"the right one"
+
+
+def test_another_version_of_the_package_makes_its_own(cache, monkeypatch):
+    kept(b"key", lambda: b"old")
+    monkeypatch.setattr(files, "_sources", lambda: b"changed")
+    assert kept(b"key", lambda: b"new") == b"new"
+
+
+def test_what_was_used_longest_ago_goes(cache, monkeypatch):
+    monkeypatch.setattr(files, "MOST_KEPT", 3 * 132)
+    for number in range(4):
+        kept(bytes([number]), lambda number=number: bytes([number]) * 100)
+        kept(bytes([0]), lambda: b"0 was lost")
+    made = [kept(bytes([number]), lambda: b"anew") == b"anew" for number in (0, 3, 1)]
+    assert made == [False, False, True]
+
+
+def test_a_folder_that_cannot_be_written_to_does_no_harm(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert [kept(b"key", lambda value=value: value) for value in (b"first", b"second")] == [b"first", b"second"]

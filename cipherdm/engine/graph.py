@@ -112,7 +112,7 @@ def compile_plan(
 
 def sizes_met(
     nodes: Iterable[Node], runs: Iterable[Mapping[str, np.ndarray]], specs: Mapping[str, Spec], fraction_bits: int
-) -> dict[tuple[Callable, tuple[Spec, ...]], dict[int, float]]:
+) -> dict[str, dict[int, float]]:
     """Return the sizes of words that walks of some runs meet, as `Walking` takes them.
 
     What SPU computes is not followed, and neither is what depends on it.
@@ -127,7 +127,7 @@ def sizes_met(
         CipherDMError: a number is not finite.
     """
     nodes = tuple(nodes)
-    found: dict[tuple[Callable, tuple[Spec, ...]], dict[int, float]] = {}
+    found: dict[str, dict[int, float]] = {}
     for arrays in runs:
         values = {name: as_words(np.asarray(array), fraction_bits) for name, array in arrays.items()}
         known = dict(specs)
@@ -141,7 +141,7 @@ def sizes_met(
                     values.pop(name, None)
                 continue
             sizes, results = sizes_of(program, [values[name] for name in node.inputs])
-            so_far = found.setdefault((node.function, inputs), {})
+            so_far = found.setdefault(program.digest, {})
             if not np.isfinite(list(sizes.values())).all():
                 raise CipherDMError(
                     f"numbers of {node.label} are too large to plan rings for; calibrate the model, or take fast"

@@ -23,6 +23,7 @@ import numpy as np
 from spu.utils import frontend
 
 from ..errors import CipherDMError
+from ..files import kept
 from ..kernels.apart import apart
 from ..kernels.narrow import narrowed
 from ..kernels.ring_program import RingProgram, WalkPlan
@@ -113,7 +114,7 @@ def compile_program(function: Callable, inputs: tuple[Spec, ...]) -> Program:
     try:
         hlo, result = _traced(entry, arguments)
         compile_hlo = compiler.compile_hlo if len(hlo) < LARGE_HLO else _compile_apart
-        code = shorten(compile_hlo(hlo, visibility))
+        code = kept(visibility.encode() + hlo, lambda: shorten(compile_hlo(hlo, visibility)))
     except RuntimeError as error:
         # SPU's first line is 'loc("...", where it was traced): error: ...'.
         reason = str(error).strip().partition("\n")[0].rpartition("error: ")[2]
@@ -133,13 +134,13 @@ class Walking:
     Attributes:
         fraction_bits: fraction bits of the engine, in which words are counted.
         significant_bits: bits that factors of products keep (`kernels.narrow`), or None to leave them as they are.
-        sizes: largest size of each secret value's words by number, by function and specs (`sizes_met`). Such a program has
-            rings by value (`kernels.rings`), each other one that of 64 bits.
+        sizes: largest size of each secret value's words by number, by the digest of a program (`sizes_met`). Such a program
+            has rings by value (`kernels.rings`), each other one that of 64 bits.
     """
 
     fraction_bits: int
     significant_bits: int | None = None
-    sizes: Mapping[tuple[Callable, tuple[Spec, ...]], Mapping[int, float]] = field(default_factory=dict)
+    sizes: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
     def read(self, function: Callable, inputs: tuple[Spec, ...]) -> RingProgram | None:
         """Return `read_walk` of a function."""
@@ -167,7 +168,8 @@ def compile_walk(function: Callable, inputs: tuple[Spec, ...], walking: Walking)
     Raises:
         CipherDMError: its numbers are too large for rings by value.
     """
-    program, sizes = walking.read(function, inputs), walking.sizes.get((function, inputs))
+    program = walking.read(function, inputs)
+    sizes = walking.sizes.get(program.digest)
     if sizes is None or walking.significant_bits is None:
         plan = WalkPlan.in_64_bits(program)
     else:

@@ -128,6 +128,11 @@ class RingProgram:
                 found.add(operation.output)
         return found
 
+    @cached_property
+    def digest(self) -> str:
+        """Hash of all that it consists of, as text."""
+        return hashlib.sha256(json.dumps(self.fields()).encode()).hexdigest()
+
     def fields(self) -> dict[str, Any]:
         """Return what it consists of in types that JSON has."""
         operations = [[o.kind, o.inputs, o.output, dict(sorted(o.parameters.items()))] for o in self.operations]

@@ -5,12 +5,14 @@ bits. A cut ends that: what it reads needs the bits of the largest number that c
 capped. Where to cut is a search over bytes and rounds, since both are exact functions of a plan.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from ..errors import CipherDMError
+from ..files import kept
 from .cut import Cut
 from .ring_program import FULL, MOVES, PRODUCTS, SUMS, RingProgram, WalkPlan
 from .rounds import whole_bytes
@@ -36,7 +38,8 @@ def planned(program: RingProgram, sizes: Mapping[int, float], margin: int = MARG
         CipherDMError: numbers are too large for a cut in the ring of 64 bits.
     """
     ledger = _Ledger(program, sizes, margin)
-    cuts = _searched(ledger, ledger.with_room(ledger.shared()))
+    asked = repr((program.digest, sorted(sizes.items()), margin)).encode()
+    cuts = json.loads(kept(asked, lambda: json.dumps(_searched(ledger)).encode()))
     return WalkPlan(program, ledger.rings(cuts), frozenset(program.operations[place].output for place in cuts))
 
 
@@ -74,8 +77,9 @@ def made_by(plan: WalkPlan) -> list[Made]:
     return found
 
 
-def _searched(ledger: "_Ledger", cuts: set[int]) -> set[int]:
-    """Change one truncation, or exchange a cut with a neighbour, as long as it pays."""
+def _searched(ledger: "_Ledger") -> list[int]:
+    """Change one truncation, or exchange a cut with a neighbour, as long as it pays; return the places of the cuts."""
+    cuts = ledger.with_room(ledger.shared())
     cost, places = ledger.cost(cuts), ledger.truncations
     for _ in range(PASSES):
         before = cost
@@ -89,7 +93,7 @@ def _searched(ledger: "_Ledger", cuts: set[int]) -> set[int]:
                     cost, cuts = found, changed
         if cost == before:
             break
-    return cuts
+    return sorted(cuts)
 
 
 class _Ledger:

@@ -1,16 +1,21 @@
 """How large numbers become in a run that parties walk: what rings by value are planned from, and whether they hold it."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 
 from ..engine import Node, Plan, Walking, sizes_met
 from ..engine.graph import as_words
+from ..files import kept
 from ..kernels.cut import Cut
 from ..kernels.narrow import sizes_of
 from ..kernels.ring_program import WalkPlan
 from ..progress import Progress
+from ..protocols import named
 from .roles import Task, Values, client_values
 
 IMAGES_MET = 20  # images that the owner draws, to see how large numbers become
@@ -29,10 +34,28 @@ def walking_of(task: Task, nodes: Sequence[Node], progress: Progress | None = No
     if protocols.significant_bits is None:
         return Walking(protocols.walk_bits)
     images = max(4, min(IMAGES_MET, STEPS_MET // task.shape.steps))
-    runs = drawn(task, range(0, images, task.shape.batch), progress, "planning rings")
-    return Walking(
-        protocols.walk_bits, protocols.significant_bits, sizes_met(nodes, runs, task.specs, protocols.walk_bits)
-    )
+
+    def met() -> bytes:
+        runs = drawn(task, range(0, images, task.shape.batch), progress, "planning rings")
+        found = sizes_met(nodes, runs, task.specs, protocols.walk_bits)
+        return json.dumps({digest: sorted(sizes.items()) for digest, sizes in found.items()}).encode()
+
+    # Names say what nodes compute, and arrays on what, if the protocols are those of their name.
+    known = named(protocols.name) == protocols
+    made = kept(_digest(task, nodes, images), met) if known else met()
+    sizes = {digest: dict(found) for digest, found in json.loads(made).items()}
+    return Walking(protocols.walk_bits, protocols.significant_bits, sizes)
+
+
+def _digest(task: Task, nodes: Sequence[Node], images: int) -> bytes:
+    """Hash of all that an owner's drawing depends on."""
+    names = [(node.label, node.inputs, node.outputs) for node in nodes]
+    shape = replace(task.shape, protocols=task.shape.protocols.name, weights=None)
+    digest = hashlib.sha256(repr((names, shape, images)).encode())
+    arrays = task.owner | task.public | ({} if task.known_prompts is None else {"prompts": task.known_prompts})
+    for name, array in sorted(arrays.items()):
+        digest.update(repr((name, array.shape, str(array.dtype))).encode() + np.ascontiguousarray(array).tobytes())
+    return digest.digest()
 
 
 def drawn(task: Task, seeds: Sequence[int], progress: Progress | None, label: str) -> Iterator[Values]:
