@@ -11,7 +11,7 @@ import pandas as pd
 from .engine import compile_plan
 from .errors import CipherDMError, check_whole
 from .files import check_writable
-from .models import UNet, UNetConditionConfig
+from .models import UNet, UNetConditionConfig, sampling_defaults
 from .owner import ranges
 from .owner.calibrate import calibrate as fit_layers
 from .owner.observe import FILE, load_calibration, save_calibration
@@ -33,7 +33,7 @@ def calibrate(
     timesteps: int | None = None,
     reuse: int = 1,
     images: int | None = None,
-    guidance_scale: float = 7.5,
+    guidance_scale: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Path:
@@ -46,11 +46,12 @@ def calibrate(
         model: model from a folder, by `load_unet` or `load_pipeline`.
         captions: prompts that the owner knows, for a pipeline; the lines of `captions.txt` in its folder by default. They
             are not stored.
-        timesteps: number of timesteps, evenly spaced; schedules take the nearest. 100 by default, 50 for a pipeline.
+        timesteps: number of timesteps, evenly spaced; schedules take the nearest. 100 by default, 50 for a pipeline, or the
+            steps of the model's `sampling.json`.
         reuse: as in the sampling to come (`cipherdm.sample`); `timesteps` is then its number of steps.
         images: number of images of each class, 24 by default. For a pipeline, number of captions to take, spread over all
             of them, 64 by default.
-        guidance_scale: guidance scale of the sampling to come, from 1 on; for a pipeline.
+        guidance_scale: guidance scale of the sampling to come, as in `cipherdm.text_to_image`; for a pipeline.
         seed: seed of the noise, which is public.
         progress: called as progress(done, timesteps, "calibrate") after each step.
 
@@ -69,12 +70,14 @@ def calibrate(
         raise CipherDMError(f"{unet.folder} takes prompts: load the whole pipeline with load_pipeline.")
     if not prompts and captions is not None:
         raise CipherDMError(f"{unet.folder} is no Stable Diffusion folder, and takes no captions.")
+    usual = sampling_defaults(unet.folder, steps=50 if prompts else 100)
+    guidance_scale = usual["guidance_scale"] if guidance_scale is None else guidance_scale
     if prompts and not guidance_scale >= 1:  # NaN is refused too
         raise CipherDMError(f"guidance_scale must be at least 1, which means no guidance; got {guidance_scale}.")
     check_writable(unet.folder / FILE)
     images = (64 if prompts else 24) if images is None else images
     check_whole("the number of images", images, 1)
-    timesteps = (50 if prompts else 100) if timesteps is None else timesteps
+    timesteps = usual["steps"] if timesteps is None else timesteps
     check_whole("reuse", reuse, 1)
     schedule = make_schedule(unet.scheduler_config, "ddim", timesteps)
     settings: dict[str, Any] = {"reuse": reuse, "seed": seed, "progress": progress}
@@ -93,7 +96,7 @@ def check_ranges(
     model: UNet,
     protocols: Protocols = FAST,
     *,
-    steps: int = 20,
+    steps: int | None = None,
     per_class: int = 4,
     seed: int = 1,
     progress: Progress | None = None,
@@ -106,6 +109,7 @@ def check_ranges(
     others than those which rings are planned from, on real numbers, without the errors of truncations. Arguments, order and
     errors are those of `owner.ranges.check_ranges`.
     """
+    steps = sampling_defaults(model.folder)["steps"] if steps is None else steps
     found = ranges.check_ranges(model, protocols, steps=steps, per_class=per_class, seed=seed, progress=progress)
     if protocols.walk_bits is None:
         return found

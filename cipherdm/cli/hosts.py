@@ -12,12 +12,14 @@ from ..errors import CipherDMError
 from ..files import check_writable
 from ..progress import ProgressBar
 from .options import (
+    GuidanceOption,
     ModelArgument,
     OutOption,
     ProtocolsOption,
     ReuseOption,
     SchedulerOption,
     StartOption,
+    StepsOption,
     parse_labels,
 )
 
@@ -84,7 +86,7 @@ def register(
         str | None, typer.Option(help="Name by which clients ask for the model; the folder's name by default.")
     ] = None,
     pictures: Annotated[int, typer.Option(help="Number of images per run.", min=1)] = 1,
-    steps: Annotated[int, typer.Option(help="Number of denoising steps.")] = 20,
+    steps: StepsOption = None,
     start: StartOption = 0,
     reuse: ReuseOption = 1,
     scheduler: SchedulerOption = None,
@@ -94,7 +96,7 @@ def register(
         str | None,
         typer.Option(help="Unit that becomes one program: block (default for prompts), step (for labels) or loop."),
     ] = None,
-    guidance_scale: Annotated[float, typer.Option(help="Guidance scale of a model with prompts.", min=1.0)] = 7.5,
+    guidance_scale: GuidanceOption = None,
 ) -> None:
     """Share a model's weights among the three parties, as its owner, so that clients can ask for images.
 

@@ -29,6 +29,15 @@ SchedulerOption = Annotated[
     ),
 ]
 
+StepsOption = Annotated[
+    int | None, typer.Option(help="Denoising steps; 20 by default, or those of the model's sampling.json.")
+]
+GuidanceOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Weight of the prompt; 1 is no guidance, at half the cost. 7.5 by default, or that of the model's sampling.json."
+    ),
+]
 StartOption = Annotated[
     int, typer.Option(help="Number of first steps to leave out: noise is taken for the sample before the next one.")
 ]

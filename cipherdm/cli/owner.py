@@ -12,7 +12,7 @@ import cipherdm as cdm
 from ..errors import CipherDMError
 from ..files import replacing
 from ..progress import ProgressBar
-from .options import ModelArgument, ProtocolsOption, ReuseOption, writable_image
+from .options import GuidanceOption, ModelArgument, ProtocolsOption, ReuseOption, StepsOption, writable_image
 
 if TYPE_CHECKING:
     from ..owner.ranges import LayerRange
@@ -37,7 +37,7 @@ def calibrate(
         Path | None,
         typer.Option(help="File with one caption per line (Stable Diffusion models); its captions.txt by default."),
     ] = None,
-    guidance_scale: Annotated[float, typer.Option(help="Guidance scale of the sampling to come, with captions.")] = 7.5,
+    guidance_scale: GuidanceOption = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise, which is public.")] = 0,
 ) -> None:
     """Calibrate a model for the set `fast`: measure in plaintext what its layers carry, and store fits in its folder."""
@@ -64,7 +64,7 @@ def calibrate(
 def check_ranges(
     model: ModelArgument,
     protocols: ProtocolsOption = "fast",
-    steps: Annotated[int, typer.Option(help="Number of denoising steps.")] = 20,
+    steps: StepsOption = None,
     count: Annotated[int, typer.Option(help="Number of images of each class.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the noise, which is public.")] = 1,
 ) -> None:

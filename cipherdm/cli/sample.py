@@ -14,11 +14,13 @@ from ..progress import ProgressBar
 from ..records import write_record
 from .options import (
     SETS,
+    GuidanceOption,
     ModelOption,
     OutOption,
     ReuseOption,
     SchedulerOption,
     StartOption,
+    StepsOption,
     parse_labels,
 )
 
@@ -35,7 +37,7 @@ def sample(
         str | None, typer.Option(help='One image per label: "0-9", "3", "1,1,7"; all classes by default.')
     ] = None,
     count: Annotated[int | None, typer.Option(help="Number of images, for a model without classes.")] = None,
-    steps: Annotated[int, typer.Option(help="Number of denoising steps.")] = 20,
+    steps: StepsOption = None,
     start: StartOption = 0,
     reuse: ReuseOption = 1,
     scheduler: SchedulerOption = None,
@@ -47,9 +49,7 @@ def sample(
         list[str] | None, typer.Option(help="Prompt (Stable Diffusion models). Repeat for several images.")
     ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="Prompt to lead away from, for all images.")] = None,
-    guidance_scale: Annotated[
-        float, typer.Option(help="Weight of the prompt; 1 is no guidance, at half the cost.")
-    ] = 7.5,
+    guidance_scale: GuidanceOption = None,
     image: Annotated[Path | None, typer.Option(help="Image file to start from instead of noise.")] = None,
     strength: Annotated[float, typer.Option(help="Share of the schedule applied to --image, 0 to 1.")] = 0.8,
     plaintext: Annotated[bool, typer.Option(help="Draw with the exact model in plaintext too, and compare.")] = True,
@@ -63,7 +63,7 @@ def sample(
     """
     from .. import sampling
     from ..likeness import psnr
-    from ..models import takes_prompts
+    from ..models import sampling_defaults, takes_prompts
     from ..protocols import default, named
     from ..schedules import scheduler_of
     from ..views.pictures import image_row, sample_sheet, wrapped
@@ -72,6 +72,9 @@ def sample(
         check_writable(save_images / "0000.png")
     folder = cdm.find_model(model)
     chosen = default(granularity) if protocols is None else named(protocols)
+    usual = sampling_defaults(folder)
+    steps = usual["steps"] if steps is None else steps
+    guidance_scale = usual["guidance_scale"] if guidance_scale is None else guidance_scale
     settings: dict[str, Any] = {"steps": steps, "start": start, "scheduler": scheduler, "eta": eta, "seed": seed}
     settings |= {"reuse": reuse}
     if takes_prompts(folder):

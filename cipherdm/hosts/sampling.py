@@ -13,7 +13,7 @@ import numpy as np
 
 from ..engine import Spec, compile_plan
 from ..errors import CipherDMError
-from ..models import UNet, UNetConditionConfig, UNetConfig
+from ..models import UNet, UNetConditionConfig, UNetConfig, sampling_defaults
 from ..owner import WeightsLayout
 from ..progress import Progress
 from ..protocols import FAST, Protocols, named
@@ -39,7 +39,7 @@ def sampling_model(
     model: UNet | Pipeline,
     *,
     batch: int = 1,
-    steps: int = 20,
+    steps: int | None = None,
     start: int = 0,
     reuse: int = 1,
     scheduler: str | None = None,
@@ -62,7 +62,7 @@ def sampling_model(
         batch: number of images per run. A client asks for a multiple of it.
         steps, start, reuse, scheduler, eta, protocols: see `cipherdm.sample` and `cipherdm.text_to_image`.
         clip: see `cipherdm.sample`; not for prompts.
-        guidance_scale: see `cipherdm.text_to_image`; for prompts only, 7.5 by default.
+        guidance_scale: see `cipherdm.text_to_image`; for prompts only.
         granularity: see `cipherdm.sample`; "block" for prompts and "step" otherwise by default.
         progress: called before each program is compiled.
 
@@ -77,8 +77,9 @@ def sampling_model(
             f"{protocols.name} is not the protocol set of this name; clients know sets by their names only."
         )
     unet = model.unet if isinstance(model, Pipeline) else model
+    usual = sampling_defaults(unet.folder)
     settings: dict[str, Any] = {
-        "steps": steps,
+        "steps": usual["steps"] if steps is None else steps,
         "start": start,
         "reuse": reuse,
         "scheduler": scheduler or scheduler_of(unet.scheduler_config),
@@ -88,7 +89,7 @@ def sampling_model(
     if isinstance(model, Pipeline):
         if clip:
             raise CipherDMError("clip is for models with labels; leave it out for a pipeline.")
-        settings["guidance_scale"] = 7.5 if guidance_scale is None else guidance_scale
+        settings["guidance_scale"] = usual["guidance_scale"] if guidance_scale is None else guidance_scale
         task = text_to_image_task(model, [""] * batch, protocols=protocols, **settings)
         unit, about = "block", {"kind": _PROMPTS, "branches": task.shape.branches}
     else:

@@ -21,6 +21,7 @@ CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 VARIANTS = ("", ".fp16", ".bf16")  # what names of files have before their suffix; the first that is there is read
 SCHEDULER = "scheduler_config.json"
+SAMPLING = "sampling.json"  # in a model's folder, if it is to be sampled otherwise than others are
 PIPELINE = "model_index.json"  # in a pipeline's folder, which holds the U-Net's folder and others
 _CONFIGS = {"UNet2DModel": UNetConfig, "UNet2DConditionModel": UNetConditionConfig}
 # diffusers' pipelines that are computed here: of a UNet2DModel, and of a UNet2DConditionModel.
@@ -140,6 +141,22 @@ def load_unet(folder: str | Path, *, lazily: bool = False) -> UNet:
     params = weights if lazily else dict(weights)
     check_params(config, params, str(home / WEIGHTS))
     return UNet(config, params, read_json(scheduler) if scheduler.is_file() else None, folder)
+
+
+def sampling_defaults(folder: Path | None, *, steps: int = 20, guidance_scale: float = 7.5) -> dict[str, Any]:
+    """Return with how many "steps" and which "guidance_scale" a model is sampled if nothing else is asked for.
+
+    These are the given ones, unless its folder's `sampling.json` says others, as the folders of few-step models do. Raises
+    CipherDMError if that says something else.
+    """
+    usual = {"steps": steps, "guidance_scale": guidance_scale}
+    if folder is None or not (folder / SAMPLING).is_file():
+        return usual
+    found = read_json(folder / SAMPLING)
+    wrong = [name for name, value in found.items() if name not in usual or not isinstance(value, int | float)]
+    if wrong:
+        raise CipherDMError(f"{folder / SAMPLING}: it may give numbers for {' and '.join(usual)}, not {first(wrong)}.")
+    return usual | found
 
 
 def save_unet(unet: UNet, folder: str | Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node, compile_plan
 from ..errors import CipherDMError, check_whole
 from ..likeness import grey_levels
-from ..models import UNet, check_draws_without_prompt
+from ..models import UNet, check_draws_without_prompt, sampling_defaults
 from ..owner import prepare_weights
 from ..progress import Progress
 from ..protocols import DIRECT, Protocols, named
@@ -70,7 +70,7 @@ def sample(
     labels: Sequence[int] | int | None = None,
     count: int | None = None,
     latents: np.ndarray | None = None,
-    steps: int = 20,
+    steps: int | None = None,
     start: int = 0,
     reuse: int = 1,
     scheduler: str | None = None,
@@ -95,7 +95,7 @@ def sample(
         labels: class of each image, for models with classes: a number, or any sequence or array of them.
         count: number of images, for models without classes.
         latents: [B, C, H, W], the initial noise, if the client brings its own.
-        steps: denoising steps.
+        steps: denoising steps; 20 by default, or those of the model's `sampling.json`.
         start: number of first steps to leave out. Noise is taken for the sample before the next one, which a model hardly tells
             from it: the last 12 of 20 steps draw nearly what all 20 do.
         reuse: one step of so many calls the whole U-Net, and the first and the last; see `schedules.whole_steps`. The steps
@@ -159,7 +159,7 @@ class Settings:
         ring: True for three parties, False for plaintext.
     """
 
-    steps: int = 20
+    steps: int | None = None
     start: int = 0
     reuse: int = 1
     scheduler: str | None = None
@@ -174,9 +174,8 @@ class Settings:
         Raises CipherDMError if the model has no scheduler, or a number is out of its range.
         """
         name = self.scheduler or scheduler_of(unet.scheduler_config)
-        return make_schedule(
-            unet.scheduler_config, name, self.steps, **{"eta": self.eta, "start": self.start} | options
-        )
+        steps = sampling_defaults(unet.folder)["steps"] if self.steps is None else self.steps
+        return make_schedule(unet.scheduler_config, name, steps, **{"eta": self.eta, "start": self.start} | options)
 
     def task(
         self,

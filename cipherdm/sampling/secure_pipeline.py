@@ -103,8 +103,8 @@ class SecurePipeline:
     def __call__(
         self,
         prompt: Sequence[str] | str | None = None,
-        num_inference_steps: int = 20,
-        guidance_scale: float = 7.5,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         negative_prompt: Sequence[str] | str | None = None,
         num_images_per_prompt: int = 1,
         *,
@@ -122,7 +122,7 @@ class SecurePipeline:
 
         Args:
             prompt: one or several, for a model with prompts; `negative_prompt` and `guidance_scale` go with it.
-            num_inference_steps: denoising steps.
+            num_inference_steps: denoising steps; 20 by default, or those of the model's `sampling.json`.
             num_images_per_prompt: images of each prompt.
             class_labels: a class or several, for a model with classes.
             batch_size: number of images, for a model without conditions.

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..engine import EngineConfig, LocalCluster
 from ..errors import CipherDMError, check_whole
+from ..models import sampling_defaults
 from ..progress import Progress
 from ..protocols import DIRECT, Protocols, named
 from ..schedules import Schedule
@@ -27,11 +28,11 @@ def text_to_image(
     prompts: Sequence[str] | str,
     *,
     negative_prompts: Sequence[str] | str | None = None,
-    guidance_scale: float = 7.5,
+    guidance_scale: float | None = None,
     images: np.ndarray | None = None,
     strength: float = 0.8,
     latents: np.ndarray | None = None,
-    steps: int = 20,
+    steps: int | None = None,
     start: int = 0,
     reuse: int = 1,
     scheduler: str | None = None,
@@ -53,8 +54,8 @@ def text_to_image(
         cluster: three parties, or None to compute here in plaintext, from the same noise and with the same protocol set.
         prompts: one for each image; a text is one.
         negative_prompts: descriptions to lead away from, one for each image or a text for all; empty by default.
-        guidance_scale: weight of the prompt, from 1 on. With 1, or 0, there is no guidance, at half the cost, and negative
-            prompts are ignored, as in diffusers.
+        guidance_scale: weight of the prompt, from 1 on; 7.5 by default, or that of the model's `sampling.json`. With 1, or 0,
+            there is no guidance, at half the cost, and negative prompts are ignored, as in diffusers.
         images: [B, 3, H, W] in [-1, 1], to start from instead of noise.
         strength: share of the schedule applied to `images`, above 0, up to 1.
         latents: [B, C, h, w], the initial noise, if the client brings its own. Not with `images`.
@@ -80,7 +81,7 @@ def text_to_image_task(
     prompts: Sequence[str] | str,
     *,
     negative_prompts: Sequence[str] | str | None = None,
-    guidance_scale: float = 7.5,
+    guidance_scale: float | None = None,
     images: np.ndarray | None = None,
     strength: float = 0.8,
     latents: np.ndarray | None = None,
@@ -90,9 +91,11 @@ def text_to_image_task(
 
     Raises CipherDMError if an argument is out of its range or of the wrong shape.
     """
+    chosen, unet = Settings(**settings), pipeline.unet
+    usual = sampling_defaults(unet.folder)
+    guidance_scale = usual["guidance_scale"] if guidance_scale is None else guidance_scale
     if not (guidance_scale >= 1 or guidance_scale == 0):  # NaN is refused too
         raise CipherDMError(f"guidance_scale must be at least 1, which means no guidance; got {guidance_scale}.")
-    chosen, unet = Settings(**settings), pipeline.unet
     if isinstance(prompts, str):  # as diffusers takes one
         prompts = [prompts]
     if isinstance(negative_prompts, str):
@@ -101,7 +104,8 @@ def text_to_image_task(
     if images is not None:
         if latents is not None or chosen.start:
             raise CipherDMError("give images to start from, or latents, or start, and not two of them.")
-        chosen = replace(chosen, start=chosen.steps - _steps_taken(chosen.steps, strength))
+        steps = usual["steps"] if chosen.steps is None else chosen.steps
+        chosen = replace(chosen, start=steps - _steps_taken(steps, strength))
     schedule = chosen.schedule(unet)
     latents = initial_noise(unet, schedule, len(prompts), latents)
     if images is not None:

@@ -9,7 +9,7 @@ import numpy as np
 import typer
 from tqdm import tqdm
 
-from cipherdm.cli.options import ModelArgument, ProtocolsOption, SchedulerOption, ScoresOption
+from cipherdm.cli.options import ModelArgument, ProtocolsOption, SchedulerOption, ScoresOption, StepsOption
 from cipherdm.files import check_writable, checkout
 
 
@@ -38,7 +38,9 @@ def train(
 def evaluate(
     name: ModelArgument,
     count: Annotated[int, typer.Option(help="Number of images, labels balanced.")] = 2000,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps; 50 by default, or those of the model's sampling.json.")
+    ] = None,
     scheduler: SchedulerOption = "ddim",
     eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
     protocols: ProtocolsOption = "direct",
@@ -55,7 +57,7 @@ def evaluate(
     """
     import cipherdm as cdm
     from cipherdm.likeness import Likeness
-    from cipherdm.models import find_model
+    from cipherdm.models import find_model, sampling_defaults
     from cipherdm.protocols import named
     from cipherdm.records import write_record
     from cipherdm.sampling.sample import make_task, run_task
@@ -64,6 +66,7 @@ def evaluate(
     from .evaluation import model_digits
 
     folder = find_model(name)
+    steps = sampling_defaults(folder, steps=50)["steps"] if steps is None else steps
     unet = cdm.load_unet(folder)
     settings = {"steps": steps, "scheduler": scheduler, "eta": eta}
     chosen = named(protocols)
@@ -103,8 +106,11 @@ def evaluate(
 def read_back(
     model: Annotated[str, typer.Argument(help="A name in data/models, or the path of a folder that was trained here.")],
     count: Annotated[int, typer.Option(help="Number of images, captions balanced.")] = 500,
-    steps: Annotated[int, typer.Option(help="Denoising steps, by DDIM.")] = 20,
-    guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 is none.")] = 4.0,
+    steps: StepsOption = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="Scale of classifier-free guidance; 1 is none. 4 by default, or that of sampling.json."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of captions and noise.")] = 0,
     record: ScoresOption = None,
 ) -> None:
@@ -114,14 +120,17 @@ def read_back(
     test images, as they are and after the autoencoder, which is the most that the reader can find.
     """
     from cipherdm.errors import check_whole
-    from cipherdm.models import find_model
+    from cipherdm.models import find_model, sampling_defaults
     from cipherdm.records import write_record
 
+    folder = find_model(model)
+    usual = sampling_defaults(folder, guidance_scale=4.0)
+    steps = usual["steps"] if steps is None else steps
+    guidance = usual["guidance_scale"] if guidance is None else guidance
     for name, value, least in (("count", count, 1), ("steps", steps, 1), ("the seed", seed, 0)):
         check_whole(name, value, least)
     from .sd_mini.score import read_back as score
 
-    folder = find_model(model)
     settings = {"count": count, "steps": steps, "guidance": guidance, "seed": seed}
     with tqdm(total=count, unit="picture") as bar:
         found = score(folder, **settings, on_batch=lambda done: bar.update(done - bar.n))

@@ -10,6 +10,7 @@ needs none.
 What is left behind is an ordinary diffusers folder: DDIM with `start` training timesteps, spacing "trailing".
 """
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,7 @@ from tqdm import tqdm
 
 from cipherdm.errors import CipherDMError
 from cipherdm.files import checkout, replacing
+from cipherdm.models.checkpoint import SAMPLING
 from cipherdm.records import write_record
 from cipherdm.sampling.pipeline import CAPTIONS
 from cipherdm.schedules import Schedule, guided_coefficients, make_schedule
@@ -345,6 +347,8 @@ def _export(run: Run, teacher: Teacher, config: StudentConfig, out: Path) -> Non
             save_tokenizer(teacher.pipeline.tokenizer, temporary / "tokenizer")
             save_classifier(load_classifier(teacher.folder / READER), temporary / READER)
             (temporary / CAPTIONS).write_bytes((teacher.folder / CAPTIONS).read_bytes())
+        with replacing(temporary / SAMPLING) as file:
+            file.write_text(json.dumps({"steps": config.calls, "guidance_scale": 1.0}, indent=2) + "\n")
         (temporary / "README.md").write_text(_card(run, config))
         about = {"config": asdict(config), **loss_summary(run, 100), "scores": run.scores}
         write_record(temporary / "training.json", about)
@@ -362,7 +366,8 @@ twenty steps.
 - **Training**: `cipherdm train {config.name}`, {run.step} of {config.steps} steps, each of {config.batch} of {config.paths:,}
   pictures that the teacher drew by DPM-Solver++ in 20 steps{guided}. It began with the weights of
   `{config.initial or config.teacher}`. `training.json` has phases, losses, scores, the machine and the versions.
-- **Use**: as its teacher, with `--steps {config.calls}` and without guidance.
+- **Use**: as its teacher, but with {config.calls} step(s) and without guidance. `sampling.json` says so to this package;
+  diffusers has to be told.
 """
 
 

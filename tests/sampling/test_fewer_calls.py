@@ -10,8 +10,9 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 from small import SCHEDULER, TWO_LEVELS
 
-from cipherdm import CipherDMError, calibrate, sample, text_to_image
+from cipherdm import CipherDMError, calibrate, load_pipeline, sample, text_to_image
 from cipherdm.models import find_model, init_unet, load_unet
+from cipherdm.owner.observe import load_calibration
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 PROMPTS = ["a small red seven", "blue two"]
@@ -105,6 +106,25 @@ def test_parties_draw_with_features_used_again(cluster, calibrated, granularity)
     if granularity == "step":
         whole, shallow = (of_step.loc[name, "bytes"] for name in ("step", "shallow step"))
         assert shallow < whole / 3
+
+
+def test_a_folder_says_how_it_is_sampled(folder, calibrated, tmp_path):
+    plain = shutil.copytree(calibrated.folder, tmp_path / "plain")
+    (plain / "sampling.json").write_text('{"steps": 2}')
+    unet = load_unet(plain)
+    np.testing.assert_array_equal(sample(unet, None, labels=1).images, sample(unet, None, labels=1, steps=2).images)
+    assert calibrate(unet, images=1) and len(load_calibration(unet)["timesteps"]) == 2
+    prompted = shutil.copytree(folder[1], tmp_path / "prompted")
+    (prompted / "sampling.json").write_text('{"steps": 3, "guidance_scale": 1.0}')
+    loaded = load_pipeline(prompted)
+    said = text_to_image(loaded, None, "two", latents=LATENTS[:1]).latents
+    asked = text_to_image(loaded, None, "two", latents=LATENTS[:1], steps=3, guidance_scale=1.0).latents
+    np.testing.assert_array_equal(said, asked)
+    (plain / "sampling.json").write_text('{"steps": 2, "guidance": 3}')
+    with pytest.raises(
+        CipherDMError, match="sampling.json: it may give numbers for steps and guidance_scale, not guidance"
+    ):
+        sample(unet, None, labels=1)
 
 
 def test_refusals(pipeline, cluster):
