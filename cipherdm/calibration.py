@@ -11,7 +11,7 @@ import pandas as pd
 from .engine import compile_plan
 from .errors import CipherDMError, check_whole
 from .files import check_writable
-from .models import UNet, UNetConditionConfig, sampling_defaults
+from .models import UNet, UNetConditionConfig, at_guidance, sampling_defaults
 from .owner import ranges
 from .owner.calibrate import calibrate as fit_layers
 from .owner.observe import FILE, load_calibration, save_calibration
@@ -84,12 +84,13 @@ def calibrate(
     if not prompts:
         fits = fit_layers(unet, schedule, images_per_class=images, **settings)
         return save_calibration(fits, unet)
-    guided = guidance_scale > 1
+    told = at_guidance(unet, guidance_scale)
+    guided = guidance_scale > 1 and told is unet
     embeddings = embed_prompts(model, known_captions(model, images, captions), guided=guided)
     if guided:
         schedule = replace(schedule, coefficients=guided_coefficients(schedule.coefficients, guidance_scale))
-    fits = fit_layers(unet, schedule, embeddings=embeddings, guided=guided, **settings)
-    return save_calibration(fits | {GUIDANCE_SCALE: np.float32([guidance_scale])}, unet)
+    fits = fit_layers(told, schedule, embeddings=embeddings, guided=guided, **settings)
+    return save_calibration(fits | {GUIDANCE_SCALE: np.float32([guidance_scale])}, told)
 
 
 def check_ranges(

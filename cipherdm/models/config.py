@@ -205,10 +205,11 @@ class UNetConditionConfig(_Config):
     _down_blocks = ("DownBlock2D", "CrossAttnDownBlock2D")
     _up_blocks = ("UpBlock2D", "CrossAttnUpBlock2D")
     _counts = (*_Config._counts, "cross_attention_dim", "transformer_layers_per_block")
+    _optional_counts = (*_Config._optional_counts, "time_cond_proj_dim")
     _off = (
         "center_input_sample only_cross_attention mid_block_only_cross_attention dual_cross_attention num_attention_heads "
         "reverse_transformer_layers_per_block encoder_hid_dim encoder_hid_dim_type class_embed_type addition_embed_type "
-        "resnet_skip_time_act time_embedding_act_fn timestep_post_act time_cond_proj_dim class_embeddings_concat "
+        "resnet_skip_time_act time_embedding_act_fn timestep_post_act class_embeddings_concat "
         "cross_attention_norm"
     )
     _absent = {
@@ -243,6 +244,7 @@ class UNetConditionConfig(_Config):
     upcast_attention: bool | None = False
     resnet_time_scale_shift: str = "default"
     num_class_embeds: int | None = None
+    time_cond_proj_dim: int | None = None
 
     def heads(self, level: int) -> tuple[int, int]:
         """Return the number of heads of the attention layers in a level, counted from the outside, and the channels of each."""

@@ -9,6 +9,7 @@ from . import blocks
 from .config import UNetConditionConfig, UNetConfig
 
 Shapes = dict[str, tuple[int, ...]]
+GUIDANCE = "time_embedding.cond_proj.weight"  # of models that are told the guidance scale
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ class _Builder:
             "freq_shift": config.freq_shift,
             "act_fn": self.act_fn if self.prompts else "silu",  # as diffusers gives it
         }
+        if getattr(config, "time_cond_proj_dim", None):  # no block reads it; see `at_guidance`
+            self.shapes[GUIDANCE] = (inside, config.time_cond_proj_dim)
         name, function = "time_embedding", blocks.time_embedding
         self.time_blocks.append(self.block(name, name, function, inputs, ("emb",), shapes, pairs, static))
 

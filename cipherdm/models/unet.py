@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from ..errors import CipherDMError
 from ..protocols import DIRECT, Protocols
+from .blocks import sinusoid
 from .config import UNetConditionConfig, UNetConfig
-from .layout import Block, unet_blocks, unet_shapes
+from .layout import GUIDANCE, Block, unet_blocks, unet_shapes
 
 TIME_KINDS = ("time_embedding", "time_projection")  # kinds of block that depend on weights, step and class alone
 CONTEXT_KINDS = ("context",)  # kinds that depend on weights and prompt alone: computed once, not at every step
@@ -30,6 +31,23 @@ class UNet:
     params: Mapping[str, np.ndarray]
     scheduler_config: Mapping[str, Any] | None = None
     folder: Path | None = None
+
+
+def at_guidance(unet: UNet, guidance_scale: float) -> UNet:
+    """Return a U-Net that takes the guidance scale (`time_cond_proj_dim`) as one for this scale alone; others as they are.
+
+    Latent consistency models (Luo et al., arXiv 2310.04378) add an embedding of the scale, projected, to that of the timestep
+    before its first linear layer. What becomes of it there is a constant, which goes into that layer's bias.
+    """
+    size = getattr(unet.config, "time_cond_proj_dim", None)
+    if size is None:
+        return unet
+    told = np.float32([1000 * (guidance_scale - 1)])
+    wave = np.asarray(sinusoid(told, size, flip_sin_to_cos=False, freq_shift=1))[0]
+    params = dict(unet.params)
+    added = params["time_embedding.linear_1.weight"] @ (params.pop(GUIDANCE) @ wave)
+    params["time_embedding.linear_1.bias"] = params["time_embedding.linear_1.bias"] + added
+    return replace(unet, config=replace(unet.config, time_cond_proj_dim=None), params=params)
 
 
 def init_unet(config: UNetConfig | UNetConditionConfig, seed: int = 0) -> UNet:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..engine import EngineConfig, LocalCluster
 from ..errors import CipherDMError, check_whole
-from ..models import sampling_defaults
+from ..models import at_guidance, sampling_defaults
 from ..progress import Progress
 from ..protocols import DIRECT, Protocols, named
 from ..schedules import Schedule
@@ -55,7 +55,8 @@ def text_to_image(
         prompts: one for each image; a text is one.
         negative_prompts: descriptions to lead away from, one for each image or a text for all; empty by default.
         guidance_scale: weight of the prompt, from 1 on; 7.5 by default, or that of the model's `sampling.json`. With 1, or 0,
-            there is no guidance, at half the cost, and negative prompts are ignored, as in diffusers.
+            there is no guidance, at half the cost, and negative prompts are ignored, as in diffusers. So it is with any scale
+            for a U-Net that is told the scale (`time_cond_proj_dim`).
         images: [B, 3, H, W] in [-1, 1], to start from instead of noise.
         strength: share of the schedule applied to `images`, above 0, up to 1.
         latents: [B, C, h, w], the initial noise, if the client brings its own. Not with `images`.
@@ -96,6 +97,9 @@ def text_to_image_task(
     guidance_scale = usual["guidance_scale"] if guidance_scale is None else guidance_scale
     if not (guidance_scale >= 1 or guidance_scale == 0):  # NaN is refused too
         raise CipherDMError(f"guidance_scale must be at least 1, which means no guidance; got {guidance_scale}.")
+    told = at_guidance(unet, guidance_scale)
+    if told is not unet:
+        unet, guidance_scale = told, 1.0
     if isinstance(prompts, str):  # as diffusers takes one
         prompts = [prompts]
     if isinstance(negative_prompts, str):

@@ -85,7 +85,7 @@ def test_configuration_round_trip(config):
         ({"num_attention_heads": 4}, ["num_attention_heads", "4"]),
         ({"encoder_hid_dim": 64}, ["encoder_hid_dim", "64"]),
         ({"addition_embed_type": "text_time"}, ["addition_embed_type", "text_time"]),
-        ({"time_cond_proj_dim": 256}, ["time_cond_proj_dim", "256"]),
+        ({"time_cond_proj_dim": 0}, ["time_cond_proj_dim", "0"]),
         ({"conv_in_kernel": 1}, ["conv_in_kernel", "1", "must be 3"]),
         ({"attention_type": "gated"}, ["attention_type", "gated"]),
         ({"class_embed_type": "projection"}, ["class_embed_type", "projection"]),

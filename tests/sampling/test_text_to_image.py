@@ -1,6 +1,7 @@
 """Text to image in plaintext against diffusers' pipelines, from the same noise, and what is refused."""
 
 import json
+from dataclasses import replace
 from unittest import mock
 
 import diffusers
@@ -11,7 +12,7 @@ from diffusers.models.autoencoders import vae as diffusers_vae
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img as image_to_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prompted_models import BETAS, TINY, TOKENS, edit
+from prompted_models import BETAS, TINY, TOKENS, edit, save_pipeline
 
 from cipherdm import DIRECT, CipherDMError, load_pipeline, text_to_image
 from cipherdm.models import unet_blocks
@@ -53,6 +54,28 @@ def test_text_to_image_equals_diffusers(folder, pipeline, scheduler, guidance_sc
     assert result.latents.shape == (2, 4, 8, 8) and result.images.shape == (2, 3, 16, 16)
     np.testing.assert_allclose(result.latents, expected["latent"].numpy(), rtol=0, atol=1e-3)
     np.testing.assert_allclose(np.clip(result.images / 2 + 0.5, 0, 1), expected["pt"].numpy(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
+def test_models_that_are_told_the_guidance_scale_equal_diffusers(tmp_path, guidance_scale):
+    """As latent consistency models are: one call a step, whatever the scale."""
+    save_pipeline(tmp_path, replace(TINY, time_cond_proj_dim=20))
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path, low_cpu_mem_usage=False)
+    theirs.unet.time_embedding.cond_proj.weight.data *= 30  # so that the scale weighs more than rounding
+    theirs.unet.save_pretrained(tmp_path / "unet")
+    theirs.scheduler = diffusers.DDIMScheduler.from_config(theirs.scheduler.config)
+    theirs.set_progress_bar_config(disable=True)
+    latents, asked = random(2, 4, 8, 8), {"guidance_scale": guidance_scale}
+    asked_there = {"num_inference_steps": 3, "latents": torch.tensor(latents), "output_type": "latent"}
+    expected = theirs(PROMPTS, **asked, **asked_there).images
+    ours = load_pipeline(tmp_path)
+    found, other = (
+        text_to_image(ours, None, PROMPTS, latents=latents, steps=3, guidance_scale=scale).latents
+        for scale in (guidance_scale, 7.0)
+    )
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-3)
+    assert np.abs(other - found).max() > 0.01
+    assert text_to_image_task(ours, PROMPTS, steps=3, **asked).shape.branches == 1
 
 
 def test_without_negative_prompts_the_empty_one_is_taken(folder, pipeline):
@@ -202,7 +225,7 @@ def test_a_long_prompt_is_cut_with_a_warning_as_in_diffusers(folder, pipeline):
         ({"images": np.zeros((1, 3, 16, 16))}, "1 images to start from, and 2 prompts"),
         ({"images": np.full((2, 3, 16, 16), 255.0)}, r"outside of \[-1, 1\]"),
         ({"images": np.full((2, 3, 16, 16), np.nan)}, r"outside of \[-1, 1\]"),
-        ({"images": np.zeros((2, 3, 16, 16)), "latents": np.zeros((2, 4, 8, 8))}, "not both"),
+        ({"images": np.zeros((2, 3, 16, 16)), "latents": np.zeros((2, 4, 8, 8))}, "not two of them"),
         ({"images": np.zeros((2, 3, 16, 16)), "strength": 0.1, "steps": 5}, "strength must be above 0"),
         ({"images": np.zeros((2, 3, 16, 16)), "strength": 1.5}, "strength must be .* at most 1"),
         ({"guidance_scale": 0.5}, "guidance_scale must be at least 1"),
