@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: help setup sample lab test attack notebooks run-notebooks lint clean
 
 help:
-	@echo "make sample   sample digits securely on three parties, and write figures/sample.png"
+	@echo "make sample   three parties draw ten digits and a prompt: figures/sample.png, figures/prompt.png"
 	@echo "make lab      open the notebooks in JupyterLab"
 	@echo "make test     run all tests, and all notebooks"
 	@echo "make attack   run the tests in which somebody attacks, or random processes fail; FAULTS=200 for more of these"
@@ -22,7 +22,9 @@ setup: .venv/installed
 	touch $@
 
 sample: setup
-	$(BIN)/cipherdm sample --model mnist10 --labels 0-9 --steps 20 --granularity step --out figures/sample.png
+	$(BIN)/cipherdm sample --model mnist10-turbo-2 --granularity step --out figures/sample.png
+	$(BIN)/cipherdm sample --model sd-mini-turbo-1 --prompt "a small red seven on a blue background" --granularity step \
+		--out figures/prompt.png
 
 # LAB takes options of JupyterLab, such as --no-browser.
 lab: setup

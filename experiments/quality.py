@@ -220,14 +220,20 @@ SAMPLERS_TARGET = Target(
     order=50,
 )
 
-_LABELS = ("--labels", "0-9", "--steps", "20"), ("--labels", "3", "--steps", "4")
-
 PICTURE = Target(
     "sample",
     "Ten digits, secure beside plaintext",
     "secure sampling gives the pictures that plaintext sampling gives",
     "ours",
-    (Command("sample", ("sample", "--model", TEN, "--granularity", "step"), *_LABELS, option="--out"),),
+    (
+        Command(
+            "sample",
+            ("sample", "--model", f"{TEN}-turbo-2", "--granularity", "step"),
+            (),
+            ("--labels", "3"),
+            option="--out",
+        ),
+    ),
     (Check("mean PSNR to plaintext", 33.0, 2, field("sample", "psnr_db"), unit=" dB"),),
     order=150,
 )

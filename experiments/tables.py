@@ -15,6 +15,7 @@ from cipherdm.files import replacing
 from cipherdm.records import read_record
 
 from .discovery import modules_with
+from .few_steps import captions_over_calls
 from .markdown import Table, markdown, records_named
 
 DOCUMENTS = ("README.md", "RESULTS.md", "experiments/README.md", "data/models/README.md")
@@ -66,11 +67,15 @@ def quality_table(measurements: Path) -> str:
 
 def captions_table(measurements: Path) -> str:
     """Return what is read back from images that were drawn by caption, and from composed ones."""
-    (record,) = records_named(measurements, "captions_*.json", "cipherdm read-back MODEL --record PATH")
-    parts = list(record["drawn"])
-    kinds = {"drawn": f"{record['count']} captions, drawn", "real": "the same, composed from MNIST"}
-    rows = [[name, *(f"{record[kind][part]:.1%}" for part in parts)] for kind, name in kinds.items()]
-    return markdown([record["model"], *parts], rows)
+    records = captions_over_calls(measurements)[::-1]
+    parts = list(records[0]["drawn"])
+
+    def row(name: str, calls: str, record: dict[str, Any], kind: str) -> list[str]:
+        return [name, calls, f"{record['count']:,}", *(f"{record[kind][part]:.1%}" for part in parts)]
+
+    rows = [row(record["model"], str(record["calls"]), record, "drawn") for record in records]
+    rows.append(row("composed from MNIST", "-", records[0], "real"))
+    return markdown(["model", "calls", "captions", *parts], rows)
 
 
 def candidates_table(measurements: Path) -> str:

@@ -33,7 +33,7 @@ from cipherdm.sampling.pipeline import CAPTIONS
 from cipherdm.schedules import Schedule, guided_coefficients, make_schedule
 
 from .classifier import load_classifier, save_classifier
-from .evaluation import diffusers_sampler, evaluate
+from .evaluation import diffusers_sampler, evaluate, model_digits
 from .export import replacing_files, write_grid
 from .recipes import NOISE_SCHEDULE
 from .run import Objective, OnStep, Run, go_on, loss_summary, one_thread, stop_requested
@@ -350,7 +350,8 @@ def _export(run: Run, teacher: Teacher, config: StudentConfig, out: Path) -> Non
         with replacing(temporary / SAMPLING) as file:
             file.write_text(json.dumps({"steps": config.calls, "guidance_scale": 1.0}, indent=2) + "\n")
         (temporary / "README.md").write_text(_card(run, config))
-        about = {"config": asdict(config), **loss_summary(run, 100), "scores": run.scores}
+        digits = {} if teacher.pipeline else {"digits": model_digits(teacher.folder)}
+        about = {"config": asdict(config) | digits, **loss_summary(run, 100), "scores": run.scores}
         write_record(temporary / "training.json", about)
 
 
