@@ -14,6 +14,7 @@ _NAMES = {
     "hosts": "event_table permissions timeline who_is_where",
     "kernels": "digit_table",
     "latency": "dominance_map latency_explorer load_costs",
+    "live": "on_parties",
     "networks": "network_explorer network_times",
     "pareto": "pareto_figure",
     "parties": "byte_histograms byte_uniformity certificate_table instructions operation_costs random_numbers squares",
