@@ -8,7 +8,7 @@ journal lacks, in new processes of the parties, which overwrite what an unfinish
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -193,9 +193,10 @@ def _planned(
     specs = {**specs, **{name: Spec.of(array) for name, array in weights.items()}}
     walking, protocols = None, call.protocols
     if protocols.walk_bits is not None:
-        key = node.function, tuple(specs[name] for name in node.inputs)
-        known = {} if sizes is None else {key: sizes[block.name]}
-        walking = Walking(protocols.walk_bits, protocols.significant_bits, known)
+        walking = Walking(protocols.walk_bits, protocols.significant_bits)
+        if sizes is not None:
+            program = walking.read(node.function, tuple(specs[name] for name in node.inputs))
+            walking = replace(walking, sizes={program.digest: sizes[block.name]})
     return node, weights, compile_plan([node], specs, keep=node.outputs, files=node.outputs, walking=walking)
 
 

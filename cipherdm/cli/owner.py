@@ -127,7 +127,7 @@ def plan(
         )
         rows.append(row | {"kB a call": sent / 1e3, "rounds": rounds})
         step += made
-    typer.echo(_lines(rows))
+    typer.echo(lines(rows))
     if out is not None:
         from ..views.plans import rings_of_step
 
@@ -151,10 +151,11 @@ def table(found: "Sequence[LayerRange]") -> str:
         }
         for entry in found
     ]
-    return _lines(rows)
+    return lines(rows)
 
 
-def _lines(rows: list[dict[str, Any]]) -> str:
+def lines(rows: list[dict[str, Any]]) -> str:
+    """Format rows as a table, with their keys above."""
     import pandas as pd  # slow to import, and --help does not need it
 
     return pd.DataFrame(rows).to_string(index=False, float_format="{:.4g}".format)
