@@ -24,8 +24,9 @@ def train(
     for folder in (out, Path("runs") / name):
         check_writable(folder / "training.json")
     from .digits import train as train_digits
-    from .few_steps import STUDENTS, train_student
+    from .few_steps import train_student
     from .sd_mini.train import train_sd_mini
+    from .students import STUDENTS
 
     settings = {"out": out, "steps": steps, "resume": resume}
     if name in STUDENTS:

@@ -13,8 +13,9 @@ import torch
 import cipherdm as cdm
 from cipherdm.models import find_model
 from cipherdm_experiments.training import few_steps
-from cipherdm_experiments.training.few_steps import STUDENTS, Phase, Teacher, student_objective, train_student
+from cipherdm_experiments.training.few_steps import Teacher, student_objective, train_student
 from cipherdm_experiments.training.recipes import NOISE_SCHEDULE
+from cipherdm_experiments.training.students import STUDENTS, Phase
 
 PHASES = (Phase(2, 1e-4), Phase(1, 1e-4, whole=True, huber=True, matching=0.1))
 TWO = replace(STUDENTS["mnist10-turbo-2"], initial=None, paths=8, batch=4, judged=20, phases=PHASES, name="short")
