@@ -110,7 +110,8 @@ def check_ranges(
     others than those which rings are planned from, on real numbers, without the errors of truncations. Arguments, order and
     errors are those of `owner.ranges.check_ranges`.
     """
-    steps = sampling_defaults(model.folder)["steps"] if steps is None else steps
+    folder = getattr(model, "folder", None)  # a pipeline has none, and is refused below
+    steps = sampling_defaults(folder)["steps"] if steps is None else steps
     found = ranges.check_ranges(model, protocols, steps=steps, per_class=per_class, seed=seed, progress=progress)
     if protocols.walk_bits is None:
         return found
