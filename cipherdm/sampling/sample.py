@@ -96,8 +96,8 @@ def sample(
         count: number of images, for models without classes.
         latents: [B, C, H, W], the initial noise, if the client brings its own.
         steps: denoising steps; 20 by default, or those of the model's `sampling.json`.
-        start: number of first steps to leave out. Noise is taken for the sample before the next one, which a model hardly tells
-            from it: the last 12 of 20 steps draw nearly what all 20 do.
+        start: number of first steps to leave out: noise is taken for the sample before the next one. How many a model can do
+            without differs; look at its images in plaintext first.
         reuse: one step of so many calls the whole U-Net, and the first and the last; see `schedules.whole_steps`. The steps
             between compute its last residual block and what follows. FAST has to be calibrated with the same steps and reuse.
         scheduler: name in `schedules.SCHEDULERS`; the model's own by default, but DDIM in the place of DDPM.
