@@ -115,7 +115,7 @@ _ALL = "all of a caption but the place"
 FEW_STEPS = Target(
     "few-steps",
     "Quality over calls of the U-Net: teachers, and students of one, two and four calls",
-    "four calls of a student give what twenty steps of its teacher give",
+    "four calls of a student give nearly what twenty steps of its teacher give",
     "ours",
     _commands(students(PROMPT_MODEL)),
     (

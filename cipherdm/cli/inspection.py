@@ -36,6 +36,7 @@ def inspect(
     from ..sampling.pipeline import load_model
     from ..schedules import scheduler_of
     from .owner import lines
+    from .sample import counted
 
     folder = cdm.find_model(name)
     loaded = load_model(folder)
@@ -51,10 +52,10 @@ def inspect(
     typer.echo(
         f"{folder.resolve().name} has {count:,} parameters and draws {' x '.join(map(str, unet.config.sample_shape))} numbers "
         f"from {asks}.\nIts scheduler is {(unet.scheduler_config or {}).get('_class_name')}; it is sampled by "
-        f"{settings['scheduler']} with {settings['steps']} steps{guided}."
+        f"{settings['scheduler']} in {counted(settings['steps'], 'step')}{guided}."
     )
     if count > LARGEST:
-        typer.echo(f"It is too large to be planned here: see `cipherdm bench full-call --model {folder} --plan`.")
+        typer.echo(f"It is too large to be planned here: see `cipherdm bench full-call {folder} --plan`.")
         return
     rows = [{"protocols": each} | _row(loaded, each, pictures, settings) for each in PROTOCOL_NAMES]
     typer.echo(lines(rows))

@@ -117,7 +117,7 @@ def step_graph(shape: StepShape, index: int = 0) -> Graph:
     deep = next(node for node in nodes if node.label == last.name).inputs[-len(last.inputs)]
     if whole_steps(shape.steps, shape.reuse)[0][index]:
         # Before the first one there is none: the line through one value and itself is that value.
-        keep = Node("reuse", Kept(), (deep,), (KEPT,))
+        keep = Node("reuse", unchanged, (deep,), (KEPT,))
         return Graph("step", tuple([*nodes, keep] if index == 0 else [keep, *nodes]), (*shape.state, deep, KEPT))
     needed, between = set(shape.state), []
     for node in reversed(nodes):
@@ -132,14 +132,9 @@ def step_graph(shape: StepShape, index: int = 0) -> Graph:
 KEPT, REUSED = "reuse.before", "reuse.now"
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Function of a value to itself."""
-
-    __name__ = "kept"
-
-    def __call__(self, value):
-        return value
+def unchanged(value):
+    """Return a value as it is, so that it has a second name."""
+    return value
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,7 @@ def text_to_image(
     """
     asked = {"negative_prompts": negative_prompts, "guidance_scale": guidance_scale}
     asked |= {"images": images, "strength": strength, "latents": latents, "protocols": named(protocols)}
-    settings = {"steps": steps, "start": start, "scheduler": scheduler, "eta": eta, "seed": seed}
-    settings |= {"reuse": reuse}
+    settings = {"steps": steps, "start": start, "reuse": reuse, "scheduler": scheduler, "eta": eta, "seed": seed}
     task = text_to_image_task(pipeline, prompts, **asked, **settings, ring=cluster is not None)
     result = run_task(task, cluster, granularity=granularity, engine=engine, progress=progress)
     check_sample(result.images, task.shape)

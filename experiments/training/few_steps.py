@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
+from cipherdm.errors import CipherDMError
 from cipherdm.files import checkout, replacing
 from cipherdm.models.checkpoint import SAMPLING
 from cipherdm.records import write_record
@@ -30,6 +31,7 @@ from cipherdm.sampling.pipeline import CAPTIONS
 from cipherdm.schedules import Schedule, guided_coefficients, make_schedule
 
 from .classifier import load_classifier, save_classifier
+from .digits import noise_levels
 from .evaluation import diffusers_sampler, evaluate, model_digits
 from .export import replacing_files, write_grid
 from .recipes import NOISE_SCHEDULE
@@ -121,7 +123,9 @@ def train_student(
 
     `steps` shortens or lengthens all phases alike. Students of one teacher learn from the same paths, `runs/TEACHER-paths-*`.
     """
-    config = STUDENTS[name_or_config] if isinstance(name_or_config, str) else name_or_config
+    config = STUDENTS.get(name_or_config) if isinstance(name_or_config, str) else name_or_config
+    if config is None:
+        raise CipherDMError(f"No student {name_or_config!r}. There are: {', '.join(STUDENTS)}.")
     if steps is not None:
         shares = [replace(phase, steps=max(1, round(phase.steps * steps / config.steps))) for phase in config.phases]
         config = replace(config, phases=tuple(shares))
@@ -194,13 +198,14 @@ def student_objective(teacher: Teacher, config: StudentConfig, data: dict[str, t
     timesteps = torch.from_numpy(schedule.timesteps)
     # The output that lands on the next sample, and how wide the image is that it implies: without that weight the first
     # stretch drowns the others.
-    wide = lambda row: row[:, None, None, None]  # noqa: E731
     deviations = []
     for call in range(config.calls):
         output = (samples[:, call + 1] - steps[call, 0] * samples[:, call]) / steps[call, 1]
         deviations.append((images[call, 0] * samples[:, call] + images[call, 1] * output).std())
     weights = images[:, 1] / steps[:, 1] / torch.stack(deviations)
-    levels = torch.from_numpy(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))).float()
+
+    def wide(row: torch.Tensor) -> torch.Tensor:
+        return row[:, None, None, None]
 
     def norm(error: torch.Tensor, huber: bool) -> torch.Tensor:
         return ((error**2 + _DELTA**2).sqrt() - _DELTA).mean() if huber else error.square().mean()
@@ -230,9 +235,7 @@ def student_objective(teacher: Teacher, config: StudentConfig, data: dict[str, t
                 wanted = decode(target[:some] / factor).sample
             minimised = minimised + config.pixels * norm(decode(drawn[:some] / factor).sample - wanted, phase.huber)
         if phase.matching:
-            minimised = minimised + _matching(
-                teacher, model["matched"], drawn, asked, levels, generator, phase.matching
-            )
+            minimised = minimised + _matching(teacher, model["matched"], drawn, asked, generator, phase.matching)
         return minimised, loss
 
     return objective
@@ -243,7 +246,6 @@ def _matching(
     matched: nn.Module,
     drawn: torch.Tensor,
     rows: torch.Tensor,
-    levels: torch.Tensor,
     generator: np.random.Generator,
     weight: float,
 ) -> torch.Tensor:
@@ -254,8 +256,7 @@ def _matching(
     """
     timesteps = torch.from_numpy(generator.integers(20, 980, len(drawn)))
     noise = torch.from_numpy(generator.standard_normal(tuple(drawn.shape), dtype=np.float32))
-    kept = levels[timesteps][:, None, None, None]
-    signal, sigma = kept.sqrt(), (1 - kept).sqrt()
+    signal, sigma = (level[timesteps] for level in noise_levels())
     noisy = signal * drawn.detach() + sigma * noise
     output = teacher.predict(matched, noisy, timesteps, rows)
     with torch.no_grad():

@@ -20,7 +20,7 @@ def inspected(*arguments) -> tuple[str, dict[str, str]]:
 
 def test_bytes_and_rounds_are_those_that_were_measured():
     said, rows = inspected("mnist01-tiny", "--steps", "3")
-    assert "draws 1 x 28 x 28 numbers from labels 0 to 1" in said and "ddim with 3 steps" in said
+    assert "draws 1 x 28 x 28 numbers from labels 0 to 1" in said and "ddim in 3 steps" in said
     measured = {row["variant"]: row for row in record("step_mnist01-tiny")["rows"]}
     for name in ("fast-64", "fast-rings"):
         draws, megabytes, rounds, *times = rows[name].split()[1:]

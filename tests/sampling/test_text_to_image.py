@@ -58,7 +58,7 @@ def test_text_to_image_equals_diffusers(folder, pipeline, scheduler, guidance_sc
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
 def test_models_that_are_told_the_guidance_scale_equal_diffusers(tmp_path, guidance_scale):
-    """As latent consistency models are: one call a step, whatever the scale."""
+    """Latent consistency models are told so: one call a step, whatever the scale."""
     save_pipeline(tmp_path, replace(TINY, time_cond_proj_dim=20))
     theirs = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path, low_cpu_mem_usage=False)
     theirs.unet.time_embedding.cond_proj.weight.data *= 30  # so that the scale weighs more than rounding
