@@ -18,8 +18,8 @@ from cipherdm.schedules import BETA_CLASSES, SCHEDULERS, make_schedule, schedule
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 # Predicting v keeps samples of an untrained network within the ring, where predicting noise lets them grow step by step.
 BOUNDED = SCHEDULER | {"prediction_type": "v_prediction"}
-OTHER_FAMILIES = ("FlowMatchEulerDiscrete", "EDMEuler", "EDMDPMSolverMultistep", "CMStochasticIterative", "ScoreSdeVe")
-OTHER_FAMILIES += ("KarrasVe", "VQDiffusion", "UnCLIP", "CogVideoXDDIM", "IPNDM", "Unheard")
+OTHER_FAMILIES = ("FlowMatchEulerDiscrete", "EDMDPMSolverMultistep", "ScoreSdeVe", "KarrasVe", "VQDiffusion")
+OTHER_FAMILIES += ("UnCLIP", "CogVideoXDDIM", "IPNDM", "Unheard")
 KINDS = {
     "ddpm": diffusers.DDPMScheduler,
     "ddim": diffusers.DDIMScheduler,
@@ -28,7 +28,10 @@ KINDS = {
     "euler-ancestral": diffusers.EulerAncestralDiscreteScheduler,
     "lcm": diffusers.LCMScheduler,
     "tcd": diffusers.TCDScheduler,
+    "edm": diffusers.EDMEulerScheduler,
+    "consistency": diffusers.CMStochasticIterativeScheduler,
 }
+FROM_BETAS = SCHEDULERS[:-2]
 SETTINGS = {"labels": [2, 0], "steps": 4, "scheduler": "dpmsolver++", "seed": 5}
 
 
@@ -69,36 +72,53 @@ def test_rows_follow_diffusers(steps, final, change, prediction):
     np.testing.assert_allclose(x, expected.numpy(), atol=1e-4 * max(1, float(expected.abs().max())))
 
 
+def follow(schedule, scheduler, options):
+    """Assert that a schedule's samples are what diffusers' model takes at each step, and that the last ones are equal."""
+    np.testing.assert_allclose(schedule.timesteps, scheduler.timesteps, rtol=1e-6)
+    noise = np.random.default_rng(0).standard_normal((2, 5)).astype(np.float32)
+    x, expected = noise * np.float32(schedule.deviation), torch.tensor(noise) * scheduler.init_noise_sigma
+    for row, timestep in zip(schedule.coefficients, scheduler.timesteps, strict=True):
+        factor, seed = 0.3 + float(timestep) / 1000, abs(int(timestep))
+        taken = scheduler.scale_model_input(expected, timestep)
+        np.testing.assert_allclose(x, taken, atol=1e-5 * max(1, float(taken.abs().max())))
+        drawing = {"generator": torch.Generator().manual_seed(seed)}
+        expected = scheduler.step(torch.tanh(taken) * factor, timestep, expected, **drawing, **options).prev_sample
+        fresh = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).numpy()
+        x = np.tensordot(row, np.stack([x, np.tanh(x) * factor, fresh]), axes=1)
+    np.testing.assert_allclose(x, expected, atol=1e-5 * max(1, float(expected.abs().max())))
+
+
 SPACINGS = ("leading", "trailing", "linspace")
 CASES = [(name, {"timestep_spacing": spacing}, None) for name in ("euler", "euler-ancestral") for spacing in SPACINGS]
 CASES += [("euler", {"use_karras_sigmas": True, "timestep_spacing": "trailing"}, None), ("lcm", {}, None)]
+CASES += [("euler", {"final_sigmas_type": "sigma_min"}, None)]
 CASES += [("tcd", {}, eta) for eta in (0.0, 0.3, 1.0)]
+OWN = [("edm", change) for change in ({}, {"prediction_type": "v_prediction"}, {"sigma_schedule": "exponential"})]
+OWN += [("edm", {"final_sigmas_type": "sigma_min"})]
+OWN += [("consistency", change) for change in ({}, {"num_train_timesteps": 18, "s_noise": 1.01, "sigma_data": 1.0})]
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize(("name", "change", "eta"), CASES, ids=str)
 @pytest.mark.parametrize("steps", [1, 4])
 def test_loops_of_few_steps_follow_diffusers(steps, name, change, eta, prediction):
-    """Samples are what diffusers' model takes at each step, and the last ones are equal."""
     if prediction == "sample" and name.startswith("euler"):
         pytest.skip("diffusers' Euler does not predict samples")
     config = SCHEDULER | {"prediction_type": prediction, "steps_offset": 1} | change
     scheduler = KINDS[name].from_config(config)
     scheduler.set_timesteps(steps)
     schedule = make_schedule(config, name, steps, eta=eta or 0.0)
-    np.testing.assert_allclose(schedule.timesteps, scheduler.timesteps, rtol=1e-6)
+    follow(schedule, scheduler, {} if eta is None else {"eta": eta})
 
-    noise = np.random.default_rng(0).standard_normal((2, 5)).astype(np.float32)
-    x, expected = noise * np.float32(schedule.deviation), torch.tensor(noise) * scheduler.init_noise_sigma
-    for row, timestep in zip(schedule.coefficients, scheduler.timesteps, strict=True):
-        factor, seed = 0.3 + float(timestep) / 1000, int(timestep)
-        taken = scheduler.scale_model_input(expected, timestep)
-        np.testing.assert_allclose(x, taken, atol=1e-5 * max(1, float(taken.abs().max())))
-        options = {"generator": torch.Generator().manual_seed(seed)} | ({} if eta is None else {"eta": eta})
-        expected = scheduler.step(torch.tanh(taken) * factor, timestep, expected, **options).prev_sample
-        fresh = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).numpy()
-        x = np.tensordot(row, np.stack([x, np.tanh(x) * factor, fresh]), axes=1)
-    np.testing.assert_allclose(x, expected, atol=1e-5 * max(1, float(expected.abs().max())))
+
+@pytest.mark.parametrize(("name", "change"), OWN, ids=str)
+@pytest.mark.parametrize("steps", [1, 4])
+def test_loops_of_models_with_noise_levels_of_their_own_follow_diffusers(steps, name, change):
+    scheduler = KINDS[name].from_config({"clip_denoised": False} | change)
+    scheduler.set_timesteps(steps)
+    config = dict(scheduler.config) | {"_class_name": KINDS[name].__name__}
+    assert scheduler_of(config) == name
+    follow(make_schedule(config, name, steps), scheduler, {})
 
 
 @pytest.mark.parametrize("kind", BETA_CLASSES)
@@ -108,7 +128,7 @@ def test_noise_levels_are_those_of_the_schedulers_own_class(kind):
     else:
         made = getattr(diffusers, kind)()
     config = dict(made.config) | {"_class_name": kind, "timestep_spacing": "leading"}
-    for name in SCHEDULERS:
+    for name in FROM_BETAS:
         if name == "dpmsolver++" and kind == "DEISMultistepScheduler":
             with pytest.raises(CipherDMError, match="deis"):
                 make_schedule(config, name, 5)
@@ -124,7 +144,7 @@ def test_noise_levels_are_those_of_the_schedulers_own_class(kind):
 def test_betas_that_diffusers_has_for_ddpm_only(shape):
     config = SCHEDULER | {"beta_schedule": shape}
     betas = diffusers.DDPMScheduler.from_config(config).betas.tolist()
-    for name in SCHEDULERS:
+    for name in FROM_BETAS:
         expected = make_schedule(SCHEDULER | {"trained_betas": betas}, name, 5)
         np.testing.assert_array_equal(make_schedule(config, name, 5).coefficients, expected.coefficients)
 
@@ -150,7 +170,7 @@ def test_every_number_of_steps_is_diffusers_or_refused():
     assert 0 < refused < 30
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", FROM_BETAS)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -202,7 +222,7 @@ def test_noise_without_signal_needs_another_prediction_than_noise():
     for name in ("ddpm", "ddim"):
         with pytest.raises(CipherDMError, match="no finite .*rescale_betas_zero_snr True, prediction_type 'epsilon'"):
             make_schedule(config, name, 3)
-    for name in SCHEDULERS:
+    for name in FROM_BETAS:
         assert np.isfinite(make_schedule(config | {"prediction_type": "v_prediction"}, name, 3).coefficients).all()
 
 
@@ -213,16 +233,39 @@ def test_other_variants_are_refused_by_name():
         make_schedule(SCHEDULER, "dpmsolver++", 5, clip=True)
 
 
-def test_plaintext_sampling_equals_diffusers(unet):
+@pytest.mark.parametrize(("name", "steps"), [("dpmsolver++", 4), ("euler", 4), ("edm", 4), ("consistency", 1)])
+def test_plaintext_sampling_equals_diffusers(unet, name, steps):
     model = diffusers.UNet2DModel.from_pretrained(unet.folder, low_cpu_mem_usage=False).eval()
-    scheduler = diffusers.DPMSolverMultistepScheduler.from_config(BOUNDED)
-    scheduler.set_timesteps(4)
+    own = name in ("edm", "consistency")
+    scheduler = (
+        KINDS[name](clip_denoised=False) if name == "consistency" else KINDS[name].from_config({} if own else BOUNDED)
+    )
+    scheduler.set_timesteps(steps)
     images = torch.from_numpy(np.random.default_rng(5).standard_normal((2, 1, 4, 4), dtype=np.float32))
+    images = images * scheduler.init_noise_sigma
     with torch.no_grad():
         for timestep in scheduler.timesteps:
-            noise = model(images, timestep, class_labels=torch.tensor([2, 0])).sample
-            images = scheduler.step(noise, timestep, images).prev_sample
-    np.testing.assert_allclose(sample(unet, None, protocols=DIRECT, **SETTINGS).images, images, atol=1e-4)
+            taken = scheduler.scale_model_input(images, timestep)
+            output = model(taken, timestep, class_labels=torch.tensor([2, 0])).sample
+            images = scheduler.step(output, timestep, images).prev_sample
+    told = replace(unet, scheduler_config=dict(scheduler.config) | {"_class_name": KINDS[name].__name__})
+    drawn = sample(told, None, labels=[2, 0], steps=steps, seed=5, protocols=DIRECT).images
+    np.testing.assert_allclose(drawn, images, atol=1e-4 * max(1, float(images.abs().max())))
+
+
+def test_models_with_noise_levels_of_their_own_take_their_own_scheduler(unet):
+    edm = {"_class_name": "EDMEulerScheduler"}
+    with pytest.raises(CipherDMError, match="is a EDMEulerScheduler: choose edm"):
+        make_schedule(edm, "ddim", 4)
+    with pytest.raises(CipherDMError, match="edm is for models made for it, and this one has a DDIMScheduler"):
+        make_schedule(SCHEDULER | {"_class_name": "DDIMScheduler"}, "edm", 4)
+    with pytest.raises(CipherDMError, match="edm begins with noise alone"):
+        make_schedule(edm, "edm", 4, start=1)
+    calibrated = calibrate(replace(unet, scheduler_config=edm), make_schedule(edm, "edm", 3), images_per_class=2)
+    np.testing.assert_allclose(calibrated["timesteps"], make_schedule(edm, "edm", 3).timesteps, rtol=1e-6)
+    noisy = make_schedule({"_class_name": "CMStochasticIterativeScheduler"}, "consistency", 2)
+    with pytest.raises(CipherDMError, match="consistency adds fresh noise"):
+        calibrate(unet, noisy, images_per_class=2)
 
 
 def test_fast_is_close_in_emulation(unet):

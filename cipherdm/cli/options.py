@@ -20,7 +20,7 @@ ModelOption = Annotated[str, typer.Option(help="Name in data/models, or path of 
 ModelArgument = Annotated[str, typer.Argument(help="Name in data/models, or path of a diffusers folder.")]
 ProtocolsOption = Annotated[str, typer.Option(help=f"{SETS}.")]
 # Written out, as the names of sets are. A test compares.
-SCHEDULER_NAMES = ("ddpm", "ddim", "dpmsolver++", "euler", "euler-ancestral", "lcm", "tcd")
+SCHEDULER_NAMES = ("ddpm", "ddim", "dpmsolver++", "euler", "euler-ancestral", "lcm", "tcd", "edm", "consistency")
 SchedulerOption = Annotated[
     str | None,
     typer.Option(

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from ..errors import CipherDMError
+from ..errors import CipherDMError, refuse
 from ..files import replacing
 from ..models.config import UNetConditionConfig
 from ..models.layout import last_resnet, unet_blocks
@@ -106,12 +106,14 @@ def observe(
         call: function of (params, sample, timestep [1], conditions) to the predicted noise and arrays to be recorded instead.
         reuse: as in `cipherdm.sample`; not with `call`.
     """
+    noisy = schedule.coefficients[:, -1]
+    refuse({f"{schedule.name} adds fresh noise, and layers are observed without: take one step": noisy.any()})
     call = jax.jit(call or _recorded_call(unet))
     whole, weights = whole_steps(schedule.steps, reuse)
     kept: list[np.ndarray] = []  # deep features of the last two whole steps
     branches = 2 if guided else 1
     shape = (len(conditions) // branches, *unet.config.sample_shape)
-    sample = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+    sample = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) * np.float32(schedule.deviation)
     for step, timestep in enumerate(schedule.timesteps):
         deep = (
             () if whole[step] else (sum(f * each for f, each in zip(weights[step], [kept[0], kept[-1]], strict=True)),)
