@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 import typer
 
 from ..errors import CipherDMError
-from . import explorer, hosts, inspection, owner, sample
+from . import conversion, explorer, hosts, inspection, owner, sample
 
 COMMANDS = "cipherdm.commands"
 """Group of entry points whose functions and Typer applications become commands under their names."""
@@ -20,7 +20,15 @@ def build() -> typer.Typer:
     app = typer.Typer(
         help="Secure three-party sampling of diffusion models.", no_args_is_help=True, pretty_exceptions_enable=False
     )
-    here = (sample.sample, owner.calibrate, owner.check_ranges, owner.plan, inspection.inspect, explorer.explorer)
+    here = (
+        sample.sample,
+        owner.calibrate,
+        owner.check_ranges,
+        owner.plan,
+        inspection.inspect,
+        conversion.convert,
+        explorer.explorer,
+    )
     of_hosts = (hosts.certificates, hosts.party, hosts.status, hosts.register, hosts.unregister, hosts.request)
     for command in (*here, *of_hosts):
         app.command()(command)

@@ -25,7 +25,8 @@ SAMPLING = "sampling.json"  # in a model's folder, if it is to be sampled otherw
 PIPELINE = "model_index.json"  # in a pipeline's folder, which holds the U-Net's folder and others
 _CONFIGS = {"UNet2DModel": UNetConfig, "UNet2DConditionModel": UNetConditionConfig}
 # diffusers' pipelines that are computed here: of a UNet2DModel, and of a UNet2DConditionModel.
-_PLAIN, _PROMPTED = ("DDPMPipeline", "DDIMPipeline"), ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+_PLAIN = ("DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline")
+_PROMPTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 
 # In FM64 with 18 fraction bits a product is right below 2^26 and can be silently wrong above. A weight of 2^13 leaves 2^13
 # to the other factor. A network with larger weights is broken, or needs rescaling before it is shared.
@@ -58,8 +59,7 @@ def existing_folder(path: str | Path) -> Path:
     folder = Path(path)
     if folder.is_file():
         raise CipherDMError(
-            f"{folder} is a file. Give a folder: one is written by "
-            f"diffusers.StableDiffusionPipeline.from_single_file({str(folder)!r}).save_pretrained(FOLDER)."
+            f"{folder} is a file. Give a folder: `cipherdm convert {folder} FOLDER` writes one of a single file."
         )
     if not folder.is_dir():
         hint = " A model of this name on the Hugging Face hub is downloaded by huggingface_hub.snapshot_download."
@@ -70,7 +70,9 @@ def existing_folder(path: str | Path) -> Path:
     return folder
 
 
-HOW_TO_SAVE = "Save it again with save_pretrained(folder, safe_serialization=True)."
+HOW_TO_SAVE = (
+    "`cipherdm convert` writes a folder with safetensors, as save_pretrained(folder, safe_serialization=True) does."
+)
 
 
 def takes_prompts(folder: str | Path) -> bool:
