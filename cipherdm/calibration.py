@@ -18,10 +18,10 @@ from .owner.observe import FILE, load_calibration, save_calibration
 from .owner.ranges import LayerRange
 from .progress import Progress
 from .protocols import FAST, Protocols
-from .sampling import make_task, sampling_nodes
+from .sampling import make_task, sampling_nodes, text_to_image_task
 from .sampling.pipeline import Pipeline, embed_prompts, known_captions
 from .sampling.rings import IMAGES_MET, drawn, room_taken, walking_of
-from .schedules import guided_coefficients, make_schedule
+from .schedules import Schedule, exploring_scheduler, guided_coefficients, make_schedule
 
 GUIDANCE_SCALE = "guidance_scale"  # name among the fits' arrays; the scale that they were made with
 
@@ -79,50 +79,98 @@ def calibrate(
     check_whole("the number of images", images, 1)
     timesteps = usual["steps"] if timesteps is None else timesteps
     check_whole("reuse", reuse, 1)
-    schedule = make_schedule(unet.scheduler_config, "ddim", timesteps)
+    schedule = make_schedule(unet.scheduler_config, exploring_scheduler(unet.scheduler_config), timesteps)
     settings: dict[str, Any] = {"reuse": reuse, "seed": seed, "progress": progress}
     if not prompts:
         fits = fit_layers(unet, schedule, images_per_class=images, **settings)
         return save_calibration(fits, unet)
-    told = at_guidance(unet, guidance_scale)
-    guided = guidance_scale > 1 and told is unet
-    embeddings = embed_prompts(model, known_captions(model, images, captions), guided=guided)
-    if guided:
-        schedule = replace(schedule, coefficients=guided_coefficients(schedule.coefficients, guidance_scale))
-    fits = fit_layers(told, schedule, embeddings=embeddings, guided=guided, **settings)
+    told, schedule, embedded = _prompted(model, schedule, known_captions(model, images, captions), guidance_scale)
+    fits = fit_layers(told, schedule, **embedded, **settings)
     return save_calibration(fits | {GUIDANCE_SCALE: np.float32([guidance_scale])}, told)
 
 
+def _prompted(
+    pipeline: Pipeline, schedule: Schedule, captions: Sequence[str], guidance_scale: float
+) -> tuple[UNet, Schedule, dict[str, Any]]:
+    """The U-Net as it is told the guidance scale, the schedule with guidance, and captions' embeddings."""
+    told = at_guidance(pipeline.unet, guidance_scale)
+    guided = guidance_scale > 1 and told is pipeline.unet
+    if guided:
+        schedule = replace(schedule, coefficients=guided_coefficients(schedule.coefficients, guidance_scale))
+    return told, schedule, {"embeddings": embed_prompts(pipeline, captions, guided=guided), "guided": guided}
+
+
 def check_ranges(
-    model: UNet,
+    model: UNet | Pipeline,
     protocols: Protocols = FAST,
+    captions: Sequence[str] | None = None,
     *,
     steps: int | None = None,
-    per_class: int = 4,
+    images: int | None = None,
+    guidance_scale: float | None = None,
     seed: int = 1,
     progress: Progress | None = None,
 ) -> list[LayerRange]:
-    """Do `owner.ranges.check_ranges`, and look how much of their room the cuts of a walk take.
+    """Sample with the exact model, and compare what its layers carry with the ranges on which a set's functions are right.
+
+    What is compared for each layer: `owner.ranges.check_ranges`.
 
     With sets that parties walk, each block has an entry for the function "cut": the largest number that one of its cuts reads,
     as a share of the largest with which the cut is right. So 1 is allowed. Rings are planned here as for single images, by
     DDIM in so many steps, block by block; a run with other settings has a plan of its own. The images that are looked at are
-    others than those which rings are planned from, on real numbers, without the errors of truncations. Arguments, order and
-    errors are those of `owner.ranges.check_ranges`.
+    others than those which rings are planned from, on real numbers, without the errors of truncations.
+
+    Args:
+        model: by `load_unet` or `load_pipeline`; as it was calibrated, if the set needs that.
+        protocols: the protocol set.
+        captions: as in `calibrate`.
+        steps: number of denoising steps; by default 20, or those of the model's `sampling.json`.
+        images: number of images of each class, 4 by default. For a pipeline, number of captions, 16 by default.
+        guidance_scale: as in `calibrate`, whose scale is the default if the model is calibrated.
+        seed: seed of the noise, which is public.
+        progress: called as progress(done, total, label).
+
+    Returns:
+        One entry for every layer and restricted function, those with the largest fraction outside first.
+
+    Raises:
+        CipherDMError: as `owner.ranges.check_ranges`; the model has no scheduler, takes prompts and is no pipeline, or has no
+            captions.
     """
-    folder = getattr(model, "folder", None)  # a pipeline has none, and is refused below
-    steps = sampling_defaults(folder)["steps"] if steps is None else steps
-    found = ranges.check_ranges(model, protocols, steps=steps, per_class=per_class, seed=seed, progress=progress)
+    prompts = isinstance(model, Pipeline)
+    unet = model.unet if prompts else model
+    if not prompts and isinstance(unet.config, UNetConditionConfig):
+        raise CipherDMError(f"{unet.folder} takes prompts: load the whole pipeline with load_pipeline.")
+    images = (16 if prompts else 4) if images is None else images
+    check_whole("the number of images", images, 1)
+    usual = sampling_defaults(unet.folder)
+    steps = usual["steps"] if steps is None else steps
+    name = exploring_scheduler(unet.scheduler_config)
+    schedule = make_schedule(unet.scheduler_config, name, steps)
+    settings: dict[str, Any] = {"seed": seed, "progress": progress}
+    asked: dict[str, Any] = {"steps": steps, "scheduler": name, "protocols": protocols}
+    if prompts:
+        if guidance_scale is None and protocols.prepare is not None:
+            guidance_scale = calibration_of(model)["guidance_scale"]
+        guidance_scale = usual["guidance_scale"] if guidance_scale is None else guidance_scale
+        known = known_captions(model, images, captions)
+        unet, schedule, embedded = _prompted(model, schedule, known, guidance_scale)
+        found = ranges.check_ranges(unet, schedule, protocols, **embedded, **settings)
+    else:
+        found = ranges.check_ranges(unet, schedule, protocols, per_class=images, **settings)
     if protocols.walk_bits is None:
         return found
-    classes = model.config.num_class_embeds
-    task = make_task(
-        model, steps=steps, scheduler="ddim", protocols=protocols, **({"labels": [0]} if classes else {"count": 1})
-    )
+    if prompts:
+        task = text_to_image_task(model, known[:1], guidance_scale=guidance_scale, **asked)
+        embeddings = embedded["embeddings"]
+        checked = replace(task, known_prompts=embeddings.reshape(task.shape.branches, -1, *embeddings.shape[1:]))
+    else:
+        task = checked = make_task(unet, **asked, **({"labels": [0]} if unet.config.num_class_embeds else {"count": 1}))
+        images *= unet.config.num_class_embeds or 1
     nodes = sampling_nodes(task.shape, "block")
     plan = compile_plan(nodes, task.specs, keep=["sample"], walking=walking_of(task, nodes, progress))
-    first = IMAGES_MET + seed * per_class * (classes or 1)
-    runs = drawn(task, range(first, first + per_class * (classes or 1)), progress, "checking cuts")
+    first = IMAGES_MET + seed * images
+    runs = drawn(checked, range(first, first + images), progress, "checking cuts")
     met = pd.DataFrame(room_taken(task, plan, runs), columns=["layer", "step", "share"])
     for layer, rows in met.groupby("layer", sort=False):
         outside = ~(rows["share"] <= 1)  # NaN is outside

@@ -48,6 +48,7 @@ def unet(tmp_path_factory):
 def pipeline(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prompts")
     save_pipeline(folder, PROMPTED)
+    (folder / "captions.txt").write_text("\n".join(WORDS))
     return cdm.load_pipeline(folder)
 
 
@@ -62,7 +63,7 @@ def test_a_folder_with_labels_is_calibrated_and_checked(unet):
     assert stored.keys() == fitted.keys()
     for name, array in fitted.items():
         np.testing.assert_array_equal(stored[name], array, err_msg=name)
-    found = cdm.check_ranges(unet, steps=2, per_class=8, seed=3)
+    found = cdm.check_ranges(unet, steps=2, images=8, seed=3)
     outside = [entry.outside for entry in found]
     assert outside == sorted(outside, reverse=True) and outside[0] < 0.5
     assert {entry.function for entry in found} == {"activation", "inverse root"}
@@ -72,7 +73,7 @@ def test_a_block_whose_cuts_have_no_room_is_named(unet, monkeypatch):
     cdm.calibrate(unet, timesteps=2, images=8, seed=3)
 
     def cuts(protocols):
-        found = cdm.check_ranges(unet, protocols, steps=2, per_class=2, seed=3)
+        found = cdm.check_ranges(unet, protocols, steps=2, images=2, seed=3)
         return {entry.layer: entry for entry in found if entry.function == "cut"}
 
     assert cuts(cdm.FAST) == {}
@@ -90,7 +91,6 @@ def test_a_block_whose_cuts_have_no_room_is_named(unet, monkeypatch):
 def test_captions_are_spread_or_read_from_the_folder(pipeline):
     """Twelve captions, of which every other one is taken: the first, the last, and those between."""
     settings = {"timesteps": 1, "guidance_scale": 2.0}
-    (pipeline.unet.folder / "captions.txt").write_text("\n".join(WORDS))
     cdm.calibrate(pipeline, images=12, **settings)
     assert calibration_of(pipeline) == {"guidance_scale": 2.0, "timesteps": 1}
     stored = load_calibration(pipeline.unet)
@@ -99,6 +99,21 @@ def test_captions_are_spread_or_read_from_the_folder(pipeline):
         cdm.calibrate(pipeline, captions, images=count, **settings)
         fitted = load_calibration(pipeline.unet)
         assert all(np.array_equal(stored[name], array) for name, array in fitted.items())
+
+
+def test_a_pipeline_is_checked_with_captions_and_the_guidance_of_its_calibration(pipeline):
+    known = {"captions": list(WORDS), "images": 12, "seed": 0}
+    cdm.calibrate(pipeline, timesteps=2, guidance_scale=2.0, **known)
+    found = cdm.check_ranges(pipeline, steps=2, **known)
+    assert {entry.function for entry in found} == {"inverse root", "inverse sum"}
+    assert {entry.layer.rpartition(".")[2] for entry in found} >= {"norm1", "norm2", "norm3", "attn1", "attn2"}
+    assert all(entry.outside == 0 for entry in found)
+    assert cdm.check_ranges(pipeline, steps=2, guidance_scale=60.0, **known)[0].outside > 0
+    for protocols in (cdm.FAST_64, cdm.FAST_RINGS):
+        found = cdm.check_ranges(pipeline, protocols, steps=2, **known)
+        cuts = {entry.layer: entry.highest for entry in found if entry.function == "cut"}
+        assert all(0 < highest <= 1 for highest in cuts.values())
+        assert {"conv_in", "conv_out"} <= cuts.keys() and any("attn2" in layer for layer in cuts)
 
 
 def test_wrong_models_are_named(unet, pipeline):
@@ -113,7 +128,7 @@ def test_wrong_models_are_named(unet, pipeline):
     with pytest.raises(cdm.CipherDMError, match="guidance_scale must be at least 1"):
         cdm.calibrate(pipeline, ["red"], guidance_scale=0.5)
     with pytest.raises(cdm.CipherDMError, match=f"{pipeline.unet.folder} takes prompts"):
-        cdm.check_ranges(pipeline)
+        cdm.check_ranges(pipeline.unet)
 
 
 def test_captions_come_one_a_line(tmp_path):

@@ -15,8 +15,14 @@ from ..progress import ProgressBar
 from .options import GuidanceOption, ModelArgument, ProtocolsOption, ReuseOption, StepsOption, writable_image
 
 if TYPE_CHECKING:
+    from ..models import UNet
     from ..owner.ranges import LayerRange
+    from ..sampling.pipeline import Pipeline
 
+CaptionsOption = Annotated[
+    Path | None,
+    typer.Option(help="File with one caption per line (Stable Diffusion models); its captions.txt by default."),
+]
 LEFT = 3  # exit code if a layer left its range; errors have 1, and wrong usage 2
 
 
@@ -33,22 +39,12 @@ def calibrate(
         ),
     ] = None,
     reuse: ReuseOption = 1,
-    captions: Annotated[
-        Path | None,
-        typer.Option(help="File with one caption per line (Stable Diffusion models); its captions.txt by default."),
-    ] = None,
+    captions: CaptionsOption = None,
     guidance_scale: GuidanceOption = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise, which is public.")] = 0,
 ) -> None:
     """Calibrate a model for the set `fast`: measure in plaintext what its layers carry, and store fits in its folder."""
-    from ..models import UNet
-    from ..sampling.pipeline import load_model, read_captions
-
-    folder = cdm.find_model(name)
-    model = load_model(folder)
-    if captions is not None and isinstance(model, UNet):
-        raise CipherDMError(f"{folder} is no Stable Diffusion folder, and takes no captions.")
-    texts = None if captions is None else read_captions(captions)
+    model, texts = _read(name, captions)
     settings = {
         "timesteps": timesteps,
         "reuse": reuse,
@@ -61,11 +57,27 @@ def calibrate(
     typer.echo(f"Wrote {path}.")
 
 
+def _read(name: str, captions: Path | None) -> "tuple[UNet | Pipeline, list[str] | None]":
+    """A model, and captions for it."""
+    from ..models import UNet
+    from ..sampling.pipeline import load_model, read_captions
+
+    folder = cdm.find_model(name)
+    model = load_model(folder)
+    if captions is not None and isinstance(model, UNet):
+        raise CipherDMError(f"{folder} is no Stable Diffusion folder, and takes no captions.")
+    return model, None if captions is None else read_captions(captions)
+
+
 def check_ranges(
     model: ModelArgument,
     protocols: ProtocolsOption = "fast",
     steps: StepsOption = None,
-    count: Annotated[int, typer.Option(help="Number of images of each class.")] = 4,
+    captions: CaptionsOption = None,
+    guidance_scale: GuidanceOption = None,
+    count: Annotated[
+        int | None, typer.Option(help="Number of images of each class, 4 by default; of captions, 16 by default.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise, which is public.")] = 1,
 ) -> None:
     """Check in plaintext whether a model's layers stay in the ranges outside which a protocol set is wrong.
@@ -77,9 +89,10 @@ def check_ranges(
     """
     from ..protocols import named
 
-    chosen, unet = named(protocols), cdm.load_unet(cdm.find_model(model))
+    chosen, (loaded, texts) = named(protocols), _read(model, captions)
+    settings = {"steps": steps, "images": count, "guidance_scale": guidance_scale, "seed": seed}
     with ProgressBar("step") as bar:
-        found = cdm.check_ranges(unet, chosen, steps=steps, per_class=count, seed=seed, progress=bar)
+        found = cdm.check_ranges(loaded, chosen, texts, progress=bar, **settings)
     if found:
         typer.echo(f"{table(found)}\n{verdict(found)}")
     else:

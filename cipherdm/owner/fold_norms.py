@@ -88,10 +88,10 @@ def fold_newton_norm(
     weight, bias = weights.constant.pop(f"{name}.weight"), weights.constant.pop(f"{name}.bias")
     unit = _take_unit(weights, name, _typical(fits, name).mean() ** 0.5)
     typical = _fold_root(weights, fits, name, eps if activation else GROUP_NORM_EPS, unit)
-    scale = fold_activation(weights, fits, name, activation)[0]
+    scale, offset = fold_activation(weights, fits, name, activation)
     scale = np.broadcast_to(scale, (len(fits.nearest), len(weight)))
     weights.by_step[f"{name}.weight"] = scale * weight / np.sqrt(np.repeat(typical, len(weight) // groups))
-    weights.by_step[f"{name}.shift"] = scale * bias
+    weights.by_step[f"{name}.shift"] = scale * bias + offset
     weights.bits.update({f"{name}.weight": NORM_WEIGHT_BITS, f"{name}.shift": GAIN_BITS})
 
 

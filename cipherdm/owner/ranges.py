@@ -9,11 +9,12 @@ import numpy as np
 
 from ..approximations.softmax import ShiftedSoftmax
 from ..errors import CipherDMError, check_whole
+from ..models.blocks import GROUP_NORM_EPS, LAYER_NORM_EPS
 from ..models.config import UNetConditionConfig
 from ..models.unet import UNet
 from ..progress import Progress
 from ..protocols import FAST, Protocols
-from ..schedules import make_schedule
+from ..schedules import Schedule
 from .observe import Layers, Observation, load_calibration, observe, one_hot_labels
 
 TOLERANCE = 0.1  # relative error beyond which an inverse, an inverse root or a sum of exponentials counts as wrong
@@ -50,15 +51,17 @@ _Rules = dict[tuple[str, str], Callable[[int, Observation], _Met]]  # by layer a
 
 
 def check_ranges(
-    model: UNet,
+    unet: UNet,
+    schedule: Schedule,
     protocols: Protocols = FAST,
     *,
-    steps: int = 20,
     per_class: int = 4,
+    embeddings: np.ndarray | None = None,
+    guided: bool = False,
     seed: int = 1,
     progress: Progress | None = None,
 ) -> list[LayerRange]:
-    """Sample with the exact model by DDIM, and compare what every layer carries with the ranges of the set's functions.
+    """Sample with the exact model, and compare what every layer carries with the ranges of the set's functions.
 
     - Activations, of sets on float32 arrays: the normalised values against the function's `domain`.
     - Softmax of such sets: the scores, less the row's maximum if the softmax subtracts it, against the exponential's `domain`.
@@ -66,17 +69,21 @@ def check_ranges(
       1 within TOLERANCE, after a factor common to all exponentials is divided out.
     - FAST, activations: the normalised values against "NORM.range" of the calibration, by channel and nearest timestep.
       FAST_GUARDED limits the values before attention too, so they are compared as well.
-    - FAST, normalisations: the variances with eps against the range in which the line of `fit_inverse_root` gives
+    - FAST, normalisations of a model with prompts: the variances with eps against the calibrated range of Newton's iteration;
+      of others: against the range in which the line of `fit_inverse_root` gives
       1/sqrt(variance) within TOLERANCE. With d the distance of an image's mean from the calibrated centre, the line sees
       x = variance + d^2, so its range depends on d.
     - FAST, attention: the sums of the rows against the range in which the quadratic of `fit_reciprocal` and Newton's
-      iteration give 1/sum within TOLERANCE. The fit of the exponential itself has no range, and is not checked.
+      iteration give 1/sum within TOLERANCE. The fit of the exponential itself has no range, and is not checked; nor have those
+      of activations of models with prompts.
 
     Args:
-        model: a model with labels, or without conditions.
+        unet: the model.
+        schedule: a schedule without fresh noise, with guided coefficients if there are two branches.
         protocols: the protocol set.
-        steps: number of denoising steps.
-        per_class: number of images of each class.
+        per_class: number of images of each class, for models with labels or without conditions.
+        embeddings: embeddings of prompts as `embed_prompts` makes them, for models with prompts; one image each.
+        guided: True if the embeddings are of two branches.
         seed: seed of the initial noise, which is public.
         progress: called as progress(done, steps, "check") after each step.
 
@@ -85,19 +92,12 @@ def check_ranges(
         set is restricted there are none, and no image is sampled.
 
     Raises:
-        CipherDMError: a number is out of its range; the model has no scheduler or takes prompts; the set needs a calibration
-            that the model lacks; or a restricted activation gets values that are not observed.
+        CipherDMError: a number is out of its range; the set needs a calibration that the model lacks; or a restricted
+            activation gets values that are not observed.
     """
-    unet = getattr(model, "unet", model)  # of a pipeline, which is refused here
-    if isinstance(unet.config, UNetConditionConfig):
-        raise CipherDMError(
-            f"{unet.folder or 'This model'} takes prompts, and ranges are checked for models with labels only. Compare images "
-            "instead: text_to_image(pipeline, None, ...) with FAST and with DIRECT."
-        )
     check_whole("the number of images of each class", per_class, 1)
     check_whole("the seed", seed, 0)
-    labels = one_hot_labels(unet, per_class)
-    schedule = make_schedule(unet.scheduler_config, "ddim", steps)
+    conditions = one_hot_labels(unet, per_class) if embeddings is None else np.float32(embeddings)
     if protocols.prepare is None:
         rules = _rules_of_functions(unet, protocols)
     else:
@@ -112,7 +112,7 @@ def check_ranges(
         if progress is not None:
             progress(step + 1, schedule.steps, "check")
 
-    observe(unet, schedule, labels, seed=seed, visit=visit)
+    observe(unet, schedule, conditions, guided=guided, seed=seed, visit=visit)
     found = [_summed(*key, np.array(of_steps, np.float64)) for key, of_steps in rows.items()]
     return sorted(found, key=lambda entry: (-entry.outside, -entry.excess))
 
@@ -155,6 +155,9 @@ def _rules_of_functions(unet: UNet, protocols: Protocols) -> _Rules:
         if domain != (-inf, inf):
             _require_observed(unet, protocols, function)
             rules[name, function.name] = lambda _, seen, name=name, ends=domain: _within(seen.normalised[name], *ends)
+    domain = getattr(protocols.gelu, "domain", (-inf, inf))
+    for name in layers.gates if domain != (-inf, inf) else ():
+        rules[name, protocols.gelu.name] = lambda _, seen, name=name, ends=domain: _within(seen.gates[name], *ends)
     softmax = protocols.softmax
     shifted = isinstance(softmax, ShiftedSoftmax)
     domain = softmax.exponential.domain if shifted else getattr(softmax, "domain", (-inf, inf))
@@ -198,7 +201,12 @@ def _rules_of_calibration(unet: UNet, timesteps: np.ndarray, *, guarded: bool) -
     nearest = np.abs(stored["timesteps"][None, :] - timesteps[:, None]).argmin(1)
     rules: _Rules = {}
     layers = Layers.of(unet)
-    for name in layers.group_norms:
+    prompts = isinstance(unet.config, UNetConditionConfig)
+    for name in (*layers.group_norms, *layers.token_norms) if prompts else ():
+        eps = LAYER_NORM_EPS if name in layers.token_norms else GROUP_NORM_EPS
+        eps = unet.config.norm_eps if name in layers.activations else eps
+        rules[name, "inverse root"] = partial(_spread_range, name, stored[f"{name}.spread"][nearest], eps)
+    for name in () if prompts else layers.group_norms:
         restricted = layers.activations.get(name, "quad") != "quad"
         if guarded or restricted:
             if f"{name}.range" not in stored:
@@ -211,7 +219,8 @@ def _rules_of_calibration(unet: UNet, timesteps: np.ndarray, *, guarded: bool) -
         center = stored[f"{name}.center"][:, nearest]
         rules[name, "inverse root"] = partial(_root_range, name, *lines, center, unet.config.norm_eps)
     for name in layers.attentions:
-        fits = {leaf: stored[f"{name}.{leaf}"][nearest].astype(np.float64) for leaf in ("exp", "key", "sum")}
+        by_step = ("exp", "sum") if prompts else ("exp", "key", "sum")
+        fits = {leaf: stored[f"{name}.{leaf}"][nearest].astype(np.float64) for leaf in by_step}
         fits |= {leaf: stored[f"{name}.{leaf}"] for leaf in ("counts", "floor") if f"{name}.{leaf}" in stored}
         rules[name, "inverse sum"] = partial(_sum_range, name, fits)
     return rules
@@ -221,6 +230,11 @@ def _normalised_range(name: str, ends: np.ndarray, step: int, seen: Observation)
     """Normalised values by channel against calibrated ends [steps, C, 2]."""
     values = seen.normalised[name]
     return _within(values, *(end.reshape(1, -1, *[1] * (values.ndim - 2)) for end in ends[step].T))
+
+
+def _spread_range(name: str, ends: np.ndarray, eps: float, step: int, seen: Observation) -> _Met:
+    """Variances with eps against calibrated ends [steps, groups, 2], or [steps, 1, 2] for all tokens."""
+    return _within(seen.variances[name] + eps, *ends[step].T)
 
 
 def _root_range(
@@ -263,12 +277,14 @@ def _sum_range(name: str, fits: Mapping[str, np.ndarray], step: int, seen: Obser
     squarings, newton = fits["counts"]
     error = TOLERANCE ** (0.5**newton)  # a Newton step squares it
     scores, keys = (x[name].astype(np.float64) for x in (seen.scores, seen.keys))
-    if "floor" not in fits:
+    if "floor" in fits:
+        scores = np.maximum(_less_maximum(scores), fits["floor"])
+    elif "key" not in fits:  # a prompt's own mean key
+        scores = scores - scores.mean(-1, keepdims=True)
+    else:
         # Scores about the calibrated mean key. Queries are not observed, but scores are linear in the keys.
         mean = fits["key"][step].reshape(1, keys.shape[1], -1, 1)
         scores = scores - scores @ np.linalg.pinv(keys) @ mean
-    else:
-        scores = np.maximum(_less_maximum(scores), fits["floor"])
     sums = (np.polyval(fits["exp"][step], scores) ** 2**squarings).sum(-1)
     r0, r1 = fits["sum"][step]
     # x times the inverse is a cubic that rises below and above the range that calibration fitted it on.

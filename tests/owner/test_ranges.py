@@ -12,15 +12,21 @@ from cipherdm.approximations.silu import silu_polynomial
 from cipherdm.approximations.softmax import softmax_bounded
 from cipherdm.cli import build
 from cipherdm.models import init_unet, load_unet, save_unet
+from cipherdm.owner import ranges
 from cipherdm.owner.calibrate import calibrate
 from cipherdm.owner.observe import observe, one_hot_labels, save_calibration
-from cipherdm.owner.ranges import TOLERANCE, _inverse_root_range, check_ranges
+from cipherdm.owner.ranges import TOLERANCE, _inverse_root_range
 from cipherdm.protocols import named
 from cipherdm.schedules import make_schedule
 
 CONFIG = replace(ONE_LEVEL, attention_head_dim=4, num_class_embeds=2)
 NOISE = {"steps": 3, "per_class": 8, "seed": 3}
 LAYER = "mid_block.resnets.0.norm1"
+
+
+def check_ranges(unet, protocols, steps=3, **settings):
+    """By DDIM."""
+    return ranges.check_ranges(unet, make_schedule(unet.scheduler_config, "ddim", steps), protocols, **settings)
 
 
 @pytest.fixture(scope="module")
