@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from cipherdm.costs.sampling import SAMPLERS
+from cipherdm.schedules import whole_steps
 from cipherdm.views.style import PALETTE, describe, new_figure
 
 from .markdown import markdown, records_named
@@ -36,6 +37,12 @@ def captions_over_calls(measurements: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["calls"])
 
 
+def reused(measurements: Path) -> list[dict[str, Any]]:
+    """Return the records of mnist10 in which only some steps call the whole U-Net. "calls" counts these."""
+    found = records_named(measurements, "reuse_*.json", f"cipherdm evaluate {TEN} --steps 20 --reuse 4 --record PATH")
+    return [record | {"calls": int(whole_steps(record["steps"], record["reuse"])[0].sum())} for record in found]
+
+
 def students(model: str) -> tuple[str, ...]:
     """Return the names of a model's students."""
     return tuple(f"{model}-turbo-{calls}" for calls in CALLS[model])
@@ -45,14 +52,15 @@ def few_steps_table(measurements: Path) -> str:
     """Return the quality of digits over calls of the U-Net."""
     rows = [
         [row["model"], _sampler(row), str(row["calls"]), f"{row['accuracy']:.2%}", f"{row['lenet_fid']:.2f}"]
-        for row in quality_over_calls(measurements)
+        for row in (*quality_over_calls(measurements), *reused(measurements))
         if row["scheduler"] != "ddpm"
     ]
-    return markdown(["model", "sampler", "calls", "accuracy", "LeNet-FID"], rows)
+    return markdown(["model", "sampler", "whole calls", "accuracy", "LeNet-FID"], rows)
 
 
 def _sampler(row: dict[str, Any]) -> str:
-    return f"{SAMPLERS[row['scheduler']]}-{row['steps']}"
+    reuse = f", reuse={row['reuse']}" if row.get("reuse", 1) > 1 else ""
+    return f"{SAMPLERS[row['scheduler']]}-{row['steps']}{reuse}"
 
 
 def figure(records: Path) -> Figure:
@@ -80,7 +88,7 @@ def figure(records: Path) -> Figure:
         (PALETTE[0], PALETTE[2]),
         {
             f"{PROMPT_MODEL}, with guidance": [row for row in captions if row["model"] == PROMPT_MODEL],
-            "its students": [row for row in captions if row["model"] != PROMPT_MODEL],
+            "its students": [row for row in captions if row["model"] in students(PROMPT_MODEL)],
         }.items(),
         strict=True,
     ):
@@ -106,6 +114,12 @@ def _commands(models: Sequence[str]) -> tuple[Command, ...]:
         Command(f"quality_{name}_direct", ("evaluate", name), (), ("--count", "200", "--compare", "16"))
         for name in students(TEN)
     )
+    digits += tuple(
+        Command(
+            f"reuse_{TEN}_{reuse}", ("evaluate", TEN, "--steps", "20", "--reuse", str(reuse)), (), ("--count", "200")
+        )
+        for reuse in (2, 4)
+    )
     reading = ("--count", str(_CAPTIONS)), ("--count", "100")
     return digits + tuple(Command(f"captions_{name}", ("read-back", name), *reading) for name in models)
 
@@ -123,6 +137,7 @@ FEW_STEPS = Target(
             accuracy(f"{name}: accuracy", f"quality_{name}_direct", expected, 1, 3)
             for name, expected in zip(students(TEN), (99.2, 99.0), strict=True)
         ),
+        accuracy(f"{TEN}, DDIM-20, every fourth call whole: accuracy", f"reuse_{TEN}_4", 99.0, 1, 3),
         *(
             Check(f"{name}: {_ALL}", expected, 2, field(f"captions_{name}", "drawn", "all", factor=100), 6, unit="%")
             for name, expected in zip(students(PROMPT_MODEL), (92.5, 94.5, 95.5), strict=True)

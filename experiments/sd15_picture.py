@@ -27,7 +27,7 @@ from cipherdm.views.networks import PARTS
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 
 from .full_call import summary
-from .markdown import markdown
+from .markdown import duration, markdown
 
 LITERATURE = (LAN, CHEETAH_LAN, WAN, SPU_WAN)
 """Networks of the projection: those that publications compute on."""
@@ -37,7 +37,7 @@ _PUBLISHED_COLOUR = "#bbbbbb"
 LEFT_OUT = (
     "preparing the owner's weights and sharing them with the parties, which is done once for a model and its schedule",
     "the text encoder and the VAE, which the client runs by itself on what only it sees",
-    "guidance and the scheduler's update, a few operations on the latents at each step",
+    "guidance, a few operations on the latents at each step",
     "sending the shares of the prompt and of the noise, and fetching the latents",
 )
 """Work for an image besides the calls."""
@@ -118,7 +118,7 @@ def published_of(record: Mapping[str, Any]) -> tuple[Published, ...]:
 def picture_totals(record: Mapping[str, Any], picture: Picture) -> dict[str, float]:
     """Return an image's seconds on one machine, bytes, sends, rounds and bytes on the path, from the rows of a record."""
     once = sum_totals(row for row in record["rows"] if row["kind"] in CONTEXT_KINDS)
-    each = sum_totals(row for row in record["rows"] if row["kind"] not in CONTEXT_KINDS)
+    each = sum_totals(row for row in record["rows"] if row["kind"] not in CONTEXT_KINDS and not row.get("step"))
     return {name: picture.branches * once[name] + picture.calls * each[name] for name in each}
 
 
@@ -190,6 +190,31 @@ def _told(hours: float, size: float) -> str:
     return f"{time}, {size:,.0f} GB"
 
 
+def measured_table(measurements: Path) -> str:
+    """Return images of Stable Diffusion's size that three parties drew, from sharing to decoding, above published figures."""
+    found = [read_record(measurements / f"{name}.json") for name in ("sd15_step", "sd15_4_calls")]
+    rows = [
+        [f"three parties, {record['protocols']}", str(len(record["timesteps"])), duration(record["seconds"])]
+        + [duration(record["share_seconds"]), duration(record["decode_seconds"]), f"{record['bytes'] / 1e9:,.1f}"]
+        + [f"{record['rounds']:,}", f"{record['error']['parties']['rms']:.3f}"]
+        for record in found
+    ]
+    for published in PUBLISHED:
+        known = [duration(published.seconds), "-", "-", f"{published.bytes / 1e9:,.0f}", "-", "-"]
+        rows.append([published.name, f"{published.steps} steps", *known])
+    header = [
+        "by",
+        "calls",
+        "computing",
+        "planning and sharing weights",
+        "decoding",
+        "GB",
+        "rounds",
+        "error of latents, of their rms",
+    ]
+    return markdown(header, rows)
+
+
 def full_size_table(measurements: Path) -> str:
     """Return an image of Stable Diffusion's size, projected from one call, beside published figures, and what is left out."""
     path = measurements / "sd15_step.json"
@@ -208,4 +233,4 @@ def full_size_table(measurements: Path) -> str:
     )
 
 
-TABLES = {"full_size": full_size_table}
+TABLES = {"full_size": full_size_table, "full_size_measured": measured_table}

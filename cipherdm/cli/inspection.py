@@ -13,7 +13,7 @@ from .options import PROTOCOL_NAMES, GuidanceOption, ModelArgument, SchedulerOpt
 if TYPE_CHECKING:
     from ..costs.sampling import StepCost
     from ..models import UNet
-    from ..sampling import Pipeline
+    from ..sampling.pipeline import Pipeline
 
 LARGEST = 100_000_000
 """Parameters from which on a model is not prepared here: `cipherdm bench full-call --plan` takes it block by block."""
@@ -55,7 +55,8 @@ def inspect(
         f"{settings['scheduler']} in {counted(settings['steps'], 'step')}{guided}."
     )
     if count > LARGEST:
-        typer.echo(f"It is too large to be planned here: see `cipherdm bench full-call {folder} --plan`.")
+        plan = f": see `cipherdm bench full-call {folder} --plan`" if loaded is not unet else "; a run tells its cost"
+        typer.echo(f"It is too large to be planned here{plan}.")
         return
     rows = [{"protocols": each} | _row(loaded, each, pictures, settings) for each in PROTOCOL_NAMES]
     typer.echo(lines(rows))

@@ -188,7 +188,8 @@ class UNetConditionConfig(_Config):
 
     `attention_head_dim` is the number of heads, of all levels or of each: diffusers takes it so for this class, whatever the
     name says. `upcast_attention` asks for float32 inside models of half precision; here everything is float32, so it changes
-    nothing. `dropout` is kept for those who train with diffusers. Raises CipherDMError if this package does not compute what a
+    nothing. `dropout` is kept for those who train with diffusers. The activation "quad", of students distilled into cheaper
+    functions, is ours, and diffusers refuses to load it. Raises CipherDMError if this package does not compute what a
     field asks for.
     """
 
@@ -196,7 +197,7 @@ class UNetConditionConfig(_Config):
     _choices = {
         "mid_block_type": ("UNetMidBlock2DCrossAttn", None),
         "downsample_padding": (0, 1),
-        "act_fn": ("silu", "swish", "mish", "gelu"),
+        "act_fn": ("silu", "swish", "mish", "gelu", "quad"),
         "resnet_time_scale_shift": ("default", "scale_shift"),
         "flip_sin_to_cos": (True, False),
         "use_linear_projection": (True, False),

@@ -137,7 +137,8 @@ class _Builder:
             "channels": inside,
             "flip_sin_to_cos": config.flip_sin_to_cos,
             "freq_shift": config.freq_shift,
-            "act_fn": self.act_fn if self.prompts else "silu",  # as diffusers gives it
+            # As diffusers gives it, which does not know "quad".
+            "act_fn": self.act_fn if self.prompts and self.act_fn != "quad" else "silu",
         }
         if getattr(config, "time_cond_proj_dim", None):  # no block reads it; see `at_guidance`
             self.shapes[GUIDANCE] = (inside, config.time_cond_proj_dim)

@@ -9,7 +9,15 @@ import numpy as np
 import typer
 from tqdm import tqdm
 
-from cipherdm.cli.options import ModelArgument, ProtocolsOption, SchedulerOption, ScoresOption, StepsOption
+from cipherdm.cli.options import (
+    ModelArgument,
+    ProtocolsOption,
+    ReuseOption,
+    SchedulerOption,
+    ScoresOption,
+    StartOption,
+    StepsOption,
+)
 from cipherdm.files import check_writable, checkout
 
 
@@ -42,6 +50,8 @@ def evaluate(
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps; 50 by default, or those of the model's sampling.json.")
     ] = None,
+    start: StartOption = 0,
+    reuse: ReuseOption = 1,
     scheduler: SchedulerOption = "ddim",
     eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
     protocols: ProtocolsOption = "direct",
@@ -69,13 +79,13 @@ def evaluate(
     folder = find_model(name)
     steps = sampling_defaults(folder, steps=50)["steps"] if steps is None else steps
     unet = cdm.load_unet(folder)
-    settings = {"steps": steps, "scheduler": scheduler, "eta": eta}
-    chosen = named(protocols)
+    settings = {"steps": steps, "start": start, "reuse": reuse, "scheduler": scheduler, "eta": eta}
+    chosen, granularity = named(protocols), "loop" if reuse == 1 else "step"
 
     def sampler(labels: np.ndarray, seed: int, protocols=chosen, cluster=None) -> np.ndarray:
         # Images that overflowed are counted below, so they are no error here.
         plan = {"protocols": protocols, "seed": seed, "ring": cluster is not None, **settings}
-        return run_task(make_task(unet, labels=labels.tolist(), **plan), cluster, granularity="loop").images
+        return run_task(make_task(unet, labels=labels.tolist(), **plan), cluster, granularity=granularity).images
 
     digits = model_digits(folder)
     with tqdm(total=count, unit="picture") as bar:

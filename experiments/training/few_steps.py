@@ -34,6 +34,7 @@ from .classifier import load_classifier, save_classifier
 from .digits import noise_levels
 from .evaluation import diffusers_sampler, evaluate, model_digits
 from .export import replacing_files, write_grid
+from .modules import use_quadratic_activation
 from .recipes import NOISE_SCHEDULE
 from .run import Objective, OnStep, Run, go_on, loss_summary, one_thread, stop_requested
 from .sd_mini.captions import all_captions, balanced_captions
@@ -173,7 +174,7 @@ def _draw_paths(teacher: Teacher, config: StudentConfig, path: Path, progress: b
 
 def _start(teacher: Teacher, config: StudentConfig, models: Path) -> Run:
     """Return the run at step 0. A phase with `matching` brings a second network, which learns the student's distribution."""
-    student = type(teacher.unet).from_config(teacher.unet.config)
+    student = _network(teacher, config)
     parts = {"student": student}
     if any(phase.matching for phase in config.phases):
         parts["matched"] = type(teacher.unet).from_config(teacher.unet.config)
@@ -185,6 +186,11 @@ def _start(teacher: Teacher, config: StudentConfig, models: Path) -> Run:
         student.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))
     adam = {"betas": (0.9, 0.99), "weight_decay": config.weight_decay}
     return Run(config.name, asdict(config), nn.ModuleDict(parts), partial(torch.optim.AdamW, **adam), config)
+
+
+def _network(teacher: Teacher, config: StudentConfig) -> nn.Module:
+    unet = type(teacher.unet).from_config(teacher.unet.config)
+    return use_quadratic_activation(unet) if config.act_fn == "quad" else unet
 
 
 def student_objective(teacher: Teacher, config: StudentConfig, data: dict[str, torch.Tensor]) -> Objective:
@@ -270,7 +276,7 @@ def _matching(
 
 def _export(run: Run, teacher: Teacher, config: StudentConfig, out: Path) -> None:
     """Write the averaged weights in half precision as a diffusers folder, with a card and the training record."""
-    unet = type(teacher.unet).from_config(teacher.unet.config)
+    unet = _network(teacher, config)
     unet.load_state_dict(run.averaged.module["student"].state_dict())
     unet = unet.half()
     with replacing_files(out) as temporary:
@@ -292,6 +298,11 @@ def _export(run: Run, teacher: Teacher, config: StudentConfig, out: Path) -> Non
 
 def _card(run: Run, config: StudentConfig) -> str:
     guided = f" with guidance {config.guidance:g}" if config.guidance != 1 else ""
+    alone = (
+        "does not know the quadratic activation, and refuses this folder"
+        if config.act_fn == "quad"
+        else "has to be told"
+    )
     return f"""# {config.name}
 
 Draws in {config.calls} call(s) of the U-Net, without guidance, what [{config.teacher}](../{config.teacher}) draws in
@@ -303,5 +314,5 @@ twenty steps.
   pictures that the teacher drew by DPM-Solver++ in 20 steps{guided}. It began with the weights of
   `{config.initial or config.teacher}`. `training.json` has phases, losses, scores, the machine and the versions.
 - **Use**: as its teacher, but with {config.calls} step(s) and without guidance. `sampling.json` says so to this package;
-  diffusers has to be told.
+  diffusers {alone}.
 """

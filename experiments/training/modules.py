@@ -5,12 +5,15 @@ Their JAX forms are in `cipherdm.protocols`.
 """
 
 from functools import partial
+from typing import TypeVar
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import UNet2DConditionModel, UNet2DModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
+
+UNet = TypeVar("UNet", UNet2DModel, UNet2DConditionModel)
 
 
 class Quad(nn.Module):
@@ -37,16 +40,23 @@ class LinearAttention:
         return (mixed + hidden_states) / attn.rescale_output_factor
 
 
-def use_cheap_functions(unet: UNet2DModel) -> UNet2DModel:
-    """Give the module both functions, and a configuration that says so, which diffusers then refuses to load as its own."""
+def use_quadratic_activation(unet: UNet) -> UNet:
+    """Give the module the activation, and a configuration that says so, which diffusers then refuses to load as its own."""
     for module in unet.modules():
         if isinstance(module, ResnetBlock2D):
             module.nonlinearity = Quad()
-        elif isinstance(module, Attention):
-            module.set_processor(LinearAttention())
     unet.conv_act = Quad()
-    unet.register_to_config(act_fn="quad", attention_kernel="linear")
+    unet.register_to_config(act_fn="quad")
     return unet
+
+
+def use_cheap_functions(unet: UNet2DModel) -> UNet2DModel:
+    """Give the module both functions, as `use_quadratic_activation` does."""
+    for module in unet.modules():
+        if isinstance(module, Attention):
+            module.set_processor(LinearAttention())
+    unet.register_to_config(attention_kernel="linear")
+    return use_quadratic_activation(unet)
 
 
 @torch.no_grad()

@@ -36,6 +36,7 @@ class StudentConfig:
     start: int  # noise is taken for the sample at timestep start - 1
     phases: tuple[Phase, ...]
     guidance: float = 1.0  # scale of the teacher's classifier-free guidance
+    act_fn: str = "silu"  # "quad" is ours; see `modules`
     initial: str | None = None  # the student in `data/models` to begin from, in the place of the teacher
     paths: int = 8000  # pictures that the teacher draws to learn from
     pixels: float = 0.0  # weight of the error of decoded pixels, on a quarter of the batch
@@ -89,6 +90,16 @@ def _students() -> Iterator[StudentConfig]:
     one = (Phase(600, 4e-4, whole=True, huber=True), Phase(400, 3e-4, whole=True, huber=True))
     yield StudentConfig(
         "sd-mini-turbo-1", calls=1, start=550, phases=one, initial="sd-mini-turbo-2", pixels=0.3, **mini
+    )
+    yield StudentConfig(
+        "sd-mini-turbo-1-quad",
+        calls=1,
+        start=550,
+        phases=one,
+        initial="sd-mini-turbo-1",
+        pixels=0.3,
+        act_fn="quad",
+        **mini,
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cipherdm import record
-from cipherdm.cli import build
+from cipherdm.cli import build, inspection
 from cipherdm.models import find_model
 
 
@@ -29,6 +29,13 @@ def test_bytes_and_rounds_are_those_that_were_measured():
         here, lan, wan = map(float, times)
         assert here == pytest.approx(3 * measured[name]["seconds"], rel=0.6) and here < lan < wan
     assert rows["direct"].split()[1:3] == ["yes", "-"]
+
+
+def test_a_large_model_is_sent_to_the_command_that_takes_it_block_by_block(monkeypatch):
+    monkeypatch.setattr(inspection, "LARGEST", 100_000)
+    for name, remedy in (("sd-mini", "bench full-call"), ("mnist10", "a run tells its cost")):
+        said, rows = inspected(name)
+        assert remedy in said and not rows
 
 
 def test_without_a_calibration_the_remedy_is_named(tmp_path):

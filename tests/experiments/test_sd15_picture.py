@@ -32,7 +32,7 @@ def row(kind, seconds, size, rounds):
 
 # Keys and values of the prompt, then what each call computes.
 ROWS = [row("context", 2.0, 4_000_000, 3), row("resnet", 10.0, 400_000_000, 40), row("conv_out", 5.0, 80_000_000, 10)]
-RECORD = {"rows": ROWS, "parameters": 859_520_964, "protocols": "fast-64"}
+RECORD = {"rows": ROWS, "parameters": 859_520_964, "protocols": "fast-64", "timesteps": [999]}
 
 
 def test_keys_of_a_prompt_count_once_and_all_else_at_each_call():

@@ -1,5 +1,7 @@
 """Text to image on three parties, with the plain model and with FAST; and FAST's preparation of models that take prompts."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +9,17 @@ import pytest
 from prompted_models import SMALL, save_pipeline
 from skimage.metrics import peak_signal_noise_ratio
 
-from cipherdm import DIRECT, FAST, FAST_GUARDED, FAST_RINGS, CipherDMError, calibrate, load_pipeline, text_to_image
+from cipherdm import (
+    DIRECT,
+    FAST,
+    FAST_64,
+    FAST_GUARDED,
+    FAST_RINGS,
+    CipherDMError,
+    calibrate,
+    load_pipeline,
+    text_to_image,
+)
 from cipherdm.engine import compile_plan
 from cipherdm.kernels.ring_program import WalkPlan
 from cipherdm.models import UNet, init_unet
@@ -61,6 +73,22 @@ def test_emulated_fast_is_close_to_the_exact_model(pipeline, scheduler):
     assert rms(emulated - exact) < 0.03 * rms(exact)
     other = drawn(pipeline, None, DIRECT, ["small red", "blue two seven"], scheduler=scheduler).latents
     assert rms(other - exact) > 2 * rms(emulated - exact)  # the prompt weighs more than the approximations
+
+
+@pytest.mark.slow
+def test_a_quadratic_activation_after_norms_of_prompted_models(pipeline, cluster, tmp_path):
+    """Of students in cheaper functions: emulated near the exact model, and walked near the emulation."""
+    folder = shutil.copytree(pipeline.unet.folder, tmp_path / "quad", ignore=shutil.ignore_patterns("calibration*"))
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"act_fn": "quad"}))
+    quadratic = load_pipeline(folder)
+    calibrate(quadratic, CAPTIONS * 2, timesteps=2, guidance_scale=3.0, seed=1)
+    exact, emulated = (drawn(quadratic, None, protocols).latents for protocols in (DIRECT, FAST))
+    assert rms(emulated - exact) < 0.03 * rms(exact)
+    assert rms(drawn(pipeline, None, DIRECT).latents - exact) > 0.01 * rms(exact)  # it is another function
+    found = drawn(quadratic, cluster, FAST_64, granularity="step")
+    assert extent_psnr(emulated, found.latents) > 45
+    assert found.cost.bytes < drawn(pipeline, cluster, FAST_64, granularity="step").cost.bytes
 
 
 @pytest.mark.slow

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
 
 from cipherdm.datasets import load_mnist
 from cipherdm.errors import CipherDMError
 
 from ..classifier import load_classifier
+from ..modules import use_quadratic_activation
 from .captions import Caption, balanced_captions
 from .pictures import Source, compose
 from .reader import agreement, read
@@ -77,7 +79,13 @@ def read_back(
 def load_pipeline(folder: str | Path) -> StableDiffusionPipeline:
     """Load the pipeline in a folder, by diffusers, with DDIM. Raises CipherDMError if it cannot be loaded."""
     try:
-        pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        config = UNet2DConditionModel.load_config(folder, subfolder="unet", local_files_only=True)
+        parts = {}
+        if config.get("act_fn") == "quad":  # which diffusers does not know
+            unet = UNet2DConditionModel.from_config(config | {"act_fn": "silu"})
+            unet.load_state_dict(load_file(Path(folder) / "unet" / "diffusion_pytorch_model.safetensors"))
+            parts = {"unet": use_quadratic_activation(unet)}
+        pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32, **parts)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise CipherDMError(
             f"{folder} does not load as a StableDiffusionPipeline ({error}). Train it with 'cipherdm train sd-mini', or "
