@@ -37,7 +37,9 @@ def calibrate(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Path:
-    """Sample with the exact model by DDIM, fit every layer for FAST, and store the fits in the model's folder.
+    """Sample with the exact model, fit every layer for FAST, and store the fits in the model's folder.
+
+    Steps are those of DDIM, or of the model's own scheduler if noise levels of its own allow no other.
 
     A pipeline draws one image per caption. Guidance leads away from the empty prompt, and what both branches carry is
     fitted. Other prompts and another guidance scale lead to other values, so captions should be like the expected prompts.
@@ -116,8 +118,8 @@ def check_ranges(
     What is compared for each layer: `owner.ranges.check_ranges`.
 
     With sets that parties walk, each block has an entry for the function "cut": the largest number that one of its cuts reads,
-    as a share of the largest with which the cut is right. So 1 is allowed. Rings are planned here as for single images, by
-    DDIM in so many steps, block by block; a run with other settings has a plan of its own. The images that are looked at are
+    as a share of the largest with which the cut is right. So 1 is allowed. Rings are planned here as for single images, in
+    so many steps, block by block; a run with other settings has a plan of its own. The images that are looked at are
     others than those which rings are planned from, on real numbers, without the errors of truncations.
 
     Args:
@@ -125,7 +127,8 @@ def check_ranges(
         protocols: the protocol set.
         captions: as in `calibrate`.
         steps: number of denoising steps; by default 20, or those of the model's `sampling.json`.
-        images: number of images of each class, 4 by default. For a pipeline, number of captions, 16 by default.
+        images: number of images of each class, 4 by default. For a pipeline, number of captions, 16 by default. All are
+            observed at once, with the scores of all attentions in memory, so a model with large latents needs fewer.
         guidance_scale: as in `calibrate`, whose scale is the default if the model is calibrated.
         seed: seed of the noise, which is public.
         progress: called as progress(done, total, label).

@@ -9,13 +9,17 @@ line. Here types get names, and small values stay until the program ends. The co
 """
 
 import hashlib
+import io
+import json
 import math
+import pickle
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import FunctionType
 from typing import Any
 
 import jax
@@ -153,13 +157,42 @@ def read_walk(
 ) -> RingProgram | None:
     """Return a function as a program that parties walk, or None if it compares or divides, which SPU has to do.
 
-    With rings `by_value`, joined products come apart (`kernels.apart`).
+    With rings `by_value`, joined products come apart (`kernels.apart`). Reading takes seconds for a whole step, so what came of
+    it is kept for functions of this package.
     """
+
+    def read() -> bytes:
+        try:
+            program = trace(function, inputs, fraction_bits)
+        except CipherDMError:
+            return b""
+        return json.dumps((apart(program) if by_value else program).fields()).encode()
+
+    content = _content_of((function, inputs, fraction_bits, by_value))
+    text = read() if content is None else kept(b"walk" + content, read)
+    return RingProgram.of_fields(json.loads(text)) if text else None
+
+
+class _OwnPickler(pickle.Pickler):
+    """Refuses functions and classes of other packages, which change without `kept` noticing."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, type | FunctionType) and value.__module__.partition(".")[0] not in _KNOWN:
+            raise pickle.PicklingError(f"{value.__module__}.{value.__qualname__}")
+        return NotImplemented
+
+
+_KNOWN = ("cipherdm", "builtins", "collections", "functools", "jax", "numpy")
+
+
+def _content_of(value: Any) -> bytes | None:
+    """Return all that tells a value from others, or None if that is not known."""
+    written = io.BytesIO()
     try:
-        program = trace(function, inputs, fraction_bits)
-    except CipherDMError:
+        _OwnPickler(written).dump(value)
+    except (pickle.PicklingError, AttributeError, TypeError):  # what each raises for a local function, by versions
         return None
-    return apart(program) if by_value else program
+    return written.getvalue()
 
 
 def compile_walk(function: Callable, inputs: tuple[Spec, ...], walking: Walking) -> Program:
