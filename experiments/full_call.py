@@ -389,6 +389,6 @@ PICTURE = Target(
     "a whole picture takes minutes on two cores",
     "ours",
     (Command("sd15_4_calls", (*_RINGS, "--steps", "4"), (), ("--reduced",), resumes=True),),
-    _checks("sd15_4_calls", 82.9),
+    _checks("sd15_4_calls", 82.4),
     order=111,
 )

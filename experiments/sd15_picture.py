@@ -27,7 +27,7 @@ from cipherdm.views.networks import PARTS
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 
 from .full_call import summary
-from .markdown import duration, markdown
+from .markdown import markdown
 
 LITERATURE = (LAN, CHEETAH_LAN, WAN, SPU_WAN)
 """Networks of the projection: those that publications compute on."""
@@ -194,21 +194,21 @@ def measured_table(measurements: Path) -> str:
     """Return images of Stable Diffusion's size that three parties drew, from sharing to decoding, above published figures."""
     found = [read_record(measurements / f"{name}.json") for name in ("sd15_step", "sd15_4_calls")]
     rows = [
-        [f"three parties, {record['protocols']}", str(len(record["timesteps"])), duration(record["seconds"])]
-        + [duration(record["share_seconds"]), duration(record["decode_seconds"]), f"{record['bytes'] / 1e9:,.1f}"]
+        [f"three parties, {record['protocols']}", str(len(record["timesteps"])), f"{record['bytes'] / 1e9:,.1f}"]
+        + [f"{record[name]:,.0f} s" for name in ("seconds", "share_seconds", "decode_seconds")]
         + [f"{record['rounds']:,}", f"{record['error']['parties']['rms']:.3f}"]
         for record in found
     ]
     for published in PUBLISHED:
-        known = [duration(published.seconds), "-", "-", f"{published.bytes / 1e9:,.0f}", "-", "-"]
+        known = [f"{published.bytes / 1e9:,.0f}", f"{published.seconds:,.0f} s", "-", "-", "-", "-"]
         rows.append([published.name, f"{published.steps} steps", *known])
     header = [
         "by",
         "calls",
+        "GB",
         "computing",
         "planning and sharing weights",
         "decoding",
-        "GB",
         "rounds",
         "error of latents, of their rms",
     ]

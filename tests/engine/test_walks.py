@@ -13,7 +13,7 @@ from words import product
 
 import cipherdm as cdm
 from cipherdm import CipherDMError, EngineConfig
-from cipherdm.engine import Node, Spec, Walking, compile_plan, party_pb2, walks
+from cipherdm.engine import Node, Spec, Walking, compile_plan, party_pb2, programs, walks
 from cipherdm.engine.config import PARTIES
 from cipherdm.engine.programs import compile_walk
 from cipherdm.engine.walk_links import WalkLinks
@@ -23,6 +23,7 @@ from cipherdm.kernels.rounds import Round
 from cipherdm.protocols.fixed import ENGINE_FRACTION_BITS, Fixed, decode, encode
 from cipherdm.sampling import make_task, sampling_nodes
 from cipherdm.sampling.rings import walking_of
+from cipherdm.sampling.steps import pick_class_words
 
 BITS = 10
 WALKING = Walking(ENGINE_FRACTION_BITS)
@@ -185,3 +186,28 @@ def test_a_party_with_another_program_ends_the_run():
         session._stubs[1].AddProgram(message)
         with pytest.raises(CipherDMError, match="party . runs another program"):
             session.run(plan)
+
+
+def moved(x):
+    return x.T
+
+
+def test_what_reading_gives_is_kept_for_functions_of_the_package_alone(monkeypatch, tmp_path):
+    """Another function may change without the cache noticing, so it is read anew in each process."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    traced, specs = [], (Spec((2, 3)), Spec((3, 4, 5)))
+
+    def trace(function, *rest):
+        traced.append(function.__name__)
+        return real(function, *rest)
+
+    real = programs.trace
+    monkeypatch.setattr(programs, "trace", trace)
+    found = []
+    for _ in range(2):  # as in two processes
+        programs.read_walk.cache_clear()
+        found.append(programs.read_walk(pick_class_words, specs, ENGINE_FRACTION_BITS, by_value=False))
+        programs.read_walk(moved, (Spec((2, 3)),), ENGINE_FRACTION_BITS, by_value=False)
+    programs.read_walk.cache_clear()
+    assert traced == ["pick_class_words", "moved", "moved"]
+    assert found[0].digest == found[1].digest == real(pick_class_words, specs, ENGINE_FRACTION_BITS).digest

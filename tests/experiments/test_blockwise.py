@@ -124,7 +124,7 @@ def test_an_interrupted_call_goes_on_where_it_was(unet, tmp_path):
     assert narrow["bytes"] < 0.95 * planned["bytes"]
 
     again = full_call.run(full_call.prepared(unet.folder), tmp_path, progress=stop)  # finished: nothing is run
-    assert again == record
+    assert again | {"decode_seconds": 0} == record | {"decode_seconds": 0}
 
 
 def test_parties_are_not_started_for_values_that_leave_the_ring(unet, tmp_path):

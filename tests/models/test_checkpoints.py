@@ -165,11 +165,11 @@ def test_a_lora_is_named(folder):
 
 
 def test_what_is_no_folder_is_told_how_to_become_one(folder, tmp_path):
-    assert "is a file" in refusal(folder / WEIGHTS) and "from_single_file" in refusal(folder / WEIGHTS)
+    assert "is a file" in refusal(folder / WEIGHTS) and "cipherdm convert" in refusal(folder / WEIGHTS)
     for name in ("google/ddpm-cifar10-32", Path("google/ddpm-cifar10-32")):
         with pytest.raises(CipherDMError, match="snapshot_download"):
             find_model(name)
-    with pytest.raises(CipherDMError, match="from_single_file"):
+    with pytest.raises(CipherDMError, match="cipherdm convert"):
         find_model(folder / WEIGHTS)
 
 
