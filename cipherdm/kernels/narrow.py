@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..errors import CipherDMError
 from .ring_program import FULL, MOVES, PRODUCTS, Operation, RingProgram, computed
 
 NEAR = 2  # bits that a factor may have more or fewer, rather than be truncated once more
@@ -41,7 +42,14 @@ def narrowed(
     """Return a program of the same results whose factors have `significant` bits, and the sizes of its values.
 
     Factors of elementwise products keep ELEMENTWISE bits more. `sizes` has the largest size of each secret value's words.
+    Raises CipherDMError if one of them leaves the ring of 64 bits.
     """
+    largest = max(sizes.values(), default=0.0)
+    if not largest < 2.0 ** (FULL - 1):  # NaN is refused too
+        raise CipherDMError(
+            f"rings cannot be planned: numbers of size {largest:.1e} leave that of {FULL} bits. The images that rings are "
+            "planned from have values outside of what calibration met; calibrate with more images."
+        )
     return _Narrowing(program, sizes, significant).done()
 
 

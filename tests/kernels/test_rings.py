@@ -156,6 +156,9 @@ def test_numbers_that_no_ring_holds_are_refused():
     program = read(square, [Spec((1,))])
     with pytest.raises(CipherDMError, match="numbers of 65 bits, more than 64"):
         planned(program, met(program, [np.array([1 << 30])]))
+    for far in (1 << 33, 1 << 60):
+        with pytest.raises(CipherDMError, match="leave that of 64 bits.*calibrate with more images"):
+            narrowed(program, met(program, [np.array([far])]), SIGNIFICANT)
 
 
 def test_what_a_row_of_zeros_and_a_one_picks_is_exact():
