@@ -26,8 +26,7 @@ def keepalive_options(timeouts: Timeouts) -> tuple[tuple[str, int], ...]:
     milliseconds = round(timeouts.keepalive * 1000)
     return (
         ("grpc.keepalive_time_ms", milliseconds),
-        ("grpc.keepalive_timeout_ms", milliseconds),
-        ("grpc.http2.ping_timeout_ms", milliseconds),  # a minute by default, whatever the line above says
+        ("grpc.http2.ping_timeout_ms", milliseconds),  # a minute by default; keepalive_timeout_ms does not change that
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", min(1000, milliseconds // 2)),
         ("grpc.http2.min_ping_interval_without_data_ms", min(1000, milliseconds // 2)),
