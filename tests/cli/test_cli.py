@@ -82,7 +82,10 @@ def test_pipelines_of_other_kinds_are_named(unet_pipeline, run, capsys):
     (unet_pipeline / "model_index.json").write_text('{"_class_name": "LDMPipeline"}')
     for command in (["sample", "--model"], ["calibrate"], ["check-ranges"]):
         assert run(*command, unet_pipeline) == 1
-        assert "is of a LDMPipeline; supported are DDPMPipeline, DDIMPipeline, ConsistencyModelPipeline, Stable" in capsys.readouterr().err
+        assert (
+            "is of a LDMPipeline; supported are DDPMPipeline, DDIMPipeline, ConsistencyModelPipeline, Stable"
+            in capsys.readouterr().err
+        )
 
 
 @pytest.mark.parametrize(
