@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from cipherdm.costs.sampling import SAMPLERS
+from cipherdm.records import read_record
 from cipherdm.schedules import whole_steps
 from cipherdm.views.style import PALETTE, describe, new_figure
 
@@ -59,6 +60,38 @@ def few_steps_table(measurements: Path) -> str:
         if row["scheduler"] != "ddpm"
     ]
     return markdown(["model", "sampler", "whole calls", "accuracy", "LeNet-FID"], rows)
+
+
+def trainings_table(measurements: Path) -> str:
+    """Return how students were trained: from whose weights, by which errors, and how good they were on the way.
+
+    Beside the students of `data/models` stands the one call of digits without distribution matching.
+    """
+    models = measurements.parent / "models"
+    named = [*students(TEN), *students(PROMPT_MODEL), QUADRATIC]
+    found = [read_record(models / name / "training.json") for name in named]
+    found.insert(1, read_record(measurements / "student_without_matching.json"))
+    rows = []
+    for record in found:
+        config = record["config"]
+        phases = ", then ".join(f"{phase['steps']} {_errors(phase, config)}" for phase in config["phases"])
+        scores = ", ".join(f"{_score(each)} at {each['step']:,}" for each in record["scores"])
+        rows.append(
+            [config["name"], config["initial"] or config["teacher"], phases, scores, f"{record['seconds']:,.0f} s"]
+        )
+    return markdown(["student", "begins as", "steps", "scores", "time"], rows)
+
+
+def _errors(phase: dict[str, Any], config: dict[str, Any]) -> str:
+    kinds = ["of the picture" if phase["whole"] else "of single calls"]
+    kinds += (
+        ["pseudo-Huber"] * phase["huber"] + ["pixels"] * (config["pixels"] > 0) + ["matching"] * (phase["matching"] > 0)
+    )
+    return ", ".join(kinds)
+
+
+def _score(scores: dict[str, Any]) -> str:
+    return f"{scores['lenet_fid']:.2f}" if "lenet_fid" in scores else f"{scores['all']:.1%}"
 
 
 def _sampler(row: dict[str, Any]) -> str:
@@ -150,4 +183,4 @@ FEW_STEPS = Target(
     order=95,
 )
 
-TABLES = {"few_steps": few_steps_table}
+TABLES = {"few_steps": few_steps_table, "trainings": trainings_table}
