@@ -27,7 +27,7 @@ from cipherdm.views.networks import PARTS
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 
 from .full_call import summary
-from .markdown import markdown
+from .markdown import markdown, records_named
 
 LITERATURE = (LAN, CHEETAH_LAN, WAN, SPU_WAN)
 """Networks of the projection: those that publications compute on."""
@@ -191,7 +191,10 @@ def _told(hours: float, size: float) -> str:
 
 
 def measured_table(measurements: Path) -> str:
-    """Return images of Stable Diffusion's size that three parties drew, from sharing to decoding, above published figures."""
+    """Return images of Stable Diffusion's size that three parties drew, from sharing to decoding, above published figures.
+
+    Between them stand calls with large attention scores, of which the plans say bytes and rounds.
+    """
     found = [read_record(measurements / f"{name}.json") for name in ("sd15_step", "sd15_4_calls")]
     rows = [
         [f"three parties, {record['protocols']}", str(len(record["timesteps"])), f"{record['bytes'] / 1e9:,.1f}"]
@@ -199,6 +202,9 @@ def measured_table(measurements: Path) -> str:
         + [f"{record['rounds']:,}", f"{record['error']['parties']['rms']:.3f}"]
         for record in found
     ]
+    for record in records_named(measurements, "sd15_step_scores-*.json", "cipherdm bench full-call --plan --scores 10"):
+        name = f"three parties, {record['protocols']}, scores up to {record['scores']:g}, by the plan"
+        rows.append([name, "1", f"{record['bytes'] / 1e9:,.1f}", "-", "-", "-", f"{record['rounds']:,}", "-"])
     for published in PUBLISHED:
         known = [f"{published.bytes / 1e9:,.0f}", f"{published.seconds:,.0f} s", "-", "-", "-", "-"]
         rows.append([published.name, f"{published.steps} steps", *known])
