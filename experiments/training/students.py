@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diffusers import DDIMScheduler
 
@@ -84,6 +84,10 @@ def _students() -> Iterator[StudentConfig]:
     yield StudentConfig("mnist10-turbo-2", calls=2, start=600, phases=two, initial="mnist10-turbo-4", **ten)
     one = (Phase(600, 4e-4, whole=True, huber=True), Phase(600, 3e-4, whole=True, huber=True, matching=0.05))
     yield StudentConfig("mnist10-turbo-1", calls=1, start=550, phases=one, initial="mnist10-turbo-2", **ten)
+    plain = (one[0], replace(one[1], matching=0.0))  # a comparison, which does not ship
+    yield StudentConfig(
+        "mnist10-turbo-1-without-matching", calls=1, start=550, phases=plain, initial="mnist10-turbo-2", **ten
+    )
     mini = {"teacher": "sd-mini", "guidance": 4.0, "judged": 1000}
     yield StudentConfig("sd-mini-turbo-4", calls=4, start=600, phases=four, **mini)
     yield StudentConfig("sd-mini-turbo-2", calls=2, start=600, phases=two, initial="sd-mini-turbo-4", **mini)

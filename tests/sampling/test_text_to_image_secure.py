@@ -77,7 +77,7 @@ def test_emulated_fast_is_close_to_the_exact_model(pipeline, scheduler):
 
 @pytest.mark.slow
 def test_a_quadratic_activation_after_norms_of_prompted_models(pipeline, cluster, tmp_path):
-    """Of students in cheaper functions: emulated near the exact model, and walked near the emulation."""
+    """Emulated it is near the exact model, and walked near the emulation, with fewer bytes than SiLU."""
     folder = shutil.copytree(pipeline.unet.folder, tmp_path / "quad", ignore=shutil.ignore_patterns("calibration*"))
     config = folder / "unet" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"act_fn": "quad"}))
