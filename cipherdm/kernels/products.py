@@ -47,7 +47,11 @@ class Path:
 
 
 def _int8(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
-    torch._int_mm(torch.from_numpy(left), torch.from_numpy(right).t(), out=torch.from_numpy(out))
+    if left.shape[1] == 1:
+        # PyTorch (2.13) takes a right operand of one contiguous row for one that it has already transposed, and writes nothing.
+        np.multiply(left, right.T, out=out, dtype=np.int32)
+    else:
+        torch._int_mm(torch.from_numpy(left), torch.from_numpy(right).t(), out=torch.from_numpy(out))
 
 
 def _float64(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
