@@ -24,12 +24,16 @@ _NAMES = {
     "engine.costs": "CostReport",
     "errors": "CipherDMError",
     "models.checkpoint": "find_model load_unet save_unet",
-    "protocols.sets": "CIPHERDM CIPHERDM_CORRECTED DIRECT FAST FAST_64 FAST_GUARDED FAST_RINGS PUMA Protocols",
+    "models.transformer": "load_transformer",
+    "protocols.sets": (
+        "CIPHERDM CIPHERDM_CORRECTED DIRECT FAST FAST_64 FAST_GUARDED FAST_RINGS MPCFORMER NIMBUS PUMA Protocols"
+    ),
     "records": "record",
     "sampling.pipeline": "load_pipeline",
     "sampling.sample": "SamplingResult sample",
     "sampling.secure_pipeline": "SecurePipeline from_diffusers",
     "sampling.text_to_image": "text_to_image",
+    "sampling.texts": "classify",
     "views.style": "show",
 }
 

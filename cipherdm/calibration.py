@@ -12,22 +12,25 @@ from .engine import compile_plan
 from .errors import CipherDMError, check_whole
 from .files import check_writable
 from .models import UNet, UNetConditionConfig, at_guidance, sampling_defaults
+from .models.transformer import Transformer
 from .owner import ranges
 from .owner.calibrate import calibrate as fit_layers
 from .owner.observe import FILE, load_calibration, save_calibration
 from .owner.ranges import LayerRange
+from .owner.transformers import fit_transformer
 from .progress import Progress
 from .protocols import FAST, Protocols
 from .sampling import make_task, sampling_nodes, text_to_image_task
-from .sampling.pipeline import Pipeline, embed_prompts, known_captions
+from .sampling.pipeline import Pipeline, embed_prompts, known_captions, spread_over
 from .sampling.rings import IMAGES_MET, drawn, room_taken, walking_of
+from .sampling.texts import known_texts, tokenised
 from .schedules import Schedule, exploring_scheduler, guided_coefficients, make_schedule
 
 GUIDANCE_SCALE = "guidance_scale"  # name among the fits' arrays; the scale that they were made with
 
 
 def calibrate(
-    model: UNet | Pipeline,
+    model: UNet | Pipeline | Transformer,
     captions: Sequence[str] | None = None,
     *,
     timesteps: int | None = None,
@@ -43,9 +46,10 @@ def calibrate(
 
     A pipeline draws one image per caption. Guidance leads away from the empty prompt, and what both branches carry is
     fitted. Other prompts and another guidance scale lead to other values, so captions should be like the expected prompts.
+    For a transformer the captions are texts, by default the lines of `texts.txt`; it takes no steps, and 256 of them.
 
     Args:
-        model: model from a folder, by `load_unet` or `load_pipeline`.
+        model: model from a folder, by `load_unet`, `load_pipeline` or `load_transformer`.
         captions: prompts that the owner knows, for a pipeline; the lines of `captions.txt` in its folder by default. They
             are not stored.
         timesteps: number of timesteps, evenly spaced; schedules take the nearest. 100 by default, 50 for a pipeline, or the
@@ -64,6 +68,8 @@ def calibrate(
         CipherDMError: the model is not from a folder or FAST does not compute it, there are no captions or there should be
             none, a number is out of its range, or the folder cannot be written to.
     """
+    if isinstance(model, Transformer):
+        return _calibrate_transformer(model, captions, 256 if images is None else images, seed, progress)
     prompts = isinstance(model, Pipeline)
     unet = model.unet if prompts else model
     if unet.folder is None:
@@ -89,6 +95,16 @@ def calibrate(
     told, schedule, embedded = _prompted(model, schedule, known_captions(model, images, captions), guidance_scale)
     fits = fit_layers(told, schedule, **embedded, **settings)
     return save_calibration(fits | {GUIDANCE_SCALE: np.float32([guidance_scale])}, told)
+
+
+def _calibrate_transformer(
+    model: Transformer, texts: Sequence[str] | None, count: int, seed: int, progress: Progress | None
+) -> Path:
+    check_whole("the number of texts", count, 1)
+    chosen = spread_over(known_texts(model) if texts is None else texts, count)
+    check_writable(model.folder / FILE)
+    ids, mask = tokenised(model, chosen, None, cut=True)
+    return save_calibration(fit_transformer(model, ids, mask, seed=seed, progress=progress), model)
 
 
 def _prompted(

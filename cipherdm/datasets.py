@@ -1,4 +1,4 @@
-"""MNIST from the original IDX files, checked byte for byte before use."""
+"""MNIST and movie reviews from their original files, checked byte for byte before use."""
 
 import gzip
 import hashlib
@@ -90,3 +90,44 @@ def _read(path: Path, md5: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def _md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True)
+class Reviews:
+    """Sentences out of movie reviews, and their classes, int64 [N]: 1 for a good rating, 0 for a bad one."""
+
+    texts: tuple[str, ...]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+REVIEWS = root() / "data" / "reviews" / "movieReviewSnippets_GroundTruth.txt"
+_REVIEWS_SHA256 = "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"
+_REMAINDERS = {"train": range(8), "development": (8,), "test": (9,)}  # of a text's SHA-256, divided by 10
+
+
+def load_reviews(split: Literal["train", "development", "test"], *, path: str | Path = REVIEWS) -> Reviews:
+    """Read one split of the movie reviews, in the order of the file. Ratings nearer to 0 than 0.5 are left out.
+
+    Raises CipherDMError for an unknown split, and if the file is missing or another one.
+    """
+    if split not in _REMAINDERS:
+        raise CipherDMError(f"The reviews have no split {split!r}. Use {', '.join(map(repr, _REMAINDERS))}.")
+    remedy = "Restore it with 'git checkout -- data/reviews'."
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise CipherDMError(f"{path} cannot be read ({error.strerror}). {remedy}") from error
+    if (found := hashlib.sha256(raw).hexdigest()) != _REVIEWS_SHA256:
+        raise CipherDMError(f"{path} has SHA-256 {found}, where {_REVIEWS_SHA256} is expected. {remedy}")
+    rows = [line.split("\t") for line in raw.decode("latin-1").replace("\r", "").split("\n")]
+    kept = [
+        (text.strip(), float(rating) > 0)
+        for _, rating, text in rows
+        if abs(float(rating)) >= 0.5
+        and int(hashlib.sha256(text.strip().encode()).hexdigest(), 16) % 10 in _REMAINDERS[split]
+    ]
+    texts, labels = zip(*kept, strict=True)
+    return Reviews(texts, np.asarray(labels, np.int64))

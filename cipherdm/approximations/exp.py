@@ -16,7 +16,7 @@ from ..errors import CipherDMError
 from .approximation import Approximation
 from .fitting import fit_minimax
 from .knuth import KnuthPolynomial
-from .piecewise import products_of, weighted_sum
+from .piecewise import PiecewisePolynomial, products_of, weighted_sum
 
 LOWEST = -14.0  # where CipherDM and PUMA clip; exp(-14) is below 2^-20, and SPU has 18 fraction bits
 
@@ -113,6 +113,16 @@ Formula:  (1 + x/32)^32, and 0 for x < -14.
 Domain:   x <= 0.
 Error:    at most 0.0085 (at -2).
 Source:   the limit that defines exp; PUMA (Dong et al., arXiv 2307.12533) with the clip.
+"""
+
+
+exp_nimbus = PiecewisePolynomial("exp_nimbus", (-inf, 0.0), (-3.9,), ((0.0,), (0.97090, 0.83181, 0.26333, 0.02918)))
+"""exp(x) for x <= 0 by a polynomial of degree 3, with its error spread as scores of trained models are.
+
+Formula:  0.97090 + 0.83181 x + 0.26333 x^2 + 0.02918 x^3 for x >= -3.9; 0 below.
+Domain:   x <= 0.
+Error:    at most 0.0291 (at 0).
+Source:   Nimbus (Li et al., NeurIPS 2024, arXiv 2411.15707).
 """
 
 

@@ -24,6 +24,17 @@ Source:   PUMA (Dong et al., arXiv 2307.12533).
 """
 
 
+gelu_nimbus = activation("gelu_nimbus", (-1.8, 0.5), (-0.006946478426716862, 0.32421075145645123, 0.17025471961795552))
+"""GeLU by a quadratic in the middle, with its error spread as activations of trained models are.
+
+Formula:  0 for x < -1.8; -0.006946478426716862 + 0.32421075145645123 x + 0.17025471961795552 x^2 on [-1.8, 0.5);
+          x from 0.5 on.
+Domain:   all x; in fixed point as long as the comparisons are right.
+Error:    at most 0.3026 (at 0.5); rms 0.1 for x ~ N(0, 1.5^2).
+Source:   Nimbus (Li et al., NeurIPS 2024, arXiv 2411.15707).
+"""
+
+
 def gelu_polynomial(bound: float, degree: int = 8, spread: float | None = None) -> KnuthPolynomial:
     """Return the polynomial for |x| <= bound; with `spread`, weighted for x ~ N(0, spread^2) instead of minimax.
 

@@ -153,12 +153,27 @@ def transformer_in(params, hidden, *, protocols, groups, linear_projection):
     return y.reshape(*y.shape[:2], -1)
 
 
-def self_attention(params, tokens, *, protocols, heads):
-    """Add to tokens [B, D, N] the attention of each to all."""
-    y = _normalised(params, "norm1", tokens, protocols)
+def self_attention(
+    params, tokens, *mask, protocols, heads, eps=LAYER_NORM_EPS, post_norm=False, causal=False, only=None
+):
+    """Add to tokens [B, D, N] the attention of each to all, or, if `causal`, to itself and those before.
+
+    With `post_norm` (BERT) it is added to the normalised tokens. A `mask` [B, N] tells the attention what is padding. With
+    `only` the result has the token at that place alone, [B, D, 1].
+    """
+    y = _normalised(params, "norm1", tokens, protocols, eps)
+    rest = protocols.rescaled(layer(params, "norm1"), y) if post_norm else tokens
     layers = [layer(params, f"attn1.{name}") for name in ("to_q", "to_k", "to_v")]
-    q, k, v = protocols.projections(layers, y, protocols=protocols)
-    return tokens + _attended(layer(params, "attn1"), q, k, v, heads, protocols)
+    if only is None:
+        q, k, v = protocols.projections(layers, y, protocols=protocols)
+    else:
+        place = only % y.shape[2]
+        rest, asking = (x[:, :, place : place + 1] for x in (rest, y))
+        (q,) = protocols.projections(layers[:1], asking, protocols=protocols)
+        k, v = protocols.projections(layers[1:], y, protocols=protocols)
+    # The one token that is asked for is the first of an encoder, or the last: neither has anything to leave out.
+    causes = {"causal": True} if causal and only is None else {}
+    return rest + _attended(layer(params, "attn1"), q, k, v, heads, protocols, mask=mask[0] if mask else None, **causes)
 
 
 def cross_attention(params, tokens, k, v, *, protocols, heads):
@@ -179,6 +194,15 @@ def feed_forward(params, tokens, *, protocols):
     return tokens + protocols.linear(layer(params, "ff.net.2"), y)
 
 
+def plain_feed_forward(params, tokens, *, protocols, act_fn, eps=LAYER_NORM_EPS, post_norm=False):
+    """Add to tokens [B, D, N] a feed-forward network with an activation; `post_norm` as in `self_attention`."""
+    y = _normalised(params, "norm3", tokens, protocols, eps)
+    rest = protocols.rescaled(layer(params, "norm3"), y) if post_norm else tokens
+    inner = layer(params, "ff.net.0.proj")
+    y = protocols.activation(inner, protocols.linear(inner, y), act_fn=act_fn, protocols=protocols)
+    return rest + protocols.linear(layer(params, "ff.net.2"), y)
+
+
 def transformer_out(params, tokens, hidden, *, protocols, linear_projection):
     """Project tokens [B, D, H W] and add them to the image hidden [B, C, H, W] that the transformer began with."""
     projection = layer(params, "proj_out")
@@ -187,11 +211,11 @@ def transformer_out(params, tokens, hidden, *, protocols, linear_projection):
     return hidden + protocols.conv2d(projection, tokens.reshape(*tokens.shape[:2], *hidden.shape[2:]))
 
 
-def _normalised(params, name, tokens, protocols):
-    return protocols.layer_norm(layer(params, name), tokens, eps=LAYER_NORM_EPS)
+def _normalised(params, name, tokens, protocols, eps=LAYER_NORM_EPS):
+    return protocols.layer_norm(layer(params, name), tokens, eps=eps)
 
 
-def _attended(params, q, k, v, heads, protocols, kernel="softmax"):
+def _attended(params, q, k, v, heads, protocols, kernel="softmax", **masked):
     """Attention of the queries [B, D, N] to keys and values [B, D, M], divided into heads, and its last projection."""
     batch, channels = q.shape[:2]
     size = channels // heads
@@ -199,5 +223,5 @@ def _attended(params, q, k, v, heads, protocols, kernel="softmax"):
     if kernel == "linear":
         y = protocols.linear_attention(params, q, k, v, scale=size**-0.5)
     else:
-        y = protocols.attention(params, q, k, v, scale=size**-0.5, softmax=protocols.softmax)
+        y = protocols.attention(params, q, k, v, scale=size**-0.5, softmax=protocols.softmax, **masked)
     return protocols.linear(layer(params, "to_out.0"), y.reshape(batch, channels, -1))

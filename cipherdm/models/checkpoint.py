@@ -131,15 +131,16 @@ def load_unet(folder: str | Path, *, lazily: bool = False) -> UNet:
     scheduler = folder / "scheduler" / SCHEDULER if nested else folder / SCHEDULER
 
     values = read_json(home / CONFIG)
-    kind = values.get("_class_name", "UNet2DModel")
+    kind = values.get("_class_name") or (values.get("architectures") or ["UNet2DModel"])[0]
     if kind not in _CONFIGS:
         supported = " and ".join(_CONFIGS)
-        raise CipherDMError(f"{home / CONFIG}: The configuration is of a {kind}; supported are {supported}.")
+        remedy = " load_transformer reads transformers' models." * ("_class_name" not in values)
+        raise CipherDMError(f"{home / CONFIG}: The configuration is of a {kind}; supported are {supported}.{remedy}")
     try:
         config = _CONFIGS[kind].from_diffusers(values)
     except CipherDMError as error:
         raise CipherDMError(f"{home / CONFIG}: {error}") from error
-    weights = WeightsFiles(_weight_files(home))
+    weights = weights_in(home, WEIGHTS)
     params = weights if lazily else dict(weights)
     check_params(config, params, str(home / WEIGHTS))
     return UNet(config, params, read_json(scheduler) if scheduler.is_file() else None, folder)
@@ -185,11 +186,15 @@ def check_params(config: UNetConfig | UNetConditionConfig, params: Mapping[str, 
 
     `where` tells in messages where the parameters come from.
     """
-    expected = unet_shapes(config)
     if any("lora_" in name or ".base_layer." in name for name in params):
         raise CipherDMError(
             f"{where} holds a LoRA beside the weights: pipe.fuse_lora(); pipe.unload_lora_weights(), then save."
         )
+    check_shapes(unet_shapes(config), params, where)
+
+
+def check_shapes(expected: Mapping[str, tuple[int, ...]], params: Mapping[str, np.ndarray], where: str) -> None:
+    """Raise CipherDMError unless `params` have these names and shapes, are finite, and within MAX_WEIGHT; as `check_params`."""
     problems = [f"{name} is missing" for name in expected if name not in params]
     problems += [
         f"{name} has shape {list(params[name].shape)} instead of {list(shape)}"
@@ -213,25 +218,28 @@ def check_params(config: UNetConfig | UNetConditionConfig, params: Mapping[str, 
         )
 
 
-def _weight_files(home: Path) -> list[Path]:
-    """Return the files of weights in a U-Net's folder; WEIGHTS, which is then said to be missing, if there are none."""
-    stem, suffix = WEIGHTS.rsplit(".", 1)
+def weights_in(home: Path, name: str) -> WeightsFiles:
+    """Return the weights in a model's folder, in the file of this name, a variant of it, or several that an index names.
+
+    Raises CipherDMError if there is none of them.
+    """
+    stem, suffix = name.rsplit(".", 1)
     for variant in VARIANTS:
         if (whole := home / f"{stem}{variant}.{suffix}").is_file():
-            return [whole]
-        if (index := home / f"{WEIGHTS}.index{variant}.json").is_file():
+            return WeightsFiles([whole])
+        if (index := home / f"{name}.index{variant}.json").is_file():
             places = read_json(index).get("weight_map")
-            if not isinstance(places, dict) or any(Path(str(name)).name != name for name in places.values()):
+            if not isinstance(places, dict) or any(Path(str(place)).name != place for place in places.values()):
                 raise CipherDMError(f"{index} names no files of weights beside it. Copy it again from its source.")
-            return [home / name for name in sorted(set(places.values()))]
-    return [home / WEIGHTS]
+            return WeightsFiles(home / place for place in sorted(set(places.values())))
+    return WeightsFiles([home / name])  # which is then said to be missing
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[safetensors.safe_open]:
     """Open a file of weights. Raises CipherDMError if it is missing, or something in it cannot be read."""
     if not path.is_file():
-        others = sorted(file.name for file in path.parent.glob("diffusion_pytorch_model*"))
+        others = sorted(file.name for file in path.parent.glob(f"{path.name.partition('.')[0]}*"))
         found = f" It holds {first(others)}." if others else ""
         raise CipherDMError(f"There is no {path.name} in {path.parent}.{found} {HOW_TO_SAVE}")
     try:

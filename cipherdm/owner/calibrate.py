@@ -1,5 +1,6 @@
 """Calibration for FAST: fits of every layer at each timestep, from what the model carries on public noise and prompts."""
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -34,7 +35,7 @@ _BELOW_ERROR = 0.01  # the same for scores below their maximum, which is worth i
 _INVERSE_ERROR = 0.003
 _LARGEST_SCORE = 18.0  # SPU's products can hold its exponential
 _SUM_MARGIN = 1.5  # factor by which sums of rows may leave the range that was met, where scores are below their maximum
-_SPREAD = 1.3  # factor by which variances may leave the range that was met, on either side
+SPREAD = 1.3  # factor by which variances may leave the range that was met, on either side
 # Relative, of inverse roots at the ends of that range and in its middle. Each Newton step adds messages; what this error
 # leaves of the images' likeness is in prompts_sd-mini.json.
 _ROOT_ERROR = 0.05
@@ -186,7 +187,7 @@ class _Recorder:
         return {"center": center, "typical": typical, "rstd": rstd}
 
     def _spread(self, name: str, variances: np.ndarray, count: int) -> None:
-        low, high = variances.min(0) / _SPREAD, variances.max(0) * _SPREAD
+        low, high = variances.min(0) / SPREAD, variances.max(0) * SPREAD
         self._row(f"{name}.spread", np.stack([low, high], axis=1))
         self.constants[f"{name}.count"] = np.asarray([count], np.int32)
 
@@ -208,7 +209,7 @@ class _Recorder:
             arrays[f"{name}.even"] = fit_even(samples, widened_ends(samples), exact.gelu)
         arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
         newton = {
-            name.replace(".spread", ".newton"): np.asarray([_newton_steps(array)], np.int32)
+            name.replace(".spread", ".newton"): np.asarray([newton_steps(array)], np.int32)
             for name, array in arrays.items()
             if name.endswith(".spread")
         }
@@ -220,14 +221,16 @@ def _by_channel(values: np.ndarray) -> np.ndarray:
     return np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
 
 
-def _newton_steps(spread: np.ndarray) -> int:
+def newton_steps(spread: np.ndarray) -> int:
     """Number of Newton steps needed on the widest of the ranges [..., 2], at most MAX_NEWTON."""
     ratio = float((spread[..., 1] / spread[..., 0]).max())
     return next((n for n in range(MAX_NEWTON) if newton_start(1, ratio, n)[2] < _ROOT_ERROR), MAX_NEWTON)
 
 
-def fit_attention(scores: list[np.ndarray]) -> dict[str, np.ndarray]:
+def fit_attention(scores: list[np.ndarray], total: Callable = np.sum) -> dict[str, np.ndarray]:
     """Return exp, sum and counts of an attention module from its centred scores [rows, N] of each step.
+
+    `total` is what the parties invert of a row's exponentials: their sum, or, with what is no score NaN, np.nanmean.
 
     Scores too far apart for one exponential about their row's mean are taken below their row's maximum, and no lower than
     LOWEST. Then there is also "floor" [1], and no scores are out of range; it costs a maximum and a comparison on shares.
@@ -235,15 +238,16 @@ def fit_attention(scores: list[np.ndarray]) -> dict[str, np.ndarray]:
     fitted = _fit_exponentials(scores, _EXP_ERROR)
     floor = {}
     if fitted is None:
-        scores = [np.maximum(rows - rows.max(1, keepdims=True), LOWEST) for rows in scores]
+        scores = [np.maximum(rows - np.nanmax(rows, 1, keepdims=True), LOWEST) for rows in scores]
         fitted = _fit_exponentials(scores, _BELOW_ERROR, (LOWEST, 0.0))
         floor = {"floor": np.array([LOWEST])}
     fits, squarings = fitted
-    sums = [(np.polyval(fit, rows) ** 2**squarings).sum(1) for fit, rows in zip(fits, scores, strict=True)]
+    sums = [total(np.polyval(fit, rows) ** 2**squarings, axis=1) for fit, rows in zip(fits, scores, strict=True)]
     if floor:
         # Prompts that were not calibrated with have other sums: of N exponentials, of which one is 1, they are 1 to N.
-        ends = [(total.min() / _SUM_MARGIN, total.max() * _SUM_MARGIN) for total in sums]
-        sums = [np.clip(pair, 1, rows.shape[1]) for pair, rows in zip(ends, scores, strict=True)]
+        ends = [(found.min() / _SUM_MARGIN, found.max() * _SUM_MARGIN) for found in sums]
+        limits = [total(np.eye(1, rows.shape[1]), axis=1)[0] * np.array([1, rows.shape[1]]) for rows in scores]
+        sums = [np.clip(pair, *limit) for pair, limit in zip(ends, limits, strict=True)]
     inverses, errors = zip(*(fit_reciprocal(total) for total in sums), strict=True)
     newton = 0
     while max(errors) ** 2**newton > _INVERSE_ERROR:  # each iteration squares the error
@@ -260,7 +264,7 @@ def _fit_exponentials(
     scores: list[np.ndarray], tolerance: float, ends: tuple[float, float] | None = None
 ) -> tuple[tuple[np.ndarray, ...], int] | None:
     """`fit_exponential` of each step with the fewest squarings that are right at all of them, and the number of these."""
-    if max(rows.max() for rows in scores) > _LARGEST_SCORE:
+    if max(np.nanmax(rows) for rows in scores) > _LARGEST_SCORE:
         return None
     for squarings in range(6):
         fits, errors = zip(*(fit_exponential(rows, squarings, ends) for rows in scores), strict=True)

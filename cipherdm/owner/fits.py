@@ -123,7 +123,7 @@ def newton_start(low: float, high: float, steps: int) -> tuple[float, float, flo
 def fit_exponential(
     scores: np.ndarray, squarings: int, ends: tuple[float, float] | None = None
 ) -> tuple[np.ndarray, float]:
-    """Fit exp(s / 2^squarings) ~ alpha s^2 + beta s + gamma to scores [rows, N].
+    """Fit exp(s / 2^squarings) ~ alpha s^2 + beta s + gamma to scores [rows, N]; what is NaN is no score.
 
     It is fitted between `ends` too, or between the lowest and the highest score, with less weight.
 
@@ -131,10 +131,12 @@ def fit_exponential(
         (alpha, beta, gamma), and the root mean square of the relative error of the power 2^squarings, weighted as softmax
         weighs scores.
     """
-    span = np.linspace(*(ends or (scores.min(), scores.max())), 200)
-    points = np.concatenate([scores.reshape(-1), span])
+    there = ~np.isnan(scores)
     # What softmax makes small need not be exact.
-    chosen = softmax(scores, axis=1).reshape(-1)
+    chosen = softmax(np.where(there, scores, -np.inf), axis=1)[there]
+    scores = scores[there]
+    span = np.linspace(*(ends or (scores.min(), scores.max())), 200)
+    points = np.concatenate([scores, span])
     weight = np.sqrt(np.concatenate([chosen / chosen.sum(), np.full(200, _RANGE_WEIGHT / 200)]))
     target = np.exp(points / 2**squarings)
     design = np.vander(points, 3) * (weight / target)[:, None]
@@ -142,7 +144,7 @@ def fit_exponential(
     if fit[0] < 1e-4:  # the owner divides by its root
         rest = np.linalg.lstsq(design[:, 1:], weight - 1e-4 * design[:, 0], rcond=None)[0]
         fit = np.append(1e-4, rest)
-    ratio = (np.polyval(fit, scores.reshape(-1)) / np.exp(scores.reshape(-1) / 2**squarings)) ** 2**squarings
+    ratio = (np.polyval(fit, scores) / np.exp(scores / 2**squarings)) ** 2**squarings
     return fit, float(np.sqrt((chosen * np.square(ratio - 1)).sum() / chosen.sum()))
 
 

@@ -19,7 +19,12 @@ _SLOPE_UNIT = 2.0**-SLOPE_BITS
 _LARGEST = 24.0  # largest u in `inverse_root`, and its inverse: the numbers there hold up to 32
 
 # Linear layers that read the result of a transformer's LayerNorm.
-_READERS = {"norm1": ("attn1.to_q", "attn1.to_k", "attn1.to_v"), "norm2": ("attn2.to_q",), "norm3": ("ff.net.0.proj",)}
+_READERS = {
+    "norm1": ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
+    "norm2": ("attn2.to_q",),
+    "norm3": ("ff.net.0.proj",),
+    "norm": ("pooler",),
+}
 
 # Value that the convolution after an activation adds to its product.
 _ADDED_AFTER = {"norm1": "time_term", "norm2": "conv2.bias", "conv_norm_out": "conv_out.bias"}
@@ -86,7 +91,7 @@ def fold_newton_norm(
 ) -> None:
     """Fold a GroupNorm into the constants of `fast_norms.group_norm` and of the activation after it."""
     weight, bias = weights.constant.pop(f"{name}.weight"), weights.constant.pop(f"{name}.bias")
-    unit = _take_unit(weights, name, _typical(fits, name).mean() ** 0.5)
+    unit = _take_unit(weights, name, typical_variances(fits, name).mean() ** 0.5)
     typical = _fold_root(weights, fits, name, eps if activation else GROUP_NORM_EPS, unit)
     scale, offset = fold_activation(weights, fits, name, activation)
     scale = np.broadcast_to(scale, (len(fits.nearest), len(weight)))
@@ -95,13 +100,23 @@ def fold_newton_norm(
     weights.bits.update({f"{name}.weight": NORM_WEIGHT_BITS, f"{name}.shift": GAIN_BITS})
 
 
-def fold_token_norm(weights: PreparedWeights, fits: Fits, name: str) -> None:
-    """Fold a LayerNorm into the constants of `fast_norms.layer_norm`.
+def fold_token_norm(
+    weights: PreparedWeights,
+    fits: Fits,
+    name: str,
+    *,
+    eps: float = LAYER_NORM_EPS,
+    kept: bool = False,
+    unit: float = 1.0,
+) -> None:
+    """Fold a LayerNorm into the constants of `fast_norms.layer_norm`, for an input in units of `unit`.
 
-    Its weight and bias go to the layers that read it, exactly.
+    Its weight and bias go to the layers that read it, exactly. If it is `kept`, they are also for `fast_norms.rescaled`.
     """
     weight, bias = weights.constant.pop(f"{name}.weight"), weights.constant.pop(f"{name}.bias")
-    gain = weight / np.sqrt(_fold_root(weights, fits, name, LAYER_NORM_EPS))
+    gain = weight / np.sqrt(_fold_root(weights, fits, name, eps, unit))
+    if kept:
+        weights.constant.update({f"{name}.weight": gain, f"{name}.bias": bias})
     path, _, leaf = name.rpartition(".")
     for reader in _READERS[leaf]:
         full = weights.constant[f"{path}.{reader}.weight"]
@@ -119,6 +134,13 @@ def fold_activation(
     if activation == "quad":  # ((x + 1) / 2)^2 - 1/4, the square of x / 2 + 1 / 2
         _set_bits_after(weights, name, 2 * POWER_BITS)
         return 0.5, 0.5
+    scale = fold_polynomial(weights, fits, name)
+    _set_bits_after(weights, name, CONSTANT_BITS[3])
+    return scale, 0.0
+
+
+def fold_polynomial(weights: PreparedWeights, fits: Fits, name: str) -> np.ndarray:
+    """Fold the constants of a polynomial that `fast.activated` evaluates; return the scale of its input, [steps, C]."""
     cubic = f"{name}.cubic" in fits.stored
     fitted = fits.rows(f"{name}.{'cubic' if cubic else 'even'}").astype(np.float64)
     odd, even = fitted[..., :-5], fitted[..., -5:]
@@ -134,8 +156,7 @@ def fold_activation(
     for letter, values, bits in zip("abcd", constants, CONSTANT_BITS, strict=True):
         weights.by_step[f"{name}.{letter}"] = values
         weights.bits[f"{name}.{letter}"] = bits
-    _set_bits_after(weights, name, CONSTANT_BITS[3])
-    return scale, 0.0
+    return scale
 
 
 def knuth_constants(even: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +206,7 @@ def _set_bits_after(weights: PreparedWeights, name: str, bits: int) -> None:
     weights.bits[f"{block}.{_ADDED_AFTER[leaf]}".removeprefix(".")] = bits + WEIGHT_BITS
 
 
-def _typical(fits: Fits, name: str) -> np.ndarray:
+def typical_variances(fits: Fits, name: str) -> np.ndarray:
     """The middle of the variances of each group [groups], over all steps and on a logarithmic scale."""
     spread = fits.stored[f"{name}.spread"].astype(np.float64)
     return np.sqrt(spread[..., 0].min(0) * spread[..., 1].max(0))
@@ -193,7 +214,7 @@ def _typical(fits: Fits, name: str) -> np.ndarray:
 
 def _fold_root(weights: PreparedWeights, fits: Fits, name: str, eps: float, unit: float = 1.0) -> np.ndarray:
     """Fold the constants of `fast_norms.inverse_root` for an input in units of `unit`; return the variances' divisors."""
-    typical = _typical(fits, name) / unit**2
+    typical = typical_variances(fits, name) / unit**2
     ranges = fits.rows(f"{name}.spread").astype(np.float64) / unit**2 / typical[:, None]  # [steps, groups, 2]
     newton = int(fits.stored[f"{name}.newton"][0])
     low, high = (float(end) for end in (ranges.min(), ranges.max()))

@@ -1,7 +1,7 @@
 """Values that a model's layers carry, observed by its owner in plaintext on public noise; and the stored fits."""
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +15,9 @@ from safetensors.numpy import save_file
 from ..errors import CipherDMError, refuse
 from ..files import replacing
 from ..models.config import UNetConditionConfig
-from ..models.layout import last_resnet, unet_blocks
+from ..models.layout import Block, last_resnet, unet_blocks
 from ..models.unet import UNet, check_draws_without_prompt, run_blocks
-from ..protocols import DIRECT, direct
+from ..protocols import DIRECT, Protocols, direct
 from ..schedules import Schedule, whole_steps
 
 FILE = "calibration.safetensors"
@@ -29,9 +29,9 @@ _GROUP_NORMS = {
     "attention": ("group_norm",),
     "transformer_in": ("norm",),
 }
-_TOKEN_NORMS = {"self_attention": "norm1", "cross_attention": "norm2", "feed_forward": "norm3"}
+_TOKEN_NORMS = {"self_attention": "norm1", "cross_attention": "norm2", "feed_forward": "norm3", "head": "norm"}
 _ATTENTIONS = {"attention": "", "self_attention": "attn1.", "cross_attention": "attn2."}
-_GATE = "ff.net.0.proj"
+_INNER = {"feed_forward": "ff.net.0.proj", "head": "pooler"}  # linear layers before an activation, or a gate
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,19 @@ class Layers:
     attentions: Mapping[str, int]  # attention modules with softmax, with the numbers of their heads
     linear_attentions: Mapping[str, int]  # those without softmax, with the numbers of their heads
     gates: tuple[str, ...]  # linear layers before gated GELUs
+    inner: Mapping[str, str]  # linear layers before activations without a gate, with these functions
 
     @classmethod
     def of(cls, unet: UNet, names: Collection[str] | None = None) -> "Layers":
         """Return the layers of a U-Net, or of its blocks of these names."""
-        groups, activations, token_norms, gates = {}, {}, [], []
+        return cls.of_blocks(block for block in unet_blocks(unet.config) if names is None or block.name in names)
+
+    @classmethod
+    def of_blocks(cls, blocks: Iterable[Block]) -> "Layers":
+        """Return the layers of some blocks."""
+        groups, activations, token_norms, gates, inner = {}, {}, [], [], {}
         attentions: dict[str, dict[str, int]] = {"softmax": {}, "linear": {}}
-        for block in unet_blocks(unet.config):
-            if names is not None and block.name not in names:
-                continue
+        for block in blocks:
             static = dict(block.static)
             full = {local.rpartition(".")[0]: full.rpartition(".")[0] for local, full in block.params}
             for local in _GROUP_NORMS.get(block.kind, ()):
@@ -65,9 +69,13 @@ class Layers:
             if block.kind in _ATTENTIONS:
                 module = full[f"{_ATTENTIONS[block.kind]}to_q"].removesuffix(".to_q")
                 attentions[static.get("kernel", "softmax")][module] = static["heads"]
-            if _GATE in full:
-                gates.append(full[_GATE])
-        return cls(groups, activations, tuple(token_norms), attentions["softmax"], attentions["linear"], tuple(gates))
+            if (name := full.get(_INNER.get(block.kind))) is not None:
+                if block.kind == "feed_forward" and "act_fn" not in static:
+                    gates.append(name)
+                else:
+                    inner[name] = static.get("act_fn", "tanh")
+        softmax, linear = attentions.values()
+        return cls(groups, activations, tuple(token_norms), softmax, linear, tuple(gates), inner)
 
 
 class Observation(NamedTuple):
@@ -79,7 +87,7 @@ class Observation(NamedTuple):
     normalised: Mapping[str, np.ndarray]  # [B, C, ...], each GroupNorm's output
     scores: Mapping[str, np.ndarray]  # [B, heads, N, M] of each attention with softmax, before it
     keys: Mapping[str, np.ndarray]  # [B, heads, d, M] of each attention with softmax
-    gates: Mapping[str, np.ndarray]  # [B, C, N], the input of each gated GELU
+    gates: Mapping[str, np.ndarray]  # [B, C, N], the input of each gated GELU, and of each activation without a gate
 
 
 def observe(
@@ -177,32 +185,7 @@ def _recorded_call(unet: UNet):
 
     def call(params, sample, timestep, conditions, *deep):
         seen = Observation({}, {}, {}, {}, {}, {})
-        # Layers are met in the order of execution, so each call takes the next name.
-        group_names, token_names = iter(layers.group_norms), iter(layers.token_norms)
-        attention_names, gate_names = iter(layers.attentions), iter(layers.gates)
-
-        def group_norm(local, x, *, groups, eps):
-            name = next(group_names)
-            rows = x.reshape(x.shape[0], groups, -1)
-            seen.means[name], seen.variances[name] = jnp.mean(rows, axis=-1), jnp.var(rows, axis=-1)
-            seen.normalised[name] = direct.group_norm(local, x, groups=groups, eps=eps)
-            return seen.normalised[name]
-
-        def layer_norm(local, x, *, eps):
-            seen.variances[next(token_names)] = jnp.var(x, axis=1)
-            return direct.layer_norm(local, x, eps=eps)
-
-        def attention(local, q, k, v, *, scale, softmax):
-            name = next(attention_names)
-            seen.scores[name] = jnp.einsum("bhdn,bhdm->bhnm", q * jnp.float32(scale), k)
-            seen.keys[name] = k
-            return direct.attention(local, q, k, v, scale=scale, softmax=softmax)
-
-        def geglu(local, x, *, protocols):
-            seen.gates[next(gate_names)] = x[:, x.shape[1] // 2 :]
-            return direct.geglu(local, x, protocols=protocols)
-
-        recording = replace(DIRECT, group_norm=group_norm, layer_norm=layer_norm, attention=attention, geglu=geglu)
+        recording = recording_protocols(layers, seen)
         values = {"sample": sample, "timestep": timestep, condition: conditions}
         values = run_blocks(blocks[:last], params, values, protocols=recording)
         name = blocks[last].inputs[0]
@@ -210,3 +193,38 @@ def _recorded_call(unet: UNet):
         return run_blocks(blocks[last:], params, values, protocols=recording)["eps"], seen, values[name]
 
     return call
+
+
+def recording_protocols(layers: Layers, seen: Observation) -> Protocols:
+    """Return the exact functions, which also note in `seen` what layers carry; for one run of all of the layers' blocks."""
+    # Layers are met in the order of execution, so each call takes the next name.
+    group_names, token_names = iter(layers.group_norms), iter(layers.token_norms)
+    attention_names, gate_names, inner_names = iter(layers.attentions), iter(layers.gates), iter(layers.inner)
+
+    def group_norm(local, x, *, groups, eps):
+        name = next(group_names)
+        rows = x.reshape(x.shape[0], groups, -1)
+        seen.means[name], seen.variances[name] = jnp.mean(rows, axis=-1), jnp.var(rows, axis=-1)
+        seen.normalised[name] = direct.group_norm(local, x, groups=groups, eps=eps)
+        return seen.normalised[name]
+
+    def layer_norm(local, x, *, eps):
+        seen.variances[next(token_names)] = jnp.var(x, axis=1)
+        return direct.layer_norm(local, x, eps=eps)
+
+    def attention(local, q, k, v, *, scale, softmax, **masked):
+        name = next(attention_names)
+        seen.scores[name] = jnp.einsum("bhdn,bhdm->bhnm", q * jnp.float32(scale), k)
+        seen.keys[name] = k
+        return direct.attention(local, q, k, v, scale=scale, softmax=softmax, **masked)
+
+    def geglu(local, x, *, protocols):
+        seen.gates[next(gate_names)] = x[:, x.shape[1] // 2 :]
+        return direct.geglu(local, x, protocols=protocols)
+
+    def activation(local, x, *, act_fn, protocols):
+        seen.gates[next(inner_names)] = x
+        return direct.activation(local, x, act_fn=act_fn, protocols=protocols)
+
+    of_tokens = {"layer_norm": layer_norm, "attention": attention, "geglu": geglu, "activation": activation}
+    return replace(DIRECT, group_norm=group_norm, **of_tokens)

@@ -6,12 +6,20 @@ and the many pixels on the right is several times faster than the other way roun
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+
+from ..approximations.softmax import PADDING
 
 
 def gelu(x):
     """Return x times the normal distribution function at x, by erf; PyTorch's default, not its tanh form."""
     return jax.nn.gelu(x, approximate=False)
+
+
+def gelu_new(x):
+    """Return GELU in its tanh form, GPT-2's."""
+    return jax.nn.gelu(x, approximate=True)
 
 
 def group_norm(params, x, *, groups, eps):
@@ -58,12 +66,36 @@ def projections(layers, x, *, protocols):
     return tuple(protocols.linear(layer, x) for layer in layers)
 
 
-def attention(params, q, k, v, *, scale, softmax):
-    """Return scaled dot-product attention of q [B, heads, d, N] to k and v [B, heads, d, M], giving [B, heads, d, N]."""
+def attention(params, q, k, v, *, scale, softmax, mask=None, causal=False):
+    """Return scaled dot-product attention of q [B, heads, d, N] to k and v [B, heads, d, M], giving [B, heads, d, N].
+
+    Args:
+        params: not used.
+        q, k, v: queries, keys and values.
+        scale: factor of the scores.
+        softmax: function over the last axis.
+        mask: [B, M], 0 for tokens and PADDING for what is none.
+        causal: whether token n attends to tokens up to n alone.
+    """
     heads = ((0, 1), (0, 1))
     # The scale goes to the queries, d N numbers, and not to the scores, N M.
     scores = lax.dot_general(q * jnp.float32(scale), k, (((2,), (2,)), heads))
-    return lax.dot_general(v, softmax(scores), (((3,), (3,)), heads))
+    masks = [] if mask is None else [mask[:, None, None, :]]
+    if causal:
+        masks.append(np.triu(np.full((1, 1, *scores.shape[2:]), PADDING, np.float32), 1))
+    masked = getattr(softmax, "masked", lambda scores, mask: softmax(scores + mask))
+    weights = masked(scores, sum(masks[1:], masks[0])) if masks else softmax(scores)
+    return lax.dot_general(v, weights, (((3,), (3,)), heads))
+
+
+def activation(params, x, *, act_fn, protocols):
+    """Return the activation called `act_fn` of x [B, C, N], which the linear layer with these parameters made."""
+    return getattr(protocols, act_fn)(x)
+
+
+def rescaled(params, y):
+    """Return y, a `layer_norm`'s result, with its weight and bias: as it is, since that has them."""
+    return y
 
 
 def geglu(params, x, *, protocols):

@@ -9,7 +9,8 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 
-from .fast import POWER_BITS
+from ..approximations.softmax import PADDING
+from .fast import POWER_BITS, VALUE_BITS, unsupported
 from .fixed import broadcast_to, concatenate, dot_general, dot_general_together, means, public_like, sums
 
 SCORES = 1 << 24  # at a time: 256 MiB of shares in a party's memory
@@ -17,6 +18,7 @@ SCORES = 1 << 24  # at a time: 256 MiB of shares in a party's memory
 # Fraction bits of unnormalised attention weights: right below 4. A value's 10, these and the inverse's 14 are 40, so the
 # result is multiplied by the next layer's weights, at 12, without a truncation.
 SHARE_BITS = 16
+TOKEN_BITS = 16  # of tokens' weights, and of values times them
 FEATURE_BITS = 14  # of queries, keys and h, whose products are features; times a value they have 38, and are truncated
 SUM_BITS = 8  # of sums of features over the tokens, which are large: below 1024
 SUMMED_TOKENS = 256  # the most tokens whose sums have SUM_BITS; those of more are divided by a power of two
@@ -46,7 +48,7 @@ def by_query_chunks(attend: Callable, q, tokens: int, scores: int = SCORES):
     return concatenate(results, 3) if len(results) > 1 else results[0]
 
 
-def attention(params, q, k, v, *, scale, softmax, chunk_scores=SCORES):
+def attention(params, q, k, v, *, scale, softmax, mask=None, causal=False, chunk_scores=SCORES):
     """Return attention with exp(s) as ((t s + h)^2 + c)^(2^squarings), t > 0: no maximum over a row, no clip, no comparison.
 
     The query's projection, one for each step, holds `scale` and t, times 2^squarings, by which the point of the scores is
@@ -59,20 +61,42 @@ def attention(params, q, k, v, *, scale, softmax, chunk_scores=SCORES):
     - With "to_q.floor", scores are taken below their row's maximum, and no lower than the floor. That is right for any
       scores, at the price of comparisons: 32 messages for each halving of a row until one score is left, and 32 more.
 
+    With a `mask` [B, 2, M], weights of the tokens that sum to 1, and 0 and PADDING, as `token_weights` makes them, each
+    exponential is multiplied by its token's weight, which is the same softmax; 13 messages more. So sums are means.
+
     Where there are more than `chunk_scores` scores, queries are divided (`by_query_chunks`), and messages are per part.
     """
+    if causal:
+        unsupported()
+    weights = None if mask is None else mask[:, 0]
     if params.get("to_q.centred"):
-        k = k - broadcast_to(means(k, 3)[..., None], k.shape)
-    if params["to_q.squarings"] == 0 and _features_pay(q, k):
+        mean = means(k, 3) if mask is None else _weighted(k, weights).truncated(VALUE_BITS)
+        k = k - broadcast_to(mean[..., None], k.shape)
+    if mask is not None:
+        v = (v * broadcast_to(weights[:, None, None], v.shape)).truncated(TOKEN_BITS)
+    elif params["to_q.squarings"] == 0 and _features_pay(q, k):
         return _attention_by_features(params, q, k, v)
-    return by_query_chunks(partial(_attend, params, k, v), q, k.shape[3], chunk_scores)
+    return by_query_chunks(partial(_attend, params, k, v, mask), q, k.shape[3], chunk_scores)
 
 
-def _attend(params, k, v, q):
+def token_weights(mask: np.ndarray) -> np.ndarray:
+    """Return what `attention` takes for a mask [B, M] of ones and zeros: float32 [B, 2, M]."""
+    return np.stack([mask / mask.sum(1, keepdims=True), (1 - mask) * PADDING], axis=1).astype(np.float32)
+
+
+def _weighted(x, weights):
+    """Return sums over the last axis of x [B, heads, K, M] times weights [B, M], [B, heads, K]. 3 messages a batch."""
+    batch, heads, size, tokens = x.shape
+    total = dot_general(x.reshape(batch, heads * size, tokens), weights, (((2,), (1,)), ((0,), (0,))))
+    return total.reshape(batch, heads, size)
+
+
+def _attend(params, k, v, mask, q):
     """Return attention of some of the queries, with a number for each pair of query and token."""
     heads = ((0, 1), (0, 1))
     scores = dot_general_together(q, k, (((2,), (2,)), heads)).times_power_of_two(-params["to_q.squarings"])
     if "to_q.floor" in params:
+        scores = scores if mask is None else scores + broadcast_to(mask[:, 1, None, None], scores.shape)
         scores = _below_maximum(scores, params["to_q.floor"])
     scores = scores + params["to_q.h"]
     powers = scores * scores + params["to_q.c"]
@@ -81,7 +105,8 @@ def _attend(params, k, v, q):
         powers = powers * powers
     powers = powers.truncated(SHARE_BITS)
     weighted = dot_general_together(v, powers, (((3,), (3,)), heads))  # [B, heads, d, N]
-    return weighted * _inverse(params, sums(powers, -1))[:, :, None, :]
+    total = sums(powers, -1) if mask is None else _weighted(powers, mask[:, 0]).truncated(SHARE_BITS)
+    return weighted * _inverse(params, total)[:, :, None, :]
 
 
 def _below_maximum(scores, floor):

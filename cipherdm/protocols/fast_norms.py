@@ -53,6 +53,11 @@ def layer_norm(params, x, *, eps):
     return broadcast_to(roots[:, None], x.shape) * centred
 
 
+def rescaled(params, y):
+    """Return y, a result of `layer_norm`, times weight [C] plus bias [C]: what BERT adds to. 3 messages."""
+    return params["weight"][None, :, None] * y + params["bias"][None, :, None]
+
+
 def inverse_root(params, totals):
     """Return 1/sqrt(u) at ROOT_BITS, for variances u in units of a calibrated one, from sums of squares at 2 VALUE_BITS.
 

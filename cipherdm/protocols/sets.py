@@ -6,10 +6,10 @@ from typing import Literal
 
 import jax
 
-from ..approximations.gelu import gelu_puma
+from ..approximations.gelu import gelu_nimbus, gelu_puma, gelu_quad
 from ..approximations.mish import mish_cipherdm, mish_corrected
 from ..approximations.silu import quad, silu_cipherdm, silu_corrected, silu_llama
-from ..approximations.softmax import softmax_cipherdm, softmax_corrected, softmax_puma
+from ..approximations.softmax import softmax_2quad, softmax_cipherdm, softmax_corrected, softmax_nimbus, softmax_puma
 from ..errors import CipherDMError
 from . import direct, fast, fast_attention, fast_norms
 from .fixed import ENGINE_FRACTION_BITS
@@ -22,7 +22,7 @@ class Protocols:
     Layers with parameters get their local parameters as a dictionary: "weight" and "bias" under diffusers' names, and
     whatever an owner's preparation of a set put beside them. A function takes what it needs and leaves the rest.
 
-    - `silu(x)`, `mish(x)`, `gelu(x)`, `quad(x)`: elementwise.
+    - `silu(x)`, `mish(x)`, `quad(x)`, `gelu(x)`, `gelu_new(x)`, `gelu_quad(x)`, `tanh(x)`: elementwise.
     - `softmax(scores)`: over the last axis.
     - `group_norm(params, x, *, groups, eps)`: x is [B, C, ...], "weight" and "bias" are [C].
     - `norm_activation(params, x, *, groups, eps, act_fn, modulation, protocols)`: group_norm, then, if `modulation` is a pair
@@ -31,13 +31,16 @@ class Protocols:
     - `layer_norm(params, x, *, eps)`: over axis 1 of x [B, C, ...], "weight" and "bias" are [C].
     - `geglu(params, x, *, protocols)`: the first half of x [B, 2 C, N] times the GELU of the second. `params` are those of the
       linear layer that made x.
+    - `rescaled(params, y)`: y, a result of `layer_norm`, with the weight and bias that its readers have in the place of it.
+    - `activation(params, x, *, act_fn, protocols)`: the activation called `act_fn` of x [B, C, N]; `params` as for geglu.
     - `conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0)))`: x is [B, C, H, W], "weight" is [O, C, K, K], "bias",
       if there, is [O]; padding is ((top, bottom), (left, right)).
     - `linear(params, x)`: x is [B, C] or [B, C, N], "weight" is [O, C], "bias", if there, is [O]; the result is [B, O]
       or [B, O, N].
     - `projections(layers, x, *, protocols)`: the results of several linear layers on the same x, a tuple.
-    - `attention(params, q, k, v, *, scale, softmax)`: q is [B, heads, d, N], k and v are [B, heads, d, M]; the result is
-      [B, heads, d, N]. `params` are those of the whole block.
+    - `attention(params, q, k, v, *, scale, softmax, mask=None, causal=False)`: q is [B, heads, d, N], k and v are
+      [B, heads, d, M]; the result is [B, heads, d, N]. `params` are those of the whole block. `mask` [B, M] tells tokens
+      from padding: 0 and PADDING, for sets on `Fixed` numbers weights that sum to 1, and 0.
     - `linear_attention(params, q, k, v, *, scale)`: attention without softmax, for models trained with it.
     - `time_embedding`: "inside" if the secure program computes the time terms, "precomputed" if the model owner
       computes them in plaintext, for every step, and shares the results.
@@ -58,11 +61,16 @@ class Protocols:
     silu: Callable
     mish: Callable
     gelu: Callable
+    gelu_new: Callable
+    gelu_quad: Callable
+    tanh: Callable
     quad: Callable
     softmax: Callable
     group_norm: Callable
     norm_activation: Callable
     layer_norm: Callable
+    rescaled: Callable
+    activation: Callable
     geglu: Callable
     conv2d: Callable
     linear: Callable
@@ -82,11 +90,16 @@ DIRECT = Protocols(
     silu=jax.nn.silu,
     mish=jax.nn.mish,
     gelu=direct.gelu,
+    gelu_new=direct.gelu_new,
+    gelu_quad=gelu_quad,
+    tanh=jax.numpy.tanh,
     quad=quad,
     softmax=jax.nn.softmax,
     group_norm=direct.group_norm,
     norm_activation=direct.norm_activation,
     layer_norm=direct.layer_norm,
+    rescaled=direct.rescaled,
+    activation=direct.activation,
     geglu=direct.geglu,
     conv2d=direct.conv2d,
     linear=direct.linear,
@@ -113,16 +126,30 @@ CIPHERDM_CORRECTED = replace(
 
 # PUMA's softmax and GeLU. PUMA has no SiLU and no Mish: SiLU is that of SPU's LLaMA example, which has the form of PUMA's
 # GeLU, and Mish stays exact.
-PUMA = replace(DIRECT, name="puma", silu=silu_llama, gelu=gelu_puma, softmax=softmax_puma, time_embedding="precomputed")
+PUMA = replace(
+    DIRECT,
+    name="puma",
+    silu=silu_llama,
+    gelu=gelu_puma,
+    gelu_new=gelu_puma,
+    softmax=softmax_puma,
+    time_embedding="precomputed",
+)
+
+# Functions of transformers alone: Nimbus' of low degree, and MPCFormer's, for models that are trained with them.
+NIMBUS = replace(DIRECT, name="nimbus", gelu=gelu_nimbus, gelu_new=gelu_nimbus, softmax=softmax_nimbus)
+MPCFORMER = replace(DIRECT, name="mpcformer", gelu=gelu_quad, gelu_new=gelu_quad, softmax=softmax_2quad)
 
 # Ours, on `Fixed` numbers and weights that the owner has calibrated and folded. Activations and softmax exist in it only
 # within the layers that use them.
 FAST = Protocols(
     name="fast",
-    **dict.fromkeys(("silu", "mish", "gelu", "quad", "softmax"), fast.unsupported),
+    **dict.fromkeys(("silu", "mish", "gelu", "gelu_new", "gelu_quad", "tanh", "quad", "softmax"), fast.unsupported),
     group_norm=fast_norms.group_norm,
     norm_activation=fast.norm_activation,
     layer_norm=fast_norms.layer_norm,
+    rescaled=fast_norms.rescaled,
+    activation=fast.activation,
     geglu=fast_norms.geglu,
     conv2d=fast.conv2d,
     linear=fast.linear,
@@ -145,7 +172,10 @@ FAST_GUARDED = replace(FAST, name="fast-guarded", group_norm=fast.guarded_group_
 
 _SETS = {
     protocols.name: protocols
-    for protocols in (DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, FAST, FAST_64, FAST_RINGS, FAST_GUARDED)
+    for protocols in (
+        *(DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, NIMBUS, MPCFORMER),
+        *(FAST, FAST_64, FAST_RINGS, FAST_GUARDED),
+    )
 }
 
 NAMES = tuple(_SETS)

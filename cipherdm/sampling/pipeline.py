@@ -220,6 +220,11 @@ def known_captions(pipeline: Pipeline, count: int, captions: Sequence[str] | Non
                 "prompts to come, one per line."
             )
         captions = read_captions(folder / CAPTIONS)
+    return spread_over(captions, count)
+
+
+def spread_over(captions: Sequence[str], count: int) -> list[str]:
+    """Return at most `count` of some captions, spread evenly over them."""
     places = np.linspace(0, len(captions) - 1, min(count, len(captions))).round().astype(int)
     return [captions[place] for place in places]
 

@@ -16,7 +16,7 @@ from ..kernels.narrow import sizes_of
 from ..kernels.ring_program import WalkPlan
 from ..progress import Progress
 from ..protocols import named
-from .roles import Task, Values, client_values
+from .roles import Task, Values
 
 IMAGES_MET = 20  # images that the owner draws, to see how large numbers become
 STEPS_MET = 100  # of all images together, but at least 4 are drawn
@@ -52,23 +52,18 @@ def _digest(task: Task, nodes: Sequence[Node], images: int) -> bytes:
     names = [(node.label, node.inputs, node.outputs) for node in nodes]
     shape = replace(task.shape, protocols=task.shape.protocols.name, weights=None)
     digest = hashlib.sha256(repr((names, shape, images)).encode())
-    arrays = task.owner | task.public | ({} if task.known_prompts is None else {"prompts": task.known_prompts})
+    arrays = task.owner | task.public | task.examples
     for name, array in sorted(arrays.items()):
         digest.update(repr((name, array.shape, str(array.dtype))).encode() + np.ascontiguousarray(array).tobytes())
     return digest.digest()
 
 
 def drawn(task: Task, seeds: Sequence[int], progress: Progress | None, label: str) -> Iterator[Values]:
-    """Yield the arrays of a run for each seed; a run has the classes, or the captions, from that of its seed on, in turn."""
-    classes = task.client["class_onehot"].shape[1] if "class_onehot" in task.client else None
-    known = task.known_prompts
+    """Yield the arrays of a run of the owner's for each seed."""
     for done, seed in enumerate(seeds):
         if progress is not None:
             progress(done, len(seeds), label)
-        numbers = seed + np.arange(task.shape.batch)
-        labels = None if classes is None else numbers % classes
-        prompts = None if known is None else known[:, numbers % known.shape[1]].reshape(-1, *known.shape[2:])
-        yield task.owner | task.public | client_values(labels, task.shape, seed, prompts=prompts)
+        yield task.owner | task.public | task.of_owner(seed)
 
 
 def room_taken(task: Task, plan: Plan, runs: Iterator[Values]) -> Iterator[tuple[str, int, float]]:

@@ -45,6 +45,19 @@ class Task:
         """Real numbers from a sample as the parties hold it."""
         return self.shape.decoded(sample)
 
+    @property
+    def examples(self) -> Values:
+        """What the owner's own runs take besides the weights."""
+        return {} if self.known_prompts is None else {"prompts": self.known_prompts}
+
+    def of_owner(self, seed: int) -> Values:
+        """Return what a client would share in a run of the owner's own: with the classes or captions from the seed's on."""
+        numbers, known = seed + np.arange(self.shape.batch), self.known_prompts
+        classes = self.client["class_onehot"].shape[1] if "class_onehot" in self.client else None
+        labels = None if classes is None else numbers % classes
+        prompts = None if known is None else known[:, numbers % known.shape[1]].reshape(-1, *known.shape[2:])
+        return client_values(labels, self.shape, seed, prompts=prompts)
+
 
 def owner_values(weights: PreparedWeights, shape: StepShape) -> Values:
     """Return what the model owner shares: the weights, and tables of what changes with the step or with the class.

@@ -219,18 +219,31 @@ def run_task(
     if cluster is None:
         *_, last = plaintext_steps(task)
         return SamplingResult(task.decoded(np.asarray(last["sample"])))
-    session = cluster.session(engine_for(task.shape.protocols) if engine is None else engine)
     nodes = sampling_nodes(task.shape, granularity)
+    return SamplingResult(*run_nodes(task, nodes, "sample", cluster, engine=engine, progress=progress))
+
+
+def run_nodes(
+    task: Task,
+    nodes: list[Node],
+    output: str,
+    cluster: LocalCluster,
+    *,
+    engine: EngineConfig | None,
+    progress: Progress | None,
+) -> tuple[np.ndarray, CostReport, tuple[int, ...]]:
+    """Share a task's values, run nodes on a cluster; return the array that one of them writes, the cost, and peak memory."""
+    session = cluster.session(engine_for(task.shape.protocols) if engine is None else engine)
     walking = walking_of(task, nodes, progress)
-    plan = compile_plan(nodes, task.specs, keep=["sample"], walking=walking, progress=progress)
+    plan = compile_plan(nodes, task.specs, keep=[output], walking=walking, progress=progress)
     with session.alone():  # other threads use the same names of variables
         try:
             task.share(session)
             cost = session.run(plan, progress and _with_step(progress, nodes, task.shape.steps))
-            return SamplingResult(task.decoded(session.reveal("sample")), cost, session.peak_memory())
+            return task.decoded(session.reveal(output)), cost, session.peak_memory()
         finally:
             if not session.closed:
-                session.delete([*task.specs, "sample"])
+                session.delete([*task.specs, output])
 
 
 def check_sample(sample: np.ndarray, shape: StepShape) -> None:
@@ -278,7 +291,7 @@ def plaintext_steps(task: Task, step: Graph | None = None) -> Iterator[dict[str,
     setup = setup_graph(task.shape)
 
     def run(graph: Graph) -> dict[str, jax.Array]:
-        outputs = dict(zip(graph.outputs, _jitted(graph)(*(values[name] for name in graph.inputs)), strict=True))
+        outputs = dict(zip(graph.outputs, jitted(graph)(*(values[name] for name in graph.inputs)), strict=True))
         values.update(outputs)
         return outputs
 
@@ -290,7 +303,7 @@ def plaintext_steps(task: Task, step: Graph | None = None) -> Iterator[dict[str,
 
 
 @lru_cache(maxsize=64)
-def _jitted(graph: Graph):
+def jitted(graph: Graph):
     return jax.jit(graph.__call__)
 
 

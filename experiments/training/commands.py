@@ -22,23 +22,29 @@ from cipherdm.files import check_writable, checkout
 
 
 def train(
-    name: Annotated[str, typer.Argument(help="A recipe: mnist10, mnist01-tiny, mnist10-turbo-2, sd-mini, ...")],
+    name: Annotated[
+        str, typer.Argument(help="A recipe: mnist10, mnist01-tiny, mnist10-turbo-2, sd-mini, reviews-tiny, ...")
+    ],
     steps: Annotated[int | None, typer.Option(help="Optimisation steps; the recipe's own by default.")] = None,
     resume: Annotated[bool, typer.Option(help="Whether to go on from the last checkpoint in runs/NAME.")] = True,
     out: Annotated[Path | None, typer.Option(help="Folder of the model; data/models/NAME by default.")] = None,
 ) -> None:
-    """Train a model on MNIST, and export it as a diffusers folder."""
+    """Train a model on MNIST or on the reviews, and export it as a folder of diffusers or transformers."""
     out = checkout() / "data" / "models" / name if out is None else out
     for folder in (out, Path("runs") / name):
         check_writable(folder / "training.json")
     from .digits import train as train_digits
     from .few_steps import train_student
+    from .reviews.recipe import REVIEWS
+    from .reviews.train import train_reviews
     from .sd_mini.train import train_sd_mini
     from .students import STUDENTS
 
     settings = {"out": out, "steps": steps, "resume": resume}
     if name in STUDENTS:
         folder = train_student(name, **settings)
+    elif name in REVIEWS:
+        folder = train_reviews(name, **settings)
     else:
         folder = train_sd_mini(**settings) if name == "sd-mini" else train_digits(name, **settings)
     typer.echo(f"Wrote {folder}.")

@@ -88,23 +88,15 @@ def _students() -> Iterator[StudentConfig]:
     yield StudentConfig(
         "mnist10-turbo-1-without-matching", calls=1, start=550, phases=plain, initial="mnist10-turbo-2", **ten
     )
-    mini = {"teacher": "sd-mini", "guidance": 4.0, "judged": 1000}
+    mini = {"teacher": "sd-mini", "guidance": 4.0, "judged": 1000, "paths": 16000}
+    four = (Phase(800, 4e-4), Phase(800, 3e-4, huber=True))
     yield StudentConfig("sd-mini-turbo-4", calls=4, start=600, phases=four, **mini)
+    two = (Phase(500, 4e-4), Phase(700, 3e-4, whole=True, huber=True))
     yield StudentConfig("sd-mini-turbo-2", calls=2, start=600, phases=two, initial="sd-mini-turbo-4", **mini)
-    one = (Phase(600, 4e-4, whole=True, huber=True), Phase(400, 3e-4, whole=True, huber=True))
-    yield StudentConfig(
-        "sd-mini-turbo-1", calls=1, start=550, phases=one, initial="sd-mini-turbo-2", pixels=0.3, **mini
-    )
-    yield StudentConfig(
-        "sd-mini-turbo-1-quad",
-        calls=1,
-        start=550,
-        phases=one,
-        initial="sd-mini-turbo-1",
-        pixels=0.3,
-        act_fn="quad",
-        **mini,
-    )
+    one = (Phase(1000, 4e-4, whole=True, huber=True), Phase(800, 3e-4, whole=True, huber=True))
+    once = {"calls": 1, "start": 550, "phases": one, "pixels": 0.3}
+    yield StudentConfig("sd-mini-turbo-1", initial="sd-mini-turbo-2", **once, **mini)
+    yield StudentConfig("sd-mini-turbo-1-quad", initial="sd-mini-turbo-1", act_fn="quad", **once, **mini)
 
 
 STUDENTS: dict[str, StudentConfig] = {config.name: config for config in _students()}

@@ -116,7 +116,9 @@ def test_long_sums_of_extreme_digits(path, bits, lowest):
 
 
 @pytest.mark.parametrize("bits", (64, 40, 8))
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 5), (3, 40, 700), (700, 17, 3), (530, 33, 520), (5, 1030, 6), (2, 0, 3)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (3, 1, 5), (3, 40, 700), (700, 17, 3), (530, 33, 520), (5, 1030, 6), (2, 0, 3)]
+)
 def test_shapes_larger_than_a_block_and_odd_ones(bits, shape):
     rows, inner, columns = shape
     generator = np.random.default_rng(1)

@@ -1,0 +1,312 @@
+"""transformers' BertForSequenceClassification and GPT2LMHeadModel as JAX functions over their own weights.
+
+Both are of one family with the transformers in U-Nets: `blocks.self_attention`, and a feed-forward network between two
+normalisations. BERT adds to the normalised tokens, GPT-2 to the tokens before. Layers are named as diffusers names them
+("layers.0.attn1.to_q"), so that an owner prepares them like those of U-Nets.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..approximations.softmax import PADDING
+from ..errors import CipherDMError, refuse
+from ..protocols import DIRECT, Protocols
+from ..protocols.fixed import swapaxes
+from . import blocks
+from .blocks import layer
+from .checkpoint import CONFIG, check_shapes, find_model, read_json, weights_in
+from .layout import Block
+from .unet import run_blocks
+
+_KINDS = {"BertForSequenceClassification": "bert", "GPT2LMHeadModel": "gpt2"}
+_ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_quad": "gelu_quad"}
+_HEAD = "head"  # block that reads one token
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """What of transformers' configuration the functions depend on. All of it is public."""
+
+    kind: Literal["bert", "gpt2"]
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    inner: int  # width of the feed-forward network within
+    tokens: int  # the most of one text
+    act_fn: str
+    eps: float
+    labels: tuple[str, ...] = ()  # names of the classes, for BERT
+
+    @classmethod
+    def from_transformers(cls, values: Mapping[str, Any]) -> "TransformerConfig":
+        """Read the contents of a folder's config.json. Raises CipherDMError for what is not supported."""
+        names = values.get("architectures") or ["none"]
+        kind = _KINDS.get(names[0])
+        if kind is None:
+            raise CipherDMError(f"the architecture is {names[0]}; supported are {' and '.join(_KINDS)}.")
+        bert = kind == "bert"
+        act_fn = values.get("hidden_act" if bert else "activation_function", "gelu" if bert else "gelu_new")
+        problems = {
+            f"its activation is {act_fn!r}, and supported are {', '.join(_ACTIVATIONS)}": act_fn not in _ACTIVATIONS,
+            "it attends to another sequence (add_cross_attention)": bool(values.get("add_cross_attention")),
+            "it is a decoder (is_decoder)": bert and bool(values.get("is_decoder")),
+            "its positions are not absolute": values.get("position_embedding_type", "absolute") != "absolute",
+            "its scores are not scaled as usual": not values.get("scale_attn_weights", True)
+            or bool(values.get("scale_attn_by_inverse_layer_idx")),
+        }
+        refuse(problems, "this model cannot be computed here: ")
+        try:
+            width = values["hidden_size" if bert else "n_embd"]
+            labels = values.get("id2label") or {str(index): f"LABEL_{index}" for index in range(2)}
+            return cls(
+                kind=kind,
+                vocab_size=values["vocab_size"],
+                width=width,
+                layers=values["num_hidden_layers" if bert else "n_layer"],
+                heads=values["num_attention_heads" if bert else "n_head"],
+                inner=(values["intermediate_size"] if bert else values.get("n_inner")) or 4 * width,
+                tokens=values["max_position_embeddings" if bert else "n_positions"],
+                act_fn=act_fn,
+                eps=values.get("layer_norm_eps" if bert else "layer_norm_epsilon", 1e-12 if bert else 1e-5),
+                labels=tuple(labels[key] for key in sorted(labels, key=int)) if bert else (),
+            )
+        except KeyError as error:
+            raise CipherDMError(f"the configuration lacks {error.args[0]}.") from error
+
+    @property
+    def read(self) -> int:
+        """Place of the token that the head reads: the first one's, or the last one's."""
+        return 0 if self.kind == "bert" else -1
+
+
+@dataclass(frozen=True, eq=False)
+class Transformer:
+    """A transformer: its configuration, and its weights as float32 NumPy arrays under the names of `transformer_shapes`.
+
+    `folder` is where it was read from, and has its tokenizer. Two are compared by identity.
+    """
+
+    config: TransformerConfig
+    params: Mapping[str, np.ndarray]
+    folder: Path | None = None
+
+
+def load_transformer(folder: str | Path) -> Transformer:
+    """Read a BertForSequenceClassification or a GPT2LMHeadModel that transformers saved, with safetensors.
+
+    Args:
+        folder: path of the model's folder, or a name in data/models.
+
+    Raises:
+        CipherDMError: something is missing, unreadable, of another architecture, not finite, or too large for fixed point.
+    """
+    folder = find_model(folder)
+    try:
+        config = TransformerConfig.from_transformers(read_json(folder / CONFIG))
+    except CipherDMError as error:
+        raise CipherDMError(f"{folder / CONFIG}: {error}") from error
+    stored = weights_in(folder, "model.safetensors")
+    params = _renamed(config, stored, folder)
+    check_shapes(transformer_shapes(config), params, str(folder / "model.safetensors"))
+    return Transformer(config, params, folder)
+
+
+def transformer_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    """Return the names of a transformer's weights with their shapes. Linear layers are [outputs, inputs]."""
+    width = config.width
+    shapes = {"embeddings.words": (config.vocab_size, width), "embeddings.positions": (config.tokens, width)}
+
+    def norm(name: str) -> None:
+        shapes.update({f"{name}.weight": (width,), f"{name}.bias": (width,)})
+
+    def linear(name: str, inside: int, outside: int) -> None:
+        shapes.update({f"{name}.weight": (outside, inside), f"{name}.bias": (outside,)})
+
+    for index in range(config.layers):
+        path = f"layers.{index}"
+        norm(f"{path}.norm1")
+        for name in ("to_q", "to_k", "to_v", "to_out.0"):
+            linear(f"{path}.attn1.{name}", width, width)
+        norm(f"{path}.norm3")
+        linear(f"{path}.ff.net.0.proj", width, config.inner)
+        linear(f"{path}.ff.net.2", config.inner, width)
+    norm(f"{_HEAD}.norm")
+    if config.kind == "bert":
+        linear(f"{_HEAD}.pooler", width, width)
+        linear(f"{_HEAD}.classifier", width, len(config.labels))
+    else:
+        shapes[f"{_HEAD}.lm_head.weight"] = (config.vocab_size, width)
+    return shapes
+
+
+def transformer_blocks(config: TransformerConfig, *, every_token: bool = False) -> tuple[Block, ...]:
+    """Return the blocks in order of execution.
+
+    The graph's inputs are "onehot" [B, V, N], or "embeddings" [B, D, N] where the client makes them, and for BERT "mask"
+    [B, N] (`protocols.Protocols.attention`). Its output is "logits" [B, labels], or [B, V] for the token after the last.
+    Only one token is read in the end, so the last layer computes that one alone, unless `every_token` is wanted: then
+    "hidden" [B, D, N], all tokens after the last layer, is the output.
+    """
+    shapes = transformer_shapes(config)
+    post = config.kind == "bert"
+    mask = ("mask",) if post else ()
+    common = {"eps": config.eps, "post_norm": post}
+    found, last = [], "embeddings"
+
+    def block(name, kind, function, inputs, output, params, static) -> None:
+        found.append(Block(name, kind, inputs, (output,), tuple(params.items()), function, tuple(static.items())))
+
+    def under(prefix: str, *names: str) -> dict[str, str]:
+        return {
+            full[len(prefix) + 1 :]: full for full in shapes if full.startswith(tuple(f"{prefix}.{n}" for n in names))
+        }
+
+    params = {"words": "embeddings.words", "positions": "embeddings.positions"}
+    block("embeddings", "embeddings", embeddings, ("onehot",), "embeddings", params, {})
+    for index in range(config.layers):
+        path = f"layers.{index}"
+        only = config.read if index == config.layers - 1 and not every_token else None
+        static = common | {"heads": config.heads, "only": only, "causal": not post}
+        name = f"{path}.attn1"
+        params = under(path, "norm1", "attn1")
+        block(name, "self_attention", blocks.self_attention, (last, *mask), name, params, static)
+        last, name = name, f"{path}.ff"
+        static = common | {"act_fn": config.act_fn}
+        block(name, "feed_forward", blocks.plain_feed_forward, (last,), name, under(path, "norm3", "ff"), static)
+        last = name
+    if every_token:
+        block(_HEAD, "norm", final_norm, (last,), "hidden", under(_HEAD, "norm"), {"eps": config.eps})
+        return tuple(found)
+    function = classifier_head if post else language_head
+    block(_HEAD, _HEAD, function, (last,), "logits", under(_HEAD, ""), {"eps": config.eps})
+    return tuple(found)
+
+
+def embeddings(params, onehot, *, protocols):
+    """Return the tokens' embeddings [B, D, N], before a normalisation, of onehot [B, V, N].
+
+    A product with one-hot columns picks from the table: indexing by a secret would reveal it.
+    """
+    words = protocols.linear({"weight": swapaxes(params["words"], 0, 1)}, onehot)
+    return words + swapaxes(params["positions"], 0, 1)[:, : onehot.shape[2]][None]
+
+
+def classifier_head(params, token, *, protocols, eps):
+    """Return logits [B, labels] of the first token [B, D, 1], normalised, through BERT's pooler and a linear layer."""
+    y = protocols.layer_norm(layer(params, "norm"), token, eps=eps)
+    pooler = layer(params, "pooler")
+    y = protocols.activation(pooler, protocols.linear(pooler, y), act_fn="tanh", protocols=protocols)
+    return protocols.linear(layer(params, "classifier"), y)[:, :, 0]
+
+
+def language_head(params, token, *, protocols, eps):
+    """Return logits [B, V] of the last token [B, D, 1]: its products with the words' embeddings."""
+    y = protocols.layer_norm(layer(params, "norm"), token, eps=eps)
+    return protocols.linear(layer(params, "lm_head"), y)[:, :, 0]
+
+
+def final_norm(params, tokens, *, protocols, eps):
+    """Normalise tokens [B, D, N] after the last layer."""
+    return protocols.layer_norm(layer(params, "norm"), tokens, eps=eps)
+
+
+def apply_transformer(
+    config: TransformerConfig, params, ids, mask=None, *, every_token: bool = False, protocols: Protocols = DIRECT
+):
+    """Return logits [B, labels] or [B, V], or with `every_token` hidden [B, D, N], of token ids [B, N], in plaintext.
+
+    Args:
+        config: configuration of the model.
+        params: the weights.
+        ids: whole numbers [B, N].
+        mask: [B, N], 1 for tokens and 0 for padding, for BERT; all are tokens by default.
+        every_token: see `transformer_blocks`.
+        protocols: a protocol set without an owner's preparation.
+    """
+    ids = np.asarray(ids)
+    mask = np.ones(ids.shape) if mask is None else np.asarray(mask)
+    values = {"onehot": jnp.asarray(one_hot_tokens(ids, config.vocab_size)), "mask": jnp.asarray(padding_of(mask))}
+    result = run_blocks(transformer_blocks(config, every_token=every_token), params, values, protocols=protocols)
+    return result["hidden" if every_token else "logits"]
+
+
+def one_hot_tokens(ids: np.ndarray, vocab_size: int) -> np.ndarray:
+    """Return token ids [B, N] as float32 columns [B, V, N] with a single one."""
+    return np.ascontiguousarray(np.swapaxes(np.eye(vocab_size, dtype=np.float32)[ids], 1, 2))
+
+
+def padding_of(mask: np.ndarray) -> np.ndarray:
+    """Return what `direct.attention` takes for a mask [B, N] of ones and zeros: 0 for a token, PADDING for what is none."""
+    return ((1 - mask) * PADDING).astype(np.float32)
+
+
+_BERT_LAYER = {
+    "attention.self.query": "attn1.to_q",
+    "attention.self.key": "attn1.to_k",
+    "attention.self.value": "attn1.to_v",
+    "attention.output.dense": "attn1.to_out.0",
+    "attention.output.LayerNorm": "norm3",
+    "intermediate.dense": "ff.net.0.proj",
+    "output.dense": "ff.net.2",
+}
+
+
+def _renamed(config: TransformerConfig, stored: Mapping[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
+    """Return transformers' state dict under our names. BERT's normalisations after a layer are those before the next one."""
+
+    def tensor(name: str) -> np.ndarray:
+        if name not in stored:
+            raise CipherDMError(f"{folder}: a checkpoint of another architecture than its {CONFIG} says: no {name}.")
+        return np.asarray(stored[name], np.float32)
+
+    def pair(ours: str, theirs: str) -> dict[str, np.ndarray]:
+        return {f"{ours}.{leaf}": tensor(f"{theirs}.{leaf}") for leaf in ("weight", "bias")}
+
+    if config.kind == "gpt2":
+        return _renamed_gpt2(config, tensor, pair, stored.__contains__)
+    words = tensor("bert.embeddings.word_embeddings.weight")
+    # All tokens of a text are of the first type.
+    first_type = tensor("bert.embeddings.token_type_embeddings.weight")[0]
+    positions = tensor("bert.embeddings.position_embeddings.weight") + first_type
+    params = {"embeddings.words": words, "embeddings.positions": positions}
+    before = "bert.embeddings.LayerNorm"
+    for index in range(config.layers):
+        path = f"bert.encoder.layer.{index}"
+        params |= pair(f"layers.{index}.norm1", before)
+        for theirs, ours in _BERT_LAYER.items():
+            params |= pair(f"layers.{index}.{ours}", f"{path}.{theirs}")
+        before = f"{path}.output.LayerNorm"
+    params |= pair("head.norm", before) | pair("head.pooler", "bert.pooler.dense")
+    return params | pair("head.classifier", "classifier")
+
+
+def _renamed_gpt2(config: TransformerConfig, tensor, pair, has) -> dict[str, np.ndarray]:
+    """The same for GPT-2, whose linear layers are stored [inputs, outputs], and queries, keys and values as one."""
+    params = {
+        "embeddings.words": tensor("transformer.wte.weight"),
+        "embeddings.positions": tensor("transformer.wpe.weight"),
+    }
+    for index in range(config.layers):
+        ours, theirs = f"layers.{index}", f"transformer.h.{index}"
+        params |= pair(f"{ours}.norm1", f"{theirs}.ln_1") | pair(f"{ours}.norm3", f"{theirs}.ln_2")
+        for leaf in ("weight", "bias"):
+            parts = np.split(tensor(f"{theirs}.attn.c_attn.{leaf}").T, 3)
+            params |= {
+                f"{ours}.attn1.{name}.{leaf}": part for name, part in zip(("to_q", "to_k", "to_v"), parts, strict=True)
+            }
+            for name, layer_name in (
+                ("attn1.to_out.0", "attn.c_proj"),
+                ("ff.net.0.proj", "mlp.c_fc"),
+                ("ff.net.2", "mlp.c_proj"),
+            ):
+                params[f"{ours}.{name}.{leaf}"] = tensor(f"{theirs}.{layer_name}.{leaf}").T
+    # A model that does not say otherwise reads the next word by the table of the words.
+    params["head.lm_head.weight"] = tensor("lm_head.weight") if has("lm_head.weight") else params["embeddings.words"]
+    params |= pair("head.norm", "transformer.ln_f")
+    return {name: np.ascontiguousarray(array) for name, array in params.items()}

@@ -1,0 +1,156 @@
+"""The owner's work for transformers, in the clear: observe their layers on texts of its own, fit them for FAST, and fold."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from ..approximations import exact
+from ..models.transformer import Transformer, one_hot_tokens, padding_of, transformer_blocks
+from ..models.unet import run_blocks
+from ..progress import Progress
+from ..protocols import Protocols
+from ..protocols.fast import POWER_BITS, VALUE_BITS, WEIGHT_BITS
+from ..protocols.fast_attention import TOKEN_BITS
+from .calibrate import SAMPLES, SPREAD, fit_attention, newton_steps
+from .fits import fit_even, fit_with_cubic, widened_ends
+from .fold import fold_exponential
+from .fold_norms import Fits, fold_polynomial, fold_token_norm, typical_variances
+from .observe import Layers, Observation, load_calibration, recording_protocols
+from .prepared import PreparedWeights
+
+_BATCH = 32  # texts at a time
+ROWS = 4000  # rows of scores that an exponential is fitted to
+_FITS = {
+    "gelu": ("even", partial(fit_even, function=exact.gelu)),
+    "gelu_new": ("even", partial(fit_even, function=exact.gelu)),  # its tanh form differs by less than a fit
+    "tanh": ("cubic", partial(fit_with_cubic, np.tanh)),
+}
+"""How activations are fitted; "gelu_quad" is exact."""
+
+
+def fit_transformer(
+    model: Transformer, ids: np.ndarray, mask: np.ndarray, *, seed: int = 0, progress: Progress | None = None
+) -> dict[str, np.ndarray]:
+    """Run the exact model on texts, fit every layer, and return the arrays that `save_calibration` stores.
+
+    Names and shapes are those of `calibrate`'s models with prompts, with one step. A row's exponentials have their mean
+    inverted, and not their sum, because texts have different lengths. Activations without a gate have "LAYER.even" or
+    "LAYER.cubic" [1, C, 5 or 7].
+
+    Args:
+        model: the model.
+        ids, mask: whole numbers [K, N] of each text, as `apply_transformer` takes them.
+        seed: seed of the choice of samples.
+        progress: called as progress(done, K, "calibrate").
+    """
+    layers = Layers.of_blocks(transformer_blocks(model.config))
+    call, seen = jax.jit(_recorded_call(model)), []
+    for first in range(0, len(ids), _BATCH):
+        part = slice(first, first + _BATCH)
+        arrays = call(model.params, one_hot_tokens(ids[part], model.config.vocab_size), mask[part].astype(np.float32))
+        seen.append(jax.tree_util.tree_map(np.asarray, arrays))
+        if progress is not None:
+            progress(min(first + _BATCH, len(ids)), len(ids), "calibrate")
+    there = mask.astype(bool)
+    generator = np.random.default_rng(seed)
+    arrays: dict[str, np.ndarray] = {"timesteps": np.zeros(1, np.float32)}
+
+    def of(field: str, name: str) -> np.ndarray:
+        return np.concatenate([getattr(batch, field)[name] for batch in seen])
+
+    with threadpool_limits(1):
+        for name in layers.token_norms:
+            variances = of("variances", name)  # [K, N], or [K, 1] of the token that is read
+            values = variances[there if variances.shape == there.shape else ...].reshape(-1) + model.config.eps
+            spread = np.float32([[[values.min() / SPREAD, values.max() * SPREAD]]])
+            arrays |= {f"{name}.spread": spread, f"{name}.count": np.int32([model.config.width])}
+            arrays[f"{name}.newton"] = np.int32([newton_steps(spread)])
+        for name in layers.attentions:
+            scores = np.where(there[:, None, None, :], of("scores", name), np.nan)
+            asking = np.broadcast_to(there[:, None, :], scores.shape[:3]) if scores.shape[2] > 1 else np.s_[:, :, :]
+            rows = scores[asking].reshape(-1, scores.shape[3]).astype(np.float64)
+            rows = rows[generator.choice(len(rows), min(ROWS, len(rows)), replace=False)]
+            fitted = fit_attention([rows - np.nanmean(rows, 1, keepdims=True)], np.nanmean)
+            arrays |= {f"{name}.{leaf}": np.asarray(found, np.float32) for leaf, found in fitted.items()}
+        for name, act_fn in layers.inner.items():
+            if act_fn not in _FITS:
+                continue
+            values = np.moveaxis(of("gates", name), 1, -1)  # [K, N or 1, C]
+            channels = values[there if values.shape[1] == there.shape[1] else ...].reshape(-1, values.shape[-1]).T
+            leaf, fit = _FITS[act_fn]
+            some = channels[:, generator.choice(channels.shape[1], min(SAMPLES, channels.shape[1]), replace=False)]
+            arrays[f"{name}.{leaf}"] = fit(some, ends=widened_ends(channels))[None].astype(np.float32)
+    return arrays
+
+
+def _recorded_call(model: Transformer):
+    """A function of (params, onehot, mask) to an `Observation`."""
+    blocks = transformer_blocks(model.config)
+
+    def call(params, onehot, mask):
+        seen = Observation({}, {}, {}, {}, {}, {})
+        recording = recording_protocols(Layers.of_blocks(blocks), seen)
+        run_blocks(blocks, params, {"onehot": onehot, "mask": padding_of(mask)}, protocols=recording)
+        return seen
+
+    return call
+
+
+def prepare_transformer(
+    model: Transformer, protocols: Protocols, calibration: Mapping[str, np.ndarray] | None = None
+) -> PreparedWeights:
+    """Return what the owner of a transformer shares: all weights, for FAST with the fits folded into them.
+
+    Args:
+        model: the model.
+        protocols: the protocol set.
+        calibration: the fits; read from the model's folder by default.
+
+    Raises:
+        CipherDMError: the set needs a calibration that the folder lacks, or does not compute the model's layers.
+    """
+    weights = PreparedWeights(dict(model.params), {}, {})
+    if protocols.prepare is None:
+        return weights
+    fits = Fits.at(load_calibration(model) if calibration is None else calibration, np.zeros(1))
+    layers, config = Layers.of_blocks(transformer_blocks(model.config)), model.config
+    for name, act_fn in layers.inner.items():
+        _fold_inner(weights, fits, name, act_fn)
+    for name in layers.token_norms:
+        settings = {"kept": config.kind == "bert" and not name.startswith("head"), "eps": config.eps}
+        if config.kind == "bert" and name == "layers.0.norm1":
+            # It alone reads the embeddings, which therefore may have any unit: that in which they have variance about 1.
+            settings["unit"] = float(np.sqrt(typical_variances(fits, name)[0]))
+            for table in ("embeddings.words", "embeddings.positions"):
+                weights.constant[table] = weights.constant[table] / settings["unit"]
+        fold_token_norm(weights, fits, name, **settings)
+    for name, heads in layers.attentions.items():
+        fold_exponential(weights, fits, name, config.width // heads)
+        weights.static[f"{name}.to_q.centred"] = int(f"{name}.floor" not in fits.stored)
+    # There is one step, so what is by step is constant.
+    weights.constant.update({name: array[0] for name, array in weights.by_step.items()})
+    weights.by_step.clear()
+    for name in weights.constant:
+        if name.endswith(".bias"):  # the bits of the product that it is added to
+            weights.bits.setdefault(name, VALUE_BITS + WEIGHT_BITS)
+    weights.bits.update({"mask": TOKEN_BITS, "onehot": 0})
+    return weights
+
+
+def _fold_inner(weights: PreparedWeights, fits: Fits, name: str, act_fn: str) -> None:
+    """Fold the constants of `fast.activation`, and its scale and shift into the linear layer before it."""
+    after = {"ff.net.0.proj": "ff.net.2", "pooler": "classifier"}
+    leaf = next(leaf for leaf in after if name.endswith(leaf))
+    bits = 2 * POWER_BITS
+    if act_fn == "gelu_quad":  # ((x + 1) / sqrt 8)^2 + 3/8
+        scale, offset = np.float64(8**-0.5), 8**-0.5
+    else:
+        scale, offset, bits = fold_polynomial(weights, fits, name)[0], 0.0, 3 * POWER_BITS
+    for part in ("weight", "bias"):
+        array = weights.constant[f"{name}.{part}"]
+        factor = scale[:, None] if np.ndim(scale) and array.ndim == 2 else scale
+        weights.constant[f"{name}.{part}"] = array * factor + (offset if part == "bias" else 0.0)
+    weights.bits[f"{name.removesuffix(leaf)}{after[leaf]}.bias"] = bits + WEIGHT_BITS

@@ -1,0 +1,263 @@
+"""Transformers on texts: a class for each text, computed by three parties on shares or in plaintext.
+
+The client tokenises its text and shares the tokens; the model owner shares the weights. Public are the architecture, the
+number of texts, and the number of tokens that each is filled up to. What of them is padding is not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node
+from ..errors import CipherDMError, check_whole
+from ..models.transformer import Transformer, TransformerConfig, one_hot_tokens, padding_of, transformer_blocks
+from ..owner import WeightsLayout
+from ..owner.transformers import prepare_transformer
+from ..progress import Progress
+from ..protocols import DIRECT, Protocols, named
+from ..protocols.fast_attention import token_weights
+from ..protocols.fixed import decode, encode
+from .pipeline import read_captions
+from .roles import Task, Values, owner_values
+from .sample import jitted, run_nodes
+from .steps import block_node
+
+LARGEST_LOGIT = 64.0  # beyond it a logit on shares is an overflow, if it shows at all
+STEP = 16  # texts are filled up to a multiple of so many tokens, if nothing else is asked for
+KNOWN = "texts.txt"  # file in a model's folder with texts that its owner knows, one per line
+
+
+@dataclass(frozen=True)
+class TextShape:
+    """All that a transformer's functions depend on besides arrays. All of it is public."""
+
+    config: TransformerConfig
+    protocols: Protocols
+    weights: WeightsLayout
+    batch: int
+    tokens: int
+    embedded: bool  # True if the client shares embeddings, by a table that the owner published
+    ring: bool = False
+    steps: int = 1
+
+    def nodes(self, granularity: str) -> list[Node]:
+        """Return the whole run as nodes. Raises CipherDMError for an unknown granularity."""
+        if granularity not in ("block", "step"):
+            raise CipherDMError(f"unknown granularity {granularity!r}: choose block, or step for one program.")
+        blocks = [b for b in transformer_blocks(self.config) if not (self.embedded and b.kind == "embeddings")]
+        nodes = [block_node(block, self) for block in blocks]
+        return nodes if granularity == "block" else [Graph("transformer", tuple(nodes), ("logits",)).as_node()]
+
+    def decoded(self, logits: np.ndarray) -> np.ndarray:
+        """Real numbers from logits as the parties hold them."""
+        bits = self.protocols.value_bits
+        return logits if bits is None else decode(logits, bits, self.ring)
+
+
+@dataclass(frozen=True, eq=False)
+class TextTask(Task):
+    """A run of a transformer.
+
+    `known` has texts of the owner's, "ids" and "mask" [K, N], and `table` the published embeddings of words [V, D] and
+    positions [N, D], if they are.
+    """
+
+    known: Values = field(default_factory=dict)
+    table: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def examples(self) -> Values:
+        """The owner's texts."""
+        return self.known
+
+    def of_owner(self, seed: int) -> Values:
+        """Return what a client would share of the owner's texts from the seed's on."""
+        numbers = (seed + np.arange(self.shape.batch)) % len(self.known["ids"])
+        return text_values(self.shape, *(self.known[name][numbers] for name in ("ids", "mask")), self.table)
+
+
+@dataclass(frozen=True, eq=False)
+class Classification:
+    """What the client has after a run.
+
+    Attributes:
+        labels: the most likely class of each text, by the model's names.
+        logits: float32 [B, classes].
+        cost: cost of the run to the parties, without sharing and revealing; None for a run in plaintext.
+        peak_memory: as in `SamplingResult`.
+    """
+
+    labels: tuple[str, ...]
+    logits: np.ndarray
+    cost: CostReport | None = None
+    peak_memory: tuple[int, ...] = ()
+
+
+def classify(
+    model: Transformer,
+    cluster: LocalCluster | None,
+    texts: Sequence[str] | str,
+    *,
+    tokens: int | None = None,
+    embedded: bool = False,
+    protocols: Protocols | str = DIRECT,
+    granularity: Literal["block", "step"] = "block",
+    engine: EngineConfig | None = None,
+    progress: Progress | None = None,
+) -> Classification:
+    """Find the class of each text, secretly if there is a cluster.
+
+    On a cluster the weights, the texts, how long each is, every intermediate value and the logits are secret-shared. Only the
+    client puts the logits together, here. This function plays both roles, model owner and client.
+
+    Args:
+        model: a BertForSequenceClassification, by `load_transformer`.
+        cluster: three parties, or None to compute here in plaintext with the same functions.
+        texts: texts, or one.
+        tokens: number of tokens that each text is filled up to, which is public; by default the next multiple of 16 above the
+            longest text's.
+        embedded: whether the owner has published its table of embeddings, so that the client shares rows of it in the place
+            of one-hot rows, which are far larger. Nothing else about the weights becomes known.
+        protocols: protocol set that layers are computed with, or its name.
+        granularity: part that becomes one program: each "block" (costs by block), or the whole "step".
+        engine, progress: as in `cipherdm.sample`.
+
+    Raises:
+        CipherDMError: the model classifies nothing or has no tokenizer, a text is too long, numbers left the ring's range, or
+            the cluster failed.
+    """
+    task = classification_task(
+        model, texts, tokens=tokens, embedded=embedded, protocols=named(protocols), ring=cluster is not None
+    )
+    nodes = task.shape.nodes(granularity)
+    if cluster is None:
+        found = (_in_plaintext(task, nodes),)
+    else:
+        found = run_nodes(task, nodes, "logits", cluster, engine=engine, progress=progress)
+    _check_logits(found[0], task.shape)
+    names = model.config.labels
+    return Classification(tuple(names[index] for index in found[0].argmax(1)), *found)
+
+
+def classification_task(
+    model: Transformer,
+    texts: Sequence[str] | str,
+    *,
+    tokens: int | None = None,
+    embedded: bool = False,
+    protocols: Protocols = DIRECT,
+    ring: bool = True,
+) -> TextTask:
+    """Return what `classify` runs for the same arguments; `ring` is True for three parties. Errors are those of `classify`."""
+    if model.config.kind != "bert":
+        raise CipherDMError("this transformer continues texts, and has no classes: take cipherdm.generate.")
+    ids, mask = tokenised(model, [texts] if isinstance(texts, str) else list(texts), tokens)
+    weights = prepare_transformer(model, protocols)
+    table = None
+    if embedded:
+        table = (weights.constant.pop("embeddings.words"), weights.constant.pop("embeddings.positions")[: ids.shape[1]])
+    shape = TextShape(model.config, protocols, weights.layout, *ids.shape, embedded, ring)
+    known: Values = {}
+    if protocols.significant_bits is not None and ring:
+        known = dict(zip(("ids", "mask"), tokenised(model, known_texts(model), ids.shape[1], cut=True), strict=True))
+    values = text_values(shape, ids, mask, table)
+    return TextTask(shape, owner_values(weights, shape), values, {}, known=known, table=table)
+
+
+def text_values(
+    shape: TextShape, ids: np.ndarray, mask: np.ndarray, table: tuple[np.ndarray, np.ndarray] | None = None
+) -> Values:
+    """Return what the client shares of token ids and their mask, both [B, N]: one-hot columns, or embeddings, and the mask."""
+    fixed, ring = shape.protocols.value_bits is not None, shape.ring
+    bits = dict(shape.weights.bits)
+    values: Values = {"mask": token_weights(mask) if fixed else padding_of(mask)}
+    if table is not None:
+        words, positions = table
+        values["embeddings"] = np.float32((words[ids] + positions).swapaxes(1, 2))
+    else:
+        values["onehot"] = one_hot_tokens(ids, shape.config.vocab_size)
+    if not fixed:
+        return values
+    return {name: encode(array, bits.get(name, shape.protocols.value_bits), ring) for name, array in values.items()}
+
+
+def tokenised(
+    model: Transformer, texts: Sequence[str], tokens: int | None, *, cut: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return token ids and mask [B, N] of texts, filled up to `tokens`, or cut there.
+
+    Raises CipherDMError if there is no text, no tokenizer or one of another model, or a text is too long and not to be cut.
+    """
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise CipherDMError("give at least one text, and no empty ones.")
+    tokenizer = tokenizer_of(model)
+    found = [tokenizer(text)["input_ids"] for text in texts]
+    longest, most = max(map(len, found)), model.config.tokens
+    if tokens is None:
+        tokens = min(-(-longest // STEP) * STEP, most)
+    check_whole("tokens", tokens, 2)
+    if tokens > most:
+        raise CipherDMError(f"this model has positions for {most} tokens, not for {tokens}.")
+    if longest > tokens and not cut:
+        long = texts[max(range(len(found)), key=lambda index: len(found[index]))]
+        raise CipherDMError(
+            f"a text has {longest} tokens, and there are places for {tokens}: shorten it"
+            + (f", or ask for more, up to {most}" if tokens < most else "")
+            + f". It begins {long[:40]!r}."
+        )
+    ids, mask = np.full((len(found), tokens), tokenizer.pad_token_id or 0), np.zeros((len(found), tokens), np.int64)
+    for row, numbers in enumerate(found):
+        if len(numbers) > tokens:
+            numbers = [*numbers[: tokens - 1], numbers[-1]]  # the last one marks the end
+        ids[row, : len(numbers)], mask[row, : len(numbers)] = numbers, 1
+    if ids.max() >= model.config.vocab_size:
+        raise CipherDMError(
+            f"the tokenizer in {model.folder} knows token {ids.max()}, and the model has {model.config.vocab_size}: they are "
+            "of different models. Copy both from one source."
+        )
+    return ids, mask
+
+
+def tokenizer_of(model: Transformer) -> Any:
+    """Return the tokenizer in a model's folder. Raises CipherDMError if there is none that can be read."""
+    from transformers import AutoTokenizer
+
+    if model.folder is None:
+        raise CipherDMError(
+            "this model was not read from a folder, so it has no tokenizer: save both to one, and load it."
+        )
+    try:
+        return AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise CipherDMError(
+            f"{model.folder} has no tokenizer that can be read: copy tokenizer.json and tokenizer_config.json there."
+        ) from error
+
+
+def known_texts(model: Transformer) -> list[str]:
+    """Return the texts that a model's owner keeps beside it. Raises CipherDMError if there are none."""
+    path = None if model.folder is None else Path(model.folder) / KNOWN
+    if path is None or not path.is_file():
+        raise CipherDMError(
+            f"{model.folder or 'this model'} has no {KNOWN}: write texts like those to come there, one per line."
+        )
+    return read_captions(path)
+
+
+def _in_plaintext(task: TextTask, nodes: Sequence[Node]) -> np.ndarray:
+    graph = Graph("transformer", tuple(nodes), ("logits",))
+    values = task.owner | task.client
+    return task.decoded(np.asarray(jitted(graph)(*(values[name] for name in graph.inputs))[0]))
+
+
+def _check_logits(logits: np.ndarray, shape: TextShape) -> None:
+    """Raise CipherDMError if logits show that numbers left the range in which a set is right."""
+    largest = np.abs(logits).max()
+    if not np.isfinite(largest) or (shape.ring and largest > LARGEST_LOGIT):
+        raise CipherDMError(
+            f"the logits have values up to {largest:.4g}: numbers left the range in which the set {shape.protocols.name} "
+            "computes. Calibrate the model on texts like these (cipherdm.calibrate), or take direct."
+        )

@@ -1,0 +1,1 @@
+"""reviews-tiny, a small BERT that tells good reviews from bad ones, and its student with a quadratic."""
