@@ -74,7 +74,7 @@ softmax_nimbus = ShiftedSoftmax("softmax_nimbus", exp_nimbus)
 
 Formula:  that of `ShiftedSoftmax` with `exp_nimbus`.
 Domain:   all scores whose differences fixed point can hold.
-Error:    at most 0.04 on 1,000 rows of 100 scores ~ N(0, 1.5^2). Scores more than 3.9 below the maximum have no weight.
+Error:    at most 0.2 on 1,000 rows of 100 scores ~ N(0, 1.5^2). Scores more than 3.9 below the maximum have no weight.
 Source:   Nimbus (Li et al., NeurIPS 2024, arXiv 2411.15707).
 """
 

@@ -63,23 +63,22 @@ def fit_transformer(
 
     with threadpool_limits(1):
         for name in layers.token_norms:
-            variances = of("variances", name)  # [K, N], or [K, 1] of the token that is read
-            values = variances[there if variances.shape == there.shape else ...].reshape(-1) + model.config.eps
+            values = of("variances", name) + model.config.eps
             spread = np.float32([[[values.min() / SPREAD, values.max() * SPREAD]]])
             arrays |= {f"{name}.spread": spread, f"{name}.count": np.int32([model.config.width])}
             arrays[f"{name}.newton"] = np.int32([newton_steps(spread)])
         for name in layers.attentions:
+            # Padding asks too, since parties compute what nobody reads, and must not overflow.
             scores = np.where(there[:, None, None, :], of("scores", name), np.nan)
-            asking = np.broadcast_to(there[:, None, :], scores.shape[:3]) if scores.shape[2] > 1 else np.s_[:, :, :]
-            rows = scores[asking].reshape(-1, scores.shape[3]).astype(np.float64)
+            rows = scores.reshape(-1, scores.shape[3]).astype(np.float64)
             rows = rows[generator.choice(len(rows), min(ROWS, len(rows)), replace=False)]
             fitted = fit_attention([rows - np.nanmean(rows, 1, keepdims=True)], np.nanmean)
             arrays |= {f"{name}.{leaf}": np.asarray(found, np.float32) for leaf, found in fitted.items()}
         for name, act_fn in layers.inner.items():
             if act_fn not in _FITS:
                 continue
-            values = np.moveaxis(of("gates", name), 1, -1)  # [K, N or 1, C]
-            channels = values[there if values.shape[1] == there.shape[1] else ...].reshape(-1, values.shape[-1]).T
+            values = np.moveaxis(of("gates", name), 1, 0)  # [C, K, N], or [C, K, 1] of the token that is read
+            channels = values.reshape(len(values), -1)
             leaf, fit = _FITS[act_fn]
             some = channels[:, generator.choice(channels.shape[1], min(SAMPLES, channels.shape[1]), replace=False)]
             arrays[f"{name}.{leaf}"] = fit(some, ends=widened_ends(channels))[None].astype(np.float32)

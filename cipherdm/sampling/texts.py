@@ -187,7 +187,7 @@ def text_values(
 def tokenised(
     model: Transformer, texts: Sequence[str], tokens: int | None, *, cut: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return token ids and mask [B, N] of texts, filled up to `tokens`, or cut there.
+    """Return token ids and mask [B, N] of texts, filled up to `tokens` or cut there; the mask is 1 for tokens, 0 for padding.
 
     Raises CipherDMError if there is no text, no tokenizer or one of another model, or a text is too long and not to be cut.
     """
@@ -208,11 +208,12 @@ def tokenised(
             + (f", or ask for more, up to {most}" if tokens < most else "")
             + f". It begins {long[:40]!r}."
         )
-    ids, mask = np.full((len(found), tokens), tokenizer.pad_token_id or 0), np.zeros((len(found), tokens), np.int64)
+    ids, mask = np.zeros((2, len(found), tokens), np.int64)
     for row, numbers in enumerate(found):
         if len(numbers) > tokens:
             numbers = [*numbers[: tokens - 1], numbers[-1]]  # the last one marks the end
-        ids[row, : len(numbers)], mask[row, : len(numbers)] = numbers, 1
+        # What follows a text is the text again. Nobody reads it, and its values are as large as those of texts.
+        ids[row], mask[row, : len(numbers)] = np.resize(numbers, tokens), 1
     if ids.max() >= model.config.vocab_size:
         raise CipherDMError(
             f"the tokenizer in {model.folder} knows token {ids.max()}, and the model has {model.config.vocab_size}: they are "
@@ -230,6 +231,8 @@ def tokenizer_of(model: Transformer) -> Any:
             "this model was not read from a folder, so it has no tokenizer: save both to one, and load it."
         )
     try:
+        if not any((model.folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
+            raise OSError
         return AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise CipherDMError(

@@ -30,8 +30,11 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder of the model; data/models/NAME by default.")] = None,
 ) -> None:
     """Train a model on MNIST or on the reviews, and export it as a folder of diffusers or transformers."""
-    out = checkout() / "data" / "models" / name if out is None else out
-    for folder in (out, Path("runs") / name):
+    own = Path("runs") / name
+    # What learns from all of MiniLM is too large for the repository.
+    usual = own / "model" if name == "reviews-minilm" else checkout() / "data" / "models" / name
+    out = usual if out is None else out
+    for folder in (out, own):
         check_writable(folder / "training.json")
     from .digits import train as train_digits
     from .few_steps import train_student

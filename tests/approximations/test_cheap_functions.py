@@ -7,6 +7,7 @@ import pytest
 from stated import activations, random, stated_errors
 
 from cipherdm.approximations import exact, quad
+from cipherdm.approximations.gelu import gelu_nimbus
 from cipherdm.protocols import direct
 from cipherdm.protocols.direct import linear_attention
 
@@ -22,6 +23,15 @@ def test_quad_is_silu_to_second_order_at_zero():
     normal = activations()
     error = quad(jnp.asarray(normal, jnp.float32)) - exact.silu(normal)
     assert np.sqrt(np.mean(np.square(error))) == pytest.approx(mean, abs=0.001)
+
+
+def test_nimbus_gelu_has_its_stated_errors():
+    largest, place, mean = stated_errors("gelu_nimbus")
+    x = np.linspace(-8, 8, 160_001).astype(np.float32)
+    error = np.abs(gelu_nimbus(x) - exact.gelu(x))
+    assert error.max() == pytest.approx(largest, abs=1e-4) and abs(x[error.argmax()]) == pytest.approx(place, abs=1e-3)
+    normal = activations().astype(np.float32)
+    assert np.sqrt(np.mean(np.square(gelu_nimbus(normal) - exact.gelu(normal)))) == pytest.approx(mean, abs=1e-4)
 
 
 def test_linear_attention_is_softmax_attention_to_first_order():

@@ -15,12 +15,13 @@ from cipherdm.approximations.exp import (
     exp_cipherdm,
     exp_corrected,
     exp_limit,
+    exp_nimbus,
     exp_puma,
 )
 from cipherdm.approximations.inverses import Reciprocal
-from cipherdm.approximations.softmax import softmax_2quad, softmax_bounded, softmax_limit
+from cipherdm.approximations.softmax import PADDING, softmax_2quad, softmax_bounded, softmax_limit
 from cipherdm.errors import CipherDMError
-from cipherdm.protocols import CIPHERDM, PUMA
+from cipherdm.protocols import CIPHERDM, NIMBUS, PUMA
 
 
 @pytest.mark.parametrize("bound", [0, 19, 50, np.nan])
@@ -40,6 +41,11 @@ def test_bounded_exponentials_have_their_stated_errors():
         assert bounded.squarings + 2 < limit.squarings
         fewer = replace(limit, squarings=limit.squarings - 1)
         assert fewer.max_error(np.exp, -bound, bound, relative=True) > 0.01
+
+
+def test_nimbus_exp_has_its_stated_error():
+    assert exp_nimbus.max_error(np.exp, -14, 0) == pytest.approx(stated_largest("exp_nimbus"), abs=1e-4)
+    np.testing.assert_array_equal(exp_nimbus(np.float32([-3.91, -100])), [0, 0])
 
 
 def test_pumas_exp_has_its_stated_error():
@@ -63,11 +69,18 @@ def test_bounded_softmaxes_are_within_two_percent(make):
 def test_published_softmaxes_have_their_stated_errors():
     scores = np.random.default_rng(0).normal(0, 1.5, (1000, 100)).astype(np.float32)
     expected = exact.softmax(scores.astype(np.float64))
-    for function in (PUMA.softmax, softmax_2quad):
+    for function in (PUMA.softmax, NIMBUS.softmax, softmax_2quad):
         bound = stated_largest(function.__name__)
         assert 0.9 * bound < np.abs(function(scores) - expected).max() < bound
     shifted = (scores + 5.0) ** 2
     np.testing.assert_allclose(softmax_2quad(scores), shifted / shifted.sum(-1, keepdims=True), rtol=1e-4)
+
+
+def test_2quad_leaves_out_what_is_masked():
+    scores, kept = random(5, 8), np.arange(8) < 6
+    masked = np.asarray(softmax_2quad.masked(scores, np.where(kept, 0, PADDING).astype(np.float32)[None]))
+    np.testing.assert_allclose(masked[:, kept], softmax_2quad(scores[:, kept]), rtol=1e-5)
+    assert not masked[:, ~kept].any()
 
 
 def test_published_exp_has_its_stated_error():

@@ -71,9 +71,7 @@ def train_reviews(
         share = steps / config.steps
         config = replace(config, steps=steps, hidden_steps=round(config.hidden_steps * share), warmup=1)
     models = checkout() / "data" / "models"
-    folder = Path(runs) / name
-    # What begins with MiniLM is too large for the repository.
-    out = (folder / "model" if config.pretrained else models / name) if out is None else Path(out)
+    out, folder = models / name if out is None else Path(out), Path(runs) / name
     texts = {split: load_reviews(split) for split in ("train", "development", "test")}
     with one_thread(), stop_requested() as stopped, _own_attention():
         torch.manual_seed(config.seed)

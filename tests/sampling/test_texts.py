@@ -1,0 +1,178 @@
+"""Classes of texts: three parties against plaintext, and plaintext against transformers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+import cipherdm as cdm
+from cipherdm import CipherDMError
+from cipherdm.sampling.texts import KNOWN, classification_task
+
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{index}" for index in range(28)))
+
+
+def tokenizer():
+    made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]")
+
+
+def texts(count, seed, most=9):
+    generator = np.random.default_rng(seed)
+    return [" ".join(f"w{n}" for n in generator.integers(0, 28, generator.integers(1, most))) for _ in range(count)]
+
+
+def make(folder, act="gelu"):
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertForSequenceClassification(
+        BertConfig(vocab_size=len(WORDS), max_position_embeddings=24, num_labels=3, **size)
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.mul_(8 if "query" in name or "key" in name else 4).add_(0.1 * torch.randn_like(parameter))
+            if "LayerNorm.weight" in name:
+                parameter.div_(4)
+    model.eval().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    values = json.loads((folder / "config.json").read_text()) | {"hidden_act": act}
+    (folder / "config.json").write_text(json.dumps(values))
+    (folder / KNOWN).write_text("\n".join(texts(60, seed=1)))
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A calibrated folder, and transformers' model of the same weights."""
+    folder = tmp_path_factory.mktemp("bert")
+    theirs = make(folder)
+    ours = cdm.load_transformer(folder)
+    cdm.calibrate(ours)
+    return ours, theirs
+
+
+@pytest.fixture(scope="module")
+def quadratic(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quad")
+    make(folder, "gelu_quad")
+    model = cdm.load_transformer(folder)
+    cdm.calibrate(model)
+    return model
+
+
+def test_plaintext_equals_transformers_whatever_the_padding(trained):
+    ours, theirs = trained
+    some = texts(7, seed=2)
+    found = [cdm.classify(ours, None, some, tokens=tokens).logits for tokens in (None, 16, 24)]
+    for logits in found:
+        np.testing.assert_allclose(logits, found[0], atol=1e-5)
+    for text, logits in zip(some, found[0], strict=True):
+        with torch.no_grad():
+            expected = theirs(torch.tensor([tokenizer()(text)["input_ids"]])).logits[0]
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
+    labels = cdm.classify(ours, None, some).labels
+    assert labels == tuple(f"LABEL_{index}" for index in found[0].argmax(1))
+
+
+def test_embeddings_of_the_client_give_the_same(trained):
+    ours, _ = trained
+    some = texts(3, seed=3)
+    whole, embedded = (cdm.classify(ours, None, some, embedded=choice).logits for choice in (False, True))
+    np.testing.assert_allclose(embedded, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("protocols", ("fast", "puma"))
+def test_emulations_are_near_the_exact_logits(trained, protocols):
+    ours, _ = trained
+    some = texts(40, seed=4)
+    exact, found = (cdm.classify(ours, None, some, protocols=p).logits for p in ("direct", protocols))
+    assert np.abs(found - exact).max() < 0.1 * exact.std()
+    assert np.mean(found.argmax(1) == exact.argmax(1)) >= 0.95
+
+
+@pytest.mark.parametrize("protocols", ("puma", "mpcformer", "fast", "fast-64", "fast-rings"))
+@pytest.mark.parametrize("embedded", (True, False))
+def test_three_parties_compute_what_plaintext_does(trained, cluster, protocols, embedded):
+    ours, _ = trained
+    settings = {"tokens": 12, "embedded": embedded, "protocols": protocols}
+    expected = cdm.classify(ours, None, texts(2, seed=5), **settings)
+    found = cdm.classify(ours, cluster, texts(2, seed=5), granularity="step", **settings)
+    assert np.abs(found.logits - expected.logits).max() < 0.03
+    assert found.labels == expected.labels and found.cost.bytes > 0
+
+
+def test_blocks_are_named_in_the_costs(trained, cluster):
+    ours, _ = trained
+    found = cdm.classify(ours, cluster, texts(1, seed=5), tokens=12, protocols="fast-64")
+    names = set(found.cost.by_program().index)
+    assert names == {"embeddings", "layers.0.attn1", "layers.0.ff", "layers.1.attn1", "layers.1.ff", "head"}
+
+
+def test_a_quadratic_is_exact_in_all_sets(quadratic, cluster):
+    some = texts(2, seed=6)
+    exact = cdm.classify(quadratic, None, some).logits
+    ours = cdm.classify(quadratic, cluster, some, protocols="fast-rings", granularity="step")
+    assert np.abs(ours.logits - exact).max() < 0.05 * np.abs(exact).max() + 0.03
+
+
+def test_messages_do_not_depend_on_the_text(trained, cluster):
+    ours, _ = trained
+    found = [
+        cdm.classify(ours, cluster, text, tokens=16, protocols="fast-64", granularity="step").cost
+        for text in ("w1", "w1 w2 w3 w4 w5 w6 w7 w8")
+    ]
+    assert found[0].bytes == found[1].bytes and found[0].sends == found[1].sends
+
+
+def test_only_the_client_learns_the_text_and_its_length(trained):
+    ours, _ = trained
+    task = classification_task(ours, texts(1, seed=7), tokens=16)
+    assert set(task.client) == {"onehot", "mask"} and not task.public
+    assert not any(spec.public for spec in task.specs.values())
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"texts": "w1 " * 30}, "32 tokens, and there are places for 24: shorten it"),
+        ({"texts": "w1 " * 15, "tokens": 8}, "ask for more, up to 24"),
+        ({"texts": []}, "at least one text"),
+        ({"texts": ["w1", " "]}, "no empty ones"),
+        ({"texts": "w1", "tokens": 25}, "positions for 24 tokens"),
+        ({"texts": "w1", "granularity": "loop"}, "unknown granularity 'loop'"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(trained, arguments, message):
+    with pytest.raises(CipherDMError, match=message):
+        cdm.classify(trained[0], None, **arguments)
+
+
+def test_a_folder_without_what_is_needed_is_refused(tmp_path):
+    make(tmp_path)
+    ours = cdm.load_transformer(tmp_path)
+    with pytest.raises(CipherDMError, match="calibrate"):
+        cdm.classify(ours, None, "w1", protocols="fast")
+    (tmp_path / KNOWN).unlink()
+    with pytest.raises(CipherDMError, match=KNOWN):
+        cdm.calibrate(ours)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).unlink()
+    with pytest.raises(CipherDMError, match="no tokenizer"):
+        cdm.classify(ours, None, "w1")
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    make(tmp_path)
+    ours = cdm.load_transformer(tmp_path)
+    made = json.loads((tmp_path / "tokenizer.json").read_text())
+    made["model"]["vocab"]["w0"] = 99
+    (tmp_path / "tokenizer.json").write_text(json.dumps(made))
+    with pytest.raises(CipherDMError, match="knows token 99"):
+        cdm.classify(ours, None, "w0")
