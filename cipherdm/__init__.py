@@ -29,6 +29,7 @@ _NAMES = {
         "CIPHERDM CIPHERDM_CORRECTED DIRECT FAST FAST_64 FAST_GUARDED FAST_RINGS MPCFORMER NIMBUS PUMA Protocols"
     ),
     "records": "record",
+    "sampling.continuations": "generate",
     "sampling.pipeline": "load_pipeline",
     "sampling.sample": "SamplingResult sample",
     "sampling.secure_pipeline": "SecurePipeline from_diffusers",

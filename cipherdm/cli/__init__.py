@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 import typer
 
 from ..errors import CipherDMError
-from . import conversion, explorer, hosts, inspection, owner, sample
+from . import conversion, explorer, hosts, inspection, owner, sample, texts
 
 COMMANDS = "cipherdm.commands"
 """Group of entry points whose functions and Typer applications become commands under their names."""
@@ -22,6 +22,7 @@ def build() -> typer.Typer:
     )
     here = (
         sample.sample,
+        texts.classify,
         owner.calibrate,
         owner.check_ranges,
         owner.plan,

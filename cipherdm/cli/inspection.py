@@ -35,10 +35,11 @@ def inspect(
     from ..models import sampling_defaults
     from ..sampling.pipeline import load_model
     from ..schedules import scheduler_of
-    from .owner import lines
+    from .owner import lines, refuse_transformer
     from .sample import counted
 
     folder = cdm.find_model(name)
+    refuse_transformer(folder)
     loaded = load_model(folder)
     unet, usual = getattr(loaded, "unet", loaded), sampling_defaults(folder)
     settings: dict[str, Any] = {"steps": usual["steps"] if steps is None else steps}

@@ -16,12 +16,13 @@ from .options import GuidanceOption, ModelArgument, ProtocolsOption, ReuseOption
 
 if TYPE_CHECKING:
     from ..models import UNet
+    from ..models.transformer import Transformer
     from ..owner.ranges import LayerRange
     from ..sampling.pipeline import Pipeline
 
 CaptionsOption = Annotated[
     Path | None,
-    typer.Option(help="File with one caption per line (Stable Diffusion models); its captions.txt by default."),
+    typer.Option(help="File with one caption per line, or text; captions.txt or texts.txt in the folder by default."),
 ]
 LEFT = 3  # exit code if a layer left its range; errors have 1, and wrong usage 2
 
@@ -44,7 +45,7 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Seed of the noise, which is public.")] = 0,
 ) -> None:
     """Calibrate a model for the set `fast`: measure in plaintext what its layers carry, and store fits in its folder."""
-    model, texts = _read(name, captions)
+    model, known = _read(name, captions, texts=True)
     settings = {
         "timesteps": timesteps,
         "reuse": reuse,
@@ -53,20 +54,34 @@ def calibrate(
         "seed": seed,
     }
     with ProgressBar("step") as bar:
-        path = cdm.calibrate(model, texts, progress=bar, **settings)
+        path = cdm.calibrate(model, known, progress=bar, **settings)
     typer.echo(f"Wrote {path}.")
 
 
-def _read(name: str, captions: Path | None) -> "tuple[UNet | Pipeline, list[str] | None]":
-    """A model, and captions for it."""
+def _read(
+    name: str, captions: Path | None, *, texts: bool = False
+) -> "tuple[UNet | Pipeline | Transformer, list[str] | None]":
+    """A model, and captions for it; with `texts` it may be a transformer."""
     from ..models import UNet
     from ..sampling.pipeline import load_model, read_captions
 
     folder = cdm.find_model(name)
+    if not texts:
+        refuse_transformer(folder)
     model = load_model(folder)
     if captions is not None and isinstance(model, UNet):
         raise CipherDMError(f"{folder} is no Stable Diffusion folder, and takes no captions.")
     return model, None if captions is None else read_captions(captions)
+
+
+def refuse_transformer(folder: Path) -> None:
+    """Raise CipherDMError for the folder of a transformer."""
+    from ..models.transformer import is_transformer
+
+    if is_transformer(folder):
+        raise CipherDMError(
+            f"{folder} is a transformer, which `cipherdm calibrate` and `cipherdm classify` take so far."
+        )
 
 
 def check_ranges(
@@ -121,6 +136,7 @@ def plan(
     from ..sampling.pipeline import load_model
 
     folder, chosen = cdm.find_model(name), named(protocols)
+    refuse_transformer(folder)
     if chosen.walk_bits is None:
         raise CipherDMError(f"{chosen.name} is computed by SPU, without a plan; take fast-64 or fast-rings.")
     settings = {"batch": pictures, "steps": steps, "protocols": chosen, "granularity": granularity}

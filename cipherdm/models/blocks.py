@@ -13,7 +13,7 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 
-from ..protocols.fixed import broadcast_to, concatenate, swapaxes
+from ..protocols.fixed import broadcast_to, concatenate, padded, placed, swapaxes
 
 SAME = ((1, 1), (1, 1))  # padding with which a 3 x 3 convolution keeps height and width
 
@@ -153,27 +153,57 @@ def transformer_in(params, hidden, *, protocols, groups, linear_projection):
     return y.reshape(*y.shape[:2], -1)
 
 
-def self_attention(
-    params, tokens, *mask, protocols, heads, eps=LAYER_NORM_EPS, post_norm=False, causal=False, only=None
-):
-    """Add to tokens [B, D, N] the attention of each to all, or, if `causal`, to itself and those before.
+def self_attention(params, tokens, *mask, protocols, heads, eps=LAYER_NORM_EPS, post_norm=False, only=None):
+    """Add to tokens [B, D, N] the attention of each to all.
 
     With `post_norm` (BERT) it is added to the normalised tokens. A `mask` [B, N] tells the attention what is padding. With
     `only` the result has the token at that place alone, [B, D, 1].
     """
     y = _normalised(params, "norm1", tokens, protocols, eps)
     rest = protocols.rescaled(layer(params, "norm1"), y) if post_norm else tokens
-    layers = [layer(params, f"attn1.{name}") for name in ("to_q", "to_k", "to_v")]
+    q, k, v, rest = _asking(params, y, rest, protocols, only)
+    masked = {"mask": mask[0]} if mask else {}
+    return rest + _attended(layer(params, "attn1"), q, k, v, heads, protocols, **masked)
+
+
+def causal_attention(params, tokens, *, protocols, heads, eps, places, only=None):
+    """Add to tokens [B, D, N] the attention of each to itself and those before (GPT-2).
+
+    Returns the tokens, and keys and values [B, D, places or N], with zeros at the places of tokens to come.
+    """
+    q, k, v, rest = _asking(params, _normalised(params, "norm1", tokens, protocols, eps), tokens, protocols, only)
+    kept = np.tril(np.ones((tokens.shape[2],) * 2, np.float32))
+    kept = kept if only is None else kept[only][None]
+    among = (kept, 1 / kept.sum(1))
+    result = rest + _attended(layer(params, "attn1"), q, k, v, heads, protocols, among=among)
+    return result, *(padded(x, max(0, places - x.shape[2])) for x in (k, v))
+
+
+def cached_attention(params, token, k, v, slot, kept, share, *, protocols, heads, eps):
+    """Add to one token [B, D, 1] its attention to itself and those before, whose keys and values [B, D, places] are there.
+
+    `slot` [places] is 1 at the token's own place and 0 elsewhere, `kept` [1, places] is 1 at the places up to it, and `share`
+    [1] is 1 over their number; all three are public. Returns the token, keys and values.
+    """
+    y = _normalised(params, "norm1", token, protocols, eps)
+    q, *new = protocols.projections([layer(params, f"attn1.{name}") for name in _QKV], y, protocols=protocols)
+    k, v = (placed(x, now, slot) for x, now in zip((k, v), new, strict=True))
+    result = token + _attended(layer(params, "attn1"), q, k, v, heads, protocols, among=(kept, share))
+    return result, k, v
+
+
+_QKV = ("to_q", "to_k", "to_v")
+
+
+def _asking(params, y, rest, protocols, only):
+    """Queries, keys and values of normalised tokens y, and what is added to; of one token if `only` is its place."""
+    layers = [layer(params, f"attn1.{name}") for name in _QKV]
     if only is None:
-        q, k, v = protocols.projections(layers, y, protocols=protocols)
-    else:
-        place = only % y.shape[2]
-        rest, asking = (x[:, :, place : place + 1] for x in (rest, y))
-        (q,) = protocols.projections(layers[:1], asking, protocols=protocols)
-        k, v = protocols.projections(layers[1:], y, protocols=protocols)
-    # The one token that is asked for is the first of an encoder, or the last: neither has anything to leave out.
-    causes = {"causal": True} if causal and only is None else {}
-    return rest + _attended(layer(params, "attn1"), q, k, v, heads, protocols, mask=mask[0] if mask else None, **causes)
+        return *protocols.projections(layers, y, protocols=protocols), rest
+    place = only % y.shape[2]
+    rest, asking = (x[:, :, place : place + 1] for x in (rest, y))
+    k, v = protocols.projections(layers[1:], y, protocols=protocols)
+    return *protocols.projections(layers[:1], asking, protocols=protocols), k, v, rest
 
 
 def cross_attention(params, tokens, k, v, *, protocols, heads):

@@ -16,7 +16,7 @@ import numpy as np
 from ..approximations.softmax import PADDING
 from ..errors import CipherDMError, refuse
 from ..protocols import DIRECT, Protocols
-from ..protocols.fixed import swapaxes
+from ..protocols.fixed import picked, swapaxes
 from . import blocks
 from .blocks import layer
 from .checkpoint import CONFIG, check_shapes, find_model, read_json, weights_in
@@ -117,6 +117,12 @@ def load_transformer(folder: str | Path) -> Transformer:
     return Transformer(config, params, folder)
 
 
+def is_transformer(folder: Path) -> bool:
+    """Return whether a folder is that of a model that transformers saved, and not of one of diffusers."""
+    path = folder / CONFIG
+    return path.is_file() and "_class_name" not in (values := read_json(path)) and "architectures" in values
+
+
 def transformer_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
     """Return the names of a transformer's weights with their shapes. Linear layers are [outputs, inputs]."""
     width = config.width
@@ -145,56 +151,99 @@ def transformer_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def transformer_blocks(config: TransformerConfig, *, every_token: bool = False) -> tuple[Block, ...]:
+def transformer_blocks(config: TransformerConfig, *, every_token: bool = False, places: int = 0) -> tuple[Block, ...]:
     """Return the blocks in order of execution.
 
     The graph's inputs are "onehot" [B, V, N], or "embeddings" [B, D, N] where the client makes them, and for BERT "mask"
     [B, N] (`protocols.Protocols.attention`). Its output is "logits" [B, labels], or [B, V] for the token after the last.
     Only one token is read in the end, so the last layer computes that one alone, unless `every_token` is wanted: then
     "hidden" [B, D, N], all tokens after the last layer, is the output.
+
+    GPT-2 also returns keys and values [B, D, places or N] of each layer, "layers.0.k" and so on.
     """
-    shapes = transformer_shapes(config)
+    written, last = _start(config), "embeddings"
     post = config.kind == "bert"
-    mask = ("mask",) if post else ()
-    common = {"eps": config.eps, "post_norm": post}
-    found, last = [], "embeddings"
-
-    def block(name, kind, function, inputs, output, params, static) -> None:
-        found.append(Block(name, kind, inputs, (output,), tuple(params.items()), function, tuple(static.items())))
-
-    def under(prefix: str, *names: str) -> dict[str, str]:
-        return {
-            full[len(prefix) + 1 :]: full for full in shapes if full.startswith(tuple(f"{prefix}.{n}" for n in names))
-        }
-
-    params = {"words": "embeddings.words", "positions": "embeddings.positions"}
-    block("embeddings", "embeddings", embeddings, ("onehot",), "embeddings", params, {})
     for index in range(config.layers):
         path = f"layers.{index}"
         only = config.read if index == config.layers - 1 and not every_token else None
-        static = common | {"heads": config.heads, "only": only, "causal": not post}
-        name = f"{path}.attn1"
-        params = under(path, "norm1", "attn1")
-        block(name, "self_attention", blocks.self_attention, (last, *mask), name, params, static)
-        last, name = name, f"{path}.ff"
-        static = common | {"act_fn": config.act_fn}
-        block(name, "feed_forward", blocks.plain_feed_forward, (last,), name, under(path, "norm3", "ff"), static)
-        last = name
+        name, static = f"{path}.attn1", {"eps": config.eps, "heads": config.heads, "only": only}
+        if post:
+            inputs, outputs, function = (last, "mask"), (name,), blocks.self_attention
+            static["post_norm"] = True
+        else:
+            inputs, outputs, function = (last,), (name, f"{path}.k", f"{path}.v"), blocks.causal_attention
+            static["places"] = places
+        written.append(_block(config, name, "self_attention", function, inputs, outputs, ("norm1", "attn1"), static))
+        written.append(_feed_forward(config, path, name))
+        last = f"{path}.ff"
+    return (*written, _end(config, last, every_token))
+
+
+def token_blocks(config: TransformerConfig) -> tuple[Block, ...]:
+    """Return the blocks for one token of GPT-2 after others, whose keys and values [B, D, places] are there.
+
+    The inputs are "onehot" [B, V, 1] or "embeddings" [B, D, 1], for each layer its keys and values, which are also outputs,
+    and the public "place" [T], "slot", "kept" and "share" (`blocks.cached_attention`); the output is "logits" [B, V].
+    """
+    written, last = _start(config, "place"), "embeddings"
+    for index in range(config.layers):
+        path = f"layers.{index}"
+        name, cache = f"{path}.attn1", (f"{path}.k", f"{path}.v")
+        inputs, static = (last, *cache, "slot", "kept", "share"), {"eps": config.eps, "heads": config.heads}
+        function = blocks.cached_attention
+        written.append(
+            _block(config, name, "self_attention", function, inputs, (name, *cache), ("norm1", "attn1"), static)
+        )
+        written.append(_feed_forward(config, path, name))
+        last = f"{path}.ff"
+    return (*written, _end(config, last, every_token=False))
+
+
+def place_of(position: int, places: int, tokens: int) -> dict[str, np.ndarray]:
+    """Return the public inputs of `token_blocks` for a token at a position, counted from 0, of `places`, as float32."""
+    arrays = {"place": np.arange(tokens) == position, "slot": np.arange(places) == position}
+    arrays |= {"kept": np.arange(places)[None] <= position, "share": np.ones(1) / (position + 1)}
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def _block(config, name, kind, function, inputs, outputs, parts, static, prefix=None) -> Block:
+    """A block with the weights whose names begin with one of `parts`, under the path of the block's name."""
+    path = name.rpartition(".")[0] if prefix is None else prefix
+    begins = tuple(f"{path}.{part}" for part in parts)
+    params = tuple((full[len(path) + 1 :], full) for full in transformer_shapes(config) if full.startswith(begins))
+    return Block(name, kind, inputs, outputs, params, function, tuple(static.items()))
+
+
+def _start(config: TransformerConfig, *place: str) -> list[Block]:
+    name, function = "embeddings", embeddings
+    return [_block(config, name, name, function, ("onehot", *place), (name,), ("",), {}, prefix=name)]
+
+
+def _feed_forward(config: TransformerConfig, path: str, last: str) -> Block:
+    static = {"eps": config.eps, "act_fn": config.act_fn} | ({"post_norm": True} if config.kind == "bert" else {})
+    function = blocks.plain_feed_forward
+    return _block(config, f"{path}.ff", "feed_forward", function, (last,), (f"{path}.ff",), ("norm3", "ff"), static)
+
+
+def _end(config: TransformerConfig, last: str, every_token: bool) -> Block:
+    static = {"eps": config.eps}
     if every_token:
-        block(_HEAD, "norm", final_norm, (last,), "hidden", under(_HEAD, "norm"), {"eps": config.eps})
-        return tuple(found)
-    function = classifier_head if post else language_head
-    block(_HEAD, _HEAD, function, (last,), "logits", under(_HEAD, ""), {"eps": config.eps})
-    return tuple(found)
+        return _block(config, _HEAD, "norm", final_norm, (last,), ("hidden",), ("norm",), static, prefix=_HEAD)
+    function = classifier_head if config.kind == "bert" else language_head
+    return _block(config, _HEAD, _HEAD, function, (last,), ("logits",), ("",), static, prefix=_HEAD)
 
 
-def embeddings(params, onehot, *, protocols):
+def embeddings(params, onehot, *place, protocols):
     """Return the tokens' embeddings [B, D, N], before a normalisation, of onehot [B, V, N].
 
-    A product with one-hot columns picks from the table: indexing by a secret would reveal it.
+    A product with one-hot columns picks from the table: indexing by a secret would reveal it. `place` [T], which is public, is
+    1 at the position of a token that stands alone.
     """
     words = protocols.linear({"weight": swapaxes(params["words"], 0, 1)}, onehot)
-    return words + swapaxes(params["positions"], 0, 1)[:, : onehot.shape[2]][None]
+    positions = swapaxes(params["positions"], 0, 1)[None]
+    if not place:
+        return words + positions[:, :, : onehot.shape[2]]
+    return words + picked(positions, place[0])[..., None]
 
 
 def classifier_head(params, token, *, protocols, eps):

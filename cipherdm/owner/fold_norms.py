@@ -23,7 +23,7 @@ _READERS = {
     "norm1": ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
     "norm2": ("attn2.to_q",),
     "norm3": ("ff.net.0.proj",),
-    "norm": ("pooler",),
+    "norm": ("pooler", "lm_head"),  # BERT has one, and GPT-2 the other
 }
 
 # Value that the convolution after an activation adds to its product.
@@ -119,7 +119,8 @@ def fold_token_norm(
         weights.constant.update({f"{name}.weight": gain, f"{name}.bias": bias})
     path, _, leaf = name.rpartition(".")
     for reader in _READERS[leaf]:
-        full = weights.constant[f"{path}.{reader}.weight"]
+        if (full := weights.constant.get(f"{path}.{reader}.weight")) is None:
+            continue
         before = weights.constant.get(f"{path}.{reader}.bias", 0.0)
         weights.constant[f"{path}.{reader}.weight"] = full * gain
         weights.constant[f"{path}.{reader}.bias"] = full @ bias + before

@@ -29,7 +29,8 @@ _GROUP_NORMS = {
     "attention": ("group_norm",),
     "transformer_in": ("norm",),
 }
-_TOKEN_NORMS = {"self_attention": "norm1", "cross_attention": "norm2", "feed_forward": "norm3", "head": "norm"}
+_TOKEN_NORMS = {"self_attention": "norm1", "cross_attention": "norm2", "feed_forward": "norm3"}
+_TOKEN_NORMS |= {"head": "norm", "norm": "norm"}
 _ATTENTIONS = {"attention": "", "self_attention": "attn1.", "cross_attention": "attn2."}
 _INNER = {"feed_forward": "ff.net.0.proj", "head": "pooler"}  # linear layers before an activation, or a gate
 

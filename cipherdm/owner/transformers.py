@@ -8,12 +8,14 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ..approximations import exact
-from ..models.transformer import Transformer, one_hot_tokens, padding_of, transformer_blocks
+from ..errors import CipherDMError
+from ..models.layout import Block
+from ..models.transformer import Transformer, TransformerConfig, one_hot_tokens, padding_of, transformer_blocks
 from ..models.unet import run_blocks
 from ..progress import Progress
 from ..protocols import Protocols
 from ..protocols.fast import POWER_BITS, VALUE_BITS, WEIGHT_BITS
-from ..protocols.fast_attention import TOKEN_BITS
+from ..protocols.fast_attention import COUNT_BITS, TOKEN_BITS
 from .calibrate import SAMPLES, SPREAD, fit_attention, newton_steps
 from .fits import fit_even, fit_with_cubic, widened_ends
 from .fold import fold_exponential
@@ -46,7 +48,7 @@ def fit_transformer(
         seed: seed of the choice of samples.
         progress: called as progress(done, K, "calibrate").
     """
-    layers = Layers.of_blocks(transformer_blocks(model.config))
+    layers = Layers.of_blocks(_observed(model))
     call, seen = jax.jit(_recorded_call(model)), []
     for first in range(0, len(ids), _BATCH):
         part = slice(first, first + _BATCH)
@@ -54,7 +56,9 @@ def fit_transformer(
         seen.append(jax.tree_util.tree_map(np.asarray, arrays))
         if progress is not None:
             progress(min(first + _BATCH, len(ids)), len(ids), "calibrate")
-    there = mask.astype(bool)
+    there = mask.astype(bool)[:, None, None, :]
+    if model.config.kind == "gpt2":
+        there = there & np.tri(mask.shape[1], dtype=bool)
     generator = np.random.default_rng(seed)
     arrays: dict[str, np.ndarray] = {"timesteps": np.zeros(1, np.float32)}
 
@@ -69,7 +73,7 @@ def fit_transformer(
             arrays[f"{name}.newton"] = np.int32([newton_steps(spread)])
         for name in layers.attentions:
             # Padding asks too, since parties compute what nobody reads, and must not overflow.
-            scores = np.where(there[:, None, None, :], of("scores", name), np.nan)
+            scores = np.where(there, of("scores", name), np.nan)
             rows = scores.reshape(-1, scores.shape[3]).astype(np.float64)
             rows = rows[generator.choice(len(rows), min(ROWS, len(rows)), replace=False)]
             fitted = fit_attention([rows - np.nanmean(rows, 1, keepdims=True)], np.nanmean)
@@ -85,9 +89,14 @@ def fit_transformer(
     return arrays
 
 
+def _observed(model: Transformer) -> tuple[Block, ...]:
+    """The blocks that are observed. GPT-2 computes any token as the last one, so all of them are."""
+    return transformer_blocks(model.config, every_token=model.config.kind == "gpt2")
+
+
 def _recorded_call(model: Transformer):
     """A function of (params, onehot, mask) to an `Observation`."""
-    blocks = transformer_blocks(model.config)
+    blocks = _observed(model)
 
     def call(params, onehot, mask):
         seen = Observation({}, {}, {}, {}, {}, {})
@@ -118,16 +127,16 @@ def prepare_transformer(
     layers, config = Layers.of_blocks(transformer_blocks(model.config)), model.config
     for name, act_fn in layers.inner.items():
         _fold_inner(weights, fits, name, act_fn)
+    unit = _take_unit(weights, fits, config)
     for name in layers.token_norms:
         settings = {"kept": config.kind == "bert" and not name.startswith("head"), "eps": config.eps}
-        if config.kind == "bert" and name == "layers.0.norm1":
-            # It alone reads the embeddings, which therefore may have any unit: that in which they have variance about 1.
-            settings["unit"] = float(np.sqrt(typical_variances(fits, name)[0]))
-            for table in ("embeddings.words", "embeddings.positions"):
-                weights.constant[table] = weights.constant[table] / settings["unit"]
+        if config.kind == "gpt2" or name == "layers.0.norm1":
+            settings["unit"] = unit
         fold_token_norm(weights, fits, name, **settings)
     for name, heads in layers.attentions.items():
         fold_exponential(weights, fits, name, config.width // heads)
+        if config.kind == "gpt2" and f"{name}.floor" in fits.stored:
+            raise CipherDMError(f"The scores of {name} are too far apart for FAST; choose another protocol set.")
         weights.static[f"{name}.to_q.centred"] = int(f"{name}.floor" not in fits.stored)
     # There is one step, so what is by step is constant.
     weights.constant.update({name: array[0] for name, array in weights.by_step.items()})
@@ -135,8 +144,25 @@ def prepare_transformer(
     for name in weights.constant:
         if name.endswith(".bias"):  # the bits of the product that it is added to
             weights.bits.setdefault(name, VALUE_BITS + WEIGHT_BITS)
-    weights.bits.update({"mask": TOKEN_BITS, "onehot": 0})
+    weights.bits.update({"mask": TOKEN_BITS, "share": COUNT_BITS})
+    weights.bits.update(dict.fromkeys(("onehot", "place", "slot", "kept"), 0))
     return weights
+
+
+def _take_unit(weights: PreparedWeights, fits: Fits, config: TransformerConfig) -> float:
+    """Divide what normalisations alone read by its typical deviation, where it is made, and return that; exact.
+
+    This is BERT's embeddings, and the whole stream between GPT-2's layers.
+    """
+    unit = float(np.sqrt(typical_variances(fits, "layers.0.norm1")[0]))
+    written = ["embeddings.words", "embeddings.positions"]
+    if config.kind == "gpt2":
+        outputs = (
+            f"layers.{index}.{name}" for index in range(config.layers) for name in ("attn1.to_out.0", "ff.net.2")
+        )
+        written += [f"{name}.{leaf}" for name in outputs for leaf in ("weight", "bias")]
+    weights.constant.update({name: weights.constant[name] / unit for name in written})
+    return unit
 
 
 def _fold_inner(weights: PreparedWeights, fits: Fits, name: str, act_fn: str) -> None:

@@ -6,7 +6,6 @@ and the many pixels on the right is several times faster than the other way roun
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from ..approximations.softmax import PADDING
@@ -66,7 +65,7 @@ def projections(layers, x, *, protocols):
     return tuple(protocols.linear(layer, x) for layer in layers)
 
 
-def attention(params, q, k, v, *, scale, softmax, mask=None, causal=False):
+def attention(params, q, k, v, *, scale, softmax, mask=None, among=None):
     """Return scaled dot-product attention of q [B, heads, d, N] to k and v [B, heads, d, M], giving [B, heads, d, N].
 
     Args:
@@ -75,14 +74,14 @@ def attention(params, q, k, v, *, scale, softmax, mask=None, causal=False):
         scale: factor of the scores.
         softmax: function over the last axis.
         mask: [B, M], 0 for tokens and PADDING for what is none.
-        causal: whether token n attends to tokens up to n alone.
+        among: public pair of [N or 1, M], 1 where a query may attend to a token and 0 elsewhere, and 1 over its sums.
     """
     heads = ((0, 1), (0, 1))
     # The scale goes to the queries, d N numbers, and not to the scores, N M.
     scores = lax.dot_general(q * jnp.float32(scale), k, (((2,), (2,)), heads))
     masks = [] if mask is None else [mask[:, None, None, :]]
-    if causal:
-        masks.append(np.triu(np.full((1, 1, *scores.shape[2:]), PADDING, np.float32), 1))
+    if among is not None:
+        masks.append((jnp.float32(1) - among[0])[None, None] * jnp.float32(PADDING))
     masked = getattr(softmax, "masked", lambda scores, mask: softmax(scores + mask))
     weights = masked(scores, sum(masks[1:], masks[0])) if masks else softmax(scores)
     return lax.dot_general(v, weights, (((3,), (3,)), heads))

@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..approximations.softmax import PADDING
-from .fast import POWER_BITS, VALUE_BITS, unsupported
-from .fixed import broadcast_to, concatenate, dot_general, dot_general_together, means, public_like, sums
+from .fast import POWER_BITS, VALUE_BITS
+from .fixed import broadcast_to, concatenate, constant, dot_general, dot_general_together, means, public_like, sums
 
 SCORES = 1 << 24  # at a time: 256 MiB of shares in a party's memory
 
 # Fraction bits of unnormalised attention weights: right below 4. A value's 10, these and the inverse's 14 are 40, so the
 # result is multiplied by the next layer's weights, at 12, without a truncation.
 SHARE_BITS = 16
+COUNT_BITS = 14  # of 1 over a number of tokens
 TOKEN_BITS = 16  # of tokens' weights, and of values times them
 FEATURE_BITS = 14  # of queries, keys and h, whose products are features; times a value they have 38, and are truncated
 SUM_BITS = 8  # of sums of features over the tokens, which are large: below 1024
@@ -48,7 +49,7 @@ def by_query_chunks(attend: Callable, q, tokens: int, scores: int = SCORES):
     return concatenate(results, 3) if len(results) > 1 else results[0]
 
 
-def attention(params, q, k, v, *, scale, softmax, mask=None, causal=False, chunk_scores=SCORES):
+def attention(params, q, k, v, *, scale, softmax, mask=None, among=None, chunk_scores=SCORES):
     """Return attention with exp(s) as ((t s + h)^2 + c)^(2^squarings), t > 0: no maximum over a row, no clip, no comparison.
 
     The query's projection, one for each step, holds `scale` and t, times 2^squarings, by which the point of the scores is
@@ -64,10 +65,13 @@ def attention(params, q, k, v, *, scale, softmax, mask=None, causal=False, chunk
     With a `mask` [B, 2, M], weights of the tokens that sum to 1, and 0 and PADDING, as `token_weights` makes them, each
     exponential is multiplied by its token's weight, which is the same softmax; 13 messages more. So sums are means.
 
+    With `among`, a public pair as `direct.attention` takes it, each query attends to the tokens that it may, scores are about
+    their mean over these, and sums are means too.
+
     Where there are more than `chunk_scores` scores, queries are divided (`by_query_chunks`), and messages are per part.
     """
-    if causal:
-        unsupported()
+    if among is not None:
+        return _attend_among(params, k, v, among, q)
     weights = None if mask is None else mask[:, 0]
     if params.get("to_q.centred"):
         mean = means(k, 3) if mask is None else _weighted(k, weights).truncated(VALUE_BITS)
@@ -98,15 +102,36 @@ def _attend(params, k, v, mask, q):
     if "to_q.floor" in params:
         scores = scores if mask is None else scores + broadcast_to(mask[:, 1, None, None], scores.shape)
         scores = _below_maximum(scores, params["to_q.floor"])
+    powers = _powers(params, scores)
+    weighted = dot_general_together(v, powers, (((3,), (3,)), heads))  # [B, heads, d, N]
+    total = sums(powers, -1) if mask is None else _weighted(powers, mask[:, 0]).truncated(SHARE_BITS)
+    return weighted * _inverse(params, total)[:, :, None, :]
+
+
+def _attend_among(params, k, v, among, q):
+    """Return attention where each query has its own tokens to attend to, all of it public. Without "to_q.floor"."""
+    heads = ((0, 1), (0, 1))
+    kept, share = constant(among[0], 0, q), constant(among[1], COUNT_BITS, q)
+    scores = dot_general_together(q, k, (((2,), (2,)), heads))
+    kept, share = broadcast_to(kept[None, None], scores.shape), broadcast_to(share[None, None], scores.shape[:3])
+    mean = (sums(scores * kept, -1) * share).truncated(VALUE_BITS)
+    # Scores that do not count are 0, and not as large as they come.
+    scores = (scores - broadcast_to(mean[..., None], scores.shape)) * kept
+    scores = scores.times_power_of_two(-params["to_q.squarings"])
+    powers = _powers(params, scores) * kept
+    weighted = dot_general_together(v, powers, (((3,), (3,)), heads))
+    inverse = _inverse(params, (sums(powers, -1) * share).truncated(SHARE_BITS))
+    return weighted * (inverse * share).truncated(INVERSE_BITS)[:, :, None, :]
+
+
+def _powers(params, scores):
+    """Return exponentials of scores at SHARE_BITS."""
     scores = scores + params["to_q.h"]
     powers = scores * scores + params["to_q.c"]
     for _ in range(params["to_q.squarings"]):
         powers = powers if powers.bits <= 2 * POWER_BITS else powers.truncated(POWER_BITS)
         powers = powers * powers
-    powers = powers.truncated(SHARE_BITS)
-    weighted = dot_general_together(v, powers, (((3,), (3,)), heads))  # [B, heads, d, N]
-    total = sums(powers, -1) if mask is None else _weighted(powers, mask[:, 0]).truncated(SHARE_BITS)
-    return weighted * _inverse(params, total)[:, :, None, :]
+    return powers.truncated(SHARE_BITS)
 
 
 def _below_maximum(scores, floor):

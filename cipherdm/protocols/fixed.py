@@ -162,6 +162,36 @@ def swapaxes(x, first: int, second: int):
     return x.with_array(jnp.swapaxes(x.array, first, second))
 
 
+def padded(x, count: int):
+    """Return an array or `Fixed` numbers with `count` zeros more at the end of the last axis."""
+    if not isinstance(x, Fixed):
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, count)])
+    return x.with_array(jnp.pad(x.array, [(0, 0)] * (x.ndim - 1) + [(0, count)]))
+
+
+def placed(x, new, slot):
+    """Return x [..., N] with new [..., 1] at the place where slot [N], which is public, is 1 and not 0; x is 0 there. Free."""
+    if isinstance(x, Fixed):
+        return x + new * slot.reshape(*[1] * (x.ndim - 1), -1)
+    return jnp.where(slot > jnp.float32(0.5), new, x)
+
+
+def picked(x, slot):
+    """Return the entry [...] of x [..., N] at the place where slot [N], which is public, is 1 and not 0. Free."""
+    if isinstance(x, Fixed):
+        return sums(x * slot.reshape(*[1] * (x.ndim - 1), -1), -1)
+    return jnp.sum(jnp.where(slot > jnp.float32(0.5), x, jnp.zeros_like(x)), -1)
+
+
+def constant(values, bits: int, like: Fixed) -> Fixed:
+    """Return public numbers as `Fixed` numbers in the reading of others; those that are already stay as they are."""
+    if isinstance(values, Fixed):
+        return values
+    words = np.round(np.asarray(values, np.float64) * 2.0**bits)
+    array = words.astype(np.int32) if like.ring else (words * 2.0**-bits).astype(np.float32)
+    return Fixed(jnp.asarray(array), bits, like.ring)
+
+
 # SPU keeps broadcast and transposed arrays as views, and reads them number by number: an addition of a column takes longer
 # than one of a whole array. A matrix product with public ones sends nothing and writes its result in order, and with it the
 # addition takes less time than without ("layouts" in operations.json). SPU's compiler removes plainer copies, such as a

@@ -19,6 +19,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from ..errors import CipherDMError, refuse
 from ..models import UNet, UNetConditionConfig, load_unet, takes_prompts
 from ..models.checkpoint import HOW_TO_SAVE, PIPELINE, VARIANTS, find_model, first, read_json
+from ..models.transformer import Transformer, is_transformer, load_transformer
 from ..schedules import check_levels
 
 # Files that must be there, by component.
@@ -57,9 +58,11 @@ class Pipeline(ClientComponents):
         return height * factor, width * factor
 
 
-def load_model(folder: str | Path) -> "UNet | Pipeline":
-    """Read a folder as what it is: by `load_pipeline` if it takes prompts, and by `load_unet` otherwise."""
+def load_model(folder: str | Path) -> "UNet | Pipeline | Transformer":
+    """Read a folder as what it is: by `load_transformer`, by `load_pipeline` if it takes prompts, and by `load_unet`."""
     folder = find_model(folder)
+    if is_transformer(folder):
+        return load_transformer(folder)
     return load_pipeline(folder) if takes_prompts(folder) else load_unet(folder)
 
 

@@ -13,7 +13,14 @@ import numpy as np
 
 from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node
 from ..errors import CipherDMError, check_whole
-from ..models.transformer import Transformer, TransformerConfig, one_hot_tokens, padding_of, transformer_blocks
+from ..models.transformer import (
+    Transformer,
+    TransformerConfig,
+    one_hot_tokens,
+    padding_of,
+    token_blocks,
+    transformer_blocks,
+)
 from ..owner import WeightsLayout
 from ..owner.transformers import prepare_transformer
 from ..progress import Progress
@@ -41,15 +48,31 @@ class TextShape:
     tokens: int
     embedded: bool  # True if the client shares embeddings, by a table that the owner published
     ring: bool = False
+    places: int = 0  # of keys and values that are kept for tokens to come, by GPT-2
+    after: bool = False  # True for one token after others
     steps: int = 1
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the results: the logits, and GPT-2's keys and values."""
+        kept = range(self.config.layers) if self.config.kind == "gpt2" else ()
+        return ("logits", *(f"layers.{index}.{name}" for index in kept for name in "kv"))
 
     def nodes(self, granularity: str) -> list[Node]:
         """Return the whole run as nodes. Raises CipherDMError for an unknown granularity."""
         if granularity not in ("block", "step"):
             raise CipherDMError(f"unknown granularity {granularity!r}: choose block, or step for one program.")
-        blocks = [b for b in transformer_blocks(self.config) if not (self.embedded and b.kind == "embeddings")]
-        nodes = [block_node(block, self) for block in blocks]
-        return nodes if granularity == "block" else [Graph("transformer", tuple(nodes), ("logits",)).as_node()]
+        blocks = token_blocks(self.config) if self.after else transformer_blocks(self.config, places=self.places)
+        nodes = [block_node(block, self) for block in blocks if not (self.embedded and block.kind == "embeddings")]
+        return nodes if granularity == "block" else [Graph("transformer", tuple(nodes), self.outputs).as_node()]
+
+    def encoded(self, values: Values) -> Values:
+        """Real numbers as the parties are to hold them, with the fraction bits that belong to their names."""
+        bits = self.protocols.value_bits
+        if bits is None:
+            return values
+        known = dict(self.weights.bits)
+        return {name: encode(array, known.get(name, bits), self.ring) for name, array in values.items()}
 
     def decoded(self, logits: np.ndarray) -> np.ndarray:
         """Real numbers from logits as the parties hold them."""
@@ -134,10 +157,10 @@ def classify(
     )
     nodes = task.shape.nodes(granularity)
     if cluster is None:
-        found = (_in_plaintext(task, nodes),)
+        found = (task.decoded(in_plaintext(task)["logits"]),)
     else:
         found = run_nodes(task, nodes, "logits", cluster, engine=engine, progress=progress)
-    _check_logits(found[0], task.shape)
+    check_logits(found[0], task.shape)
     names = model.config.labels
     return Classification(tuple(names[index] for index in found[0].argmax(1)), *found)
 
@@ -171,21 +194,19 @@ def text_values(
     shape: TextShape, ids: np.ndarray, mask: np.ndarray, table: tuple[np.ndarray, np.ndarray] | None = None
 ) -> Values:
     """Return what the client shares of token ids and their mask, both [B, N]: one-hot columns, or embeddings, and the mask."""
-    fixed, ring = shape.protocols.value_bits is not None, shape.ring
-    bits = dict(shape.weights.bits)
-    values: Values = {"mask": token_weights(mask) if fixed else padding_of(mask)}
+    values: Values = {}
+    if shape.config.kind == "bert":
+        values["mask"] = padding_of(mask) if shape.protocols.value_bits is None else token_weights(mask)
     if table is not None:
         words, positions = table
         values["embeddings"] = np.float32((words[ids] + positions).swapaxes(1, 2))
     else:
         values["onehot"] = one_hot_tokens(ids, shape.config.vocab_size)
-    if not fixed:
-        return values
-    return {name: encode(array, bits.get(name, shape.protocols.value_bits), ring) for name, array in values.items()}
+    return shape.encoded(values)
 
 
 def tokenised(
-    model: Transformer, texts: Sequence[str], tokens: int | None, *, cut: bool = False
+    model: Transformer, texts: Sequence[str], tokens: int | None, *, cut: bool = False, step: int = STEP
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return token ids and mask [B, N] of texts, filled up to `tokens` or cut there; the mask is 1 for tokens, 0 for padding.
 
@@ -197,8 +218,8 @@ def tokenised(
     found = [tokenizer(text)["input_ids"] for text in texts]
     longest, most = max(map(len, found)), model.config.tokens
     if tokens is None:
-        tokens = min(-(-longest // STEP) * STEP, most)
-    check_whole("tokens", tokens, 2)
+        tokens = min(-(-longest // step) * step, most)
+    check_whole("tokens", tokens, 1)
     if tokens > most:
         raise CipherDMError(f"this model has positions for {most} tokens, not for {tokens}.")
     if longest > tokens and not cut:
@@ -250,13 +271,15 @@ def known_texts(model: Transformer) -> list[str]:
     return read_captions(path)
 
 
-def _in_plaintext(task: TextTask, nodes: Sequence[Node]) -> np.ndarray:
-    graph = Graph("transformer", tuple(nodes), ("logits",))
-    values = task.owner | task.client
-    return task.decoded(np.asarray(jitted(graph)(*(values[name] for name in graph.inputs))[0]))
+def in_plaintext(task: TextTask) -> dict[str, np.ndarray]:
+    """Return the results of a task that was made with `ring=False`, as they are held."""
+    graph = Graph("transformer", tuple(task.shape.nodes("block")), task.shape.outputs)
+    values = task.owner | task.client | task.public
+    found = jitted(graph)(*(values[name] for name in graph.inputs))
+    return {name: np.asarray(array) for name, array in zip(graph.outputs, found, strict=True)}
 
 
-def _check_logits(logits: np.ndarray, shape: TextShape) -> None:
+def check_logits(logits: np.ndarray, shape: TextShape) -> None:
     """Raise CipherDMError if logits show that numbers left the range in which a set is right."""
     largest = np.abs(logits).max()
     if not np.isfinite(largest) or (shape.ring and largest > LARGEST_LOGIT):

@@ -9,7 +9,15 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2Config, 
 
 import cipherdm as cdm
 from cipherdm import CipherDMError
-from cipherdm.models.transformer import TransformerConfig, apply_transformer
+from cipherdm.models import run_blocks
+from cipherdm.models.transformer import (
+    TransformerConfig,
+    apply_transformer,
+    one_hot_tokens,
+    place_of,
+    token_blocks,
+    transformer_blocks,
+)
 
 SMALL = {"vocab_size": 50}
 
@@ -65,6 +73,21 @@ def test_gpt2_equals_that_of_transformers(saved, tied):
     np.testing.assert_allclose(apply_transformer(ours.config, ours.params, ids), expected, atol=1e-4)
     every = np.asarray(apply_transformer(ours.config, ours.params, ids, every_token=True))
     np.testing.assert_allclose(np.swapaxes(every, 1, 2), hidden, atol=1e-4)
+
+
+def test_a_token_at_a_time_gives_what_all_at_once_do(saved):
+    ours = cdm.load_transformer(saved(gpt2()))
+    ids, places = np.random.default_rng(1).integers(0, 50, (2, 9)), 10
+    columns = one_hot_tokens(ids, 50)
+    values = run_blocks(
+        transformer_blocks(ours.config, places=places), ours.params, {"onehot": columns[:, :, :5]}, protocols=cdm.DIRECT
+    )
+    for token in range(5, 9):
+        values["onehot"] = columns[:, :, token : token + 1]
+        values |= {name: np.float32(array) for name, array in place_of(token, places, ours.config.tokens).items()}
+        values = run_blocks(token_blocks(ours.config), ours.params, values, protocols=cdm.DIRECT)
+        expected = apply_transformer(ours.config, ours.params, ids[:, : token + 1])
+        np.testing.assert_allclose(values["logits"], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from sentences import texts
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
@@ -22,11 +23,6 @@ def tokenizer():
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]")
-
-
-def texts(count, seed, most=9):
-    generator = np.random.default_rng(seed)
-    return [" ".join(f"w{n}" for n in generator.integers(0, 28, generator.integers(1, most))) for _ in range(count)]
 
 
 def make(folder, act="gelu"):

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 from transformers import BertConfig
 
+LABELS = ("bad", "good")
+
 
 @dataclass(frozen=True)
 class ReviewsConfig:
@@ -59,7 +61,8 @@ class ReviewsConfig:
             max_position_embeddings=self.tokens,
             hidden_dropout_prob=self.dropout,
             attention_probs_dropout_prob=0.1,
-            num_labels=2,
+            id2label=dict(enumerate(LABELS)),
+            label2id={label: index for index, label in enumerate(LABELS)},
             type_vocab_size=1,
         )
 

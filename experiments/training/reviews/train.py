@@ -19,13 +19,15 @@ from cipherdm.datasets import Reviews, load_reviews
 from cipherdm.errors import CipherDMError
 from cipherdm.files import checkout, replacing
 from cipherdm.records import write_record
+from cipherdm.sampling.texts import KNOWN
 
 from ..export import replacing_files
 from ..run import Objective, OnStep, Run, go_on, loss_summary, one_thread, stop_requested
 from .minilm import minilm
-from .recipe import REVIEWS, ReviewsConfig
+from .recipe import LABELS, REVIEWS, ReviewsConfig
 from .text import batch_of, make_tokenizer, principal_embeddings, word_pieces
 
+KNOWN_EVERY = 20  # of the training reviews, one of so many is known for calibration
 _WATCHED = "cipherdm_watched"  # name of our attention among transformers'
 
 
@@ -136,7 +138,8 @@ def _advice(config: ReviewsConfig, reviews: Reviews, runs: str | Path) -> torch.
 
 
 def _loaded(folder: Path, dropout: float = 0.0) -> BertForSequenceClassification:
-    settings = {"attn_implementation": _WATCHED, "local_files_only": True, "dtype": torch.float32, "num_labels": 2}
+    settings = {"attn_implementation": _WATCHED, "local_files_only": True, "dtype": torch.float32}
+    settings |= {"id2label": dict(enumerate(LABELS)), "label2id": {label: index for index, label in enumerate(LABELS)}}
     dropouts = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     return BertForSequenceClassification.from_pretrained(folder, **settings, **dropouts)
 
@@ -237,6 +240,8 @@ def _export(run: Run, config: ReviewsConfig, tokenizer: BertTokenizerFast, out: 
     with replacing_files(out) as temporary:
         plain.half().save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        with replacing(temporary / KNOWN) as file:
+            file.write_text("\n".join(load_reviews("train").texts[::KNOWN_EVERY]) + "\n")
         with replacing(temporary / "README.md") as file:
             file.write_text(_card(run, config, len(tokenizer)))
         write_record(

@@ -1,0 +1,96 @@
+"""Continuing texts: three parties against plaintext, and plaintext against transformers."""
+
+import numpy as np
+import pytest
+import torch
+from sentences import texts
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+import cipherdm as cdm
+from cipherdm import CipherDMError
+from cipherdm.sampling.texts import KNOWN
+
+WORDS = ("[UNK]", *(f"w{index}" for index in range(28)))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A calibrated folder, and transformers' model of the same weights."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    torch.manual_seed(1)
+    theirs = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(WORDS), n_embd=16, n_layer=2, n_head=2, n_positions=12, bos_token_id=0, eos_token_id=0
+        )
+    )
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            parameter.mul_(4).add_(0.1 * torch.randn_like(parameter))
+            if "ln_" in name and "weight" in name:
+                parameter.div_(4)
+    theirs.eval().save_pretrained(folder)
+    made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]").save_pretrained(folder)
+    (folder / KNOWN).write_text("\n".join(texts(40, seed=1, most=12)))
+    ours = cdm.load_transformer(folder)
+    cdm.calibrate(ours)
+    return ours, theirs
+
+
+PROMPT = "w3 w9 w20 w5"
+
+
+def test_plaintext_equals_transformers_greedy_choice(trained):
+    ours, theirs = trained
+    found = cdm.generate(ours, None, PROMPT, tokens=6)
+    ids = [WORDS.index(word) for word in PROMPT.split()]
+    for chosen, logits in zip(found.ids, found.logits, strict=True):
+        with torch.no_grad():
+            expected = theirs(torch.tensor([ids])).logits[0, -1]
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
+        assert chosen == int(expected.argmax())
+        ids.append(chosen)
+    assert found.text.split() == [WORDS[number] for number in found.ids] and found.costs == ()
+
+
+@pytest.mark.parametrize("protocols", ("puma", "fast", "fast-64", "fast-rings"))
+@pytest.mark.parametrize("embedded", (True, False))
+def test_three_parties_continue_as_plaintext_does(trained, cluster, protocols, embedded):
+    ours, _ = trained
+    settings = {"tokens": 3, "embedded": embedded, "protocols": protocols}
+    exact = cdm.generate(ours, None, PROMPT, tokens=3)
+    emulated = cdm.generate(ours, None, PROMPT, **settings)
+    found = cdm.generate(ours, cluster, PROMPT, **settings)
+    assert found.ids == emulated.ids == exact.ids
+    assert np.abs(found.logits - emulated.logits).max() < 0.06
+    assert np.abs(found.logits - exact.logits).max() < 0.1 * np.abs(exact.logits).max()
+    assert len(found.costs) == 3 and found.costs[1].bytes == found.costs[2].bytes < found.costs[0].bytes
+
+
+def test_nothing_is_left_with_the_parties(trained, cluster):
+    ours, _ = trained
+    cdm.generate(ours, cluster, PROMPT, tokens=2, protocols="puma")
+    session = cluster.session()
+    with pytest.raises(CipherDMError, match=r"layers\.0\.k"):
+        session.share_of("layers.0.k", 0)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"tokens": 10}, "4 tokens, and 10 more do not fit 12 places"),
+        ({"tokens": 0}, "tokens"),
+        ({"prompt": ""}, "no empty ones"),
+        ({"prompt": "w1 " * 13}, "13 tokens"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(trained, arguments, message):
+    with pytest.raises(CipherDMError, match=message):
+        cdm.generate(trained[0], None, **{"prompt": PROMPT} | arguments)
+
+
+def test_a_classifier_continues_nothing_and_a_decoder_classifies_nothing(trained):
+    with pytest.raises(CipherDMError, match="generate"):
+        cdm.classify(trained[0], None, "w1")
