@@ -26,7 +26,7 @@ _NAMES = {
     "models.checkpoint": "find_model load_unet save_unet",
     "models.transformer": "load_transformer",
     "protocols.sets": (
-        "CIPHERDM CIPHERDM_CORRECTED DIRECT FAST FAST_64 FAST_GUARDED FAST_RINGS MPCFORMER NIMBUS PUMA Protocols"
+        "CIPHERDM CIPHERDM_CORRECTED DIRECT DITTO FAST FAST_64 FAST_GUARDED FAST_RINGS MPCFORMER NIMBUS PUMA Protocols"
     ),
     "records": "record",
     "sampling.continuations": "generate",

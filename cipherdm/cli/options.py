@@ -9,7 +9,7 @@ from ..errors import CipherDMError
 from ..files import check_writable
 
 # Written out, because importing the sets brings JAX, which `cipherdm --help` does without. A test compares.
-PROTOCOL_NAMES = ("direct", "cipherdm", "cipherdm-corrected", "puma", "nimbus", "mpcformer") + (
+PROTOCOL_NAMES = ("direct", "cipherdm", "cipherdm-corrected", "puma", "nimbus", "mpcformer", "ditto") + (
     "fast",
     "fast-64",
     "fast-rings",

@@ -105,6 +105,8 @@ class LocalCluster:
                 name = uuid.uuid4().hex
                 settings = config.runtime_config().SerializeToString()
                 request = pb.OpenRequest(session=name, runtime_config=settings, files=files)
+                if config.small_fraction_bits is not None:
+                    request.small_config = config.runtime_config(small=True).SerializeToString()
                 with self._turn.call():
                     gather([stub.Open.future(request, timeout=self._connect_timeout + 2) for stub in self._stubs])
                 self._sessions[config, files] = Session(name, config, self._stubs, self._turn)

@@ -30,10 +30,12 @@ class EngineConfig:
         fraction_bits: fraction bits of the fixed-point encoding.
         exp: SPU's method for exponentials. "taylor" is its default, (1 + x/2^8)^(2^8); "pade" is the more exact and more
             expensive setting of the CipherDM release.
+        small_fraction_bits: fraction bits of a second computation in the ring of 32 bits, for protocols that have one.
     """
 
     fraction_bits: int = 18
     exp: Literal["taylor", "pade"] = "taylor"
+    small_fraction_bits: int | None = None
 
     @property
     def limit(self) -> float:
@@ -45,9 +47,12 @@ class EngineConfig:
         """
         return 2.0 ** (62 - 2 * self.fraction_bits if self.fraction_bits < 32 else 63 - self.fraction_bits)
 
-    def runtime_config(self) -> libspu.RuntimeConfig:
-        """Return the configuration in SPU's own type."""
-        config = libspu.RuntimeConfig(libspu.ProtocolKind.ABY3, libspu.FieldType.FM64, self.fraction_bits)
+    def runtime_config(self, *, small: bool = False) -> libspu.RuntimeConfig:
+        """Return the configuration in SPU's own type, of the ring of 64 bits, or of 32 if `small`."""
+        field, bits = libspu.FieldType.FM64, self.fraction_bits
+        if small:
+            field, bits = libspu.FieldType.FM32, self.small_fraction_bits
+        config = libspu.RuntimeConfig(libspu.ProtocolKind.ABY3, field, bits)
         modes = libspu.RuntimeConfig.ExpMode
         config.fxp_exp_mode = {"taylor": modes.EXP_TAYLOR, "pade": modes.EXP_PADE}[self.exp]
         config.enable_pphlo_profile = config.enable_hal_profile = True  # costs little, and costs are read from it

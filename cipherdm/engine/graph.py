@@ -7,6 +7,7 @@ import numpy as np
 
 from ..errors import CipherDMError
 from ..kernels.narrow import sizes_of
+from ..kernels.ring_program import FULL
 from ..progress import Progress
 from .programs import Call, Plan, Spec, Walking, compile_program, compile_walk, read_walk
 
@@ -21,12 +22,14 @@ class Node:
             and have a `__name__`, and equal functions must compute the same.
         inputs: names of its arguments.
         outputs: names of its results.
+        ring: bits of the ring of the results, 64 or 32; SPU computes the function in it.
     """
 
     label: str
     function: Callable
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    ring: int = 64
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,15 @@ def compile_plan(
             progress(len(begun) - 1, functions, f"compiling {node.label}")
         begun_for.add(node_specs)
         if walking is not None and walking.read(node.function, node_specs) is not None:
-            if (node.function, node_specs) not in walked:
-                walked[node.function, node_specs] = compile_walk(node.function, node_specs, walking)
-            program = walked[node.function, node_specs]
+            if (asked := (node.function, node_specs, node.ring)) not in walked:
+                walked[asked] = compile_walk(node.function, node_specs, walking, node.ring)
+            program = walked[asked]
         else:
-            program = compile_program(node.function, node_specs)
+            program = compile_program(node.function, node_specs, node.ring)
         specs.update(zip(node.outputs, program.outputs, strict=True))
         moved = tuple(name for name in node.outputs if name in in_files)
-        calls.append(Call(program, node.inputs, node.outputs, node.label, files=moved))
+        small = node.ring != FULL and not program.walk
+        calls.append(Call(program, node.inputs, node.outputs, node.label, small, files=moved))
     return Plan(_with_frees(calls, frozenset(keep)))
 
 

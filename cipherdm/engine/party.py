@@ -51,15 +51,17 @@ class PartyService:
         return description
 
     def Open(self, request, context):
-        runtime_config = libspu.RuntimeConfig()
-        runtime_config.ParseFromString(request.runtime_config)
+        configs = []
+        for text in filter(None, (request.runtime_config, request.small_config)):
+            configs.append(libspu.RuntimeConfig())
+            configs[-1].ParseFromString(text)
         # The three parties must spawn their links in the same order, so a client opens one session at a time.
         with self._lock, _reported(context, "cannot connect to the other parties"):
             if self._link is None:
                 self._link = connect(self._config)
             files = VariableFiles(self._folder_of(request))
             temporary = not request.files
-            opened = PartySession(self._link, runtime_config, files, lambda: self._walk_links, temporary=temporary)
+            opened = PartySession(self._link, configs, files, lambda: self._walk_links, temporary=temporary)
             self._sessions[request.session] = opened
         return pb.Empty()
 

@@ -30,7 +30,7 @@ from ..errors import CipherDMError
 from ..files import kept
 from ..kernels.apart import apart
 from ..kernels.narrow import narrowed
-from ..kernels.ring_program import RingProgram, WalkPlan
+from ..kernels.ring_program import FULL, HALF, RingProgram, WalkPlan
 from ..kernels.rings import planned
 from ..kernels.trace import trace
 from . import compiler
@@ -38,11 +38,12 @@ from . import compiler
 
 @dataclass(frozen=True)
 class Spec:
-    """Shape and dtype of an input or output, and whether it is public."""
+    """Shape and dtype of an input or output, whether it is public, and the bits of the ring in which it is held."""
 
     shape: tuple[int, ...]
     dtype: str = "float32"
     public: bool = False
+    ring: int = FULL
 
     @classmethod
     def of(cls, array: np.ndarray, *, public: bool = False) -> "Spec":
@@ -71,6 +72,7 @@ class Call:
         inputs: names of the variables it reads, in the order of the function's arguments.
         outputs: names of the variables it writes.
         label: row of the cost report for this call.
+        small: whether SPU runs it in the ring of 32 bits.
         frees: variables that the parties delete after the call.
         files: outputs that the parties move from memory to files.
     """
@@ -79,6 +81,7 @@ class Call:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     label: str
+    small: bool = False
     frees: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
@@ -98,16 +101,23 @@ class Plan:
 
 
 @lru_cache(maxsize=1024)
-def compile_program(function: Callable, inputs: tuple[Spec, ...]) -> Program:
-    """Compile a pure JAX function of arrays, returning an array or a tuple of them, for SPU.
+def compile_program(function: Callable, inputs: tuple[Spec, ...], ring: int = FULL) -> Program:
+    """Compile a pure JAX function of arrays, returning an array or a tuple of them, for SPU in the ring of 64 or 32 bits.
 
     Each pair (function, inputs) is compiled once, so equal functions share a program, such as equal frozen dataclasses with a
     `__call__` and a `__name__`. Everything that the function closes over becomes a public constant of the program, so secrets
     must be inputs.
 
     Raises:
-        CipherDMError: SPU cannot compile the function, or the function would reveal a secret to the parties.
+        CipherDMError: SPU cannot compile the function, or not for this ring; an argument is held in another ring; or the
+            function would reveal a secret to the parties.
     """
+    for place, spec in enumerate(inputs):
+        if spec.ring != ring and not spec.public:
+            raise CipherDMError(
+                f"argument {place} of {function.__name__} is held in {spec.ring} bits, and SPU computes in {ring}: take it "
+                "there by a walk."
+            )
 
     def entry(*arrays):
         return function(*arrays)
@@ -115,6 +125,8 @@ def compile_program(function: Callable, inputs: tuple[Spec, ...]) -> Program:
     entry.__name__ = function.__name__.replace(".", "_")  # the executable's name in SPU's log
     arguments = [jax.ShapeDtypeStruct(spec.shape, spec.dtype) for spec in inputs]
     visibility = "".join("p" if spec.public else "s" for spec in inputs)
+    if ring == HALF:
+        check_small(function.__name__, jax.make_jaxpr(entry)(*arguments).jaxpr)
     try:
         hlo, result = _traced(entry, arguments)
         compile_hlo = compiler.compile_hlo if len(hlo) < LARGE_HLO else _compile_apart
@@ -127,7 +139,7 @@ def compile_program(function: Callable, inputs: tuple[Spec, ...]) -> Program:
         raise CipherDMError(
             f"{function.__name__} reveals a secret to the parties; return it as an output, which only the client reads."
         )
-    outputs = tuple(Spec(tuple(item.shape), str(item.dtype)) for item in jax.tree_util.tree_leaves(result))
+    outputs = tuple(Spec(tuple(item.shape), str(item.dtype), ring=ring) for item in jax.tree_util.tree_leaves(result))
     return Program(hashlib.sha256(code).hexdigest()[:24], function.__name__, code, tuple(inputs), outputs)
 
 
@@ -195,20 +207,58 @@ def _content_of(value: Any) -> bytes | None:
     return written.getvalue()
 
 
-def compile_walk(function: Callable, inputs: tuple[Spec, ...], walking: Walking) -> Program:
-    """Return a function that `read_walk` reads with the plan by which parties walk it.
+_SMALL = frozenset(
+    ("add", "sub", "neg", "max", "min", "lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "xor", "select_n")
+    + (
+        "reduce_max",
+        "reduce_min",
+        "reduce_sum",
+        "argmax",
+        "reshape",
+        "broadcast_in_dim",
+        "transpose",
+        "squeeze",
+        "slice",
+    )
+    + ("concatenate", "pad", "rev", "copy", "convert_element_type", "stop_gradient", "dynamic_slice", "gather")
+)
+"""What SPU computes in the ring of 32 bits here: sums, comparisons and movements of data."""
+
+
+def check_small(name: str, jaxpr: Any) -> None:
+    """Raise CipherDMError if a function has an operation that the ring of 32 bits has no room for, or on which SPU fails there.
+
+    With 8 fraction bits an inverse or an exponential has a few bits left; a product's truncation fails for constants that are
+    encoded as 1 to 3; and SPU 0.9.5 crashes in matrix products of more than about 100,000 multiply-adds.
+    """
+    for equation in jaxpr.eqns:
+        inner = equation.params.get("jaxpr")
+        if inner is not None:
+            check_small(name, getattr(inner, "jaxpr", inner))
+        elif equation.primitive.name not in _SMALL:
+            raise CipherDMError(
+                f"{name} has {equation.primitive.name!r}, which is not for the ring of 32 bits: compute it in that of 64, or, "
+                "if it is a product, in a walk."
+            )
+
+
+def compile_walk(function: Callable, inputs: tuple[Spec, ...], walking: Walking, ring: int = FULL) -> Program:
+    """Return a function that `read_walk` reads with the plan by which parties walk it, and whose results have this ring.
 
     Raises:
         CipherDMError: its numbers are too large for rings by value.
     """
     program = walking.read(function, inputs)
     sizes = walking.sizes.get(program.digest)
-    if sizes is None or walking.significant_bits is None:
+    held = [spec.ring for spec in inputs]
+    if min(ring, *held) < FULL:
+        plan = WalkPlan.in_rings(program, held, ring)
+    elif sizes is None or walking.significant_bits is None:
         plan = WalkPlan.in_64_bits(program)
     else:
         plan = planned(*narrowed(program, sizes, walking.significant_bits))
     code = plan.to_json().encode()
-    outputs = tuple(Spec(plan.program.shapes[number]) for number in plan.program.outputs)
+    outputs = tuple(Spec(plan.program.shapes[number], ring=ring) for number in plan.program.outputs)
     return Program(hashlib.sha256(code).hexdigest()[:24], function.__name__, code, inputs, outputs, walk=True)
 
 

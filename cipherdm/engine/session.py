@@ -177,5 +177,5 @@ def program_message(session: str, id_: str, name: str, code: bytes, *, walk: boo
 
 def call_message(call: Call) -> pb.Call:
     """Return a call as the message that is sent to the parties."""
-    names = {field: getattr(call, field) for field in ("label", "inputs", "outputs", "frees", "files")}
+    names = {field: getattr(call, field) for field in ("label", "inputs", "outputs", "frees", "files", "small")}
     return pb.Call(program=call.program.id, **names)

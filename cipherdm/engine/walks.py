@@ -25,8 +25,8 @@ from .variable_files import StoredShare
 from .walk_links import WalkLinks
 
 CHUNK_NUMBERS = 1 << 20  # numbers per chunk of a share that is handed to SPU: 16 MB, see `_chunks`
-_NUMBER_BYTES = 16  # bytes of a number in a share: a word of 64 bits for each of two components
-_STORAGE = "aby3.AShr<FM64>"
+SMALL = 32  # bits of the ring of results that go to the session's second runtime
+_STORAGES = {64: "aby3.AShr<FM64>", SMALL: "aby3.AShr<FM32>"}
 Reader = Callable[[str], libspu.Share | StoredShare]
 """Function that returns a party's share of a variable."""
 
@@ -55,8 +55,10 @@ class Walks:
         self._streams: dict[bytes, Streams] = {}  # by the plan's digest
         self._calls = 0
 
-    def run(self, walk: Walk, read: Reader, inputs: Sequence[str]) -> tuple[list[libspu.Share], pb.CallDone]:
-        """Walk a program on variables; return this party's shares of the results, and the costs.
+    def run(
+        self, walk: Walk, read: Reader, inputs: Sequence[str]
+    ) -> tuple[list[tuple[libspu.Share, bool]], pb.CallDone]:
+        """Walk a program on variables; return this party's shares of the results, whether each is in the small ring, and costs.
 
         Raises:
             CipherDMError: a variable is not shared as the program expects, or a party is gone or runs another program.
@@ -69,7 +71,7 @@ class Walks:
         if plan.digest not in self._streams:
             self._streams[plan.digest] = self._keys.streams(run, plan.digest)
         values = [
-            _public_words(read, name) if number in program.public else pair_of(read, name)
+            _public_words(read, name) if number in program.public else pair_of(read, name, plan.bits[number])
             for number, name in zip(program.inputs, inputs, strict=True)
         ]
         for number, name, value in zip(program.inputs, inputs, values, strict=True):
@@ -86,7 +88,9 @@ class Walks:
                     messages = steps.send(came)
                 except StopIteration as end:
                     costs.seconds = time.perf_counter() - start
-                    return [spu_share(pair) for pair in end.value], _done(costs, rounds)
+                    rings = [plan.bits[number] for number in program.outputs]
+                    shares = [spu_share(pair, ring) for pair, ring in zip(end.value, rings, strict=True)]
+                    return list(zip(shares, (ring == SMALL for ring in rings), strict=True)), _done(costs, rounds)
                 came = links.exchange(messages, (call, rounds, plan.digest[:8]))
                 rounds += 1
                 # Without the head of each message, as SPU counts its own.
@@ -113,46 +117,48 @@ def _done(costs: pb.Operator, rounds: int) -> pb.CallDone:
     return done
 
 
-def pair_of(read: Reader, name: str) -> np.ndarray:
-    """Return this party's pair [2, ...] of a variable.
+def pair_of(read: Reader, name: str, least: int = 1) -> np.ndarray:
+    """Return this party's pair [2, ...] of a variable, uint64, in a ring of at least so many bits.
 
-    Raises CipherDMError if the variable is not shared arithmetically, or its share has not the length of its shape.
+    Raises CipherDMError if the variable is not shared so, or its share has not the length of its shape.
     """
     share, meta = read(name), libspu.ValueMeta()
     meta.ParseFromString(share.meta)
-    if meta.storage_type != _STORAGE:
-        raise CipherDMError(f"{name} is stored as {meta.storage_type}; walks compute on {_STORAGE}")
+    bits = next((ring for ring, storage in _STORAGES.items() if storage == meta.storage_type and ring >= least), None)
+    if bits is None:
+        wanted = " or ".join(storage for ring, storage in _STORAGES.items() if ring >= least)
+        raise CipherDMError(f"{name} is stored as {meta.storage_type}; this walk computes on {wanted}")
     shape, parsed = tuple(meta.shape.dims), libspu.ValueChunk()
     pair = np.empty((2, math.prod(shape)), np.uint64)
     stop = 0
     for chunk in share.share_chunks:
         parsed.ParseFromString(chunk)
         content = parsed.content
-        start, stop = stop, stop + len(content) // _NUMBER_BYTES
+        start, stop = stop, stop + len(content) // (bits // 4)  # a word for each of two components
         if stop <= pair.shape[1]:
-            pair[:, start:stop] = pair_from_bytes(content, (stop - start,))
+            pair[:, start:stop] = pair_from_bytes(content, (stop - start,), bits)
     if stop != pair.shape[1]:
         raise CipherDMError(f"the share of {name} has {stop} numbers, and its shape {shape} has {pair.shape[1]}")
     return pair.reshape(2, *shape)
 
 
-def spu_share(pair: np.ndarray) -> libspu.Share:
-    """Return a pair of words of 64 bits as a share that SPU accepts, of numbers that programs take for float32."""
+def spu_share(pair: np.ndarray, bits: int = 64) -> libspu.Share:
+    """Return a pair of words of 64 or 32 bits as a share that SPU accepts, of numbers that programs take for float32."""
     meta = libspu.ValueMeta()
     meta.data_type, meta.visibility = libspu.DataType.DT_F32, libspu.Visibility.VIS_SECRET
-    meta.shape, meta.storage_type = list(pair.shape[1:]), _STORAGE
+    meta.shape, meta.storage_type = list(pair.shape[1:]), _STORAGES[bits]
     share = libspu.Share()
-    share.meta, share.share_chunks = meta.SerializeToString(), list(_chunks(pair.reshape(2, -1)))
+    share.meta, share.share_chunks = meta.SerializeToString(), list(_chunks(pair.reshape(2, -1), bits))
     return share
 
 
-def _chunks(pair: np.ndarray) -> Iterator[bytes]:
+def _chunks(pair: np.ndarray, bits: int) -> Iterator[bytes]:
     """Yield a share [2, N] in chunks. Each is copied several times, and small chunks reuse memory that was just freed."""
-    count = pair.shape[1]
+    count, size = pair.shape[1], bits // 4
     for start in range(0, max(1, count), CHUNK_NUMBERS):
         chunk = libspu.ValueChunk()
-        chunk.content = bytes_from_pair(pair[:, start : start + CHUNK_NUMBERS])
-        chunk.total_bytes, chunk.chunk_offset = _NUMBER_BYTES * count, _NUMBER_BYTES * start
+        chunk.content = bytes_from_pair(pair[:, start : start + CHUNK_NUMBERS], bits)
+        chunk.total_bytes, chunk.chunk_offset = size * count, size * start
         yield chunk.SerializeToString()
 
 

@@ -22,7 +22,8 @@ from .cut import Cut
 from .shapes import check_shape
 from .shares import PARTIES
 
-FULL = 64
+FULL, HALF = 64, 32
+RESULTS = (FULL, HALF)  # bits of the rings of results, which SPU computes on too
 
 MOVES = frozenset(("reshape", "broadcast", "slice", "dynamic_slice", "transpose", "concatenate", "pad"))
 SUMS = frozenset(("add", "subtract", "negate", "sum", "shift", "less", "select"))
@@ -171,8 +172,8 @@ class WalkPlan:
 
     def __post_init__(self):
         bits, program = self.bits, self.program
-        if len(bits) != len(program.shapes) or any(bits[number] != FULL for number in program.outputs):
-            raise CipherDMError(f"a plan has a ring for each value, and one of {FULL} bits for each result")
+        if len(bits) != len(program.shapes) or any(bits[number] not in RESULTS for number in program.outputs):
+            raise CipherDMError(f"a plan has a ring for each value, and one of {FULL} or {HALF} bits for each result")
         if not all(type(ring) is int and 1 <= ring <= FULL for ring in bits):
             raise CipherDMError(f"a ring of a plan has 1 to {FULL} bits")
         truncations = {o.output for o in program.operations if o.kind == "truncate"}
@@ -198,6 +199,26 @@ class WalkPlan:
         """Return the plan in which all values have the ring of 64 bits, and all truncations are cuts."""
         cuts = frozenset(o.output for o in program.operations if o.kind == "truncate")
         return cls(program, (FULL,) * len(program.shapes), cuts)
+
+    @classmethod
+    def in_rings(cls, program: RingProgram, inputs: Sequence[int], result: int) -> "WalkPlan":
+        """Return the plan in which all values have the ring of the results, but inputs that truncations alone read.
+
+        These have the ring in which they are held, and all truncations are cuts. So a truncation takes a value from one ring to
+        another, by no bits where it is to be the same.
+
+        Args:
+            program: what to compute.
+            inputs: bits of the ring in which each argument is held.
+            result: bits of the ring of the results.
+        """
+        cuts = {o.output: o for o in program.operations if o.kind == "truncate"}
+        others = {number for o in program.operations if o.output not in cuts for number in o.inputs}
+        bits = [result] * len(program.shapes)
+        for number, ring in zip(program.inputs, inputs, strict=True):
+            if number not in others:
+                bits[number] = ring
+        return cls(program, tuple(bits), frozenset(cuts))
 
     def to_json(self) -> str:
         """Return it as text, which is the same for equal plans."""
@@ -313,7 +334,7 @@ def computed(program: RingProgram, inputs: Sequence[np.ndarray]) -> Iterator[tup
             case "truncate" | "shift" if x[0].dtype.kind == "f":
                 result = np.ldexp(x[0], -bits if operation.kind == "truncate" else bits)
             case "truncate":
-                result = (x[0] >> bits) + (x[0] >> bits - 1 & 1)
+                result = (x[0] >> bits) + (x[0] >> bits - 1 & 1) if bits else x[0]
             case "matmul":
                 result = np.matmul(*x)
             case "conv2d":

@@ -99,9 +99,13 @@ def _sum(inputs, shape, axes):
     return _checked(_places(axes, x), [extent for axis, extent in enumerate(x) if axis not in axes])
 
 
-def _shifted(inputs, shape, bits):
+def _shifted(inputs, shape, bits, least=1):
     (x,) = inputs
-    return _checked(_whole(bits, least=1, below=64), x)
+    return _checked(_whole(bits, least=least, below=64), x)
+
+
+def _truncated(inputs, shape, bits):
+    return _shifted(inputs, shape, bits, least=0)  # by none, a value only changes its ring
 
 
 def _matmul(inputs, shape):
@@ -128,7 +132,7 @@ _MADE: dict[str, Callable[..., Shape | None]] = {
     "pad": _pad,
     "sum": _sum,
     "shift": _shifted,
-    "truncate": _shifted,
+    "truncate": _truncated,
     "matmul": _matmul,
     "conv2d": _conv2d,
     "select": _elementwise(3),

@@ -18,24 +18,24 @@ from ..errors import CipherDMError
 PARTIES = 3
 
 
-def pair_from_bytes(content: bytes, shape: Sequence[int]) -> np.ndarray:
+def pair_from_bytes(content: bytes, shape: Sequence[int], bits: int = 64) -> np.ndarray:
     """Read a party's pair [2, *shape] from a share as SPU stores it: little-endian words [elements][2], own component first.
 
     Returns:
-        A read-only view of `content`.
+        A read-only view of `content`, whose words have so many bits.
 
     Raises:
         CipherDMError: the number of bytes does not fit the shape.
     """
-    words = np.frombuffer(content, "<u8")
+    words = np.frombuffer(content, f"<u{bits // 8}")
     if words.size != 2 * int(np.prod(shape, dtype=np.int64)):
         raise CipherDMError(f"a share of {len(content)} bytes is not one of shape {tuple(shape)}")
     return words.reshape(-1, 2).T.reshape(2, *shape)
 
 
-def bytes_from_pair(pair: np.ndarray) -> bytes:
-    """Invert `pair_from_bytes`."""
-    return pair.reshape(2, -1).T.astype("<u8", order="C").tobytes()
+def bytes_from_pair(pair: np.ndarray, bits: int = 64) -> bytes:
+    """Invert `pair_from_bytes`; bits above the ring are left out."""
+    return pair.reshape(2, -1).T.astype(f"<u{bits // 8}", order="C").tobytes()
 
 
 def replicate(components: np.ndarray) -> list[np.ndarray]:

@@ -237,7 +237,7 @@ class _Tracer:
         # A float times 2^-s is a word of which s bits are cut off.
         factor = self._one(other, "a factor")
         bits = -math.log2(factor) if factor > 0 else 0
-        if bits != int(bits) or not 0 < bits < 64:
+        if bits != int(bits) or not 0 <= bits < 64 or factor <= 0:
             raise CipherDMError(f"a product with {factor} is no truncation; a program on words multiplies by 2^-s.")
         return self._add("truncate", shape, [x], bits=int(bits))
 

@@ -121,6 +121,8 @@ def prepare_transformer(
         CipherDMError: the set needs a calibration that the folder lacks, or does not compute the model's layers.
     """
     weights = PreparedWeights(dict(model.params), {}, {})
+    if protocols.small_bits is not None:
+        _prepare_small(weights, model.config, protocols.small_bits)
     if protocols.prepare is None:
         return weights
     fits = Fits.at(load_calibration(model) if calibration is None else calibration, np.zeros(1))
@@ -147,6 +149,19 @@ def prepare_transformer(
     weights.bits.update({"mask": TOKEN_BITS, "share": COUNT_BITS})
     weights.bits.update(dict.fromkeys(("onehot", "place", "slot", "kept"), 0))
     return weights
+
+
+def _prepare_small(weights: PreparedWeights, config: TransformerConfig, bits: int) -> None:
+    """Give linear layers the fraction bits of the ring of 32 bits, and queries the scale of the scores."""
+    for index in range(config.layers):
+        for leaf in ("weight", "bias"):
+            name = f"layers.{index}.attn1.to_q.{leaf}"
+            weights.constant[name] = weights.constant[name] * np.float32((config.width // config.heads) ** -0.5)
+    linear = [
+        name for name, array in weights.constant.items() if array.ndim == 2 and not name.startswith("embeddings.")
+    ]
+    weights.bits.update(dict.fromkeys(linear, bits))
+    weights.bits.update({f"{name.removesuffix('weight')}bias": 2 * bits for name in linear})
 
 
 def _take_unit(weights: PreparedWeights, fits: Fits, config: TransformerConfig) -> float:

@@ -5,6 +5,7 @@ from .sets import (
     CIPHERDM,
     CIPHERDM_CORRECTED,
     DIRECT,
+    DITTO,
     FAST,
     FAST_64,
     FAST_GUARDED,

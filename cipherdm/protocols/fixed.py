@@ -103,6 +103,10 @@ class Fixed:
         rounded = jnp.round(self.array * np.float32(2.0**bits)) * np.float32(2.0**-bits)
         return Fixed(jnp.where(fits, rounded, jnp.float32(np.nan)), bits, False)
 
+    def renewed(self) -> "Fixed":
+        """Return the numbers by a truncation of no bits, by which a walk takes them to another ring."""
+        return Fixed.load(self.store() * np.float32(1), self.bits, True) if self.ring else self
+
     def __add__(self, other: "Fixed") -> "Fixed":
         bits = max(self.bits, other.bits)
         first, second = _alike(self.raised(bits), other.raised(bits))
@@ -128,11 +132,13 @@ def _alike(first: Fixed, second: Fixed) -> tuple[jnp.ndarray, jnp.ndarray]:
     return spread(first.array, shape), spread(second.array, shape)
 
 
-def encode(values: np.ndarray, bits: int, ring: bool) -> np.ndarray:
-    """Return float32 values as `Fixed.load` takes them, rounded to `bits` fraction bits. To be done before sharing."""
+def encode(values: np.ndarray, bits: int, ring: bool, engine: int = ENGINE_FRACTION_BITS) -> np.ndarray:
+    """Return float32 values as `Fixed.load` takes them, rounded to `bits` fraction bits. To be done before sharing.
+
+    `engine` is the number of the engine's own fraction bits: SPU makes the word round(float 2^engine) of a float.
+    """
     words = np.round(np.asarray(values, np.float64) * 2.0**bits)
-    # SPU makes the word round(float 2^44) of a float.
-    return (words * 2.0 ** -(ENGINE_FRACTION_BITS if ring else bits)).astype(np.float32)
+    return (words * 2.0 ** -(engine if ring else bits)).astype(np.float32)
 
 
 def decode(array: np.ndarray, bits: int, ring: bool) -> np.ndarray:

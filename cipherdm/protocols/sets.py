@@ -51,6 +51,7 @@ class Protocols:
       compares nor divides (`cipherdm.kernels.walk`).
     - `significant_bits`: bits that factors of products keep in a walk, whose values then have rings of their own
       (`cipherdm.kernels.rings`); None for the ring of 64 bits throughout.
+    - `small_bits`: fraction bits in the ring of 32 bits, for a set that computes parts of a transformer there.
     - `prepare`: the owner's preparation that the layers rely on, if any (`cipherdm.owner.prepare_weights`).
 
     A set is hashable, as long as its functions are (module-level functions, not arrays or closures over them), so that
@@ -81,6 +82,7 @@ class Protocols:
     value_bits: int | None = None
     walk_bits: int | None = None
     significant_bits: int | None = None
+    small_bits: int | None = None
     prepare: Literal["fast", "fast-guarded"] | None = None
 
 
@@ -138,6 +140,8 @@ PUMA = replace(
 
 # Functions of transformers alone: Nimbus' of low degree, and MPCFormer's, for models that are trained with them.
 NIMBUS = replace(DIRECT, name="nimbus", gelu=gelu_nimbus, gelu_new=gelu_nimbus, softmax=softmax_nimbus)
+# Ditto's rings: `cipherdm.sampling.ditto` computes transformers in it, each layer in its own.
+DITTO = replace(PUMA, name="ditto", gelu=gelu_quad, gelu_new=gelu_quad, walk_bits=18, small_bits=8)
 MPCFORMER = replace(DIRECT, name="mpcformer", gelu=gelu_quad, gelu_new=gelu_quad, softmax=softmax_2quad)
 
 # Ours, on `Fixed` numbers and weights that the owner has calibrated and folded. Activations and softmax exist in it only
@@ -173,7 +177,7 @@ FAST_GUARDED = replace(FAST, name="fast-guarded", group_norm=fast.guarded_group_
 _SETS = {
     protocols.name: protocols
     for protocols in (
-        *(DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, NIMBUS, MPCFORMER),
+        *(DIRECT, CIPHERDM, CIPHERDM_CORRECTED, PUMA, NIMBUS, MPCFORMER, DITTO),
         *(FAST, FAST_64, FAST_RINGS, FAST_GUARDED),
     )
 }

@@ -69,7 +69,13 @@ def owner_values(weights: PreparedWeights, shape: StepShape) -> Values:
 
     def encoded(arrays: Mapping[str, np.ndarray]) -> Values:
         if value_bits is None:
-            return dict(arrays)
+            of_engine = (
+                shape.protocols.walk_bits
+            )  # of a set whose weights are words for some layers, and numbers for others
+            return {
+                n: encode(x, weights.bits[n], shape.ring, of_engine) if n in weights.bits else x
+                for n, x in arrays.items()
+            }
         default = {name: value_bits if name.endswith(TIME_TERM) else WEIGHT_BITS for name in arrays}
         return {n: encode(array, weights.bits.get(n, default[n]), shape.ring) for n, array in arrays.items()}
 

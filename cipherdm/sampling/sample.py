@@ -262,7 +262,9 @@ def check_sample(sample: np.ndarray, shape: StepShape) -> None:
 
 def engine_for(protocols: Protocols) -> EngineConfig:
     """Engine settings for a protocol set: SPU's defaults, or with the fraction bits that `Fixed` numbers are made for."""
-    return EngineConfig() if protocols.value_bits is None else EngineConfig(fraction_bits=ENGINE_FRACTION_BITS)
+    if protocols.value_bits is None:
+        return EngineConfig(small_fraction_bits=protocols.small_bits)
+    return EngineConfig(fraction_bits=ENGINE_FRACTION_BITS)
 
 
 def _batch(unet: UNet, labels: Sequence[int] | None, count: int | None) -> int:

@@ -27,6 +27,7 @@ from ..progress import Progress
 from ..protocols import DIRECT, Protocols, named
 from ..protocols.fast_attention import token_weights
 from ..protocols.fixed import decode, encode
+from .ditto import ditto_nodes
 from .pipeline import read_captions
 from .roles import Task, Values, owner_values
 from .sample import jitted, run_nodes
@@ -62,6 +63,8 @@ class TextShape:
         """Return the whole run as nodes. Raises CipherDMError for an unknown granularity."""
         if granularity not in ("block", "step"):
             raise CipherDMError(f"unknown granularity {granularity!r}: choose block, or step for one program.")
+        if self.protocols.small_bits is not None:
+            return ditto_nodes(self.config, ring=self.ring, embedded=self.embedded)
         blocks = token_blocks(self.config) if self.after else transformer_blocks(self.config, places=self.places)
         nodes = [block_node(block, self) for block in blocks if not (self.embedded and block.kind == "embeddings")]
         return nodes if granularity == "block" else [Graph("transformer", tuple(nodes), self.outputs).as_node()]

@@ -1,0 +1,256 @@
+"""Ditto's way to compute a transformer: each layer in the ring that the paper gives it, with conversions between them.
+
+Linear layers, sums and the quadratic GELU are in the ring of 32 bits with 8 fraction bits, walked by the parties; the maximum
+and the clip of softmax are there too, compared by SPU. Exponential, division and LayerNorm are SPU's, in the ring of 64 bits
+with 18 fraction bits. Conversions are cuts: down by the 10 bits between, up by none, into a larger ring.
+
+Source: Ditto (Wu et al., ICML 2024, arXiv 2405.05525). Differences: its DownCast and UpCast are one protocol here,
+`kernels.cut`, with fewer bytes; products of matrices are walks, because SPU 0.9.5 crashes on them in 32 bits; and what is
+below -14 is clipped there in place of set to 0 afterwards, which the exponential's last bit does not tell apart.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+
+from ..approximations.exp import LOWEST, ExpLimit
+from ..engine import Node
+from ..errors import refuse
+from ..models.transformer import TransformerConfig
+from ..protocols import direct
+from ..protocols.fixed import Fixed, dot_general, matmul
+from .steps import WEIGHTS
+
+SMALL_BITS, LARGE_BITS = 8, 18  # fraction bits in the rings of 32 and of 64 bits
+HALF = 32
+_EXPONENTIAL = ExpLimit("exp_ditto", (LOWEST, 0.0), squarings=5)
+
+
+@dataclass(frozen=True)
+class Walked:
+    """A function of `Fixed` numbers as one of arrays, in the ring of 32 bits: first its parameters, then its inputs."""
+
+    function: Callable
+    names: tuple[str, ...]  # of the parameters
+    bits: tuple[int, ...]  # fraction bits of all arguments
+    ring: bool
+    static: tuple[tuple[str, Any], ...] = ()
+    result_bits: int = SMALL_BITS
+
+    @property
+    def __name__(self) -> str:
+        return self.function.__name__
+
+    def __call__(self, *arrays):
+        values = [Fixed.load(array, bits, self.ring) for array, bits in zip(arrays, self.bits, strict=True)]
+        params = dict(zip(self.names, values, strict=False))
+        found = self.function(params, *values[len(params) :], **dict(self.static))
+        found = found if isinstance(found, tuple) else (found,)
+        results = tuple(x.truncated(self.result_bits).store() for x in found)
+        return results if len(results) > 1 else results[0]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A function of arrays as SPU computes it: first its parameters, then its inputs."""
+
+    function: Callable
+    names: tuple[str, ...]
+    static: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def __name__(self) -> str:
+        return self.function.__name__
+
+    def __call__(self, *arrays):
+        params = dict(zip(self.names, arrays, strict=False))
+        return self.function(params, *arrays[len(params) :], **dict(self.static))
+
+
+def up(params, x):
+    """Return numbers of the ring of 32 bits for that of 64."""
+    return x.renewed().raised(LARGE_BITS)
+
+
+def down(params, x):
+    """Return numbers of the ring of 64 bits, whose 10 last bits a truncation cuts off."""
+    return x
+
+
+def layer_norm(params, x, *, eps):
+    """`direct.layer_norm`."""
+    return direct.layer_norm(params, x, eps=eps)
+
+
+def below_maximum(params, scores, *mask):
+    """Return scores [B, heads, N, M] below their row's maximum, and no lower than -14; with a mask [B, M] as in `direct`."""
+    scores = scores + mask[0][:, None, None] if mask else scores
+    return jnp.maximum(scores - jnp.max(scores, axis=-1, keepdims=True), jnp.float32(LOWEST))
+
+
+def softmax(params, scores):
+    """Return (1 + s/32)^32 of scores at most 0, over the sum of their row."""
+    exponentials = _EXPONENTIAL(scores)
+    return exponentials / jnp.sum(exponentials, axis=-1, keepdims=True)
+
+
+def scores(params, y, *, heads, only):
+    """Return scores [B, heads, N or 1, M] and values [B, heads, d, M] of normalised tokens y [B, D, N]."""
+    layers = {"to_q": _only(y, only), "to_k": y, "to_v": y}
+    q, k, v = (_linear(params, name, x).truncated(SMALL_BITS) for name, x in layers.items())
+    q, k, v = (x.reshape(x.shape[0], heads, -1, x.shape[2]) for x in (q, k, v))
+    return dot_general(q, k, (((2,), (2,)), ((0, 1), (0, 1)))), v
+
+
+def mixed(params, weights, v, rest, *, only):
+    """Add to tokens [B, D, N] the values that the weights [B, heads, N, M] choose, through the last projection."""
+    rest = _only(rest, only)
+    y = dot_general(v, weights, (((3,), (3,)), ((0, 1), (0, 1)))).truncated(SMALL_BITS)
+    return rest + _linear(params, "to_out.0", y.reshape(*rest.shape))
+
+
+def feed_forward(params, y, rest):
+    """Add to tokens [B, D, N] a feed-forward network with MPCFormer's quadratic."""
+    z = _linear(params, "net.0.proj", y).truncated(SMALL_BITS)
+    return rest + _linear(params, "net.2", _quad(z).truncated(SMALL_BITS))
+
+
+def pooler(params, y):
+    """Return BERT's pooler of the first token [B, D, 1], before its activation."""
+    return _linear(params, "pooler", y)
+
+
+def tanh(params, x):
+    """Return tanh."""
+    return jnp.tanh(x)
+
+
+def classifier(params, x):
+    """Return logits [B, labels] of what the pooler returns [B, D, 1]."""
+    return _linear(params, "classifier", x)[:, :, 0]
+
+
+def _only(x, place):
+    """The token at a place, or all of them if it is None."""
+    return x if place is None else x[:, :, place : place + 1]
+
+
+def _linear(params, name, x):
+    """A linear layer on x [B, C, N]."""
+    batch, _, tokens = x.shape
+    columns = x.with_array(jnp.moveaxis(x.array, 1, 0).reshape(x.shape[1], -1))
+    y = matmul(params[f"{name}.weight"], columns) + params[f"{name}.bias"][:, None]
+    return y.with_array(jnp.moveaxis(y.array.reshape(-1, batch, tokens), 0, 1))
+
+
+def _quad(z):
+    """Return z^2 / 8 + z / 4 + 1 / 2, as z (z + 2) / 8 + 1 / 2."""
+    both = z * z + (z + z).raised(2 * z.bits)
+    both = both.times_power_of_two(-3)
+    half = jnp.asarray(2.0 ** (both.bits if both.ring else 0) / 2, both.array.dtype)
+    return both.with_array(both.array + half)
+
+
+def ditto_nodes(config: TransformerConfig, *, ring: bool, embedded: bool) -> list[Node]:
+    """Return a classifier's run, from "onehot" or "embeddings", and "mask", to "logits", as nodes.
+
+    Args:
+        config: a BERT's.
+        ring: True on three parties.
+        embedded: whether the client shares embeddings.
+
+    Raises:
+        CipherDMError: the transformer is no BERT.
+    """
+    refuse({"Ditto's way is only for BERT here; choose another set": config.kind != "bert"})
+    made = _Builder(ring)
+    if not embedded:
+        names = ("words", "positions")
+        made.plain("embeddings", "embeddings", _embedded, [f"embeddings.{name}" for name in names], names, ("onehot",))
+    made.walk("mask", "mask.small", down, ("mask",), (LARGE_BITS,))
+    last = "embeddings"
+    for index in range(config.layers):
+        only = config.read if index == config.layers - 1 else None
+        last = made.attention(f"layers.{index}", last, config, only, large=index == 0)
+        last = made.feed_forward(f"layers.{index}", last, config)
+    y = made.normalised("head", "norm", last, config)
+    made.walk("head", "head.pooled", pooler, (y,), (SMALL_BITS,), ("head.pooler",))
+    made.up("head", "head.pooled")
+    made.plain("head", "head.tanh", tanh, (), (), ("head.pooled.large",))
+    made.down("head", "head.tanh")
+    made.walk("head", "head.logits", classifier, ("head.tanh.small",), (SMALL_BITS,), ("head.classifier",))
+    made.walk("head", "logits", up, ("head.logits",), (SMALL_BITS,), large=True)
+    return made.nodes
+
+
+def _embedded(params, onehot):
+    words = direct.linear({"weight": jnp.swapaxes(params["words"], 0, 1)}, onehot)
+    return words + jnp.swapaxes(params["positions"], 0, 1)[None, :, : onehot.shape[2]]
+
+
+class _Builder:
+    """Writes down nodes, in the order in which they run."""
+
+    def __init__(self, ring: bool):
+        self.nodes: list[Node] = []
+        self._ring = ring
+
+    def attention(self, path: str, last: str, config: TransformerConfig, only: int | None, *, large: bool) -> str:
+        """Add an attention to all tokens, or to the one that is read; return the name of the result."""
+        name, weights = f"{path}.attn1", f"{path}.attn1.weights"
+        y = self.normalised(path, "norm1", last, config, large=large)
+        static = (("heads", config.heads), ("only", only))
+        layers = tuple(f"{name}.{each}" for each in ("to_q", "to_k", "to_v"))
+        self.walk(name, (f"{name}.scores", f"{name}.values"), scores, (y,), (SMALL_BITS,), layers, static)
+        self.plain(name, f"{name}.below", below_maximum, (), (), (f"{name}.scores", "mask.small"), small=True)
+        self.up(name, f"{name}.below")
+        self.plain(name, weights, softmax, (), (), (f"{name}.below.large",))
+        self.down(name, weights)
+        inputs = (f"{weights}.small", f"{name}.values", y)
+        self.walk(name, name, mixed, inputs, (SMALL_BITS,) * 3, (f"{name}.to_out.0",), (("only", only),))
+        return name
+
+    def feed_forward(self, path: str, last: str, config: TransformerConfig) -> str:
+        """Add a feed-forward network; return the name of the result."""
+        y, name = self.normalised(path, "norm3", last, config), f"{path}.ff"
+        self.walk(name, name, feed_forward, (y, y), (SMALL_BITS,) * 2, (f"{name}.net.0.proj", f"{name}.net.2"))
+        return name
+
+    def normalised(self, path: str, leaf: str, last: str, config: TransformerConfig, *, large: bool = False) -> str:
+        """Add a LayerNorm in the ring of 64 bits; return the name of its result in that of 32."""
+        name = f"{path}.{leaf}"
+        if not large:
+            self.up(name, last)
+            last = f"{last}.large"
+        weights = [f"{name}.{leaf}" for leaf in ("weight", "bias")]
+        self.plain(name, name, layer_norm, weights, ("weight", "bias"), (last,), (("eps", config.eps),))
+        return self.down(name, name)
+
+    def up(self, label: str, name: str) -> str:
+        """Add a conversion to the ring of 64 bits."""
+        return self.walk(label, f"{name}.large", up, (name,), (SMALL_BITS,), large=True)
+
+    def down(self, label: str, name: str) -> str:
+        """Add a conversion to the ring of 32 bits."""
+        return self.walk(label, f"{name}.small", down, (name,), (LARGE_BITS,))
+
+    def walk(self, label, outputs, function, inputs, bits, layers=(), static=(), *, large=False) -> str:
+        """Add a function of `Fixed` numbers, of layers with weights and biases, and of inputs with these fraction bits."""
+        outputs = (outputs,) if isinstance(outputs, str) else outputs
+        full = [f"{layer}.{leaf}" for layer in layers for leaf in ("weight", "bias")]
+        start = len(label) + 1  # labels are the paths of the layers' names
+        names = tuple(each[start:] for each in full)
+        known = (SMALL_BITS, 2 * SMALL_BITS) * len(layers)  # of weights, and of biases, which are added to products
+        result_bits, ring = (LARGE_BITS, 64) if large else (SMALL_BITS, HALF)
+        walked = Walked(function, names, (*known, *bits), self._ring, tuple(static), result_bits)
+        self.nodes.append(Node(label, walked, (*(WEIGHTS + each for each in full), *inputs), outputs, ring))
+        return outputs[0]
+
+    def plain(self, label, output, function, weights, names, inputs, static=(), *, small=False) -> None:
+        """Add a function of arrays, which SPU computes."""
+        node = Plain(function, tuple(names), tuple(static))
+        self.nodes.append(
+            Node(label, node, (*(WEIGHTS + each for each in weights), *inputs), (output,), HALF if small else 64)
+        )
