@@ -60,10 +60,11 @@ WAYS = (
     Way(TEN, "direct", "dpmsolver++", 10, long=True),
     *(Way(TEN, "fast-rings", steps=20, reuse=reuse) for reuse in (1, 4)),
     Way(TEN, "fast-rings", "dpmsolver++", 10),
-    *(Way(f"{TEN}-turbo-{calls}", "fast-rings", steps=calls) for calls in (4, 2)),
+    *(Way(f"{TEN}-turbo-{calls}", "fast-rings", steps=calls) for calls in (4, 2, 1)),
     Way(PROMPT_MODEL, "direct", **_TEACHER, long=True),
     Way(PROMPT_MODEL, "fast-rings", **_TEACHER),
     *(Way(f"{PROMPT_MODEL}-turbo-{calls}", "fast-rings", steps=calls) for calls in (4, 2, 1)),
+    Way(f"{PROMPT_MODEL}-turbo-1-quad", "fast-rings", steps=1),
 )
 
 

@@ -14,16 +14,24 @@ import numpy as np
 from ..engine import CostReport, EngineConfig, LocalCluster, Session, Spec, compile_plan
 from ..errors import CipherDMError, check_whole
 from ..models.transformer import Transformer, place_of
-from ..owner.transformers import prepare_transformer
 from ..progress import Progress
 from ..protocols import DIRECT, Protocols, named
 from ..protocols.fast import WEIGHT_BITS
 from ..protocols.fixed import decode
 from .rings import walking_of
-from .roles import Values, owner_values
+from .roles import Values
 from .sample import engine_for
 from .steps import WEIGHTS
-from .texts import TextShape, TextTask, check_logits, in_plaintext, known_texts, text_values, tokenised, tokenizer_of
+from .texts import (
+    TextTask,
+    check_logits,
+    in_plaintext,
+    known_texts,
+    text_task,
+    text_values,
+    tokenised,
+    tokenizer_of,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +80,7 @@ def generate(
     first, after = continuation_tasks(
         model, prompt, tokens, embedded=embedded, protocols=chosen, ring=cluster is not None
     )
-    known = first.shape.tokens
+    count = first.shape.tokens
     if cluster is None:
         runs = _plaintext(first, after)
     else:
@@ -88,7 +96,7 @@ def generate(
             costs += [] if cost is None else [cost]
             if len(ids) == tokens:
                 break
-            logits, cost = runs.send(token_values(after, ids[-1], known + len(ids) - 1))
+            logits, cost = runs.send(token_values(after, ids[-1], count + len(ids) - 1))
     return Continuation(tokenizer.decode(ids), tuple(ids), np.stack(found), tuple(costs))
 
 
@@ -112,15 +120,13 @@ def continuation_tasks(
             f"the prompt has {count} tokens, and {tokens} more do not fit {model.config.tokens} places."
         )
     ids, mask = tokenised(model, [prompt], count)
-    weights, table = prepare_transformer(model, protocols), None
-    if embedded:
-        table = (weights.constant.pop("embeddings.words"), weights.constant.pop("embeddings.positions"))
-    shape = TextShape(model.config, protocols, weights.layout, 1, count, embedded, ring, places=places)
-    owner, known = owner_values(weights, shape), {}
+    known: Values = {}
     if protocols.significant_bits is not None and ring:
         known = {"ids": tokenised(model, known_texts(model), places, cut=True)[0]}
-    values = text_values(shape, ids, mask, table and (table[0], table[1][:count]))
-    task = _PromptTask(shape, owner, values, {}, known=known, table=table)
+    settings = {"embedded": embedded, "protocols": protocols, "ring": ring, "known": known, "places": places}
+    task = text_task(model, ids, mask, **settings)
+    shape, owner, table = task.shape, task.owner, task.table
+    task = _PromptTask(shape, owner, task.client, {}, known=known, table=table)
     later = _TokenTask(replace(shape, tokens=1, after=True), owner, {}, {}, known=known, table=table)
     client, public = token_values(later, 0, places - 1)
     return task, replace(later, client=client, public=public)
@@ -132,8 +138,7 @@ class _PromptTask(TextTask):
     def of_owner(self, seed: int) -> Values:
         """Return what a client would share of the beginning of one of the owner's texts."""
         ids = self.known["ids"][[seed % len(self.known["ids"])], : self.shape.tokens]
-        table = self.table and (self.table[0], self.table[1][: self.shape.tokens])
-        return text_values(self.shape, ids, np.ones_like(ids), table)
+        return text_values(self.shape, ids, np.ones_like(ids), self.table)
 
 
 class _TokenTask(TextTask):
@@ -147,8 +152,7 @@ class _TokenTask(TextTask):
         bits = dict(self.shape.weights.bits)
         names = {name: name.removeprefix(WEIGHTS) for name in self.owner}
         owner = {name: decode(self.owner[name], bits.get(names[name], WEIGHT_BITS), self.shape.ring) for name in names}
-        table = self.table and (self.table[0], self.table[1][:places])
-        values = text_values(whole, ids[None, :places], np.ones((1, places)), table)
+        values = text_values(whole, ids[None, :places], np.ones((1, places)), self.table)
         caches = in_plaintext(TextTask(whole, owner, values, {}))
         kept = {name: caches[name] * (np.arange(places) < place) for name in self.shape.outputs[1:]}
         client, public = token_values(self, int(ids[place]), place)

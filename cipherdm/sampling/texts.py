@@ -181,16 +181,36 @@ def classification_task(
     if model.config.kind != "bert":
         raise CipherDMError("this transformer continues texts, and has no classes: take cipherdm.generate.")
     ids, mask = tokenised(model, [texts] if isinstance(texts, str) else list(texts), tokens)
-    weights = prepare_transformer(model, protocols)
-    table = None
-    if embedded:
-        table = (weights.constant.pop("embeddings.words"), weights.constant.pop("embeddings.positions")[: ids.shape[1]])
-    shape = TextShape(model.config, protocols, weights.layout, *ids.shape, embedded, ring)
     known: Values = {}
     if protocols.significant_bits is not None and ring:
         known = dict(zip(("ids", "mask"), tokenised(model, known_texts(model), ids.shape[1], cut=True), strict=True))
-    values = text_values(shape, ids, mask, table)
-    return TextTask(shape, owner_values(weights, shape), values, {}, known=known, table=table)
+    return text_task(model, ids, mask, embedded=embedded, protocols=protocols, ring=ring, known=known)
+
+
+def text_task(
+    model: Transformer,
+    ids: np.ndarray,
+    mask: np.ndarray,
+    *,
+    embedded: bool,
+    protocols: Protocols,
+    ring: bool,
+    known: Values,
+    calibration: Values | None = None,
+    places: int = 0,
+) -> TextTask:
+    """Return a transformer's run on token ids and their mask, both [B, N].
+
+    `known` are ids and masks of the owner's texts, `calibration` its fits, read from the model's folder by default, and
+    `places` those of tokens to come.
+    """
+    weights, table = prepare_transformer(model, protocols, calibration), None
+    if embedded:
+        table = (weights.constant.pop("embeddings.words"), weights.constant.pop("embeddings.positions"))
+    shape = TextShape(model.config, protocols, weights.layout, *ids.shape, embedded, ring, places=places)
+    return TextTask(
+        shape, owner_values(weights, shape), text_values(shape, ids, mask, table), {}, known=known, table=table
+    )
 
 
 def text_values(
@@ -202,7 +222,7 @@ def text_values(
         values["mask"] = padding_of(mask) if shape.protocols.value_bits is None else token_weights(mask)
     if table is not None:
         words, positions = table
-        values["embeddings"] = np.float32((words[ids] + positions).swapaxes(1, 2))
+        values["embeddings"] = np.float32((words[ids] + positions[: ids.shape[1]]).swapaxes(1, 2))
     else:
         values["onehot"] = one_hot_tokens(ids, shape.config.vocab_size)
     return shape.encoded(values)
