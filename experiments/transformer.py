@@ -252,7 +252,7 @@ def _ratio(
     return found[base] / found[name]
 
 
-TABLES = {"transformer": transformer_table, "claims-ditto": claims_table}
+TABLES = {"transformer": transformer_table, "claims_ditto": claims_table}
 
 
 def figure(records: Path) -> Figure:

@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from cipherdm.datasets import FOLDER, load_mnist
+from cipherdm.datasets import FOLDER, REVIEWS, load_mnist, load_reviews
 from cipherdm.errors import CipherDMError
 
 TEST_IMAGES = "t10k-images-idx3-ubyte.gz"
@@ -72,3 +72,25 @@ def test_bad_arguments():
     for digits in ((), (10,), (-1, 2)):
         with pytest.raises(CipherDMError, match="0 to 9"):
             load_mnist("test", digits=digits)
+
+
+def test_reviews_are_split_by_their_text():
+    splits = {split: load_reviews(split) for split in ("train", "development", "test")}
+    assert [len(reviews) for reviews in splits.values()] == [8066, 1001, 1005]
+    texts = [text for reviews in splits.values() for text in reviews.texts]
+    assert len(set(texts)) > 0.99 * len(texts)
+    assert not set(splits["test"].texts) & set(splits["train"].texts)
+    for reviews in splits.values():
+        assert set(reviews.labels) == {0, 1} and 0.48 < reviews.labels.mean() < 0.51
+        assert all(text == text.strip() != "" for text in reviews.texts)
+
+
+def test_another_file_of_reviews_is_refused(tmp_path):
+    path = tmp_path / "reviews.txt"
+    with pytest.raises(CipherDMError, match="cannot be read"):
+        load_reviews("test", path=path)
+    path.write_bytes(REVIEWS.read_bytes() + b"\n")
+    with pytest.raises(CipherDMError, match="SHA-256"):
+        load_reviews("test", path=path)
+    with pytest.raises(CipherDMError, match="no split 'dev'"):
+        load_reviews("dev")

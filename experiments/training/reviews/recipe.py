@@ -17,7 +17,7 @@ class ReviewsConfig:
     width: int = 128
     heads: int = 2
     tokens: int = 64  # the most of a text, with the two that mark its ends
-    least_seen: int = 3  # word pieces that occur less often in the training texts are spelt by shorter ones
+    least_seen: int = 1  # word pieces that occur less often in the training texts are spelt by shorter ones
     act_fn: str = "gelu"  # "gelu_quad" is ours; see `cipherdm.approximations.gelu_quad`
     steps: int = 1500
     batch: int = 32
@@ -33,7 +33,7 @@ class ReviewsConfig:
     pretrained: bool = False
     frozen: bool = False  # whether the embeddings of words stay as they are
     advisor: str | None = None  # recipe of the model whose logits are learnt beside the labels
-    advice: float = 0.7  # its share of the loss
+    advice: float = 0.95  # its share of the loss
     # Of a student: its teacher in data/models, whose weights it begins with, and the steps that imitate its layers.
     teacher: str | None = None
     hidden_steps: int = 0
@@ -82,12 +82,14 @@ MINILM = ReviewsConfig(
     weight_decay=0.01,
     ema_decay=0.99,
 )
-TINY = ReviewsConfig("reviews-tiny", advisor="reviews-minilm")
+TINY = ReviewsConfig("reviews-tiny", advisor="reviews-minilm", steps=1000, learning_rate=1e-3, dropout=0.2)
 QUAD = replace(
     TINY,
     name="reviews-tiny-quad",
     teacher="reviews-tiny",
+    advisor=None,
     act_fn="gelu_quad",
+    learning_rate=5e-4,
     hidden_steps=500,
     steps=1000,
     dropout=0.0,

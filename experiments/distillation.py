@@ -1,0 +1,110 @@
+"""What quadratics cost in accuracy, and what distillation mends: reviews-tiny and its student, in plaintext and on shares."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+
+import cipherdm as cdm
+from cipherdm.datasets import Reviews, load_reviews
+from cipherdm.progress import Progress, ProgressBar
+from cipherdm.protocols import Protocols, named
+
+from .commands import RecordOption, finish, record_path, silent
+from .markdown import markdown, records_named
+from .target import Value
+from .transformer import STUDENT, TEACHER
+
+TOKENS = 64
+_BATCH, _TOGETHER = 201, 20  # reviews at a time, in plaintext and on shares
+QUADRATIC = replace(cdm.DIRECT, name="quadratic put in", gelu=cdm.DIRECT.gelu_quad)
+TWO = replace(cdm.MPCFORMER, name="quadratic and 2Quad put in")
+WAYS: tuple[tuple[str, Protocols], ...] = (
+    *((TEACHER, protocols) for protocols in (cdm.DIRECT, cdm.PUMA, cdm.NIMBUS, QUADRATIC, TWO, cdm.DITTO)),
+    *((STUDENT, protocols) for protocols in (cdm.DIRECT, cdm.FAST, cdm.DITTO)),
+)
+SECURE = ("fast-rings", "ditto")
+"""Sets with which three parties classify reviews with the student."""
+
+
+def run(count: int = 1000, secure: int = 200, progress: Progress = silent) -> dict[str, Any]:
+    """Classify so many reviews of the test split in each way in plaintext, and some on three parties; return the record.
+
+    On shares, "agree" counts the classes that are those of exact functions in plaintext, and "error" is the largest
+    difference of a logit.
+    """
+    reviews, rows = load_reviews("test"), []
+    total = len(WAYS) + len(SECURE) * -(-secure // _TOGETHER)
+    exact = {}
+    for place, (name, protocols) in enumerate(WAYS):
+        progress(place, total, f"{name}, {protocols.name}")
+        model = cdm.load_transformer(name)
+        parts = [reviews.texts[first : min(first + _BATCH, count)] for first in range(0, count, _BATCH)]
+        settings = {"tokens": TOKENS, "protocols": protocols}
+        logits = np.concatenate([cdm.classify(model, None, texts, **settings).logits for texts in parts])
+        exact.setdefault(name, logits)
+        right = _right(logits, reviews)
+        rows.append({"model": name, "protocols": protocols.name, "reviews": len(logits), "accuracy": right})
+    model, short = cdm.load_transformer(STUDENT), sorted(range(secure))
+    for place, name in enumerate(SECURE):
+        found = []
+        with cdm.LocalCluster() as cluster:
+            for part in np.array_split(short, -(-secure // _TOGETHER)):
+                progress(
+                    len(WAYS) + place * -(-secure // _TOGETHER) + len(found), total, f"{STUDENT}, {name}, on shares"
+                )
+                texts = [reviews.texts[number] for number in part]
+                settings = {"tokens": TOKENS, "protocols": named(name), "granularity": "step", "embedded": True}
+                found.append(cdm.classify(model, cluster, texts, **settings).logits)
+        logits, wanted = np.concatenate(found), exact[STUDENT][:secure]
+        agree = int((logits.argmax(1) == wanted.argmax(1)).sum())
+        about = {
+            "model": STUDENT,
+            "protocols": f"{name} on shares",
+            "reviews": secure,
+            "accuracy": _right(logits, reviews),
+        }
+        rows.append(about | {"agree": agree, "error": float(np.abs(logits - wanted).max())})
+    return {"benchmark": "distillation", "tokens": TOKENS, "rows": rows}
+
+
+def _right(logits: np.ndarray, reviews: Reviews) -> float:
+    return float((logits.argmax(1) == reviews.labels[: len(logits)]).mean())
+
+
+def distillation_table(measurements: Path) -> str:
+    """Return the accuracies, as Markdown."""
+    (record,) = records_named(measurements, "distillation.json", "cipherdm bench distillation")
+    rows = [
+        [row["model"], row["protocols"], f"{row['reviews']:,}", f"{row['accuracy']:.1%}"]
+        + ([f"{row['agree']} of {row['reviews']}", f"{row['error']:.2f}"] if "agree" in row else ["-", "-"])
+        for row in record["rows"]
+    ]
+    header = ["model", "computed by", "reviews", "accuracy", "classes as in plaintext", "largest error of a logit"]
+    return markdown(header, rows)
+
+
+TABLES = {"distillation": distillation_table}
+
+
+def measure(
+    count: Annotated[int, typer.Option(help="Number of reviews in plaintext, of 1,005.", min=1)] = 1000,
+    secure: Annotated[int, typer.Option(help="Number of reviews on three parties.", min=1)] = 200,
+    record: RecordOption = None,
+) -> None:
+    """Measure the accuracy of reviews-tiny and of its student, with quadratics put in, distilled, and on three parties."""
+    with ProgressBar("run") as bar:
+        found = run(count, secure, bar)
+    finish(record_path(record, "distillation"), found, pd.DataFrame(found["rows"]))
+
+
+def _accuracy(model: str, protocols: str) -> Value:
+    def value(records: Mapping[str, Any]) -> float:
+        (row,) = (r for r in records["distillation"]["rows"] if (r["model"], r["protocols"]) == (model, protocols))
+        return 100 * row["accuracy"]
+
+    return value
