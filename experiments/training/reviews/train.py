@@ -1,5 +1,6 @@
 """Training reviews-tiny, and distilling its student in two stages, as Ditto does (arXiv 2405.05525)."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -12,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
-from transformers import AttentionInterface, BertForSequenceClassification, BertTokenizerFast
+from transformers import AttentionInterface, AttentionMaskInterface, BertForSequenceClassification, BertTokenizerFast
+from transformers.masking_utils import eager_mask
 from transformers.models.bert.modeling_bert import eager_attention_forward
 
 from cipherdm.datasets import Reviews, load_reviews
@@ -100,6 +102,7 @@ def train_reviews(
 @contextmanager
 def _own_attention() -> Iterator[None]:
     AttentionInterface.register(_WATCHED, watched_attention)
+    AttentionMaskInterface.register(_WATCHED, eager_mask)  # without which transformers leaves padding unmasked
     yield
 
 
@@ -228,8 +231,10 @@ def accuracy(model: nn.Module, tokenizer: BertTokenizerFast, reviews: Reviews) -
 
 def _export(run: Run, config: ReviewsConfig, tokenizer: BertTokenizerFast, out: Path) -> None:
     """Write the averaged weights in half precision as a transformers folder, with a card and the training record."""
-    model = run.averaged.module
-    plain = BertForSequenceClassification(model.config)
+    model, known = run.averaged.module, copy.deepcopy(run.averaged.module.config)
+    known.hidden_act = "gelu"  # for the constructor, which does not know ours
+    plain = BertForSequenceClassification(known)
+    plain.config.hidden_act = model.config.hidden_act
     names = plain.state_dict().keys()
     stored = {}
     for name, value in model.state_dict().items():
