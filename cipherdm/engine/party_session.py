@@ -94,10 +94,13 @@ class PartySession:
         self._written(call, dict.fromkeys(call.outputs, runtime))
 
     def add_walk(self, name: str, text: bytes) -> None:
-        """Read a plan; it becomes a program of this session."""
-        from .walks import read_plan  # which needs PyTorch and its memory
+        """Read a plan; it becomes a program of this session. Raises CipherDMError if its results are for a ring it lacks."""
+        from .walks import SMALL, read_plan  # which needs PyTorch and its memory
 
-        self.executables[name] = read_plan(text, self._walk_link.rank)
+        walk = read_plan(text, self._walk_link.rank)
+        if len(self._runtimes) < 2 and SMALL in {walk.plan.bits[number] for number in walk.plan.program.outputs}:
+            raise CipherDMError("its results are for the ring of 32 bits, and this session has none")
+        self.executables[name] = walk
 
     def run_walk(self, walk: "Walk", call: pb.Call) -> pb.CallDone:
         """Walk a program on a call's inputs, and store its outputs as the call says; return what it took."""

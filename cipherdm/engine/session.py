@@ -9,6 +9,7 @@ import numpy as np
 from spu import api, libspu
 
 from ..errors import CipherDMError
+from ..kernels.ring_program import FULL
 from ..progress import Progress
 from . import party_pb2 as pb
 from .config import PARTIES, EngineConfig
@@ -103,9 +104,16 @@ class Session:
         Programs that the parties do not have yet are sent first. `progress` is called after each call that party 0 has done.
 
         Raises:
-            CipherDMError: a party failed or ended; the cluster has been stopped.
+            CipherDMError: the plan needs the ring of 32 bits, and this session has none; or a party failed or ended, and the
+                cluster has been stopped.
         """
         self._check_open()
+        for call in plan.calls if self.config.small_fraction_bits is None else ():
+            if any(spec.ring != FULL for spec in call.program.outputs):
+                raise CipherDMError(
+                    f"{call.label} is for the ring of 32 bits, and this session has none: set small_fraction_bits in its "
+                    "EngineConfig."
+                )
         calls = [call_message(call) for call in plan.calls]
         request = pb.Plan(session=self.name, calls=calls)
         book = CostBook()

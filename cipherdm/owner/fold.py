@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from ..errors import CipherDMError
+from ..errors import CipherDMError, refuse
 from ..models.config import UNetConditionConfig
 from ..models.unet import UNet
 from ..protocols import Protocols
@@ -48,6 +48,7 @@ def prepare_weights(
         CipherDMError: the protocol set needs a calibration that the model's folder lacks, or does not compute the model's
             layers.
     """
+    refuse({f"{protocols.name} computes transformers alone; choose another set": protocols.small_bits is not None})
     if protocols.time_embedding == "inside":
         return PreparedWeights(dict(unet.params), {}, {})
     if protocols.prepare is None:

@@ -71,7 +71,7 @@ def test_each_operation_makes_the_shape_that_is_asked_for(kind, inputs, shape, p
         ("slice", [0], [2, 3], {"start": [0, 0], "stop": [2, 4], "step": [1, 1]}),
         ("shift", [0], [2, 3], {"bits": 64}),
         ("shift", [0], [2, 3], {"bits": True}),
-        ("truncate", [0], [2, 3], {"bits": 0}),
+        ("truncate", [0], [2, 3], {"bits": -1}),
         ("matmul", [0, 0], [2, 3], {}),
         ("multiply", [0, 5], [2, 3], {}),
         ("add", [0, 5], [2, 3], {}),

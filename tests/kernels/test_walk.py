@@ -199,7 +199,7 @@ def test_plans_that_cannot_be_right_are_refused():
     plan = WalkPlan.in_64_bits(doubled_and_truncated())
     bits = np.array(plan.bits)
     add, cut = (operation.output for operation in plan.program.operations)
-    for number, message in ((cut, "one of 64 bits for each result"), (add, "cannot be: a ring has 2 to 64 bits")):
+    for number, message in ((cut, "one of 64 or 32 bits for each result"), (add, "cannot be: a ring has 2 to 64 bits")):
         changed = np.where(np.arange(bits.size) == number, 10, bits)
         with pytest.raises(CipherDMError, match=message):
             replace(plan, bits=tuple(changed.tolist()))
