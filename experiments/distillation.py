@@ -16,7 +16,7 @@ from cipherdm.protocols import Protocols, named
 
 from .commands import RecordOption, finish, record_path, silent
 from .markdown import markdown, records_named
-from .target import Value
+from .target import Check, Command, Target, Value
 from .transformer import STUDENT, TEACHER
 
 TOKENS = 64
@@ -108,3 +108,17 @@ def _accuracy(model: str, protocols: str) -> Value:
         return 100 * row["accuracy"]
 
     return value
+
+
+TARGET = Target(
+    "distillation",
+    "Accuracy of reviews-tiny, with quadratics put in, distilled, and on three parties",
+    "distillation repairs what a quadratic in the place of GELU breaks; the drop is negligible",
+    "published",
+    (Command("distillation", ("bench", "distillation"), (), ("--count", "200", "--secure", "20")),),
+    (
+        Check("accuracy of the teacher", 81, 0.3, _accuracy(TEACHER, "direct"), 6, unit="%"),
+        Check("accuracy of the student", 81, 0.3, _accuracy(STUDENT, "direct"), 6, unit="%"),
+    ),
+    order=99,
+)

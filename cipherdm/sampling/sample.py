@@ -339,6 +339,6 @@ def _with_step(progress: Progress, nodes: list[Node], steps: int) -> Progress:
     """Return `progress` with the number of the step in each label."""
     found = ((int(name[5:]) + 1 for name in node.inputs if name.startswith("step.")) for node in nodes)
     numbers = list(accumulate((next(of_node, 0) for of_node in found), max))
-    if not any(numbers):
+    if steps == 1 and not any(numbers):
         return progress
     return lambda done, total, label: progress(done, total, f"step {numbers[done - 1]}/{steps} {label}")
