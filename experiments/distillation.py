@@ -44,7 +44,7 @@ def run(count: int = 1000, secure: int = 200, progress: Progress = silent) -> di
         progress(place, total, f"{name}, {protocols.name}")
         model = cdm.load_transformer(name)
         parts = [reviews.texts[first : min(first + _BATCH, count)] for first in range(0, count, _BATCH)]
-        settings = {"tokens": TOKENS, "protocols": protocols}
+        settings = {"tokens": TOKENS, "protocols": protocols, "embedded": True}
         logits = np.concatenate([cdm.classify(model, None, texts, **settings).logits for texts in parts])
         exact.setdefault(name, logits)
         right = _right(logits, reviews)

@@ -30,18 +30,10 @@ from .target import Check, Command, Target, Value
 SETS = ("direct", "puma", "nimbus", "mpcformer", "ditto", "fast-64", "fast-rings")
 TEACHER, STUDENT = "reviews-tiny", "reviews-tiny-quad"
 REVIEW = "Effective but too tepid biopic, though it has some wonderful moments."
-TRAINED_FOR = (
-    "mpcformer",
-    "ditto",
-    "fast-64",
-    "fast-rings",
-)  # sets with which the student is computed, and not its teacher
+# Sets with which the student is computed, and not its teacher.
+TRAINED_FOR = ("mpcformer", "ditto", "fast-64", "fast-rings")
 TOKENS = 32
-_SPREAD = (
-    1.5  # standard deviation of random layers' scores; trained for shares, those of reviews-tiny-quad have about 1
-)
-
-
+_SPREAD = 1.5  # standard deviation of random layers' scores
 _SLOW = 0.01  # seconds of a round trip
 
 

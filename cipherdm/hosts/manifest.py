@@ -37,7 +37,7 @@ _SHORTEST_PIECE = 1 << 20  # bytes: SPU cuts shares into pieces of 128 MiB, and 
 
 def variable(name: str, spec: Spec) -> pb.Variable:
     """Return a spec as a message."""
-    return pb.Variable(name=name, **vars(spec))
+    return pb.Variable(name=name, shape=spec.shape, dtype=spec.dtype, public=spec.public)
 
 
 def engine_of(manifest: pb.Manifest | pb.Model) -> EngineConfig:
@@ -62,6 +62,8 @@ def check_manifest(manifest: pb.Manifest) -> None:
         raise CipherDMError("a registration is named by 32 hexadecimal digits; make it with uuid4().hex.")
     if not 1 <= manifest.fraction_bits <= 62 or manifest.exp not in ("taylor", "pade"):
         raise CipherDMError("a model has 1 to 62 fraction bits, and exp is taylor or pade.")
+    if any(call.small for call in manifest.calls):
+        raise CipherDMError("hosts compute in the ring of 64 bits alone; choose a protocol set without that of 32.")
     if len(manifest.about) > MOST_ABOUT:
         raise CipherDMError(f"what clients are told of a model has at most {MOST_ABOUT} characters.")
     known: dict[str, Type] = {}

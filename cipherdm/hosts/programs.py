@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from ..errors import CipherDMError
-from ..kernels.ring_program import WalkPlan
+from ..kernels.ring_program import FULL, WalkPlan
 
 OPERATIONS = frozenset(
     (
@@ -88,9 +88,12 @@ def signature_of_walk(name: str, text: bytes) -> Signature:
     """
     _check_length(name, text)
     try:
-        program = WalkPlan.from_json(text.decode(errors="replace")).program
+        plan = WalkPlan.from_json(text.decode(errors="replace"))
     except CipherDMError as error:
         raise _refused(name, str(error)) from None
+    program = plan.program
+    if any(plan.bits[number] != FULL for number in program.outputs):
+        raise _refused(name, f"its results are not of {FULL} bits")  # hosts have no second runtime
     inputs = tuple(Type(program.shapes[number], number not in program.public) for number in program.inputs)
     return Signature(inputs, tuple(Type(program.shapes[number], secret=True) for number in program.outputs))
 

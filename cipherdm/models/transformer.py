@@ -287,7 +287,9 @@ def apply_transformer(
 
 def one_hot_tokens(ids: np.ndarray, vocab_size: int) -> np.ndarray:
     """Return token ids [B, N] as float32 columns [B, V, N] with a single one."""
-    return np.ascontiguousarray(np.swapaxes(np.eye(vocab_size, dtype=np.float32)[ids], 1, 2))
+    columns = np.zeros((ids.shape[0], vocab_size, ids.shape[1]), np.float32)
+    np.put_along_axis(columns, ids[:, None], 1, axis=1)
+    return columns
 
 
 def padding_of(mask: np.ndarray) -> np.ndarray:

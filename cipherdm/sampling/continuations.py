@@ -193,7 +193,7 @@ def _on_parties(
 ) -> Runs:
     keep, names = first.shape.outputs, {*first.specs, *after.specs, *first.shape.outputs}
     plans = []
-    for task in (first, after):
+    for task in (first, after)[: 1 + (after.shape.places > first.shape.tokens)]:
         nodes = task.shape.nodes(granularity)
         walking = walking_of(task, nodes, progress)
         plans.append(compile_plan(nodes, task.specs, keep=keep, walking=walking, progress=progress))

@@ -259,6 +259,9 @@ def test_walks_have_the_signatures_of_their_functions_and_open_nothing():
         text = json.dumps(fields | {"program": fields["program"] | change})
         with pytest.raises(CipherDMError, match="'f' is not one that this party runs"):
             signature_of_walk("f", text.encode())
+    small = json.dumps(fields | {"bits": [32 if n == result else bits for n, bits in enumerate(fields["bits"])]})
+    with pytest.raises(CipherDMError, match="results are not of 64 bits"):
+        signature_of_walk("f", small.encode())
     for text in (b"", b"{}", b"[" * 100_000, b"\xff", program.code[:-1], b" " * (1 << 24) + b"1"):
         with pytest.raises(CipherDMError, match="'f' is not one that this party runs"):
             signature_of_walk("f", text)

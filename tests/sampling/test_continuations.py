@@ -69,6 +69,13 @@ def test_three_parties_continue_as_plaintext_does(trained, cluster, protocols, e
     assert len(found.costs) == 3 and found.costs[1].bytes == found.costs[2].bytes < found.costs[0].bytes
 
 
+def test_one_token_after_one_is_a_single_run(trained, cluster):
+    ours, _ = trained
+    exact = cdm.generate(ours, None, "w3", tokens=1)
+    found = cdm.generate(ours, cluster, "w3", tokens=1, protocols="fast-rings")
+    assert found.ids == exact.ids and len(found.costs) == 1
+
+
 def test_nothing_is_left_with_the_parties(trained, cluster):
     ours, _ = trained
     cdm.generate(ours, cluster, PROMPT, tokens=2, protocols="puma")

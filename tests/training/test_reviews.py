@@ -41,7 +41,7 @@ def test_shipped_models_tell_good_reviews_from_bad_ones(name, least):
     found = [
         label
         for first in range(0, len(reviews), 201)
-        for label in cdm.classify(model, None, reviews.texts[first : first + 201], tokens=64).labels
+        for label in cdm.classify(model, None, reviews.texts[first : first + 201], tokens=64, embedded=True).labels
     ]
     right = np.array(found) == np.where(reviews.labels, "good", "bad")
     assert right.mean() >= least
