@@ -103,7 +103,8 @@ def _calibrate_transformer(
     check_whole("the number of texts", count, 1)
     chosen = spread_over(known_texts(model) if texts is None else texts, count)
     check_writable(model.folder / FILE)
-    ids, mask = tokenised(model, chosen, None, cut=True)
+    # At all places that the model has, since a text may be filled up to any of them.
+    ids, mask = tokenised(model, chosen, model.config.tokens, cut=True)
     return save_calibration(fit_transformer(model, ids, mask, seed=seed, progress=progress), model)
 
 

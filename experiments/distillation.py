@@ -11,6 +11,7 @@ import typer
 
 import cipherdm as cdm
 from cipherdm.datasets import Reviews, load_reviews
+from cipherdm.errors import CipherDMError
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import Protocols, named
 
@@ -49,11 +50,11 @@ def run(count: int = 1000, secure: int = 200, progress: Progress = silent) -> di
         exact.setdefault(name, logits)
         right = _right(logits, reviews)
         rows.append({"model": name, "protocols": protocols.name, "reviews": len(logits), "accuracy": right})
-    model, short = cdm.load_transformer(STUDENT), sorted(range(secure))
+    model = cdm.load_transformer(STUDENT)
     for place, name in enumerate(SECURE):
         found = []
         with cdm.LocalCluster() as cluster:
-            for part in np.array_split(short, -(-secure // _TOGETHER)):
+            for part in np.array_split(np.arange(secure), -(-secure // _TOGETHER)):
                 progress(
                     len(WAYS) + place * -(-secure // _TOGETHER) + len(found), total, f"{STUDENT}, {name}, on shares"
                 )
@@ -97,6 +98,10 @@ def measure(
     record: RecordOption = None,
 ) -> None:
     """Measure the accuracy of reviews-tiny and of its student, with quadratics put in, distilled, and on three parties."""
+    if secure > count:
+        raise CipherDMError(
+            f"{secure} reviews on shares are compared with as many in plaintext; ask for more than {count}."
+        )
     with ProgressBar("run") as bar:
         found = run(count, secure, bar)
     finish(record_path(record, "distillation"), found, pd.DataFrame(found["rows"]))

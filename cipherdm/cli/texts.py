@@ -41,7 +41,9 @@ def classify(
         settings |= {"protocols": protocols, "granularity": granularity}
         found = cdm.classify(loaded, cluster, text, progress=bar, **settings)
     for line, label, given, expected in zip(text, found.labels, found.logits, exact.logits, strict=True):
-        typer.echo(f"{label} ({_shares(given, loaded)}; in plaintext {_shares(expected, loaded)}): {line}")
+        typer.echo(
+            f"{label} ({_probabilities(given, loaded)}; in plaintext {_probabilities(expected, loaded)}): {line}"
+        )
     cost = found.cost
     typer.echo(f"{cost.seconds:.2f} s; the parties sent {cost.bytes / 1e6:.2f} MB in {cost.sends} messages.")
     if record is not None:
@@ -50,7 +52,7 @@ def classify(
         write_record(record, about | logits | {"peak_memory_bytes": found.peak_memory, "cost": cost.to_dict()})
 
 
-def _shares(logits: np.ndarray, model) -> str:
+def _probabilities(logits: np.ndarray, model) -> str:
     """Name the classes with their probabilities."""
     weights = np.exp(logits - logits.max())
     pairs = zip(model.config.labels, weights / weights.sum(), strict=True)

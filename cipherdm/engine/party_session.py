@@ -95,10 +95,11 @@ class PartySession:
 
     def add_walk(self, name: str, text: bytes) -> None:
         """Read a plan; it becomes a program of this session. Raises CipherDMError if its results are for a ring it lacks."""
-        from .walks import SMALL, read_plan  # which needs PyTorch and its memory
+        from ..kernels.ring_program import HALF
+        from .walks import read_plan  # which needs PyTorch and its memory
 
         walk = read_plan(text, self._walk_link.rank)
-        if len(self._runtimes) < 2 and SMALL in {walk.plan.bits[number] for number in walk.plan.program.outputs}:
+        if len(self._runtimes) < 2 and HALF in {walk.plan.bits[number] for number in walk.plan.program.outputs}:
             raise CipherDMError("its results are for the ring of 32 bits, and this session has none")
         self.executables[name] = walk
 

@@ -113,10 +113,10 @@ def compile_program(function: Callable, inputs: tuple[Spec, ...], ring: int = FU
             function would reveal a secret to the parties.
     """
     for place, spec in enumerate(inputs):
-        if spec.ring != ring and not spec.public:
+        if spec.ring != ring or (spec.public and ring != FULL):
             raise CipherDMError(
-                f"argument {place} of {function.__name__} is held in {spec.ring} bits, and SPU computes in {ring}: take it "
-                "there by a walk."
+                f"argument {place} of {function.__name__} is {'public' if spec.public else 'held'} in {spec.ring} bits, "
+                f"and SPU computes in {ring}: take it there by a walk."
             )
 
     def entry(*arrays):
@@ -251,8 +251,10 @@ def compile_walk(function: Callable, inputs: tuple[Spec, ...], walking: Walking,
     program = walking.read(function, inputs)
     sizes = walking.sizes.get(program.digest)
     held = [spec.ring for spec in inputs]
-    if min(ring, *held) < FULL:
+    if min((ring, *held)) < FULL:
         plan = WalkPlan.in_rings(program, held, ring)
+        if any(plan.bits[number] > bits for number, bits in zip(program.inputs, held, strict=True)):
+            raise CipherDMError(f"{function.__name__} reads a value of {HALF} bits as one of {FULL}: renew it first.")
     elif sizes is None or walking.significant_bits is None:
         plan = WalkPlan.in_64_bits(program)
     else:

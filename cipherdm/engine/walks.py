@@ -14,7 +14,7 @@ from spu import libspu
 
 from ..errors import CipherDMError
 from ..kernels.keys import AgreedKeys, agree
-from ..kernels.ring_program import WalkPlan
+from ..kernels.ring_program import FULL, HALF, WalkPlan
 from ..kernels.shares import bytes_from_pair, pair_from_bytes
 from ..kernels.streams import Streams
 from ..kernels.walk import Walk
@@ -25,8 +25,7 @@ from .variable_files import StoredShare
 from .walk_links import WalkLinks
 
 CHUNK_NUMBERS = 1 << 20  # numbers per chunk of a share that is handed to SPU: 16 MB, see `_chunks`
-SMALL = 32  # bits of the ring of results that go to the session's second runtime
-_STORAGES = {64: "aby3.AShr<FM64>", SMALL: "aby3.AShr<FM32>"}
+_STORAGES = {FULL: "aby3.AShr<FM64>", HALF: "aby3.AShr<FM32>"}
 Reader = Callable[[str], libspu.Share | StoredShare]
 """Function that returns a party's share of a variable."""
 
@@ -90,7 +89,7 @@ class Walks:
                     costs.seconds = time.perf_counter() - start
                     rings = [plan.bits[number] for number in program.outputs]
                     shares = [spu_share(pair, ring) for pair, ring in zip(end.value, rings, strict=True)]
-                    return list(zip(shares, (ring == SMALL for ring in rings), strict=True)), _done(costs, rounds)
+                    return list(zip(shares, (ring == HALF for ring in rings), strict=True)), _done(costs, rounds)
                 came = links.exchange(messages, (call, rounds, plan.digest[:8]))
                 rounds += 1
                 # Without the head of each message, as SPU counts its own.

@@ -86,6 +86,10 @@ def reconstruct(io: api.Io, name: str, shares: Sequence[libspu.Share]) -> np.nda
     different = [(rank, other) for rank, other in _NEXT if not _fit(shares[rank], shares[other])]
     if different:
         raise CipherDMError(f"{pairs_of(different)} sent shares of {name!r} that do not fit together; ask again.")
+    meta = libspu.ValueMeta()
+    meta.ParseFromString(shares[0].meta)
+    if "FM32" in meta.storage_type:
+        raise CipherDMError(f"{name!r} is held in the ring of 32 bits; take it to that of 64 before it is revealed.")
     return io.reconstruct(list(shares))
 
 

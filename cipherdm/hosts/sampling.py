@@ -14,6 +14,7 @@ import numpy as np
 from ..engine import Spec, compile_plan
 from ..errors import CipherDMError
 from ..models import UNet, UNetConditionConfig, UNetConfig, sampling_defaults
+from ..models.transformer import Transformer
 from ..owner import WeightsLayout
 from ..progress import Progress
 from ..protocols import FAST, Protocols, named
@@ -76,6 +77,8 @@ def sampling_model(
         raise CipherDMError(
             f"{protocols.name} is not the protocol set of this name; clients know sets by their names only."
         )
+    if isinstance(model, Transformer):
+        raise CipherDMError(f"{name} is a transformer, which hosts do not compute so far; take cipherdm.classify.")
     unet = model.unet if isinstance(model, Pipeline) else model
     usual = sampling_defaults(unet.folder)
     settings: dict[str, Any] = {

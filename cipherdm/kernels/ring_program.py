@@ -184,7 +184,7 @@ class WalkPlan:
             secret = [number for number in operation.inputs if number not in program.public]
             if operation.output in self.cuts:
                 Cut(bits[operation.inputs[0]], shift, bits[operation.output])  # which refuses what cannot be
-            elif operation.kind == "truncate" and shift >= bits[operation.inputs[0]]:
+            elif operation.kind == "truncate" and not 0 < shift < bits[operation.inputs[0]]:
                 raise CipherDMError(f"operation {operation.output} cuts off {shift} bits")
             elif any(bits[number] - shift < bits[operation.output] for number in secret):
                 raise CipherDMError(f"operation {operation.output} makes bits that what it reads does not have")

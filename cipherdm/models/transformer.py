@@ -52,7 +52,10 @@ class TransformerConfig:
             raise CipherDMError(f"the architecture is {names[0]}; supported are {' and '.join(_KINDS)}.")
         bert = kind == "bert"
         act_fn = values.get("hidden_act" if bert else "activation_function", "gelu" if bert else "gelu_new")
+        labels = values.get("id2label") or {str(index): f"LABEL_{index}" for index in range(2)}
         problems = {
+            "it has one label, and so no classes": bert and len(labels) < 2,
+            "a text may have several of its labels": values.get("problem_type") == "multi_label_classification",
             f"its activation is {act_fn!r}, and supported are {', '.join(_ACTIVATIONS)}": act_fn not in _ACTIVATIONS,
             "it attends to another sequence (add_cross_attention)": bool(values.get("add_cross_attention")),
             "it is a decoder (is_decoder)": bert and bool(values.get("is_decoder")),
@@ -63,7 +66,6 @@ class TransformerConfig:
         refuse(problems, "this model cannot be computed here: ")
         try:
             width = values["hidden_size" if bert else "n_embd"]
-            labels = values.get("id2label") or {str(index): f"LABEL_{index}" for index in range(2)}
             return cls(
                 kind=kind,
                 vocab_size=values["vocab_size"],
@@ -312,6 +314,8 @@ def _renamed(config: TransformerConfig, stored: Mapping[str, np.ndarray], folder
     """Return transformers' state dict under our names. BERT's normalisations after a layer are those before the next one."""
 
     def tensor(name: str) -> np.ndarray:
+        if name not in stored:  # GPT-2 as OpenAI published it is the inner model alone
+            name = name.removeprefix("transformer.")
         if name not in stored:
             raise CipherDMError(f"{folder}: a checkpoint of another architecture than its {CONFIG} says: no {name}.")
         return np.asarray(stored[name], np.float32)

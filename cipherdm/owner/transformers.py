@@ -8,7 +8,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ..approximations import exact
-from ..errors import CipherDMError
+from ..errors import CipherDMError, refuse
 from ..models.layout import Block
 from ..models.transformer import Transformer, TransformerConfig, one_hot_tokens, padding_of, transformer_blocks
 from ..models.unet import run_blocks
@@ -120,6 +120,7 @@ def prepare_transformer(
     Raises:
         CipherDMError: the set needs a calibration that the folder lacks, or does not compute the model's layers.
     """
+    refuse({"fast-guarded does not compute transformers; choose fast": protocols.prepare == "fast-guarded"})
     weights = PreparedWeights(dict(model.params), {}, {})
     if protocols.small_bits is not None:
         _prepare_small(weights, model.config, protocols.small_bits)

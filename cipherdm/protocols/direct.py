@@ -79,11 +79,19 @@ def attention(params, q, k, v, *, scale, softmax, mask=None, among=None):
     heads = ((0, 1), (0, 1))
     # The scale goes to the queries, d N numbers, and not to the scores, N M.
     scores = lax.dot_general(q * jnp.float32(scale), k, (((2,), (2,)), heads))
-    masks = [] if mask is None else [mask[:, None, None, :]]
+    padding = jnp.float32(PADDING)
     if among is not None:
-        masks.append((jnp.float32(1) - among[0])[None, None] * jnp.float32(PADDING))
-    masked = getattr(softmax, "masked", lambda scores, mask: softmax(scores + mask))
-    weights = masked(scores, sum(masks[1:], masks[0])) if masks else softmax(scores)
+        kept = among[0][None, None]
+        mask = (jnp.float32(1) - kept) * padding
+        # Below the first token's score, which always counts: what does not is out of the way, however low scores are.
+        lower = jnp.where(kept > jnp.float32(0.5), scores, scores[..., :1] + padding)
+    elif mask is not None:
+        mask = mask[:, None, None, :]
+        lower = scores + mask
+    if mask is None:
+        weights = softmax(scores)
+    else:
+        weights = softmax.masked(scores, mask) if hasattr(softmax, "masked") else softmax(lower)
     return lax.dot_general(v, weights, (((3,), (3,)), heads))
 
 

@@ -18,6 +18,7 @@ SCORES = 1 << 24  # at a time: 256 MiB of shares in a party's memory
 # Fraction bits of unnormalised attention weights: right below 4. A value's 10, these and the inverse's 14 are 40, so the
 # result is multiplied by the next layer's weights, at 12, without a truncation.
 SHARE_BITS = 16
+WEIGHT_BITS = 12  # of attention weights whose mean is 1, as they are where tokens are masked: right below 64
 COUNT_BITS = 14  # of 1 over a number of tokens
 TOKEN_BITS = 16  # of tokens' weights, and of values times them
 FEATURE_BITS = 14  # of queries, keys and h, whose products are features; times a value they have 38, and are truncated
@@ -63,10 +64,10 @@ def attention(params, q, k, v, *, scale, softmax, mask=None, among=None, chunk_s
       scores, at the price of comparisons: 32 messages for each halving of a row until one score is left, and 32 more.
 
     With a `mask` [B, 2, M], weights of the tokens that sum to 1, and 0 and PADDING, as `token_weights` makes them, each
-    exponential is multiplied by its token's weight, which is the same softmax; 13 messages more. So sums are means.
+    exponential is multiplied by its token's weight, which is the same softmax; 16 messages more. So sums are means.
 
     With `among`, a public pair as `direct.attention` takes it, each query attends to the tokens that it may, scores are about
-    their mean over these, and sums are means too.
+    their mean over these, and sums are means too. Queries are not divided then.
 
     Where there are more than `chunk_scores` scores, queries are divided (`by_query_chunks`), and messages are per part.
     """
@@ -102,9 +103,9 @@ def _attend(params, k, v, mask, q):
     if "to_q.floor" in params:
         scores = scores if mask is None else scores + broadcast_to(mask[:, 1, None, None], scores.shape)
         scores = _below_maximum(scores, params["to_q.floor"])
-    powers = _powers(params, scores)
+    powers = _powers(params, scores, SHARE_BITS if mask is None else WEIGHT_BITS)
     weighted = dot_general_together(v, powers, (((3,), (3,)), heads))  # [B, heads, d, N]
-    total = sums(powers, -1) if mask is None else _weighted(powers, mask[:, 0]).truncated(SHARE_BITS)
+    total = sums(powers, -1) if mask is None else _weighted(powers, mask[:, 0]).truncated(MIXED_BITS)
     return weighted * _inverse(params, total)[:, :, None, :]
 
 
@@ -118,20 +119,22 @@ def _attend_among(params, k, v, among, q):
     # Scores that do not count are 0, and not as large as they come.
     scores = (scores - broadcast_to(mean[..., None], scores.shape)) * kept
     scores = scores.times_power_of_two(-params["to_q.squarings"])
-    powers = _powers(params, scores) * kept
+    powers = _powers(params, scores, WEIGHT_BITS) * kept
     weighted = dot_general_together(v, powers, (((3,), (3,)), heads))
-    inverse = _inverse(params, (sums(powers, -1) * share).truncated(SHARE_BITS))
-    return weighted * (inverse * share).truncated(INVERSE_BITS)[:, :, None, :]
+    inverse = _inverse(params, (sums(powers, -1) * share).truncated(MIXED_BITS))
+    # Of many tokens the share of each is small, and needs more bits.
+    bits = INVERSE_BITS + token_shift(k.shape[3])
+    return weighted * (inverse * share).truncated(bits)[:, :, None, :]
 
 
-def _powers(params, scores):
-    """Return exponentials of scores at SHARE_BITS."""
+def _powers(params, scores, bits):
+    """Return exponentials of scores at so many bits."""
     scores = scores + params["to_q.h"]
     powers = scores * scores + params["to_q.c"]
     for _ in range(params["to_q.squarings"]):
         powers = powers if powers.bits <= 2 * POWER_BITS else powers.truncated(POWER_BITS)
         powers = powers * powers
-    return powers.truncated(SHARE_BITS)
+    return powers.truncated(bits)
 
 
 def _below_maximum(scores, floor):

@@ -38,9 +38,10 @@ class Protocols:
     - `linear(params, x)`: x is [B, C] or [B, C, N], "weight" is [O, C], "bias", if there, is [O]; the result is [B, O]
       or [B, O, N].
     - `projections(layers, x, *, protocols)`: the results of several linear layers on the same x, a tuple.
-    - `attention(params, q, k, v, *, scale, softmax, mask=None, causal=False)`: q is [B, heads, d, N], k and v are
-      [B, heads, d, M]; the result is [B, heads, d, N]. `params` are those of the whole block. `mask` [B, M] tells tokens
-      from padding: 0 and PADDING, for sets on `Fixed` numbers weights that sum to 1, and 0.
+    - `attention(params, q, k, v, *, scale, softmax, mask=None, among=None)`: q is [B, heads, d, N], k and v are
+      [B, heads, d, M]; the result is [B, heads, d, N]. `params` are those of the whole block. `mask` tells tokens from padding:
+      [B, M] of 0 and PADDING, for sets on `Fixed` numbers `token_weights`. `among` says publicly which tokens each query
+      attends to.
     - `linear_attention(params, q, k, v, *, scale)`: attention without softmax, for models trained with it.
     - `time_embedding`: "inside" if the secure program computes the time terms, "precomputed" if the model owner
       computes them in plaintext, for every step, and shares the results.

@@ -127,7 +127,8 @@ def continuation_tasks(
     task = text_task(model, ids, mask, **settings)
     shape, owner, table = task.shape, task.owner, task.table
     task = _PromptTask(shape, owner, task.client, {}, known=known, table=table)
-    later = _TokenTask(replace(shape, tokens=1, after=True), owner, {}, {}, known=known, table=table)
+    alone = replace(shape, tokens=1, after=True)
+    later = _TokenTask(alone, owner, {}, {}, known=known, table=table, begun=count)
     client, public = token_values(later, 0, places - 1)
     return task, replace(later, client=client, public=public)
 
@@ -141,13 +142,16 @@ class _PromptTask(TextTask):
         return text_values(self.shape, ids, np.ones_like(ids), self.table)
 
 
+@dataclass(frozen=True, eq=False)
 class _TokenTask(TextTask):
-    """The run of a token after others."""
+    """The run of a token after others, of which there are `begun` at first."""
+
+    begun: int = 1
 
     def of_owner(self, seed: int) -> Values:
         """Return what a client would share, and parties hold, at some place of one of the owner's texts."""
         ids, places = self.known["ids"][seed % len(self.known["ids"])], self.shape.places
-        place = 1 + seed % (places - 1)
+        place = self.begun + seed % (places - self.begun)
         whole = replace(self.shape, after=False, tokens=places, ring=False)
         bits = dict(self.shape.weights.bits)
         names = {name: name.removeprefix(WEIGHTS) for name in self.owner}

@@ -18,13 +18,12 @@ import jax.numpy as jnp
 from ..approximations.exp import LOWEST, ExpLimit
 from ..engine import Node
 from ..errors import refuse
+from ..kernels.ring_program import FULL, HALF
 from ..models.transformer import TransformerConfig
-from ..protocols import direct
+from ..protocols import Protocols, direct
 from ..protocols.fixed import Fixed, dot_general, matmul
 from .steps import WEIGHTS
 
-SMALL_BITS, LARGE_BITS = 8, 18  # fraction bits in the rings of 32 and of 64 bits
-HALF = 32
 _EXPONENTIAL = ExpLimit("exp_ditto", (LOWEST, 0.0), squarings=5)
 
 
@@ -36,8 +35,8 @@ class Walked:
     names: tuple[str, ...]  # of the parameters
     bits: tuple[int, ...]  # fraction bits of all arguments
     ring: bool
+    result_bits: int
     static: tuple[tuple[str, Any], ...] = ()
-    result_bits: int = SMALL_BITS
 
     @property
     def __name__(self) -> str:
@@ -71,7 +70,7 @@ class Plain:
 
 def up(params, x):
     """Return numbers of the ring of 32 bits for that of 64."""
-    return x.renewed().raised(LARGE_BITS)
+    return x.renewed()
 
 
 def down(params, x):
@@ -99,7 +98,7 @@ def softmax(params, scores):
 def scores(params, y, *, heads, only):
     """Return scores [B, heads, N or 1, M] and values [B, heads, d, M] of normalised tokens y [B, D, N]."""
     layers = {"to_q": _only(y, only), "to_k": y, "to_v": y}
-    q, k, v = (_linear(params, name, x).truncated(SMALL_BITS) for name, x in layers.items())
+    q, k, v = (_linear(params, name, x).truncated(y.bits) for name, x in layers.items())
     q, k, v = (x.reshape(x.shape[0], heads, -1, x.shape[2]) for x in (q, k, v))
     return dot_general(q, k, (((2,), (2,)), ((0, 1), (0, 1)))), v
 
@@ -107,14 +106,14 @@ def scores(params, y, *, heads, only):
 def mixed(params, weights, v, rest, *, only):
     """Add to tokens [B, D, N] the values that the weights [B, heads, N, M] choose, through the last projection."""
     rest = _only(rest, only)
-    y = dot_general(v, weights, (((3,), (3,)), ((0, 1), (0, 1)))).truncated(SMALL_BITS)
+    y = dot_general(v, weights, (((3,), (3,)), ((0, 1), (0, 1)))).truncated(rest.bits)
     return rest + _linear(params, "to_out.0", y.reshape(*rest.shape))
 
 
 def feed_forward(params, y, rest):
     """Add to tokens [B, D, N] a feed-forward network with MPCFormer's quadratic."""
-    z = _linear(params, "net.0.proj", y).truncated(SMALL_BITS)
-    return rest + _linear(params, "net.2", _quad(z).truncated(SMALL_BITS))
+    z = _linear(params, "net.0.proj", y).truncated(y.bits)
+    return rest + _linear(params, "net.2", _quad(z).truncated(y.bits))
 
 
 def pooler(params, y):
@@ -153,11 +152,12 @@ def _quad(z):
     return both.with_array(both.array + half)
 
 
-def ditto_nodes(config: TransformerConfig, *, ring: bool, embedded: bool) -> list[Node]:
+def ditto_nodes(config: TransformerConfig, protocols: Protocols, *, ring: bool, embedded: bool) -> list[Node]:
     """Return a classifier's run, from "onehot" or "embeddings", and "mask", to "logits", as nodes.
 
     Args:
         config: a BERT's.
+        protocols: DITTO, or a set with other fraction bits for the ring of 64 (`walk_bits`) and that of 32 (`small_bits`).
         ring: True on three parties.
         embedded: whether the client shares embeddings.
 
@@ -165,23 +165,23 @@ def ditto_nodes(config: TransformerConfig, *, ring: bool, embedded: bool) -> lis
         CipherDMError: the transformer is no BERT.
     """
     refuse({"Ditto's way is only for BERT here; choose another set": config.kind != "bert"})
-    made = _Builder(ring)
+    made = _Builder(ring, protocols.small_bits, protocols.walk_bits)
     if not embedded:
         names = ("words", "positions")
         made.plain("embeddings", "embeddings", _embedded, [f"embeddings.{name}" for name in names], names, ("onehot",))
-    made.walk("mask", "mask.small", down, ("mask",), (LARGE_BITS,))
+    made.walk("mask", "mask.small", down, ("mask",), (made.large,))
     last = "embeddings"
     for index in range(config.layers):
         only = config.read if index == config.layers - 1 else None
         last = made.attention(f"layers.{index}", last, config, only, large=index == 0)
         last = made.feed_forward(f"layers.{index}", last, config)
     y = made.normalised("head", "norm", last, config)
-    made.walk("head", "head.pooled", pooler, (y,), (SMALL_BITS,), ("head.pooler",))
+    made.walk("head", "head.pooled", pooler, (y,), (made.small,), ("head.pooler",))
     made.up("head", "head.pooled")
     made.plain("head", "head.tanh", tanh, (), (), ("head.pooled.large",))
     made.down("head", "head.tanh")
-    made.walk("head", "head.logits", classifier, ("head.tanh.small",), (SMALL_BITS,), ("head.classifier",))
-    made.walk("head", "logits", up, ("head.logits",), (SMALL_BITS,), large=True)
+    made.walk("head", "head.logits", classifier, ("head.tanh.small",), (made.small,), ("head.classifier",))
+    made.walk("head", "logits", up, ("head.logits",), (made.small,), large=True)
     return made.nodes
 
 
@@ -193,8 +193,9 @@ def _embedded(params, onehot):
 class _Builder:
     """Writes down nodes, in the order in which they run."""
 
-    def __init__(self, ring: bool):
+    def __init__(self, ring: bool, small: int, large: int):
         self.nodes: list[Node] = []
+        self.small, self.large = small, large  # fraction bits in the rings of 32 and of 64 bits
         self._ring = ring
 
     def attention(self, path: str, last: str, config: TransformerConfig, only: int | None, *, large: bool) -> str:
@@ -203,19 +204,19 @@ class _Builder:
         y = self.normalised(path, "norm1", last, config, large=large)
         static = (("heads", config.heads), ("only", only))
         layers = tuple(f"{name}.{each}" for each in ("to_q", "to_k", "to_v"))
-        self.walk(name, (f"{name}.scores", f"{name}.values"), scores, (y,), (SMALL_BITS,), layers, static)
+        self.walk(name, (f"{name}.scores", f"{name}.values"), scores, (y,), (self.small,), layers, static)
         self.plain(name, f"{name}.below", below_maximum, (), (), (f"{name}.scores", "mask.small"), small=True)
         self.up(name, f"{name}.below")
         self.plain(name, weights, softmax, (), (), (f"{name}.below.large",))
         self.down(name, weights)
         inputs = (f"{weights}.small", f"{name}.values", y)
-        self.walk(name, name, mixed, inputs, (SMALL_BITS,) * 3, (f"{name}.to_out.0",), (("only", only),))
+        self.walk(name, name, mixed, inputs, (self.small,) * 3, (f"{name}.to_out.0",), (("only", only),))
         return name
 
     def feed_forward(self, path: str, last: str, config: TransformerConfig) -> str:
         """Add a feed-forward network; return the name of the result."""
         y, name = self.normalised(path, "norm3", last, config), f"{path}.ff"
-        self.walk(name, name, feed_forward, (y, y), (SMALL_BITS,) * 2, (f"{name}.net.0.proj", f"{name}.net.2"))
+        self.walk(name, name, feed_forward, (y, y), (self.small,) * 2, (f"{name}.net.0.proj", f"{name}.net.2"))
         return name
 
     def normalised(self, path: str, leaf: str, last: str, config: TransformerConfig, *, large: bool = False) -> str:
@@ -230,11 +231,11 @@ class _Builder:
 
     def up(self, label: str, name: str) -> str:
         """Add a conversion to the ring of 64 bits."""
-        return self.walk(label, f"{name}.large", up, (name,), (SMALL_BITS,), large=True)
+        return self.walk(label, f"{name}.large", up, (name,), (self.small,), large=True)
 
     def down(self, label: str, name: str) -> str:
         """Add a conversion to the ring of 32 bits."""
-        return self.walk(label, f"{name}.small", down, (name,), (LARGE_BITS,))
+        return self.walk(label, f"{name}.small", down, (name,), (self.large,))
 
     def walk(self, label, outputs, function, inputs, bits, layers=(), static=(), *, large=False) -> str:
         """Add a function of `Fixed` numbers, of layers with weights and biases, and of inputs with these fraction bits."""
@@ -242,9 +243,9 @@ class _Builder:
         full = [f"{layer}.{leaf}" for layer in layers for leaf in ("weight", "bias")]
         start = len(label) + 1  # labels are the paths of the layers' names
         names = tuple(each[start:] for each in full)
-        known = (SMALL_BITS, 2 * SMALL_BITS) * len(layers)  # of weights, and of biases, which are added to products
-        result_bits, ring = (LARGE_BITS, 64) if large else (SMALL_BITS, HALF)
-        walked = Walked(function, names, (*known, *bits), self._ring, tuple(static), result_bits)
+        known = (self.small, 2 * self.small) * len(layers)  # of weights, and of biases, which are added to products
+        result_bits, ring = (self.large, FULL) if large else (self.small, HALF)
+        walked = Walked(function, names, (*known, *bits), self._ring, result_bits, tuple(static))
         self.nodes.append(Node(label, walked, (*(WEIGHTS + each for each in full), *inputs), outputs, ring))
         return outputs[0]
 
@@ -252,5 +253,5 @@ class _Builder:
         """Add a function of arrays, which SPU computes."""
         node = Plain(function, tuple(names), tuple(static))
         self.nodes.append(
-            Node(label, node, (*(WEIGHTS + each for each in weights), *inputs), (output,), HALF if small else 64)
+            Node(label, node, (*(WEIGHTS + each for each in weights), *inputs), (output,), HALF if small else FULL)
         )

@@ -17,6 +17,7 @@ from PIL import Image
 from ..engine import LocalCluster
 from ..errors import CipherDMError
 from ..models import UNet, load_unet
+from ..models.transformer import Transformer
 from ..progress import Progress
 from ..protocols import Protocols
 from .pipeline import Pipeline, load_model
@@ -96,6 +97,10 @@ class SecurePipeline:
     ):
         if isinstance(model, str | Path):
             model = load_model(model)
+        if isinstance(model, Transformer):
+            raise CipherDMError(
+                "this is a transformer, which draws nothing: take cipherdm.classify or cipherdm.generate."
+            )
         self.model = model if isinstance(model, UNet | Pipeline) else from_diffusers(model)
         self.protocols, self.granularity = protocols, granularity
         self._cluster, self._own = cluster, cluster is None

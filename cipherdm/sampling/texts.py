@@ -33,7 +33,7 @@ from .roles import Task, Values, owner_values
 from .sample import jitted, run_nodes
 from .steps import block_node
 
-LARGEST_LOGIT = 64.0  # beyond it a logit on shares is an overflow, if it shows at all
+LARGEST_LOGIT = 1024.0  # beyond it a logit on shares is an overflow, if it shows at all; GPT-2's are about -100
 STEP = 16  # texts are filled up to a multiple of so many tokens, if nothing else is asked for
 KNOWN = "texts.txt"  # file in a model's folder with texts that its owner knows, one per line
 
@@ -64,7 +64,7 @@ class TextShape:
         if granularity not in ("block", "step"):
             raise CipherDMError(f"unknown granularity {granularity!r}: choose block, or step for one program.")
         if self.protocols.small_bits is not None:
-            return ditto_nodes(self.config, ring=self.ring, embedded=self.embedded)
+            return ditto_nodes(self.config, self.protocols, ring=self.ring, embedded=self.embedded)
         blocks = token_blocks(self.config) if self.after else transformer_blocks(self.config, places=self.places)
         nodes = [block_node(block, self) for block in blocks if not (self.embedded and block.kind == "embeddings")]
         return nodes if granularity == "block" else [Graph("transformer", tuple(nodes), self.outputs).as_node()]
@@ -96,8 +96,8 @@ class TextTask(Task):
 
     @property
     def examples(self) -> Values:
-        """The owner's texts."""
-        return self.known
+        """The owner's texts, and the published table."""
+        return self.known | ({} if self.table is None else dict(zip(("words", "positions"), self.table, strict=True)))
 
     def of_owner(self, seed: int) -> Values:
         """Return what a client would share of the owner's texts from the seed's on."""
@@ -146,7 +146,7 @@ def classify(
         tokens: number of tokens that each text is filled up to, which is public; by default the next multiple of 16 above the
             longest text's.
         embedded: whether the owner has published its table of embeddings, so that the client shares rows of it in the place
-            of one-hot rows, which are far larger. Nothing else about the weights becomes known.
+            of one-hot rows, which are far larger. Sets of FAST publish it in another unit, which calibration chose.
         protocols: protocol set that layers are computed with, or its name.
         granularity: part that becomes one program: each "block" (costs by block), or the whole "step".
         engine, progress: as in `cipherdm.sample`.

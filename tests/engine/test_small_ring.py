@@ -36,6 +36,11 @@ def product(x, y):
     return (a * b).truncated(SMALL).store()
 
 
+def doubled(x):
+    x = Fixed.load(x, SMALL, True)
+    return (x + x).store()
+
+
 DOWN, UP = Between(LARGE, SMALL), Between(SMALL, LARGE)
 
 
@@ -110,6 +115,26 @@ def test_a_constant_that_the_small_ring_would_round_away_is_refused():
 def test_a_value_of_the_other_ring_is_refused_when_the_plan_is_made():
     with pytest.raises(CipherDMError, match="held in 64 bits, and SPU computes in 32"):
         compile_plan([Node("n", halves, ("x",), ("y",), ring=32)], {"x": Spec((4, 6))}, keep=["y"])
+
+
+def test_a_public_argument_and_an_input_taken_for_a_larger_one_are_refused():
+    add = Node("n", lambda x, y: x + y, ("x", "y"), ("z",), ring=32)
+    specs = {"x": Spec((4,), ring=32), "y": Spec((4,), public=True)}
+    with pytest.raises(CipherDMError, match="argument 1 .* is public"):
+        compile_plan([add], specs, keep=["z"])
+    with pytest.raises(CipherDMError, match="renew it first"):
+        compile_plan([Node("n", doubled, ("x",), ("z",))], specs, keep=["z"], walking=Walking(LARGE))
+
+
+def test_what_is_in_the_small_ring_cannot_be_revealed(session):
+    plan = compile_plan(
+        [Node("down", DOWN, ("x",), ("small",), ring=32)], {"x": Spec((2,))}, ["small"], walking=Walking(LARGE)
+    )
+    session.share({"x": np.ones(2, np.float32)})
+    session.run(plan)
+    with pytest.raises(CipherDMError, match="ring of 32 bits"):
+        session.reveal("small")
+    session.delete(["x", "small"])
 
 
 def test_a_session_without_the_small_ring_refuses_its_programs(cluster):

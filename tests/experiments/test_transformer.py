@@ -9,7 +9,7 @@ from cipherdm.models.transformer import transformer_blocks
 from cipherdm_experiments import transformer
 from cipherdm_experiments.transformer import CASES, Case, layer, prepare, random_model, run, table
 
-SMALL = Case("small layer", width=16, heads=2, tokens=6, layers=12)
+SMALL = Case("small layer", width=16, heads=2, tokens=6)
 BLOCK = Case("small block", "gpt2", width=16, heads=2, tokens=1, before=4)
 
 

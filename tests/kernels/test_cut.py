@@ -126,6 +126,7 @@ def distance(inputs, view):
 
 
 RING3 = Cut(3, 2, 2)  # one bit of wraps
+UP = Cut(2, 0, 3)  # nothing is cut off, and the ring becomes larger, as from 32 bits to 64
 # What each part knows and receives; F_i(ZERO) of components 0 and 1 are 0 here, which only moves z_0.
 KNOWN = (("a", "c0", "y0"), ("zero", "b", "y2"), ("zero", "a", "b", "c0", "y0", "y2"))
 RECEIVED = (("z", "f", "t1"), ("c", "e", "t0"), ())
@@ -154,24 +155,26 @@ def of_names(variables, *names):
     return [variables[name] for name in names]
 
 
+@pytest.mark.parametrize("of", [RING3, UP], ids=["cut", "up"])
 @pytest.mark.parametrize("part", [0, 1])
 @pytest.mark.parametrize("replicated", [False, True])
-def test_messages_are_the_same_whatever_the_others_hold(part, replicated):
+def test_messages_are_the_same_whatever_the_others_hold(part, replicated, of):
     """P2 receives none. For P1 the others hold z_0, of which any part is as good as z_2, to which P0 adds it."""
-    v = enumerated(RING3, replicated=replicated)
+    v = enumerated(of, replicated=replicated)
     others = ("z2",) if replicated and part == 0 else ("z1", "z2") if part == 0 else ("z2",)
     own = [name for name in ("z1", "z2") if name not in others] if replicated else []
     received = [name for name in RECEIVED[part] if name in v]
     assert distance(of_names(v, *others), of_names(v, *own, *KNOWN[part], *received)) == 0
 
 
+@pytest.mark.parametrize("of", [RING3, UP], ids=["cut", "up"])
 @pytest.mark.parametrize("part", [0, 1, 2])
-def test_with_the_result_a_view_depends_on_the_others_inputs_through_their_sum_alone(part):
-    v = enumerated(RING3)
-    ring = U64((1 << RING3.bits) - 1)
+def test_with_the_result_a_view_depends_on_the_others_inputs_through_their_sum_alone(part, of):
+    v = enumerated(of)
+    ring = U64((1 << of.bits) - 1)
     v["z of all"] = (v["z0"] + v["z1"] + v["z2"]) & ring
     own = f"z{part}"
-    for value in range(1 << RING3.bits):
+    for value in range(1 << of.bits):
         for mine in {0, int(v[own].max())}:
             some = (v["z of all"] == value) & (v[own] == mine)
             view = of_names(v, *KNOWN[part], *RECEIVED[part], "result")

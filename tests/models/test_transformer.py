@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 import cipherdm as cdm
@@ -62,6 +63,19 @@ def test_bert_equals_that_of_transformers_with_a_mask(saved, labels, act):
     np.testing.assert_allclose(np.swapaxes(every, 1, 2)[mask == 1], hidden.numpy()[mask == 1], atol=1e-4)
 
 
+def test_gpt2_is_read_without_the_head_that_it_was_published_without(saved):
+    theirs = gpt2()
+    folder = saved(theirs)
+    whole = cdm.load_transformer(folder)
+    inner = {
+        name.removeprefix("transformer."): value for name, value in theirs.state_dict().items() if "lm_head" not in name
+    }
+    save_file({name: value.contiguous() for name, value in inner.items()}, folder / "model.safetensors")
+    again = cdm.load_transformer(folder)
+    for name, array in whole.params.items():
+        np.testing.assert_array_equal(array, again.params[name])
+
+
 @pytest.mark.parametrize("tied", (True, False))
 def test_gpt2_equals_that_of_transformers(saved, tied):
     theirs = gpt2(tie_word_embeddings=tied)
@@ -96,6 +110,8 @@ def test_a_token_at_a_time_gives_what_all_at_once_do(saved):
         ({"architectures": ["RobertaModel"]}, "RobertaModel"),
         ({"hidden_act": "relu"}, "activation is 'relu'"),
         ({"is_decoder": True}, "decoder"),
+        ({"id2label": {"0": "a"}}, "one label"),
+        ({"problem_type": "multi_label_classification"}, "several of its labels"),
         ({"add_cross_attention": True}, "another sequence"),
         ({"vocab_size": None}, "vocab_size"),
         ({"intermediate_size": 25}, "ff.net.0.proj.weight has shape"),
@@ -112,8 +128,6 @@ def test_folders_that_cannot_be_computed_are_refused(saved, changes, message):
 
 
 def test_a_missing_tensor_or_file_is_named(saved):
-    from safetensors.torch import load_file, save_file
-
     folder = saved(bert())
     path = folder / "model.safetensors"
     tensors = load_file(path)

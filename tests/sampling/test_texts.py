@@ -1,6 +1,7 @@
 """Classes of texts: three parties against plaintext, and plaintext against transformers."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,6 +126,23 @@ def test_ditto_computes_the_quadratic_model(quadratic, cluster):
     exact = cdm.classify(quadratic, None, some).logits
     ours = cdm.classify(quadratic, cluster, some, protocols="ditto").logits
     assert np.abs(ours - exact).max() < 0.15 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("protocols", ("fast", "ditto", "puma", "mpcformer"))
+def test_padding_changes_nothing_in_any_set(trained, protocols):
+    ours, _ = trained
+    some = texts(12, seed=9)
+    short, long = (cdm.classify(ours, None, some, tokens=tokens, protocols=protocols).logits for tokens in (12, 24))
+    assert np.abs(short - long).max() < (0.15 if protocols == "ditto" else 0.03) * max(1, np.abs(short).max())
+
+
+def test_fraction_bits_are_those_of_the_set(trained):
+    ours, _ = trained
+    finer = replace(cdm.DITTO, name="finer", small_bits=11)
+    some = texts(8, seed=4)
+    exact = cdm.classify(ours, None, some, protocols=replace(cdm.DIRECT, name="quad", gelu=cdm.DIRECT.gelu_quad)).logits
+    errors = [np.abs(cdm.classify(ours, None, some, protocols=p).logits - exact).max() for p in (cdm.DITTO, finer)]
+    assert errors[1] < errors[0] / 3
 
 
 def test_ditto_is_in_both_rings(quadratic):

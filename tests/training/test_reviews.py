@@ -107,7 +107,7 @@ def test_the_first_stage_imitates_layers_and_the_second_logits(tokenizer):
     assert noted.item() == 0 and minimised.item() == pytest.approx(
         SHORT.bound_weight
         * sum(
-            (layer.attention.self.scores.abs() - 4).clamp(min=0).square().mean().item()
+            (layer.attention.self.scores.abs() - SHORT.bound).clamp(min=0).square().mean().item()
             for layer in same.bert.encoder.layer
         )
     )

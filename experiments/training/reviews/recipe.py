@@ -39,8 +39,8 @@ class ReviewsConfig:
     hidden_steps: int = 0
     hidden_rate: float = 1e-3
     fraction_bits: int | None = None  # of weights and values, which are rounded in the forward pass
-    bound: float = 4.0  # of attention scores and activations, which the loss draws below it
-    bound_weight: float = 0.01
+    bound: float = 2.0  # of attention scores about their row's mean, which the loss draws below it
+    bound_weight: float = 0.1
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step counted from 0."""
