@@ -20,7 +20,10 @@ SCORES = 1 << 24  # at a time: 256 MiB of shares in a party's memory
 SHARE_BITS = 16
 WEIGHT_BITS = 12  # of attention weights whose mean is 1, as they are where tokens are masked: right below 64
 COUNT_BITS = 14  # of 1 over a number of tokens
-TOKEN_BITS = 16  # of tokens' weights, and of values times them
+TOKEN_BITS = 14  # of tokens' weights, and of values times them
+RESULT_BITS = (
+    40  # the most of attention's result: times a weight it has 52, of which a truncation to VALUE_BITS takes 42
+)
 FEATURE_BITS = 14  # of queries, keys and h, whose products are features; times a value they have 38, and are truncated
 SUM_BITS = 8  # of sums of features over the tokens, which are large: below 1024
 SUMMED_TOKENS = 256  # the most tokens whose sums have SUM_BITS; those of more are divided by a power of two
@@ -105,8 +108,11 @@ def _attend(params, k, v, mask, q):
         scores = _below_maximum(scores, params["to_q.floor"])
     powers = _powers(params, scores, SHARE_BITS if mask is None else WEIGHT_BITS)
     weighted = dot_general_together(v, powers, (((3,), (3,)), heads))  # [B, heads, d, N]
-    total = sums(powers, -1) if mask is None else _weighted(powers, mask[:, 0]).truncated(MIXED_BITS)
-    return weighted * _inverse(params, total)[:, :, None, :]
+    if mask is None:
+        inverse = _inverse(params, sums(powers, -1))
+    else:
+        inverse = _inverse(params, _weighted(powers, mask[:, 0]).truncated(MIXED_BITS)).truncated(INVERSE_BITS)
+    return weighted * inverse[:, :, None, :]
 
 
 def _attend_among(params, k, v, among, q):
@@ -124,7 +130,8 @@ def _attend_among(params, k, v, among, q):
     inverse = _inverse(params, (sums(powers, -1) * share).truncated(MIXED_BITS))
     # Of many tokens the share of each is small, and needs more bits.
     bits = INVERSE_BITS + token_shift(k.shape[3])
-    return weighted * (inverse * share).truncated(bits)[:, :, None, :]
+    result = weighted * (inverse * share).truncated(bits)[:, :, None, :]
+    return result if result.bits <= RESULT_BITS else result.truncated(VALUE_BITS)
 
 
 def _powers(params, scores, bits):

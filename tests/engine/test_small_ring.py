@@ -91,7 +91,8 @@ def test_products_in_the_small_ring_take_operands_of_both(session):
         Node("up", UP, ("smaller",), ("result",)),
     ]
     found = run(session, nodes, {"x": x.astype(np.float32), "y": encode(y, SMALL, True, LARGE)})
-    np.testing.assert_allclose(found, x * y, atol=31 * 2.0**-SMALL)
+    # x is up or down by a last place, y is rounded, and so is the product.
+    np.testing.assert_allclose(found, x * y, atol=(30 + 30 / 2 + 2) * 2.0**-SMALL)
 
 
 @pytest.mark.parametrize(
