@@ -24,7 +24,7 @@ from .observe import Layers, Observation, load_calibration, recording_protocols
 from .prepared import PreparedWeights
 
 _BATCH = 32  # texts at a time
-ROWS = 4000  # rows of scores that an exponential is fitted to
+ROWS, EXTREMES = 4000, 50  # rows of scores that an exponential is fitted to, and those at either end of all
 _FITS = {
     "gelu": ("even", partial(fit_even, function=exact.gelu)),
     "gelu_new": ("even", partial(fit_even, function=exact.gelu)),  # its tanh form differs by less than a fit
@@ -74,9 +74,13 @@ def fit_transformer(
         for name in layers.attentions:
             # Padding asks too, since parties compute what nobody reads, and must not overflow.
             scores = np.where(there, of("scores", name), np.nan)
-            rows = scores.reshape(-1, scores.shape[3]).astype(np.float64)
-            rows = rows[generator.choice(len(rows), min(ROWS, len(rows)), replace=False)]
-            fitted = fit_attention([rows - np.nanmean(rows, 1, keepdims=True)], np.nanmean)
+            rows = scores.reshape(-1, scores.shape[3])
+            rows -= np.nanmean(rows, 1, keepdims=True)
+            # Some of them, and those whose means are the ends of the range that is inverted.
+            order = np.nanmean(np.exp(rows), 1).argsort()
+            some = generator.choice(len(rows), min(ROWS, len(rows)), replace=False)
+            rows = rows[np.unique(np.concatenate([some, order[:EXTREMES], order[-EXTREMES:]]))].astype(np.float64)
+            fitted = fit_attention([rows], np.nanmean)
             arrays |= {f"{name}.{leaf}": np.asarray(found, np.float32) for leaf, found in fitted.items()}
         for name, act_fn in layers.inner.items():
             if act_fn not in _FITS:

@@ -11,6 +11,7 @@ import cipherdm as cdm
 from cipherdm import CipherDMError
 from cipherdm.datasets import load_reviews
 from cipherdm.models import find_model
+from cipherdm_experiments.distillation import short_reviews
 from cipherdm_experiments.training.reviews import minilm as source
 from cipherdm_experiments.training.reviews.recipe import QUAD, TINY
 from cipherdm_experiments.training.reviews.text import batch_of, make_tokenizer, word_pieces
@@ -37,7 +38,7 @@ def tokenizer():
 
 @pytest.mark.parametrize("name, least", [("reviews-tiny", 0.80), ("reviews-tiny-quad", 0.80)])
 def test_shipped_models_tell_good_reviews_from_bad_ones(name, least):
-    model, reviews = cdm.load_transformer(name), load_reviews("test")
+    model, reviews = cdm.load_transformer(name), short_reviews()
     found = [
         label
         for first in range(0, len(reviews), 201)
