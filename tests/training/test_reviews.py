@@ -49,7 +49,10 @@ def test_shipped_models_tell_good_reviews_from_bad_ones(name, least):
 
 
 def test_the_shipped_teacher_is_that_of_transformers(tokenizer):
-    theirs, texts = BertForSequenceClassification.from_pretrained(TEACHER), load_reviews("test").texts[:20]
+    theirs, texts = (
+        BertForSequenceClassification.from_pretrained(TEACHER, dtype=torch.float32),
+        load_reviews("test").texts[:20],
+    )
     with torch.no_grad():
         expected = theirs.eval()(**batch_of(tokenizer, texts)).logits
     found = cdm.classify(cdm.load_transformer(TEACHER), None, texts, tokens=64).logits
