@@ -269,11 +269,11 @@ def figure(records: Path) -> Figure:
         axis.barh(
             names, values, color=[PALETTE[2] if name.startswith("fast") else PALETTE[0] for name in names], height=0.7
         )
-        axis.set(xscale="log", xlabel="MB of all parties", xlim=(min(values) / 2, max(values) * 12))
-        axis.set_title(case, fontsize=10)
+        axis.set(xscale="log", xlabel="MB of all parties; messages", xlim=(min(values) / 2, max(values) * 300))
+        axis.set_title(case, fontsize=9.5)
         axis.invert_yaxis()
         for place, (value, row) in enumerate(zip(values, rows, strict=True)):
-            axis.text(value, place, f" {value:,.2f}, {row['sends']:,} messages", va="center", fontsize=7.5)
+            axis.text(value, place, f" {value:,.2f}; {row['sends']:,}", va="center", fontsize=7.5)
         said.append(
             f"{case}: " + ", ".join(f"{name} {value:,.2f} MB" for name, value in zip(names, values, strict=True))
         )
