@@ -127,7 +127,7 @@ def _accuracy(model: str, protocols: str) -> Value:
 TARGET = Target(
     "distillation",
     "Accuracy of reviews-tiny, with quadratics put in, distilled, and on three parties",
-    "distillation repairs what a quadratic in the place of GELU breaks; the drop is negligible",
+    "distillation repairs what a quadratic instead of GELU breaks; the drop is negligible",
     "published",
     (Command("distillation", ("bench", "distillation"), (), ("--count", "200", "--secure", "20")),),
     (

@@ -152,7 +152,7 @@ def random_model(config: TransformerConfig) -> Transformer:
             params[name] = np.full(shape, float(name.endswith("weight")), np.float32)
         else:
             scale = 1.0 if name.startswith("embeddings") else shape[1] ** -0.5
-            # Of a query and a key of variance v each, a score has the deviation v.
+            # If queries and keys have variance v, scores have deviation v.
             scale *= _SPREAD**0.5 if name.endswith(("to_q.weight", "to_k.weight")) else 1.0
             params[name] = generator.normal(0, scale, shape).astype(np.float32)
     return Transformer(config, params)

@@ -220,7 +220,7 @@ _SMALL = frozenset(
         "squeeze",
         "slice",
     )
-    + ("concatenate", "pad", "rev", "copy", "convert_element_type", "stop_gradient", "dynamic_slice", "gather")
+    + ("concatenate", "pad", "rev", "copy", "convert_element_type", "dynamic_slice", "gather")
 )
 """What SPU computes in the ring of 32 bits here: sums, comparisons and movements of data."""
 

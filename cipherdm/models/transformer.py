@@ -24,7 +24,7 @@ from .layout import Block
 from .unet import run_blocks
 
 _KINDS = {"BertForSequenceClassification": "bert", "GPT2LMHeadModel": "gpt2"}
-_ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_quad": "gelu_quad"}
+_ACTIVATIONS = ("gelu", "gelu_new", "gelu_quad")
 _HEAD = "head"  # block that reads one token
 
 
@@ -342,7 +342,7 @@ def _renamed(config: TransformerConfig, stored: Mapping[str, np.ndarray], folder
 
 
 def _renamed_gpt2(config: TransformerConfig, tensor, pair, has) -> dict[str, np.ndarray]:
-    """The same for GPT-2, whose linear layers are stored [inputs, outputs], and queries, keys and values as one."""
+    """Return GPT-2's state dict under our names. Linear layers are stored [inputs, outputs], q, k and v as one."""
     params = {
         "embeddings.words": tensor("transformer.wte.weight"),
         "embeddings.positions": tensor("transformer.wpe.weight"),

@@ -31,7 +31,7 @@ class Protocols:
     - `layer_norm(params, x, *, eps)`: over axis 1 of x [B, C, ...], "weight" and "bias" are [C].
     - `geglu(params, x, *, protocols)`: the first half of x [B, 2 C, N] times the GELU of the second. `params` are those of the
       linear layer that made x.
-    - `rescaled(params, y)`: y, a result of `layer_norm`, with the weight and bias that its readers have in the place of it.
+    - `rescaled(params, y)`: y, a result of `layer_norm`, with the weight and bias that its readers otherwise have.
     - `activation(params, x, *, act_fn, protocols)`: the activation called `act_fn` of x [B, C, N]; `params` as for geglu.
     - `conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0)))`: x is [B, C, H, W], "weight" is [O, C, K, K], "bias",
       if there, is [O]; padding is ((top, bottom), (left, right)).

@@ -6,7 +6,7 @@ with 18 fraction bits. Conversions are cuts: down by the 10 bits between, up by 
 
 Source: Ditto (Wu et al., ICML 2024, arXiv 2405.05525). Differences: its DownCast and UpCast are one protocol here,
 `kernels.cut`, with fewer bytes; products of matrices are walks, because SPU 0.9.5 crashes on them in 32 bits; and what is
-below -14 is clipped there in place of set to 0 afterwards, which the exponential's last bit does not tell apart.
+below -14 is clipped there instead of set to 0 afterwards, which the exponential's last bit does not tell apart.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,10 @@ from ..approximations.exp import LOWEST, ExpLimit
 from ..engine import Node
 from ..errors import refuse
 from ..kernels.ring_program import FULL, HALF
-from ..models.transformer import TransformerConfig
-from ..protocols import Protocols, direct
-from ..protocols.fixed import Fixed, dot_general, matmul
+from ..models.blocks import layer
+from ..models.transformer import TransformerConfig, embeddings
+from ..protocols import DIRECT, Protocols, direct, fast
+from ..protocols.fixed import Fixed, dot_general
 from .steps import WEIGHTS
 
 _EXPONENTIAL = ExpLimit("exp_ditto", (LOWEST, 0.0), squarings=5)
@@ -78,11 +79,6 @@ def down(params, x):
     return x
 
 
-def layer_norm(params, x, *, eps):
-    """`direct.layer_norm`."""
-    return direct.layer_norm(params, x, eps=eps)
-
-
 def below_maximum(params, scores, *mask):
     """Return scores [B, heads, N, M] below their row's maximum, and no lower than -14; with a mask [B, M] as in `direct`."""
     scores = scores + mask[0][:, None, None] if mask else scores
@@ -98,7 +94,7 @@ def softmax(params, scores):
 def scores(params, y, *, heads, only):
     """Return scores [B, heads, N or 1, M] and values [B, heads, d, M] of normalised tokens y [B, D, N]."""
     layers = {"to_q": _only(y, only), "to_k": y, "to_v": y}
-    q, k, v = (_linear(params, name, x).truncated(y.bits) for name, x in layers.items())
+    q, k, v = (fast.linear(layer(params, name), x).truncated(y.bits) for name, x in layers.items())
     q, k, v = (x.reshape(x.shape[0], heads, -1, x.shape[2]) for x in (q, k, v))
     return dot_general(q, k, (((2,), (2,)), ((0, 1), (0, 1)))), v
 
@@ -107,18 +103,18 @@ def mixed(params, weights, v, rest, *, only):
     """Add to tokens [B, D, N] the values that the weights [B, heads, N, M] choose, through the last projection."""
     rest = _only(rest, only)
     y = dot_general(v, weights, (((3,), (3,)), ((0, 1), (0, 1)))).truncated(rest.bits)
-    return rest + _linear(params, "to_out.0", y.reshape(*rest.shape))
+    return rest + fast.linear(layer(params, "to_out.0"), y.reshape(*rest.shape))
 
 
 def feed_forward(params, y, rest):
     """Add to tokens [B, D, N] a feed-forward network with MPCFormer's quadratic."""
-    z = _linear(params, "net.0.proj", y).truncated(y.bits)
-    return rest + _linear(params, "net.2", _quad(z).truncated(y.bits))
+    z = fast.linear(layer(params, "net.0.proj"), y).truncated(y.bits)
+    return rest + fast.linear(layer(params, "net.2"), _quad(z).truncated(y.bits))
 
 
 def pooler(params, y):
     """Return BERT's pooler of the first token [B, D, 1], before its activation."""
-    return _linear(params, "pooler", y)
+    return fast.linear(layer(params, "pooler"), y)
 
 
 def tanh(params, x):
@@ -128,20 +124,12 @@ def tanh(params, x):
 
 def classifier(params, x):
     """Return logits [B, labels] of what the pooler returns [B, D, 1]."""
-    return _linear(params, "classifier", x)[:, :, 0]
+    return fast.linear(layer(params, "classifier"), x)[:, :, 0]
 
 
 def _only(x, place):
     """The token at a place, or all of them if it is None."""
     return x if place is None else x[:, :, place : place + 1]
-
-
-def _linear(params, name, x):
-    """A linear layer on x [B, C, N]."""
-    batch, _, tokens = x.shape
-    columns = x.with_array(jnp.moveaxis(x.array, 1, 0).reshape(x.shape[1], -1))
-    y = matmul(params[f"{name}.weight"], columns) + params[f"{name}.bias"][:, None]
-    return y.with_array(jnp.moveaxis(y.array.reshape(-1, batch, tokens), 0, 1))
 
 
 def _quad(z):
@@ -168,7 +156,8 @@ def ditto_nodes(config: TransformerConfig, protocols: Protocols, *, ring: bool, 
     made = _Builder(ring, protocols.small_bits, protocols.walk_bits)
     if not embedded:
         names = ("words", "positions")
-        made.plain("embeddings", "embeddings", _embedded, [f"embeddings.{name}" for name in names], names, ("onehot",))
+        weights, static = [f"embeddings.{name}" for name in names], (("protocols", DIRECT),)
+        made.plain("embeddings", "embeddings", embeddings, weights, names, ("onehot",), static)
     made.walk("mask", "mask.small", down, ("mask",), (made.large,))
     last = "embeddings"
     for index in range(config.layers):
@@ -183,11 +172,6 @@ def ditto_nodes(config: TransformerConfig, protocols: Protocols, *, ring: bool, 
     made.walk("head", "head.logits", classifier, ("head.tanh.small",), (made.small,), ("head.classifier",))
     made.walk("head", "logits", up, ("head.logits",), (made.small,), large=True)
     return made.nodes
-
-
-def _embedded(params, onehot):
-    words = direct.linear({"weight": jnp.swapaxes(params["words"], 0, 1)}, onehot)
-    return words + jnp.swapaxes(params["positions"], 0, 1)[None, :, : onehot.shape[2]]
 
 
 class _Builder:
@@ -226,7 +210,7 @@ class _Builder:
             self.up(name, last)
             last = f"{last}.large"
         weights = [f"{name}.{leaf}" for leaf in ("weight", "bias")]
-        self.plain(name, name, layer_norm, weights, ("weight", "bias"), (last,), (("eps", config.eps),))
+        self.plain(name, name, direct.layer_norm, weights, ("weight", "bias"), (last,), (("eps", config.eps),))
         return self.down(name, name)
 
     def up(self, label: str, name: str) -> str:

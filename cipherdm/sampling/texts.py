@@ -33,7 +33,7 @@ from .roles import Task, Values, owner_values
 from .sample import jitted, run_nodes
 from .steps import block_node
 
-LARGEST_LOGIT = 1024.0  # beyond it a logit on shares is an overflow, if it shows at all; GPT-2's are about -100
+LARGEST_LOGIT = 1024.0  # beyond it a logit on shares is an overflow, if it shows at all
 STEP = 16  # texts are filled up to a multiple of so many tokens, if nothing else is asked for
 KNOWN = "texts.txt"  # file in a model's folder with texts that its owner knows, one per line
 
@@ -145,7 +145,7 @@ def classify(
         texts: texts, or one.
         tokens: number of tokens that each text is filled up to, which is public; by default the next multiple of 16 above the
             longest text's.
-        embedded: whether the owner has published its table of embeddings, so that the client shares rows of it in the place
+        embedded: whether the owner has published its table of embeddings, so that the client shares rows of it instead
             of one-hot rows, which are far larger. Sets of FAST publish it in another unit, which calibration chose.
         protocols: protocol set that layers are computed with, or its name.
         granularity: part that becomes one program: each "block" (costs by block), or the whole "step".

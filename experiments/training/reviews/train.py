@@ -34,7 +34,7 @@ _WATCHED = "cipherdm_watched"  # name of our attention among transformers'
 
 
 class QuadGelu(nn.Module):
-    """x^2 / 8 + x / 4 + 1 / 2, MPCFormer's quadratic in the place of GELU."""
+    """x^2 / 8 + x / 4 + 1 / 2, MPCFormer's quadratic instead of GELU."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * (x + 2) / 8 + 0.5
