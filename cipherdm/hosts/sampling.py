@@ -13,7 +13,7 @@ import numpy as np
 
 from ..engine import Spec, compile_plan
 from ..errors import CipherDMError
-from ..models import UNet, UNetConditionConfig, UNetConfig, sampling_defaults
+from ..models import CONFIGS, UNet, sampling_defaults
 from ..models.transformer import Transformer
 from ..owner import WeightsLayout
 from ..progress import Progress
@@ -213,9 +213,8 @@ def _described(cluster: RemoteCluster, name: str, kind: str) -> tuple[StepShape,
             )
         options = {"eta": about["eta"], "clip": about.get("clip", False), "start": about.get("start", 0)}
         schedule = make_schedule(about["scheduler_config"], about["scheduler"], about["steps"], **options)
-        config = UNetConditionConfig if kind == _PROMPTS else UNetConfig
         shape = StepShape.of(
-            config.from_diffusers(about["config"]),
+            CONFIGS[about["config"]["_class_name"]].from_diffusers(about["config"]),
             named(about["protocols"]),
             WeightsLayout((), (), ()),  # a client does not need it
             schedule,

@@ -1,8 +1,9 @@
-"""diffusers' U-Nets as plain JAX functions over diffusers' own state dicts."""
+"""diffusers' models as plain JAX functions over diffusers' own state dicts."""
 
-from .checkpoint import MAX_WEIGHT, find_model, load_unet, sampling_defaults, save_unet, takes_prompts
-from .config import UNetConditionConfig, UNetConfig
-from .layout import Block, last_resnet, unet_blocks, unet_shapes
+from .building import Block
+from .checkpoint import CONFIGS, MAX_WEIGHT, find_model, load_unet, sampling_defaults, save_unet, takes_prompts
+from .config import Config, DiTConfig, UNetConditionConfig, UNetConfig
+from .layout import last_resnet, unet_blocks, unet_shapes
 from .unet import (
     CONTEXT_KINDS,
     TIME_KINDS,

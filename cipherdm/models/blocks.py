@@ -38,7 +38,9 @@ def time_embedding(params, timestep, class_onehot=None, *, protocols, channels, 
     if class_onehot is None:
         return embedding
     # The table is [classes, D]. A product with the one-hot rows selects from it: indexing by a secret would reveal it.
-    return embedding + jnp.matmul(class_onehot, params["class_embedding.weight"])
+    table = params["class_embedding.weight"]
+    # A DiT's has one row more.
+    return embedding + jnp.matmul(class_onehot, table[: class_onehot.shape[1]])
 
 
 def sinusoid(timestep, channels, *, flip_sin_to_cos, freq_shift):
@@ -96,7 +98,7 @@ def attention(params, hidden, *, protocols, groups, eps, heads, output_scale, ke
         tokens = protocols.group_norm(layer(params, "group_norm"), tokens, groups=groups, eps=eps)
     layers = [layer(params, name) for name in ("to_q", "to_k", "to_v")]
     q, k, v = protocols.projections(layers, tokens, protocols=protocols)
-    y = _attended(params, q, k, v, heads, protocols, kernel)
+    y = attended(params, q, k, v, heads, protocols, kernel)
     return _rescaled(hidden + y.reshape(hidden.shape), output_scale)
 
 
@@ -163,7 +165,7 @@ def self_attention(params, tokens, *mask, protocols, heads, eps=LAYER_NORM_EPS, 
     rest = protocols.rescaled(layer(params, "norm1"), y) if post_norm else tokens
     q, k, v, rest = _asking(params, y, rest, protocols, only)
     masked = {"mask": mask[0]} if mask else {}
-    return rest + _attended(layer(params, "attn1"), q, k, v, heads, protocols, **masked)
+    return rest + attended(layer(params, "attn1"), q, k, v, heads, protocols, **masked)
 
 
 def causal_attention(params, tokens, *, protocols, heads, eps, places, only=None):
@@ -175,7 +177,7 @@ def causal_attention(params, tokens, *, protocols, heads, eps, places, only=None
     kept = np.tril(np.ones((tokens.shape[2],) * 2, np.float32))
     kept = kept if only is None else kept[only][None]
     among = (kept, 1 / kept.sum(1))
-    result = rest + _attended(layer(params, "attn1"), q, k, v, heads, protocols, among=among)
+    result = rest + attended(layer(params, "attn1"), q, k, v, heads, protocols, among=among)
     return result, *(padded(x, max(0, places - x.shape[2])) for x in (k, v))
 
 
@@ -188,7 +190,7 @@ def cached_attention(params, token, k, v, slot, kept, share, *, protocols, heads
     y = _normalised(params, "norm1", token, protocols, eps)
     q, *new = protocols.projections([layer(params, f"attn1.{name}") for name in _QKV], y, protocols=protocols)
     k, v = (placed(x, now, slot) for x, now in zip((k, v), new, strict=True))
-    result = token + _attended(layer(params, "attn1"), q, k, v, heads, protocols, among=(kept, share))
+    result = token + attended(layer(params, "attn1"), q, k, v, heads, protocols, among=(kept, share))
     return result, k, v
 
 
@@ -210,7 +212,7 @@ def cross_attention(params, tokens, k, v, *, protocols, heads):
     """Add to tokens [B, D, N] their attention to the prompt, whose keys and values [B, D, M] `context` computed."""
     y = _normalised(params, "norm2", tokens, protocols)
     (q,) = protocols.projections([layer(params, "attn2.to_q")], y, protocols=protocols)
-    return tokens + _attended(layer(params, "attn2"), q, k, v, heads, protocols)
+    return tokens + attended(layer(params, "attn2"), q, k, v, heads, protocols)
 
 
 def feed_forward(params, tokens, *, protocols):
@@ -245,7 +247,7 @@ def _normalised(params, name, tokens, protocols, eps=LAYER_NORM_EPS):
     return protocols.layer_norm(layer(params, name), tokens, eps=eps)
 
 
-def _attended(params, q, k, v, heads, protocols, kernel="softmax", **masked):
+def attended(params, q, k, v, heads, protocols, kernel="softmax", **masked):
     """Attention of the queries [B, D, N] to keys and values [B, D, M], divided into heads, and its last projection."""
     batch, channels = q.shape[:2]
     size = channels // heads

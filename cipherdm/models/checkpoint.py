@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 
 from ..errors import CipherDMError
 from ..files import checkout, replacing
-from .config import UNetConditionConfig, UNetConfig
+from .config import Config, DiTConfig, UNetConditionConfig, UNetConfig
+from .dit import POSITIONS, positions
 from .layout import unet_shapes
 from .unet import UNet
 
@@ -23,7 +24,7 @@ VARIANTS = ("", ".fp16", ".bf16")  # what names of files have before their suffi
 SCHEDULER = "scheduler_config.json"
 SAMPLING = "sampling.json"  # in a model's folder, if it is to be sampled otherwise than others are
 PIPELINE = "model_index.json"  # in a pipeline's folder, which holds the U-Net's folder and others
-_CONFIGS = {"UNet2DModel": UNetConfig, "UNet2DConditionModel": UNetConditionConfig}
+CONFIGS = {config._kind: config for config in (UNetConfig, UNetConditionConfig, DiTConfig)}
 # diffusers' pipelines that are computed here: of a UNet2DModel, and of a UNet2DConditionModel.
 _PLAIN = ("DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline")
 _PROMPTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
@@ -112,7 +113,7 @@ class WeightsFiles(Mapping[str, np.ndarray]):
 
 
 def load_unet(folder: str | Path, *, lazily: bool = False) -> UNet:
-    """Read a UNet2DModel or UNet2DConditionModel that diffusers saved. Tensors of any floating-point type become float32.
+    """Read a UNet2DModel, UNet2DConditionModel or DiTTransformer2DModel that diffusers saved, all tensors as float32.
 
     Weights may be in one file or in several that an index names, and of the variant fp16 or bf16, if there is no other.
 
@@ -132,16 +133,19 @@ def load_unet(folder: str | Path, *, lazily: bool = False) -> UNet:
 
     values = read_json(home / CONFIG)
     kind = values.get("_class_name") or (values.get("architectures") or ["UNet2DModel"])[0]
-    if kind not in _CONFIGS:
-        supported = " and ".join(_CONFIGS)
+    if kind not in CONFIGS:
+        supported = " and ".join(CONFIGS)
         remedy = " load_transformer reads transformers' models." * ("_class_name" not in values)
         raise CipherDMError(f"{home / CONFIG}: The configuration is of a {kind}; supported are {supported}.{remedy}")
     try:
-        config = _CONFIGS[kind].from_diffusers(values)
+        config = CONFIGS[kind].from_diffusers(values)
     except CipherDMError as error:
         raise CipherDMError(f"{home / CONFIG}: {error}") from error
     weights = weights_in(home, WEIGHTS)
     params = weights if lazily else dict(weights)
+    if isinstance(config, DiTConfig):  # diffusers computes these when it makes the model
+        table = positions(config.width, config.sample_size // config.patch_size)
+        params = {POSITIONS: table} | dict(weights)
     check_params(config, params, str(home / WEIGHTS))
     return UNet(config, params, read_json(scheduler) if scheduler.is_file() else None, folder)
 
@@ -171,6 +175,7 @@ def save_unet(unet: UNet, folder: str | Path) -> None:
     folder = Path(folder)
     params = {name: np.ascontiguousarray(value, np.float32) for name, value in unet.params.items()}
     check_params(unet.config, params, "the U-Net to be saved")
+    params.pop(POSITIONS, None)
     try:
         with replacing(folder / WEIGHTS) as temporary:
             save_file(params, temporary, metadata={"format": "pt"})  # diffusers refuses files that do not say so
@@ -181,7 +186,7 @@ def save_unet(unet: UNet, folder: str | Path) -> None:
         raise CipherDMError(f"Cannot write a U-Net to {folder}: {error.strerror or error}.") from error
 
 
-def check_params(config: UNetConfig | UNetConditionConfig, params: Mapping[str, np.ndarray], where: str) -> None:
+def check_params(config: Config, params: Mapping[str, np.ndarray], where: str) -> None:
     """Raise CipherDMError unless `params` fit `config`, are finite, and within MAX_WEIGHT.
 
     `where` tells in messages where the parameters come from.

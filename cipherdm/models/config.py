@@ -1,4 +1,4 @@
-"""Configurations of U-Nets: the parts of diffusers' UNet2DModel and UNet2DConditionModel that this package computes.
+"""Configurations: the parts of diffusers' UNet2DModel, UNet2DConditionModel and DiTTransformer2DModel that are computed here.
 
 Errors name the field, its value and what is supported.
 """
@@ -14,8 +14,8 @@ from ..errors import CipherDMError
 _TUPLES = ("down_block_types", "up_block_types")
 
 
-class _Config:
-    """Behaviour that both dataclasses share, and checks of the fields that both have."""
+class Config:
+    """Behaviour that all configurations share, and checks of the fields that they have."""
 
     # diffusers' class.
     _kind: ClassVar[str]
@@ -25,34 +25,24 @@ class _Config:
     # `_off` have to be off, which False and None both say.
     _absent: ClassVar[Mapping[str, Any]] = {}
     _off: ClassVar[str] = ""
-    _down_blocks: ClassVar[tuple[str, ...]]
-    _up_blocks: ClassVar[tuple[str, ...]]
-    # Fields that are positive whole numbers, and those that may be None instead.
-    _counts: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "layers_per_block", "norm_num_groups")
-    _optional_counts: ClassVar[tuple[str, ...]] = ("num_class_embeds", "time_embedding_dim")
+    # Fields that are positive whole numbers, those that may be None instead, and numbers, with whether they may be 0.
+    _counts: ClassVar[tuple[str, ...]]
+    _optional_counts: ClassVar[tuple[str, ...]] = ()
+    _numbers: ClassVar[Mapping[str, bool]]
 
     def __post_init__(self):
         for name, choices in self._choices.items():
             value = getattr(self, name)
             if not any(value is choice or (choice is not None and value == choice) for choice in choices):
                 raise _unsupported(name, value, "one of " + ", ".join(map(repr, choices)))
-        for name, supported in (("down_block_types", self._down_blocks), ("up_block_types", self._up_blocks)):
-            _check_tuple(name, getattr(self, name), str, "block types")
-            for block_type in getattr(self, name):
-                if block_type not in supported:
-                    raise _unsupported(name, block_type, "made of " + ", ".join(supported))
-        _check_tuple("block_out_channels", self.block_out_channels, int, "numbers of channels")
         for name in self._counts:
             _check_count(name, getattr(self, name))
         for name in self._optional_counts:
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name))
-        for channels in self.block_out_channels:
-            _check_count("block_out_channels", channels)
-        for name, zero in (("norm_eps", True), ("mid_block_scale_factor", False), ("dropout", True)):
+        for name, zero in self._numbers.items():
             _check_number(name, getattr(self, name), zero=zero)
-        _check_levels(self)
-        self._check_attention()
+        self._check()
 
     @classmethod
     def from_diffusers(cls, values: Mapping[str, Any]) -> Self:
@@ -83,15 +73,42 @@ class _Config:
         return {"_class_name": self._kind, "_diffusers_version": metadata.version("diffusers"), **values}
 
     @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a sample. `sample_size` must not be None."""
+        size = self.sample_size
+        return (self.in_channels, *((size, size) if isinstance(size, int) else size))
+
+
+class _UNet(Config):
+    """What the configurations of U-Nets share."""
+
+    _down_blocks: ClassVar[tuple[str, ...]]
+    _up_blocks: ClassVar[tuple[str, ...]]
+    _counts = ("in_channels", "out_channels", "layers_per_block", "norm_num_groups")
+    _optional_counts = ("num_class_embeds", "time_embedding_dim")
+    _numbers = {"norm_eps": True, "mid_block_scale_factor": False, "dropout": True}
+
+    def _check(self) -> None:
+        for name, supported in (("down_block_types", self._down_blocks), ("up_block_types", self._up_blocks)):
+            _check_tuple(name, getattr(self, name), str, "block types")
+            for block_type in getattr(self, name):
+                if block_type not in supported:
+                    raise _unsupported(name, block_type, "made of " + ", ".join(supported))
+        _check_tuple("block_out_channels", self.block_out_channels, int, "numbers of channels")
+        for channels in self.block_out_channels:
+            _check_count("block_out_channels", channels)
+        _check_levels(self)
+        self._check_attention()
+
+    @property
     def time_channels(self) -> int:
         """Channels of the time embedding."""
         return self.time_embedding_dim or 4 * self.block_out_channels[0]
 
     @property
-    def sample_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a sample. `sample_size` must not be None."""
-        size = self.sample_size
-        return (self.in_channels, *((size, size) if isinstance(size, int) else size))
+    def multiple(self) -> int:
+        """What height and width of a sample have to be multiples of."""
+        return 2 ** (len(self.block_out_channels) - 1)
 
     def _attending(self) -> list[int]:
         """Levels with attention on the way down or up, counted from the outside."""
@@ -100,7 +117,7 @@ class _Config:
 
 
 @dataclass(frozen=True)
-class UNetConfig(_Config):
+class UNetConfig(_UNet):
     """diffusers' UNet2DModel configuration: its field names and defaults, with tuples for lists, hashable.
 
     `dropout` is kept for those who train with diffusers; this package drops nothing. Two things are ours, for models distilled
@@ -126,7 +143,7 @@ class UNetConfig(_Config):
     }
     _down_blocks = ("DownBlock2D", "AttnDownBlock2D")
     _up_blocks = ("UpBlock2D", "AttnUpBlock2D")
-    _optional_counts = ("attention_head_dim", "attn_norm_num_groups", *_Config._optional_counts)
+    _optional_counts = ("attention_head_dim", "attn_norm_num_groups", *_UNet._optional_counts)
 
     sample_size: int | tuple[int, int] | None = None
     in_channels: int = 3
@@ -183,7 +200,7 @@ class UNetConfig(_Config):
 
 
 @dataclass(frozen=True)
-class UNetConditionConfig(_Config):
+class UNetConditionConfig(_UNet):
     """diffusers' UNet2DConditionModel configuration, of Stable Diffusion 1 and 2: its field names and defaults, hashable.
 
     `attention_head_dim` is the number of heads, of all levels or of each: diffusers takes it so for this class, whatever the
@@ -205,8 +222,8 @@ class UNetConditionConfig(_Config):
     }
     _down_blocks = ("DownBlock2D", "CrossAttnDownBlock2D")
     _up_blocks = ("UpBlock2D", "CrossAttnUpBlock2D")
-    _counts = (*_Config._counts, "cross_attention_dim", "transformer_layers_per_block")
-    _optional_counts = (*_Config._optional_counts, "time_cond_proj_dim")
+    _counts = (*_UNet._counts, "cross_attention_dim", "transformer_layers_per_block")
+    _optional_counts = (*_UNet._optional_counts, "time_cond_proj_dim")
     _off = (
         "center_input_sample only_cross_attention mid_block_only_cross_attention dual_cross_attention num_attention_heads "
         "reverse_transformer_layers_per_block encoder_hid_dim encoder_hid_dim_type class_embed_type addition_embed_type "
@@ -268,6 +285,76 @@ class UNetConditionConfig(_Config):
                 )
 
 
+@dataclass(frozen=True)
+class DiTConfig(Config):
+    """diffusers' DiTTransformer2DModel configuration: its field names and defaults, hashable.
+
+    `norm_num_groups` and `upcast_attention` change nothing, there and here, and `dropout` is for those who train. The label
+    `num_embeds_ada_norm`, which stands for none, is not drawn. The activation "gelu_quad", of students distilled into it, is
+    ours, and diffusers refuses to load it. Raises CipherDMError if this package does not compute what a field asks for.
+    """
+
+    _kind = "DiTTransformer2DModel"
+    _choices = {
+        "attention_bias": (True,),
+        "activation_fn": ("gelu-approximate", "gelu", "gelu_quad"),
+        "norm_type": ("ada_norm_zero",),
+        "norm_elementwise_affine": (False,),
+    }
+    _counts = (
+        *("num_attention_heads", "attention_head_dim", "in_channels", "num_layers", "sample_size", "patch_size"),
+        "num_embeds_ada_norm",
+    )
+    _optional_counts = ("out_channels",)
+    _numbers = {"norm_eps": True, "dropout": True}
+
+    num_attention_heads: int = 16
+    attention_head_dim: int = 72
+    in_channels: int = 4
+    out_channels: int | None = None
+    num_layers: int = 28
+    dropout: float = 0.0
+    norm_num_groups: int = 32
+    attention_bias: bool = True
+    sample_size: int = 32
+    patch_size: int = 2
+    activation_fn: str = "gelu-approximate"
+    num_embeds_ada_norm: int = 1000
+    upcast_attention: bool = False
+    norm_type: str = "ada_norm_zero"
+    norm_elementwise_affine: bool = False
+    norm_eps: float = 1e-5
+
+    def _check(self) -> None:
+        if self.out_channels is None:  # as many as go in
+            object.__setattr__(self, "out_channels", self.in_channels)
+        if self.sample_size % self.patch_size:
+            raise _unsupported("patch_size", self.patch_size, f"a divisor of sample_size, {self.sample_size}")
+        if self.width % 4:
+            heads = (self.num_attention_heads, self.attention_head_dim)
+            raise _unsupported("num_attention_heads and attention_head_dim", heads, "of a product that 4 divides")
+
+    @property
+    def width(self) -> int:
+        """Numbers of a token."""
+        return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def num_class_embeds(self) -> int:
+        """Number of labels."""
+        return self.num_embeds_ada_norm
+
+    @property
+    def act_fn(self) -> str:
+        """Name of the activation among the functions of protocol sets."""
+        return "gelu_new" if self.activation_fn == "gelu-approximate" else self.activation_fn
+
+    @property
+    def multiple(self) -> int:
+        """What height and width of a sample have to be multiples of: a DiT takes one size."""
+        return self.sample_size
+
+
 def _check_tuple(name: str, value: Any, kind: type, what: str) -> None:
     if not isinstance(value, tuple) or not value or not all(isinstance(entry, kind) for entry in value):
         raise _unsupported(name, value, f"a sequence of {what}")
@@ -284,7 +371,7 @@ def _check_number(name: str, value: Any, *, zero: bool) -> None:
         raise _unsupported(name, value, "a number from 0 on" if zero else "a positive number")
 
 
-def _check_levels(config: _Config) -> None:
+def _check_levels(config: _UNet) -> None:
     """Raise CipherDMError unless the numbers of levels, groups, frequencies and pixels fit together."""
     levels = len(config.block_out_channels)
     for name in _TUPLES:

@@ -1,44 +1,17 @@
-"""The blocks that a U-Net consists of, in order, with the values between them and the parameters of each."""
+"""The blocks that a model of diffusers consists of, in order, with the values between them and the parameters of each."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 from . import blocks
-from .config import UNetConditionConfig, UNetConfig
+from .building import Block, Builder, Shapes, conv_shapes, linear_shapes, norm_shapes, projection_shapes
+from .config import Config, DiTConfig, UNetConditionConfig
+from .dit import DiTBuilder
 
-Shapes = dict[str, tuple[int, ...]]
 GUIDANCE = "time_embedding.cond_proj.weight"  # of models that are told the guidance scale
 
 
-@dataclass(frozen=True)
-class Block:
-    """One named pure function of a U-Net.
-
-    A value has the name of the block that writes it, except "emb" and "eps". Each residual block's "time_term", and the
-    prompt's "k" and "v" for each cross-attention, are named after the block that reads them.
-
-    Two blocks with equal `function`, `static`, local parameter names and shapes compute the same thing: one compiled
-    program serves both.
-    """
-
-    name: str  # diffusers' module path, such as "down_blocks.0.resnets.1"
-    # time_embedding, time_projection, conv_in, resnet, downsample, upsample or conv_out; in a UNet2DModel attention; in a
-    # UNet2DConditionModel context, transformer_in, self_attention, cross_attention, feed_forward or transformer_out
-    kind: str
-    inputs: tuple[str, ...]  # the values it reads, in the order of the positional arguments
-    outputs: tuple[str, ...]  # the values it writes
-    params: tuple[tuple[str, str], ...]  # pairs of a local name and the name in the state dict
-    function: Callable  # a module-level function(params, *inputs, protocols=..., **static)
-    static: tuple[tuple[str, Any], ...]  # its other keyword arguments
-
-    def __call__(self, params_local: Mapping, *inputs, protocols):
-        """Compute the output, or a tuple of outputs, from arrays under local names and input arrays."""
-        return self.function(params_local, *inputs, protocols=protocols, **dict(self.static))
-
-
-def unet_blocks(config: UNetConfig | UNetConditionConfig) -> tuple[Block, ...]:
+def unet_blocks(config: Config) -> tuple[Block, ...]:
     """Return the blocks in an order of execution: time blocks, context blocks if there are any, the others.
 
     The graph's inputs are "sample" [B, C, H, W], "timestep" [1], "class_onehot" [B, num_class_embeds] if there are classes,
@@ -48,41 +21,39 @@ def unet_blocks(config: UNetConfig | UNetConditionConfig) -> tuple[Block, ...]:
 
 
 def last_resnet(blocks: Sequence[Block]) -> int:
-    """Return the number of the last residual block, whose first input is what comes from all those below."""
-    return max(number for number, block in enumerate(blocks) if block.kind == "resnet")
+    """Return the number of the last residual block, whose first input is what comes from all those below; 0 without any."""
+    return max((number for number, block in enumerate(blocks) if block.kind == "resnet"), default=0)
 
 
-def unet_shapes(config: UNetConfig | UNetConditionConfig) -> Shapes:
+def unet_shapes(config: Config) -> Shapes:
     """Return the state dict's names with their shapes."""
     return dict(_layout(config)[1])
 
 
 @lru_cache(maxsize=64)
-def _layout(config: UNetConfig | UNetConditionConfig) -> tuple[tuple[Block, ...], Shapes]:
-    builder = _Builder(config)
+def _layout(config: Config) -> tuple[tuple[Block, ...], Shapes]:
+    builder = DiTBuilder(config) if isinstance(config, DiTConfig) else _UNetBuilder(config)
     builder.build()
     return (*builder.time_blocks, *builder.context_blocks, *builder.blocks), builder.shapes
 
 
-class _Builder:
-    """Walks a configuration as the model's constructor and forward do in diffusers, and writes down the blocks it meets."""
+class _UNetBuilder(Builder):
+    """Walks the configuration of a U-Net."""
 
-    def __init__(self, config: UNetConfig | UNetConditionConfig):
+    def __init__(self, config: Config):
+        super().__init__()
         self.config = config
         self.act_fn = "silu" if config.act_fn == "swish" else config.act_fn
         self.prompts = isinstance(config, UNetConditionConfig)
-        self.time_blocks: list[Block] = []  # depend on weights, step and class alone
-        self.context_blocks: list[Block] = []  # depend on weights and prompt alone
-        self.blocks: list[Block] = []
-        self.shapes: Shapes = {}
-        self.last = "sample"  # the value that the next block reads
 
     def build(self) -> None:
         config = self.config
         widths = config.block_out_channels
         final = len(widths) - 1
         self.time_embedding()
-        self.chain("conv_in", "conv_in", blocks.conv_in, _conv("", config.in_channels, widths[0], 3), prefix="conv_in.")
+        self.chain(
+            "conv_in", "conv_in", blocks.conv_in, conv_shapes("", config.in_channels, widths[0], 3), prefix="conv_in."
+        )
         skips = [(self.last, widths[0])]
 
         channels = widths[0]
@@ -96,7 +67,7 @@ class _Builder:
                 skips.append((self.last, channels))
             if level != final:
                 static = {"padding": config.downsample_padding}
-                shapes = _conv("conv", channels, channels, 3)
+                shapes = conv_shapes("conv", channels, channels, 3)
                 self.chain(f"{path}.downsamplers.0", "downsample", blocks.downsample, shapes, **static)
                 skips.append((self.last, channels))
 
@@ -114,10 +85,10 @@ class _Builder:
                 if "Attn" in kind:
                     self.attend(f"{path}.attentions.{index}", channels, final - level)
             if level != final:
-                shapes = _conv("conv", channels, channels, 3)
+                shapes = conv_shapes("conv", channels, channels, 3)
                 self.chain(f"{path}.upsamplers.0", "upsample", blocks.upsample, shapes)
 
-        shapes = _norm("conv_norm_out", channels) | _conv("conv_out", channels, config.out_channels, 3)
+        shapes = norm_shapes("conv_norm_out", channels) | conv_shapes("conv_out", channels, config.out_channels, 3)
         # A UNet2DModel ends in SiLU, whatever act_fn says; "quad" is not diffusers' and replaces it.
         act_fn = self.act_fn if self.prompts or self.act_fn == "quad" else "silu"
         static = {"groups": config.norm_num_groups, "eps": config.norm_eps, "act_fn": act_fn}
@@ -126,7 +97,7 @@ class _Builder:
     def time_embedding(self) -> None:
         config = self.config
         inside, outside = config.block_out_channels[0], config.time_channels
-        shapes = _linear("linear_1", inside, outside) | _linear("linear_2", outside, outside)
+        shapes = linear_shapes("linear_1", inside, outside) | linear_shapes("linear_2", outside, outside)
         pairs = {name: f"time_embedding.{name}" for name in shapes}
         inputs = ["timestep"]
         if config.num_class_embeds is not None:
@@ -168,7 +139,7 @@ class _Builder:
         scale_shift = config.resnet_time_scale_shift == "scale_shift"
 
         path, term = f"{name}.time_emb_proj", f"{name}.time_term"
-        shapes = _linear("", config.time_channels, 2 * outside if scale_shift else outside)
+        shapes = linear_shapes("", config.time_channels, 2 * outside if scale_shift else outside)
         pairs = {local: f"{path}.{local}" for local in shapes}
         static = {"act_fn": self.act_fn}
         block = self.block(path, "time_projection", blocks.time_projection, ["emb"], (term,), shapes, pairs, static)
@@ -178,10 +149,10 @@ class _Builder:
         if skip is not None:
             inputs.insert(1, skip[0])
             inside += skip[1]
-        shapes = _norm("norm1", inside) | _conv("conv1", inside, outside, 3)
-        shapes |= _norm("norm2", outside) | _conv("conv2", outside, outside, 3)
+        shapes = norm_shapes("norm1", inside) | conv_shapes("conv1", inside, outside, 3)
+        shapes |= norm_shapes("norm2", outside) | conv_shapes("conv2", outside, outside, 3)
         if inside != outside:
-            shapes |= _conv("conv_shortcut", inside, outside, 1)
+            shapes |= conv_shapes("conv_shortcut", inside, outside, 1)
         static = {
             "groups": config.norm_num_groups,
             "eps": config.norm_eps,
@@ -193,10 +164,10 @@ class _Builder:
 
     def attention(self, name: str, channels: int, groups: int | None, output_scale: float = 1) -> None:
         heads, size = self.config.heads(channels)
-        shapes = {} if groups is None else _norm("group_norm", channels)
+        shapes = {} if groups is None else norm_shapes("group_norm", channels)
         for projection in ("to_q", "to_k", "to_v"):
-            shapes |= _linear(projection, channels, heads * size)
-        shapes |= _linear("to_out.0", heads * size, channels)
+            shapes |= linear_shapes(projection, channels, heads * size)
+        shapes |= linear_shapes("to_out.0", heads * size, channels)
         static = {
             "groups": groups,
             "eps": self.config.norm_eps,
@@ -213,7 +184,7 @@ class _Builder:
         inside = heads * size
         static = {"linear_projection": config.use_linear_projection}
 
-        shapes = _norm("norm", channels) | self._projection("proj_in", channels, inside)
+        shapes = norm_shapes("norm", channels) | self._projection("proj_in", channels, inside)
         groups = {"groups": config.norm_num_groups}
         self.part(name, "proj_in", "transformer_in", blocks.transformer_in, shapes, **groups, **static)
         for index in range(config.transformer_layers_per_block):
@@ -223,68 +194,32 @@ class _Builder:
 
     def transformer_block(self, path: str, channels: int, heads: int) -> None:
         """Append BasicTransformerBlock of diffusers."""
-        shapes = _norm("norm1", channels) | _projections("attn1", ("to_q", "to_k", "to_v"), channels, channels)
-        shapes |= _linear("attn1.to_out.0", channels, channels)
+        shapes = norm_shapes("norm1", channels) | projection_shapes(
+            "attn1", ("to_q", "to_k", "to_v"), channels, channels
+        )
+        shapes |= linear_shapes("attn1.to_out.0", channels, channels)
         self.part(path, "attn1", "self_attention", blocks.self_attention, shapes, heads=heads)
 
-        shapes = _projections("attn2", ("to_k", "to_v"), self.config.cross_attention_dim, channels)
+        shapes = projection_shapes("attn2", ("to_k", "to_v"), self.config.cross_attention_dim, channels)
         pairs = {local: f"{path}.{local}" for local in shapes}
         outputs = (f"{path}.attn2.k", f"{path}.attn2.v")
         inputs = ["encoder_hidden_states"]
         name = f"{path}.attn2.context"
         self.context_blocks.append(self.block(name, "context", blocks.context, inputs, outputs, shapes, pairs, {}))
 
-        shapes = _norm("norm2", channels) | _projections("attn2", ("to_q",), channels, channels)
-        shapes |= _linear("attn2.to_out.0", channels, channels)
+        shapes = norm_shapes("norm2", channels) | projection_shapes("attn2", ("to_q",), channels, channels)
+        shapes |= linear_shapes("attn2.to_out.0", channels, channels)
         inputs = [self.last, *outputs]
         self.part(path, "attn2", "cross_attention", blocks.cross_attention, shapes, inputs=inputs, heads=heads)
 
         # Four times as wide inside, and twice that for value and gate.
-        shapes = _norm("norm3", channels) | _linear("ff.net.0.proj", channels, 8 * channels)
-        shapes |= _linear("ff.net.2", 4 * channels, channels)
+        shapes = norm_shapes("norm3", channels) | linear_shapes("ff.net.0.proj", channels, 8 * channels)
+        shapes |= linear_shapes("ff.net.2", 4 * channels, channels)
         self.part(path, "ff", "feed_forward", blocks.feed_forward, shapes)
 
-    def part(self, path, name, kind, function, shapes, **rest) -> None:
-        """Append a block that has the name of one module, and parameters of others beside it."""
-        self.chain(f"{path}.{name}", kind, function, shapes, prefix=f"{path}.", **rest)
-
     def _projection(self, name: str, inside: int, outside: int):
-        return _linear(name, inside, outside) if self.config.use_linear_projection else _conv(name, inside, outside, 1)
-
-    def chain(self, name, kind, function, shapes, *, inputs=None, output=None, prefix=None, **static) -> None:
-        """Append a block that reads the last value (unless `inputs` says otherwise) and writes the next one."""
-        prefix = f"{name}." if prefix is None else prefix
-        pairs = {local: prefix + local for local in shapes}
-        inputs = inputs or [self.last]
-        self.last = output or name
-        self.blocks.append(self.block(name, kind, function, inputs, (self.last,), shapes, pairs, static))
-
-    def block(self, name, kind, function, inputs, outputs, shapes, pairs, static) -> Block:
-        self.shapes |= {pairs[local]: shape for local, shape in shapes.items()}
-        params, static = tuple(pairs.items()), tuple(static.items())
-        return Block(name, kind, tuple(inputs), tuple(outputs), params, function, static)
-
-
-def _named(layer: str, weight: tuple[int, ...], outside: int) -> Shapes:
-    prefix = f"{layer}." if layer else ""
-    return {f"{prefix}weight": weight, f"{prefix}bias": (outside,)}
-
-
-def _conv(layer: str, inside: int, outside: int, kernel: int) -> Shapes:
-    """Parameters of a square convolution."""
-    return _named(layer, (outside, inside, kernel, kernel), outside)
-
-
-def _linear(layer: str, inside: int, outside: int) -> Shapes:
-    """Parameters of a linear layer."""
-    return _named(layer, (outside, inside), outside)
-
-
-def _norm(layer: str, channels: int) -> Shapes:
-    """Parameters of a normalisation."""
-    return _named(layer, (channels,), channels)
-
-
-def _projections(module: str, names: tuple[str, ...], inside: int, outside: int) -> Shapes:
-    """Parameters of linear layers without biases."""
-    return {f"{module}.{name}.weight": (outside, inside) for name in names}
+        return (
+            linear_shapes(name, inside, outside)
+            if self.config.use_linear_projection
+            else conv_shapes(name, inside, outside, 1)
+        )

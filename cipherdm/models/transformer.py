@@ -19,8 +19,8 @@ from ..protocols import DIRECT, Protocols
 from ..protocols.fixed import picked, swapaxes
 from . import blocks
 from .blocks import layer
+from .building import Block
 from .checkpoint import CONFIG, check_shapes, find_model, read_json, weights_in
-from .layout import Block
 from .unet import run_blocks
 
 _KINDS = {"BertForSequenceClassification": "bert", "GPT2LMHeadModel": "gpt2"}

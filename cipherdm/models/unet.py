@@ -12,8 +12,10 @@ import numpy as np
 from ..errors import CipherDMError
 from ..protocols import DIRECT, Protocols
 from .blocks import sinusoid
-from .config import UNetConditionConfig, UNetConfig
-from .layout import GUIDANCE, Block, unet_blocks, unet_shapes
+from .building import Block
+from .config import Config, DiTConfig, UNetConditionConfig
+from .dit import POSITIONS, positions
+from .layout import GUIDANCE, unet_blocks, unet_shapes
 
 TIME_KINDS = ("time_embedding", "time_projection")  # kinds of block that depend on weights, step and class alone
 CONTEXT_KINDS = ("context",)  # kinds that depend on weights and prompt alone: computed once, not at every step
@@ -27,7 +29,7 @@ class UNet:
     be None. Two are compared by identity, since arrays have no single truth value.
     """
 
-    config: UNetConfig | UNetConditionConfig
+    config: Config
     params: Mapping[str, np.ndarray]
     scheduler_config: Mapping[str, Any] | None = None
     folder: Path | None = None
@@ -50,7 +52,7 @@ def at_guidance(unet: UNet, guidance_scale: float) -> UNet:
     return replace(unet, config=replace(unet.config, time_cond_proj_dim=None), params=params)
 
 
-def init_unet(config: UNetConfig | UNetConditionConfig, seed: int = 0) -> UNet:
+def init_unet(config: Config, seed: int = 0) -> UNet:
     """Return a U-Net with random weights, distributed as PyTorch initialises the layers (not the same numbers).
 
     Weights and biases of convolutions and linear layers are uniform up to 1 / sqrt(inputs of one output), class
@@ -61,7 +63,9 @@ def init_unet(config: UNetConfig | UNetConditionConfig, seed: int = 0) -> UNet:
     params = {}
     for name, shape in shapes.items():
         weight = shapes[name.removesuffix("bias") + "weight"] if name.endswith("bias") else shape
-        if name == "class_embedding.weight":
+        if name == POSITIONS:
+            values = positions(shape[2], round(shape[1] ** 0.5))
+        elif name.endswith(("class_embedding.weight", "embedding_table.weight")):
             values = generator.standard_normal(shape)
         elif len(weight) == 1:
             values = np.zeros(shape) if name.endswith("bias") else np.ones(shape)
@@ -73,7 +77,7 @@ def init_unet(config: UNetConfig | UNetConditionConfig, seed: int = 0) -> UNet:
 
 
 def apply_unet(
-    config: UNetConfig | UNetConditionConfig,
+    config: Config,
     params,
     sample,
     timestep,
@@ -141,12 +145,13 @@ def check_draws_without_prompt(unet: UNet) -> None:
         )
 
 
-def _check_inputs(config: UNetConfig | UNetConditionConfig, sample, class_onehot, encoder_hidden_states) -> None:
+def _check_inputs(config: Config, sample, class_onehot, encoder_hidden_states) -> None:
     """Raise CipherDMError unless the arrays have the shapes that the configuration asks for."""
     arrays = (sample, class_onehot, encoder_hidden_states)
     shape, labels, prompt = (None if array is None else jnp.shape(array) for array in arrays)
-    factor, classes = 2 ** (len(config.block_out_channels) - 1), config.num_class_embeds
-    if len(shape) != 4 or shape[1] != config.in_channels or shape[2] % factor or shape[3] % factor:
+    factor, classes = config.multiple, config.num_class_embeds
+    fits = len(shape) == 4 and shape[1] == config.in_channels and not (shape[2] % factor or shape[3] % factor)
+    if not fits or (isinstance(config, DiTConfig) and shape[2:] != (factor, factor)):
         raise CipherDMError(
             f"The sample has shape {shape}. It must be [batch, {config.in_channels}, height, width], with height and "
             f"width multiples of {factor}."
@@ -156,7 +161,7 @@ def _check_inputs(config: UNetConfig | UNetConditionConfig, sample, class_onehot
         raise CipherDMError(f"The U-Net's class_onehot {_told(labels)}: {remedy}.")
     if not isinstance(config, UNetConditionConfig):
         if prompt is not None:
-            raise CipherDMError("A UNet2DModel attends to no prompt; leave encoder_hidden_states out.")
+            raise CipherDMError("This model attends to no prompt; leave encoder_hidden_states out.")
     elif prompt is None or len(prompt) != 3 or not prompt[1] or prompt[::2] != (shape[0], config.cross_attention_dim):
         raise CipherDMError(
             f"The U-Net attends to a prompt: encoder_hidden_states must be [{shape[0]}, tokens, {config.cross_attention_dim}], "

@@ -8,8 +8,8 @@ from threadpoolctl import threadpool_limits
 
 from ..approximations import exact
 from ..errors import CipherDMError, check_whole, refuse
-from ..models.blocks import GROUP_NORM_EPS, LAYER_NORM_EPS
-from ..models.config import UNetConditionConfig
+from ..models.blocks import GROUP_NORM_EPS
+from ..models.config import DiTConfig, UNetConditionConfig, UNetConfig
 from ..models.layout import unet_blocks
 from ..models.unet import UNet
 from ..progress import Progress
@@ -63,19 +63,19 @@ def calibrate(
     - "ATTENTION.counts" [2]: squarings, and Newton iterations for the inverse.
     - "ATTENTION.floor" [1], where scores are taken below their row's maximum: the lowest that is kept.
 
-    For models with labels:
+    For U-Nets with labels:
     - "NORM.center" and "NORM.typical" [classes, steps, groups]: the mean, and the geometric mean of the mean square about it.
     - "NORM.rstd" [classes, steps, groups, 2]: (p, q) with 1/sqrt(variance + eps) ~ p - q x, x the mean square about the centre.
     - "NORM.range" [steps, C, 2]: the ends of the range that the activation is fitted on.
     - "NORM.pixels" [1]: number of values of one channel.
     - "ATTENTION.key" [steps, heads * d]: the mean key.
 
-    For models with prompts:
+    For models with prompts, and DiTs:
     - "NORM.spread" [steps, groups, 2]: the lowest and the highest variance plus eps of each group, widened; for a LayerNorm
       [steps, 1, 2], over all tokens.
     - "NORM.count" [1]: number of values that are normalised together.
     - "NORM.newton" [1]: number of Newton steps that make 1/sqrt right on that range.
-    - "GATE.even" [C, 5]: GELU for what each channel carries at any step.
+    - "GATE.even" [C, 5]: GELU for what each channel carries at any step, of a gate or between two layers.
 
     Args:
         unet: the model.
@@ -111,6 +111,8 @@ def calibrate(
 def check_computed_by_fast(unet: UNet) -> None:
     """Raise CipherDMError if FAST does not compute a layer of the model."""
     config = unet.config
+    if isinstance(config, DiTConfig):
+        return
     attention = [block for block in unet_blocks(config) if block.kind == "attention"]
     problems = {
         "resnet_time_scale_shift='scale_shift'": config.resnet_time_scale_shift == "scale_shift",
@@ -129,30 +131,32 @@ class _Recorder:
 
     def __init__(self, unet: UNet, conditions: np.ndarray, steps: int, seed: int):
         self.layers = Layers.of(unet)
-        # The class of each image, for models with labels.
-        self.labels = None if isinstance(unet.config, UNetConditionConfig) else conditions.argmax(1)
-        self.widths = {name: unet.params[f"{name}.weight"].size for name in self.layers.token_norms}
+        # The class of each image, where layers are fitted by class.
+        self.labels = conditions.argmax(1) if isinstance(unet.config, UNetConfig) else None
+        affine = {name: unet.params.get(f"{name}.weight") for name in self.layers.token_norms}
+        self.widths = {name: unet.config.width if weight is None else weight.size for name, weight in affine.items()}
+        inner = [name for name, act_fn in self.layers.inner.items() if act_fn != "gelu_quad"]  # which is exact
         self.eps = unet.config.norm_eps
         self.steps = steps
         self.generator = np.random.default_rng(seed)
         self.rows: dict[str, list[np.ndarray]] = {}  # by name, one row a step
         self.scores: dict[str, list[np.ndarray]] = {name: [] for name in self.layers.attentions}
-        self.gates: dict[str, list[np.ndarray]] = {name: [] for name in self.layers.gates}
+        self.gates: dict[str, list[np.ndarray]] = {name: [] for name in (*self.layers.gates, *inner)}
         self.constants: dict[str, np.ndarray] = {}
 
     def visit(self, seen: Observation) -> None:
         for name, groups in self.layers.group_norms.items():
             self._group_norm(name, groups, seen)
-        for name in self.layers.token_norms:
-            self._spread(name, seen.variances[name].reshape(-1, 1) + LAYER_NORM_EPS, self.widths[name])
+        for name, eps in self.layers.token_norms.items():
+            self._spread(name, seen.variances[name].reshape(-1, 1) + eps, self.widths[name])
         for name, scores in seen.scores.items():
             rows = scores.reshape(-1, scores.shape[-1])
             rows = rows[self._some(len(rows), ROWS)].astype(np.float64)
             self.scores[name].append(rows - rows.mean(1, keepdims=True))
             if self.labels is not None:
                 self._row(f"{name}.key", seen.keys[name].mean(axis=(0, 3)).reshape(-1))
-        for name, gates in seen.gates.items():
-            channels = _by_channel(gates)
+        for name in self.gates:
+            channels = _by_channel(seen.gates[name])
             # The ends are among the samples, so that the range is that of all values.
             ends = np.stack([channels.min(1), channels.max(1)], axis=1)
             chosen = channels[:, self._some(channels.shape[1], -(-SAMPLES // self.steps))]

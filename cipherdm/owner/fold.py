@@ -5,13 +5,13 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from ..errors import CipherDMError, refuse
-from ..models.config import UNetConditionConfig
+from ..models.config import UNetConfig
 from ..models.unet import UNet
 from ..protocols import Protocols
 from ..protocols.fast import CONSTANT_BITS, POWER_BITS, VALUE_BITS, WEIGHT_BITS
 from ..protocols.fast_attention import FEATURE_BITS, MIXED_BITS, token_shift
 from .calibrate import check_computed_by_fast
-from .fold_norms import Fits, fold_line_norm, fold_newton_norm, fold_token_norm, knuth_constants
+from .fold_norms import Fits, fold_line_norm, fold_modulated_norm, fold_newton_norm, fold_polynomial, fold_token_norm
 from .observe import Layers, load_calibration
 from .prepared import PreparedWeights, time_terms, without_time_blocks
 
@@ -53,24 +53,25 @@ def prepare_weights(
         return PreparedWeights(dict(unet.params), {}, {})
     if protocols.prepare is None:
         return PreparedWeights(without_time_blocks(unet, blocks), {}, time_terms(unet, timesteps, blocks))
-    prompts, guarded = isinstance(unet.config, UNetConditionConfig), protocols.prepare == "fast-guarded"
+    by_class, guarded = isinstance(unet.config, UNetConfig), protocols.prepare == "fast-guarded"
     check_computed_by_fast(unet)
-    if prompts and guarded:
-        raise CipherDMError("fast-guarded does not compute models that take a prompt; choose fast.")
+    if guarded and not by_class:
+        raise CipherDMError("fast-guarded computes UNet2DModels alone; choose fast.")
     stored = load_calibration(unet) if calibration is None else calibration
     fits, layers = Fits.at(stored, timesteps), Layers.of(unet, blocks)
     weights = PreparedWeights(without_time_blocks(unet, blocks), {}, time_terms(unet, timesteps, blocks))
     for name, groups in layers.group_norms.items():
         activation = layers.activations.get(name)
-        if prompts:
-            fold_newton_norm(weights, fits, name, groups, activation, unet.config.norm_eps)
-        else:
+        if by_class:
             fold_line_norm(weights, fits, name, groups, activation, guarded=guarded)
-    for name in layers.token_norms:
-        fold_token_norm(weights, fits, name)
+        else:
+            fold_newton_norm(weights, fits, name, groups, activation, unet.config.norm_eps)
+    for name, eps in layers.token_norms.items():
+        fold = fold_token_norm if f"{name}.weight" in weights.constant else fold_modulated_norm
+        fold(weights, fits, name, eps=eps)
     for name, heads in layers.attentions.items():
         fold_exponential(weights, fits, name, len(weights.constant[f"{name}.to_q.weight"]) // heads)
-        if prompts:
+        if not by_class:
             weights.static[f"{name}.to_q.centred"] = int(f"{name}.floor" not in stored)
         else:
             # Subtracting the mean key moves the scores of each row about 0, where the exponential was fitted.
@@ -79,8 +80,8 @@ def prepare_weights(
             weights.bits[f"{name}.to_out.0.bias"] = 3 * MIXED_BITS + WEIGHT_BITS
     for name, heads in layers.linear_attentions.items():
         _fold_linear_attention(weights, name, heads, int(stored[f"{name}.group_norm.pixels"][0]))
-    for name in layers.gates:
-        _fold_gate(weights, stored[f"{name}.even"].astype(np.float64), name)
+    for name, act_fn in {**dict.fromkeys(layers.gates, "gelu"), **layers.inner}.items():
+        fold_inner(weights, stored, name, act_fn, gated=name in layers.gates)
     for name in (*weights.constant, *weights.by_step):
         if name.endswith(".bias"):  # the bits of the product that it is added to
             weights.bits.setdefault(name, VALUE_BITS + WEIGHT_BITS)
@@ -121,14 +122,29 @@ def _fold_linear_attention(weights: PreparedWeights, name: str, heads: int, toke
     weights.bits[f"{name}.to_out.0.bias"] = POWER_BITS + VALUE_BITS + WEIGHT_BITS
 
 
-def _fold_gate(weights: PreparedWeights, even: np.ndarray, name: str) -> None:
-    """Fold the constants of `fast_norms.geglu`; their scale goes into the second half of the layer before, the gate."""
-    scale, constants = knuth_constants(even)
-    factors = np.concatenate([np.ones_like(scale), scale])
-    weights.constant[f"{name}.weight"] = weights.constant[f"{name}.weight"] * factors[:, None]
-    weights.constant[f"{name}.bias"] = weights.constant[f"{name}.bias"] * factors
-    for letter, values, bits in zip("abcd", constants, CONSTANT_BITS, strict=True):
-        weights.constant[f"{name}.{letter}"] = values
-        weights.bits[f"{name}.{letter}"] = bits
-    weights.constant[f"{name}.linear"] = 1 / (2 * scale)
-    weights.bits[f"{name}.linear"] = 2 * POWER_BITS
+def fold_inner(
+    weights: PreparedWeights, stored: Mapping[str, np.ndarray], name: str, act_fn: str, *, gated: bool = False
+) -> None:
+    """Fold an activation between two linear layers; its scale, and shift, into the first, which is called `name`.
+
+    If it is `gated` (`fast_norms.geglu`), they go into that layer's second half alone.
+    """
+    bits, offset = CONSTANT_BITS[3], 0.0
+    if act_fn == "gelu_quad":  # ((x + 1) / sqrt 8)^2 + 3/8
+        scale, offset, bits = np.array([8**-0.5]), 8**-0.5, 2 * POWER_BITS
+    else:
+        fitted = next(stored[f"{name}.{leaf}"] for leaf in ("even", "cubic") if f"{name}.{leaf}" in stored)
+        scale = fold_polynomial(weights, weights.constant, name, fitted.reshape(-1, fitted.shape[-1]))
+    if gated:
+        scale = np.concatenate([np.ones_like(scale), scale])
+    else:  # what is added to products of the result
+        weights.bits[f"{_layer_after(name)}.bias"] = bits + WEIGHT_BITS
+    weights.constant[f"{name}.weight"] = weights.constant[f"{name}.weight"] * scale[:, None]
+    weights.constant[f"{name}.bias"] = weights.constant[f"{name}.bias"] * scale + offset
+
+
+def _layer_after(name: str) -> str:
+    """The linear layer that reads an activation of what another one returns."""
+    after = {"ff.net.0.proj": "ff.net.2", "pooler": "classifier"}
+    leaf = next(leaf for leaf in after if name.endswith(leaf))
+    return name.removesuffix(leaf) + after[leaf]

@@ -9,7 +9,7 @@ from ..approximations.knuth import adapt_quartic
 from ..errors import CipherDMError
 from ..models.blocks import GROUP_NORM_EPS, LAYER_NORM_EPS
 from ..protocols.fast import CONSTANT_BITS, GAIN_BITS, POWER_BITS, SLOPE_BITS, VALUE_BITS, WEIGHT_BITS
-from ..protocols.fast_norms import FACTOR_BITS
+from ..protocols.fast_norms import FACTOR_BITS, SCALE_BITS
 from ..protocols.fast_norms import WEIGHT_BITS as NORM_WEIGHT_BITS
 from .calibrate import MAX_NEWTON
 from .fits import newton_start
@@ -92,7 +92,8 @@ def fold_newton_norm(
     """Fold a GroupNorm into the constants of `fast_norms.group_norm` and of the activation after it."""
     weight, bias = weights.constant.pop(f"{name}.weight"), weights.constant.pop(f"{name}.bias")
     unit = _take_unit(weights, name, typical_variances(fits, name).mean() ** 0.5)
-    typical = _fold_root(weights, fits, name, eps if activation else GROUP_NORM_EPS, unit)
+    typical = typical_variances(fits, name) / unit**2
+    _fold_root(weights, fits, name, eps if activation else GROUP_NORM_EPS, typical, unit)
     scale, offset = fold_activation(weights, fits, name, activation)
     scale = np.broadcast_to(scale, (len(fits.nearest), len(weight)))
     weights.by_step[f"{name}.weight"] = scale * weight / np.sqrt(np.repeat(typical, len(weight) // groups))
@@ -114,7 +115,9 @@ def fold_token_norm(
     Its weight and bias go to the layers that read it, exactly. If it is `kept`, they are also for `fast_norms.rescaled`.
     """
     weight, bias = weights.constant.pop(f"{name}.weight"), weights.constant.pop(f"{name}.bias")
-    gain = weight / np.sqrt(_fold_root(weights, fits, name, eps, unit))
+    typical = typical_variances(fits, name) / unit**2
+    _fold_root(weights, fits, name, eps, typical, unit)
+    gain = weight / np.sqrt(typical)
     if kept:
         weights.constant.update({f"{name}.weight": gain, f"{name}.bias": bias})
     path, _, leaf = name.rpartition(".")
@@ -126,6 +129,18 @@ def fold_token_norm(
         weights.constant[f"{path}.{reader}.bias"] = full @ bias + before
 
 
+def fold_modulated_norm(weights: PreparedWeights, fits: Fits, name: str, *, eps: float) -> None:
+    """Fold a LayerNorm without weights of its own, whose scale and shift step and label choose, and the block's gate."""
+    ends = fits.rows(f"{name}.spread").astype(np.float64)
+    typical = np.sqrt(ends.prod(-1))  # [steps, 1]: each step has its own, since its scale has
+    _fold_root(weights, fits, name, eps, typical)
+    shift, scale, gate = (f"{name}.{term}.time_term" for term in ("shift", "scale", "gate"))
+    weights.by_class[scale] = (1 + weights.by_class[scale]) / np.sqrt(typical)
+    weights.bits.update({scale: SCALE_BITS, shift: GAIN_BITS})
+    if gate in weights.by_class:
+        weights.bits[gate] = WEIGHT_BITS
+
+
 def fold_activation(
     weights: PreparedWeights, fits: Fits, name: str, activation: str | None
 ) -> tuple[np.ndarray | float, float]:
@@ -135,27 +150,30 @@ def fold_activation(
     if activation == "quad":  # ((x + 1) / 2)^2 - 1/4, the square of x / 2 + 1 / 2
         _set_bits_after(weights, name, 2 * POWER_BITS)
         return 0.5, 0.5
-    scale = fold_polynomial(weights, fits, name)
+    fitted = fits.rows(f"{name}.cubic" if f"{name}.cubic" in fits.stored else f"{name}.even")
+    scale = fold_polynomial(weights, weights.by_step, name, fitted)
     _set_bits_after(weights, name, CONSTANT_BITS[3])
     return scale, 0.0
 
 
-def fold_polynomial(weights: PreparedWeights, fits: Fits, name: str) -> np.ndarray:
-    """Fold the constants of a polynomial that `fast.activated` evaluates; return the scale of its input, [steps, C]."""
-    cubic = f"{name}.cubic" in fits.stored
-    fitted = fits.rows(f"{name}.{'cubic' if cubic else 'even'}").astype(np.float64)
-    odd, even = fitted[..., :-5], fitted[..., -5:]
+def fold_polynomial(weights: PreparedWeights, into: dict[str, np.ndarray], name: str, fitted: np.ndarray) -> np.ndarray:
+    """Fold the constants of a polynomial that `fast.activated` evaluates; return the scale of its input, [..., C].
+
+    `into` is where its constants go, and `fitted` [..., C, 5 or 7] are those of `fit_even` or `fit_with_cubic`.
+    """
+    odd, even = fitted[..., :-5].astype(np.float64), fitted[..., -5:].astype(np.float64)
+    cubic = bool(odd.size)
     scale, constants = knuth_constants(even)
     weights.static[f"{name}.cubic"] = int(cubic)
     if cubic:
-        weights.by_step[f"{name}.linear"] = odd[..., 0] / scale
-        weights.by_step[f"{name}.third"] = odd[..., 1] / scale**3
+        into[f"{name}.linear"] = odd[..., 0] / scale
+        into[f"{name}.third"] = odd[..., 1] / scale**3
         weights.bits.update({f"{name}.linear": POWER_BITS, f"{name}.third": 2 * POWER_BITS})
     else:
-        weights.by_step[f"{name}.linear"] = 1 / (2 * scale)
+        into[f"{name}.linear"] = 1 / (2 * scale)
         weights.bits[f"{name}.linear"] = 2 * POWER_BITS
     for letter, values, bits in zip("abcd", constants, CONSTANT_BITS, strict=True):
-        weights.by_step[f"{name}.{letter}"] = values
+        into[f"{name}.{letter}"] = values
         weights.bits[f"{name}.{letter}"] = bits
     return scale
 
@@ -213,10 +231,14 @@ def typical_variances(fits: Fits, name: str) -> np.ndarray:
     return np.sqrt(spread[..., 0].min(0) * spread[..., 1].max(0))
 
 
-def _fold_root(weights: PreparedWeights, fits: Fits, name: str, eps: float, unit: float = 1.0) -> np.ndarray:
-    """Fold the constants of `fast_norms.inverse_root` for an input in units of `unit`; return the variances' divisors."""
-    typical = typical_variances(fits, name) / unit**2
-    ranges = fits.rows(f"{name}.spread").astype(np.float64) / unit**2 / typical[:, None]  # [steps, groups, 2]
+def _fold_root(
+    weights: PreparedWeights, fits: Fits, name: str, eps: float, typical: np.ndarray, unit: float = 1.0
+) -> None:
+    """Fold the constants of `fast_norms.inverse_root` for an input in units of `unit`.
+
+    `typical` [groups] or [steps, groups] are variances in such units, by which others are divided.
+    """
+    ranges = fits.rows(f"{name}.spread").astype(np.float64) / unit**2 / typical[..., None]  # [steps, groups, 2]
     newton = int(fits.stored[f"{name}.newton"][0])
     low, high = (float(end) for end in (ranges.min(), ranges.max()))
     if high > _LARGEST or newton >= MAX_NEWTON:  # the lowest is the inverse of the highest
@@ -233,4 +255,3 @@ def _fold_root(weights: PreparedWeights, fits: Fits, name: str, eps: float, unit
     weights.by_step[f"{name}.offsets"] = np.stack([tiny / 2, offset - slope * tiny], axis=1)
     weights.bits.update({f"{name}.factors": FACTOR_BITS, f"{name}.offsets": FACTOR_BITS})
     weights.static[f"{name}.newton"] = newton
-    return typical

@@ -14,8 +14,10 @@ from safetensors.numpy import save_file
 
 from ..errors import CipherDMError, refuse
 from ..files import replacing
+from ..models.blocks import LAYER_NORM_EPS
+from ..models.building import Block
 from ..models.config import UNetConditionConfig
-from ..models.layout import Block, last_resnet, unet_blocks
+from ..models.layout import last_resnet, unet_blocks
 from ..models.unet import UNet, check_draws_without_prompt, run_blocks
 from ..protocols import DIRECT, Protocols, direct
 from ..schedules import Schedule, whole_steps
@@ -30,7 +32,7 @@ _GROUP_NORMS = {
     "transformer_in": ("norm",),
 }
 _TOKEN_NORMS = {"self_attention": "norm1", "cross_attention": "norm2", "feed_forward": "norm3"}
-_TOKEN_NORMS |= {"head": "norm", "norm": "norm"}
+_TOKEN_NORMS |= {"head": "norm", "norm": "norm", "patches_out": "norm_out"}
 _ATTENTIONS = {"attention": "", "self_attention": "attn1.", "cross_attention": "attn2."}
 _INNER = {"feed_forward": "ff.net.0.proj", "head": "pooler"}  # linear layers before an activation, or a gate
 
@@ -41,7 +43,7 @@ class Layers:
 
     group_norms: Mapping[str, int]  # with the numbers of their groups
     activations: Mapping[str, str]  # functions applied after a GroupNorm; GroupNorms before attention have none
-    token_norms: tuple[str, ...]  # LayerNorms
+    token_norms: Mapping[str, float]  # LayerNorms, with their eps
     attentions: Mapping[str, int]  # attention modules with softmax, with the numbers of their heads
     linear_attentions: Mapping[str, int]  # those without softmax, with the numbers of their heads
     gates: tuple[str, ...]  # linear layers before gated GELUs
@@ -55,18 +57,18 @@ class Layers:
     @classmethod
     def of_blocks(cls, blocks: Iterable[Block]) -> "Layers":
         """Return the layers of some blocks."""
-        groups, activations, token_norms, gates, inner = {}, {}, [], [], {}
+        groups, activations, token_norms, gates, inner = {}, {}, {}, [], {}
         attentions: dict[str, dict[str, int]] = {"softmax": {}, "linear": {}}
         for block in blocks:
             static = dict(block.static)
-            full = {local.rpartition(".")[0]: full.rpartition(".")[0] for local, full in block.params}
+            full = block.layers
             for local in _GROUP_NORMS.get(block.kind, ()):
                 if local in full:  # attention has a normalisation or none
                     groups[full[local]] = static["groups"]
                     if "act_fn" in static:
                         activations[full[local]] = static["act_fn"]
             if block.kind in _TOKEN_NORMS:
-                token_norms.append(full[_TOKEN_NORMS[block.kind]])
+                token_norms[full[_TOKEN_NORMS[block.kind]]] = static.get("eps", LAYER_NORM_EPS)
             if block.kind in _ATTENTIONS:
                 module = full[f"{_ATTENTIONS[block.kind]}to_q"].removesuffix(".to_q")
                 attentions[static.get("kernel", "softmax")][module] = static["heads"]
@@ -76,7 +78,7 @@ class Layers:
                 else:
                     inner[name] = static.get("act_fn", "tanh")
         softmax, linear = attentions.values()
-        return cls(groups, activations, tuple(token_norms), softmax, linear, tuple(gates), inner)
+        return cls(groups, activations, token_norms, softmax, linear, tuple(gates), inner)
 
 
 class Observation(NamedTuple):

@@ -7,8 +7,9 @@ from functools import lru_cache
 import jax
 import numpy as np
 
-from ..models.config import UNetConditionConfig, UNetConfig
-from ..models.layout import Block, unet_blocks
+from ..models.building import Block
+from ..models.config import Config
+from ..models.layout import unet_blocks
 from ..models.unet import TIME_KINDS, UNet, run_blocks
 from ..protocols import DIRECT
 
@@ -53,7 +54,7 @@ class PreparedWeights:
         )
 
 
-def chosen_blocks(config: UNetConfig | UNetConditionConfig, names: Collection[str] | None) -> list[Block]:
+def chosen_blocks(config: Config, names: Collection[str] | None) -> list[Block]:
     """Return the blocks of these names, or all of them, without those that compute time terms."""
     blocks = [block for block in unet_blocks(config) if block.kind not in TIME_KINDS]
     return [block for block in blocks if names is None or block.name in names]
@@ -80,7 +81,7 @@ def time_terms(unet: UNet, timesteps: np.ndarray, names: Collection[str] | None 
 
 
 @lru_cache(maxsize=16)
-def _time_row(config: UNetConfig | UNetConditionConfig):
+def _time_row(config: Config):
     """The jitted function (params, timestep [1]) to the time terms [classes or 1, width] by name."""
     blocks = [block for block in unet_blocks(config) if block.kind in TIME_KINDS]
     classes = config.num_class_embeds

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..approximations.softmax import ShiftedSoftmax
 from ..errors import CipherDMError, check_whole
-from ..models.blocks import GROUP_NORM_EPS, LAYER_NORM_EPS
-from ..models.config import UNetConditionConfig
+from ..models.blocks import GROUP_NORM_EPS
+from ..models.config import UNetConfig
 from ..models.unet import UNet
 from ..progress import Progress
 from ..protocols import FAST, Protocols
@@ -156,7 +156,7 @@ def _rules_of_functions(unet: UNet, protocols: Protocols) -> _Rules:
             _require_observed(unet, protocols, function)
             rules[name, function.name] = lambda _, seen, name=name, ends=domain: _within(seen.normalised[name], *ends)
     domain = getattr(protocols.gelu, "domain", (-inf, inf))
-    for name in layers.gates if domain != (-inf, inf) else ():
+    for name in (*layers.gates, *layers.inner) if domain != (-inf, inf) else ():
         rules[name, protocols.gelu.name] = lambda _, seen, name=name, ends=domain: _within(seen.gates[name], *ends)
     softmax = protocols.softmax
     shifted = isinstance(softmax, ShiftedSoftmax)
@@ -178,7 +178,8 @@ def _require_observed(unet: UNet, protocols: Protocols, function) -> None:
 
     It has the output of normalisations before a scale and shift by time, and nothing of the time embedding.
     """
-    if protocols.time_embedding == "inside" or unet.config.resnet_time_scale_shift == "scale_shift":
+    scaled = getattr(unet.config, "resnet_time_scale_shift", None) == "scale_shift"
+    if protocols.time_embedding == "inside" or scaled:
         raise CipherDMError(
             f"{function.name} is restricted to {function.domain}, which can be checked only in sets whose time embedding "
             "is precomputed, and in models without resnet_time_scale_shift='scale_shift'."
@@ -201,12 +202,12 @@ def _rules_of_calibration(unet: UNet, timesteps: np.ndarray, *, guarded: bool) -
     nearest = np.abs(stored["timesteps"][None, :] - timesteps[:, None]).argmin(1)
     rules: _Rules = {}
     layers = Layers.of(unet)
-    prompts = isinstance(unet.config, UNetConditionConfig)
-    for name in (*layers.group_norms, *layers.token_norms) if prompts else ():
-        eps = LAYER_NORM_EPS if name in layers.token_norms else GROUP_NORM_EPS
+    by_class = isinstance(unet.config, UNetConfig)
+    for name in () if by_class else (*layers.group_norms, *layers.token_norms):
+        eps = layers.token_norms.get(name, GROUP_NORM_EPS)
         eps = unet.config.norm_eps if name in layers.activations else eps
         rules[name, "inverse root"] = partial(_spread_range, name, stored[f"{name}.spread"][nearest], eps)
-    for name in () if prompts else layers.group_norms:
+    for name in layers.group_norms if by_class else ():
         restricted = layers.activations.get(name, "quad") != "quad"
         if guarded or restricted:
             if f"{name}.range" not in stored:
@@ -219,7 +220,7 @@ def _rules_of_calibration(unet: UNet, timesteps: np.ndarray, *, guarded: bool) -
         center = stored[f"{name}.center"][:, nearest]
         rules[name, "inverse root"] = partial(_root_range, name, *lines, center, unet.config.norm_eps)
     for name in layers.attentions:
-        by_step = ("exp", "sum") if prompts else ("exp", "key", "sum")
+        by_step = ("exp", "key", "sum") if by_class else ("exp", "sum")
         fits = {leaf: stored[f"{name}.{leaf}"][nearest].astype(np.float64) for leaf in by_step}
         fits |= {leaf: stored[f"{name}.{leaf}"] for leaf in ("counts", "floor") if f"{name}.{leaf}" in stored}
         rules[name, "inverse sum"] = partial(_sum_range, name, fits)

@@ -9,17 +9,17 @@ from threadpoolctl import threadpool_limits
 
 from ..approximations import exact
 from ..errors import CipherDMError, refuse
-from ..models.layout import Block
+from ..models.building import Block
 from ..models.transformer import Transformer, TransformerConfig, one_hot_tokens, padding_of, transformer_blocks
 from ..models.unet import run_blocks
 from ..progress import Progress
 from ..protocols import Protocols
-from ..protocols.fast import POWER_BITS, VALUE_BITS, WEIGHT_BITS
+from ..protocols.fast import VALUE_BITS, WEIGHT_BITS
 from ..protocols.fast_attention import COUNT_BITS, TOKEN_BITS
 from .calibrate import SAMPLES, SPREAD, fit_attention, newton_steps
 from .fits import fit_even, fit_with_cubic, widened_ends
-from .fold import fold_exponential
-from .fold_norms import Fits, fold_polynomial, fold_token_norm, typical_variances
+from .fold import fold_exponential, fold_inner
+from .fold_norms import Fits, fold_token_norm, typical_variances
 from .observe import Layers, Observation, load_calibration, recording_protocols
 from .prepared import PreparedWeights
 
@@ -133,7 +133,7 @@ def prepare_transformer(
     fits = Fits.at(load_calibration(model) if calibration is None else calibration, np.zeros(1))
     layers, config = Layers.of_blocks(transformer_blocks(model.config)), model.config
     for name, act_fn in layers.inner.items():
-        _fold_inner(weights, fits, name, act_fn)
+        fold_inner(weights, fits.stored, name, act_fn)
     unit = _take_unit(weights, fits, config)
     for name in layers.token_norms:
         settings = {"kept": config.kind == "bert" and not name.startswith("head"), "eps": config.eps}
@@ -183,19 +183,3 @@ def _take_unit(weights: PreparedWeights, fits: Fits, config: TransformerConfig) 
         written += [f"{name}.{leaf}" for name in outputs for leaf in ("weight", "bias")]
     weights.constant.update({name: weights.constant[name] / unit for name in written})
     return unit
-
-
-def _fold_inner(weights: PreparedWeights, fits: Fits, name: str, act_fn: str) -> None:
-    """Fold the constants of `fast.activation`, and its scale and shift into the linear layer before it."""
-    after = {"ff.net.0.proj": "ff.net.2", "pooler": "classifier"}
-    leaf = next(leaf for leaf in after if name.endswith(leaf))
-    bits = 2 * POWER_BITS
-    if act_fn == "gelu_quad":  # ((x + 1) / sqrt 8)^2 + 3/8
-        scale, offset = np.float64(8**-0.5), 8**-0.5
-    else:
-        scale, offset, bits = fold_polynomial(weights, fits, name)[0], 0.0, 3 * POWER_BITS
-    for part in ("weight", "bias"):
-        array = weights.constant[f"{name}.{part}"]
-        factor = scale[:, None] if np.ndim(scale) and array.ndim == 2 else scale
-        weights.constant[f"{name}.{part}"] = array * factor + (offset if part == "bias" else 0.0)
-    weights.bits[f"{name.removesuffix(leaf)}{after[leaf]}.bias"] = bits + WEIGHT_BITS

@@ -105,6 +105,16 @@ def rescaled(params, y):
     return y
 
 
+def modulated(y, shift, scale):
+    """Return y [B, C, N], a `layer_norm`'s result, times 1 + scale plus shift, both [b, C]."""
+    return y * (scale + jnp.float32(1))[:, :, None] + shift[:, :, None]
+
+
+def gated(y, gate):
+    """Return y [B, C, N] times a gate [b, C]."""
+    return y * gate[:, :, None]
+
+
 def geglu(params, x, *, protocols):
     """Return the first half of x [B, 2 C, N] times the GELU of the second: [B, C, N]."""
     half = x.shape[1] // 2

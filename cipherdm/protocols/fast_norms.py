@@ -19,6 +19,7 @@ ROOT_BITS = 14
 # Fraction bits of the factors that make variances of sums of squares. With a square's 20 they are 56, of which a truncation
 # to ROOT_BITS takes 42, the most at once.
 FACTOR_BITS = 36
+SCALE_BITS = GAIN_BITS - ROOT_BITS - VALUE_BITS  # of a DiT's scales, times a result of `layer_norm`
 WEIGHT_BITS = GAIN_BITS - ROOT_BITS  # of a normalisation's weight: with its factor, the inverse root, GAIN_BITS
 
 
@@ -56,6 +57,16 @@ def layer_norm(params, x, *, eps):
 def rescaled(params, y):
     """Return y, a result of `layer_norm`, times weight [C] plus bias [C]: what BERT adds to. 3 messages."""
     return params["weight"][None, :, None] * y + params["bias"][None, :, None]
+
+
+def modulated(y, shift, scale):
+    """Return y [B, C, N], a result of `layer_norm`, times scale plus shift, both [b, C]; the 1 is in the scale. 8 messages."""
+    return (y * scale[:, :, None] + shift[:, :, None]).truncated(VALUE_BITS)
+
+
+def gated(y, gate):
+    """Return y [B, C, N] times a gate [b, C]. 8 messages."""
+    return y.truncated(VALUE_BITS) * gate[:, :, None]
 
 
 def inverse_root(params, totals):

@@ -32,6 +32,8 @@ class Protocols:
     - `geglu(params, x, *, protocols)`: the first half of x [B, 2 C, N] times the GELU of the second. `params` are those of the
       linear layer that made x.
     - `rescaled(params, y)`: y, a result of `layer_norm`, with the weight and bias that its readers otherwise have.
+    - `modulated(y, shift, scale)`: y, a result of `layer_norm` [B, C, N], times 1 + scale plus shift, both [b, C].
+    - `gated(y, gate)`: y [B, C, N] times a gate [b, C].
     - `activation(params, x, *, act_fn, protocols)`: the activation called `act_fn` of x [B, C, N]; `params` as for geglu.
     - `conv2d(params, x, *, stride=1, padding=((0, 0), (0, 0)))`: x is [B, C, H, W], "weight" is [O, C, K, K], "bias",
       if there, is [O]; padding is ((top, bottom), (left, right)).
@@ -72,6 +74,8 @@ class Protocols:
     norm_activation: Callable
     layer_norm: Callable
     rescaled: Callable
+    modulated: Callable
+    gated: Callable
     activation: Callable
     geglu: Callable
     conv2d: Callable
@@ -102,6 +106,8 @@ DIRECT = Protocols(
     norm_activation=direct.norm_activation,
     layer_norm=direct.layer_norm,
     rescaled=direct.rescaled,
+    modulated=direct.modulated,
+    gated=direct.gated,
     activation=direct.activation,
     geglu=direct.geglu,
     conv2d=direct.conv2d,
@@ -154,6 +160,8 @@ FAST = Protocols(
     norm_activation=fast.norm_activation,
     layer_norm=fast_norms.layer_norm,
     rescaled=fast_norms.rescaled,
+    modulated=fast_norms.modulated,
+    gated=fast_norms.gated,
     activation=fast.activation,
     geglu=fast_norms.geglu,
     conv2d=fast.conv2d,

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..engine import Session, Spec
 from ..errors import CipherDMError, check_whole
-from ..models import UNetConfig
+from ..models import Config
 from ..owner import PreparedWeights
 from ..protocols.fast import WEIGHT_BITS
 from ..protocols.fixed import encode
@@ -153,7 +153,7 @@ def whole_labels(labels: Sequence[int] | np.ndarray | int | None) -> list[int] |
     return array.tolist()
 
 
-def one_hot(labels: Sequence[int], config: UNetConfig) -> np.ndarray:
+def one_hot(labels: Sequence[int], config: Config) -> np.ndarray:
     """Return labels as float32 rows [B, num_class_embeds] with a single one.
 
     Raises CipherDMError if a label is out of range, or the model has no classes.

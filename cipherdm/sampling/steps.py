@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from ..engine import Graph, Node
-from ..models import CONTEXT_KINDS, TIME_KINDS, Block, UNetConditionConfig, UNetConfig, last_resnet, unet_blocks
+from ..models import CONTEXT_KINDS, TIME_KINDS, Block, Config, last_resnet, unet_blocks
 from ..owner import WeightsLayout
 from ..protocols import Protocols
 from ..protocols.fast import WEIGHT_BITS
@@ -30,7 +30,7 @@ MEMORY = ("last_sample", "last_eps")  # what a multistep schedule keeps of the s
 class StepShape:
     """Everything that a step's functions depend on besides arrays. All of it is public."""
 
-    config: UNetConfig | UNetConditionConfig
+    config: Config
     protocols: Protocols
     weights: WeightsLayout  # names and shapes of what the owner shares
     steps: int
@@ -256,7 +256,7 @@ def value_name(name: str) -> str:
 def block_node(block: Block, shape: StepShape) -> Node:
     """Return a block with all that the owner prepared for its layers, whether by diffusers' names or by others."""
     layout = shape.weights
-    layers = {full.rpartition(".")[0]: local.rpartition(".")[0] for local, full in block.params}
+    layers = {full: local for local, full in block.layers.items()}
     weights, bits = {}, dict(layout.bits)
     for full in (*layout.constant, *(name for name, _ in (*layout.by_step, *layout.by_class))):
         layer, _, leaf = full.rpartition(".")

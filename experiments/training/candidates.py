@@ -15,7 +15,7 @@ from cipherdm.datasets import load_mnist
 from cipherdm.records import MEASUREMENTS, write_record
 
 from .digits import noise_objective, start
-from .recipes import RECIPES, TrainingConfig
+from .recipes import RECIPES, UNetTraining
 from .run import one_thread
 
 # Sizes for ten digits: channels of the three levels, whether 7x7 attends (in all its blocks, in the middle, nowhere).
@@ -29,7 +29,7 @@ _SIZES = (
 )
 
 
-def candidates() -> tuple[TrainingConfig, ...]:
+def candidates() -> tuple[UNetTraining, ...]:
     """Return configurations for mnist10 that differ in channels and attention."""
     return tuple(
         dataclasses.replace(
@@ -45,12 +45,12 @@ def candidates() -> tuple[TrainingConfig, ...]:
     )
 
 
-def costs(config: TrainingConfig) -> dict[str, int]:
+def costs(config: UNetTraining) -> dict[str, int]:
     """Count what the cost of a secure call on one image depends on, by running the model once.
 
     Time embeddings count here, though the owner computes them in the clear.
     """
-    unet = config.unet().eval()
+    unet = config.network().eval()
     names = ("multiply_adds", "activation_elements", "softmax_elements", "resnets", "attentions")
     count = {"parameters": unet.num_parameters(), **dict.fromkeys(names, 0)}
 

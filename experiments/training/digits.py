@@ -18,7 +18,7 @@ from cipherdm.files import checkout
 from .evaluation import diffusers_sampler
 from .export import export, write_grid
 from .guidance import Guide, load_guide, train_guide
-from .modules import ScoreRecorder, start_at_identity
+from .modules import ScoreRecorder, SpreadRecorder
 from .recipes import RECIPES, TrainingConfig, scheduler
 from .run import Objective, OnStep, Run, go_on, one_thread, stop_requested
 
@@ -78,9 +78,7 @@ def start(config: TrainingConfig) -> Run:
     """Return a run at step 0. Raises CipherDMError if `config.initial` cannot be read or has weights of other shapes."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        model = config.unet()
-    if config.identity:
-        start_at_identity(model)
+        model = config.network()
     if config.initial is not None:
         path = checkout() / config.initial / "diffusion_pytorch_model.safetensors"
         with _remedy(f"{config.name!r} starts from the weights in {path}", "initial"):
@@ -104,6 +102,7 @@ def noise_objective(
             )
         teacher = teacher.to(memory_format=torch.channels_last).requires_grad_(False).eval()
     scores = ScoreRecorder(model) if config.score_weight else None
+    spreads = SpreadRecorder(model) if config.spread_weight else None
 
     def objective(model: UNet2DModel, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows, *chosen = batch_at(config, len(class_ids), step)
@@ -127,6 +126,8 @@ def noise_objective(
         minimised = loss + config.mean_weight * mean
         if scores is not None:
             minimised = minimised + config.score_weight * scores.mean_square()
+        if spreads is not None:
+            minimised = minimised + config.spread_weight * spreads.fourth_power()
         return minimised, loss
 
     return objective

@@ -121,7 +121,8 @@ def diffusers_sampler(unet: UNet2DModel, *, steps: int, ddim: DDIMScheduler | No
         class_ids = torch.from_numpy(np.asarray(labels, np.int64))
         images = torch.randn((len(labels), 1, 28, 28), generator=generator)
         for timestep in ddim.timesteps:
-            noise = unet(images.to(memory_format=torch.channels_last), timestep, class_labels=class_ids).sample
+            shown = images.to(memory_format=torch.channels_last)
+            noise = unet(shown, timestep.expand(len(labels)), class_labels=class_ids).sample
             images = ddim.step(noise, timestep, images, generator=generator).prev_sample
         return images.contiguous().numpy()
 

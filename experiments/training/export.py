@@ -61,20 +61,17 @@ def _card(run: Run, config: TrainingConfig, images: int) -> str:
         start += f"\n  The target leans towards plain members of the class (classifier guidance of {config.guidance}, learnt)."
     if config.teacher:
         start += f"\n  The target is the prediction of `{config.teacher}` (distillation)."
-    blocks = ", ".join(config.down_block_types)
-    kind, library, load = (
-        "A diffusers `UNet2DModel`",
-        "from diffusers import UNet2DModel",
-        "UNet2DModel.from_pretrained",
-    )
-    if config.act_fn == "quad":  # diffusers refuses a quadratic activation and attention without softmax
+    name = type(run.model).__name__
+    kind, library, load = f"A diffusers `{name}`", f"from diffusers import {name}", f"{name}.from_pretrained"
+    if (
+        getattr(config, "act_fn", None) == "quad"
+    ):  # diffusers refuses a quadratic activation and attention without softmax
         kind = "A `UNet2DModel`, but for its activation and its attention,"
         library, load = "import cipherdm as cdm", "cdm.load_unet"
     return f"""# {config.name}
 
 {kind} that draws MNIST digits ({digits}) by request: class ids 0 to {len(config.digits) - 1}
-stand for these digits in this order. {parameters:,} parameters; channels
-{config.block_out_channels}, {config.layers_per_block} residual block(s) a level, {blocks}, activation {config.act_fn}.
+stand for these digits in this order. {parameters:,} parameters; {config.size}.
 
 - **Schedule**: 1000 steps, linear betas 1e-4 to 0.02, the model predicts the noise; nothing is clipped while sampling.
 - **Training**: `cipherdm train {config.name}`, {run.step} of {config.steps} steps, each of {config.batch} of
@@ -88,6 +85,6 @@ stand for these digits in this order. {parameters:,} parameters; channels
 ```python
 {library}
 
-unet = {load}("data/models/{config.name}")
+model = {load}("data/models/{config.name}")
 ```
 """

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-from diffusers import UNet2DConditionModel, UNet2DModel
+from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
@@ -94,6 +94,43 @@ def start_at_identity(unet: UNet2DModel) -> None:
     last.weight.zero_()
     last.bias.zero_()
     last.weight[:, 0, 1, 1], last.weight[:, 1, 1, 1] = scale, -scale
+
+
+@torch.no_grad()
+def start_at_zero(dit: DiTTransformer2DModel) -> DiTTransformer2DModel:
+    """Change a fresh module so that its layers add nothing and its output is zero, and no label is left out at random.
+
+    DiT's authors begin so (adaLN-Zero, Peebles and Xie, arXiv 2212.09748), and diffusers, which takes their weights, does not.
+    """
+    zeroed = [dit.proj_out_1, dit.proj_out_2]
+    for block in dit.transformer_blocks:
+        zeroed.append(block.norm1.linear)
+        block.norm1.emb.class_embedder.dropout_prob = 0.0  # without guidance at sampling nobody asks for no label
+    for linear in zeroed:
+        linear.weight.zero_()
+        linear.bias.zero_()
+    return dit
+
+
+class SpreadRecorder:
+    """Recorder of how far apart the variances are that the LayerNorms of a model divided by in its last call.
+
+    The nearer they are, the fewer steps of Newton's iteration make their inverse roots on shares.
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        self._logarithms: list[torch.Tensor] = []
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.register_forward_pre_hook(self._keep)
+
+    def fourth_power(self) -> torch.Tensor:
+        """Return the mean fourth power of the logarithms about their mean over an image's tokens, a scalar with gradient."""
+        seen, self._logarithms = torch.stack(self._logarithms), []
+        return (seen - seen.mean(-1, keepdim=True)).pow(4).mean()
+
+    def _keep(self, module: nn.LayerNorm, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._logarithms.append((inputs[0].var(-1, correction=0) + module.eps).log())
 
 
 class ScoreRecorder:

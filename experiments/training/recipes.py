@@ -4,11 +4,12 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler, DiTTransformer2DModel, UNet2DModel
+from torch import nn
 
 from cipherdm.errors import CipherDMError
 
-from .modules import use_cheap_functions
+from .modules import start_at_identity, start_at_zero, use_cheap_functions
 
 _ARCHITECTURE = (
     "block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "norm_num_groups",
@@ -16,24 +17,15 @@ _ARCHITECTURE = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """A model, its data and its optimisation. The same configuration and seed give the same weights on one machine.
+    """Data and optimisation of a model. The same configuration and seed give the same weights on one machine.
 
-    Class ids are positions in `digits`. The fields from `block_out_channels` to `add_attention` are those of diffusers'
-    `UNet2DModel`. Exported weights are the moving average with `ema_decay`.
+    Class ids are positions in `digits`. Exported weights are the moving average with `ema_decay`.
     """
 
     name: str
     digits: tuple[int, ...]
-    block_out_channels: tuple[int, ...]
-    down_block_types: tuple[str, ...]
-    up_block_types: tuple[str, ...]
-    layers_per_block: int
-    norm_num_groups: int
-    attention_head_dim: int
-    act_fn: str = "silu"  # "quad" is ours, and brings attention without softmax; see `modules`
-    add_attention: bool = True
     batch: int = 64
     steps: int = 4000
     learning_rate: float = 2e-3
@@ -42,8 +34,8 @@ class TrainingConfig:
     clip_norm: float = 1.0
     mean_weight: float = 0.0  # of the error's mean over the image, in the loss
     score_weight: float = 0.0  # of the mean square of the attention scores, in the loss
+    spread_weight: float = 0.0  # of how far apart tokens' variances are, in the loss; see `modules.SpreadRecorder`
     guidance: float = 0.0  # how far the target leans towards plain members of the class; see `guidance`
-    identity: bool = False  # start from weights that predict the input; see `start_at_identity`
     focus: float = 0.0  # 0 to 1: how much more often timesteps around the middle are drawn
     seed: int = 0
     checkpoint_every: int = 250
@@ -63,8 +55,32 @@ class TrainingConfig:
         rise = min(1.0, (step + 1) / max(1, self.warmup))
         return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
-    def unet(self) -> UNet2DModel:
-        """Return a fresh `UNet2DModel`, initialised from torch's current random state."""
+    def network(self) -> nn.Module:
+        """Return a fresh module of diffusers, initialised from torch's current random state."""
+        raise NotImplementedError
+
+    @property
+    def size(self) -> str:
+        """The architecture in a few words, for the model's card."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetTraining(TrainingConfig):
+    """A `UNet2DModel` and how it is trained; the fields from `block_out_channels` to `add_attention` are diffusers'."""
+
+    block_out_channels: tuple[int, ...]
+    down_block_types: tuple[str, ...]
+    up_block_types: tuple[str, ...]
+    layers_per_block: int
+    norm_num_groups: int
+    attention_head_dim: int
+    act_fn: str = "silu"  # "quad" is ours, and brings attention without softmax; see `modules`
+    add_attention: bool = True
+    identity: bool = False  # start from weights that predict the input; see `start_at_identity`
+
+    def network(self) -> UNet2DModel:
+        """Return a fresh `UNet2DModel`."""
         cheap = self.act_fn == "quad"
         unet = UNet2DModel(
             sample_size=28,
@@ -74,7 +90,41 @@ class TrainingConfig:
             num_class_embeds=len(self.digits),
             **{name: getattr(self, name) for name in _ARCHITECTURE},
         )
-        return use_cheap_functions(unet) if cheap else unet
+        unet = use_cheap_functions(unet) if cheap else unet
+        if self.identity:
+            start_at_identity(unet)
+        return unet
+
+    @property
+    def size(self) -> str:
+        """The architecture in a few words, for the model's card."""
+        blocks = ", ".join(self.down_block_types)
+        layers = f"{self.layers_per_block} residual block(s) a level"
+        return f"channels\n{self.block_out_channels}, {layers}, {blocks}, activation {self.act_fn}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTTraining(TrainingConfig):
+    """A `DiTTransformer2DModel` and how it is trained; the fields from `patch_size` on are diffusers'."""
+
+    patch_size: int
+    num_layers: int
+    num_attention_heads: int
+    attention_head_dim: int
+
+    def network(self) -> DiTTransformer2DModel:
+        """Return a fresh `DiTTransformer2DModel`."""
+        names = ("patch_size", "num_layers", "num_attention_heads", "attention_head_dim")
+        sizes = {name: getattr(self, name) for name in names}
+        classes = {"num_embeds_ada_norm": len(self.digits)}
+        return start_at_zero(DiTTransformer2DModel(sample_size=28, in_channels=1, **classes, **sizes))
+
+    @property
+    def size(self) -> str:
+        """The architecture in a few words, for the model's card."""
+        width = self.num_attention_heads * self.attention_head_dim
+        patches = f"patches\nof {self.patch_size} x {self.patch_size}"
+        return f"{patches}, {self.num_layers} layers of width {width}, {self.num_attention_heads} heads"
 
 
 NOISE_SCHEDULE = {
@@ -93,12 +143,13 @@ def scheduler() -> DDPMScheduler:
     return DDPMScheduler(**NOISE_SCHEDULE)
 
 
-_BOTH = {"batch": 32, "mean_weight": 0.05, "identity": True, "focus": 0.5}
+_ALL_DRAW = {"mean_weight": 0.05, "focus": 0.5}
+_BOTH = _ALL_DRAW | {"batch": 32, "identity": True}
 
 # CipherDM's size: 28x28 and 14x14, attention over the 196 positions of the lower level. One group of the normalisation
 # where CipherDM has two: with two channels per group the last one hides the mean of its input, and samples turn all white,
 # all black or noise. Parameters, activations and layers are the same.
-_TINY = TrainingConfig(
+_TINY = UNetTraining(
     name="mnist01-tiny",
     digits=(0, 1),
     block_out_channels=(4, 8),
@@ -115,7 +166,7 @@ _TINY = TrainingConfig(
 
 # Three levels, one layer each, attention at 7x7 in the middle block only. Four channels per group at 28x28: with one, the last
 # normalisation hides the mean and the scale of its input, and samples drift to black or white.
-_TEN = TrainingConfig(
+_TEN = UNetTraining(
     name="mnist10",
     digits=tuple(range(10)),
     block_out_channels=(8, 32, 64),
@@ -143,12 +194,31 @@ _TINY_MISH = dataclasses.replace(
 )
 
 
-def _distilled(base: TrainingConfig, *, steps: int) -> TrainingConfig:
+def _distilled(base: UNetTraining, *, steps: int) -> UNetTraining:
     """Return the recipe of a network with a quadratic activation and attention without softmax, taught by the trained one."""
     teacher = f"data/models/{base.name}"
     own = {"name": f"{base.name}-quad", "act_fn": "quad", "initial": teacher, "teacher": teacher, "steps": steps}
     return dataclasses.replace(base, **own, guidance=0.0, score_weight=0.0, identity=False)
 
 
-_ALL = (_TINY, _TINY_MISH, _distilled(_TINY, steps=8000), _TEN, _distilled(_TEN, steps=6000))
+# 49 tokens, four layers. Scores, and ratios of tokens' variances, are kept small: exponentials need few squarings on shares
+# then, and inverse roots few steps.
+_DIT = DiTTraining(
+    name="mnist-dit",
+    digits=tuple(range(10)),
+    patch_size=4,
+    num_layers=4,
+    num_attention_heads=4,
+    attention_head_dim=32,
+    steps=14000,
+    learning_rate=1e-3,
+    warmup=500,
+    score_weight=1e-3,
+    spread_weight=1e-3,
+    guidance=0.5,
+    checkpoint_every=1000,
+    **_ALL_DRAW,
+)
+
+_ALL = (_TINY, _TINY_MISH, _distilled(_TINY, steps=8000), _TEN, _distilled(_TEN, steps=6000), _DIT)
 RECIPES: dict[str, TrainingConfig] = {config.name: config for config in _ALL}

@@ -184,7 +184,7 @@ def test_a_model_that_is_not_calibrated_is_told_how(pipeline):
 def test_variances_that_differ_too_much_are_named(pipeline, tmp_path, leaf, factor):
     """A range too wide for the numbers of an inverse root, or for its iteration."""
     stored = load_calibration(pipeline.unet)
-    name = Layers.of(pipeline.unet).token_norms[0]
+    name = next(iter(Layers.of(pipeline.unet).token_norms))
     changed = stored[f"{name}.{leaf}"].copy()
     changed[..., -1] *= factor
     unet = replace(pipeline.unet, folder=tmp_path)

@@ -15,9 +15,9 @@ from cipherdm_experiments.training.candidates import candidates, costs
 from cipherdm_experiments.training.digits import batch_at, noise_levels, start, train
 from cipherdm_experiments.training.guidance import load_guide, train_guide
 from cipherdm_experiments.training.modules import ScoreRecorder
-from cipherdm_experiments.training.recipes import RECIPES, TrainingConfig
+from cipherdm_experiments.training.recipes import RECIPES, UNetTraining
 
-SMALL = TrainingConfig(
+SMALL = UNetTraining(
     name="small",
     digits=(3, 0),
     block_out_channels=(2, 4),
