@@ -1,5 +1,6 @@
 """diffusers' models as plain JAX functions over diffusers' own state dicts."""
 
+from . import dit
 from .building import Block
 from .checkpoint import CONFIGS, MAX_WEIGHT, find_model, load_unet, sampling_defaults, save_unet, takes_prompts
 from .config import Config, DiTConfig, UNetConditionConfig, UNetConfig

@@ -124,7 +124,11 @@ def feed_forward(params, tokens, shift, scale, gate, *, protocols, act_fn, eps):
 def patches_out(params, tokens, shift, scale, *, protocols, eps, patch, channels):
     """Return the predicted noise [B, C, H, W] of tokens [B, D, N]: a linear layer to each patch."""
     y = _modulated(params, "norm_out", tokens, shift, scale, protocols, eps)
-    y = protocols.linear(layer(params, "proj_out_2"), y)
+    return pixels(protocols.linear(layer(params, "proj_out_2"), y), patch, channels)
+
+
+def pixels(y, patch, channels):
+    """Return y [B, patch patch C, N] as images [B, C, H, W]."""
     side = round(y.shape[2] ** 0.5)
     y = y.reshape(
         y.shape[0], patch, patch, channels, side, side

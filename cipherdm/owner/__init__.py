@@ -2,4 +2,4 @@
 
 from .fold import prepare_weights
 from .observe import load_calibration, save_calibration
-from .prepared import PreparedWeights, WeightsLayout, chosen_blocks
+from .prepared import WEIGHTS, PreparedWeights, WeightsLayout, chosen_blocks

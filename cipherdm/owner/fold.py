@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from ..errors import CipherDMError, refuse
-from ..models.config import UNetConfig
+from ..models.config import DiTConfig, UNetConfig
 from ..models.unet import UNet
 from ..protocols import Protocols
 from ..protocols.fast import CONSTANT_BITS, POWER_BITS, VALUE_BITS, WEIGHT_BITS
@@ -48,11 +48,15 @@ def prepare_weights(
         CipherDMError: the protocol set needs a calibration that the model's folder lacks, or does not compute the model's
             layers.
     """
-    refuse({f"{protocols.name} computes transformers alone; choose another set": protocols.small_bits is not None})
+    small = protocols.small_bits is not None and not isinstance(unet.config, DiTConfig)
+    refuse({f"{protocols.name} computes transformers alone; choose another set": small})
     if protocols.time_embedding == "inside":
         return PreparedWeights(dict(unet.params), {}, {})
     if protocols.prepare is None:
-        return PreparedWeights(without_time_blocks(unet, blocks), {}, time_terms(unet, timesteps, blocks))
+        weights = PreparedWeights(without_time_blocks(unet, blocks), {}, time_terms(unet, timesteps, blocks))
+        if protocols.small_bits is not None:
+            prepare_small(weights, Layers.of(unet, blocks), protocols.small_bits)
+        return weights
     by_class, guarded = isinstance(unet.config, UNetConfig), protocols.prepare == "fast-guarded"
     check_computed_by_fast(unet)
     if guarded and not by_class:
@@ -86,6 +90,21 @@ def prepare_weights(
         if name.endswith(".bias"):  # the bits of the product that it is added to
             weights.bits.setdefault(name, VALUE_BITS + WEIGHT_BITS)
     return weights
+
+
+def prepare_small(weights: PreparedWeights, layers: Layers, bits: int) -> None:
+    """Give linear layers the fraction bits of the ring of 32 bits, and queries the scale of the scores."""
+    for name, heads in layers.attentions.items():
+        for leaf in ("weight", "bias"):
+            query = f"{name}.to_q.{leaf}"
+            weights.constant[query] = weights.constant[query] * np.float32(
+                (len(weights.constant[query]) // heads) ** -0.5
+            )
+    linear = [
+        name for name, array in weights.constant.items() if array.ndim == 2 and not name.startswith("embeddings.")
+    ]
+    weights.bits.update(dict.fromkeys(linear, bits))
+    weights.bits.update({f"{name.removesuffix('weight')}bias": 2 * bits for name in linear})
 
 
 def fold_exponential(weights: PreparedWeights, fits: Fits, name: str, size: int) -> None:

@@ -14,6 +14,7 @@ from ..models.unet import TIME_KINDS, UNet, run_blocks
 from ..protocols import DIRECT
 
 Entry = tuple[str, tuple[int, ...]]
+WEIGHTS = "unet/"  # prefix of the names under which weights are shared, which are otherwise diffusers'
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ..protocols.fast import VALUE_BITS, WEIGHT_BITS
 from ..protocols.fast_attention import COUNT_BITS, TOKEN_BITS
 from .calibrate import SAMPLES, SPREAD, fit_attention, newton_steps
 from .fits import fit_even, fit_with_cubic, widened_ends
-from .fold import fold_exponential, fold_inner
+from .fold import fold_exponential, fold_inner, prepare_small
 from .fold_norms import Fits, fold_token_norm, typical_variances
 from .observe import Layers, Observation, load_calibration, recording_protocols
 from .prepared import PreparedWeights
@@ -127,7 +127,7 @@ def prepare_transformer(
     refuse({"fast-guarded does not compute transformers; choose fast": protocols.prepare == "fast-guarded"})
     weights = PreparedWeights(dict(model.params), {}, {})
     if protocols.small_bits is not None:
-        _prepare_small(weights, model.config, protocols.small_bits)
+        prepare_small(weights, Layers.of_blocks(transformer_blocks(model.config)), protocols.small_bits)
     if protocols.prepare is None:
         return weights
     fits = Fits.at(load_calibration(model) if calibration is None else calibration, np.zeros(1))
@@ -154,19 +154,6 @@ def prepare_transformer(
     weights.bits.update({"mask": TOKEN_BITS, "share": COUNT_BITS})
     weights.bits.update(dict.fromkeys(("onehot", "place", "slot", "kept"), 0))
     return weights
-
-
-def _prepare_small(weights: PreparedWeights, config: TransformerConfig, bits: int) -> None:
-    """Give linear layers the fraction bits of the ring of 32 bits, and queries the scale of the scores."""
-    for index in range(config.layers):
-        for leaf in ("weight", "bias"):
-            name = f"layers.{index}.attn1.to_q.{leaf}"
-            weights.constant[name] = weights.constant[name] * np.float32((config.width // config.heads) ** -0.5)
-    linear = [
-        name for name, array in weights.constant.items() if array.ndim == 2 and not name.startswith("embeddings.")
-    ]
-    weights.bits.update(dict.fromkeys(linear, bits))
-    weights.bits.update({f"{name.removesuffix('weight')}bias": 2 * bits for name in linear})
 
 
 def _take_unit(weights: PreparedWeights, fits: Fits, config: TransformerConfig) -> float:

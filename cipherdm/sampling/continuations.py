@@ -14,6 +14,7 @@ import numpy as np
 from ..engine import CostReport, EngineConfig, LocalCluster, Session, Spec, compile_plan
 from ..errors import CipherDMError, check_whole
 from ..models.transformer import Transformer, place_of
+from ..owner import WEIGHTS
 from ..progress import Progress
 from ..protocols import DIRECT, Protocols, named
 from ..protocols.fast import WEIGHT_BITS
@@ -21,7 +22,6 @@ from ..protocols.fixed import decode
 from .rings import walking_of
 from .roles import Values
 from .sample import engine_for
-from .steps import WEIGHTS
 from .texts import (
     TextTask,
     check_logits,

@@ -1,4 +1,4 @@
-"""Ditto's way to compute a transformer: each layer in the ring that the paper gives it, with conversions between them.
+"""Ditto's way to compute a BERT, or a DiT: each layer in the ring that the paper gives it, with conversions between them.
 
 Linear layers, sums and the quadratic GELU are in the ring of 32 bits with 8 fraction bits, walked by the parties; the maximum
 and the clip of softmax are there too, compared by SPU. Exponential, division and LayerNorm are SPU's, in the ring of 64 bits
@@ -19,11 +19,12 @@ from ..approximations.exp import LOWEST, ExpLimit
 from ..engine import Node
 from ..errors import refuse
 from ..kernels.ring_program import FULL, HALF
+from ..models import DiTConfig, dit, unet_blocks
 from ..models.blocks import layer
 from ..models.transformer import TransformerConfig, embeddings
+from ..owner import WEIGHTS
 from ..protocols import DIRECT, Protocols, direct, fast
 from ..protocols.fixed import Fixed, dot_general
-from .steps import WEIGHTS
 
 _EXPONENTIAL = ExpLimit("exp_ditto", (LOWEST, 0.0), squarings=5)
 
@@ -99,17 +100,27 @@ def scores(params, y, *, heads, only):
     return dot_general(q, k, (((2,), (2,)), ((0, 1), (0, 1)))), v
 
 
-def mixed(params, weights, v, rest, *, only):
-    """Add to tokens [B, D, N] the values that the weights [B, heads, N, M] choose, through the last projection."""
+def mixed(params, weights, v, rest, *gate, only):
+    """Add to tokens [B, D, N] the values that the weights [B, heads, N, M] choose, through the last projection, and a gate."""
     rest = _only(rest, only)
     y = dot_general(v, weights, (((3,), (3,)), ((0, 1), (0, 1)))).truncated(rest.bits)
-    return rest + fast.linear(layer(params, "to_out.0"), y.reshape(*rest.shape))
+    return rest + _gated(fast.linear(layer(params, "to_out.0"), y.reshape(*rest.shape)), gate)
 
 
-def feed_forward(params, y, rest):
-    """Add to tokens [B, D, N] a feed-forward network with MPCFormer's quadratic."""
+def feed_forward(params, y, rest, *gate):
+    """Add to tokens [B, D, N] a feed-forward network with MPCFormer's quadratic, times a gate [b, D] if there is one."""
     z = fast.linear(layer(params, "net.0.proj"), y).truncated(y.bits)
-    return rest + fast.linear(layer(params, "net.2"), _quad(z).truncated(y.bits))
+    return rest + _gated(fast.linear(layer(params, "net.2"), _quad(z).truncated(y.bits)), gate)
+
+
+def modulated_norm(params, x, shift, scale, *, eps):
+    """Normalise x [B, D, N] over its channels, times 1 + scale plus shift, both [b, D]."""
+    return direct.modulated(direct.layer_norm(params, x, eps=eps), shift, scale)
+
+
+def patches_out(params, y, *, patch, channels):
+    """Return the predicted noise [B, C, H, W] of normalised tokens [B, D, N]."""
+    return dit.pixels(fast.linear(layer(params, "proj_out_2"), y).truncated(y.bits), patch, channels)
 
 
 def pooler(params, y):
@@ -130,6 +141,11 @@ def classifier(params, x):
 def _only(x, place):
     """The token at a place, or all of them if it is None."""
     return x if place is None else x[:, :, place : place + 1]
+
+
+def _gated(y, gate):
+    """Return y [B, D, N] times a gate [b, D], if there is one."""
+    return y.truncated(gate[0].bits) * gate[0][:, :, None] if gate else y
 
 
 def _quad(z):
@@ -161,16 +177,47 @@ def ditto_nodes(config: TransformerConfig, protocols: Protocols, *, ring: bool, 
     made.walk("mask", "mask.small", down, ("mask",), (made.large,))
     last = "embeddings"
     for index in range(config.layers):
-        only = config.read if index == config.layers - 1 else None
-        last = made.attention(f"layers.{index}", last, config, only, large=index == 0)
-        last = made.feed_forward(f"layers.{index}", last, config)
-    y = made.normalised("head", "norm", last, config)
+        path, only = f"layers.{index}", config.read if index == config.layers - 1 else None
+        y = made.normalised(path, "norm1", last, config.eps, large=index == 0)
+        last = made.attention(path, y, y, config.heads, only=only, mask=("mask.small",))
+        y = made.normalised(path, "norm3", last, config.eps)
+        last = made.feed_forward(path, y, y)
+    y = made.normalised("head", "norm", last, config.eps)
     made.walk("head", "head.pooled", pooler, (y,), (made.small,), ("head.pooler",))
     made.up("head", "head.pooled")
     made.plain("head", "head.tanh", tanh, (), (), ("head.pooled.large",))
     made.down("head", "head.tanh")
     made.walk("head", "head.logits", classifier, ("head.tanh.small",), (made.small,), ("head.classifier",))
     made.walk("head", "logits", up, ("head.logits",), (made.small,), large=True)
+    return made.nodes
+
+
+def ditto_step(config: DiTConfig, protocols: Protocols, *, ring: bool) -> list[Node]:
+    """Return a DiT's call, from "sample" and the time terms to "eps", as nodes; arguments as those of `ditto_nodes`."""
+    made = _Builder(ring, protocols.small_bits, protocols.walk_bits)
+    by_name = {block.name: block for block in unet_blocks(config)}
+    first = by_name["pos_embed"]
+    names, full = zip(*first.params, strict=True)
+    static = (*first.static, ("protocols", DIRECT))
+    made.plain(first.name, first.name, first.function, full, names, first.inputs, static)
+    made.down(first.name, first.name)
+    last = f"{first.name}.small"
+    for index in range(config.num_layers):
+        path = f"transformer_blocks.{index}"
+        for name, leaf in (("attn1", "norm1"), ("ff", "norm3")):
+            block = by_name[f"{path}.{name}"]
+            static, (*terms, gate) = dict(block.static), block.inputs[1:]
+            y = made.normalised(path, leaf, last, static["eps"], terms=terms)
+            gates = (made.down(block.name, gate),)
+            if name == "attn1":
+                last = made.attention(path, y, last, static["heads"], gates=gates)
+            else:
+                last = made.feed_forward(path, y, last, gates)
+    end = by_name["proj_out_2"]
+    sizes = dict(end.static)
+    y = made.normalised("", "norm_out", last, sizes.pop("eps"), terms=end.inputs[1:])
+    made.walk("", "eps.small", patches_out, (y,), (made.small,), ("proj_out_2",), sizes.items())
+    made.walk("", "eps", up, ("eps.small",), (made.small,), large=True)
     return made.nodes
 
 
@@ -182,35 +229,42 @@ class _Builder:
         self.small, self.large = small, large  # fraction bits in the rings of 32 and of 64 bits
         self._ring = ring
 
-    def attention(self, path: str, last: str, config: TransformerConfig, only: int | None, *, large: bool) -> str:
-        """Add an attention to all tokens, or to the one that is read; return the name of the result."""
+    def attention(self, path, y, rest, heads, *, only=None, mask=(), gates=()) -> str:
+        """Add attention of normalised tokens y to `rest`, to all tokens or one that is read; return the name of the result."""
         name, weights = f"{path}.attn1", f"{path}.attn1.weights"
-        y = self.normalised(path, "norm1", last, config, large=large)
-        static = (("heads", config.heads), ("only", only))
+        static = (("heads", heads), ("only", only))
         layers = tuple(f"{name}.{each}" for each in ("to_q", "to_k", "to_v"))
         self.walk(name, (f"{name}.scores", f"{name}.values"), scores, (y,), (self.small,), layers, static)
-        self.plain(name, f"{name}.below", below_maximum, (), (), (f"{name}.scores", "mask.small"), small=True)
+        self.plain(name, f"{name}.below", below_maximum, (), (), (f"{name}.scores", *mask), small=True)
         self.up(name, f"{name}.below")
         self.plain(name, weights, softmax, (), (), (f"{name}.below.large",))
         self.down(name, weights)
-        inputs = (f"{weights}.small", f"{name}.values", y)
-        self.walk(name, name, mixed, inputs, (self.small,) * 3, (f"{name}.to_out.0",), (("only", only),))
+        inputs = (f"{weights}.small", f"{name}.values", rest, *gates)
+        self.walk(name, name, mixed, inputs, (self.small,) * len(inputs), (f"{name}.to_out.0",), (("only", only),))
         return name
 
-    def feed_forward(self, path: str, last: str, config: TransformerConfig) -> str:
-        """Add a feed-forward network; return the name of the result."""
-        y, name = self.normalised(path, "norm3", last, config), f"{path}.ff"
-        self.walk(name, name, feed_forward, (y, y), (self.small,) * 2, (f"{name}.net.0.proj", f"{name}.net.2"))
+    def feed_forward(self, path: str, y: str, rest: str, gates: tuple[str, ...] = ()) -> str:
+        """Add a feed-forward network on normalised tokens y to `rest`; return the name of the result."""
+        name, inputs = f"{path}.ff", (y, rest, *gates)
+        bits, layers = (self.small,) * len(inputs), (f"{name}.net.0.proj", f"{name}.net.2")
+        self.walk(name, name, feed_forward, inputs, bits, layers)
         return name
 
-    def normalised(self, path: str, leaf: str, last: str, config: TransformerConfig, *, large: bool = False) -> str:
-        """Add a LayerNorm in the ring of 64 bits; return the name of its result in that of 32."""
-        name = f"{path}.{leaf}"
+    def normalised(self, path: str, leaf: str, last: str, eps: float, *, terms=(), large: bool = False) -> str:
+        """Add a LayerNorm in the ring of 64 bits, and shift and scale if there are `terms`.
+
+        Returns the name of its result in the ring of 32 bits.
+        """
+        name = f"{path}.{leaf}".removeprefix(".")
         if not large:
-            self.up(name, last)
+            self.up(path, last)
             last = f"{last}.large"
-        weights = [f"{name}.{leaf}" for leaf in ("weight", "bias")]
-        self.plain(name, name, direct.layer_norm, weights, ("weight", "bias"), (last,), (("eps", config.eps),))
+        static = (("eps", eps),)
+        if terms:
+            self.plain(name, name, modulated_norm, (), (), (last, *terms), static)
+        else:
+            weights = [f"{name}.{leaf}" for leaf in ("weight", "bias")]
+            self.plain(name, name, direct.layer_norm, weights, ("weight", "bias"), (last,), static)
         return self.down(name, name)
 
     def up(self, label: str, name: str) -> str:
@@ -225,12 +279,14 @@ class _Builder:
         """Add a function of `Fixed` numbers, of layers with weights and biases, and of inputs with these fraction bits."""
         outputs = (outputs,) if isinstance(outputs, str) else outputs
         full = [f"{layer}.{leaf}" for layer in layers for leaf in ("weight", "bias")]
-        start = len(label) + 1  # labels are the paths of the layers' names
+        start = len(label) + 1 if label else 0  # labels are the paths of the layers' names
         names = tuple(each[start:] for each in full)
         known = (self.small, 2 * self.small) * len(layers)  # of weights, and of biases, which are added to products
         result_bits, ring = (self.large, FULL) if large else (self.small, HALF)
         walked = Walked(function, names, (*known, *bits), self._ring, result_bits, tuple(static))
-        self.nodes.append(Node(label, walked, (*(WEIGHTS + each for each in full), *inputs), outputs, ring))
+        self.nodes.append(
+            Node(label or outputs[0], walked, (*(WEIGHTS + each for each in full), *inputs), outputs, ring)
+        )
         return outputs[0]
 
     def plain(self, label, output, function, weights, names, inputs, static=(), *, small=False) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 from ..engine import Session, Spec
 from ..errors import CipherDMError, check_whole
 from ..models import Config
-from ..owner import PreparedWeights
+from ..owner import WEIGHTS, PreparedWeights
 from ..protocols.fast import WEIGHT_BITS
 from ..protocols.fixed import encode
 from ..schedules import Schedule, whole_steps
-from .steps import COEFFICIENT_BITS, MEMORY, TIME_TERM, WEIGHTS, StepShape
+from .steps import COEFFICIENT_BITS, MEMORY, TIME_TERM, StepShape
 
 Values = dict[str, np.ndarray]
 

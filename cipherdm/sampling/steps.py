@@ -14,14 +14,14 @@ from jax import lax
 
 from ..engine import Graph, Node
 from ..models import CONTEXT_KINDS, TIME_KINDS, Block, Config, last_resnet, unet_blocks
-from ..owner import WeightsLayout
+from ..owner import WEIGHTS, WeightsLayout
 from ..protocols import Protocols
 from ..protocols.fast import WEIGHT_BITS
 from ..protocols.fixed import Fixed, decode, matmul
 from ..schedules import Schedule, whole_steps
+from .ditto import ditto_step
 from .guidance import with_branches
 
-WEIGHTS = "unet/"  # prefix of the weights' names, which are otherwise diffusers'
 TIME_TERM = ".time_term"  # how the names of the residual blocks' time terms end
 MEMORY = ("last_sample", "last_eps")  # what a multistep schedule keeps of the step before
 
@@ -105,7 +105,10 @@ def step_graph(shape: StepShape, index: int = 0) -> Graph:
     else:
         blocks = tuple(block for block in blocks if block.kind not in TIME_KINDS)
     of_prompt = {name for block in blocks if block.kind in CONTEXT_KINDS for name in block.outputs}
-    of_step = [block_node(block, shape) for block in blocks if block.kind not in CONTEXT_KINDS]
+    if shape.protocols.small_bits is not None:
+        of_step = ditto_step(shape.config, shape.protocols, ring=shape.ring)
+    else:
+        of_step = [block_node(block, shape) for block in blocks if block.kind not in CONTEXT_KINDS]
     nodes += with_branches(of_step, of_prompt, shape.branches)
     rest = (("noise",) if shape.noisy else ()) + (MEMORY if shape.multistep else ())
     inputs = ("coefficients", "prediction", "step", "sample", "eps", *rest)

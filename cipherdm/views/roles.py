@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..likeness import grey_levels
+from ..owner import WEIGHTS
 from ..progress import Progress
 from ..sampling import Task
-from ..sampling.steps import WEIGHTS
 from .style import describe, image_axis, new_figure
 
 
