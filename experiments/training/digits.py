@@ -97,9 +97,8 @@ def noise_objective(
     teacher = None
     if config.teacher is not None:
         with _remedy(f"{config.name!r} learns from the model in {config.teacher}", "teacher"):
-            teacher = UNet2DModel.from_pretrained(
-                checkout() / config.teacher, low_cpu_mem_usage=False, local_files_only=True
-            )
+            folder, given = checkout() / config.teacher, {"low_cpu_mem_usage": False, "local_files_only": True}
+            teacher = type(model).from_pretrained(folder, **given)
         teacher = teacher.to(memory_format=torch.channels_last).requires_grad_(False).eval()
     scores = ScoreRecorder(model) if config.score_weight else None
     spreads = SpreadRecorder(model) if config.spread_weight else None

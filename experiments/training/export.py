@@ -63,10 +63,9 @@ def _card(run: Run, config: TrainingConfig, images: int) -> str:
         start += f"\n  The target is the prediction of `{config.teacher}` (distillation)."
     name = type(run.model).__name__
     kind, library, load = f"A diffusers `{name}`", f"from diffusers import {name}", f"{name}.from_pretrained"
-    if (
-        getattr(config, "act_fn", None) == "quad"
-    ):  # diffusers refuses a quadratic activation and attention without softmax
-        kind = "A `UNet2DModel`, but for its activation and its attention,"
+    given = run.model.config
+    if "quad" in given.get("act_fn", given.get("activation_fn")):  # diffusers refuses our functions
+        kind = f"A `{name}`, but for its activation{' and its attention' * ('attention_kernel' in given)},"
         library, load = "import cipherdm as cdm", "cdm.load_unet"
     return f"""# {config.name}
 

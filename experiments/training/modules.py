@@ -96,6 +96,26 @@ def start_at_identity(unet: UNet2DModel) -> None:
     last.weight[:, 0, 1, 1], last.weight[:, 1, 1, 1] = scale, -scale
 
 
+class QuadraticGELU(nn.Module):
+    """diffusers' GELU after a linear layer `proj`, as MPCFormer's quadratic x^2 / 8 + x / 4 + 1 / 2."""
+
+    def __init__(self, proj: nn.Linear):
+        super().__init__()
+        self.proj = proj
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.proj(x)
+        return x * (x + 2) / 8 + 0.5
+
+
+def use_quadratic_gelu(dit: DiTTransformer2DModel) -> DiTTransformer2DModel:
+    """Give the module the quadratic, and a configuration that says so, which diffusers then refuses to load as its own."""
+    for block in dit.transformer_blocks:
+        block.ff.net[0] = QuadraticGELU(block.ff.net[0].proj)
+    dit.register_to_config(activation_fn="gelu_quad")
+    return dit
+
+
 @torch.no_grad()
 def start_at_zero(dit: DiTTransformer2DModel) -> DiTTransformer2DModel:
     """Change a fresh module so that its layers add nothing and its output is zero, and no label is left out at random.

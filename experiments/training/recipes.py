@@ -9,7 +9,7 @@ from torch import nn
 
 from cipherdm.errors import CipherDMError
 
-from .modules import start_at_identity, start_at_zero, use_cheap_functions
+from .modules import start_at_identity, start_at_zero, use_cheap_functions, use_quadratic_gelu
 
 _ARCHITECTURE = (
     "block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "norm_num_groups",
@@ -111,13 +111,15 @@ class DiTTraining(TrainingConfig):
     num_layers: int
     num_attention_heads: int
     attention_head_dim: int
+    activation_fn: str = "gelu-approximate"  # "gelu_quad" is ours
 
     def network(self) -> DiTTransformer2DModel:
         """Return a fresh `DiTTransformer2DModel`."""
         names = ("patch_size", "num_layers", "num_attention_heads", "attention_head_dim")
         sizes = {name: getattr(self, name) for name in names}
         classes = {"num_embeds_ada_norm": len(self.digits)}
-        return start_at_zero(DiTTransformer2DModel(sample_size=28, in_channels=1, **classes, **sizes))
+        dit = start_at_zero(DiTTransformer2DModel(sample_size=28, in_channels=1, **classes, **sizes))
+        return use_quadratic_gelu(dit) if self.activation_fn == "gelu_quad" else dit
 
     @property
     def size(self) -> str:
@@ -220,5 +222,17 @@ _DIT = DiTTraining(
     **_ALL_DRAW,
 )
 
-_ALL = (_TINY, _TINY_MISH, _distilled(_TINY, steps=8000), _TEN, _distilled(_TEN, steps=6000), _DIT)
+# Its student for Ditto, whose feed-forward networks have a quadratic activation.
+_DIT_QUAD = dataclasses.replace(
+    _DIT,
+    name="mnist-dit-quad",
+    activation_fn="gelu_quad",
+    initial="data/models/mnist-dit",
+    teacher="data/models/mnist-dit",
+    guidance=0.0,
+    steps=5000,
+    learning_rate=5e-4,
+)
+
+_ALL = (_TINY, _TINY_MISH, _distilled(_TINY, steps=8000), _TEN, _distilled(_TEN, steps=6000), _DIT, _DIT_QUAD)
 RECIPES: dict[str, TrainingConfig] = {config.name: config for config in _ALL}
