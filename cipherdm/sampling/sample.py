@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from ..engine import CostReport, EngineConfig, Graph, LocalCluster, Node, compile_plan
-from ..errors import CipherDMError, check_whole
+from ..errors import CipherDMError, check_whole, refuse
 from ..likeness import grey_levels
-from ..models import UNet, check_draws_without_prompt, sampling_defaults
+from ..models import UNet, check_draws_without_prompt, last_resnet, sampling_defaults, unet_blocks
 from ..owner import prepare_weights
 from ..progress import Progress
 from ..protocols import DIRECT, Protocols, named
@@ -194,6 +194,8 @@ class Settings:
         """
         guided = guidance_scale > 1
         check_whole("reuse", self.reuse, 1)
+        unfit = self.reuse > 1 and not last_resnet(unet_blocks(unet.config))
+        refuse({"reuse is for U-Nets, whose outermost layers see the sample; leave it out": unfit})
         weights = prepare_weights(unet, schedule.timesteps, self.protocols)
         sizes = {"batch": batch, "ring": self.ring, "branches": BRANCHES if guided else 1}
         sizes |= {"reuse": self.reuse}
@@ -314,6 +316,8 @@ def sampling_nodes(shape: StepShape, granularity: Granularity) -> list[Node]:
 
     Raises CipherDMError for an unknown granularity.
     """
+    if granularity != "block" and shape.protocols.small_bits is not None:
+        raise CipherDMError(f"{shape.protocols.name} has a ring for each part of a step: take the granularity block.")
     setup = setup_graph(shape)
     nodes = [] if setup is None else list(setup.nodes)
     if granularity == "loop":

@@ -1,4 +1,4 @@
-"""`cipherdm train`, `evaluate` and `read-back`. Torch, which takes seconds, is imported once it is needed."""
+"""`cipherdm train`, `distill`, `evaluate` and `read-back`. Torch, which takes seconds, is imported once it is needed."""
 
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -31,8 +31,8 @@ def train(
 ) -> None:
     """Train a model on MNIST or on the reviews, and export it as a folder of diffusers or transformers."""
     own = Path("runs") / name
-    # What learns from all of MiniLM is too large for the repository.
-    usual = own / "model" if name == "reviews-minilm" else checkout() / "data" / "models" / name
+    # MiniLM is too large for the repository.
+    usual = own / "model" if name.startswith("reviews-minilm") else checkout() / "data" / "models" / name
     out = usual if out is None else out
     for folder in (out, own):
         check_writable(folder / "training.json")
@@ -51,6 +51,31 @@ def train(
     else:
         folder = train_sd_mini(**settings) if name == "sd-mini" else train_digits(name, **settings)
     typer.echo(f"Wrote {folder}.")
+
+
+def distill(
+    model: Annotated[str, typer.Argument(help="The teacher: reviews-tiny, mnist-dit, reviews-minilm.")],
+    protocols: ProtocolsOption = "ditto",
+    steps: Annotated[int | None, typer.Option(help="Optimisation steps; the recipe's own by default.")] = None,
+    resume: Annotated[bool, typer.Option(help="Whether to go on from the last checkpoint in runs/STUDENT.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Folder of the student; data/models/STUDENT by default.")] = None,
+) -> None:
+    """Teach a student the quadratic that a protocol set computes in the place of GELU; it is called MODEL-quad."""
+    from cipherdm.approximations.gelu import gelu_quad
+    from cipherdm.errors import CipherDMError
+    from cipherdm.protocols import named
+
+    from .recipes import RECIPES
+    from .reviews.recipe import REVIEWS
+
+    if named(protocols).gelu is not gelu_quad:
+        raise CipherDMError(
+            f"{protocols} computes GELU itself, so there is nothing to distill; take ditto or mpcformer."
+        )
+    name = f"{model}-quad"
+    if name not in RECIPES | REVIEWS:
+        raise CipherDMError(f"There is no recipe {name!r}, of a student of {model}.")
+    train(name, steps=steps, resume=resume, out=out)
 
 
 def evaluate(

@@ -4,6 +4,7 @@ diffusers has no quadratic activation and no attention without softmax, so a mod
 Their JAX forms are in `cipherdm.protocols`.
 """
 
+from collections import OrderedDict
 from functools import partial
 from typing import TypeVar
 
@@ -96,22 +97,17 @@ def start_at_identity(unet: UNet2DModel) -> None:
     last.weight[:, 0, 1, 1], last.weight[:, 1, 1, 1] = scale, -scale
 
 
-class QuadraticGELU(nn.Module):
-    """diffusers' GELU after a linear layer `proj`, as MPCFormer's quadratic x^2 / 8 + x / 4 + 1 / 2."""
-
-    def __init__(self, proj: nn.Linear):
-        super().__init__()
-        self.proj = proj
+class QuadGelu(nn.Module):
+    """x^2 / 8 + x / 4 + 1 / 2, MPCFormer's quadratic instead of GELU."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.proj(x)
         return x * (x + 2) / 8 + 0.5
 
 
 def use_quadratic_gelu(dit: DiTTransformer2DModel) -> DiTTransformer2DModel:
     """Give the module the quadratic, and a configuration that says so, which diffusers then refuses to load as its own."""
     for block in dit.transformer_blocks:
-        block.ff.net[0] = QuadraticGELU(block.ff.net[0].proj)
+        block.ff.net[0] = nn.Sequential(OrderedDict(proj=block.ff.net[0].proj, quad=QuadGelu()))
     dit.register_to_config(activation_fn="gelu_quad")
     return dit
 

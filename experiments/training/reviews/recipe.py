@@ -95,5 +95,18 @@ QUAD = replace(
     dropout=0.0,
     fraction_bits=8,
 )
-REVIEWS: dict[str, ReviewsConfig] = {config.name: config for config in (MINILM, TINY, QUAD)}
+MINILM_QUAD = replace(
+    MINILM,
+    name="reviews-minilm-quad",
+    teacher="reviews-minilm",
+    act_fn="gelu_quad",
+    pretrained=False,
+    learning_rate=5e-5,
+    hidden_rate=2e-4,
+    hidden_steps=500,
+    steps=750,
+    dropout=0.0,
+    fraction_bits=10,
+)
+REVIEWS: dict[str, ReviewsConfig] = {config.name: config for config in (MINILM, TINY, QUAD, MINILM_QUAD)}
 """The recipes, by name."""

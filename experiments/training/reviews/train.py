@@ -24,6 +24,7 @@ from cipherdm.records import write_record
 from cipherdm.sampling.texts import KNOWN
 
 from ..export import replacing_files
+from ..modules import QuadGelu
 from ..run import Objective, OnStep, Run, go_on, loss_summary, one_thread, stop_requested
 from .minilm import minilm
 from .recipe import LABELS, REVIEWS, ReviewsConfig
@@ -31,13 +32,6 @@ from .text import batch_of, make_tokenizer, principal_embeddings, word_pieces
 
 KNOWN_EVERY = 20  # of the training reviews, one of so many is known for calibration
 _WATCHED = "cipherdm_watched"  # name of our attention among transformers'
-
-
-class QuadGelu(nn.Module):
-    """x^2 / 8 + x / 4 + 1 / 2, MPCFormer's quadratic instead of GELU."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * (x + 2) / 8 + 0.5
 
 
 class Rounded(nn.Module):
@@ -109,7 +103,7 @@ def _own_attention() -> Iterator[None]:
 def _start(config: ReviewsConfig, reviews: Reviews, models: Path, runs: str | Path):
     """Return the model at step 0, its tokenizer, and its teacher if it has one."""
     if config.teacher is not None:
-        home = models / config.teacher
+        home = _trained(config.name, config.teacher, models / config.teacher, Path(runs) / config.teacher / "model")
         tokenizer = BertTokenizerFast.from_pretrained(home, local_files_only=True)
         teacher = _loaded(home).eval().requires_grad_(False)
         model = quantised(quadratic(_loaded(home, dropout=config.dropout)), config)
@@ -132,12 +126,18 @@ def _start(config: ReviewsConfig, reviews: Reviews, models: Path, runs: str | Pa
 @torch.no_grad()
 def _advice(config: ReviewsConfig, reviews: Reviews, runs: str | Path) -> torch.Tensor:
     """Return the log-probabilities [N, 2] that the advisor gives the training reviews."""
-    home = Path(runs) / config.advisor / "model"
-    if not (home / "config.json").is_file():
-        raise CipherDMError(f"{config.name} learns from {config.advisor}: run `cipherdm train {config.advisor}` first.")
+    home = _trained(config.name, config.advisor, Path(runs) / config.advisor / "model")
     advisor, tokenizer = _loaded(home).eval(), BertTokenizerFast.from_pretrained(home, local_files_only=True)
     parts = (reviews.texts[first : first + 100] for first in range(0, len(reviews), 100))
     return torch.cat([advisor(**batch_of(tokenizer, part)).logits.log_softmax(-1) for part in parts])
+
+
+def _trained(name: str, other: str, *homes: Path) -> Path:
+    """Return the first of the folders that has a model. Raises CipherDMError if none has."""
+    for home in homes:
+        if (home / "config.json").is_file():
+            return home
+    raise CipherDMError(f"{name} learns from {other}: run `cipherdm train {other}` first.")
 
 
 def _loaded(folder: Path, dropout: float = 0.0) -> BertForSequenceClassification:
@@ -262,7 +262,7 @@ def _card(run: Run, config: ReviewsConfig, pieces: int) -> str:
   directions.
 - **Use**: `transformers.BertForSequenceClassification.from_pretrained`, or `cdm.load_transformer`."""
     else:
-        how = f"""- **Training**: `cipherdm train {config.name}`, {taken}; a student of [{config.teacher}](../{config.teacher})
+        how = f"""- **Training**: `cipherdm train {config.name}`, {taken}; a student of `{config.teacher}`
   with a quadratic for GELU. First its layers imitate its teacher's, then its logits; weights and values are rounded to
   {config.fraction_bits} fraction bits, and scores beyond {config.bound:g} cost (Ditto, arXiv 2405.05525).
 - **Use**: `cdm.load_transformer`. transformers does not know the quadratic, and refuses this folder."""
