@@ -85,7 +85,7 @@ def register(
     name: Annotated[
         str | None, typer.Option(help="Name by which clients ask for the model; the folder's name by default.")
     ] = None,
-    pictures: Annotated[int, typer.Option(help="Number of images per run.", min=1)] = 1,
+    pictures: Annotated[int, typer.Option(help="Number of images, or texts, per run.", min=1)] = 1,
     steps: StepsOption = None,
     start: StartOption = 0,
     reuse: ReuseOption = 1,
@@ -97,25 +97,26 @@ def register(
         typer.Option(help="Unit that becomes one program: block (default for prompts), step (for labels) or loop."),
     ] = None,
     guidance_scale: GuidanceOption = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens that each text is filled up to; 32 by default.")] = None,
 ) -> None:
-    """Share a model's weights among the three parties, as its owner, so that clients can ask for images.
+    """Share a model's weights among the three parties, as its owner, so that clients can ask for images, or classes of texts.
 
     A model registered before under this name is replaced.
     """
-    from ..hosts import RemoteCluster, sampling_model
-    from ..models import find_model, takes_prompts
+    from ..hosts import RemoteCluster
+    from ..models import find_model
     from ..protocols import named
-    from ..sampling.pipeline import load_model
+    from ..sampling.pipeline import Pipeline, load_model
+    from .owner import hosted
 
     folder = find_model(model)
-    settings: dict[str, Any] = {"steps": steps, "start": start, "reuse": reuse}
-    settings |= {"scheduler": scheduler, "eta": eta, "protocols": named(protocols)}
-    if takes_prompts(folder):
-        settings["guidance_scale"] = guidance_scale
+    loaded = load_model(folder)
+    sampled: dict[str, Any] = {"steps": steps, "start": start, "reuse": reuse, "scheduler": scheduler, "eta": eta}
+    if isinstance(loaded, Pipeline):
+        sampled["guidance_scale"] = guidance_scale
+    settings = {"batch": pictures, "protocols": named(protocols), "granularity": granularity}
     with ProgressBar("program") as bar:
-        made = sampling_model(
-            name or folder.name, load_model(folder), batch=pictures, granularity=granularity, progress=bar, **settings
-        )
+        made = hosted(name or folder.name, loaded, steps=sampled, tokens=tokens, progress=bar, **settings)
     with RemoteCluster(config) as cluster, ProgressBar("value") as bar:
         cluster.register(made, bar)
     typer.echo(f"Registered {made.name}: {len(made.values)} values, {len(made.plan.calls)} calls per run.")
@@ -138,18 +139,33 @@ def request(
     prompts: Annotated[list[str] | None, typer.Option("--prompt", help="Prompt. Repeat for several images.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="Prompt to lead away from, for all images.")] = None,
     components: Annotated[
-        Path | None, typer.Option(help="Pipeline folder with tokenizer, text encoder and VAE, for prompts.")
+        Path | None,
+        typer.Option(help="Folder with tokenizer, text encoder and VAE, for prompts; with a tokenizer, for texts."),
+    ] = None,
+    texts: Annotated[
+        list[str] | None, typer.Option("--text", help="Text to be classified. Repeat for several.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise; unpredictable by default.")] = None,
     out: OutOption = Path("request.png"),
 ) -> None:
-    """Have the three parties sample from a registered model, as client. Only this command sees labels, prompts and images."""
-    from ..hosts import RemoteCluster, images_of
+    """Have the three parties compute a registered model, as client. Only this command sees what is asked, and the results."""
+    from ..hosts import RemoteCluster, classes_of, images_of
     from ..sampling.pipeline import load_client_components
     from ..views.pictures import image_row, wrapped
     from .sample import PROMPT_LAYOUT, counted, write_figure
 
     chosen = parse_labels(labels)
+    if texts:
+        if components is None or prompts or chosen:
+            raise CipherDMError("a text needs --components, the folder with the client's tokenizer, and nothing else.")
+        with RemoteCluster(config) as cluster, ProgressBar("call") as bar:
+            found = classes_of(cluster, name, texts, components, progress=bar)
+        for text, label in zip(texts, found.labels, strict=True):
+            typer.echo(f"{label}: {text}")
+        typer.echo(
+            f"{found.cost.seconds:.1f} s; the parties sent {found.cost.bytes / 1e6:.2f} MB in {found.cost.sends} messages."
+        )
+        return
     if bool(prompts) != (components is not None):
         raise CipherDMError("a prompt needs --components, the folder with the client's tokenizer, and the reverse.")
     asked = {"labels": chosen, "count": count, "seed": seed}

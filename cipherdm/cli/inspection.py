@@ -13,6 +13,7 @@ from .options import PROTOCOL_NAMES, GuidanceOption, ModelArgument, SchedulerOpt
 if TYPE_CHECKING:
     from ..costs.sampling import StepCost
     from ..models import UNet
+    from ..models.transformer import Transformer
     from ..sampling.pipeline import Pipeline
 
 LARGEST = 100_000_000
@@ -33,14 +34,22 @@ def inspect(
     bytes took in this project's records; over a LAN and a WAN the latency model adds the network.
     """
     from ..models import sampling_defaults
+    from ..models.transformer import Transformer
     from ..sampling.pipeline import load_model
     from ..schedules import scheduler_of
-    from .owner import lines, refuse_transformer
+    from .owner import lines
     from .sample import counted
 
     folder = cdm.find_model(name)
-    refuse_transformer(folder)
     loaded = load_model(folder)
+    if isinstance(loaded, Transformer):
+        config, count = loaded.config, sum(array.size for array in loaded.params.values())
+        does = f"tells {' from '.join(config.labels)} in" if config.labels else "continues"
+        typer.echo(
+            f"{folder.resolve().name} has {count:,} parameters and {does} texts of at most {config.tokens} tokens."
+        )
+        typer.echo(lines([{"protocols": each} | _row(loaded, each, pictures, {}) for each in PROTOCOL_NAMES]))
+        return
     unet, usual = getattr(loaded, "unet", loaded), sampling_defaults(folder)
     settings: dict[str, Any] = {"steps": usual["steps"] if steps is None else steps}
     settings["scheduler"] = scheduler or scheduler_of(unet.scheduler_config)
@@ -63,19 +72,23 @@ def inspect(
     typer.echo(lines(rows))
 
 
-def _row(model: "UNet | Pipeline", name: str, pictures: int, settings: dict[str, Any]) -> dict[str, str]:
+def _row(model: "UNet | Pipeline | Transformer", name: str, pictures: int, settings: dict[str, Any]) -> dict[str, str]:
     """What a set costs for a run, or why it does not draw."""
     from ..costs import LAN, WAN
-    from ..hosts.sampling import sampling_model
     from ..kernels.ring_program import WalkPlan
     from ..kernels.rings import costs
+    from ..models.transformer import Transformer
     from ..protocols import named
     from ..sampling import make_task, text_to_image_task
+    from ..sampling.texts import classification_task
+    from .owner import hosted
 
     empty = dict.fromkeys(("MB", "rounds", "seconds", "LAN, s", "WAN, s"), "-")
     try:
-        if named(name).walk_bits is None:
-            if "guidance_scale" in settings:
+        if named(name).walk_bits is None or named(name).small_bits is not None:  # whose bytes no plan tells
+            if isinstance(model, Transformer):
+                classification_task(model, ["."] * pictures, protocols=named(name))
+            elif "guidance_scale" in settings:
                 text_to_image_task(model, [""] * pictures, protocols=named(name), **settings)
             else:
                 classes = model.config.num_class_embeds
@@ -84,7 +97,7 @@ def _row(model: "UNet | Pipeline", name: str, pictures: int, settings: dict[str,
             return {"draws": "yes"} | empty
         with ProgressBar("call") as bar:
             chosen = {"batch": pictures, "protocols": name, "granularity": "step", "progress": bar}
-            calls = sampling_model("inspected", model, **chosen, **settings).plan.calls
+            calls = hosted("inspected", model, steps=settings, **chosen).plan.calls
     except CipherDMError as error:
         return {"draws": f"no: {error}"} | empty
     found = [costs(WalkPlan.from_json(call.program.code.decode())) for call in calls if call.program.walk]

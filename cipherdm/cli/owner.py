@@ -15,6 +15,7 @@ from ..progress import ProgressBar
 from .options import GuidanceOption, ModelArgument, ProtocolsOption, ReuseOption, StepsOption, writable_image
 
 if TYPE_CHECKING:
+    from ..hosts import Model
     from ..models import UNet
     from ..models.transformer import Transformer
     from ..owner.ranges import LayerRange
@@ -58,6 +59,18 @@ def calibrate(
     typer.echo(f"Wrote {path}.")
 
 
+def hosted(
+    name: str, model: "UNet | Pipeline | Transformer", *, steps: dict[str, Any], tokens: int | None = None, **settings
+) -> "Model":
+    """Return a model as it would be registered; `steps` are the settings of one that is sampled, `tokens` of a transformer."""
+    from ..hosts import classifying_model, sampling_model
+    from ..models.transformer import Transformer
+
+    if isinstance(model, Transformer):
+        return classifying_model(name, model, tokens=tokens, **settings)
+    return sampling_model(name, model, **settings, **steps)
+
+
 def _read(
     name: str, captions: Path | None, *, texts: bool = False
 ) -> "tuple[UNet | Pipeline | Transformer, list[str] | None]":
@@ -80,7 +93,7 @@ def refuse_transformer(folder: Path) -> None:
 
     if is_transformer(folder):
         raise CipherDMError(
-            f"{folder} is a transformer, which `cipherdm calibrate` and `cipherdm classify` take so far."
+            f"{folder} is a transformer, whose layers are not checked so far; `cipherdm classify` shows whether it is right."
         )
 
 
@@ -119,7 +132,7 @@ def plan(
     name: ModelArgument,
     protocols: ProtocolsOption = "fast-rings",
     steps: Annotated[int, typer.Option(help="Number of denoising steps.", min=1)] = 4,
-    pictures: Annotated[int, typer.Option(help="Number of images of a run.", min=1)] = 1,
+    pictures: Annotated[int, typer.Option(help="Number of images, or texts, of a run.", min=1)] = 1,
     granularity: Annotated[str, typer.Option(help="Unit that becomes one program: block or step.")] = "step",
     out: Annotated[
         Path | None, typer.Option(help="Image file for a picture of a step.", callback=writable_image)
@@ -129,19 +142,17 @@ def plan(
 
     It is what `cipherdm register` would give the parties for the same settings.
     """
-    from ..hosts.sampling import sampling_model
     from ..kernels.ring_program import WalkPlan
     from ..kernels.rings import costs, made_by
     from ..protocols import named
     from ..sampling.pipeline import load_model
 
     folder, chosen = cdm.find_model(name), named(protocols)
-    refuse_transformer(folder)
     if chosen.walk_bits is None:
         raise CipherDMError(f"{chosen.name} is computed by SPU, without a plan; take fast-64 or fast-rings.")
-    settings = {"batch": pictures, "steps": steps, "protocols": chosen, "granularity": granularity}
+    settings = {"batch": pictures, "steps": {"steps": steps}, "protocols": chosen, "granularity": granularity}
     with ProgressBar("call") as bar:
-        calls = sampling_model("plan", load_model(folder), **settings, progress=bar).plan.calls
+        calls = hosted("plan", load_model(folder), **settings, progress=bar).plan.calls
     times = Counter(call.program.id for call in calls)
     rows, step = [], []
     # The first call of each program, in order.

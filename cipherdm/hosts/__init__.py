@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "remote": ["Answer", "RemoteCluster"],
         "sampling": ["images_of", "sampling_model"],
         "status": ["report"],
+        "texts": ["classes_of", "classifying_model"],
         "trial_files": ["make_trial"],
     },
 )

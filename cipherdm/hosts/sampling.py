@@ -78,7 +78,7 @@ def sampling_model(
             f"{protocols.name} is not the protocol set of this name; clients know sets by their names only."
         )
     if isinstance(model, Transformer):
-        raise CipherDMError(f"{name} is a transformer, which hosts do not compute so far; take cipherdm.classify.")
+        raise CipherDMError(f"{name} is a transformer, which draws nothing; take classifying_model.")
     unet = model.unet if isinstance(model, Pipeline) else model
     usual = sampling_defaults(unet.folder)
     settings: dict[str, Any] = {

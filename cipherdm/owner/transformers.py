@@ -25,6 +25,9 @@ from .prepared import PreparedWeights
 
 _BATCH = 32  # texts at a time
 ROWS, EXTREMES = 4000, 50  # rows of scores that an exponential is fitted to, and those at either end of all
+INPUT_BITS = {"mask": TOKEN_BITS, "share": COUNT_BITS, "onehot": 0, "place": 0, "slot": 0, "kept": 0}
+"""Fraction bits of what a client brings, by name, for sets on `Fixed` numbers."""
+
 _FITS = {
     "gelu": ("even", partial(fit_even, function=exact.gelu)),
     "gelu_new": ("even", partial(fit_even, function=exact.gelu)),  # its tanh form differs by less than a fit
@@ -151,8 +154,7 @@ def prepare_transformer(
     for name in weights.constant:
         if name.endswith(".bias"):  # the bits of the product that it is added to
             weights.bits.setdefault(name, VALUE_BITS + WEIGHT_BITS)
-    weights.bits.update({"mask": TOKEN_BITS, "share": COUNT_BITS})
-    weights.bits.update(dict.fromkeys(("onehot", "place", "slot", "kept"), 0))
+    weights.bits.update(INPUT_BITS)
     return weights
 
 

@@ -22,7 +22,7 @@ from ..models.transformer import (
     transformer_blocks,
 )
 from ..owner import WeightsLayout
-from ..owner.transformers import prepare_transformer
+from ..owner.transformers import INPUT_BITS, prepare_transformer
 from ..progress import Progress
 from ..protocols import DIRECT, Protocols, named
 from ..protocols.fast_attention import token_weights
@@ -74,8 +74,7 @@ class TextShape:
         bits = self.protocols.value_bits
         if bits is None:
             return values
-        known = dict(self.weights.bits)
-        return {name: encode(array, known.get(name, bits), self.ring) for name, array in values.items()}
+        return {name: encode(array, INPUT_BITS.get(name, bits), self.ring) for name, array in values.items()}
 
     def decoded(self, logits: np.ndarray) -> np.ndarray:
         """Real numbers from logits as the parties hold them."""
@@ -164,8 +163,12 @@ def classify(
     else:
         found = run_nodes(task, nodes, "logits", cluster, engine=engine, progress=progress)
     check_logits(found[0], task.shape)
-    names = model.config.labels
-    return Classification(tuple(names[index] for index in found[0].argmax(1)), *found)
+    return classified(model.config, *found)
+
+
+def classified(config: TransformerConfig, logits: np.ndarray, *costs) -> Classification:
+    """Return logits [B, classes] with the names of the most likely classes; the costs are those of `Classification`."""
+    return Classification(tuple(config.labels[index] for index in logits.argmax(1)), logits, *costs)
 
 
 def classification_task(

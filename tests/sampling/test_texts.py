@@ -6,51 +6,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sentences import texts
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from sentences import make_bert, texts, tokenizer
 
 import cipherdm as cdm
 from cipherdm import CipherDMError
 from cipherdm.engine import Walking, compile_plan
 from cipherdm.sampling.texts import KNOWN, classification_task
 
-WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{index}" for index in range(28)))
-
-
-def tokenizer():
-    made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]")
-
-
-def make(folder, act="gelu"):
-    torch.manual_seed(0)
-    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    model = BertForSequenceClassification(
-        BertConfig(vocab_size=len(WORDS), max_position_embeddings=24, num_labels=3, **size)
-    )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.mul_(8 if "query" in name or "key" in name else 4).add_(0.1 * torch.randn_like(parameter))
-            if "LayerNorm.weight" in name:
-                parameter.div_(4)
-    model.eval().save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    values = json.loads((folder / "config.json").read_text()) | {"hidden_act": act}
-    (folder / "config.json").write_text(json.dumps(values))
-    (folder / KNOWN).write_text("\n".join(texts(60, seed=1)))
-    return model
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A calibrated folder, and transformers' model of the same weights."""
     folder = tmp_path_factory.mktemp("bert")
-    theirs = make(folder)
+    theirs = make_bert(folder)
     ours = cdm.load_transformer(folder)
     cdm.calibrate(ours)
     return ours, theirs
@@ -59,7 +27,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def quadratic(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quad")
-    make(folder, "gelu_quad")
+    make_bert(folder, "gelu_quad")
     model = cdm.load_transformer(folder)
     cdm.calibrate(model)
     return model
@@ -192,7 +160,7 @@ def test_arguments_out_of_range_are_refused(trained, arguments, message):
 
 
 def test_a_folder_without_what_is_needed_is_refused(tmp_path):
-    make(tmp_path)
+    make_bert(tmp_path)
     ours = cdm.load_transformer(tmp_path)
     with pytest.raises(CipherDMError, match="calibrate"):
         cdm.classify(ours, None, "w1", protocols="fast")
@@ -206,7 +174,7 @@ def test_a_folder_without_what_is_needed_is_refused(tmp_path):
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):
-    make(tmp_path)
+    make_bert(tmp_path)
     ours = cdm.load_transformer(tmp_path)
     made = json.loads((tmp_path / "tokenizer.json").read_text())
     made["model"]["vocab"]["w0"] = 99
