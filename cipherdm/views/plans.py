@@ -94,7 +94,7 @@ def rings_of_layer(steps: pd.DataFrame, name: str) -> Figure:
     """Draw rows of `ditto_steps`, with "bytes" and "sends" of all parties besides, from top to bottom; bars are the bytes."""
     figure, rows = new_figure(8.8, 0.9 + 0.36 * len(steps)), range(len(steps))
     axis, bars = figure.subplots(1, 2, width_ratios=(3, 2), sharey=True)
-    lanes = steps["computed"].map({way: lane for way, lane in zip(RING_KINDS, (0, 0, 1, 2), strict=True)})
+    lanes = steps["computed"].map(dict(zip(RING_KINDS, (0, 0, 1, 2), strict=True)))
     colours, boxes = steps["computed"].map(RING_KINDS), {}
     for y, step in enumerate(steps.itertuples()):
         look = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": colours.iloc[y], "linewidth": 2}

@@ -86,17 +86,16 @@ def _walked(node: Node, arrays: Sequence[np.ndarray], rounded: bool) -> tuple[li
     """Return the results of a walked step, and the largest words that its truncations read."""
     walked = replace(node.function, ring=True)
     program = trace(walked, [Spec(array.shape) for array in arrays], DITTO.walk_bits)
-    words = [np.ldexp(array, bits) for array, bits in zip(arrays, walked.bits, strict=True)]
+    words = [array * 2.0**bits for array, bits in zip(arrays, walked.bits, strict=True)]
     if rounded:
-        # NumPy's words of 32 bits wrap around as a ring's do. A conversion begins or ends in the ring of 64.
+        # NumPy's words of 32 bits wrap around as a ring's do, from half of it on; a cut is wrong at times from a quarter on.
+        # A conversion begins or ends in the ring of 64.
         kind = np.int64 if walked.function in (up, down) else np.int32
         words = [np.round(array).astype(np.int64).astype(kind) for array in words]
         program = replace(program, constants={n: array.astype(kind) for n, array in program.constants.items()})
     found = dict(computed(program, words))
     kind = np.int32 if rounded and node.ring == HALF else np.float64
-    results = [
-        np.ldexp(found[number].astype(kind).astype(np.float64), -walked.result_bits) for number in program.outputs
-    ]
+    results = [found[number].astype(kind) * 2.0**-walked.result_bits for number in program.outputs]
     read = [found[operation.inputs[0]] for operation in program.operations if operation.kind == "truncate"]
     return results, [float(np.abs(array.astype(np.float64)).max()) for array in read]
 
@@ -114,21 +113,14 @@ def fraction_figure(study: FractionStudy, bits: int) -> Figure:
     axis.text(x[0], limit[0] / 4.0**5, "below the line, a product fits: $2^{30 - 2f}$", fontsize=9)
     axis.hlines([*study.largest.values()], *edges, color=PALETTE[2], linewidth=0.8)
     name, size = max(study.largest.items(), key=lambda item: item[1])
-    axis.text(
-        edges[0] + 0.1,
-        1.2 * size,
-        f"largest products of each kind, up to {size:.2g} ({name})",
-        color=PALETTE[2],
-        fontsize=9,
-    )
+    words = f"largest products of each kind, up to {size:.2g} ({name})"
+    axis.text(edges[0] + 0.1, 1.2 * size, words, color=PALETTE[2], fontsize=9)
     plot_right_and_wrong(axis, x, errors, size > limit)
     axis.plot(x, errors, color=PALETTE[0], linewidth=1)
     axis.text(x[0] + 1, errors.min(), "rms error of results", color=PALETTE[0], fontsize=9)
     axis.axvline(bits, color=GREY, linestyle="--", linewidth=1)
     axis.set_yscale("log", base=2)
-    axis.set(
-        xlim=edges, ylim=(2.0**-13, limits.max()), xticks=x, xlabel="fraction bits f, in the ring of 32", ylabel="size"
-    )
+    axis.set(xlim=edges, ylim=(2.0**-13, limits.max()), xticks=x, ylabel="size", xlabel="fraction bits f, of 32 bits")
     found = f"products up to {4.0 ** (_ROOM_BITS / 2 - bits):,.6g} fit, the rms error is {study.errors[bits]:.2g}"
     title = f"{bits} fraction bits: {found}, and {study.agreeing[bits]} of {study.texts} classes as without rounding"
     axis.set_title(title, fontsize=10)
@@ -136,7 +128,7 @@ def fraction_figure(study: FractionStudy, bits: int) -> Figure:
     return describe(
         figure,
         f"{title}. With more bits, less fits, by a factor of 4 per bit. The error falls to {errors.min():.2g}, with "
-        f"{x[errors.argmin()]}, and is {errors[-1]:.2g} where numbers wrap around. Largest sizes: {carried}.",
+        f"{x[errors.argmin()]}, and is {errors[-1]:.2g} with {x[-1]}. Largest sizes: {carried}.",
     )
 
 
