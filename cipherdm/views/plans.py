@@ -1,15 +1,27 @@
-"""A picture of a plan: the operations of a step in the colours of their rings."""
+"""Pictures of plans in the colours of their rings: the operations of a step, and the steps of a layer by Ditto."""
 
 from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import FancyArrowPatch, Patch
 
 from ..kernels.rings import Made
-from .style import GREY, describe, frameless, new_figure
+from ..models.transformer import TransformerConfig
+from ..protocols import DITTO
+from ..sampling.ditto import Walked, ditto_nodes, down, up
+from .style import GREY, PALETTE, describe, frameless, new_figure
+
+RING_KINDS = {
+    "32 bits, walked": PALETTE[0],
+    "32 bits, compared by SPU": PALETTE[5],
+    "conversion": PALETTE[4],
+    "64 bits, SPU": PALETTE[1],
+}
+"""Ways in which Ditto computes a step, with their colours."""
 
 
 def rings_of_step(step: Sequence[Made], name: str) -> Figure:
@@ -55,3 +67,54 @@ def rings_of_step(step: Sequence[Made], name: str) -> Figure:
 
 def _by_bytes() -> dict[int, tuple]:
     return {size: matplotlib.colormaps["viridis_r"]((size - 1) / 7) for size in range(1, 9)}
+
+
+def ditto_steps(config: TransformerConfig) -> pd.DataFrame:
+    """Table of a classifier's steps by Ditto, in order: a row by the name of the first result.
+
+    Columns are the block, the function, the way it is computed (one of RING_KINDS), and a tuple of rows that it reads from.
+    """
+    nodes = ditto_nodes(config, DITTO, ring=True, embedded=True)
+    made = {name: node.outputs[0] for node in nodes for name in node.outputs}
+    rows = {}
+    for node in nodes:
+        walked = isinstance(node.function, Walked)
+        way = "32 bits, walked" if walked else "64 bits, SPU" if node.ring == 64 else "32 bits, compared by SPU"
+        way = "conversion" if walked and node.function.function in (up, down) else way
+        rows[node.outputs[0]] = {
+            "block": node.label,
+            "function": node.function.__name__,
+            "computed": way,
+            "reads": tuple(dict.fromkeys(made[name] for name in node.inputs if name in made)),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def rings_of_layer(steps: pd.DataFrame, name: str) -> Figure:
+    """Draw rows of `ditto_steps`, with "bytes" and "sends" of all parties besides, from top to bottom; bars are the bytes."""
+    figure, rows = new_figure(8.8, 0.9 + 0.36 * len(steps)), range(len(steps))
+    axis, bars = figure.subplots(1, 2, width_ratios=(3, 2), sharey=True)
+    lanes = steps["computed"].map(dict(zip(RING_KINDS, (0, 0, 1, 2), strict=True)))
+    colours, boxes = steps["computed"].map(RING_KINDS), {}
+    for y, step in enumerate(steps.itertuples()):
+        look = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": colours.iloc[y], "linewidth": 2}
+        place, words = (lanes.iloc[y], y), step.function.replace("_", " ")
+        box = axis.text(*place, words, ha="center", va="center", fontsize=9, bbox=look).get_bbox_patch()
+        boxes[step.Index] = place, box
+        for start, before in (boxes[read] for read in step.reads if read in boxes):
+            bend = f"arc3,rad={0.6 if start[0] == place[0] and y - start[1] > 1 else 0}"
+            look = {"arrowstyle": "-|>", "mutation_scale": 10, "color": GREY, "patchA": before, "patchB": box}
+            axis.add_patch(FancyArrowPatch(start, place, connectionstyle=bend, shrinkA=1, shrinkB=1, **look))
+    axis.set(xlim=(-0.9, 2.5), ylim=(len(steps) - 0.4, -0.6), yticks=[])
+    axis.set_xticks(range(3), ["ring of 32 bits", "between", "ring of 64 bits"])
+    axis.tick_params(length=0, bottom=False, labelbottom=False, labeltop=True)
+    axis.spines[:].set_visible(False)
+    kilobytes = steps["bytes"] / 1000
+    told = [f" {size:,.0f} KB, {sends}" for size, sends in zip(kilobytes, steps["sends"], strict=True)]
+    bars.bar_label(bars.barh(rows, kilobytes, color=colours, height=0.7), told, fontsize=8.5)
+    bars.set(xlim=(0, 1.5 * kilobytes.max()), xlabel="KB of all parties, and messages")
+    frameless(bars)
+    handles = [Patch(color=colour, label=way) for way, colour in RING_KINDS.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+    said = (f"{step.function} ({step.computed}) {step.bytes / 1000:,.0f} KB" for step in steps.itertuples())
+    return describe(figure, f"Steps of {name} in their order, with the bytes of all parties: {'; '.join(said)}.")
