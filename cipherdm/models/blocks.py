@@ -13,6 +13,7 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 
+from ..protocols.fast_attention import shares_among
 from ..protocols.fixed import broadcast_to, concatenate, padded, placed, swapaxes
 
 SAME = ((1, 1), (1, 1))  # padding with which a 3 x 3 convolution keeps height and width
@@ -176,21 +177,21 @@ def causal_attention(params, tokens, *, protocols, heads, eps, places, only=None
     q, k, v, rest = _asking(params, _normalised(params, "norm1", tokens, protocols, eps), tokens, protocols, only)
     kept = np.tril(np.ones((tokens.shape[2],) * 2, np.float32))
     kept = kept if only is None else kept[only][None]
-    among = (kept, 1 / kept.sum(1))
+    among = (kept, *shares_among(kept.sum(1), kept.shape[1]))
     result = rest + attended(layer(params, "attn1"), q, k, v, heads, protocols, among=among)
     return result, *(padded(x, max(0, places - x.shape[2])) for x in (k, v))
 
 
-def cached_attention(params, token, k, v, slot, kept, share, *, protocols, heads, eps):
+def cached_attention(params, token, k, v, slot, kept, share, unit, *, protocols, heads, eps):
     """Add to one token [B, D, 1] its attention to itself and those before, whose keys and values [B, D, places] are there.
 
     `slot` [places] is 1 at the token's own place and 0 elsewhere, `kept` [1, places] is 1 at the places up to it, and `share`
-    [1] is 1 over their number; all three are public. Returns the token, keys and values.
+    and `unit` [1] are those of their number (`shares_among`); all four are public. Returns the token, keys and values.
     """
     y = _normalised(params, "norm1", token, protocols, eps)
     q, *new = protocols.projections([layer(params, f"attn1.{name}") for name in _QKV], y, protocols=protocols)
     k, v = (placed(x, now, slot) for x, now in zip((k, v), new, strict=True))
-    result = token + attended(layer(params, "attn1"), q, k, v, heads, protocols, among=(kept, share))
+    result = token + attended(layer(params, "attn1"), q, k, v, heads, protocols, among=(kept, share, unit))
     return result, k, v
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ..approximations.softmax import PADDING
 from ..errors import CipherDMError, refuse
 from ..protocols import DIRECT, Protocols
+from ..protocols.fast_attention import shares_among
 from ..protocols.fixed import picked, swapaxes
 from . import blocks
 from .blocks import layer
@@ -185,13 +186,13 @@ def token_blocks(config: TransformerConfig) -> tuple[Block, ...]:
     """Return the blocks for one token of GPT-2 after others, whose keys and values [B, D, places] are there.
 
     The inputs are "onehot" [B, V, 1] or "embeddings" [B, D, 1], for each layer its keys and values, which are also outputs,
-    and the public "place" [T], "slot", "kept" and "share" (`blocks.cached_attention`); the output is "logits" [B, V].
+    and the public "place" [T], "slot", "kept", "share" and "unit" (`blocks.cached_attention`); the output is "logits" [B, V].
     """
     written, last = _start(config, "place"), "embeddings"
     for index in range(config.layers):
         path = f"layers.{index}"
         name, cache = f"{path}.attn1", (f"{path}.k", f"{path}.v")
-        inputs, static = (last, *cache, "slot", "kept", "share"), {"eps": config.eps, "heads": config.heads}
+        inputs, static = (last, *cache, "slot", "kept", "share", "unit"), {"eps": config.eps, "heads": config.heads}
         function = blocks.cached_attention
         written.append(
             _block(config, name, "self_attention", function, inputs, (name, *cache), ("norm1", "attn1"), static)
@@ -204,7 +205,8 @@ def token_blocks(config: TransformerConfig) -> tuple[Block, ...]:
 def place_of(position: int, places: int, tokens: int) -> dict[str, np.ndarray]:
     """Return the public inputs of `token_blocks` for a token at a position, counted from 0, of `places`, as float32."""
     arrays = {"place": np.arange(tokens) == position, "slot": np.arange(places) == position}
-    arrays |= {"kept": np.arange(places)[None] <= position, "share": np.ones(1) / (position + 1)}
+    arrays["kept"] = np.arange(places)[None] <= position
+    arrays |= dict(zip(("share", "unit"), shares_among(np.array([position + 1]), places), strict=True))
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 

@@ -25,7 +25,7 @@ from .prepared import PreparedWeights
 
 _BATCH = 32  # texts at a time
 ROWS, EXTREMES = 4000, 50  # rows of scores that an exponential is fitted to, and those at either end of all
-INPUT_BITS = {"mask": TOKEN_BITS, "share": COUNT_BITS, "onehot": 0, "place": 0, "slot": 0, "kept": 0}
+INPUT_BITS = {"mask": TOKEN_BITS, "share": COUNT_BITS, "onehot": 0, "unit": 0, "place": 0, "slot": 0, "kept": 0}
 """Fraction bits of what a client brings, by name, for sets on `Fixed` numbers."""
 
 _FITS = {

@@ -74,7 +74,7 @@ def attention(params, q, k, v, *, scale, softmax, mask=None, among=None):
         scale: factor of the scores.
         softmax: function over the last axis.
         mask: [B, M], 0 for tokens and PADDING for what is none.
-        among: public pair of [N or 1, M], 1 where a query may attend to a token and 0 elsewhere, and 1 over its sums.
+        among: public arrays: [N or 1, M], 1 where a query may attend to a token and 0 elsewhere, and `shares_among` its sums.
     """
     heads = ((0, 1), (0, 1))
     # The scale goes to the queries, d N numbers, and not to the scores, N M.

@@ -19,7 +19,7 @@ SCORES = 1 << 24  # at a time: 256 MiB of shares in a party's memory
 # result is multiplied by the next layer's weights, at 12, without a truncation.
 SHARE_BITS = 16
 MASKED_BITS = 12  # of attention weights whose mean is 1, as they are where tokens are masked: right below 64
-COUNT_BITS = 14  # of 1 over a number of tokens
+COUNT_BITS = 14  # of 1 over a number of tokens, times a power of two
 TOKEN_BITS = 14  # of tokens' weights, and of values times them
 RESULT_BITS = (
     40  # the most of attention's result: times a weight it has 52, of which a truncation to VALUE_BITS takes 42
@@ -69,7 +69,7 @@ def attention(params, q, k, v, *, scale, softmax, mask=None, among=None, chunk_s
     With a `mask` [B, 2, M], weights of the tokens that sum to 1, and 0 and PADDING, as `token_weights` makes them, each
     exponential is multiplied by its token's weight, which is the same softmax; 16 messages more. So sums are means.
 
-    With `among`, a public pair as `direct.attention` takes it, each query attends to the tokens that it may, scores are about
+    With `among`, public arrays as `direct.attention` takes them, each query attends to the tokens that it may, scores are about
     their mean over these, and sums are means too. Queries are not divided then.
 
     Where there are more than `chunk_scores` scores, queries are divided (`by_query_chunks`), and messages are per part.
@@ -90,6 +90,15 @@ def attention(params, q, k, v, *, scale, softmax, mask=None, among=None, chunk_s
 def token_weights(mask: np.ndarray) -> np.ndarray:
     """Return what `attention` takes for a mask [B, M] of ones and zeros: float32 [B, 2, M]."""
     return np.stack([mask / mask.sum(1, keepdims=True), (1 - mask) * PADDING], axis=1).astype(np.float32)
+
+
+def shares_among(counts: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return 1 / counts [N], whole numbers up to `places`, as what `attention` takes for it, float32 [N] each.
+
+    These are a share u / count from 1 to 2, u being a power of two, and its unit 2^s / u, 2^s being at least `places`.
+    """
+    powers = 2.0 ** np.ceil(np.log2(counts))
+    return (powers / counts).astype(np.float32), (2.0 ** token_shift(places) / powers).astype(np.float32)
 
 
 def _weighted(x, weights):
@@ -118,19 +127,20 @@ def _attend(params, k, v, mask, q):
 def _attend_among(params, k, v, among, q):
     """Return attention where each query has its own tokens to attend to, all of it public. Without "to_q.floor"."""
     heads = ((0, 1), (0, 1))
-    kept, share = constant(among[0], 0, q), constant(among[1], COUNT_BITS, q)
+    kept, share, unit = constant(among[0], 0, q), constant(among[1], COUNT_BITS, q), constant(among[2], 0, q)
+    unit = unit.times_power_of_two(-token_shift(k.shape[3]))
     scores = dot_general_together(q, k, (((2,), (2,)), heads))
-    kept, share = broadcast_to(kept[None, None], scores.shape), broadcast_to(share[None, None], scores.shape[:3])
-    mean = (sums(scores * kept, -1) * share).truncated(VALUE_BITS)
+    kept = broadcast_to(kept[None, None], scores.shape)
+    share, unit = (broadcast_to(each[None, None], scores.shape[:3]) for each in (share, unit))
+    mean = (sums(scores * kept, -1) * (share * unit)).truncated(VALUE_BITS)
     # Scores that do not count are 0, and not as large as they come.
     scores = (scores - broadcast_to(mean[..., None], scores.shape)) * kept
     scores = scores.times_power_of_two(-params["to_q.squarings"])
     powers = _powers(params, scores, MASKED_BITS) * kept
     weighted = dot_general_together(v, powers, (((3,), (3,)), heads))
-    inverse = _inverse(params, (sums(powers, -1) * share).truncated(MIXED_BITS))
-    # Of many tokens the share of each is small, and needs more bits.
-    bits = INVERSE_BITS + token_shift(k.shape[3])
-    result = weighted * (inverse * share).truncated(bits)[:, :, None, :]
+    inverse = _inverse(params, (sums(powers, -1) * (share * unit)).truncated(MIXED_BITS))
+    # Of many tokens the share of each is small. What makes it so is a power of two, which costs no precision.
+    result = weighted * unit[:, :, None, :] * (inverse * share).truncated(INVERSE_BITS)[:, :, None, :]
     return result if result.bits <= RESULT_BITS else result.truncated(VALUE_BITS)
 
 

@@ -21,7 +21,7 @@ def trained(tmp_path_factory):
     torch.manual_seed(1)
     theirs = GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=len(WORDS), n_embd=16, n_layer=2, n_head=2, n_positions=12, bos_token_id=0, eos_token_id=0
+            vocab_size=len(WORDS), n_embd=16, n_layer=2, n_head=2, n_positions=40, bos_token_id=0, eos_token_id=0
         )
     )
     with torch.no_grad():
@@ -39,7 +39,7 @@ def trained(tmp_path_factory):
     return ours, theirs
 
 
-PROMPT = "w3 w9 w20 w5"
+PROMPT = "w7 w14 w21 w27"
 
 
 def test_plaintext_equals_transformers_greedy_choice(trained):
@@ -69,6 +69,18 @@ def test_three_parties_continue_as_plaintext_does(trained, cluster, protocols, e
     assert len(found.costs) == 3 and found.costs[1].bytes == found.costs[2].bytes < found.costs[0].bytes
 
 
+@pytest.mark.parametrize("protocols", ("fast-64", "fast-rings"))
+def test_a_long_text_is_continued_too(trained, cluster, protocols):
+    """The first token's weight is 1, and the last one's a thirtieth."""
+    ours, _ = trained
+    prompt = next(text for text in texts(200, seed=7, most=31) if len(text.split()) == 30)
+    exact = cdm.generate(ours, None, prompt, tokens=2)
+    emulated, found = (cdm.generate(ours, parties, prompt, tokens=2, protocols=protocols) for parties in (None, cluster))
+    assert found.ids == emulated.ids == exact.ids
+    for logits in (found.logits, emulated.logits):
+        assert np.abs(logits - exact.logits).max() < 0.1 * np.abs(exact.logits).max()
+
+
 def test_one_token_after_one_is_a_single_run(trained, cluster):
     ours, _ = trained
     exact = cdm.generate(ours, None, "w3", tokens=1)
@@ -87,10 +99,10 @@ def test_nothing_is_left_with_the_parties(trained, cluster):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"tokens": 10}, "4 tokens, and 10 more do not fit 12 places"),
+        ({"tokens": 38}, "4 tokens, and 38 more do not fit 40 places"),
         ({"tokens": 0}, "tokens"),
         ({"prompt": ""}, "no empty ones"),
-        ({"prompt": "w1 " * 13}, "13 tokens"),
+        ({"prompt": "w1 " * 41}, "41 tokens"),
     ],
 )
 def test_arguments_out_of_range_are_refused(trained, arguments, message):
