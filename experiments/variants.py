@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cipherdm.engine import CostReport, EngineConfig, LocalCluster, Node, Plan, compile_plan
-from cipherdm.models import UNet, UNetConditionConfig
+from cipherdm.models import UNet, UNetConditionConfig, load_unet
 from cipherdm.protocols import DIRECT, FAST, Protocols, named
 from cipherdm.sampling import Granularity, Task, engine_for, make_task, sampling_nodes
 from cipherdm.sampling.rings import walking_of
@@ -31,22 +31,20 @@ class Variant:
 
 
 def variants(names: Sequence[str] = DEFAULT_NAMES, granularity: Granularity | None = None) -> tuple[Variant, ...]:
-    """Return the variants with these names: protocol sets, and "direct-pade".
+    """Return the variants with these names: protocol sets, "direct-pade", and sets "on" a model ("ditto on mnist-dit-quad").
 
     "direct-pade" is `DIRECT` with the engine's more exact exponential, as the CipherDM release sets it. The granularity is by
-    default "loop", and "step" for sets that parties walk, which a loop cannot be. Raises CipherDMError for another name.
+    default "loop", but "step" for sets that parties walk, which a loop cannot be, and "block" for one of two rings. Raises
+    CipherDMError for another name.
     """
 
     def variant(name: str) -> Variant:
         if name == "direct-pade":
             return Variant(name, DIRECT, EngineConfig(exp="pade"), granularity or "loop")
-        chosen = named(name)
-        return Variant(
-            chosen.name,
-            chosen,
-            engine_for(chosen),
-            granularity or ("loop" if chosen.walk_bits is None else "step"),
-        )
+        of_set, _, model = name.partition(" on ")
+        chosen = named(of_set)
+        usual = "block" if chosen.small_bits else "step" if chosen.walk_bits else "loop"
+        return Variant(name, chosen, engine_for(chosen), granularity or usual, load_unet(model) if model else None)
 
     return tuple(map(variant, names))
 

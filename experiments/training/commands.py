@@ -20,6 +20,9 @@ from cipherdm.cli.options import (
 )
 from cipherdm.files import check_writable, checkout
 
+AT_A_TIME = 64
+"""Images that `evaluate` compares with exact ones at a time."""
+
 
 def train(
     name: Annotated[
@@ -108,13 +111,14 @@ def evaluate(
     from cipherdm.sampling.sample import make_task, run_task
 
     from .evaluation import evaluate as score
-    from .evaluation import model_digits
+    from .evaluation import model_digits, score_images
 
     folder = find_model(name)
     steps = sampling_defaults(folder, steps=50)["steps"] if steps is None else steps
     unet = cdm.load_unet(folder)
     settings = {"steps": steps, "start": start, "reuse": reuse, "scheduler": scheduler, "eta": eta}
-    chosen, granularity = named(protocols), "loop" if reuse == 1 else "step"
+    chosen = named(protocols)
+    granularity = "block" if chosen.small_bits else "step" if chosen.walk_bits or reuse > 1 else "loop"
 
     def sampler(labels: np.ndarray, seed: int, protocols=chosen, cluster=None) -> np.ndarray:
         # Images that overflowed are counted below, so they are no error here.
@@ -134,14 +138,20 @@ def evaluate(
     for way, (pictures, cluster_of) in clusters.items():
         if not pictures:
             continue
-        labels = np.arange(pictures) % len(digits)
+        labels, parts = np.arange(pictures) % len(digits), range(0, pictures, AT_A_TIME)
         with cluster_of() as cluster:
-            found = Likeness.of(sampler(labels, seed, cluster=cluster), sampler(labels, seed, protocols=cdm.DIRECT))
+            ways = ({"cluster": cluster}, {"protocols": cdm.DIRECT})
+            drawn, exact = (
+                np.concatenate([sampler(labels[n : n + AT_A_TIME], seed + n, **how) for n in parts]) for how in ways
+            )
+        found = Likeness.of(drawn, exact)
+        right = {"accuracy": score_images(drawn, labels, digits).accuracy}
+        right["accuracy_exact"] = score_images(exact, labels, digits).accuracy
         typer.echo(
             f"{way}, {pictures} pictures against exact ones: PSNR {found.psnr:.1f} dB, lowest {found.psnr_lowest:.1f}, "
-            f"SSIM {found.ssim:.3f}"
+            f"SSIM {found.ssim:.3f}; accuracy {right['accuracy']:.4f}, and {right['accuracy_exact']:.4f}"
         )
-        likeness[way] = found.as_json()
+        likeness[way] = found.as_json() | right
     if record is not None:
         parameters = sum(array.size for array in unet.params.values())
         about = {"model": folder.name, "parameters": parameters, "seed": seed, **settings, "protocols": protocols}

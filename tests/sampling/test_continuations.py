@@ -75,7 +75,9 @@ def test_a_long_text_is_continued_too(trained, cluster, protocols):
     ours, _ = trained
     prompt = next(text for text in texts(200, seed=7, most=31) if len(text.split()) == 30)
     exact = cdm.generate(ours, None, prompt, tokens=2)
-    emulated, found = (cdm.generate(ours, parties, prompt, tokens=2, protocols=protocols) for parties in (None, cluster))
+    emulated, found = (
+        cdm.generate(ours, parties, prompt, tokens=2, protocols=protocols) for parties in (None, cluster)
+    )
     assert found.ids == emulated.ids == exact.ids
     for logits in (found.logits, emulated.logits):
         assert np.abs(logits - exact.logits).max() < 0.1 * np.abs(exact.logits).max()
