@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .engine import compile_plan
+from .engine import Node, compile_plan
 from .errors import CipherDMError, check_whole
 from .files import check_writable
 from .models import UNet, UNetConditionConfig, at_guidance, sampling_defaults
@@ -23,7 +23,8 @@ from .protocols import FAST, Protocols
 from .sampling import make_task, sampling_nodes, text_to_image_task
 from .sampling.pipeline import Pipeline, embed_prompts, known_captions, spread_over
 from .sampling.rings import IMAGES_MET, drawn, room_taken, walking_of
-from .sampling.texts import known_texts, tokenised
+from .sampling.roles import Task
+from .sampling.texts import classification_task, known_texts, tokenised
 from .schedules import Schedule, exploring_scheduler, guided_coefficients, make_schedule
 
 GUIDANCE_SCALE = "guidance_scale"  # name among the fits' arrays; the scale that they were made with
@@ -120,7 +121,7 @@ def _prompted(
 
 
 def check_ranges(
-    model: UNet | Pipeline,
+    model: UNet | Pipeline | Transformer,
     protocols: Protocols = FAST,
     captions: Sequence[str] | None = None,
     *,
@@ -140,11 +141,12 @@ def check_ranges(
     others than those which rings are planned from, on real numbers, without the errors of truncations.
 
     Args:
-        model: by `load_unet` or `load_pipeline`; as it was calibrated, if the set needs that.
+        model: by `load_unet`, `load_pipeline` or `load_transformer`; as it was calibrated, if the set needs that.
         protocols: the protocol set.
         captions: as in `calibrate`.
         steps: number of denoising steps; by default 20, or those of the model's `sampling.json`.
-        images: number of images of each class, 4 by default. For a pipeline, number of captions, 16 by default. All are
+        images: number of images of each class, 4 by default. For a pipeline, number of captions, 16 by default, and for a
+            transformer number of texts, 64 by default, which should be others than it was calibrated on. All images are
             observed at once, with the scores of all attentions in memory, so a model with large latents needs fewer.
         guidance_scale: as in `calibrate`, whose scale is the default if the model is calibrated.
         seed: seed of the noise, which is public.
@@ -157,6 +159,8 @@ def check_ranges(
         CipherDMError: as `owner.ranges.check_ranges`; the model has no scheduler, takes prompts and is no pipeline, or has no
             captions.
     """
+    if isinstance(model, Transformer):
+        return _check_transformer(model, protocols, captions, 64 if images is None else images, progress)
     prompts = isinstance(model, Pipeline)
     unet = model.unet if prompts else model
     if not prompts and isinstance(unet.config, UNetConditionConfig):
@@ -187,10 +191,36 @@ def check_ranges(
     else:
         task = checked = make_task(unet, **asked, **({"labels": [0]} if unet.config.num_class_embeds else {"count": 1}))
         images *= unet.config.num_class_embeds or 1
-    nodes = sampling_nodes(task.shape, "block")
-    plan = compile_plan(nodes, task.specs, keep=["sample"], walking=walking_of(task, nodes, progress))
     first = IMAGES_MET + seed * images
-    runs = drawn(checked, range(first, first + images), progress, "checking cuts")
+    found += _cuts(task, checked, sampling_nodes(task.shape, "block"), "sample", range(first, first + images), progress)
+    return sorted(found, key=lambda entry: (-entry.outside, -entry.excess))
+
+
+def _check_transformer(
+    model: Transformer,
+    protocols: Protocols,
+    texts: Sequence[str] | None,
+    count: int,
+    progress: Progress | None,
+) -> list[LayerRange]:
+    check_whole("the number of texts", count, 1)
+    chosen = spread_over(known_texts(model) if texts is None else texts, count)
+    ids, mask = tokenised(model, chosen, model.config.tokens, cut=True)
+    found = ranges.check_ranges_of_texts(model, ids, mask, protocols, progress)
+    if protocols.walk_bits is None or model.config.kind != "bert":
+        return found
+    task = classification_task(model, chosen[:1], tokens=model.config.tokens, protocols=protocols)
+    checked = replace(task, known={"ids": ids, "mask": mask})
+    found += _cuts(task, checked, task.shape.nodes("block"), "logits", range(len(ids)), progress)
+    return sorted(found, key=lambda entry: (-entry.outside, -entry.excess))
+
+
+def _cuts(
+    task: Task, checked: Task, nodes: list[Node], output: str, seeds: range, progress: Progress | None
+) -> list[LayerRange]:
+    """Return how much of their room cuts take: rings are planned for a task, and met by the owner's runs of another."""
+    plan = compile_plan(nodes, task.specs, keep=[output], walking=walking_of(task, nodes, progress))
+    runs, found = drawn(checked, seeds, progress, "checking cuts"), []
     met = pd.DataFrame(room_taken(task, plan, runs), columns=["layer", "step", "share"])
     for layer, rows in met.groupby("layer", sort=False):
         outside = ~(rows["share"] <= 1)  # NaN is outside
@@ -199,7 +229,7 @@ def check_ranges(
         found.append(
             LayerRange(layer, "cut", *map(float, ends), (0.0, 1.0), float(outside.mean()), step, float(excess))
         )
-    return sorted(found, key=lambda entry: (-entry.outside, -entry.excess))
+    return found
 
 
 def calibration_of(pipeline: Pipeline) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Seed of the noise, which is public.")] = 0,
 ) -> None:
     """Calibrate a model for the set `fast`: measure in plaintext what its layers carry, and store fits in its folder."""
-    model, known = _read(name, captions, texts=True)
+    model, known = _read(name, captions)
     settings = {
         "timesteps": timesteps,
         "reuse": reuse,
@@ -71,30 +71,16 @@ def hosted(
     return sampling_model(name, model, **settings, **steps)
 
 
-def _read(
-    name: str, captions: Path | None, *, texts: bool = False
-) -> "tuple[UNet | Pipeline | Transformer, list[str] | None]":
-    """A model, and captions for it; with `texts` it may be a transformer."""
+def _read(name: str, captions: Path | None) -> "tuple[UNet | Pipeline | Transformer, list[str] | None]":
+    """A model, and captions or texts for it."""
     from ..models import UNet
     from ..sampling.pipeline import load_model, read_captions
 
     folder = cdm.find_model(name)
-    if not texts:
-        refuse_transformer(folder)
     model = load_model(folder)
     if captions is not None and isinstance(model, UNet):
         raise CipherDMError(f"{folder} is no Stable Diffusion folder, and takes no captions.")
     return model, None if captions is None else read_captions(captions)
-
-
-def refuse_transformer(folder: Path) -> None:
-    """Raise CipherDMError for the folder of a transformer."""
-    from ..models.transformer import is_transformer
-
-    if is_transformer(folder):
-        raise CipherDMError(
-            f"{folder} is a transformer, whose layers are not checked so far; `cipherdm classify` shows whether it is right."
-        )
 
 
 def check_ranges(
@@ -104,7 +90,7 @@ def check_ranges(
     captions: CaptionsOption = None,
     guidance_scale: GuidanceOption = None,
     count: Annotated[
-        int | None, typer.Option(help="Number of images of each class, 4 by default; of captions, 16 by default.")
+        int | None, typer.Option(help="Number of images of each class, 4 by default; of captions, 16; of texts, 64.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise, which is public.")] = 1,
 ) -> None:

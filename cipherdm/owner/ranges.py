@@ -1,7 +1,7 @@
 """Check in plaintext that a model's layers stay in the ranges on which the functions of a protocol set are right."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 
@@ -11,11 +11,13 @@ from ..approximations.softmax import ShiftedSoftmax
 from ..errors import CipherDMError, check_whole
 from ..models.blocks import GROUP_NORM_EPS
 from ..models.config import UNetConfig
+from ..models.transformer import Transformer
 from ..models.unet import UNet
 from ..progress import Progress
 from ..protocols import FAST, Protocols
 from ..schedules import Schedule
 from .observe import Layers, Observation, load_calibration, observe, one_hot_labels
+from .transformers import layers_of, observed
 
 TOLERANCE = 0.1  # relative error beyond which an inverse, an inverse root or a sum of exponentials counts as wrong
 
@@ -98,10 +100,12 @@ def check_ranges(
     check_whole("the number of images of each class", per_class, 1)
     check_whole("the seed", seed, 0)
     conditions = one_hot_labels(unet, per_class) if embeddings is None else np.float32(embeddings)
+    layers = Layers.of(unet)
     if protocols.prepare is None:
-        rules = _rules_of_functions(unet, protocols)
+        rules = _rules_of_functions(layers, protocols, unet)
     else:
-        rules = _rules_of_calibration(unet, schedule.timesteps, guarded=protocols.prepare == "fast-guarded")
+        guarded = protocols.prepare == "fast-guarded"
+        rules = _rules_of_calibration(layers, unet, schedule.timesteps, guarded=guarded)
     if not rules:
         return []
     rows = {key: [] for key in rules}
@@ -113,7 +117,35 @@ def check_ranges(
             progress(step + 1, schedule.steps, "check")
 
     observe(unet, schedule, conditions, guided=guided, seed=seed, visit=visit)
-    found = [_summed(*key, np.array(of_steps, np.float64)) for key, of_steps in rows.items()]
+    return _entries(rows)
+
+
+def check_ranges_of_texts(
+    model: Transformer,
+    ids: np.ndarray,
+    mask: np.ndarray,
+    protocols: Protocols = FAST,
+    progress: Progress | None = None,
+) -> list[LayerRange]:
+    """Run the exact transformer on texts, and compare what every layer carries as `check_ranges` does.
+
+    Token ids and mask are those of `fit_transformer`. Raises CipherDMError if the set needs a calibration that the model lacks.
+    """
+    layers = layers_of(model)
+    if protocols.prepare is None:
+        rules = _rules_of_functions(layers, protocols)
+    else:
+        rules = _rules_of_calibration(layers, model, np.zeros(1), total=np.nanmean)
+    if not rules:
+        return []
+    seen = observed(model, ids, mask, progress, "check")
+    measured = [{key: _row(*measure(0, some)) for key, measure in rules.items()} for some in seen]
+    found = _entries({key: [rows[key] for rows in measured] for key in rules})
+    return [replace(entry, step=None) for entry in found]
+
+
+def _entries(rows: Mapping[tuple[str, str], list[tuple]]) -> list[LayerRange]:
+    found = [_summed(*key, np.array(some, np.float64)) for key, some in rows.items()]
     return sorted(found, key=lambda entry: (-entry.outside, -entry.excess))
 
 
@@ -145,26 +177,26 @@ def _within(values: np.ndarray, low, high) -> _Met:
     return values, low, high, np.maximum(low - values, values - high)
 
 
-def _rules_of_functions(unet: UNet, protocols: Protocols) -> _Rules:
+def _rules_of_functions(layers: Layers, protocols: Protocols, unet: UNet | None = None) -> _Rules:
     """Rules for sets whose activations and softmax are functions with a domain."""
     rules: _Rules = {}
-    layers = Layers.of(unet)
     for name, activation in layers.activations.items():
         function = getattr(protocols, activation)
         domain = getattr(function, "domain", (-inf, inf))
         if domain != (-inf, inf):
             _require_observed(unet, protocols, function)
             rules[name, function.name] = lambda _, seen, name=name, ends=domain: _within(seen.normalised[name], *ends)
-    domain = getattr(protocols.gelu, "domain", (-inf, inf))
-    for name in (*layers.gates, *layers.inner) if domain != (-inf, inf) else ():
-        rules[name, protocols.gelu.name] = lambda _, seen, name=name, ends=domain: _within(seen.gates[name], *ends)
+    for name, act_fn in {**dict.fromkeys(layers.gates, "gelu"), **layers.inner}.items():
+        function = getattr(protocols, act_fn)
+        if (domain := getattr(function, "domain", (-inf, inf))) != (-inf, inf):
+            rules[name, function.name] = lambda _, seen, name=name, ends=domain: _within(seen.gates[name], *ends)
     softmax = protocols.softmax
     shifted = isinstance(softmax, ShiftedSoftmax)
     domain = softmax.exponential.domain if shifted else getattr(softmax, "domain", (-inf, inf))
     for name in layers.attentions:
         if domain != (-inf, inf):
             rules[name, softmax.exponential.name] = lambda _, seen, name=name: _within(
-                _less_maximum(seen.scores[name]) if shifted else seen.scores[name], *domain
+                _less_maximum(seen.scores[name]) if shifted else _filled(seen.scores[name]), *domain
             )
         if shifted and softmax.exponential.curve(-16, 0)[1].min() < 0:
             rules[name, f"{softmax.name}: sum"] = lambda _, seen, name=name: _within(
@@ -186,7 +218,13 @@ def _require_observed(unet: UNet, protocols: Protocols, function) -> None:
         )
 
 
+def _filled(scores: np.ndarray) -> np.ndarray:
+    """Scores with the largest of their row where there is none."""
+    return np.where(np.isnan(scores), np.nanmax(scores, -1, keepdims=True), scores)
+
+
 def _less_maximum(scores: np.ndarray) -> np.ndarray:
+    scores = _filled(scores)
     return scores - scores.max(-1, keepdims=True)
 
 
@@ -196,12 +234,18 @@ def _share_of_sums(exponential: Callable, scores: np.ndarray) -> np.ndarray:
     return sums / np.exp(scores.astype(np.float64)).sum(-1)
 
 
-def _rules_of_calibration(unet: UNet, timesteps: np.ndarray, *, guarded: bool) -> _Rules:
-    """Rules for FAST, from the calibration beside the model, for timesteps [steps]."""
+def _rules_of_calibration(
+    layers: Layers,
+    unet: UNet | Transformer,
+    timesteps: np.ndarray,
+    *,
+    guarded: bool = False,
+    total: Callable = np.sum,
+) -> _Rules:
+    """Rules for FAST, from the calibration beside the model, for timesteps [steps]; `total` as in `fit_attention`."""
     stored = load_calibration(unet)
     nearest = np.abs(stored["timesteps"][None, :] - timesteps[:, None]).argmin(1)
     rules: _Rules = {}
-    layers = Layers.of(unet)
     by_class = isinstance(unet.config, UNetConfig)
     for name in () if by_class else (*layers.group_norms, *layers.token_norms):
         eps = layers.token_norms.get(name, GROUP_NORM_EPS)
@@ -223,7 +267,7 @@ def _rules_of_calibration(unet: UNet, timesteps: np.ndarray, *, guarded: bool) -
         by_step = ("exp", "key", "sum") if by_class else ("exp", "sum")
         fits = {leaf: stored[f"{name}.{leaf}"][nearest].astype(np.float64) for leaf in by_step}
         fits |= {leaf: stored[f"{name}.{leaf}"] for leaf in ("counts", "floor") if f"{name}.{leaf}" in stored}
-        rules[name, "inverse sum"] = partial(_sum_range, name, fits)
+        rules[name, "inverse sum"] = partial(_sum_range, name, fits, total)
     return rules
 
 
@@ -270,8 +314,8 @@ def _inverse_root_range(variances: np.ndarray, p: np.ndarray, q: np.ndarray) -> 
     return variances, low, high, np.where(np.isnan(inside_gap), distance, np.maximum(distance, inside_gap))
 
 
-def _sum_range(name: str, fits: Mapping[str, np.ndarray], step: int, seen: Observation) -> _Met:
-    """Sums of rows against the ranges on which (x + r0)^2 + r1 is near 1/x after Newton's iteration.
+def _sum_range(name: str, fits: Mapping[str, np.ndarray], total: Callable, step: int, seen: Observation) -> _Met:
+    """Sums, or means, of rows against the ranges on which (x + r0)^2 + r1 is near 1/x after Newton's iteration.
 
     `fits` are the layer's, with the rows nearest to each step.
     """
@@ -279,14 +323,15 @@ def _sum_range(name: str, fits: Mapping[str, np.ndarray], step: int, seen: Obser
     error = TOLERANCE ** (0.5**newton)  # a Newton step squares it
     scores, keys = (x[name].astype(np.float64) for x in (seen.scores, seen.keys))
     if "floor" in fits:
-        scores = np.maximum(_less_maximum(scores), fits["floor"])
+        below = scores - np.nanmax(scores, -1, keepdims=True)
+        scores = np.maximum(below, fits["floor"])
     elif "key" not in fits:  # a prompt's own mean key
-        scores = scores - scores.mean(-1, keepdims=True)
+        scores = scores - np.nanmean(scores, -1, keepdims=True)
     else:
         # Scores about the calibrated mean key. Queries are not observed, but scores are linear in the keys.
         mean = fits["key"][step].reshape(1, keys.shape[1], -1, 1)
         scores = scores - scores @ np.linalg.pinv(keys) @ mean
-    sums = (np.polyval(fits["exp"][step], scores) ** 2**squarings).sum(-1)
+    sums = total(np.polyval(fits["exp"][step], scores) ** 2**squarings, axis=-1)
     r0, r1 = fits["sum"][step]
     # x times the inverse is a cubic that rises below and above the range that calibration fitted it on.
     ends = [np.roots([1, 2 * r0, r0 * r0 + r1, -product]) for product in (1 - error, 1 + error)]

@@ -1,6 +1,6 @@
 """The owner's work for transformers, in the clear: observe their layers on texts of its own, fit them for FAST, and fold."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import jax
@@ -51,17 +51,7 @@ def fit_transformer(
         seed: seed of the choice of samples.
         progress: called as progress(done, K, "calibrate").
     """
-    layers = Layers.of_blocks(_observed(model))
-    call, seen = jax.jit(_recorded_call(model)), []
-    for first in range(0, len(ids), _BATCH):
-        part = slice(first, first + _BATCH)
-        arrays = call(model.params, one_hot_tokens(ids[part], model.config.vocab_size), mask[part].astype(np.float32))
-        seen.append(jax.tree_util.tree_map(np.asarray, arrays))
-        if progress is not None:
-            progress(min(first + _BATCH, len(ids)), len(ids), "calibrate")
-    there = mask.astype(bool)[:, None, None, :]
-    if model.config.kind == "gpt2":
-        there = there & np.tri(mask.shape[1], dtype=bool)
+    layers, seen = layers_of(model), list(observed(model, ids, mask, progress, "calibrate"))
     generator = np.random.default_rng(seed)
     arrays: dict[str, np.ndarray] = {"timesteps": np.zeros(1, np.float32)}
 
@@ -75,8 +65,7 @@ def fit_transformer(
             arrays |= {f"{name}.spread": spread, f"{name}.count": np.int32([model.config.width])}
             arrays[f"{name}.newton"] = np.int32([newton_steps(spread)])
         for name in layers.attentions:
-            # Padding asks too, since parties compute what nobody reads, and must not overflow.
-            scores = np.where(there, of("scores", name), np.nan)
+            scores = of("scores", name)
             rows = scores.reshape(-1, scores.shape[3])
             rows -= np.nanmean(rows, 1, keepdims=True)
             # Some of them, and those whose means are the ends of the range that is inverted.
@@ -94,6 +83,31 @@ def fit_transformer(
             some = channels[:, generator.choice(channels.shape[1], min(SAMPLES, channels.shape[1]), replace=False)]
             arrays[f"{name}.{leaf}"] = fit(some, ends=widened_ends(channels))[None].astype(np.float32)
     return arrays
+
+
+def layers_of(model: Transformer) -> Layers:
+    """Return the layers that are observed."""
+    return Layers.of_blocks(_observed(model))
+
+
+def observed(
+    model: Transformer, ids: np.ndarray, mask: np.ndarray, progress: Progress | None = None, label: str = "observe"
+) -> Iterator[Observation]:
+    """Run the exact model on texts and yield what layers carry, for some texts at a time. What is no score is NaN.
+
+    Padding asks too, since parties compute what nobody reads, and must not overflow. Arguments are those of `fit_transformer`.
+    """
+    call = jax.jit(_recorded_call(model))
+    for first in range(0, len(ids), _BATCH):
+        part = slice(first, first + _BATCH)
+        arrays = call(model.params, one_hot_tokens(ids[part], model.config.vocab_size), mask[part].astype(np.float32))
+        seen = jax.tree_util.tree_map(np.asarray, arrays)
+        there = mask[part].astype(bool)[:, None, None, :]
+        if model.config.kind == "gpt2":
+            there = there & np.tri(mask.shape[1], dtype=bool)
+        yield seen._replace(scores={name: np.where(there, scores, np.nan) for name, scores in seen.scores.items()})
+        if progress is not None:
+            progress(min(first + _BATCH, len(ids)), len(ids), label)
 
 
 def _observed(model: Transformer) -> tuple[Block, ...]:

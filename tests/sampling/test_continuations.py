@@ -115,3 +115,9 @@ def test_arguments_out_of_range_are_refused(trained, arguments, message):
 def test_a_classifier_continues_nothing_and_a_decoder_classifies_nothing(trained):
     with pytest.raises(CipherDMError, match="generate"):
         cdm.classify(trained[0], None, "w1")
+
+
+def test_layers_are_checked_at_all_places(trained):
+    found = cdm.check_ranges(trained[0], cdm.FAST)
+    assert {"inverse root", "inverse sum"} == {entry.function for entry in found}
+    assert max(entry.outside for entry in found) < 0.01

@@ -1,6 +1,7 @@
 """Classes of texts: three parties against plaintext, and plaintext against transformers."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from sentences import make_bert, texts, tokenizer
 import cipherdm as cdm
 from cipherdm import CipherDMError
 from cipherdm.engine import Walking, compile_plan
+from cipherdm.owner.observe import load_calibration, save_calibration
 from cipherdm.sampling.texts import KNOWN, classification_task
 
 
@@ -181,3 +183,27 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(made))
     with pytest.raises(CipherDMError, match="knows token 99"):
         cdm.classify(ours, None, "w0")
+
+
+def test_layers_of_texts_like_those_of_calibration_stay_in_their_ranges(trained):
+    ours, _ = trained
+    others = texts(30, seed=9)
+    found = cdm.check_ranges(ours, cdm.FAST_RINGS, others)
+    assert {"inverse root", "inverse sum", "cut"} == {entry.function for entry in found}
+    assert max(entry.outside for entry in found) == 0 and all(entry.step is None for entry in found)
+    assert len([entry for entry in found if entry.function == "inverse root"]) == 5
+    clipped = cdm.check_ranges(ours, cdm.NIMBUS, others)
+    assert {entry.function for entry in clipped} == {"exp_nimbus"}
+    assert all(entry.highest <= 1e-6 and entry.outside == 0 for entry in clipped)
+    assert cdm.check_ranges(ours, cdm.DIRECT, others) == []
+
+
+def test_a_layer_that_leaves_its_range_is_named(trained, tmp_path):
+    ours, _ = trained
+    fits = load_calibration(ours)
+    fits["layers.1.norm3.spread"] = fits["layers.1.norm3.spread"] * np.float32([1, 0.3])
+    shutil.copytree(ours.folder, tmp_path, dirs_exist_ok=True)
+    narrowed = cdm.load_transformer(tmp_path)
+    save_calibration(fits, narrowed)
+    first = cdm.check_ranges(narrowed, cdm.FAST)[0]
+    assert (first.layer, first.function) == ("layers.1.norm3", "inverse root") and first.outside > 0 < first.excess

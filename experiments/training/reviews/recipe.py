@@ -103,8 +103,8 @@ MINILM_QUAD = replace(
     pretrained=False,
     learning_rate=5e-5,
     hidden_rate=2e-4,
-    hidden_steps=500,
-    steps=750,
+    hidden_steps=300,
+    steps=450,
     dropout=0.0,
     fraction_bits=10,
 )
