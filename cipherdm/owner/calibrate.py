@@ -27,6 +27,7 @@ from .observe import Layers, Observation, observe, one_hot_labels
 
 SAMPLES = 3000  # values of a channel that an activation is fitted to
 ROWS = 600  # rows of scores taken at each step
+EXTREMES = 50  # and where layers are not fitted by class, rows at either end of all sums
 MAX_NEWTON = 9  # Newton steps for an inverse root; a normalisation that needs more is refused
 LOWEST = -12.0  # lowest score below its row's maximum that is kept: its exponential is 6e-6
 _ACTIVATIONS = {"silu": ("even", fit_even), "mish": ("cubic", partial(fit_with_cubic, exact.mish))}  # "quad" is exact
@@ -35,6 +36,7 @@ _BELOW_ERROR = 0.01  # the same for scores below their maximum, which is worth i
 _INVERSE_ERROR = 0.003
 _LARGEST_SCORE = 18.0  # SPU's products can hold its exponential
 _SUM_MARGIN = 1.5  # factor by which sums of rows may leave the range that was met, where scores are below their maximum
+_DIT_MARGIN = 2.0  # the same for DiTs, few of whose tokens attend to a few others alone
 SPREAD = 1.3  # factor by which variances may leave the range that was met, on either side
 # Relative, of inverse roots at the ends of that range and in its middle. Each Newton step adds messages; what this error
 # leaves of the images' likeness is in prompts_sd-mini.json.
@@ -61,6 +63,7 @@ def calibrate(
     - "ATTENTION.exp" [steps, 3]: (alpha, beta, gamma) of `fit_exponential`, scaled so that rows sum to about 1.
     - "ATTENTION.sum" [steps, 2]: (r0, r1) with 1/x ~ (x + r0)^2 + r1 for the sums of the rows.
     - "ATTENTION.counts" [2]: squarings, and Newton iterations for the inverse.
+    - "ATTENTION.peak" [1]: the largest exponential in these units.
     - "ATTENTION.floor" [1], where scores are taken below their row's maximum: the lowest that is kept.
 
     For U-Nets with labels:
@@ -137,6 +140,7 @@ class _Recorder:
         self.widths = {name: unet.config.width if weight is None else weight.size for name, weight in affine.items()}
         inner = [name for name, act_fn in self.layers.inner.items() if act_fn != "gelu_quad"]  # which is exact
         self.eps = unet.config.norm_eps
+        self.margin = _DIT_MARGIN if isinstance(unet.config, DiTConfig) else 1.0
         self.steps = steps
         self.generator = np.random.default_rng(seed)
         self.rows: dict[str, list[np.ndarray]] = {}  # by name, one row a step
@@ -151,7 +155,10 @@ class _Recorder:
             self._spread(name, seen.variances[name].reshape(-1, 1) + eps, self.widths[name])
         for name, scores in seen.scores.items():
             rows = scores.reshape(-1, scores.shape[-1])
-            rows = rows[self._some(len(rows), ROWS)].astype(np.float64)
+            some = self._some(len(rows), ROWS)
+            if self.labels is None:
+                some = with_extremes(rows - rows.mean(1, keepdims=True), some)
+            rows = rows[some].astype(np.float64)
             self.scores[name].append(rows - rows.mean(1, keepdims=True))
             if self.labels is not None:
                 self._row(f"{name}.key", seen.keys[name].mean(axis=(0, 3)).reshape(-1))
@@ -207,7 +214,8 @@ class _Recorder:
             if name.endswith((".center", ".typical", ".rstd")):
                 arrays[name] = np.moveaxis(arrays[name], 0, 1)  # classes first
         for name, scores in self.scores.items():
-            arrays |= {f"{name}.{leaf}": values for leaf, values in fit_attention(scores).items()}
+            found = fit_attention(scores, margin=self.margin)
+            arrays |= {f"{name}.{leaf}": values for leaf, values in found.items()}
         for name, gates in self.gates.items():
             samples = np.concatenate(gates, axis=1)
             arrays[f"{name}.even"] = fit_even(samples, widened_ends(samples), exact.gelu)
@@ -218,6 +226,12 @@ class _Recorder:
             if name.endswith(".spread")
         }
         return arrays | newton | self.constants
+
+
+def with_extremes(rows: np.ndarray, some: np.ndarray) -> np.ndarray:
+    """Return numbers of rows of centred scores [rows, N]: `some`, and those at either end of the range that is inverted."""
+    order = np.nanmean(np.exp(rows), 1).argsort()
+    return np.unique(np.concatenate([some, order[:EXTREMES], order[-EXTREMES:]]))
 
 
 def _by_channel(values: np.ndarray) -> np.ndarray:
@@ -231,10 +245,13 @@ def newton_steps(spread: np.ndarray) -> int:
     return next((n for n in range(MAX_NEWTON) if newton_start(1, ratio, n)[2] < _ROOT_ERROR), MAX_NEWTON)
 
 
-def fit_attention(scores: list[np.ndarray], total: Callable = np.sum) -> dict[str, np.ndarray]:
-    """Return exp, sum and counts of an attention module from its centred scores [rows, N] of each step.
+def fit_attention(
+    scores: list[np.ndarray], total: Callable = np.sum, margin: float = 1.0
+) -> dict[str, np.ndarray]:
+    """Return exp, sum, counts and peak of an attention module from its centred scores [rows, N] of each step.
 
-    `total` is what the parties invert of a row's exponentials: their sum, or, with what is no score NaN, np.nanmean.
+    `total` is what the parties invert of a row's exponentials: their sum, or, with what is no score NaN, np.nanmean. Totals
+    may leave the range that was met by a factor of `margin`.
 
     Scores too far apart for one exponential about their row's mean are taken below their row's maximum, and no lower than
     LOWEST. Then there is also "floor" [1], and no scores are out of range; it costs a maximum and a comparison on shares.
@@ -246,7 +263,10 @@ def fit_attention(scores: list[np.ndarray], total: Callable = np.sum) -> dict[st
         fitted = _fit_exponentials(scores, _BELOW_ERROR, (LOWEST, 0.0))
         floor = {"floor": np.array([LOWEST])}
     fits, squarings = fitted
-    sums = [total(np.polyval(fit, rows) ** 2**squarings, axis=1) for fit, rows in zip(fits, scores, strict=True)]
+    powers = [np.polyval(fit, rows) ** 2**squarings for fit, rows in zip(fits, scores, strict=True)]
+    sums = [total(part, axis=1) for part in powers]
+    if margin > 1:
+        sums = [np.array([found.min() / margin, found.max() * margin]) for found in sums]
     if floor:
         # Prompts that were not calibrated with have other sums: of N exponentials, of which one is 1, they are 1 to N.
         ends = [(found.min() / _SUM_MARGIN, found.max() * _SUM_MARGIN) for found in sums]
@@ -257,10 +277,12 @@ def fit_attention(scores: list[np.ndarray], total: Callable = np.sum) -> dict[st
     while max(errors) ** 2**newton > _INVERSE_ERROR:  # each iteration squares the error
         newton += 1
     inverses = np.stack(inverses)
+    peak = max(np.nanmax(part) * unit for part, unit in zip(powers, inverses[:, 0], strict=True))
     return {
         "exp": np.stack(fits) * inverses[:, :1] ** (0.5**squarings),
         "sum": inverses[:, 1:],
         "counts": np.array([squarings, newton]),
+        "peak": np.array([peak]),
     } | floor
 
 

@@ -1,5 +1,6 @@
 """The owner's preparation: weights and calibrated fits folded into the arrays that are shared, by what a protocol set needs."""
 
+import math
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -9,11 +10,13 @@ from ..models.config import DiTConfig, UNetConfig
 from ..models.unet import UNet
 from ..protocols import Protocols
 from ..protocols.fast import CONSTANT_BITS, POWER_BITS, VALUE_BITS, WEIGHT_BITS
-from ..protocols.fast_attention import FEATURE_BITS, MIXED_BITS, token_shift
+from ..protocols.fast_attention import FEATURE_BITS, MIXED_BITS, SHARE_BITS, token_shift
 from .calibrate import check_computed_by_fast
 from .fold_norms import Fits, fold_line_norm, fold_modulated_norm, fold_newton_norm, fold_polynomial, fold_token_norm
 from .observe import Layers, load_calibration
 from .prepared import PreparedWeights, time_terms, without_time_blocks
+
+_PEAK_MARGIN = 2.0  # factor by which exponentials may become larger than calibration met
 
 # Of attention's constants: each is added to numbers with these bits, or multiplied at them.
 ATTENTION_BITS = {
@@ -128,6 +131,8 @@ def fold_exponential(weights: PreparedWeights, fits: Fits, name: str, size: int)
         weights.by_step[f"{query}.{leaf}"] = values
     weights.bits.update({f"{query}.{leaf}": bits for leaf, bits in ATTENTION_BITS.items()})
     weights.static.update({f"{query}.squarings": squarings, f"{query}.newton": newton})
+    if (peak := float(fits.stored.get(f"{name}.peak", [0])[0])) * _PEAK_MARGIN > 2.0 ** (18 - SHARE_BITS):
+        weights.static[f"{query}.bits"] = 18 - math.ceil(math.log2(peak * _PEAK_MARGIN))
 
 
 def _fold_linear_attention(weights: PreparedWeights, name: str, heads: int, tokens: int) -> None:

@@ -16,7 +16,7 @@ from ..progress import Progress
 from ..protocols import Protocols
 from ..protocols.fast import VALUE_BITS, WEIGHT_BITS
 from ..protocols.fast_attention import COUNT_BITS, TOKEN_BITS
-from .calibrate import SAMPLES, SPREAD, fit_attention, newton_steps
+from .calibrate import SAMPLES, SPREAD, fit_attention, newton_steps, with_extremes
 from .fits import fit_even, fit_with_cubic, widened_ends
 from .fold import fold_exponential, fold_inner, prepare_small
 from .fold_norms import Fits, fold_token_norm, typical_variances
@@ -24,7 +24,7 @@ from .observe import Layers, Observation, load_calibration, recording_protocols
 from .prepared import PreparedWeights
 
 _BATCH = 32  # texts at a time
-ROWS, EXTREMES = 4000, 50  # rows of scores that an exponential is fitted to, and those at either end of all
+ROWS = 4000  # rows of scores that an exponential is fitted to
 INPUT_BITS = {"mask": TOKEN_BITS, "share": COUNT_BITS, "onehot": 0, "unit": 0, "place": 0, "slot": 0, "kept": 0}
 """Fraction bits of what a client brings, by name, for sets on `Fixed` numbers."""
 
@@ -68,11 +68,8 @@ def fit_transformer(
             scores = of("scores", name)
             rows = scores.reshape(-1, scores.shape[3])
             rows -= np.nanmean(rows, 1, keepdims=True)
-            # Some of them, and those whose means are the ends of the range that is inverted.
-            order = np.nanmean(np.exp(rows), 1).argsort()
             some = generator.choice(len(rows), min(ROWS, len(rows)), replace=False)
-            rows = rows[np.unique(np.concatenate([some, order[:EXTREMES], order[-EXTREMES:]]))].astype(np.float64)
-            fitted = fit_attention([rows], np.nanmean)
+            fitted = fit_attention([rows[with_extremes(rows, some)].astype(np.float64)], np.nanmean)
             arrays |= {f"{name}.{leaf}": np.asarray(found, np.float32) for leaf, found in fitted.items()}
         for name, act_fn in layers.inner.items():
             if act_fn not in _FITS:

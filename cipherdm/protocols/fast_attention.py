@@ -17,7 +17,7 @@ SCORES = 1 << 24  # at a time: 256 MiB of shares in a party's memory
 
 # Fraction bits of unnormalised attention weights: right below 4. A value's 10, these and the inverse's 14 are 40, so the
 # result is multiplied by the next layer's weights, at 12, without a truncation.
-SHARE_BITS = 16
+SHARE_BITS = 16  # unless larger ones were met
 MASKED_BITS = 12  # of attention weights whose mean is 1, as they are where tokens are masked: right below 64
 COUNT_BITS = 14  # of 1 over a number of tokens, times a power of two
 TOKEN_BITS = 14  # of tokens' weights, and of values times them
@@ -115,7 +115,7 @@ def _attend(params, k, v, mask, q):
     if "to_q.floor" in params:
         scores = scores if mask is None else scores + broadcast_to(mask[:, 1, None, None], scores.shape)
         scores = _below_maximum(scores, params["to_q.floor"])
-    powers = _powers(params, scores, SHARE_BITS if mask is None else MASKED_BITS)
+    powers = _powers(params, scores, params.get("to_q.bits", SHARE_BITS) if mask is None else MASKED_BITS)
     weighted = dot_general_together(v, powers, (((3,), (3,)), heads))  # [B, heads, d, N]
     if mask is None:
         inverse = _inverse(params, sums(powers, -1))

@@ -124,7 +124,8 @@ def noise_objective(
         mean = (levels[1][timesteps].flatten() ** 8 * error[0].numel() * error.mean((1, 2, 3)).square()).mean()
         minimised = loss + config.mean_weight * mean
         if scores is not None:
-            minimised = minimised + config.score_weight * scores.mean_square()
+            size = scores.beyond(config.score_bound) if config.score_bound else scores.mean_square()
+            minimised = minimised + config.score_weight * size
         if spreads is not None:
             minimised = minimised + config.spread_weight * spreads.fourth_power()
         return minimised, loss

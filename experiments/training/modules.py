@@ -13,6 +13,7 @@ from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
+from torch.nn import functional
 
 UNet = TypeVar("UNet", UNet2DModel, UNet2DConditionModel)
 
@@ -175,6 +176,18 @@ class ScoreRecorder:
             # The sum of (q_i k_j)^2 over all i and j, as the inner product of two d x d matrices.
             squares = ((q.mT @ q) * (k.mT @ k)).sum((-2, -1))
             total = total + block.scale**2 * squares.mean() / (q.shape[-2] * k.shape[-2])
+        return total
+
+    def beyond(self, bound: float) -> torch.Tensor:
+        """Return the sum over the blocks of the mean square by which scores leave [-bound, bound], a scalar with gradient."""
+        total = torch.zeros(())
+        for index, block in enumerate(self._blocks):
+            q, k = (
+                self._projected.pop((index, leaf)).unflatten(-1, (block.heads, -1)).transpose(1, 2)
+                for leaf in ("to_q", "to_k")
+            )
+            scores = block.scale * q @ (k - k.mean(-2, keepdim=True)).mT
+            total = total + functional.relu(scores.abs() - bound).square().mean()
         return total
 
     def _keep(self, key: tuple[int, str], module, inputs, output: torch.Tensor) -> None:

@@ -34,6 +34,7 @@ class TrainingConfig:
     clip_norm: float = 1.0
     mean_weight: float = 0.0  # of the error's mean over the image, in the loss
     score_weight: float = 0.0  # of the mean square of the attention scores, in the loss
+    score_bound: float = 0.0  # if there is one, of the mean square by which they leave it
     spread_weight: float = 0.0  # of how far apart tokens' variances are, in the loss; see `modules.SpreadRecorder`
     guidance: float = 0.0  # how far the target leans towards plain members of the class; see `guidance`
     focus: float = 0.0  # 0 to 1: how much more often timesteps around the middle are drawn
@@ -215,7 +216,8 @@ _DIT = DiTTraining(
     steps=12000,
     learning_rate=1e-3,
     warmup=500,
-    score_weight=1e-3,
+    score_weight=0.1,
+    score_bound=2.0,
     spread_weight=1e-2,
     guidance=0.5,
     checkpoint_every=1000,
@@ -230,7 +232,7 @@ _DIT_QUAD = dataclasses.replace(
     initial="data/models/mnist-dit",
     teacher="data/models/mnist-dit",
     guidance=0.0,
-    steps=5000,
+    steps=3000,
     learning_rate=5e-4,
 )
 
