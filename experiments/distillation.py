@@ -1,7 +1,8 @@
 """What quadratics cost in accuracy, and what distillation mends: reviews-tiny and its student, in plaintext and on shares."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,27 +14,32 @@ import cipherdm as cdm
 from cipherdm.datasets import Reviews, load_reviews
 from cipherdm.errors import CipherDMError
 from cipherdm.progress import Progress, ProgressBar
-from cipherdm.protocols import Protocols, named
+from cipherdm.protocols import named
 from cipherdm.sampling.texts import tokenizer_of
 
-from .commands import RecordOption, finish, record_path, silent
+from .commands import RecordOption, finish, record_path, silent, split_names
 from .markdown import markdown, records_named
 from .target import Check, Command, Target, Value
-from .transformer import STUDENT, TEACHER
+from .transformer import STUDENT, TEACHER, ModelsOption, record_of, short
 
 TOKENS = 64
 _BATCH, _TOGETHER = 201, 20  # reviews at a time, in plaintext and on shares
 QUADRATIC = replace(cdm.DIRECT, name="quadratic put in", gelu=cdm.DIRECT.gelu_quad)
 TWO = replace(cdm.MPCFORMER, name="quadratic and 2Quad put in")
-WAYS: tuple[tuple[str, Protocols], ...] = (
-    *((TEACHER, protocols) for protocols in (cdm.DIRECT, cdm.PUMA, cdm.NIMBUS, QUADRATIC, TWO, cdm.DITTO)),
-    *((STUDENT, protocols) for protocols in (cdm.DIRECT, cdm.FAST, cdm.DITTO)),
+OF_TEACHER, OF_STUDENT = (
+    (cdm.DIRECT, cdm.PUMA, cdm.NIMBUS, QUADRATIC, TWO, cdm.DITTO),
+    (cdm.DIRECT, cdm.FAST, cdm.DITTO),
 )
 SECURE = ("fast-rings", "ditto")
 """Sets with which three parties classify reviews with the student."""
 
 
-def run(count: int = 1000, secure: int = 200, progress: Progress = silent) -> dict[str, Any]:
+def run(
+    count: int = 1000,
+    secure: int = 200,
+    progress: Progress = silent,
+    models: Sequence[str] = (TEACHER, STUDENT),
+) -> dict[str, Any]:
     """Classify so many reviews of the test split in each way in plaintext, and some on three parties; return the record.
 
     On shares, "agree" counts the classes that are those of exact functions in plaintext, and "error" is the largest
@@ -41,9 +47,11 @@ def run(count: int = 1000, secure: int = 200, progress: Progress = silent) -> di
     """
     reviews, rows = short_reviews(), []
     count = min(count, len(reviews))
-    total = len(WAYS) + len(SECURE) * -(-secure // _TOGETHER)
+    pairs = zip(models, (OF_TEACHER, OF_STUDENT), strict=True)
+    ways = [(name, protocols) for name, sets in pairs for protocols in sets]
+    total = len(ways) + len(SECURE) * -(-secure // _TOGETHER)
     exact = {}
-    for place, (name, protocols) in enumerate(WAYS):
+    for place, (name, protocols) in enumerate(ways):
         progress(place, total, f"{name}, {protocols.name}")
         model = cdm.load_transformer(name)
         parts = [reviews.texts[first : min(first + _BATCH, count)] for first in range(0, count, _BATCH)]
@@ -51,22 +59,24 @@ def run(count: int = 1000, secure: int = 200, progress: Progress = silent) -> di
         logits = np.concatenate([cdm.classify(model, None, texts, **settings).logits for texts in parts])
         exact.setdefault(name, logits)
         right = _right(logits, reviews)
-        rows.append({"model": name, "protocols": protocols.name, "reviews": len(logits), "accuracy": right})
-    model = cdm.load_transformer(STUDENT)
+        rows.append({"model": short(name), "protocols": protocols.name, "reviews": len(logits), "accuracy": right})
+    model = cdm.load_transformer(models[1])
     for place, name in enumerate(SECURE):
         found = []
         with cdm.LocalCluster() as cluster:
             for part in np.array_split(np.arange(secure), -(-secure // _TOGETHER)):
                 progress(
-                    len(WAYS) + place * -(-secure // _TOGETHER) + len(found), total, f"{STUDENT}, {name}, on shares"
+                    len(ways) + place * -(-secure // _TOGETHER) + len(found),
+                    total,
+                    f"{short(models[1])}, {name}, on shares",
                 )
                 texts = [reviews.texts[number] for number in part]
                 settings = {"tokens": TOKENS, "protocols": named(name), "granularity": "step", "embedded": True}
                 found.append(cdm.classify(model, cluster, texts, **settings).logits)
-        logits, wanted = np.concatenate(found), exact[STUDENT][:secure]
+        logits, wanted = np.concatenate(found), exact[models[1]][:secure]
         agree = int((logits.argmax(1) == wanted.argmax(1)).sum())
         about = {
-            "model": STUDENT,
+            "model": short(models[1]),
             "protocols": f"{name} on shares",
             "reviews": secure,
             "accuracy": _right(logits, reviews),
@@ -86,9 +96,9 @@ def _right(logits: np.ndarray, reviews: Reviews) -> float:
     return float((logits.argmax(1) == reviews.labels[: len(logits)]).mean())
 
 
-def distillation_table(measurements: Path) -> str:
+def distillation_table(measurements: Path, name: str = "distillation") -> str:
     """Return the accuracies, as Markdown."""
-    (record,) = records_named(measurements, "distillation.json", "cipherdm bench distillation")
+    (record,) = records_named(measurements, f"{name}.json", "cipherdm bench distillation")
     rows = [
         [row["model"], row["protocols"], f"{row['reviews']:,}", f"{row['accuracy']:.1%}"]
         + ([f"{row['agree']} of {row['reviews']}", f"{row['error']:.2f}"] if "agree" in row else ["-", "-"])
@@ -98,12 +108,16 @@ def distillation_table(measurements: Path) -> str:
     return markdown(header, rows)
 
 
-TABLES = {"distillation": distillation_table}
+TABLES = {
+    "distillation": distillation_table,
+    "distillation_minilm": partial(distillation_table, name="distillation_reviews-minilm"),
+}
 
 
 def measure(
     count: Annotated[int, typer.Option(help="Number of reviews in plaintext, of 1,005.", min=1)] = 1000,
     secure: Annotated[int, typer.Option(help="Number of reviews on three parties.", min=1)] = 200,
+    models: ModelsOption = None,
     record: RecordOption = None,
 ) -> None:
     """Measure the accuracy of reviews-tiny and of its student, with quadratics put in, distilled, and on three parties."""
@@ -112,8 +126,8 @@ def measure(
             f"{secure} reviews on shares are compared with as many in plaintext; ask for more than {count}."
         )
     with ProgressBar("run") as bar:
-        found = run(count, secure, bar)
-    finish(record_path(record, "distillation"), found, pd.DataFrame(found["rows"]))
+        found = run(count, secure, bar, (TEACHER, STUDENT) if models is None else split_names(models))
+    finish(record_path(record, record_of("distillation", models)), found, pd.DataFrame(found["rows"]))
 
 
 def _accuracy(model: str, protocols: str) -> Value:

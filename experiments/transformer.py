@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 import cipherdm as cdm
 from cipherdm.costs import LAN, WAN, Network
 from cipherdm.engine import CostReport, Graph, LocalCluster, Node, Plan, Session, Spec, Walking, compile_plan, sizes_met
+from cipherdm.errors import CipherDMError
 from cipherdm.models.transformer import Transformer, TransformerConfig, place_of, transformer_shapes
 from cipherdm.owner.transformers import fit_transformer
 from cipherdm.progress import Progress, ProgressBar
@@ -33,6 +34,10 @@ REVIEW = "Effective but too tepid biopic, though it has some wonderful moments."
 # Sets with which the student is computed, and not its teacher.
 TRAINED_FOR = ("mpcformer", "ditto", "fast-64", "fast-rings")
 TOKENS = 32
+ModelsOption = Annotated[
+    str | None,
+    typer.Option(help="A teacher and its student instead of reviews-tiny's: names or folders, with a comma."),
+]
 _SPREAD = 1.5  # standard deviation of random layers' scores
 _SLOW = 0.01  # seconds of a round trip
 
@@ -47,7 +52,7 @@ class Case:
     heads: int = 2
     tokens: int = TOKENS
     before: int = 0
-    whole: bool = False  # a trained model, and not a layer
+    models: tuple[str, str] | None = None  # a trained model, and its student, instead of a layer
 
     def config(self, protocols: Protocols) -> TransformerConfig:
         """Return the configuration of two such layers, of which the first is taken: the last computes only what is read.
@@ -62,7 +67,7 @@ class Case:
 
 
 CASES = (
-    Case("a review, reviews-tiny", whole=True),
+    Case("a review, reviews-tiny", models=(TEACHER, STUDENT)),
     Case("layer, MiniLM", width=384, heads=12),
     Case("layer, BERT-base", width=768, heads=12, tokens=128),
     Case("block, GPT-2 tiny, prompt", "gpt2", heads=4),
@@ -90,8 +95,8 @@ class Prepared:
 def prepare(case: Case, name: str) -> Prepared | None:
     """Return a case under a set, or None if the set does not compute it."""
     protocols = named(name)
-    if case.whole:
-        model = cdm.load_transformer(STUDENT if name in TRAINED_FOR else TEACHER)
+    if case.models is not None:
+        model = cdm.load_transformer(case.models[name in TRAINED_FOR])
         task = classification_task(model, REVIEW, tokens=case.tokens, embedded=True, protocols=protocols)
         nodes = task.shape.nodes("block" if protocols.small_bits else "step")
         walking = walking_of(task, nodes)
@@ -214,9 +219,9 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
     return frame[["case", "network", "protocols", "ms", "MB", "sends", "rounds", "faster", "fewer bytes"]]
 
 
-def transformer_table(measurements: Path) -> str:
+def transformer_table(measurements: Path, name: str = "transformer") -> str:
     """Return the costs of transformers, as Markdown."""
-    (record,) = records_named(measurements, "transformer.json", "cipherdm bench transformer")
+    (record,) = records_named(measurements, f"{name}.json", "cipherdm bench transformer")
     rows = [
         [row["case"] + ("" if row["network"] == "-" else f", {row['network']}"), row["protocols"]]
         + [duration(row["ms"] / 1000), megabytes(row["MB"] * 1e6), f"{row['sends']:,}", times(row["faster"])]
@@ -254,7 +259,11 @@ def _ratio(
     return found[base] / found[name]
 
 
-TABLES = {"transformer": transformer_table, "claims_ditto": claims_table}
+TABLES = {
+    "transformer": transformer_table,
+    "transformer_minilm": partial(transformer_table, name="transformer_reviews-minilm"),
+    "claims_ditto": claims_table,
+}
 
 
 def figure(records: Path) -> Figure:
@@ -284,13 +293,37 @@ def measure(
     sets: Annotated[str, typer.Option(help="Names of protocol sets, separated by commas.")] = ",".join(SETS),
     repetitions: RepetitionsOption = 5,
     reduced: Annotated[bool, typer.Option("--reduced", help="A review alone, without a network.")] = False,
+    models: ModelsOption = None,
     record: RecordOption = None,
 ) -> None:
     """Measure transformers under several sets in turns: time, bytes, messages; a review also over a LAN and a WAN."""
-    cases, networks = (CASES[:1], ()) if reduced else (CASES, (LAN, WAN))
+    cases, networks = (CASES[:1], ()) if reduced or models else (CASES, (LAN, WAN))
+    if models:
+        cases = (replace(CASES[0], name=f"a review, {named_pair(models)}", models=tuple(split_names(models))),)
     with ProgressBar("run") as bar:
         found = run(split_names(sets), cases, networks, repetitions, bar)
-    finish(record_path(record, "transformer"), found, table(found))
+    finish(record_path(record, record_of("transformer", models)), found, table(found))
+
+
+def short(name: str) -> str:
+    """Return a model's name: that of its folder, or of its run's."""
+    folder = Path(name)
+    return folder.parent.name if folder.name == "model" else folder.name
+
+
+def named_pair(models: str) -> str:
+    """Return the name of the teacher of "TEACHER,STUDENT", as paths or names in data/models."""
+    names = split_names(models)
+    if len(names) != 2:
+        raise CipherDMError(
+            f"--models {models!r} names no two models: give a teacher and its student, with a comma between."
+        )
+    return short(names[0])
+
+
+def record_of(benchmark: str, models: str | None) -> str:
+    """Return the name of a record, which is of other models than those that ship if there are any."""
+    return benchmark if models is None else f"{benchmark}_{named_pair(models)}"
 
 
 def _against(case: str, base: str, quantity: str, name: str = "fast-rings") -> Value:

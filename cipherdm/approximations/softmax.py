@@ -119,6 +119,10 @@ class BoundedSoftmax:
     def __call__(self, scores):
         return self._normalised(self.exponential(scores))
 
+    def masked(self, scores, mask):
+        """Return the weights of scores with a mask as `TwoQuad` takes it; the scores of what is none lie in the domain too."""
+        return self._normalised(self.exponential(scores) * _kept(mask))
+
     def of_scaled(self, scaled):
         """Return softmax(s) from scaled = input_scale * s."""
         return self._normalised(self.exponential.of_scaled(scaled))
@@ -164,9 +168,13 @@ class TwoQuad:
 
     def masked(self, scores, mask):
         """Return the weights of scores with a mask that broadcasts to them."""
-        kept = mask * jnp.float32(-1 / PADDING) + jnp.float32(1)
-        shifted = (scores + jnp.float32(_SHIFT)) * kept
+        shifted = (scores + jnp.float32(_SHIFT)) * _kept(mask)
         return _normalised(shifted * shifted)
+
+
+def _kept(mask):
+    """1 where a mask is 0, and 0 where it is PADDING."""
+    return mask * jnp.float32(-1 / PADDING) + jnp.float32(1)
 
 
 softmax_2quad = TwoQuad()

@@ -245,9 +245,7 @@ def newton_steps(spread: np.ndarray) -> int:
     return next((n for n in range(MAX_NEWTON) if newton_start(1, ratio, n)[2] < _ROOT_ERROR), MAX_NEWTON)
 
 
-def fit_attention(
-    scores: list[np.ndarray], total: Callable = np.sum, margin: float = 1.0
-) -> dict[str, np.ndarray]:
+def fit_attention(scores: list[np.ndarray], total: Callable = np.sum, margin: float = 1.0) -> dict[str, np.ndarray]:
     """Return exp, sum, counts and peak of an attention module from its centred scores [rows, N] of each step.
 
     `total` is what the parties invert of a row's exponentials: their sum, or, with what is no score NaN, np.nanmean. Totals

