@@ -204,7 +204,10 @@ class _Tracer:
         config = equation.params["padding_config"]
         if np.any(self._fixed(value, "what is padded with")) or any(inner for *_, inner in config):
             raise CipherDMError("a walk pads with zeros, around an array.")
-        return self._add("pad", shape, [self._number(x)], edges=[(low, high) for low, high, _ in config])
+        edges = [(int(low), int(high)) for low, high, _ in config]  # jnp.pad has NumPy's numbers
+        if not any(map(any, edges)):  # and pads one edge after the other
+            return self._number(x)
+        return self._add("pad", shape, [self._number(x)], edges=edges)
 
     def _sum_of_two(self, equation, shape) -> int | np.ndarray:
         minus = equation.primitive.name == "sub"

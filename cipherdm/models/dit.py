@@ -130,12 +130,9 @@ def patches_out(params, tokens, shift, scale, *, protocols, eps, patch, channels
 def pixels(y, patch, channels):
     """Return y [B, patch patch C, N] as images [B, C, H, W]."""
     side = round(y.shape[2] ** 0.5)
-    y = y.reshape(
-        y.shape[0], patch, patch, channels, side, side
-    )  # row and column within a patch, channel, row and column of it
-    y = swapaxes(
-        swapaxes(swapaxes(y, 1, 3), 2, 4), 4, 5
-    )  # channel, row of the patch and within, column of the patch and within
+    # Row and column within a patch, channel, row and column of the patch; then channel, and rows and columns of pixels.
+    y = y.reshape(y.shape[0], patch, patch, channels, side, side)
+    y = swapaxes(swapaxes(swapaxes(y, 1, 3), 2, 4), 4, 5)
     return y.reshape(y.shape[0], channels, side * patch, side * patch)
 
 

@@ -132,13 +132,13 @@ def _attend_among(params, k, v, among, q):
     scores = dot_general_together(q, k, (((2,), (2,)), heads))
     kept = broadcast_to(kept[None, None], scores.shape)
     share, unit = (broadcast_to(each[None, None], scores.shape[:3]) for each in (share, unit))
-    mean = (sums(scores * kept, -1) * (share * unit)).truncated(VALUE_BITS)
+    mean = (sums(scores * kept, -1) * share * unit).truncated(VALUE_BITS)
     # Scores that do not count are 0, and not as large as they come.
     scores = (scores - broadcast_to(mean[..., None], scores.shape)) * kept
     scores = scores.times_power_of_two(-params["to_q.squarings"])
     powers = _powers(params, scores, MASKED_BITS) * kept
     weighted = dot_general_together(v, powers, (((3,), (3,)), heads))
-    inverse = _inverse(params, (sums(powers, -1) * (share * unit)).truncated(MIXED_BITS))
+    inverse = _inverse(params, (sums(powers, -1) * share * unit).truncated(MIXED_BITS))
     # Of many tokens the share of each is small. What makes it so is a power of two, which costs no precision.
     result = weighted * unit[:, :, None, :] * (inverse * share).truncated(INVERSE_BITS)[:, :, None, :]
     return result if result.bits <= RESULT_BITS else result.truncated(VALUE_BITS)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..engine import CostReport, EngineConfig, LocalCluster, Session, Spec, compile_plan
 from ..errors import CipherDMError, check_whole
+from ..kernels.ring_program import FULL, HALF
 from ..models.transformer import Transformer, place_of
 from ..owner import WEIGHTS
 from ..progress import Progress
@@ -165,7 +166,8 @@ class _TokenTask(TextTask):
     @property
     def specs(self) -> dict[str, Spec]:
         """Specs of the values, and of the keys and values that parties have from the runs before."""
-        held = Spec((1, self.shape.config.width, self.shape.places))
+        ring = FULL if self.shape.protocols.small_bits is None else HALF
+        held = Spec((1, self.shape.config.width, self.shape.places), ring=ring)
         return super().specs | dict.fromkeys(self.shape.outputs[1:], held)
 
 

@@ -1,4 +1,4 @@
-"""Ditto's way to compute a BERT, or a DiT: each layer in the ring that the paper gives it, with conversions between them.
+"""Ditto's way to compute a BERT, a GPT-2 or a DiT: each layer in the ring that the paper gives it, with conversions between.
 
 Linear layers, sums and the quadratic GELU are in the ring of 32 bits with 8 fraction bits, walked by the parties; the maximum
 and the clip of softmax are there too, compared by SPU. Exponential, division and LayerNorm are SPU's, in the ring of 64 bits
@@ -14,17 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from ..approximations.exp import LOWEST, ExpLimit
+from ..approximations.softmax import PADDING
 from ..engine import Node
-from ..errors import refuse
 from ..kernels.ring_program import FULL, HALF
 from ..models import DiTConfig, dit, unet_blocks
 from ..models.blocks import layer
 from ..models.transformer import TransformerConfig, embeddings
 from ..owner import WEIGHTS
 from ..protocols import DIRECT, Protocols, direct, fast
-from ..protocols.fixed import Fixed, dot_general
+from ..protocols.fixed import Fixed, broadcast_to, constant, dot_general, padded, placed
 
 _EXPONENTIAL = ExpLimit("exp_ditto", (LOWEST, 0.0), squarings=5)
 
@@ -95,14 +96,44 @@ def softmax(params, scores):
 def scores(params, y, *, heads, only):
     """Return scores [B, heads, N or 1, M] and values [B, heads, d, M] of normalised tokens y [B, D, N]."""
     layers = {"to_q": _only(y, only), "to_k": y, "to_v": y}
-    q, k, v = (fast.linear(layer(params, name), x).truncated(y.bits) for name, x in layers.items())
+    q, k, v = (_projected(params, name, x) for name, x in layers.items())
     q, k, v = (x.reshape(x.shape[0], heads, -1, x.shape[2]) for x in (q, k, v))
     return dot_general(q, k, (((2,), (2,)), ((0, 1), (0, 1)))), v
+
+
+def causal_scores(params, y, *, heads, only, places):
+    """Return scores [B, heads, N or 1, places] of tokens to themselves and those before, and keys and values [B, D, places].
+
+    What comes later has the first token's score less 32, and so no weight.
+    """
+    k, v = (padded(_projected(params, name, y), places - y.shape[2]) for name in ("to_k", "to_v"))
+    kept = np.tril(np.ones((y.shape[2], places), np.float32))
+    kept = constant(kept if only is None else kept[only : only + 1], 0, y)
+    return _kept_scores(_projected(params, "to_q", _only(y, only)), k, kept, heads), k, v
+
+
+def cached_scores(params, y, k, v, slot, kept, *, heads):
+    """Return the same for one token, whose keys and values are put at its place; slot and kept are those of `place_of`."""
+    k, v = (placed(x, _projected(params, name, y), slot) for x, name in ((k, "to_k"), (v, "to_v")))
+    return _kept_scores(_projected(params, "to_q", y), k, kept, heads), k, v
+
+
+def _projected(params, name, y):
+    return fast.linear(layer(params, name), y).truncated(y.bits)
+
+
+def _kept_scores(q, k, kept, heads):
+    q, k = (x.reshape(x.shape[0], heads, -1, x.shape[2]) for x in (q, k))
+    found = dot_general(q, k, (((2,), (2,)), ((0, 1), (0, 1))))
+    kept, first = broadcast_to(kept[None, None], found.shape), broadcast_to(found[..., :1], found.shape)
+    away = kept - constant(np.ones(found.shape), 0, q)  # 0, or -1
+    return (found - first) * kept + first + away.times_power_of_two(int(np.log2(-PADDING)))
 
 
 def mixed(params, weights, v, rest, *gate, only):
     """Add to tokens [B, D, N] the values that the weights [B, heads, N, M] choose, through the last projection, and a gate."""
     rest = _only(rest, only)
+    v = v.reshape(*weights.shape[:2], -1, v.shape[-1])
     y = dot_general(v, weights, (((3,), (3,)), ((0, 1), (0, 1)))).truncated(rest.bits)
     return rest + _gated(fast.linear(layer(params, "to_out.0"), y.reshape(*rest.shape)), gate)
 
@@ -133,6 +164,11 @@ def tanh(params, x):
     return jnp.tanh(x)
 
 
+def language(params, y):
+    """Return logits [B, V] of the last token [B, D, 1]."""
+    return fast.linear(layer(params, "lm_head"), y)[:, :, 0]
+
+
 def classifier(params, x):
     """Return logits [B, labels] of what the pooler returns [B, D, 1]."""
     return fast.linear(layer(params, "classifier"), x)[:, :, 0]
@@ -156,24 +192,37 @@ def _quad(z):
     return both.with_array(both.array + half)
 
 
-def ditto_nodes(config: TransformerConfig, protocols: Protocols, *, ring: bool, embedded: bool) -> list[Node]:
-    """Return a classifier's run, from "onehot" or "embeddings", and "mask", to "logits", as nodes.
+def ditto_nodes(
+    config: TransformerConfig,
+    protocols: Protocols,
+    *,
+    ring: bool,
+    embedded: bool,
+    tokens: int,
+    places: int,
+    after: bool,
+) -> list[Node]:
+    """Return a transformer's run, from "onehot" or "embeddings" to "logits", as nodes.
+
+    A BERT also reads "mask". A GPT-2 keeps keys and values as in `transformer_blocks`, in the ring of 32 bits, and `after`
+    other tokens reads them as in `token_blocks`.
 
     Args:
-        config: a BERT's.
+        config: the transformer's.
         protocols: DITTO, or a set with other fraction bits for the ring of 64 (`walk_bits`) and that of 32 (`small_bits`).
         ring: True on three parties.
         embedded: whether the client shares embeddings.
-
-    Raises:
-        CipherDMError: the transformer is no BERT.
+        tokens: number of tokens.
+        places, after: for a GPT-2.
     """
-    refuse({"Ditto's way is only for BERT here; choose another set": config.kind != "bert"})
     made = _Builder(ring, protocols.small_bits, protocols.walk_bits)
     if not embedded:
         names = ("words", "positions")
         weights, static = [f"embeddings.{name}" for name in names], (("protocols", DIRECT),)
-        made.plain("embeddings", "embeddings", embeddings, weights, names, ("onehot",), static)
+        inputs = ("onehot", "place") if after else ("onehot",)
+        made.plain("embeddings", "embeddings", embeddings, weights, names, inputs, static)
+    if config.kind == "gpt2":
+        return made.language_model(config, tokens, places, after)
     made.walk("mask", "mask.small", down, ("mask",), (made.large,))
     last = "embeddings"
     for index in range(config.layers):
@@ -229,17 +278,39 @@ class _Builder:
         self.small, self.large = small, large  # fraction bits in the rings of 32 and of 64 bits
         self._ring = ring
 
-    def attention(self, path, y, rest, heads, *, only=None, mask=(), gates=()) -> str:
-        """Add attention of normalised tokens y to `rest`, to all tokens or one that is read; return the name of the result."""
+    def language_model(self, config: TransformerConfig, tokens: int, places: int, after: bool) -> list[Node]:
+        """Add GPT-2's layers and its head; return all nodes."""
+        last, large = self.down("embeddings", "embeddings"), "embeddings"
+        for index in range(config.layers):
+            path, only = f"layers.{index}", tokens - 1 if index == config.layers - 1 else None
+            y = self.normalised(path, "norm1", large or last, config.eps, large=bool(large))
+            kept = (f"{path}.k", f"{path}.v")
+            if after:
+                way = (cached_scores, (y, *kept, "slot", "kept"), (self.small,) * 3 + (0, 0), ())
+            else:
+                way = (causal_scores, (y,), (self.small,), (("only", only), ("places", max(places, tokens))))
+            last, large = self.attention(path, y, last, config.heads, only=only, kept=kept, way=way), None
+            last = self.feed_forward(path, self.normalised(path, "norm3", last, config.eps), last)
+        y = self.normalised("head", "norm", last, config.eps)
+        self.walk("head", "head.logits", language, (y,), (self.small,), ("head.lm_head",), leaves=("weight",))
+        self.walk("head", "logits", up, ("head.logits",), (self.small,), large=True)
+        return self.nodes
+
+    def attention(self, path, y, rest, heads, *, only=None, mask=(), gates=(), kept=(), way=None) -> str:
+        """Add attention of normalised tokens y to `rest`, to all tokens or one that is read; return the name of the result.
+
+        Scores are made in a `way` (function, inputs, bits and static values), which also returns keys and values to be `kept`.
+        """
         name, weights = f"{path}.attn1", f"{path}.attn1.weights"
-        static = (("heads", heads), ("only", only))
         layers = tuple(f"{name}.{each}" for each in ("to_q", "to_k", "to_v"))
-        self.walk(name, (f"{name}.scores", f"{name}.values"), scores, (y,), (self.small,), layers, static)
+        function, inputs, bits, static = way or (scores, (y,), (self.small,), (("only", only),))
+        made = (f"{name}.scores", *(kept or (f"{name}.values",)))
+        self.walk(name, made, function, inputs, bits, layers, (("heads", heads), *static))
         self.plain(name, f"{name}.below", below_maximum, (), (), (f"{name}.scores", *mask), small=True)
         self.up(name, f"{name}.below")
         self.plain(name, weights, softmax, (), (), (f"{name}.below.large",))
         self.down(name, weights)
-        inputs = (f"{weights}.small", f"{name}.values", rest, *gates)
+        inputs = (f"{weights}.small", made[-1], rest, *gates)
         self.walk(name, name, mixed, inputs, (self.small,) * len(inputs), (f"{name}.to_out.0",), (("only", only),))
         return name
 
@@ -275,13 +346,16 @@ class _Builder:
         """Add a conversion to the ring of 32 bits."""
         return self.walk(label, f"{name}.small", down, (name,), (self.large,))
 
-    def walk(self, label, outputs, function, inputs, bits, layers=(), static=(), *, large=False) -> str:
+    def walk(
+        self, label, outputs, function, inputs, bits, layers=(), static=(), *, large=False, leaves=("weight", "bias")
+    ) -> str:
         """Add a function of `Fixed` numbers, of layers with weights and biases, and of inputs with these fraction bits."""
         outputs = (outputs,) if isinstance(outputs, str) else outputs
-        full = [f"{layer}.{leaf}" for layer in layers for leaf in ("weight", "bias")]
+        full = [f"{layer}.{leaf}" for layer in layers for leaf in leaves]
         start = len(label) + 1 if label else 0  # labels are the paths of the layers' names
         names = tuple(each[start:] for each in full)
-        known = (self.small, 2 * self.small) * len(layers)  # of weights, and of biases, which are added to products
+        # Of weights, and of biases, which are added to products.
+        known = (self.small, 2 * self.small)[: len(leaves)] * len(layers)
         result_bits, ring = (self.large, FULL) if large else (self.small, HALF)
         walked = Walked(function, names, (*known, *bits), self._ring, result_bits, tuple(static))
         self.nodes.append(

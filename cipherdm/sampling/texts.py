@@ -64,14 +64,18 @@ class TextShape:
         if granularity not in ("block", "step"):
             raise CipherDMError(f"unknown granularity {granularity!r}: choose block, or step for one program.")
         if self.protocols.small_bits is not None:
-            return ditto_nodes(self.config, self.protocols, ring=self.ring, embedded=self.embedded)
+            sizes = {"tokens": self.tokens, "places": self.places, "after": self.after}
+            return ditto_nodes(self.config, self.protocols, ring=self.ring, embedded=self.embedded, **sizes)
         blocks = token_blocks(self.config) if self.after else transformer_blocks(self.config, places=self.places)
         nodes = [block_node(block, self) for block in blocks if not (self.embedded and block.kind == "embeddings")]
         return nodes if granularity == "block" else [Graph("transformer", tuple(nodes), self.outputs).as_node()]
 
     def encoded(self, values: Values) -> Values:
         """Real numbers as the parties are to hold them, with the fraction bits that belong to their names."""
-        bits = self.protocols.value_bits
+        bits, small = self.protocols.value_bits, self.protocols.small_bits
+        if small is not None:  # words of the ring of 32 bits, which are whole numbers
+            engine = self.protocols.walk_bits
+            return values | {n: encode(values[n], 0, self.ring, engine) for n in ("slot", "kept") if n in values}
         if bits is None:
             return values
         return {name: encode(array, INPUT_BITS.get(name, bits), self.ring) for name, array in values.items()}

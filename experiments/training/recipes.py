@@ -232,7 +232,7 @@ _DIT_QUAD = dataclasses.replace(
     initial="data/models/mnist-dit",
     teacher="data/models/mnist-dit",
     guidance=0.0,
-    steps=3000,
+    steps=2000,
     learning_rate=5e-4,
 )
 

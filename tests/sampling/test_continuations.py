@@ -55,18 +55,21 @@ def test_plaintext_equals_transformers_greedy_choice(trained):
     assert found.text.split() == [WORDS[number] for number in found.ids] and found.costs == ()
 
 
-@pytest.mark.parametrize("protocols", ("puma", "fast", "fast-64", "fast-rings"))
+@pytest.mark.parametrize("protocols", ("puma", "ditto", "fast", "fast-64", "fast-rings"))
 @pytest.mark.parametrize("embedded", (True, False))
 def test_three_parties_continue_as_plaintext_does(trained, cluster, protocols, embedded):
     ours, _ = trained
     settings = {"tokens": 3, "embedded": embedded, "protocols": protocols}
-    exact = cdm.generate(ours, None, PROMPT, tokens=3)
     emulated = cdm.generate(ours, None, PROMPT, **settings)
+    # Ditto has a quadratic in the place of GELU, and this model has not been taught it.
+    exact = emulated if protocols == "ditto" else cdm.generate(ours, None, PROMPT, tokens=3)
     found = cdm.generate(ours, cluster, PROMPT, **settings)
     assert found.ids == emulated.ids == exact.ids
     assert np.abs(found.logits - emulated.logits).max() < 0.06
     assert np.abs(found.logits - exact.logits).max() < 0.1 * np.abs(exact.logits).max()
     assert len(found.costs) == 3 and found.costs[1].bytes == found.costs[2].bytes < found.costs[0].bytes
+    walked = {operator for cost in found.costs for operator in cost.by_operator().index} == {"walk"}
+    assert walked == (protocols in ("fast-64", "fast-rings"))
 
 
 @pytest.mark.parametrize("protocols", ("fast-64", "fast-rings"))
