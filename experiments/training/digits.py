@@ -18,7 +18,7 @@ from cipherdm.files import checkout
 from .evaluation import diffusers_sampler
 from .export import export, write_grid
 from .guidance import Guide, load_guide, train_guide
-from .modules import ScoreRecorder, SpreadRecorder
+from .modules import InnerRecorder, ScoreRecorder, SpreadRecorder
 from .recipes import RECIPES, TrainingConfig, scheduler
 from .run import Objective, OnStep, Run, go_on, one_thread, stop_requested
 
@@ -102,6 +102,7 @@ def noise_objective(
         teacher = teacher.to(memory_format=torch.channels_last).requires_grad_(False).eval()
     scores = ScoreRecorder(model) if config.score_weight else None
     spreads = SpreadRecorder(model) if config.spread_weight else None
+    inner = InnerRecorder(model) if config.inner_weight else None
 
     def objective(model: UNet2DModel, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows, *chosen = batch_at(config, len(class_ids), step)
@@ -128,6 +129,8 @@ def noise_objective(
             minimised = minimised + config.score_weight * size
         if spreads is not None:
             minimised = minimised + config.spread_weight * spreads.fourth_power()
+        if inner is not None:
+            minimised = minimised + config.inner_weight * inner.beyond(config.inner_bound)
         return minimised, loss
 
     return objective

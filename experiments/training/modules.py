@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
+from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
@@ -148,6 +149,24 @@ class SpreadRecorder:
 
     def _keep(self, module: nn.LayerNorm, inputs: tuple[torch.Tensor, ...]) -> None:
         self._logarithms.append((inputs[0].var(-1, correction=0) + module.eps).log())
+
+
+class InnerRecorder:
+    """Recorder of what goes into the activations of a model's feed-forward networks in its last call.
+
+    The narrower that is, the better is a polynomial that stands for the activation on shares.
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        self._seen: list[torch.Tensor] = []
+        for module in model.modules():
+            if isinstance(module, FeedForward):
+                module.net[0].proj.register_forward_hook(lambda _, __, output: self._seen.append(output))
+
+    def beyond(self, bound: float) -> torch.Tensor:
+        """Return the mean square by which the numbers leave [-bound, bound], a scalar with gradient."""
+        seen, self._seen = torch.stack(self._seen), []
+        return functional.relu(seen.abs() - bound).square().mean()
 
 
 class ScoreRecorder:

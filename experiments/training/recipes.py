@@ -35,6 +35,10 @@ class TrainingConfig:
     mean_weight: float = 0.0  # of the error's mean over the image, in the loss
     score_weight: float = 0.0  # of the mean square of the attention scores, in the loss
     score_bound: float = 0.0  # if there is one, of the mean square by which they leave it
+    inner_weight: float = (
+        0.0  # of the mean square by which numbers before an activation leave `inner_bound`, in the loss
+    )
+    inner_bound: float = 3.0
     spread_weight: float = 0.0  # of how far apart tokens' variances are, in the loss; see `modules.SpreadRecorder`
     guidance: float = 0.0  # how far the target leans towards plain members of the class; see `guidance`
     focus: float = 0.0  # 0 to 1: how much more often timesteps around the middle are drawn
@@ -204,8 +208,8 @@ def _distilled(base: UNetTraining, *, steps: int) -> UNetTraining:
     return dataclasses.replace(base, **own, guidance=0.0, score_weight=0.0, identity=False)
 
 
-# 49 tokens, four layers. Scores, and ratios of tokens' variances, are kept small: exponentials need few squarings on shares
-# then, and inverse roots few steps.
+# 49 tokens, four layers. Scores, ratios of tokens' variances, and what activations get are kept small: exponentials need few
+# squarings on shares then, inverse roots few steps, and a polynomial is near GELU.
 _DIT = DiTTraining(
     name="mnist-dit",
     digits=tuple(range(10)),
@@ -218,6 +222,7 @@ _DIT = DiTTraining(
     warmup=500,
     score_weight=0.1,
     score_bound=2.0,
+    inner_weight=0.1,
     spread_weight=1e-2,
     guidance=0.5,
     checkpoint_every=1000,
