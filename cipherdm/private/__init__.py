@@ -1,6 +1,6 @@
-"""Differentially private training: a budget, clipped sums, a step with noise, the statement that goes with a model, and audits."""
+"""Differentially private training: budgets, clipped sums, a step with noise, a model's statement, and an audit of the step."""
 
-from .audit import audit_step, most_true_positives, membership_roc
+from .audit import audit_step
 from .budget import PrivacyBudget
 from .clipping import ClippedSums
 from .statement import PrivacyStatement, privacy_of

@@ -1,18 +1,17 @@
 """What a training may reveal about one example, and the noise that keeps it: (epsilon, delta) by privacy loss distributions."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from numbers import Real
 from typing import Any
 
-from ..errors import CipherDMError, check_whole, refuse
+from ..errors import check_whole, refuse
 
-LEAST_NOISE, MOST_NOISE = 0.3, 100.0
-"""Noise multipliers between which `PrivacyBudget.of` looks for one."""
+NOISE = (0.3, 100.0)
+"""Noise multipliers between which one is looked for."""
 COARSE, FINE = 1e-3, 1e-4
 """Grids of the privacy loss: the first is quick and a little pessimistic, the second confirms what the first has found."""
-NEIGHBOURS = "add or remove one"
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,11 @@ class PrivacyBudget:
 
     def __post_init__(self) -> None:
         _check(self.epsilon, self.delta, self.sample_rate, self.steps)
-        outside = not _within(self.noise_multiplier, LEAST_NOISE, MOST_NOISE)
-        refuse({f"noise_multiplier must be in [{LEAST_NOISE}, {MOST_NOISE}]; got {self.noise_multiplier!r}": outside})
-        if (spent := self.spent()) > self.epsilon:
-            raise CipherDMError(
-                f"A noise multiplier of {self.noise_multiplier} over {self.steps} steps at rate {self.sample_rate} gives an "
-                f"epsilon of {spent:.4f}, not {self.epsilon}: take PrivacyBudget.of, which finds the noise."
-            )
+        problem = f"noise_multiplier must be in [{NOISE[0]}, {NOISE[1]}]; got {self.noise_multiplier!r}"
+        refuse({problem: not _within(self.noise_multiplier, *NOISE)})
+        spent = self.spent()
+        problem = f"{self} has a noise that gives an epsilon of {spent:.4f}, not {self.epsilon}: take PrivacyBudget.of"
+        refuse({problem: spent > self.epsilon})
 
     @classmethod
     def of(cls, *, epsilon: float, delta: float, sample_rate: float, steps: int) -> "PrivacyBudget":
@@ -61,24 +58,21 @@ class PrivacyBudget:
         def enough(noise: float) -> bool:
             return _epsilon(noise, sample_rate, steps, delta, COARSE) <= epsilon
 
-        beginning = f"No noise multiplier in [{LEAST_NOISE}, {MOST_NOISE}] gives an epsilon of {epsilon}: "
-        refuse({"lower sample_rate or steps, or raise epsilon": not enough(MOST_NOISE)}, beginning)
-        low, high = LEAST_NOISE, MOST_NOISE
+        beginning = f"No noise multiplier in [{NOISE[0]}, {NOISE[1]}] gives an epsilon of {epsilon}: "
+        low, high = NOISE
+        refuse({"lower sample_rate or steps, or raise epsilon": not enough(high)}, beginning)
         while high > low * 1.0001:
             middle = math.sqrt(low * high)
             low, high = (low, middle) if enough(middle) else (middle, high)
-        refuse(
-            {"the least gives a smaller one already, so lower epsilon or take more steps": low == LEAST_NOISE},
-            beginning,
-        )
+        refuse({"the least noise gives less already, so lower epsilon or take more steps": low == NOISE[0]}, beginning)
         found = cls(epsilon, delta, sample_rate, steps, high)
-        refuse({"the finer grid finds more, which is a fault of the accountant": found.spent(grid=FINE) > epsilon})
+        refuse({f"dp-accounting contradicts itself at a grid of {FINE}: report it": found.spent(grid=FINE) > epsilon})
         return found
 
     def spent(self, steps: int | None = None, *, grid: float = COARSE) -> float:
-        """Return the epsilon of the first `steps` steps (of all by default) at this budget's delta, never too small a one.
+        """Return the epsilon of the first `steps` steps (of all by default) at this budget's delta, rounded up.
 
-        Source: numerical composition of privacy loss distributions, rounded up (Doroshenko et al., PoPETs 2022), by dp-accounting.
+        Source: composition of privacy loss distributions (Doroshenko et al., PoPETs 2022), by dp-accounting.
         """
         steps = self.steps if steps is None else steps
         check_whole("steps", steps, 0, self.steps)
@@ -86,30 +80,26 @@ class PrivacyBudget:
 
     def as_json(self) -> dict[str, Any]:
         """Return the five numbers, who counted them, and the epsilon that both grids find."""
-        fields = ("epsilon", "delta", "sample_rate", "steps", "noise_multiplier")
-        found = {f"{grid:g}": self.spent(grid=grid) for grid in (COARSE, FINE)}
-        return {name: getattr(self, name) for name in fields} | {
+        return asdict(self) | {
             "accountant": "privacy loss distribution, dp-accounting",
-            "neighbours": NEIGHBOURS,
-            "epsilon_by_grid": found,
+            "neighbours": "add or remove one",
+            "epsilon_by_grid": {f"{grid:g}": self.spent(grid=grid) for grid in (COARSE, FINE)},
         }
 
 
 def _within(value: object, low: float, high: float) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high
+    return isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high  # NaN is in no range
 
 
 def _check(epsilon: float, delta: float, sample_rate: float, steps: int) -> None:
-    """Raise CipherDMError for values out of range. What is not a number, or NaN, is out of every range."""
     above = math.nextafter(0, 1)
-    least = {
-        f"epsilon must be above 0, such as 1 or 10; got {epsilon!r}": not _within(epsilon, above, 1e4),
-        "delta must be in (0, 1), and far below one over the number of examples, such as 1e-5; got "
-        f"{delta!r}": not _within(delta, above, math.nextafter(1, 0)),
-        "sample_rate must be in (0, 1], such as 1/30 for batches of 2,000 among 60,000; got "
-        f"{sample_rate!r}": not _within(sample_rate, above, 1.0),
-    }
-    refuse(least)
+    refuse(
+        {
+            f"epsilon must be above 0, such as 1 or 10; got {epsilon!r}": not _within(epsilon, above, 1e4),
+            f"delta must be in (0, 1), such as 1e-5; got {delta!r}": not _within(delta, above, math.nextafter(1, 0)),
+            f"sample_rate must be in (0, 1], such as 1/30; got {sample_rate!r}": not _within(sample_rate, above, 1),
+        }
+    )
     check_whole("steps", steps, 1)
 
 
@@ -119,9 +109,9 @@ def _epsilon(noise: float, rate: float, steps: int, delta: float, grid: float) -
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
     from dp_accounting.pld import PLDAccountant
 
-    # The distance between the two normal distributions that the steps amount to, without sampling and by the central limit
-    # theorem with it. Beyond 200 an epsilon promises nothing, and its distribution would fill the memory.
-    sampled = rate * math.sqrt(steps * math.expm1(min(noise**-2, 700.0)))
+    # How far apart the two normal distributions are that the steps amount to: without sampling, and with it by the central
+    # limit theorem. Beyond 200 an epsilon promises nothing, and its distribution would fill the memory.
+    sampled = rate * math.sqrt(steps * math.expm1(noise**-2))
     if min(math.sqrt(steps) / noise, sampled) > 200:
         return math.inf
     accountant = PLDAccountant(value_discretization_interval=grid)  # whose neighbours add or remove one example

@@ -1,8 +1,7 @@
 """Random numbers that nobody can draw again, straight from the operating system.
 
-A generator's state is a secret that has to be kept for as long as the model lives: whoever learns a seed subtracts the noise. Here
-is none to keep, so a checkpoint holds none either. (PyTorch's generator for processors uses 32 bits of its seed, which can be
-tried out.)
+Whoever learns a generator's seed or state subtracts the noise, as long as the model lives. Here is none to keep, and none in a
+checkpoint. (PyTorch's generator on processors uses 32 bits of its seed, so few that all can be tried.)
 """
 
 import os

@@ -1,14 +1,14 @@
 """Sums of gradients that are clipped example by example, for about the price of one backward pass.
 
-The gradient of a linear layer's weight for one example is g^T a, with its inputs a [T, i] of T tokens and the gradients g [T, o]
-of its outputs. Its squared norm is the sum over (a a^T) * (g g^T), so no gradient has to be formed to be measured (Goodfellow,
-arXiv 1510.01799; Li et al., ICLR 2022, section 4). With each example's factor k = min(1, C / norm) the clipped sum is one product
-(k g)^T a over all examples and tokens, without a second backward pass. A convolution is a linear layer of patches, an embedding
-one of one-hot vectors; the gradients of normalisations and biases are vectors and are formed.
+The gradient of a linear layer's weight for one example is g^T a, with its inputs a [T, i] of T tokens and the gradients g
+[T, o] of its outputs. Its squared norm is the sum over (a a^T) * (g g^T), so no gradient has to be formed to be measured
+(Goodfellow, arXiv 1510.01799; Li et al., ICLR 2022, section 4). With each example's factor k = min(1, C / norm) the clipped sum
+is one product (k g)^T a over all examples and tokens, without a second backward pass. A convolution is a linear layer of
+patches, an embedding one of one-hot vectors; the gradients of normalisations and biases are vectors and are formed.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -29,10 +29,7 @@ class Outer(NamedTuple):
     a: Tensor
 
     def squared_norms(self) -> Tensor:
-        (tokens, out), inner = self.g.shape[1:], self.a.shape[2]
-        if tokens * (out + inner) < out * inner:  # two T x T matrices take fewer products than the gradient itself
-            return ((self.g @ self.g.mT) * (self.a @ self.a.mT)).sum((1, 2))
-        return (self.g.mT @ self.a).square().sum((1, 2))
+        return _from_grams(self.g @ self.g.mT, self.a @ self.a.mT)
 
     def weighted_sum(self, factors: Tensor, like: Tensor) -> Tensor:
         return ((self.g * factors[:, None, None]).flatten(0, 1).mT @ self.a.flatten(0, 1)).reshape(like.shape)
@@ -45,8 +42,7 @@ class Rows(NamedTuple):
     indices: Tensor
 
     def squared_norms(self) -> Tensor:
-        same = self.indices[:, :, None] == self.indices[:, None, :]
-        return ((self.g @ self.g.mT) * same).sum((1, 2))
+        return _from_grams(self.g @ self.g.mT, (self.indices[:, :, None] == self.indices[:, None, :]).to(self.g))
 
     def weighted_sum(self, factors: Tensor, like: Tensor) -> Tensor:
         weighted = (self.g * factors[:, None, None]).flatten(0, 1)
@@ -54,7 +50,7 @@ class Rows(NamedTuple):
 
 
 class Vectors(NamedTuple):
-    """Gradients [N, d] of N examples with respect to a vector."""
+    """Gradients [N, d] of N examples themselves."""
 
     g: Tensor
 
@@ -68,13 +64,22 @@ class Vectors(NamedTuple):
 Gradients = Outer | Rows | Vectors
 
 
+def _from_grams(g: Tensor, a: Tensor) -> Tensor:
+    """Squared norms [N] by Gram matrices [N, T, T], at least as large as the rounding errors that cancelling tokens leave."""
+    rounding = (g.diagonal(0, 1, 2) * a.diagonal(0, 1, 2)).sqrt().sum(1).square() * 2.0**-20
+    return (g * a).sum((1, 2)).maximum(rounding)
+
+
 # Each of these takes a layer, its inputs a and the gradients g of its outputs, of N K rows, and the number of examples N. It
 # returns the gradients with respect to the weight and the bias. K draws of an example are as K times as many tokens.
 
 
 def _linear(layer: nn.Linear, a: Tensor, g: Tensor, count: int) -> tuple[Gradients, Gradients]:
-    g = g.reshape(count, -1, g.shape[-1])
-    return Outer(g, a.reshape(count, -1, a.shape[-1])), Vectors(g.sum(1))
+    g, a = (each.reshape(count, -1, each.shape[-1]) for each in (g, a))
+    (tokens, out), inner = g.shape[1:], a.shape[2]
+    # With many tokens the gradients take less room than g and a, and fewer products than Gram matrices.
+    weight = Outer(g, a) if tokens * (out + inner) < out * inner else Vectors((g.mT @ a).flatten(1))
+    return weight, Vectors(g.sum(1))
 
 
 def _convolution(layer: nn.Conv2d, a: Tensor, g: Tensor, count: int) -> tuple[Gradients, Gradients]:
@@ -127,10 +132,8 @@ class ClippedSums:
         check_whole("draws", draws, 1)
         refuse({f"clip must be a number above 0; got {clip!r}": not 0 < clip < math.inf})
         self.module, self.clip, self.draws = module, float(clip), draws
-        self.layers = dict(trainable_layers(module))
-        self.parameters = [
-            each for layer in self.layers.values() for each in layer.parameters(False) if each.requires_grad
-        ]
+        self.layers = trainable_layers(module)
+        self.parameters = [each for each in module.parameters() if each.requires_grad]
         refuse({"No parameter of the module is trainable: set requires_grad of some": not self.parameters})
         self.clear()
 
@@ -144,8 +147,8 @@ class ClippedSums:
         An example whose gradient is not finite counts as zero. Nothing is said about it: an error would depend on the data.
 
         Raises:
-            CipherDMError: a layer is called twice, a layer's inputs do not have one row per loss, or a
-                buffer of the module changes.
+            CipherDMError: a layer is called twice or without gradients, its inputs do not have one row per loss or are
+                changed in place, or a buffer of the module changes.
         """
         gradients = self._gradients(losses)
         with torch.no_grad():
@@ -154,7 +157,7 @@ class ClippedSums:
             if not finite.all():  # zero times NaN is NaN, so such examples are left out of the product
                 squares = squares[finite]
                 gradients = [(each, type(part)(*(factor[finite] for factor in part))) for each, part in gradients]
-            factors = (self.clip / squares.clamp(min=0).sqrt()).clamp(max=1)  # Gram matrices may round zero down
+            factors = (self.clip / squares.sqrt()).clamp(max=1)
             for parameter, part in gradients:
                 self.sums[parameter] += part.weighted_sum(factors.to(parameter.dtype), parameter)
 
@@ -162,7 +165,7 @@ class ClippedSums:
         """Return the norms [N] of the gradients before clipping. They are as private as the examples."""
         gradients = self._gradients(losses)
         with torch.no_grad():
-            return _squared_norms(gradients).clamp(min=0).sqrt()
+            return _squared_norms(gradients).sqrt()
 
     def check(self, count: int, losses: Callable[[Tensor], Tensor]) -> None:
         """Make sure, on a few examples that are public or made up, that each gradient is its example's own.
@@ -194,17 +197,14 @@ class ClippedSums:
         for name, buffer in self.module.named_buffers():
             same, version = before.get(name, (None, 0))
             changed = buffer is not same or buffer._version != version
-            refuse(
-                {f"A forward pass changes the buffer {name}, which would leave with the model: keep it fixed": changed}
-            )
-        if values.ndim != 1 or len(values) == 0 or len(values) % self.draws or not values.requires_grad:
-            shape, draws = list(values.shape), self.draws
-            raise CipherDMError(f"losses must return {draws} trainable losses per example, [N {draws}]; got {shape}.")
+            refuse({f"A forward pass changes the buffer {name}, which leaves with the model: keep it fixed": changed})
+        # No message tells the number of examples, which is private.
+        whole = values.ndim == 1 and len(values) > 0 and len(values) % self.draws == 0 and values.requires_grad
+        refuse({f"losses must return {self.draws} losses per example, in one dimension and with gradients": not whole})
         for name, (a, version, _) in calls.items():
-            shape = list(a.shape)
-            other = f"One row per loss has to go through {name}, which got {shape} for {len(values)} losses: freeze it"
+            other = f"One row per loss has to go through {name}: give it such inputs, or freeze it"
             changed = f"The inputs of {name} are changed in place after its call: leave them as they are, or freeze it"
-            refuse({other: shape[:1] != [len(values)], changed: a._version != version})
+            refuse({other: list(a.shape[:1]) != [len(values)], changed: a._version != version})
         edges = [edge for *_, edge in calls.values()]
         found = torch.autograd.grad(values.sum() / self.draws, edges, allow_unused=True)
         gradients = []
@@ -223,9 +223,7 @@ class ClippedSums:
 
         def watch(name: str) -> Callable:
             def called(layer: nn.Module, inputs: tuple, named: dict, output: Tensor) -> None:
-                refuse(
-                    {f"{name} is called twice in a forward pass: give each call a layer, or freeze it": name in calls}
-                )
+                refuse({f"{name} is called twice in a forward pass: give each a layer, or freeze it": name in calls})
                 refuse({f"{name} runs without gradients: leave out no_grad, or freeze it": not output.requires_grad})
                 a = (*inputs, *named.values())[0].detach()
                 # The edge, and not the output, because an activation may overwrite that.
@@ -241,26 +239,26 @@ class ClippedSums:
                 hook.remove()
 
 
-def trainable_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the layers that have trainable parameters, by name. Raises CipherDMError, naming all layers that cannot be clipped."""
+def trainable_layers(module: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers that have trainable parameters, by name. Raises CipherDMError with all that cannot be clipped."""
     problems, owners, found = {}, {}, {}
     for name, layer in module.named_modules():
         own = {key: each for key, each in layer.named_parameters(recurse=False) if each.requires_grad}
         shown = f"{name or 'the module'} ({type(layer).__name__})"
+        batch = isinstance(layer, nn.modules.batchnorm._NormBase)
+        special = getattr(layer, "max_norm", None) is not None or getattr(layer, "scale_grad_by_freq", False)
+        other = type(layer) not in KINDS or not own.keys() <= {"weight", "bias"}
+        problems |= {
+            f"{shown} mixes examples or keeps what it saw of them: take GroupNorm": batch,
+            f"{shown} has max_norm or scale_grad_by_freq, which depend on a batch: leave them out": special,
+            f"{shown} has trainable parameters that cannot be clipped: freeze it": bool(own) and other and not batch,
+            f"{shown} has groups: freeze it": bool(own) and getattr(layer, "groups", 1) != 1,
+        }
         for each in own.values():
             problems[f"{shown} shares a parameter with {owners.get(each)}: let each have its own"] = each in owners
-            owners[each] = shown
-        if own:
-            found[name] = layer
-        outside = bool(own) and (type(layer) not in KINDS or not own.keys() <= {"weight", "bias"})
-        batch = isinstance(layer, nn.modules.batchnorm._NormBase)
-        problems[f"{shown} mixes examples or keeps what it saw of them: take GroupNorm"] = batch
-        problems[f"{shown} has trainable parameters that cannot be clipped: freeze it"] = outside and not batch
-        problems[f"{shown} has groups: freeze it"] = bool(own) and getattr(layer, "groups", 1) != 1
-        special = getattr(layer, "max_norm", None) is not None or getattr(layer, "scale_grad_by_freq", False)
-        problems[f"{shown} has max_norm or scale_grad_by_freq, which depend on a batch: leave them out"] = special
+            owners[each], found[name] = shown, layer
     refuse(problems, f"Per-example gradients are clipped in {', '.join(kind.__name__ for kind in KINDS)} alone: ")
-    yield from found.items()
+    return found
 
 
 def _squared_norms(gradients: list[tuple[nn.Parameter, Gradients]]) -> Tensor:

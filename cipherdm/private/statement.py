@@ -14,7 +14,7 @@ from .budget import COARSE, FINE, PrivacyBudget
 FILE = "privacy.json"
 _BUDGET = tuple(field.name for field in fields(PrivacyBudget))
 _DERIVED = ("accountant", "neighbours", "epsilon_by_grid", "versions")
-# Beside the half promille, which is what versions of the accountant may differ by, and the rounding of a written number.
+# Versions of the accountant may differ by it.
 _TOLERANCE = 5e-4
 
 
@@ -50,19 +50,19 @@ class PrivacyStatement:
         budget, unit = self.budget, self.unit
         if not self.private:
             return f"NOT PRIVATE: the noise was drawn from a seed, for tests. Whoever has the seed sees {self.data}."
-        factor = math.exp(min(budget.epsilon, 700.0))
         weak = ", which is weak as a guarantee" if budget.epsilon > 3 else ""
         return (
             f"({budget.epsilon:g}, {budget.delta:g})-differentially private with respect to adding or removing one {unit} of "
-            f"{self.data}. Only {self.trained} ({self.share:.1%} of the network's parameters) learnt from it, beginning with "
-            f"{self.public}. Each of {budget.steps} steps took each {unit} with probability {budget.sample_rate:.4g} and added "
-            f"noise of {budget.noise_multiplier:.4g} times the largest gradient of one {unit}.\n"
-            f"Whatever is concluded about one {unit}, its odds change by a factor of {factor:,.1f} at most, up to a "
-            f"probability of {budget.delta:g}{weak}. With k {unit}s of one person the epsilon is k times as large.\n"
-            "Not covered: the choice of settings, unless it was made on other data; people with several "
-            f"{unit}s; whoever runs the training and holds the data; prompts and pictures at sampling time; and rounding of "
-            "the noise to floating point. That the weights come out of such a training is the owner's word; that the numbers "
-            "fit together is checked."
+            f"{self.data}. Only {self.trained} ({self.share:.1%} of the network's parameters) learnt from it, beginning "
+            f"with {self.public}. Each of {budget.steps} steps took each {unit} with probability {budget.sample_rate:.4g}, and added "
+            f"noise of {budget.noise_multiplier:.4g} times what one {unit} may add.\n"
+            f"Whatever is concluded about one {unit}, its odds change by a factor of {math.exp(min(budget.epsilon, 700)):,.1f} "
+            f"at most, up to a probability of {budget.delta:g}{weak}. For k {unit}s of one person epsilon is k times as large, "
+            "and delta larger still.\n"
+            f"Not covered: the choice of settings, unless it was made on other data; people with several {unit}s; whoever runs "
+            "the training; prompts and pictures at sampling time; and the rounding of noise to floating point. Nobody outside "
+            "has audited it. That the weights come out of such a training is the owner's word; that the numbers fit together "
+            "is checked."
         )
 
     def write(self, folder: str | Path) -> None:

@@ -1,6 +1,7 @@
 """A step of differentially private training: choose, clip, sum, add noise, divide, update."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -24,8 +25,7 @@ class PrivateStep:
         optimizer: optimizer of the module's trainable parameters. Its learning rate may follow a schedule.
         budget: promise to keep. Its steps can be taken once.
         clip: largest norm of one example's gradient in a sum.
-        public_size: number of examples that everybody may know, such as "about 60,000". With the rate it gives the divisor of the
-            sums; the true number would be revealed by it.
+        public_size: number of examples that may be known, such as a round one. With the rate it gives the sums' divisor.
         microbatch: number of examples that are computed at a time. It changes nothing but memory and time.
         draws: number of losses per example whose gradients are averaged before clipping.
         noise_seed: seed for tests. The result is marked as not private.
@@ -73,15 +73,18 @@ class PrivateStep:
         if self.taken >= self.budget.steps:
             raise CipherDMError(f"This budget is used up: {self.taken} of {self.budget.steps} steps are taken.")
         chosen = torch.from_numpy(poisson_sample(size, self.budget.sample_rate, self._random))
-        self.sums.clear()
-        for start in range(0, len(chosen), self.microbatch):  # never, for an empty sample, whose step is noise alone
-            self.sums.add(partial(losses, chosen[start : start + self.microbatch]))
-        for parameter, total in self.sums.sums.items():
-            noise = torch.from_numpy(gaussian(parameter.numel(), self._random)).reshape(parameter.shape)
-            noisy = total.cpu().double() + self.budget.noise_multiplier * self.sums.clip * noise
-            # By a constant: the number of chosen examples, or of all, is private (opacus' issue 819).
-            parameter.grad = (noisy / self.divisor).to(parameter)
-        self.sums.clear()
+        try:
+            for start in range(
+                0, len(chosen), self.microbatch
+            ):  # never, for an empty sample, whose step is noise alone
+                self.sums.add(partial(losses, chosen[start : start + self.microbatch]))
+            for parameter, total in self.sums.sums.items():
+                noise = torch.from_numpy(gaussian(parameter.numel(), self._random)).reshape(parameter.shape)
+                noisy = total.cpu().double() + self.budget.noise_multiplier * self.sums.clip * noise
+                # By a constant: the number of chosen examples, or of all, is private (opacus' issue 819).
+                parameter.grad = (noisy / self.divisor).to(parameter)
+        finally:
+            self.sums.clear()  # also if a step is interrupted: sums without noise stay nowhere
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.taken += 1
@@ -107,6 +110,4 @@ class PrivateStep:
         self.private = self.private and state["private"]
 
     def _settings(self) -> dict[str, Any]:
-        names = ("epsilon", "delta", "sample_rate", "steps", "noise_multiplier")
-        settings = {name: getattr(self.budget, name) for name in names}
-        return settings | {"clip": self.sums.clip, "draws": self.sums.draws, "divisor": self.divisor}
+        return asdict(self.budget) | {"clip": self.sums.clip, "draws": self.sums.draws, "divisor": self.divisor}

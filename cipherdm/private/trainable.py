@@ -34,22 +34,18 @@ def train_only(module: nn.Module, part: str, also: Sequence[str] = ()) -> float:
     modules = dict(module.named_modules())
     if missing := [name for name in also if name not in modules]:
         raise CipherDMError(f"The module has no submodule {', '.join(missing)}: take names of named_modules().")
-    transformers = [name for name, each in modules.items() if isinstance(each, Transformer2DModel)]
-    chosen = {
-        "attention": transformers,
-        "late-attention": [name for name in transformers if "up_blocks" in name.split(".")],
-        "attn-only": [
-            name
-            for name in modules
-            if name.split(".")[-1] in ("attn1", "attn2") and any(name.startswith(f"{each}.") for each in transformers)
-        ],
-        "all": [""],
-    }[part]
+    transformers = tuple(f"{name}." for name, each in modules.items() if isinstance(each, Transformer2DModel))
+    among = {"late-attention": ("up_blocks.",), "attn-only": (".attn1.", ".attn2.")}.get(part, ("",))
+
+    def trained(name: str) -> bool:
+        return part == "all" or name.startswith(transformers) and any(each in name for each in among)
+
+    chosen = [each for name, each in module.named_parameters() if trained(name)]
     if not chosen:
-        raise CipherDMError(f"The module has nothing of {part!r}: take one of {', '.join(PARTS)} that it has.")
+        raise CipherDMError(f"The module has nothing of {part!r}: take another part, or a UNet2DConditionModel.")
     module.requires_grad_(False)
-    for name in (*chosen, *also):
-        modules[name].requires_grad_(True)
+    for each in (*chosen, *(modules[name] for name in also)):
+        each.requires_grad_(True)
     return share(module)
 
 

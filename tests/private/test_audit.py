@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import norm
 
-from cipherdm.private import PrivateStep, audit_step, membership_roc, most_true_positives
+from cipherdm.private import PrivateStep, audit_step
 from cipherdm.private import clipping as clipping_module
 from cipherdm.private import step as step_module
 from cipherdm.private.audit import epsilon_at_least
@@ -47,9 +46,7 @@ def draws_clipped_apart(patch):
 @pytest.mark.parametrize("steps, draws", [(1, 1), (4, 1), (1, 8)])
 def test_a_right_step_keeps_its_promise(steps, draws):
     for seed in SEEDS:
-        found = audit_step(seed=seed, steps=steps, draws=draws, canaries=2000)
-        assert found.stated == 1
-        assert 0.05 < found.shown < 1, found  # 0 would say that the audit sees nothing
+        assert 0.05 < audit_step(seed=seed, steps=steps, draws=draws) < 1  # 0 would say that the audit sees nothing
 
 
 @pytest.mark.parametrize(
@@ -60,8 +57,7 @@ def test_a_right_step_keeps_its_promise(steps, draws):
 def test_each_fault_is_found(fault, monkeypatch):
     fault(monkeypatch)
     for seed in SEEDS:
-        found = audit_step(seed=seed, canaries=2000, draws=8 if fault is draws_clipped_apart else 1)
-        assert found.shown > 1, found
+        assert audit_step(seed=seed, draws=8 if fault is draws_clipped_apart else 1) > 1
 
 
 def test_a_step_may_be_given():
@@ -89,16 +85,3 @@ def test_a_promise_that_holds_is_rarely_refuted():
     right = random.binomial(1000, 1 / (1 + np.exp(-1)), size=300)
     refuted = np.mean([epsilon_at_least(1000, 1000, int(each), 0.0, 0.05) > 1 for each in right])
     assert 0.02 < refuted < 0.08
-
-
-def test_the_roc_is_that_of_two_normal_distributions():
-    quantiles = norm.ppf((np.arange(2000) + 0.5) / 2000)
-    false, true, area = membership_roc(quantiles + 1, quantiles)
-    assert area == pytest.approx(norm.cdf(1 / np.sqrt(2)), abs=1e-3)
-    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
-    assert membership_roc(np.zeros(3), np.zeros(5))[2] == 0.5
-    # One Gaussian mechanism of epsilon 1 stays below its bound, and one of four times its distance does not.
-    for shift, inside in ((1 / 3.731, True), (4 / 3.731, False)):
-        false = np.linspace(0, 1, 201)
-        true = norm.cdf(norm.ppf(false) + shift)
-        assert (true <= most_true_positives(false, 1.0, 1e-5) + 1e-12).all() == inside

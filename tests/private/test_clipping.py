@@ -226,6 +226,20 @@ def test_an_example_that_is_not_finite_counts_as_zero_and_is_not_told(every_laye
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)
 
 
+def test_tokens_that_cancel_do_not_pass_for_a_small_gradient():
+    """Gram matrices would round these gradients' norms to about zero, and the examples would be clipped at nothing."""
+    torch.manual_seed(6)
+    directions, inputs = torch.randn(8, 40), 1e5 * torch.randn(8, 1, 40)
+    turns = torch.stack((directions, -directions + 1e-4 * torch.randn(8, 40)), 1)
+    module = nn.Sequential(nn.Linear(40, 40, bias=False))
+    for row in range(8):
+        sums = ClippedSums(module, 1.0)
+        sums.add(lambda row=row: (module(inputs[[row]].expand(1, 2, 40)) * turns[[row]]).sum((1, 2)))
+        true = (turns[row].double().sum(0)[:, None] * inputs[row].double()).norm()
+        assert true > 100
+        assert 0 < sums.sums[module[0].weight].norm() <= 1.001
+
+
 class Strange(nn.Module):
     """Layers, and what is done with them."""
 
@@ -294,7 +308,7 @@ def counting(module, inputs):
             lambda module, inputs: module.layer(inputs[:1])[:, 0] + inputs[:, 0],
             "One row per loss has to go through layer",
         ),
-        (lambda module, inputs: module.layer(inputs), "losses must return 1 trainable losses per example"),
+        (lambda module, inputs: module.layer(inputs), "losses must return 1 losses per example"),
     ],
 )
 def test_what_would_make_sums_wrong_is_refused_by_name(compute, message):

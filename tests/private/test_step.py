@@ -175,6 +175,20 @@ def test_nothing_about_the_data_is_left_after_a_step():
     assert module.weight.grad is None
 
 
+def test_an_interrupted_step_leaves_no_sum():
+    module, step = made(microbatch=2)
+
+    def losses(rows):
+        if 2 in rows:
+            raise KeyboardInterrupt
+        return module(torch.eye(6)[rows])[:, 0]
+
+    with pytest.raises(KeyboardInterrupt):
+        step.take(6, losses)
+    assert not any(total.any() for total in step.sums.sums.values())
+    assert module.weight.grad is None and not module.weight.any() and step.taken == 0
+
+
 def test_weights_that_are_not_finite_are_told_because_anybody_sees_them():
     _, step = made(rate=math.inf)
     with pytest.raises(CipherDMError, match="not finite after step 1"):
