@@ -12,6 +12,8 @@ NOISE = (0.3, 100.0)
 """Noise multipliers between which one is looked for."""
 COARSE, FINE = 1e-3, 1e-4
 """Grids of the privacy loss: the first is quick and a little pessimistic, the second confirms what the first has found."""
+MEANING = {"accountant": "privacy loss distribution, dp-accounting", "neighbours": "add or remove one"}
+"""How all budgets are counted, and between which data sets."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,9 @@ class PrivacyBudget:
         return _epsilon(self.noise_multiplier, self.sample_rate, steps, self.delta, grid) if steps else 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """Return the five numbers, who counted them, and the epsilon that both grids find."""
-        return asdict(self) | {
-            "accountant": "privacy loss distribution, dp-accounting",
-            "neighbours": "add or remove one",
-            "epsilon_by_grid": {f"{grid:g}": self.spent(grid=grid) for grid in (COARSE, FINE)},
-        }
+        """Return the five numbers, how they are meant, and the epsilon that both grids find."""
+        found = {f"{grid:g}": self.spent(grid=grid) for grid in (COARSE, FINE)}
+        return asdict(self) | MEANING | {"epsilon_by_grid": found}
 
 
 def _within(value: object, low: float, high: float) -> bool:

@@ -9,13 +9,11 @@ from typing import Any
 
 from ..errors import CipherDMError, refuse
 from ..files import replacing
-from .budget import COARSE, FINE, PrivacyBudget
+from .budget import COARSE, FINE, MEANING, PrivacyBudget
 
 FILE = "privacy.json"
 _BUDGET = tuple(field.name for field in fields(PrivacyBudget))
-_DERIVED = ("accountant", "neighbours", "epsilon_by_grid", "versions")
-# Versions of the accountant may differ by it.
-_TOLERANCE = 5e-4
+_TOLERANCE = 5e-4  # by which versions of the accountant may differ
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,8 @@ class PrivacyStatement:
         return (
             f"({budget.epsilon:g}, {budget.delta:g})-differentially private with respect to adding or removing one {unit} of "
             f"{self.data}. Only {self.trained} ({self.share:.1%} of the network's parameters) learnt from it, beginning "
-            f"with {self.public}. Each of {budget.steps} steps took each {unit} with probability {budget.sample_rate:.4g}, and added "
-            f"noise of {budget.noise_multiplier:.4g} times what one {unit} may add.\n"
+            f"with {self.public}. Each of {budget.steps} steps took each {unit} with probability {budget.sample_rate:.4g}, and "
+            f"added noise of {budget.noise_multiplier:.4g} times what one {unit} may add.\n"
             f"Whatever is concluded about one {unit}, its odds change by a factor of {math.exp(min(budget.epsilon, 700)):,.1f} "
             f"at most, up to a probability of {budget.delta:g}{weak}. For k {unit}s of one person epsilon is k times as large, "
             "and delta larger still.\n"
@@ -86,13 +84,14 @@ def privacy_of(folder: str | Path) -> PrivacyStatement:
         told: dict[str, Any] = json.loads(path.read_text())
         rest = {field.name: told.pop(field.name) for field in fields(PrivacyStatement) if field.name != "budget"}
         statement = PrivacyStatement(PrivacyBudget(*(told.pop(name) for name in _BUDGET)), **rest)
-        found = {grid: told["epsilon_by_grid"][f"{grid:g}"] for grid in (COARSE, FINE)}
+        coarse, fine = (told["epsilon_by_grid"][f"{grid:g}"] for grid in (COARSE, FINE))
         spent = statement.budget.spent()
+        others = told.keys() - MEANING.keys() - {"epsilon_by_grid", "versions"}
         problems = {
-            f"it has the fields {', '.join(sorted(told))} too": not told.keys() <= set(_DERIVED),
-            f"its noise gives an epsilon of {spent:.4f}, not {found[COARSE]}": abs(found[COARSE] / spent - 1)
-            > _TOLERANCE,
-            f"the finer grid cannot give {found[FINE]}": not 0.9 * spent <= found[FINE] <= (1 + _TOLERANCE) * spent,
+            f"it has the fields {', '.join(sorted(others))} too": others,
+            f"it is not counted as {', '.join(MEANING.values())}": not told.items() >= MEANING.items(),
+            f"its noise gives an epsilon of {spent:.4f}, not {coarse}": not abs(coarse / spent - 1) <= _TOLERANCE,
+            f"the finer grid cannot give {fine}": not 0.9 * spent <= fine <= (1 + _TOLERANCE) * spent,
             "private must be true or false": not isinstance(statement.private, bool),
             "share must be in [0, 1]": not 0 <= statement.share <= 1,
         }

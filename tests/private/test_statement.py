@@ -66,6 +66,7 @@ def test_a_weak_promise_is_called_weak():
         ({"steps": "20"}, "steps must be a whole number"),
         ({"epsilon": None}, "epsilon must be above 0"),
         ({"epsilon_by_grid": 3}, "not to be believed"),
+        ({"neighbours": "replace one"}, "not counted as"),
         ({"losses": [1.0]}, "has the fields .*losses"),
         ({"private": 1}, "private must be true or false"),
         ({"share": 1.5}, r"share must be in \[0, 1\]"),

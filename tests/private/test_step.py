@@ -158,6 +158,9 @@ def test_a_checkpoint_goes_on_with_the_steps_and_has_no_seed(tmp_path):
     _, resumed = made(HALF)
     resumed.load_state_dict(state)
     assert not resumed.private  # for good
+    _, seeded = made(HALF, noise_seed=1)
+    seeded.load_state_dict(made(HALF)[1].state_dict())
+    assert not seeded.private
     for _ in range(HALF.steps - 1):
         resumed.take(0, None)
     with pytest.raises(CipherDMError, match="used up: 4 of 4"):
@@ -206,6 +209,16 @@ def test_the_optimizer_has_the_trainable_parameters_and_no_others():
 def test_numbers_below_1_are_refused(setting):
     with pytest.raises(CipherDMError, match=f"{setting} must be"):
         made(**{setting: 0})
+
+
+def test_normal_numbers_of_one_call_are_independent():
+    """Box and Muller make two of each pair: neither they nor their sizes are correlated."""
+    numbers = gaussian(200_000, source(2))
+    halves = np.abs(np.fft.rfft(numbers)) ** 2 / len(numbers)  # flat, if no distance between two numbers is special
+    assert stats.kstest(halves[1:-1], "expon").pvalue > 1e-4
+    for one, other in ((numbers[:100_000], numbers[100_000:]), (numbers[1:], numbers[:-1])):
+        for power in (1, 2):
+            assert abs(np.corrcoef(one**power, other**power)[0, 1]) < 4.5 / math.sqrt(len(one))
 
 
 def test_numbers_fill_the_open_interval():
