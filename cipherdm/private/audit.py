@@ -86,9 +86,7 @@ def epsilon_at_least(examples: int, guesses: int, right: int, delta: float, chan
     """
 
     def refuted(epsilon: float) -> bool:
-        rate = 1 / (
-            1 + math.exp(-epsilon)
-        )  # of right guesses, at most, by somebody who sees a result with this epsilon
+        rate = 1 / (1 + math.exp(-epsilon))  # of right guesses at most, if the promise holds
         tail = binom.sf(right - 1, guesses, rate)
         lost = np.arange(1, right + 1)
         just_below = (binom.sf(right - lost - 1, guesses, rate) - tail) / lost

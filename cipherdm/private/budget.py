@@ -12,6 +12,8 @@ NOISE = (0.3, 100.0)
 """Noise multipliers between which one is looked for."""
 COARSE, FINE = 1e-3, 1e-4
 """Grids of the privacy loss: the first is quick and a little pessimistic, the second confirms what the first has found."""
+MOST_STEPS = 10**6
+"""Steps that are counted within seconds and a few GB, whatever the other numbers of a file are."""
 MEANING = {"accountant": "privacy loss distribution, dp-accounting", "neighbours": "add or remove one"}
 """How all budgets are counted, and between which data sets."""
 
@@ -50,7 +52,7 @@ class PrivacyBudget:
             epsilon: bound on the logarithm of how much likelier one example makes any result; above 0.
             delta: probability by which that may fail; in (0, 1), and far below one over the number of examples.
             sample_rate: probability with which a step takes an example; in (0, 1]. A public constant.
-            steps: number of steps.
+            steps: number of steps, a million at most.
 
         Raises:
             CipherDMError: a value is out of its range, or no noise multiplier in [0.3, 100] gives this epsilon.
@@ -99,7 +101,7 @@ def _check(epsilon: float, delta: float, sample_rate: float, steps: int) -> None
             f"sample_rate must be in (0, 1], such as 1/30; got {sample_rate!r}": not _within(sample_rate, above, 1),
         }
     )
-    check_whole("steps", steps, 1)
+    check_whole("steps", steps, 1, MOST_STEPS)
 
 
 @lru_cache(maxsize=256)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CipherDMError, check_whole, refuse
+from ..errors import check_whole, refuse
 from .budget import PrivacyBudget
 from .chance import gaussian, poisson_sample, source
 from .clipping import ClippedSums
@@ -70,13 +70,12 @@ class PrivateStep:
         Raises:
             CipherDMError: the budget is used up, or a weight is not finite any more, which anybody can see.
         """
-        if self.taken >= self.budget.steps:
-            raise CipherDMError(f"This budget is used up: {self.taken} of {self.budget.steps} steps are taken.")
+        steps = self.budget.steps
+        refuse({f"This budget is used up: {self.taken} of {steps} steps are taken": self.taken >= steps})
         chosen = torch.from_numpy(poisson_sample(size, self.budget.sample_rate, self._random))
         try:
-            for start in range(
-                0, len(chosen), self.microbatch
-            ):  # never, for an empty sample, whose step is noise alone
+            # Not once for an empty sample, whose step is noise alone.
+            for start in range(0, len(chosen), self.microbatch):
                 self.sums.add(partial(losses, chosen[start : start + self.microbatch]))
             for parameter, total in self.sums.sums.items():
                 noise = torch.from_numpy(gaussian(parameter.numel(), self._random)).reshape(parameter.shape)
@@ -85,13 +84,11 @@ class PrivateStep:
                 parameter.grad = (noisy / self.divisor).to(parameter)
         finally:
             self.sums.clear()  # also if a step is interrupted: sums without noise stay nowhere
+        self.taken += 1  # before the weights move, so that an interruption never leaves a step uncounted
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.taken += 1
-        if not all(each.isfinite().all() for each in self.sums.parameters):
-            raise CipherDMError(
-                f"A weight is not finite after step {self.taken}: lower the learning rate, and begin anew."
-            )
+        broken = not all(each.isfinite().all() for each in self.sums.parameters)
+        refuse({f"A weight is not finite after step {self.taken}: lower the learning rate, and begin anew": broken})
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next step depends on besides the weights. It holds no seed, so it is no more secret than they are."""
@@ -102,9 +99,7 @@ class PrivateStep:
         """Go on after the steps of a `state_dict`. Raises CipherDMError if that is of another budget or other settings."""
         for name, value in self._settings().items():
             there = state["settings"].get(name)
-            refuse(
-                {f"The checkpoint has {name} = {there}, not {value}: go on with that, or begin anew": there != value}
-            )
+            refuse({f"The checkpoint has {name} = {there}, not {value}: take that, or begin anew": there != value})
         self.optimizer.load_state_dict(state["optimizer"])
         self.taken = state["taken"]
         self.private = self.private and state["private"]

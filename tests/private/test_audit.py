@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 
 from cipherdm.private import PrivateStep, audit_step
 from cipherdm.private import clipping as clipping_module
@@ -77,6 +78,20 @@ def test_the_bound_is_that_of_exact_tails():
     assert epsilon_at_least(100, 10, 10, 0.0, 0.05) == pytest.approx(np.log(rate / (1 - rate)), abs=1e-6)
     assert epsilon_at_least(100, 10, 10, 1e-3, 0.05) < epsilon_at_least(100, 10, 10, 0.0, 0.05)
     assert epsilon_at_least(100, 10, 5, 0.0, 0.05) == 0
+
+
+@pytest.mark.parametrize("guesses, right, delta", [(100, 90, 1e-5), (40, 40, 1e-4), (400, 300, 1e-6)])
+def test_the_bound_is_where_the_papers_probability_is_the_chance(guesses, right, delta):
+    """Theorem 5.2 term by term."""
+
+    def probability(epsilon):
+        masses = binom.pmf(np.arange(guesses + 1), guesses, np.exp(epsilon) / (1 + np.exp(epsilon)))
+        most = max(masses[right - lost : right].sum() / lost for lost in range(1, right + 1))
+        return masses[right:].sum() + 2 * 1000 * delta * most
+
+    found = epsilon_at_least(1000, guesses, right, delta, 0.05)
+    assert found > 0.1
+    assert probability(found) == pytest.approx(0.05, rel=1e-6)
 
 
 def test_a_promise_that_holds_is_rarely_refuted():

@@ -71,8 +71,8 @@ def test_the_noise_that_is_found_is_the_least(epsilon, rate, steps):
         ({"delta": 1.0}, "delta must be in"),
         ({"sample_rate": 0}, "sample_rate must be in"),
         ({"sample_rate": 1.001}, "sample_rate must be in"),
-        ({"steps": 0}, "steps must be a whole number from 1 on"),
-        ({"steps": 1.5}, "steps must be a whole number"),
+        ({"steps": 0}, "steps must be between 1 and 1000000"),
+        ({"steps": 1.5}, "steps must be between"),
         ({"epsilon": 0.01, "sample_rate": 1.0, "steps": 10_000}, "lower sample_rate or steps"),
         ({"epsilon": 90, "sample_rate": 0.01}, "lower epsilon or take more steps"),
     ],
@@ -88,6 +88,6 @@ def test_a_budget_that_its_noise_does_not_keep_cannot_be_made():
     with pytest.raises(CipherDMError, match="noise_multiplier must be in"):
         PrivacyBudget(3.8, 1e-5, 1.0, 20, 0.0)
     with pytest.raises(CipherDMError, match="gives an epsilon of inf"):  # and does not fill the memory
-        PrivacyBudget(3.8, 1e-5, 1.0, 10**9, 1.0)
+        PrivacyBudget(3.8, 1e-5, 1.0, 10**6, 1.0)
     with pytest.raises(CipherDMError, match="steps must be between 0 and 20"):
         PrivacyBudget(4, 1e-5, 1.0, 20, 5.0).spent(21)
