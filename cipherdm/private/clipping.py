@@ -19,7 +19,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from ..errors import CipherDMError, check_whole, refuse
 
 Losses = Callable[[], Tensor]
-"""() to the losses [N K] of N examples with K draws each, the draws of one example side by side."""
+"""() to losses [N K] of N examples with K draws each, the draws of one example side by side."""
 
 
 class Outer(NamedTuple):
@@ -141,16 +141,16 @@ class ClippedSums:
         """Set all sums to zero, as they are in the beginning."""
         self.sums = {parameter: torch.zeros_like(parameter) for parameter in self.parameters}
 
-    def add(self, losses: Losses) -> None:
-        """Add the clipped gradients of a microbatch, whose examples must not depend on each other.
+    def add(self, count: int, losses: Losses) -> None:
+        """Add the clipped gradients of a microbatch of `count` examples, which must not depend on each other.
 
         An example whose gradient is not finite counts as zero. Nothing is said about it: an error would depend on the data.
 
         Raises:
-            CipherDMError: a layer is called twice or without gradients, its inputs do not have one row per loss or are
-                changed in place, or a buffer of the module changes.
+            CipherDMError: there are not `draws` losses per example, a layer is called twice or without gradients, its inputs
+                do not have one row per loss or are changed in place, or a buffer of the module changes.
         """
-        gradients = self._gradients(losses)
+        gradients = self._gradients(count, losses)
         with torch.no_grad():
             squares = _squared_norms(gradients)
             finite = squares.isfinite()
@@ -161,9 +161,9 @@ class ClippedSums:
             for parameter, part in gradients:
                 self.sums[parameter] += part.weighted_sum(factors.to(parameter.dtype), parameter)
 
-    def norms(self, losses: Losses) -> Tensor:
-        """Return the norms [N] of the gradients before clipping. They are as private as the examples."""
-        gradients = self._gradients(losses)
+    def norms(self, count: int, losses: Losses) -> Tensor:
+        """Return the norms [count] of the gradients before clipping. They are as private as the examples."""
+        gradients = self._gradients(count, losses)
         with torch.no_grad():
             return _squared_norms(gradients).sqrt()
 
@@ -171,7 +171,7 @@ class ClippedSums:
         """Make sure, on a few examples that are public or made up, that each gradient is its example's own.
 
         Compares the norms in one batch with those of one backward pass per example. They differ if examples depend on each
-        other, or if a parameter acts other than through its layer.
+        other, if draws are not side by side, or if a parameter acts other than through its layer.
 
         Args:
             count: number of examples, at least 2.
@@ -180,17 +180,17 @@ class ClippedSums:
         Raises:
             CipherDMError: norms differ by more than one part in 1000.
         """
-        together, apart = self.norms(lambda: losses(torch.arange(count))), []
+        together, apart = self.norms(count, lambda: losses(torch.arange(count))), []
         for index in torch.arange(count):
             found = torch.autograd.grad(losses(index[None]).mean(), self.parameters, allow_unused=True)
             apart.append(torch.cat([each.flatten() for each in found if each is not None]).norm())
         if not torch.allclose(together, torch.stack(apart), rtol=1e-3):
             raise CipherDMError(
-                "Gradients cannot be told apart by examples: either examples depend on each other, or a parameter is used "
-                "outside its layer's call. Let every layer treat the rows of a batch alone, or freeze those parameters."
+                "Gradients cannot be told apart by examples: examples depend on each other, their draws are not side by side, "
+                "or a parameter is used outside its layer's call. Let every row be computed alone, or freeze those layers."
             )
 
-    def _gradients(self, losses: Losses) -> list[tuple[nn.Parameter, Gradients]]:
+    def _gradients(self, count: int, losses: Losses) -> list[tuple[nn.Parameter, Gradients]]:
         """One forward and one backward pass, which forms no parameter's gradient."""
         before = {name: (buffer, buffer._version) for name, buffer in self.module.named_buffers()}
         calls, values = self._forward(losses)
@@ -199,8 +199,8 @@ class ClippedSums:
             changed = buffer is not same or buffer._version != version
             refuse({f"A forward pass changes the buffer {name}, which leaves with the model: keep it fixed": changed})
         # No message tells the number of examples, which is private.
-        whole = values.ndim == 1 and len(values) > 0 and len(values) % self.draws == 0 and values.requires_grad
-        refuse({f"losses must return {self.draws} losses per example, in one dimension and with gradients": not whole})
+        whole = list(values.shape) == [count * self.draws] and values.requires_grad
+        refuse({f"losses must return draws = {self.draws} losses per example, with gradients": not whole})
         for name, (a, version, _) in calls.items():
             other = f"One row per loss has to go through {name}: give it such inputs, or freeze it"
             changed = f"The inputs of {name} are changed in place after its call: leave them as they are, or freeze it"
@@ -212,7 +212,7 @@ class ClippedSums:
             layer = self.layers[name]
             if g is not None:  # None if the losses do not depend on this call
                 a = a.to(g.dtype) if a.is_floating_point() else a
-                parts = KINDS[type(layer)](layer, a, g, len(values) // self.draws)
+                parts = KINDS[type(layer)](layer, a, g, count)
                 named = zip((layer.weight, getattr(layer, "bias", None)), parts, strict=False)
                 gradients += [(each, part) for each, part in named if each is not None and each.requires_grad]
         return gradients

@@ -76,7 +76,8 @@ class PrivateStep:
         try:
             # Not once for an empty sample, whose step is noise alone.
             for start in range(0, len(chosen), self.microbatch):
-                self.sums.add(partial(losses, chosen[start : start + self.microbatch]))
+                rows = chosen[start : start + self.microbatch]
+                self.sums.add(len(rows), partial(losses, rows))
             for parameter, total in self.sums.sums.items():
                 noise = torch.from_numpy(gaussian(parameter.numel(), self._random)).reshape(parameter.shape)
                 noisy = total.cpu().double() + self.budget.noise_multiplier * self.sums.clip * noise

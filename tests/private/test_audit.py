@@ -41,7 +41,16 @@ def layer_left_out(patch):
 
 def draws_clipped_apart(patch):
     """Each draw is clipped as if it were an example, and they are added up."""
-    patch.setattr(step_module, "ClippedSums", lambda module, clip, draws: clipping_module.ClippedSums(module, clip))
+
+    class Apart(clipping_module.ClippedSums):
+        def __init__(self, module, clip, draws):
+            super().__init__(module, clip)
+            self.each = draws
+
+        def add(self, count, losses):
+            super().add(count * self.each, losses)
+
+    patch.setattr(step_module, "ClippedSums", Apart)
 
 
 @pytest.mark.parametrize("steps, draws", [(1, 1), (4, 1), (1, 8)])

@@ -83,11 +83,11 @@ def one_by_one(module, losses, clip):
     return torch.stack(norms), sums
 
 
-def ours(module, losses, clip, draws=1):
+def ours(module, count, losses, clip, draws=1):
     """Norms [N], and the clipped sums in the order of module.parameters()."""
     sums = ClippedSums(module, clip, draws)
-    norms = sums.norms(losses)
-    sums.add(losses)
+    norms = sums.norms(count, losses)
+    sums.add(count, losses)
     return norms, [sums.sums[each] for each in module.parameters() if each.requires_grad]
 
 
@@ -108,7 +108,7 @@ def test_norms_and_sums_are_those_of_opacus_and_of_single_passes(part, every_lay
     norms, _ = one_by_one(module, losses, 1.0)
     clip = float(norms.median())  # so that some are clipped and some are not
     assert (norms > clip).any() and (norms < clip).any()
-    found = ours(module, lambda: module(*inputs), clip)
+    found = ours(module, len(inputs[0]), lambda: module(*inputs), clip)
     assert_close(found, one_by_one(module, losses, clip))
 
     hooked = GradSampleModule(copy.deepcopy(module), loss_reduction="sum")
@@ -166,7 +166,7 @@ def test_any_shape_and_any_frozen_part(kernel, stride, padding, mode, dilation, 
             ClippedSums(module, 0.1, draws)
         return
     wanted = one_by_one(module, losses().unflatten(0, (3, draws)).mean(1), 0.1)
-    found = ours(module, losses, 0.1, draws)
+    found = ours(module, 3, losses, 0.1, draws)
     torch.testing.assert_close(found[0], wanted[0], rtol=1e-4, atol=1e-6)
     for one, other in zip(found[1], wanted[1], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
@@ -177,15 +177,15 @@ def test_the_padding_of_an_embedding_has_no_gradient(every_layer):
     torch.manual_seed(1)
     module, inputs = EveryLayer(padding=0), every_layer[1]
     losses = module(*inputs)
-    assert_close(ours(module, lambda: module(*inputs), 0.3), one_by_one(module, losses, 0.3))
+    assert_close(ours(module, 5, lambda: module(*inputs), 0.3), one_by_one(module, losses, 0.3))
 
 
 def test_microbatches_add_up_and_nothing_else_is_touched(every_layer):
     module, (pictures, words) = every_layer
     whole, parts = ClippedSums(module, 0.01), ClippedSums(module, 0.01)
-    whole.add(lambda: module(pictures, words))
-    for rows in (slice(0, 2), slice(2, 5)):
-        parts.add(lambda rows=rows: module(pictures[rows], words[rows]))
+    whole.add(5, lambda: module(pictures, words))
+    for rows in ([0, 1], [2, 3, 4]):
+        parts.add(len(rows), lambda rows=rows: module(pictures[rows], words[rows]))
     for one, other in zip(whole.sums.values(), parts.sums.values(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)
     assert all(each.grad is None for each in module.parameters())
@@ -196,7 +196,7 @@ def test_an_activation_may_overwrite_a_layers_outputs():
     torch.manual_seed(4)
     apart, over = (nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace), nn.Linear(5, 1)) for inplace in (False, True))
     over.load_state_dict(apart.state_dict())
-    found, wanted = (ours(module, lambda m=module: m(torch.eye(4))[:, 0], 0.5) for module in (over, apart))
+    found, wanted = (ours(module, 4, lambda m=module: m(torch.eye(4))[:, 0], 0.5) for module in (over, apart))
     assert_close(found, wanted)
 
 
@@ -211,7 +211,7 @@ def test_inputs_that_are_changed_after_their_layer_are_refused():
         return found
 
     with pytest.raises(CipherDMError, match="The inputs of 0 are changed in place"):
-        ClippedSums(module, 1.0).add(losses)
+        ClippedSums(module, 1.0).add(4, losses)
 
 
 def test_an_example_that_is_not_finite_counts_as_zero_and_is_not_told(every_layer):
@@ -220,8 +220,8 @@ def test_an_example_that_is_not_finite_counts_as_zero_and_is_not_told(every_laye
     broken[1, 0, 0, 0], broken[3, 0, 0, 0] = torch.nan, torch.inf
     kept = [0, 2, 4]
     found, wanted = ClippedSums(module, 0.01), ClippedSums(module, 0.01)
-    found.add(lambda: module(broken, words))
-    wanted.add(lambda: module(pictures[kept], words[kept]))
+    found.add(5, lambda: module(broken, words))
+    wanted.add(3, lambda: module(pictures[kept], words[kept]))
     for one, other in zip(found.sums.values(), wanted.sums.values(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)
 
@@ -234,7 +234,7 @@ def test_tokens_that_cancel_do_not_pass_for_a_small_gradient():
     module = nn.Sequential(nn.Linear(40, 40, bias=False))
     for row in range(8):
         sums = ClippedSums(module, 1.0)
-        sums.add(lambda row=row: (module(inputs[[row]].expand(1, 2, 40)) * turns[[row]]).sum((1, 2)))
+        sums.add(1, lambda row=row: (module(inputs[[row]].expand(1, 2, 40)) * turns[[row]]).sum((1, 2)))
         true = (turns[row].double().sum(0)[:, None] * inputs[row].double()).norm()
         assert true > 100
         assert 0 < sums.sums[module[0].weight].norm() <= 1.001
@@ -308,7 +308,8 @@ def counting(module, inputs):
             lambda module, inputs: module.layer(inputs[:1])[:, 0] + inputs[:, 0],
             "One row per loss has to go through layer",
         ),
-        (lambda module, inputs: module.layer(inputs), "losses must return 1 losses per example"),
+        (lambda module, inputs: module.layer(inputs), "losses must return draws = 1 losses per example"),
+        (lambda module, inputs: module.layer(inputs.repeat(2, 1))[:, 0], "losses must return draws = 1 losses"),
     ],
 )
 def test_what_would_make_sums_wrong_is_refused_by_name(compute, message):
@@ -316,7 +317,7 @@ def test_what_would_make_sums_wrong_is_refused_by_name(compute, message):
     module.register_buffer("seen", torch.zeros(()))
     sums = ClippedSums(module, 1.0)
     with pytest.raises(CipherDMError, match=message):
-        sums.add(lambda: module(torch.eye(4)[:3]))
+        sums.add(3, lambda: module(torch.eye(4)[:3]))
     assert not any(total.any() for total in sums.sums.values())
     assert not any(layer._forward_hooks for layer in module.modules())
 
@@ -342,7 +343,7 @@ def test_the_check_finds_what_one_forward_pass_does_not_show(compute):
     torch.manual_seed(5)
     module = Strange(compute, layer=nn.Linear(4, 4), other=nn.Linear(4, 4), words=nn.Embedding(3, 4))
     inputs = torch.randn(3, 4)
-    ClippedSums(module, 1.0).add(lambda: module(inputs))
+    ClippedSums(module, 1.0).add(3, lambda: module(inputs))
     with pytest.raises(CipherDMError, match="cannot be told apart"):
         ClippedSums(module, 1.0).check(3, lambda rows: module(inputs[rows]))
 
@@ -354,6 +355,14 @@ def test_the_check_passes_what_is_right(every_layer, draws):
     pictures = pictures + torch.randn(pictures.shape)
     sums = ClippedSums(module, 1.0, draws)
     sums.check(3, lambda rows: module(pictures[rows].flatten(0, 1), words[rows].flatten(0, 1)))
+    if draws > 1:
+        with pytest.raises(CipherDMError, match="draws are not side by side"):
+            sums.check(
+                3,
+                lambda rows: module(
+                    pictures[rows].transpose(0, 1).flatten(0, 1), words[rows].transpose(0, 1).flatten(0, 1)
+                ),
+            )
 
 
 @pytest.mark.parametrize("clip", [0.0, -1.0, torch.inf, torch.nan])
