@@ -13,8 +13,8 @@ import lazy_loader
 os.environ.setdefault("OPENSSL_CONF", os.devnull)
 
 _MODULES = (
-    "approximations calibration costs datasets engine hosts kernels likeness models owner protocols records sampling schedules "
-    "sharing views"
+    "approximations calibration costs datasets engine hosts kernels likeness models owner private protocols records sampling "
+    "schedules sharing views"
 )
 _NAMES = {
     "calibration": "calibrate check_ranges",
@@ -25,6 +25,8 @@ _NAMES = {
     "errors": "CipherDMError",
     "models.checkpoint": "find_model load_unet save_unet",
     "models.transformer": "load_transformer",
+    "private.budget": "PrivacyBudget",
+    "private.statement": "privacy_of",
     "protocols.sets": (
         "CIPHERDM CIPHERDM_CORRECTED DIRECT DITTO FAST FAST_64 FAST_GUARDED FAST_RINGS MPCFORMER NIMBUS PUMA Protocols"
     ),

@@ -23,7 +23,8 @@ RESTS_ON = {
     "hosts": ("sampling",),
     "calibration": ("sampling", "owner"),
     "views": ("sharing", "hosts", "calibration"),
-    "cli": ("views",),
+    "private": (),
+    "cli": ("views", "private"),
     "__main__": ("cli",),
 }
 """The packages, and what each rests on; it may also import what that rests on."""
