@@ -75,7 +75,8 @@ def test_images_are_laid_out_as_mnist_has_its_digits(digits):
     assert ink.min() == 0 and ink.max() <= 1 and ink.max((1, 2)).min() > 0.9
     places, mass = np.arange(28) + 0.5, ink.sum((1, 2))
     for axis in (1, 2):
-        np.testing.assert_allclose(ink.sum(axis) @ places / mass, MASS, atol=0.2)
+        middle = ink.sum(axis) @ places / mass
+        assert abs(middle - MASS).max() < 0.4 and abs(middle.mean() - MASS) < 0.03
     strong = ink > 0.2
     rows, columns = strong.any(2).sum(1), strong.any(1).sum(1)  # no digit has a gap
     longer = np.maximum(rows, columns)
@@ -101,15 +102,20 @@ def test_no_two_bends_are_equal_and_each_follows_from_its_generator():
     assert distances.min() > 2 and distances.mean() > 8  # MNIST's fives are 11 apart on average
 
 
-def test_bends_turn_both_ways_and_pens_differ():
-    """Of a stick its angle, and of its ink the pen's width, are as the ranges say."""
-    images = bend(torch.from_numpy(path_of("DejaVuSans", "I")).expand(400, 84, 84), np.random.default_rng(0))
-    ink = (images[:, 0].numpy() + 1) / 2
+def test_bends_reach_as_far_as_their_ranges():
+    """Rotation and shear show in a stick's slope, the pen's width in its ink, and stretching in the form of an O."""
+    stick, ring = (
+        (bend(torch.from_numpy(path_of("DejaVuSans", each)).expand(400, 84, 84), np.random.default_rng(0)) + 1) / 2
+        for each in "IO"
+    )
+    ink, ring = stick[:, 0].numpy(), ring[:, 0].numpy() > 0.5
     down, right = np.mgrid[:28, :28] + 0.5 - MASS
     slope = (ink * down * right).sum((1, 2)) / (ink * down**2).sum((1, 2))
-    assert abs(slope.mean()) < 0.05 and 0.15 < slope.std() < 0.4
-    width = ink.sum((1, 2)) / 20
-    assert 1.4 < np.quantile(width, 0.02) < 2 and 2.9 < np.quantile(width, 0.98) < 4
+    width, form = ink.sum((1, 2)) / 20, np.log(ring.any(1).sum(1) / ring.any(2).sum(1))
+    # A uniform value up to 0.3 deviates by 0.173; displacement adds to it.
+    assert abs(slope.mean()) < 0.05 and 0.24 < slope.std() < 0.31
+    assert 0.5 < width.std() < 0.75 and 2.3 < width.mean() < 2.9
+    assert 0.24 < form.std() < 0.34
 
 
 # Sets
@@ -154,8 +160,8 @@ def test_mnists_lenet_reads_the_digits(part):
     read_as, _ = classify(load_classifier(), data.images)
     right = read_as == data.labels
     assert right.mean() > 0.8
-    for digit in set(range(10)) - {1, 6}:
-        assert right[data.labels == digit].mean() > 0.65, digit
+    for digit in range(10):
+        assert right[data.labels == digit].mean() > (0.4 if digit == 6 else 0.65), digit
 
 
 def test_letters_of_some_faces_tell_those_of_others():

@@ -8,10 +8,8 @@ from ..sd_mini.pictures import MASS, MNIST_SIZE
 from .render import SIZE, UNIT
 
 _BOX = 20  # pixels of the box that MNIST fits a digit's ink into
-_ROTATION, _SHEAR = 0.3, 0.3  # at most, either way: in radians, and in pixels right per pixel down
-_STRETCH = (
-    0.25  # at most, either way: the logarithm of the factor of the width, whose inverse is the factor of the height
-)
+# Largest, either way: a rotation in radians, pixels right per pixel down, logarithm of what widens a glyph and flattens it.
+_ROTATION, _SHEAR, _STRETCH = 0.3, 0.3, 0.25
 _KNOTS, _SHIFT = 5, 0.08  # points each way of the displacement field, and its deviation in halves of an image's side
 _ZOOM = 1.4  # pixels of a path per pixel of the bent one, so that no bend pushes it over the edge
 _PEN = (1.7, 3.5)  # pixels of the final image: a pen's width
