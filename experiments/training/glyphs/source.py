@@ -19,11 +19,13 @@ Faces = Literal["all", "train", "held-out"]
 HELD_OUT = ("STIXGeneral", "STIXGeneralBol", "STIXGeneralBolIta", "STIXGeneralItalic", "cmss10")
 """Faces that play the private data when settings are tuned: a family with serifs and all of its weights, and one without."""
 
-DIGITS = ("0", "1I", *"23456789")  # by hand, a one is often a single stroke, as is an I without serifs
-LETTERS = tuple(map("".join, zip(string.ascii_uppercase, string.ascii_lowercase, strict=True)))
-"""Characters that show each class. As in EMNIST's letters, a class has a letter's both cases."""
+# Each class is a string of the characters that show it. By hand, a one is often a single stroke, as is an I without serifs.
+DIGITS = ("0", "1I", *"23456789")
+LETTERS = tuple(
+    map("".join, zip(string.ascii_uppercase, string.ascii_lowercase, strict=True))
+)  # both cases are one class, as in EMNIST
 
-_BATCH = 500
+_BATCH = 250
 
 
 def glyph_digits(count: int = 60_000, *, part: Faces = "all", seed: int = 0) -> Digits:
