@@ -69,19 +69,21 @@ def test_stored_distances_are_those_to_the_nearest_point_of_the_path():
 # Bending
 
 
-def test_images_are_laid_out_as_mnist_has_its_digits(digits):
-    ink = (digits.images[:, 0] + 1) / 2
-    assert digits.images.dtype == np.float32 and digits.images.shape == (3000, 1, 28, 28)
+@pytest.mark.parametrize("make", [glyphs.glyph_digits, glyphs.glyph_letters])
+def test_images_are_laid_out_as_mnist_has_its_digits(make):
+    images = make(6000, seed=5).images
+    ink = (images[:, 0] + 1) / 2
+    assert images.dtype == np.float32 and images.shape == (6000, 1, 28, 28)
     assert ink.min() == 0 and ink.max() <= 1 and ink.max((1, 2)).min() > 0.9
-    places, mass = np.arange(28) + 0.5, ink.sum((1, 2))
+    places, mass, strong, sides = np.arange(28) + 0.5, ink.sum((1, 2)), ink > 0.2, []
     for axis in (1, 2):
         middle = ink.sum(axis) @ places / mass
-        assert abs(middle - MASS).max() < 0.4 and abs(middle.mean() - MASS) < 0.03
-    strong = ink > 0.2
-    rows, columns = strong.any(2).sum(1), strong.any(1).sum(1)  # no digit has a gap
-    longer = np.maximum(rows, columns)
-    assert abs(longer.mean() - 20) < 0.5 and (abs(longer - 20) <= 2).mean() > 0.99
-    assert not strong[:, [0, -1]].any(2).mean() > 0.005
+        assert abs(middle - MASS).max() < 0.25 and abs(middle.mean() - MASS) < 0.02
+        used = strong.any(axis)
+        sides.append(28 - used.argmax(1) - used[:, ::-1].argmax(1))
+    longer = np.maximum(*sides)
+    # One that was pushed over an edge of the path's image would be smeared along the edge, up to 28 pixels long.
+    assert abs(longer.mean() - 20) < 0.5 and abs(longer - 20).max() <= 3
 
 
 def test_as_bright_and_as_sharp_as_mnist(digits):

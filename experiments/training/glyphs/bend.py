@@ -10,8 +10,11 @@ from .render import SIZE, UNIT
 _BOX = 20  # pixels of the box that MNIST fits a digit's ink into
 # Largest, either way: a rotation in radians, pixels right per pixel down, logarithm of what widens a glyph and flattens it.
 _ROTATION, _SHEAR, _STRETCH = 0.3, 0.3, 0.25
-_KNOTS, _SHIFT = 5, 0.08  # points each way of the displacement field, and its deviation in halves of an image's side
-_ZOOM = 1.4  # pixels of a path per pixel of the bent one, so that no bend pushes it over the edge
+_KNOTS, _SHIFT = (
+    5,
+    0.14,
+)  # points each way of the displacement field, and its largest value in halves of an image's side
+_ZOOM = 1.45  # pixels of a path per pixel of the bent one, so that no bend pushes it over the edge
 _PEN = (1.7, 3.5)  # pixels of the final image: a pen's width
 _EDGE = 0.8  # pixels in which ink fades out
 
@@ -43,8 +46,8 @@ def _positions(count: int, generator: np.random.Generator) -> torch.Tensor:
     # A rotation times [[wide, shear], [0, 1 / wide]].
     rows = (cos * wide, cos * shear - sin / wide, none, sin * wide, sin * shear + cos / wide, none)
     matrices = _ZOOM * torch.stack(rows, dim=1).view(count, 2, 3)
-    knots = generator.standard_normal((count, 2, _KNOTS, _KNOTS), np.float32) * np.float32(_SHIFT)
-    field = functional.interpolate(torch.from_numpy(knots), size=SIZE, mode="bicubic", align_corners=True)
+    knots = _uniform(generator, -_SHIFT, _SHIFT, count, 2, _KNOTS, _KNOTS)
+    field = functional.interpolate(knots, size=SIZE, mode="bicubic", align_corners=True)
     return functional.affine_grid(matrices, [count, 1, SIZE, SIZE], align_corners=False) + field.permute(0, 2, 3, 1)
 
 
@@ -53,8 +56,8 @@ def _read(images: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def _uniform(generator: np.random.Generator, low: float, high: float, count: int) -> torch.Tensor:
-    return torch.from_numpy(generator.uniform(low, high, count).astype(np.float32))
+def _uniform(generator: np.random.Generator, low: float, high: float, *shape: int) -> torch.Tensor:
+    return torch.from_numpy(generator.uniform(low, high, shape).astype(np.float32))
 
 
 def _longer_side(used: torch.Tensor) -> torch.Tensor:

@@ -17,9 +17,9 @@ from skimage.morphology import skeletonize
 CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 SIZE = 84  # pixels of a glyph's image, height and width
 UNIT = 4  # steps of a stored distance per pixel: uint8 then reaches further than a pen is wide
-_LONGER = 60  # pixels of a glyph's longer side, so that a bent one stays inside
+_LONGER = 54  # pixels of a glyph's longer side, so that a bent one stays inside
 _SMOOTHING = 1.0  # pixels: less, and the skeleton grows loops
-_INSIDE = 105  # grey from which on a smoothed pixel counts: from 127 on, hairlines are torn
+_INSIDE = 100  # grey from which on a smoothed pixel counts: more tears hairlines
 _NAMES = dict(zip(string.digits, "zero one two three four five six seven eight nine".split(), strict=True))
 
 
@@ -37,7 +37,7 @@ def faces() -> tuple[str, ...]:
 def pen_paths() -> np.ndarray:
     """Return the distance of each pixel from the path of a pen, uint8 [faces, CHARACTERS, 84, 84], in units of 1/4 pixel.
 
-    The path is the skeleton of the glyph, which is 60 pixels long on its longer side, in the middle of the image. So faces
+    The path is the skeleton of the glyph, which is 54 pixels long on its longer side, in the middle of the image. So faces
     that differ in weight alone are nearly alike, and a pen of any width can follow the path. Half a second, once per process.
     """
     fonts = [FT2Font(_folder() / f"{name}.ttf") for name in faces()]

@@ -21,9 +21,8 @@ HELD_OUT = ("STIXGeneral", "STIXGeneralBol", "STIXGeneralBolIta", "STIXGeneralIt
 
 # Each class is a string of the characters that show it. By hand, a one is often a single stroke, as is an I without serifs.
 DIGITS = ("0", "1I", *"23456789")
-LETTERS = tuple(
-    map("".join, zip(string.ascii_uppercase, string.ascii_lowercase, strict=True))
-)  # both cases are one class, as in EMNIST
+# As in EMNIST, both cases of a letter are one class.
+LETTERS = tuple(map("".join, zip(string.ascii_uppercase, string.ascii_lowercase, strict=True)))
 
 _BATCH = 250
 
