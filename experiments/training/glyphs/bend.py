@@ -8,13 +8,10 @@ from ..sd_mini.pictures import MASS, MNIST_SIZE
 from .render import SIZE, UNIT
 
 _BOX = 20  # pixels of the box that MNIST fits a digit's ink into
-# Largest, either way: a rotation in radians, pixels right per pixel down, logarithm of what widens a glyph and flattens it.
+# Largest, either way: a rotation in radians, pixels right per pixel down, logarithm of a widening, which flattens.
 _ROTATION, _SHEAR, _STRETCH = 0.3, 0.3, 0.25
-_KNOTS, _SHIFT = (
-    5,
-    0.14,
-)  # points each way of the displacement field, and its largest value in halves of an image's side
-_ZOOM = 1.45  # pixels of a path per pixel of the bent one, so that no bend pushes it over the edge
+_KNOTS, _SHIFT = 5, 0.14  # points each way of the displacement field, its largest value in halves of an image's side
+_ZOOM = 1.6  # pixels of a path per pixel of the bent one, so that no bend pushes it over the edge
 _PEN = (1.7, 3.5)  # pixels of the final image: a pen's width
 _EDGE = 0.8  # pixels in which ink fades out
 
