@@ -21,6 +21,7 @@ from cipherdm.cli import build
 from cipherdm.datasets import load_mnist
 from cipherdm.errors import CipherDMError
 from cipherdm_experiments.training.export import write_grid
+from cipherdm_experiments.training.glyphs import glyph_digits
 from cipherdm_experiments.training.run import Run, go_on
 from cipherdm_experiments.training.sd_mini.captions import Caption, all_captions, balanced_captions
 from cipherdm_experiments.training.sd_mini.networks import (
@@ -282,6 +283,26 @@ def test_checkpoints_that_do_not_fit(trained, tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CipherDMError, match="(?s)reader.pt cannot be read.*resume=False"):
         train_sd_mini(tmp_path / "out", config=SHORT, runs=tmp_path, progress=False)
+
+
+def test_a_training_on_glyphs_sees_nothing_of_mnist(trained, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("MNIST, or what was taught it, was asked for")
+
+    few = {
+        "glyph_digits": lambda *_, **seed: glyph_digits(100, **seed),
+        "load_mnist": refuse,
+        "load_classifier": refuse,
+    }
+    for name, value in few.items():
+        monkeypatch.setattr(f"cipherdm_experiments.training.sd_mini.train.{name}", value)
+    config = replace(SHORT, source="glyphs")
+    _, runs, _ = trained
+    with pytest.raises(CipherDMError, match="another training: source is mnist there and glyphs now"):
+        train_sd_mini(tmp_path / "out", config=config, runs=runs.parent, progress=False)
+    out = train_sd_mini(tmp_path / "out", config=config, runs=tmp_path, progress=False)
+    assert json.loads((out / "training.json").read_text())["config"]["source"] == "glyphs"
+    assert "fonts" in (card := (out / "README.md").read_text()) and "MNIST" not in card
 
 
 def test_a_loss_that_is_not_finite(tmp_path):

@@ -19,6 +19,11 @@ from .recipe import SDMiniConfig
 from .score import READER
 from .text import save_tokenizer
 
+_DATA = {  # where the digits come from, and under which licence
+    "mnist": ("MNIST's training images", "MNIST, Y. LeCun, C. Cortes, C. Burges, CC BY-SA 3.0"),
+    "glyphs": ("bent glyphs of matplotlib's fonts", "the fonts' own: DejaVu, STIX and Computer Modern are free fonts"),
+}
+
 
 def assemble(
     tokenizer: CLIPTokenizer, text: CLIPTextModel, autoencoder: AutoencoderKL, unet: UNet2DConditionModel
@@ -52,6 +57,7 @@ def _card(pipeline: StableDiffusionPipeline, config: SDMiniConfig, runs: list[Ru
     steps = {run.name: f"{run.step:,} steps of {getattr(config, run.name).optimisation.batch}" for run in runs}
     vae, unet, text = pipeline.vae.config, pipeline.unet.config, pipeline.text_encoder.config
     latent, pixels = unet.sample_size, vae.sample_size
+    origin, licence = _DATA[config.source]
     return f"""# {config.name}
 
 A diffusers `StableDiffusionPipeline` that draws images of {pixels} x {pixels} pixels by caption:
@@ -73,13 +79,13 @@ model was never taught.
   {100 * config.denoiser.no_caption:.0f} % of them with the empty caption, for classifier-free guidance. These are averaged
   weights (decay {config.denoiser.optimisation.ema_decay}), stored in half precision.
 - **Schedule**: 1000 steps, linear betas 1e-4 to 0.02, the model predicts the noise; nothing is clipped.
-- **Training**: `cipherdm train {config.name}`, on pictures composed anew for each batch from MNIST's training images: a digit,
+- **Training**: `cipherdm train {config.name}`, on pictures composed anew for each batch from {origin}: a digit,
   scaled, moved and coloured. `training.json` has losses, times, the machine and the versions.
 - **Score**: `cipherdm read-back {config.name}`: background, colour and digit of drawn pictures, read back by the palette and by
-  the LeNet in `reader/`, which was taught MNIST's digits at both sizes.
+  the LeNet in `reader/`, which was taught these digits at both sizes.
 - **On shares**: `cipherdm sample --model {config.name} --prompt "..." --guidance-scale 4`. `calibration.safetensors` has the
   fits that `fast` works with, from `cipherdm calibrate {config.name} --guidance-scale 4` on captions of `captions.txt`.
-- **Data licence**: MNIST, Y. LeCun, C. Cortes, C. Burges, CC BY-SA 3.0.
+- **Data licence**: {licence}.
 - **Use**: a teaching and measuring object. It knows nothing but these captions, and there is no safety checker.
 
 ```python

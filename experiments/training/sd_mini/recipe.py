@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -92,11 +93,20 @@ class ReaderConfig:
 
 @dataclass(frozen=True)
 class SDMiniConfig:
-    """All of sd-mini. A configuration fixes every batch, however often the training is interrupted."""
+    """All of sd-mini. A configuration fixes every batch, however often the training is interrupted.
+
+    `source` says where the digits in the pictures come from: MNIST, or glyphs of fonts (`training.glyphs`). Raises
+    CipherDMError for another source.
+    """
 
     name: str = "sd-mini"
+    source: Literal["mnist", "glyphs"] = "mnist"
     seed: int = 0
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     text: TextConfig = TextConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     reader: ReaderConfig = ReaderConfig()
+
+    def __post_init__(self) -> None:
+        if self.source not in ("mnist", "glyphs"):
+            raise CipherDMError(f"sd-mini has no source {self.source!r}. Use 'mnist' or 'glyphs'.")

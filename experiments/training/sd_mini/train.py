@@ -17,6 +17,7 @@ from cipherdm.files import checkout
 
 from ..classifier import LeNet, load_classifier
 from ..export import write_grid
+from ..glyphs import glyph_digits
 from ..modules import ScoreRecorder
 from ..run import OnStep, Run, go_on, one_thread, stop_requested
 from .captions import all_captions, balanced_captions
@@ -51,7 +52,9 @@ def train_sd_mini(
         optimisation = replace(config.denoiser.optimisation, steps=steps, cooldown=max(1, steps // 3))
         config = replace(config, denoiser=replace(config.denoiser, optimisation=optimisation))
     out = checkout() / "data" / "models" / config.name if out is None else Path(out)
-    source, held_out = (Source.of(load_mnist(part)) for part in ("train", "test"))
+    mnist = config.source == "mnist"
+    digits = map(load_mnist, ("train", "test")) if mnist else (glyph_digits(), glyph_digits(10_000, seed=1))
+    source, held_out = map(Source.of, digits)
     with one_thread(), stop_requested() as stopped:
         _train(_Session(config, Path(runs) / config.name, source, held_out, resume, stopped, progress, on_step), out)
     return out
@@ -78,7 +81,7 @@ class _Session:
             torch.manual_seed(seed)
             model = build()
         about = asdict(own)
-        about |= {**about.pop("optimisation"), "seed": seed, **more}
+        about |= {**about.pop("optimisation"), "seed": seed, "source": self.config.source, **more}
         del about["steps"], about["cooldown"]  # how long it goes on may change while it is under way
         adam = {"lr": optimisation.learning_rate, "weight_decay": optimisation.weight_decay, "betas": (0.9, 0.99)}
         run = Run(name, about, model, partial(torch.optim.AdamW, **adam), optimisation)
@@ -102,7 +105,8 @@ class _Session:
 
 def _train(session: _Session, out: Path) -> None:
     config, captions = session.config, all_captions()
-    reader = session.start("reader", load_classifier)
+    # A model of public glyphs shall have seen nothing of MNIST, which may be private later.
+    reader = session.start("reader", load_classifier if config.source == "mnist" else LeNet)
     wanted = balanced_captions(1000)
     pictures = compose(session.held_out, wanted, np.random.default_rng(config.seed))
     objective = reader_objective(config.reader, session.source)
