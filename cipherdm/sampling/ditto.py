@@ -198,9 +198,9 @@ def ditto_nodes(
     *,
     ring: bool,
     embedded: bool,
-    tokens: int,
-    places: int,
-    after: bool,
+    tokens: int = 1,
+    places: int = 0,
+    after: bool = False,
 ) -> list[Node]:
     """Return a transformer's run, from "onehot" or "embeddings" to "logits", as nodes.
 
@@ -212,8 +212,7 @@ def ditto_nodes(
         protocols: DITTO, or a set with other fraction bits for the ring of 64 (`walk_bits`) and that of 32 (`small_bits`).
         ring: True on three parties.
         embedded: whether the client shares embeddings.
-        tokens: number of tokens.
-        places, after: for a GPT-2.
+        tokens, places, after: for a GPT-2.
     """
     made = _Builder(ring, protocols.small_bits, protocols.walk_bits)
     if not embedded:
@@ -328,7 +327,7 @@ class _Builder:
         """
         name = f"{path}.{leaf}".removeprefix(".")
         if not large:
-            self.up(path, last)
+            self.up(name, last)
             last = f"{last}.large"
         static = (("eps", eps),)
         if terms:

@@ -74,7 +74,7 @@ def ditto_steps(config: TransformerConfig) -> pd.DataFrame:
 
     Columns are the block, the function, the way it is computed (one of RING_KINDS), and a tuple of rows that it reads from.
     """
-    nodes = ditto_nodes(config, DITTO, ring=True, embedded=True, tokens=1, places=0, after=False)
+    nodes = ditto_nodes(config, DITTO, ring=True, embedded=True)
     made = {name: node.outputs[0] for node in nodes for name in node.outputs}
     rows = {}
     for node in nodes:

@@ -17,7 +17,7 @@ def records(tmp_path):
             {"variant": dit._variant(model, name), "seconds": 8.0 / place, "bytes": place * 1e6, "sends": 10 * place}
         )
         quality = {"accuracy": 1 - place / 100, "count": 2000}
-        if name == "ditto":
+        if name == "fast-rings":
             quality["secure"] = {"psnr": 31.5, "psnr_lowest": 20.25}
         write_record(tmp_path / f"{dit._quality(model, name)}.json", quality)
     write_record(tmp_path / "step_mnist-dit.json", {"rows": steps})
@@ -29,14 +29,14 @@ def test_the_table_has_a_row_for_each_set_against_the_first(records):
     assert len(lines) == len(dit.WAYS)
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[1][:2] == ["mnist-dit", "puma"] and cells[1][5:8] == ["2.0x", "0.5x", "98.0%"]
-    assert [row[8:] for row in cells if row[1] == "ditto"] == [["31.5 dB", "20.2 dB"]]
-    assert all(row[8:] == ["-", "-"] for row in cells if row[1] != "ditto")
+    assert [row[8:] for row in cells if row[1] == "fast-rings"] == [["31.5 dB", "20.2 dB"]]
+    assert all(row[8:] == ["-", "-"] for row in cells if row[1] != "fast-rings")
 
 
 def test_the_figure_says_what_it_shows(records):
     drawn = dit.figure(records)
     assert [len(axis.patches) for axis in drawn.axes] == [len(dit.WAYS), 0]
-    assert drawn.axes[0].get_yticklabels()[4].get_text() == "ditto on mnist-dit-quad"
+    assert drawn.axes[0].get_yticklabels()[3].get_text() == "fast-rings"
     with pytest.raises(CipherDMError, match="cipherdm evaluate mnist-dit"):
         (records / f"{dit._quality('mnist-dit', 'puma')}.json").unlink()
         dit.figure(records)
