@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,9 +95,9 @@ def _right(logits: np.ndarray, reviews: Reviews) -> float:
     return float((logits.argmax(1) == reviews.labels[: len(logits)]).mean())
 
 
-def distillation_table(measurements: Path, name: str = "distillation") -> str:
+def distillation_table(measurements: Path) -> str:
     """Return the accuracies, as Markdown."""
-    (record,) = records_named(measurements, f"{name}.json", "cipherdm bench distillation")
+    (record,) = records_named(measurements, "distillation.json", "cipherdm bench distillation")
     rows = [
         [row["model"], row["protocols"], f"{row['reviews']:,}", f"{row['accuracy']:.1%}"]
         + ([f"{row['agree']} of {row['reviews']}", f"{row['error']:.2f}"] if "agree" in row else ["-", "-"])
@@ -108,10 +107,7 @@ def distillation_table(measurements: Path, name: str = "distillation") -> str:
     return markdown(header, rows)
 
 
-TABLES = {
-    "distillation": distillation_table,
-    "distillation_minilm": partial(distillation_table, name="distillation_reviews-minilm"),
-}
+TABLES = {"distillation": distillation_table}
 
 
 def measure(

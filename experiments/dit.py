@@ -15,7 +15,7 @@ from .target import Check, Command, Target, field
 
 MODEL, STEPS = "mnist-dit", 20
 # Model and set. `ditto` needs a student with its quadratic.
-WAYS = tuple((MODEL, name) for name in ("direct", "puma", "fast-64", "fast-rings"))
+WAYS = tuple((MODEL, name) for name in ("direct", "puma", "fast-rings"))
 _SECURE = 32
 
 

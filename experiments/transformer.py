@@ -219,9 +219,9 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
     return frame[["case", "network", "protocols", "ms", "MB", "sends", "rounds", "faster", "fewer bytes"]]
 
 
-def transformer_table(measurements: Path, name: str = "transformer") -> str:
+def transformer_table(measurements: Path) -> str:
     """Return the costs of transformers, as Markdown."""
-    (record,) = records_named(measurements, f"{name}.json", "cipherdm bench transformer")
+    (record,) = records_named(measurements, "transformer.json", "cipherdm bench transformer")
     rows = [
         [row["case"] + ("" if row["network"] == "-" else f", {row['network']}"), row["protocols"]]
         + [duration(row["ms"] / 1000), megabytes(row["MB"] * 1e6), f"{row['sends']:,}", times(row["faster"])]
@@ -259,11 +259,7 @@ def _ratio(
     return found[base] / found[name]
 
 
-TABLES = {
-    "transformer": transformer_table,
-    "transformer_minilm": partial(transformer_table, name="transformer_reviews-minilm"),
-    "claims_ditto": claims_table,
-}
+TABLES = {"transformer": transformer_table, "claims_ditto": claims_table}
 
 
 def figure(records: Path) -> Figure:

@@ -36,7 +36,7 @@ def test_the_table_has_a_row_for_each_set_against_the_first(records):
 def test_the_figure_says_what_it_shows(records):
     drawn = dit.figure(records)
     assert [len(axis.patches) for axis in drawn.axes] == [len(dit.WAYS), 0]
-    assert drawn.axes[0].get_yticklabels()[3].get_text() == "fast-rings"
+    assert drawn.axes[0].get_yticklabels()[2].get_text() == "fast-rings"
     with pytest.raises(CipherDMError, match="cipherdm evaluate mnist-dit"):
         (records / f"{dit._quality('mnist-dit', 'puma')}.json").unlink()
         dit.figure(records)

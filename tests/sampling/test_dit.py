@@ -11,6 +11,7 @@ import cipherdm as cdm
 from cipherdm import CipherDMError
 from cipherdm.models import DiTConfig, init_unet
 from cipherdm.owner.observe import load_calibration
+from cipherdm_experiments.training.evaluation import score_images
 
 SMALL = DiTConfig(
     num_attention_heads=2,
@@ -72,6 +73,12 @@ def test_layers_stay_in_their_ranges_and_cuts_have_room(dit):
     found = cdm.check_ranges(dit, cdm.FAST_RINGS, steps=4, images=4)
     assert {"inverse root", "inverse sum", "cut"} == {entry.function for entry in found}
     assert max(entry.outside for entry in found if entry.function == "cut") == 0
+
+
+def test_the_shipped_dit_draws_what_is_asked_for():
+    dit, labels = cdm.load_unet("mnist-dit"), np.arange(40) % 10
+    images = cdm.sample(dit, None, labels=labels, steps=20, seed=0).images
+    assert score_images(images, labels, range(10)).accuracy >= 0.85
 
 
 @pytest.mark.parametrize(
