@@ -16,7 +16,7 @@ from .target import Check, Command, Target, field
 MODEL, STEPS = "mnist-dit", 20
 # Model and set. `ditto` needs a student with its quadratic.
 WAYS = tuple((MODEL, name) for name in ("direct", "puma", "fast-rings"))
-_SECURE = 32
+_SECURE = 16
 
 
 def _variant(model: str, protocols: str) -> str:
@@ -74,7 +74,7 @@ def figure(records: Path) -> Figure:
         other.annotate(
             f"{value:.1%}", (value, place), xytext=(0, 6), textcoords="offset points", fontsize=8, ha="center"
         )
-    other.set(xlim=(min(right) - 0.03, 1.02), xlabel=f"accuracy of {found[0]['quality']['count']:,} pictures")
+    other.set(xlim=(min(right) - 0.03, 1.005), xlabel=f"accuracy of {found[0]['quality']['count']:,} pictures")
     other.xaxis.set_major_formatter("{x:.0%}")
     other.grid(axis="x", color="#dddddd")
     said = (f"{name} {size:,.1f} MB, {value:.1%}" for name, size, value in zip(names, sizes, right, strict=True))
@@ -87,7 +87,7 @@ def _evaluated(model: str, protocols: str) -> Command:
     return Command(_quality(model, protocols), base, secure, ("--count", "200", "--compare", "16"))
 
 
-_SETS = ",".join(_variant(*way) for way in WAYS)
+_SETS = ",".join((*(name for _, name in WAYS), "fast-64"))
 
 TARGET = Target(
     "dit",
@@ -104,9 +104,9 @@ TARGET = Target(
         *(_evaluated(*way) for way in WAYS),
     ),
     (
-        accuracy("accuracy of mnist-dit", _quality(MODEL, "direct"), 97.5, 1, 3),
-        Check("bytes, direct / fast-rings", 10, 1, gain(MODEL, "fast-rings", "bytes"), 1),
-        Check("PSNR on shares", 25, 3, field(_quality(MODEL, "fast-rings"), "secure", "psnr"), unit=" dB"),
+        accuracy("accuracy of mnist-dit", _quality(MODEL, "direct"), 95.5, 1, 4),
+        Check("bytes, direct / fast-rings", 10.2, 0.5, gain(MODEL, "fast-rings", "bytes"), 1),
+        Check("PSNR on shares", 24.3, 3, field(_quality(MODEL, "fast-rings"), "secure", "psnr"), unit=" dB"),
     ),
     figure,
     order=97,

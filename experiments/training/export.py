@@ -1,5 +1,6 @@
 """Leaving a diffusers folder and sample grids behind."""
 
+import copy
 import os
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ def export(run: Run, config: TrainingConfig, images: int, out: Path) -> None:
     """Write the averaged weights, of so many training images, as a diffusers folder with a card and the training record."""
     record = {"config": asdict(config), "training_images": images, **loss_summary(run, 500)}
     with replacing_files(out) as temporary:
-        run.averaged.module.save_pretrained(temporary)
+        model = copy.deepcopy(run.averaged.module)
+        (model.half() if config.half else model).save_pretrained(temporary)
         scheduler().save_config(temporary)
         (temporary / "README.md").write_text(_card(run, config, images))
         write_record(temporary / "training.json", record)

@@ -46,6 +46,7 @@ class TrainingConfig:
     checkpoint_every: int = 250
     initial: str | None = None  # a diffusers folder of the same shapes, to start from its weights
     teacher: str | None = None  # a diffusers folder whose prediction is the target, instead of the noise
+    half: bool = False  # whether weights are written in half precision
     images: int | None = None  # the first so many training images, for tests and quick trials
 
     def __post_init__(self) -> None:
@@ -226,6 +227,7 @@ _DIT = DiTTraining(
     spread_weight=1e-2,
     guidance=0.5,
     checkpoint_every=1000,
+    half=True,
     **_ALL_DRAW,
 )
 

@@ -176,7 +176,7 @@ def test_what_fast_does_not_compute_is_named(changes, message):
 def test_a_model_that_is_not_calibrated_is_told_how(pipeline):
     with pytest.raises(CipherDMError, match="cipherdm calibrate"):
         prepare_weights(replace(pipeline.unet, folder=None), np.array([1]), FAST)
-    with pytest.raises(CipherDMError, match="fast-guarded does not compute models that take a prompt"):
+    with pytest.raises(CipherDMError, match="fast-guarded computes UNet2DModels alone"):
         drawn(pipeline, None, FAST_GUARDED)
 
 
