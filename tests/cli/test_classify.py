@@ -18,10 +18,22 @@ def test_classify_prints_classes_and_their_cost(tmp_path, run, capsys):
         assert max(abs(a - b) for a, b in zip(ours, exact, strict=True)) < 0.3
 
 
-@pytest.mark.parametrize("command", ("plan", "check-ranges", "inspect"))
-def test_commands_for_images_refuse_a_transformer(run, capsys, command):
-    assert run(command, "reviews-tiny") == 1
-    assert "cipherdm classify" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "command, told",
+    [
+        (("plan", "reviews-tiny", "--protocols", "fast-64"), "transformer"),
+        (("check-ranges", "reviews-tiny", "--count", 8), "All 7 layers stay in their ranges."),
+        (("inspect", "reviews-tiny"), "tells bad from good in texts of at most 64 tokens"),
+    ],
+)
+def test_the_owners_commands_take_a_transformer(run, capsys, command, told):
+    assert run(*command) == 0
+    assert told in capsys.readouterr().out
+
+
+def test_a_transformer_draws_nothing(run, capsys):
+    assert run("sample", "--model", "reviews-tiny", "--labels", "1") == 1
+    assert "load_transformer reads transformers' models" in capsys.readouterr().err
 
 
 def test_a_text_too_long_is_refused_before_parties_start(run, capsys):
