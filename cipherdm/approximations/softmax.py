@@ -120,7 +120,7 @@ class BoundedSoftmax:
         return self._normalised(self.exponential(scores))
 
     def masked(self, scores, mask):
-        """Return the weights of scores with a mask as `TwoQuad` takes it; the scores of what is none lie in the domain too."""
+        """Return the weights of scores with a mask as `TwoQuad` takes it. Scores of padding must lie in the domain too."""
         return self._normalised(self.exponential(scores) * _kept(mask))
 
     def of_scaled(self, scaled):

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 import typer
 
 from ..errors import CipherDMError
-from . import conversion, explorer, hosts, inspection, owner, privacy, sample, texts
+from . import conversion, explorer, hosts, inspection, owner, sample, texts
 
 COMMANDS = "cipherdm.commands"
 """Group of entry points whose functions and Typer applications become commands under their names."""
@@ -27,7 +27,7 @@ def build() -> typer.Typer:
         owner.check_ranges,
         owner.plan,
         inspection.inspect,
-        privacy.privacy,
+        inspection.privacy,
         conversion.convert,
         explorer.explorer,
     )

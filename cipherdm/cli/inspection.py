@@ -1,5 +1,6 @@
-"""`cipherdm inspect`: what a folder holds, which protocol sets draw from it, and what drawing would cost."""
+"""`cipherdm inspect` and `privacy`: what a folder holds, which protocol sets draw from it, and what drawing would cost."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -70,6 +71,19 @@ def inspect(
         return
     rows = [{"protocols": each} | _row(loaded, each, pictures, settings) for each in PROTOCOL_NAMES]
     typer.echo(lines(rows))
+
+
+def privacy(folder: Annotated[Path, typer.Argument(help="Folder of a model, with privacy.json in it.")]) -> None:
+    """Print who is promised what about the training data, after computing epsilon anew from the noise.
+
+    The exit code is 1 if the numbers do not fit together, and if the training was not private because its noise has a seed.
+    """
+    from ..private.statement import privacy_of
+
+    statement = privacy_of(folder)
+    typer.echo(statement.text)
+    if not statement.private:
+        raise typer.Exit(1)
 
 
 def _row(model: "UNet | Pipeline | Transformer", name: str, pictures: int, settings: dict[str, Any]) -> dict[str, str]:

@@ -23,7 +23,7 @@ CONTEXT_KINDS = ("context",)  # kinds that depend on weights and prompt alone: c
 
 @dataclass(frozen=True, eq=False)
 class UNet:
-    """A diffusers U-Net: its configuration, and its state dict as float32 NumPy arrays under diffusers' names.
+    """A diffusers U-Net or DiT: its configuration, and its state dict as float32 NumPy arrays under diffusers' names.
 
     `scheduler_config` has the contents of `scheduler_config.json` beside it, and `folder` is where it was read from; both may
     be None. Two are compared by identity, since arrays have no single truth value.

@@ -36,7 +36,7 @@ _BELOW_ERROR = 0.01  # the same for scores below their maximum, which is worth i
 _INVERSE_ERROR = 0.003
 _LARGEST_SCORE = 18.0  # SPU's products can hold its exponential
 _SUM_MARGIN = 1.5  # factor by which sums of rows may leave the range that was met, where scores are below their maximum
-_DIT_MARGIN = 2.0  # the same for DiTs, few of whose tokens attend to a few others alone
+_DIT_MARGIN = 2.0  # the same for DiTs: some rows are far from the others, and other images have other such rows
 SPREAD = 1.3  # factor by which variances may leave the range that was met, on either side
 # Relative, of inverse roots at the ends of that range and in its middle. Each Newton step adds messages; what this error
 # leaves of the images' likeness is in prompts_sd-mini.json.
