@@ -19,6 +19,7 @@ from cipherdm.models.transformer import Transformer, TransformerConfig, place_of
 from cipherdm.owner.transformers import fit_transformer
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import Protocols, named
+from cipherdm.protocols.fixed import encode
 from cipherdm.sampling.rings import walking_of
 from cipherdm.sampling.sample import engine_for
 from cipherdm.sampling.texts import TextTask, classification_task, text_task
@@ -92,8 +93,8 @@ class Prepared:
         session.share(dict(self.public), public=True)
 
 
-def prepare(case: Case, name: str) -> Prepared | None:
-    """Return a case under a set, or None if the set does not compute it."""
+def prepare(case: Case, name: str) -> Prepared:
+    """Return a case under a set."""
     protocols = named(name)
     if case.models is not None:
         model = cdm.load_transformer(case.models[name in TRAINED_FOR])
@@ -102,8 +103,6 @@ def prepare(case: Case, name: str) -> Prepared | None:
         walking = walking_of(task, nodes)
         plan = compile_plan(nodes, task.specs, keep=["logits"], walking=walking)
         return Prepared(case, protocols, task.owner | task.client, {}, plan, "logits")
-    if case.kind == "gpt2" and protocols.small_bits:
-        return None
     task, nodes = layer(case, protocols)
     wanted = {name for node in nodes for name in node.inputs}
     values = {name: array for name, array in (task.owner | task.client).items() if name in wanted}
@@ -139,6 +138,10 @@ def layer(case: Case, protocols: Protocols, seed: int = 0) -> tuple[TextTask, li
     if protocols.small_bits is not None:
         # A layer begins with a conversion, but for the first. So that of the next one is counted here.
         nodes.append(next(node for node in every if node.label == "layers.1.norm1"))
+        # GPT-2 adds to the tokens themselves, which a layer has in 32 bits from the one before, but for the first. So they are
+        # shared in 32 bits here, and the conversion that only the first layer needs is not counted.
+        words = encode(task.client["embeddings"], protocols.small_bits, ring=True, engine=protocols.walk_bits)
+        task = replace(task, client=task.client | {"embeddings.small": words})
     else:
         nodes = [Graph("layer", tuple(nodes), (f"{nodes[-1].label}",)).as_node()]
     return task, nodes
@@ -174,7 +177,7 @@ def run(
     rows = []
     turns = [(case, None) for case in cases] + [(cases[0], network) for network in networks]
     for place, (case, network) in enumerate(turns):
-        found = [one for name in sets if (one := prepare(case, name)) is not None]
+        found = [prepare(case, name) for name in sets]
         with LocalCluster(network=network) as cluster:
             peaks = {}
 

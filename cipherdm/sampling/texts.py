@@ -73,9 +73,10 @@ class TextShape:
     def encoded(self, values: Values) -> Values:
         """Real numbers as the parties are to hold them, with the fraction bits that belong to their names."""
         bits, small = self.protocols.value_bits, self.protocols.small_bits
-        if small is not None:  # words of the ring of 32 bits, which are whole numbers
+        if small is not None:  # words of the ring of 32 bits: whole numbers, and keys and values
+            held = {"slot": 0, "kept": 0} | dict.fromkeys(self.outputs[1:], small)
             engine = self.protocols.walk_bits
-            return values | {n: encode(values[n], 0, self.ring, engine) for n in ("slot", "kept") if n in values}
+            return values | {n: encode(values[n], of, self.ring, engine) for n, of in held.items() if n in values}
         if bits is None:
             return values
         return {name: encode(array, INPUT_BITS.get(name, bits), self.ring) for name, array in values.items()}
