@@ -24,7 +24,7 @@ _NAMES = {
     "engine.costs": "CostReport",
     "errors": "CipherDMError",
     "models.checkpoint": "find_model load_unet save_unet",
-    "models.transformer": "load_transformer",
+    "models.transformer_files": "load_transformer",
     "private.budget": "PrivacyBudget",
     "private.statement": "privacy_of",
     "protocols.sets": (

@@ -9,187 +9,14 @@ Source: Ditto (Wu et al., ICML 2024, arXiv 2405.05525). Differences: its DownCas
 below -14 is clipped there instead of set to 0 afterwards, which the exponential's last bit does not tell apart.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
-import jax.numpy as jnp
-import numpy as np
-
-from ..approximations.exp import LOWEST, ExpLimit
-from ..approximations.softmax import PADDING
 from ..engine import Node
 from ..kernels.ring_program import FULL, HALF
-from ..models import DiTConfig, dit, unet_blocks
-from ..models.blocks import layer
+from ..models import DiTConfig, unet_blocks
 from ..models.transformer import TransformerConfig, embeddings
 from ..owner import WEIGHTS
-from ..protocols import DIRECT, Protocols, direct, fast
-from ..protocols.fixed import Fixed, broadcast_to, constant, dot_general, padded, placed
-
-_EXPONENTIAL = ExpLimit("exp_ditto", (LOWEST, 0.0), squarings=5)
-
-
-@dataclass(frozen=True)
-class Walked:
-    """A function of `Fixed` numbers as one of arrays, in the ring of 32 bits: first its parameters, then its inputs."""
-
-    function: Callable
-    names: tuple[str, ...]  # of the parameters
-    bits: tuple[int, ...]  # fraction bits of all arguments
-    ring: bool
-    result_bits: int
-    static: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def __name__(self) -> str:
-        return self.function.__name__
-
-    def __call__(self, *arrays):
-        values = [Fixed.load(array, bits, self.ring) for array, bits in zip(arrays, self.bits, strict=True)]
-        params = dict(zip(self.names, values, strict=False))
-        found = self.function(params, *values[len(params) :], **dict(self.static))
-        found = found if isinstance(found, tuple) else (found,)
-        results = tuple(x.truncated(self.result_bits).store() for x in found)
-        return results if len(results) > 1 else results[0]
-
-
-@dataclass(frozen=True)
-class Plain:
-    """A function of arrays as SPU computes it: first its parameters, then its inputs."""
-
-    function: Callable
-    names: tuple[str, ...]
-    static: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def __name__(self) -> str:
-        return self.function.__name__
-
-    def __call__(self, *arrays):
-        params = dict(zip(self.names, arrays, strict=False))
-        return self.function(params, *arrays[len(params) :], **dict(self.static))
-
-
-def up(params, x):
-    """Return numbers of the ring of 32 bits for that of 64."""
-    return x.renewed()
-
-
-def down(params, x):
-    """Return numbers of the ring of 64 bits, whose 10 last bits a truncation cuts off."""
-    return x
-
-
-def below_maximum(params, scores, *mask):
-    """Return scores [B, heads, N, M] below their row's maximum, and no lower than -14; with a mask [B, M] as in `direct`."""
-    scores = scores + mask[0][:, None, None] if mask else scores
-    return jnp.maximum(scores - jnp.max(scores, axis=-1, keepdims=True), jnp.float32(LOWEST))
-
-
-def softmax(params, scores):
-    """Return (1 + s/32)^32 of scores at most 0, over the sum of their row."""
-    exponentials = _EXPONENTIAL(scores)
-    return exponentials / jnp.sum(exponentials, axis=-1, keepdims=True)
-
-
-def scores(params, y, *, heads, only):
-    """Return scores [B, heads, N or 1, M] and values [B, heads, d, M] of normalised tokens y [B, D, N]."""
-    layers = {"to_q": _only(y, only), "to_k": y, "to_v": y}
-    q, k, v = (_projected(params, name, x) for name, x in layers.items())
-    q, k, v = (x.reshape(x.shape[0], heads, -1, x.shape[2]) for x in (q, k, v))
-    return dot_general(q, k, (((2,), (2,)), ((0, 1), (0, 1)))), v
-
-
-def causal_scores(params, y, *, heads, only, places):
-    """Return scores [B, heads, N or 1, places] of tokens to themselves and those before, and keys and values [B, D, places].
-
-    What comes later has the first token's score less 32, and so no weight.
-    """
-    k, v = (padded(_projected(params, name, y), places - y.shape[2]) for name in ("to_k", "to_v"))
-    kept = np.tril(np.ones((y.shape[2], places), np.float32))
-    kept = constant(kept if only is None else kept[only : only + 1], 0, y)
-    return _kept_scores(_projected(params, "to_q", _only(y, only)), k, kept, heads), k, v
-
-
-def cached_scores(params, y, k, v, slot, kept, *, heads):
-    """Return the same for one token, whose keys and values are put at its place; slot and kept are those of `place_of`."""
-    k, v = (placed(x, _projected(params, name, y), slot) for x, name in ((k, "to_k"), (v, "to_v")))
-    return _kept_scores(_projected(params, "to_q", y), k, kept, heads), k, v
-
-
-def _projected(params, name, y):
-    return fast.linear(layer(params, name), y).truncated(y.bits)
-
-
-def _kept_scores(q, k, kept, heads):
-    q, k = (x.reshape(x.shape[0], heads, -1, x.shape[2]) for x in (q, k))
-    found = dot_general(q, k, (((2,), (2,)), ((0, 1), (0, 1))))
-    kept, first = broadcast_to(kept[None, None], found.shape), broadcast_to(found[..., :1], found.shape)
-    away = kept - constant(np.ones(found.shape), 0, q)  # 0, or -1
-    return (found - first) * kept + first + away.times_power_of_two(int(np.log2(-PADDING)))
-
-
-def mixed(params, weights, v, rest, *gate, only):
-    """Add to tokens [B, D, N] the values that the weights [B, heads, N, M] choose, through the last projection, and a gate."""
-    rest = _only(rest, only)
-    v = v.reshape(*weights.shape[:2], -1, v.shape[-1])
-    y = dot_general(v, weights, (((3,), (3,)), ((0, 1), (0, 1)))).truncated(rest.bits)
-    return rest + _gated(fast.linear(layer(params, "to_out.0"), y.reshape(*rest.shape)), gate)
-
-
-def feed_forward(params, y, rest, *gate):
-    """Add to tokens [B, D, N] a feed-forward network with MPCFormer's quadratic, times a gate [b, D] if there is one."""
-    z = fast.linear(layer(params, "net.0.proj"), y).truncated(y.bits)
-    return rest + _gated(fast.linear(layer(params, "net.2"), _quad(z).truncated(y.bits)), gate)
-
-
-def modulated_norm(params, x, shift, scale, *, eps):
-    """Normalise x [B, D, N] over its channels, times 1 + scale plus shift, both [b, D]."""
-    return direct.modulated(direct.layer_norm(params, x, eps=eps), shift, scale)
-
-
-def patches_out(params, y, *, patch, channels):
-    """Return the predicted noise [B, C, H, W] of normalised tokens [B, D, N]."""
-    return dit.pixels(fast.linear(layer(params, "proj_out_2"), y).truncated(y.bits), patch, channels)
-
-
-def pooler(params, y):
-    """Return BERT's pooler of the first token [B, D, 1], before its activation."""
-    return fast.linear(layer(params, "pooler"), y)
-
-
-def tanh(params, x):
-    """Return tanh."""
-    return jnp.tanh(x)
-
-
-def language(params, y):
-    """Return logits [B, V] of the last token [B, D, 1]."""
-    return fast.linear(layer(params, "lm_head"), y)[:, :, 0]
-
-
-def classifier(params, x):
-    """Return logits [B, labels] of what the pooler returns [B, D, 1]."""
-    return fast.linear(layer(params, "classifier"), x)[:, :, 0]
-
-
-def _only(x, place):
-    """The token at a place, or all of them if it is None."""
-    return x if place is None else x[:, :, place : place + 1]
-
-
-def _gated(y, gate):
-    """Return y [B, D, N] times a gate [b, D], if there is one."""
-    return y.truncated(gate[0].bits) * gate[0][:, :, None] if gate else y
-
-
-def _quad(z):
-    """Return z^2 / 8 + z / 4 + 1 / 2, as z (z + 2) / 8 + 1 / 2."""
-    both = z * z + (z + z).raised(2 * z.bits)
-    both = both.times_power_of_two(-3)
-    half = jnp.asarray(2.0 ** (both.bits if both.ring else 0) / 2, both.array.dtype)
-    return both.with_array(both.array + half)
+from ..protocols import DIRECT, Protocols, direct
+from . import ditto_functions as functions
+from .ditto_functions import Plain, Walked
 
 
 def ditto_nodes(
@@ -222,7 +49,7 @@ def ditto_nodes(
         made.plain("embeddings", "embeddings", embeddings, weights, names, inputs, static)
     if config.kind == "gpt2":
         return made.language_model(config, tokens, places, after)
-    made.walk("mask", "mask.small", down, ("mask",), (made.large,))
+    made.walk("mask", "mask.small", functions.down, ("mask",), (made.large,))
     last = "embeddings"
     for index in range(config.layers):
         path, only = f"layers.{index}", config.read if index == config.layers - 1 else None
@@ -231,12 +58,12 @@ def ditto_nodes(
         y = made.normalised(path, "norm3", last, config.eps)
         last = made.feed_forward(path, y, y)
     y = made.normalised("head", "norm", last, config.eps)
-    made.walk("head", "head.pooled", pooler, (y,), (made.small,), ("head.pooler",))
+    made.walk("head", "head.pooled", functions.pooler, (y,), (made.small,), ("head.pooler",))
     made.up("head", "head.pooled")
-    made.plain("head", "head.tanh", tanh, (), (), ("head.pooled.large",))
+    made.plain("head", "head.tanh", functions.tanh, (), (), ("head.pooled.large",))
     made.down("head", "head.tanh")
-    made.walk("head", "head.logits", classifier, ("head.tanh.small",), (made.small,), ("head.classifier",))
-    made.walk("head", "logits", up, ("head.logits",), (made.small,), large=True)
+    made.walk("head", "head.logits", functions.classifier, ("head.tanh.small",), (made.small,), ("head.classifier",))
+    made.walk("head", "logits", functions.up, ("head.logits",), (made.small,), large=True)
     return made.nodes
 
 
@@ -264,8 +91,8 @@ def ditto_step(config: DiTConfig, protocols: Protocols, *, ring: bool) -> list[N
     end = by_name["proj_out_2"]
     sizes = dict(end.static)
     y = made.normalised("", "norm_out", last, sizes.pop("eps"), terms=end.inputs[1:])
-    made.walk("", "eps.small", patches_out, (y,), (made.small,), ("proj_out_2",), sizes.items())
-    made.walk("", "eps", up, ("eps.small",), (made.small,), large=True)
+    made.walk("", "eps.small", functions.patches_out, (y,), (made.small,), ("proj_out_2",), sizes.items())
+    made.walk("", "eps", functions.up, ("eps.small",), (made.small,), large=True)
     return made.nodes
 
 
@@ -285,14 +112,14 @@ class _Builder:
             y = self.normalised(path, "norm1", large or last, config.eps, large=bool(large))
             kept = (f"{path}.k", f"{path}.v")
             if after:
-                way = (cached_scores, (y, *kept, "slot", "kept"), (self.small,) * 3 + (0, 0), ())
+                way = (functions.cached_scores, (y, *kept, "slot", "kept"), (self.small,) * 3 + (0, 0), ())
             else:
-                way = (causal_scores, (y,), (self.small,), (("only", only), ("places", max(places, tokens))))
+                way = (functions.causal_scores, (y,), (self.small,), (("only", only), ("places", max(places, tokens))))
             last, large = self.attention(path, y, last, config.heads, only=only, kept=kept, way=way), None
             last = self.feed_forward(path, self.normalised(path, "norm3", last, config.eps), last)
         y = self.normalised("head", "norm", last, config.eps)
-        self.walk("head", "head.logits", language, (y,), (self.small,), ("head.lm_head",), leaves=("weight",))
-        self.walk("head", "logits", up, ("head.logits",), (self.small,), large=True)
+        self.walk("head", "head.logits", functions.language, (y,), (self.small,), ("head.lm_head",), leaves=("weight",))
+        self.walk("head", "logits", functions.up, ("head.logits",), (self.small,), large=True)
         return self.nodes
 
     def attention(self, path, y, rest, heads, *, only=None, mask=(), gates=(), kept=(), way=None) -> str:
@@ -302,22 +129,23 @@ class _Builder:
         """
         name, weights = f"{path}.attn1", f"{path}.attn1.weights"
         layers = tuple(f"{name}.{each}" for each in ("to_q", "to_k", "to_v"))
-        function, inputs, bits, static = way or (scores, (y,), (self.small,), (("only", only),))
+        function, inputs, bits, static = way or (functions.scores, (y,), (self.small,), (("only", only),))
         made = (f"{name}.scores", *(kept or (f"{name}.values",)))
         self.walk(name, made, function, inputs, bits, layers, (("heads", heads), *static))
-        self.plain(name, f"{name}.below", below_maximum, (), (), (f"{name}.scores", *mask), small=True)
+        self.plain(name, f"{name}.below", functions.below_maximum, (), (), (f"{name}.scores", *mask), small=True)
         self.up(name, f"{name}.below")
-        self.plain(name, weights, softmax, (), (), (f"{name}.below.large",))
+        self.plain(name, weights, functions.softmax, (), (), (f"{name}.below.large",))
         self.down(name, weights)
         inputs = (f"{weights}.small", made[-1], rest, *gates)
-        self.walk(name, name, mixed, inputs, (self.small,) * len(inputs), (f"{name}.to_out.0",), (("only", only),))
+        bits = (self.small,) * len(inputs)
+        self.walk(name, name, functions.mixed, inputs, bits, (f"{name}.to_out.0",), (("only", only),))
         return name
 
     def feed_forward(self, path: str, y: str, rest: str, gates: tuple[str, ...] = ()) -> str:
         """Add a feed-forward network on normalised tokens y to `rest`; return the name of the result."""
         name, inputs = f"{path}.ff", (y, rest, *gates)
         bits, layers = (self.small,) * len(inputs), (f"{name}.net.0.proj", f"{name}.net.2")
-        self.walk(name, name, feed_forward, inputs, bits, layers)
+        self.walk(name, name, functions.feed_forward, inputs, bits, layers)
         return name
 
     def normalised(self, path: str, leaf: str, last: str, eps: float, *, terms=(), large: bool = False) -> str:
@@ -331,7 +159,7 @@ class _Builder:
             last = f"{last}.large"
         static = (("eps", eps),)
         if terms:
-            self.plain(name, name, modulated_norm, (), (), (last, *terms), static)
+            self.plain(name, name, functions.modulated_norm, (), (), (last, *terms), static)
         else:
             weights = [f"{name}.{leaf}" for leaf in ("weight", "bias")]
             self.plain(name, name, direct.layer_norm, weights, ("weight", "bias"), (last,), static)
@@ -339,11 +167,11 @@ class _Builder:
 
     def up(self, label: str, name: str) -> str:
         """Add a conversion to the ring of 64 bits."""
-        return self.walk(label, f"{name}.large", up, (name,), (self.small,), large=True)
+        return self.walk(label, f"{name}.large", functions.up, (name,), (self.small,), large=True)
 
     def down(self, label: str, name: str) -> str:
         """Add a conversion to the ring of 32 bits."""
-        return self.walk(label, f"{name}.small", down, (name,), (self.large,))
+        return self.walk(label, f"{name}.small", functions.down, (name,), (self.large,))
 
     def walk(
         self, label, outputs, function, inputs, bits, layers=(), static=(), *, large=False, leaves=("weight", "bias")

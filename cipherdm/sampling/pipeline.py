@@ -19,7 +19,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from ..errors import CipherDMError, refuse
 from ..models import UNet, UNetConditionConfig, load_unet, takes_prompts
 from ..models.checkpoint import HOW_TO_SAVE, PIPELINE, VARIANTS, find_model, first, read_json
-from ..models.transformer import Transformer, is_transformer, load_transformer
+from ..models.transformer import Transformer
+from ..models.transformer_files import is_transformer, load_transformer
 from ..schedules import check_levels
 
 # Files that must be there, by component.

@@ -12,7 +12,8 @@ from matplotlib.patches import FancyArrowPatch, Patch
 from ..kernels.rings import Made
 from ..models.transformer import TransformerConfig
 from ..protocols import DITTO
-from ..sampling.ditto import Walked, ditto_nodes, down, up
+from ..sampling.ditto import ditto_nodes
+from ..sampling.ditto_functions import Walked, down, up
 from .style import GREY, PALETTE, describe, frameless, new_figure
 
 RING_KINDS = {

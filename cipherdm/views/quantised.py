@@ -14,7 +14,7 @@ from ..kernels.ring_program import HALF, computed
 from ..kernels.trace import trace
 from ..models.transformer import Transformer
 from ..protocols import DITTO
-from ..sampling.ditto import Walked, down, up
+from ..sampling.ditto_functions import Walked, down, up
 from ..sampling.texts import classification_task
 from .style import GREY, HATCHED, PALETTE, describe, new_figure, plot_right_and_wrong
 from .widgets import explorer, slider
