@@ -21,10 +21,11 @@ from .owner.transformers import fit_transformer
 from .progress import Progress
 from .protocols import FAST, Protocols
 from .sampling import make_task, sampling_nodes, text_to_image_task
+from .sampling.ditto_in_the_clear import room_of_steps
 from .sampling.pipeline import Pipeline, embed_prompts, known_captions, spread_over
 from .sampling.rings import IMAGES_MET, drawn, room_taken, walking_of
 from .sampling.roles import Task
-from .sampling.texts import classification_task, known_texts, tokenised
+from .sampling.texts import classification_task, known_texts, text_task, tokenised
 from .schedules import Schedule, exploring_scheduler, guided_coefficients, make_schedule
 
 GUIDANCE_SCALE = "guidance_scale"  # name among the fits' arrays; the scale that they were made with
@@ -140,6 +141,11 @@ def check_ranges(
     so many steps, block by block; a run with other settings has a plan of its own. The images that are looked at are
     others than those which rings are planned from, on real numbers, without the errors of truncations.
 
+    Ditto's functions have no range, and its ring of 32 bits is the same for all models. Its cuts are looked at step by step,
+    with all that SPU computes between them. Where one has no room, take fewer `small_bits`
+    (`dataclasses.replace(DITTO, small_bits=7)`), or a model that was trained with bounds. Of a GPT-2's last layer the last
+    token alone is looked at.
+
     Args:
         model: by `load_unet`, `load_pipeline` or `load_transformer`; as it was calibrated, if the set needs that.
         protocols: the protocol set.
@@ -207,11 +213,17 @@ def _check_transformer(
     chosen = spread_over(known_texts(model) if texts is None else texts, count)
     ids, mask = tokenised(model, chosen, model.config.tokens, cut=True)
     found = ranges.check_ranges_of_texts(model, ids, mask, protocols, progress)
-    if protocols.walk_bits is None or model.config.kind != "bert":
+    known = {"ids": ids, "mask": mask}
+    if protocols.small_bits is not None:
+        settings = {"embedded": True, "ring": True, "places": model.config.tokens}
+        task = text_task(model, ids[:1], mask[:1], protocols=protocols, known=known, **settings)
+    elif protocols.walk_bits is None or model.config.kind != "bert":
         return found
-    task = classification_task(model, chosen[:1], tokens=model.config.tokens, protocols=protocols)
-    checked = replace(task, known={"ids": ids, "mask": mask})
-    found += _cuts(task, checked, task.shape.nodes("block"), "logits", range(len(ids)), progress)
+    else:
+        task = classification_task(model, chosen[:1], tokens=model.config.tokens, protocols=protocols)
+    checked = replace(task, known=known)
+    cuts = _cuts(task, checked, task.shape.nodes("block"), "logits", range(len(ids)), progress)
+    found += [replace(entry, step=None) for entry in cuts]
     return sorted(found, key=lambda entry: (-entry.outside, -entry.excess))
 
 
@@ -219,9 +231,13 @@ def _cuts(
     task: Task, checked: Task, nodes: list[Node], output: str, seeds: range, progress: Progress | None
 ) -> list[LayerRange]:
     """Return how much of their room cuts take: rings are planned for a task, and met by the owner's runs of another."""
-    plan = compile_plan(nodes, task.specs, keep=[output], walking=walking_of(task, nodes, progress))
     runs, found = drawn(checked, seeds, progress, "checking cuts"), []
-    met = pd.DataFrame(room_taken(task, plan, runs), columns=["layer", "step", "share"])
+    if task.shape.protocols.small_bits is None:
+        plan = compile_plan(nodes, task.specs, keep=[output], walking=walking_of(task, nodes, progress))
+        taken = room_taken(task, plan, runs)
+    else:
+        taken = room_of_steps(task, nodes, runs)
+    met = pd.DataFrame(taken, columns=["layer", "step", "share"])
     for layer, rows in met.groupby("layer", sort=False):
         outside = ~(rows["share"] <= 1)  # NaN is outside
         step = int(rows["step"][outside].mode()[0]) if outside.any() else None

@@ -96,12 +96,13 @@ def check_ranges(
 ) -> None:
     """Check in plaintext whether a model's layers stay in the ranges outside which a protocol set is wrong.
 
-    With sets that parties walk, it also checks whether numbers fit the rings of the plan: "cut" is the share of the room
-    that they take.
+    With sets that parties walk, it also checks whether numbers fit the rings of the plan, and with ditto that of 32 bits: "cut"
+    is the share of the room that they take.
     Prints what every layer carries on fresh noise, worst first. The exit code is 0 if no layer leaves its range, 3 if one
     does, and 1 for errors.
     """
     from ..protocols import named
+    from ..sampling.ditto import MORE_ROOM
 
     chosen, (loaded, texts) = named(protocols), _read(model, captions)
     settings = {"steps": steps, "images": count, "guidance_scale": guidance_scale, "seed": seed}
@@ -111,7 +112,10 @@ def check_ranges(
         typer.echo(f"{table(found)}\n{verdict(found)}")
     else:
         typer.echo(f"No function of {chosen.name} is restricted to a range, so nothing can leave one.")
-    raise typer.Exit(LEFT if any(entry.outside for entry in found) else 0)
+    left = any(entry.outside for entry in found)
+    if left and chosen.small_bits is not None:
+        typer.echo(f"To make room in the ring of 32 bits, {MORE_ROOM}.")
+    raise typer.Exit(LEFT if left else 0)
 
 
 def plan(

@@ -178,8 +178,10 @@ def _within(values: np.ndarray, low, high) -> _Met:
 
 
 def _rules_of_functions(layers: Layers, protocols: Protocols, unet: UNet | None = None) -> _Rules:
-    """Rules for sets whose activations and softmax are functions with a domain."""
+    """Rules for sets whose activations and softmax are functions with a domain; none for Ditto's, which clips."""
     rules: _Rules = {}
+    if protocols.small_bits is not None:
+        return rules
     for name, activation in layers.activations.items():
         function = getattr(protocols, activation)
         domain = getattr(function, "domain", (-inf, inf))

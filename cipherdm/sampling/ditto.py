@@ -18,6 +18,9 @@ from ..protocols import DIRECT, Protocols, direct
 from . import ditto_functions as functions
 from .ditto_functions import Plain, Walked
 
+MORE_ROOM = "take fewer small_bits (dataclasses.replace(cipherdm.DITTO, small_bits=7)), or a model trained with bounds"
+"""What to do where numbers leave the ring of 32 bits."""
+
 
 def ditto_nodes(
     config: TransformerConfig,

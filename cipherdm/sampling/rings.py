@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -67,10 +67,9 @@ def drawn(task: Task, seeds: Sequence[int], progress: Progress | None, label: st
 
 
 def room_taken(task: Task, plan: Plan, runs: Iterator[Values]) -> Iterator[tuple[str, int, float]]:
-    """Yield for each call of a plan in each run its label, its step, and how much of its room its cuts take, at most.
+    """Yield for each call of a plan in each run its label, its step, and what `share_taken` returns.
 
-    1 is all of it: a cut that counts wraps is wrong for numbers beyond a quarter of its ring. Calls without such cuts are left
-    out, and so is what SPU computes and what depends on it.
+    Calls without cuts that count wraps are left out, and so is what SPU computes and what depends on it.
     """
 
     @cache
@@ -90,10 +89,17 @@ def room_taken(task: Task, plan: Plan, runs: Iterator[Values]) -> Iterator[tuple
             sizes, results = sizes_of(walk.program, [words[name] for name in call.inputs])
             words |= dict(zip(call.outputs, results, strict=True))
             step = next((int(name[5:]) for name in call.inputs if name.startswith("step.")), step)
-            cuts = (o for o in walk.program.operations if o.output in walk.cuts)
-            kinds = (
-                (o.inputs[0], Cut(walk.bits[o.inputs[0]], o.parameters["bits"], walk.bits[o.output])) for o in cuts
-            )
-            shares = [sizes[number] / 2.0 ** (cut.bits - 2) for number, cut in kinds if cut.wrap]
-            if shares:
-                yield call.label, step, float(np.max(shares))
+            share = share_taken(walk, sizes)
+            if share is not None:
+                yield call.label, step, share
+
+
+def share_taken(walk: WalkPlan, sizes: Mapping[int, float]) -> float | None:
+    """Return how much of its room a walk's cuts take at most, from the sizes of its values; None if no cut counts wraps.
+
+    1 is all of it: a cut that counts wraps is wrong for numbers beyond a quarter of its ring.
+    """
+    cuts = (o for o in walk.program.operations if o.output in walk.cuts)
+    kinds = ((o.inputs[0], Cut(walk.bits[o.inputs[0]], o.parameters["bits"], walk.bits[o.output])) for o in cuts)
+    shares = [sizes[number] / 2.0 ** (cut.bits - 2) for number, cut in kinds if cut.wrap]
+    return float(np.max(shares)) if shares else None

@@ -20,6 +20,7 @@ from ..progress import Progress
 from ..protocols import DIRECT, Protocols, named
 from ..protocols.fixed import ENGINE_FRACTION_BITS
 from ..schedules import BRANCHES, Schedule, guided_coefficients, make_schedule, scheduler_of
+from .ditto import MORE_ROOM
 from .rings import walking_of
 from .roles import Task, client_values, one_hot, owner_values, public_values, whole_labels
 from .steps import Loop, StepShape, setup_graph, step_graph
@@ -255,10 +256,11 @@ def check_sample(sample: np.ndarray, shape: StepShape) -> None:
     """
     largest = np.abs(sample).max()
     if not np.isfinite(largest) or (shape.ring and largest > LARGEST_SAMPLE):
+        calibrated = "calibrate the model as it is sampled (`cipherdm calibrate`), or take fast-guarded, or direct"
         raise CipherDMError(
             f"the result has values up to {largest:.4g}, where at most a few are right: numbers left the range in which the "
-            f"set {shape.protocols.name} computes. Look for the layer with `cipherdm check-ranges`, calibrate the model as it "
-            "is sampled (`cipherdm calibrate`), or take fast-guarded, or direct."
+            f"set {shape.protocols.name} computes. Look for the layer with `cipherdm check-ranges`, "
+            f"{calibrated if shape.protocols.small_bits is None else MORE_ROOM}."
         )
 
 

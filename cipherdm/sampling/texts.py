@@ -27,7 +27,7 @@ from ..progress import Progress
 from ..protocols import DIRECT, Protocols, named
 from ..protocols.fast_attention import token_weights
 from ..protocols.fixed import decode, encode
-from .ditto import ditto_nodes
+from .ditto import MORE_ROOM, ditto_nodes
 from .pipeline import read_captions
 from .roles import Task, Values, owner_values
 from .sample import jitted, run_nodes
@@ -314,7 +314,9 @@ def check_logits(logits: np.ndarray, shape: TextShape) -> None:
     """Raise CipherDMError if logits show that numbers left the range in which a set is right."""
     largest = np.abs(logits).max()
     if not np.isfinite(largest) or (shape.ring and largest > LARGEST_LOGIT):
+        calibrated = "calibrate the model on texts like these (cipherdm.calibrate), or take direct"
         raise CipherDMError(
             f"the logits have values up to {largest:.4g}: numbers left the range in which the set {shape.protocols.name} "
-            "computes. Calibrate the model on texts like these (cipherdm.calibrate), or take direct."
+            "computes. Look for the layer with `cipherdm check-ranges`, "
+            f"{calibrated if shape.protocols.small_bits is None else MORE_ROOM}."
         )

@@ -9,12 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..engine import Node, Spec
-from ..kernels.ring_program import HALF, computed
-from ..kernels.trace import trace
+from ..kernels.ring_program import HALF
 from ..models.transformer import Transformer
 from ..protocols import DITTO
-from ..sampling.ditto_functions import Walked, down, up
+from ..sampling.ditto_in_the_clear import computed_steps
 from ..sampling.texts import classification_task
 from .style import GREY, HATCHED, PALETTE, describe, new_figure, plot_right_and_wrong
 from .widgets import explorer, slider
@@ -66,38 +64,17 @@ def fraction_study(model: Transformer, texts: Sequence[str], bits: Sequence[int]
 def _computed(
     model: Transformer, texts: Sequence[str], bits: int, *, rounded: bool
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
-    """Return all values by name, float64, and the sizes of what walked steps truncate, by the name of their first result."""
-    task = classification_task(model, texts, embedded=True, protocols=replace(DITTO, small_bits=bits), ring=False)
-    values = {name: np.asarray(array, np.float64) for name, array in (task.owner | task.client).items()}
-    sizes = {}
-    for node in task.shape.nodes("block"):
-        arrays = [values[name] for name in node.inputs]
-        if isinstance(node.function, Walked):
-            results, found = _walked(node, arrays, rounded)
-            if what := _TRUNCATED.get(node.function.__name__):
-                sizes[node.outputs[0]] = {name: size / 4.0**bits for name, size in zip(what, found, strict=True)}
-        else:
-            results = [node.function(*(array.astype(np.float32) for array in arrays))]
-        values |= {name: np.asarray(array, np.float64) for name, array in zip(node.outputs, results, strict=True)}
-    return values, sizes
-
-
-def _walked(node: Node, arrays: Sequence[np.ndarray], rounded: bool) -> tuple[list[np.ndarray], list[float]]:
-    """Return the results of a walked step, and the largest words that its truncations read."""
-    walked = replace(node.function, ring=True)
-    program = trace(walked, [Spec(array.shape) for array in arrays], DITTO.walk_bits)
-    words = [array * 2.0**bits for array, bits in zip(arrays, walked.bits, strict=True)]
-    if rounded:
-        # NumPy's words of 32 bits wrap around as a ring's do, from half of it on; a cut is wrong at times from a quarter on.
-        # A conversion begins or ends in the ring of 64.
-        kind = np.int64 if walked.function in (up, down) else np.int32
-        words = [np.round(array).astype(np.int64).astype(kind) for array in words]
-        program = replace(program, constants={n: array.astype(kind) for n, array in program.constants.items()})
-    found = dict(computed(program, words))
-    kind = np.int32 if rounded and node.ring == HALF else np.float64
-    results = [found[number].astype(kind) * 2.0**-walked.result_bits for number in program.outputs]
-    read = [found[operation.inputs[0]] for operation in program.operations if operation.kind == "truncate"]
-    return results, [float(np.abs(array.astype(np.float64)).max()) for array in read]
+    """Return all results by name, float64, and the sizes of what walked steps truncate, by the name of their first result."""
+    protocols = replace(DITTO, small_bits=bits)
+    task, found, sizes = classification_task(model, texts, embedded=True, protocols=protocols), {}, {}
+    for done in computed_steps(
+        task.shape.nodes("block"), task.specs, task.owner | task.client, protocols, rounded=rounded
+    ):
+        found |= zip(done.node.outputs, done.results, strict=True)
+        if what := _TRUNCATED.get(done.node.function.__name__):
+            read = [done.sizes[o.inputs[0]] for o in done.walk.program.operations if o.kind == "truncate"]
+            sizes[done.node.outputs[0]] = {n: size / 4.0**bits for n, size in zip(what, read, strict=True)}
+    return found, sizes
 
 
 def fraction_figure(study: FractionStudy, bits: int) -> Figure:

@@ -23,6 +23,10 @@ def test_classify_prints_classes_and_their_cost(tmp_path, run, capsys):
     [
         (("plan", "reviews-tiny", "--protocols", "fast-64"), "transformer"),
         (("check-ranges", "reviews-tiny", "--count", 8), "All 7 layers stay in their ranges."),
+        (
+            ("check-ranges", "reviews-tiny-quad", "--protocols", "ditto", "--count", 4),
+            "All 16 layers stay in their ranges.",
+        ),
         (("inspect", "reviews-tiny"), "tells bad from good in texts of at most 64 tokens"),
     ],
 )

@@ -1,5 +1,7 @@
 """Continuing texts: three parties against plaintext, and plaintext against transformers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -124,3 +126,12 @@ def test_layers_are_checked_at_all_places(trained):
     found = cdm.check_ranges(trained[0], cdm.FAST)
     assert {"inverse root", "inverse sum"} == {entry.function for entry in found}
     assert max(entry.outside for entry in found) < 0.01
+
+
+def test_dittos_cuts_are_checked(trained):
+    found = {entry.layer: entry for entry in cdm.check_ranges(trained[0], cdm.DITTO, [PROMPT])}
+    quadratic = replace(cdm.DIRECT, name="quadratic", gelu_new=cdm.DIRECT.gelu_quad)
+    # The text is filled up with itself to all 40 places, and its last token's logits are converted with 8 fraction bits.
+    logits = cdm.generate(trained[0], None, " ".join([PROMPT] * 10), tokens=1, protocols=quadratic).logits
+    assert found["logits"].highest == pytest.approx(np.abs(logits).max() * 2.0 ** (8 - 30), rel=0.02)
+    assert {"layers.0.attn1.scores", "layers.1.ff"} <= found.keys() and not any(e.outside for e in found.values())

@@ -11,6 +11,8 @@ import cipherdm as cdm
 from cipherdm import CipherDMError
 from cipherdm.models import DiTConfig, init_unet
 from cipherdm.owner.observe import load_calibration
+from cipherdm.sampling import make_task, sampling_nodes
+from cipherdm.sampling.ditto_in_the_clear import computed_steps
 from cipherdm_experiments.training.evaluation import score_images
 
 SMALL = DiTConfig(
@@ -73,6 +75,18 @@ def test_layers_stay_in_their_ranges_and_cuts_have_room(dit):
     found = cdm.check_ranges(dit, cdm.FAST_RINGS, steps=4, images=4)
     assert {"inverse root", "inverse sum", "cut"} == {entry.function for entry in found}
     assert max(entry.outside for entry in found if entry.function == "cut") == 0
+
+
+def test_dittos_steps_in_the_clear_sample_as_plaintext_does_and_tell_what_has_no_room(dit):
+    task = make_task(dit, protocols=cdm.DITTO, **SETTINGS)
+    values = task.owner | task.client | task.public
+    *_, last = computed_steps(sampling_nodes(task.shape, "block"), task.specs, values, cdm.DITTO)
+    quadratic = replace(cdm.DIRECT, name="quadratic", gelu_new=cdm.DIRECT.gelu_quad)
+    assert likeness(dit, last.results[0], quadratic) > 50
+    found = cdm.check_ranges(dit, cdm.DITTO, steps=3, images=2)
+    assert {entry.function for entry in found} == {"cut"} and not any(entry.outside for entry in found)
+    first = cdm.check_ranges(dit, replace(cdm.DITTO, name="fine", small_bits=15), steps=3, images=2)[0]
+    assert first.outside > 0 < first.excess and first.step in range(3)
 
 
 def test_the_shipped_dit_draws_what_is_asked_for():
