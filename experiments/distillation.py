@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +18,9 @@ from cipherdm.protocols import named
 from cipherdm.sampling.texts import tokenizer_of
 
 from .commands import RecordOption, finish, record_path, silent, split_names
-from .markdown import markdown, records_named
+from .markdown import markdown
 from .target import Check, Command, Target, Value
-from .transformer import STUDENT, TEACHER, ModelsOption, record_of, short
+from .transformer import MINILM, STUDENT, TEACHER, ModelsOption, record_of, record_of_models, short
 
 TOKENS = 64
 _BATCH, _TOGETHER = 201, 20  # reviews at a time, in plaintext and on shares
@@ -95,9 +96,9 @@ def _right(logits: np.ndarray, reviews: Reviews) -> float:
     return float((logits.argmax(1) == reviews.labels[: len(logits)]).mean())
 
 
-def distillation_table(measurements: Path) -> str:
-    """Return the accuracies, as Markdown."""
-    (record,) = records_named(measurements, "distillation.json", "cipherdm bench distillation")
+def distillation_table(measurements: Path, models: str | None = None) -> str:
+    """Return the accuracies, as Markdown; of other models than those that ship if there are any."""
+    record = record_of_models(measurements, "distillation", models)
     rows = [
         [row["model"], row["protocols"], f"{row['reviews']:,}", f"{row['accuracy']:.1%}"]
         + ([f"{row['agree']} of {row['reviews']}", f"{row['error']:.2f}"] if "agree" in row else ["-", "-"])
@@ -107,7 +108,7 @@ def distillation_table(measurements: Path) -> str:
     return markdown(header, rows)
 
 
-TABLES = {"distillation": distillation_table}
+TABLES = {"distillation": distillation_table, "distillation_minilm": partial(distillation_table, models=MINILM)}
 
 
 def measure(

@@ -20,17 +20,19 @@ from cipherdm.owner.transformers import fit_transformer
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import Protocols, named
 from cipherdm.protocols.fixed import encode
+from cipherdm.records import read_record
 from cipherdm.sampling.rings import walking_of
 from cipherdm.sampling.sample import engine_for
 from cipherdm.sampling.texts import TextTask, classification_task, text_task
 from cipherdm.views.style import PALETTE, describe, new_figure
 
 from .commands import RecordOption, RepetitionsOption, finish, record_path, silent, split_names, take_turns, typical
-from .markdown import duration, markdown, megabytes, records_named, times
+from .markdown import duration, markdown, megabytes, times
 from .target import Check, Command, Target, Value
 
 SETS = ("direct", "puma", "nimbus", "mpcformer", "ditto", "fast-64", "fast-rings")
 TEACHER, STUDENT = "reviews-tiny", "reviews-tiny-quad"
+MINILM = "runs/reviews-minilm/model,runs/reviews-minilm-quad/model"  # as `cipherdm train` writes them; they do not ship
 REVIEW = "Effective but too tepid biopic, though it has some wonderful moments."
 # Sets with which the student is computed, and not its teacher.
 TRAINED_FOR = ("mpcformer", "ditto", "fast-64", "fast-rings")
@@ -222,9 +224,9 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
     return frame[["case", "network", "protocols", "ms", "MB", "sends", "rounds", "faster", "fewer bytes"]]
 
 
-def transformer_table(measurements: Path) -> str:
-    """Return the costs of transformers, as Markdown."""
-    (record,) = records_named(measurements, "transformer.json", "cipherdm bench transformer")
+def transformer_table(measurements: Path, models: str | None = None) -> str:
+    """Return the costs of transformers, as Markdown; of other models than those that ship if there are any."""
+    record = record_of_models(measurements, "transformer", models)
     rows = [
         [row["case"] + ("" if row["network"] == "-" else f", {row['network']}"), row["protocols"]]
         + [duration(row["ms"] / 1000), megabytes(row["MB"] * 1e6), f"{row['sends']:,}", times(row["faster"])]
@@ -246,7 +248,7 @@ _COMPARED = CASES[:3]
 
 def claims_table(measurements: Path) -> str:
     """Return Ditto's claims (arXiv 2405.05525), what came out in one run on today's SPU, and a verdict, as Markdown."""
-    (record,) = records_named(measurements, "transformer.json", "cipherdm bench transformer")
+    record = record_of_models(measurements, "transformer")
     rows = []
     for what, other, quantity, low, high in CLAIMS:
         ratios = [_ratio(record, case.name, other, "ditto", quantity) for case in _COMPARED]
@@ -262,12 +264,16 @@ def _ratio(
     return found[base] / found[name]
 
 
-TABLES = {"transformer": transformer_table, "claims_ditto": claims_table}
+TABLES = {
+    "transformer": transformer_table,
+    "transformer_minilm": partial(transformer_table, models=MINILM),
+    "claims_ditto": claims_table,
+}
 
 
 def figure(records: Path) -> Figure:
     """Draw the bytes and messages of each set for a review, a layer of BERT's size, and a token of GPT-2."""
-    (record,) = records_named(records, "transformer.json", "cipherdm bench transformer")
+    record = record_of_models(records, "transformer")
     shown = [CASES[0].name, CASES[2].name, CASES[4].name]
     drawn = new_figure(9.4, 3.4)
     said = []
@@ -323,6 +329,12 @@ def named_pair(models: str) -> str:
 def record_of(benchmark: str, models: str | None) -> str:
     """Return the name of a record, which is of other models than those that ship if there are any."""
     return benchmark if models is None else f"{benchmark}_{named_pair(models)}"
+
+
+def record_of_models(measurements: Path, benchmark: str, models: str | None = None) -> dict[str, Any]:
+    """Read the record of `record_of`. Raises CipherDMError, with the command that makes it, if there is none."""
+    command = f"cipherdm bench {benchmark}" + ("" if models is None else f" --models {models}")
+    return read_record(measurements / f"{record_of(benchmark, models)}.json", command)
 
 
 def _against(case: str, base: str, quantity: str, name: str = "fast-rings") -> Value:

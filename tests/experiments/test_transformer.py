@@ -9,6 +9,7 @@ import cipherdm as cdm
 from cipherdm.models import run_blocks
 from cipherdm.models.transformer import token_blocks, transformer_blocks
 from cipherdm_experiments import transformer
+from cipherdm_experiments.tables import TABLES
 from cipherdm_experiments.transformer import CASES, Case, layer, prepare, random_model, run, table
 
 SMALL = Case("small layer", width=16, heads=2, tokens=6)
@@ -105,3 +106,16 @@ def test_other_models_have_records_of_their_own(tmp_path):
     assert transformer.record_of("distillation", pair) == "distillation_reviews-large"
     with pytest.raises(cdm.CipherDMError, match="names no two models"):
         transformer.record_of("transformer", "reviews-tiny")
+
+
+def test_a_table_of_other_models_reads_their_record(tmp_path, record):
+    with pytest.raises(cdm.CipherDMError, match="bench transformer --models runs/reviews-minilm/model,runs"):
+        TABLES["transformer_minilm"](tmp_path)
+    name = "a review, reviews-minilm"
+    rows = [row | {"case": name} for row in record["rows"] if row["case"] == CASES[0].name]
+    transformer.finish(tmp_path / "transformer_reviews-minilm.json", {"rows": rows})
+    shown = TABLES["transformer_minilm"](tmp_path).splitlines()[2:]
+    assert [line.split(" | ")[:2] for line in shown] == [[f"| {name}", row["protocols"]] for row in rows]
+    row = {"model": "reviews-minilm", "protocols": "direct", "reviews": 1000, "accuracy": 0.875}
+    transformer.finish(tmp_path / "distillation_reviews-minilm.json", {"rows": [row]})
+    assert "| reviews-minilm | direct | 1,000 | 87.5% |" in TABLES["distillation_minilm"](tmp_path)
