@@ -1,8 +1,13 @@
 """`cipherdm classify`, and the commands that refuse transformers."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+
+import cipherdm as cdm
 
 
 def test_classify_prints_classes_and_their_cost(tmp_path, run, capsys):
@@ -33,6 +38,18 @@ def test_classify_prints_classes_and_their_cost(tmp_path, run, capsys):
 def test_the_owners_commands_take_a_transformer(run, capsys, command, told):
     assert run(*command) == 0
     assert told in capsys.readouterr().out
+
+
+def test_a_step_that_overflows_dittos_ring_is_named_with_what_to_do(tmp_path, run, capsys):
+    shutil.copytree(cdm.find_model("reviews-tiny-quad"), tmp_path, dirs_exist_ok=True)
+    stored, name = load_file(tmp_path / "model.safetensors"), "bert.encoder.layer.1.intermediate.dense.weight"
+    # Before the quadratic numbers were up to 3.5, and their squares, with 16 bits, may be up to 2^14.
+    save_file(stored | {name: stored[name] * np.float32(200)}, tmp_path / "model.safetensors")
+    assert run("check-ranges", tmp_path, "--protocols", "ditto", "--count", 4) == 3
+    out = capsys.readouterr().out
+    assert "16 layers leave their range: layers.1.ff" in out and "take fewer small_bits" in out
+    assert run("check-ranges", tmp_path, "--protocols", "puma", "--count", 4) in (0, 3)
+    assert "small_bits" not in capsys.readouterr().out
 
 
 def test_a_transformer_draws_nothing(run, capsys):
