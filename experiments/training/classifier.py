@@ -77,11 +77,8 @@ def train_classifier(out: Path = FOLDER, *, epochs: int = 5, progress: bool = Tr
     """Train a LeNet on MNIST, write it to the folder `out`, and return its test accuracy."""
     test = load_mnist("test")
     with one_thread():
-        with torch.random.fork_rng():
-            torch.manual_seed(_SEED)
-            model = LeNet()
-        _fit(model, load_mnist("train"), epochs, progress)
-        predicted, _ = classify(model.eval(), test.images)
+        model = fit(load_mnist("train"), epochs=epochs, progress=progress)
+        predicted, _ = classify(model, test.images)
     accuracy = float((predicted == test.labels).mean())
     save_classifier(model, out)
     settings = {"epochs": epochs, "batch": _BATCH, "seed": _SEED, "learning_rate": _LEARNING_RATE}
@@ -89,9 +86,12 @@ def train_classifier(out: Path = FOLDER, *, epochs: int = 5, progress: bool = Tr
     return accuracy
 
 
-def _fit(model: LeNet, data: Digits, epochs: int, progress: bool) -> None:
-    """Train on images moved by up to two pixels each way, so that a digit that sits a little off is still read."""
-    generator = np.random.default_rng(_SEED)
+def fit(data: Digits, *, epochs: int, seed: int = _SEED, progress: bool = True) -> LeNet:
+    """Teach a new LeNet images moved by up to two pixels each way, so that a digit that sits a little off is still read."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LeNet()
+    generator = np.random.default_rng(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE)
     total = epochs * (len(data) // _BATCH)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / total)))
@@ -110,3 +110,4 @@ def _fit(model: LeNet, data: Digits, epochs: int, progress: bool) -> None:
                 optimizer.step()
                 schedule.step()
                 bar.update()
+    return model.eval()

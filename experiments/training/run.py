@@ -24,8 +24,8 @@ _CHECKPOINT_SECONDS = 120.0
 Objective = Callable[[nn.Module, int], tuple[torch.Tensor, torch.Tensor]]
 """(model, step) to what is minimised on that step's batch, and the loss that is noted. All randomness follows from the step."""
 
-OnStep = Callable[[str, int, float], None]
-"""Called as on_step(name, step, loss) after each step."""
+OnStep = Callable[[str, int, float | None], None]
+"""Called as on_step(name, step, loss) after each step; a private one has no loss to tell."""
 
 
 class Run:
@@ -130,15 +130,17 @@ def go_on(
     with tqdm(total=run.steps, initial=run.step, disable=not progress, **shown) as bar:
         while not run.finished:
             run.take_step(objective)
-            if not math.isfinite(run.losses[-1]):
+            loss = run.losses[-1] if run.losses else None  # of private examples none is kept
+            if loss is not None and not math.isfinite(loss):
                 raise CipherDMError(
-                    f"The loss of {run.name} is {run.losses[-1]} at step {run.step}. Lower learning_rate and train again "
+                    f"The loss of {run.name} is {loss} at step {run.step}. Lower learning_rate and train again "
                     f"with resume=False; {folder} keeps the last good checkpoint."
                 )
             bar.update()
-            bar.set_postfix(loss=f"{np.mean(run.losses[-100:]):.4f}", refresh=False)
+            if loss is not None:
+                bar.set_postfix(loss=f"{np.mean(run.losses[-100:]):.4f}", refresh=False)
             if on_step is not None:
-                on_step(run.name, run.step, run.losses[-1])
+                on_step(run.name, run.step, loss)
             visiting = visit is not None and (run.finished or (every > 0 and run.step % every == 0))
             now = time.perf_counter()
             if visiting or run.finished or stopped.is_set() or now - saved > _CHECKPOINT_SECONDS:

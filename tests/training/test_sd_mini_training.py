@@ -30,7 +30,7 @@ from cipherdm_experiments.training.sd_mini.networks import (
     scaling_factor,
     scheduler,
 )
-from cipherdm_experiments.training.sd_mini.pictures import Source, rgb
+from cipherdm_experiments.training.sd_mini.pictures import Source, captioned, rgb
 from cipherdm_experiments.training.sd_mini.recipe import Optimisation, SDMiniConfig
 from cipherdm_experiments.training.sd_mini.score import draw, load_pipeline, read_back
 from cipherdm_experiments.training.sd_mini.train import train_sd_mini
@@ -188,7 +188,7 @@ def test_the_scaling_factor_makes_latents_of_unit_size(trained, source):
     vae = load_pipeline(trained[0]).vae
     latents = []
     objective = denoiser_objective(
-        replace(SHORT.denoiser, optimisation=replace(_SHORT, batch=500)), source, all_captions(),
+        replace(SHORT.denoiser, optimisation=replace(_SHORT, batch=500)), captioned(source, all_captions()),
         torch.zeros(3601, 16, 8), vae, vae.config.scaling_factor,
     )  # fmt: skip
     kept = scheduler().alphas_cumprod
@@ -200,7 +200,7 @@ def test_the_scaling_factor_makes_latents_of_unit_size(trained, source):
     objective(record, np.random.default_rng(0))
     assert kept[100] > 0.89
     assert latents[0] == pytest.approx(1, abs=0.1)
-    assert scaling_factor(vae, source, all_captions()) == pytest.approx(vae.config.scaling_factor, rel=0.05)
+    assert scaling_factor(vae, captioned(source, all_captions())) == pytest.approx(vae.config.scaling_factor, rel=0.05)
 
 
 def test_a_batch_for_the_denoiser(trained, source):
@@ -208,7 +208,7 @@ def test_a_batch_for_the_denoiser(trained, source):
     vae = load_pipeline(trained[0]).vae
     prompts = torch.arange(3601.0)[:, None, None].expand(-1, 16, 8)
     config = replace(SHORT.denoiser, optimisation=replace(_SHORT, batch=500))
-    objective = denoiser_objective(config, source, all_captions(), prompts, vae, 0.0)
+    objective = denoiser_objective(config, captioned(source, all_captions()), prompts, vae, 0.0)
     seen = []
 
     def solve(noisy, timesteps, shown):
@@ -239,7 +239,7 @@ def test_what_the_autoencoder_is_taught(source):
 
     config = replace(SHORT.autoencoder, optimisation=replace(_SHORT, batch=64), kl_weight=0.1)
     blue = [Caption("large", "black", 1, "blue")]
-    loss = autoencoder_objective(config, source, blue)(Constant(), np.random.default_rng(0)).item()
+    loss = autoencoder_objective(config, captioned(source, blue))(Constant(), np.random.default_rng(0)).item()
     divergence = (mean**2 + deviation**2 - 1 - np.log(deviation**2)) / 2
     colours = [rgb(colour).numpy() for colour in ("blue", "black")]
     on_blue, on_black = (np.square(colour - grey).mean() for colour in colours)

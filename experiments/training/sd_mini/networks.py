@@ -9,8 +9,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from ..modules import ScoreRecorder
 from ..recipes import NOISE_SCHEDULE
-from .captions import Caption
-from .pictures import SIZE, Source, compose
+from .pictures import SIZE, Drawn
 from .recipe import AutoencoderConfig, DenoiserConfig, Objective
 
 
@@ -18,8 +17,8 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
     """Return a fresh AutoencoderKL whose latents are not scaled, initialised from torch's current random state."""
     levels = len(config.block_out_channels)
     return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
+        in_channels=config.in_channels,
+        out_channels=config.in_channels,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=config.block_out_channels,
@@ -32,12 +31,11 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
     )
 
 
-def autoencoder_objective(config: AutoencoderConfig, source: Source, captions: Sequence[Caption]) -> Objective:
+def autoencoder_objective(config: AutoencoderConfig, drawn: Drawn) -> Objective:
     """Return the mean square error of pictures after the autoencoder, plus the latents' divergence from a standard normal."""
 
     def objective(model: AutoencoderKL, generator: np.random.Generator) -> torch.Tensor:
-        chosen = generator.integers(len(captions), size=config.optimisation.batch)
-        pictures = compose(source, [captions[index] for index in chosen], generator)
+        pictures, _ = drawn(generator, config.optimisation.batch)
         latents, posterior = encode(model, pictures, generator)
         error = (model.decode(latents).sample - pictures).square().mean()
         return error + config.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
@@ -52,11 +50,10 @@ def encode(model: AutoencoderKL, pictures: torch.Tensor, generator: np.random.Ge
 
 
 @torch.no_grad()
-def scaling_factor(model: AutoencoderKL, source: Source, captions: Sequence[Caption]) -> float:
+def scaling_factor(model: AutoencoderKL, drawn: Drawn) -> float:
     """Return one over the standard deviation of the latents of 1000 pictures: a diffusion model sees them at unit size."""
     generator = np.random.default_rng(1000)
-    chosen = generator.integers(len(captions), size=1000)
-    latents, _ = encode(model, compose(source, [captions[index] for index in chosen], generator), generator)
+    latents, _ = encode(model, drawn(generator, 1000)[0], generator)
     return 1 / float(latents.std())
 
 
@@ -65,8 +62,13 @@ def normal(generator: np.random.Generator, shape: Sequence[int]) -> torch.Tensor
     return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
 
 
-def build_denoiser(config: DenoiserConfig, latent: tuple[int, int], width: int) -> UNet2DConditionModel:
-    """Return a fresh U-Net for latents of `latent` = (channels, height) and prompts of `width`, from torch's random state."""
+def build_denoiser(
+    config: DenoiserConfig, latent: tuple[int, int], width: int, classes: int | None = None
+) -> UNet2DConditionModel:
+    """Return a fresh U-Net for latents of `latent` = (channels, height) and prompts of `width`, from torch's random state.
+
+    With `classes` a prompt is one token, which has 1 at the class and 0 elsewhere; `encoder_hid_proj` embeds it.
+    """
     channels, size = latent
     return UNet2DConditionModel(
         sample_size=size,
@@ -79,6 +81,8 @@ def build_denoiser(config: DenoiserConfig, latent: tuple[int, int], width: int) 
         norm_num_groups=config.norm_num_groups,
         cross_attention_dim=width,
         attention_head_dim=config.heads,
+        encoder_hid_dim=classes,
+        encoder_hid_dim_type=classes and "text_proj",
     )
 
 
@@ -94,8 +98,7 @@ def scheduler() -> DDIMScheduler:
 
 def denoiser_objective(
     config: DenoiserConfig,
-    source: Source,
-    captions: Sequence[Caption],
+    drawn: Drawn,
     prompts: torch.Tensor,
     autoencoder: AutoencoderKL,
     factor: float,
@@ -103,22 +106,22 @@ def denoiser_objective(
 ) -> Objective:
     """Return the mean square error of the predicted noise, on latents of pictures composed for each batch.
 
-    `prompts` are the embeddings [captions + 1, tokens, width] of all captions and, last, of the empty one, which replaces
-    some of them. `factor` scales the latents. Timesteps are stratified, one from each of B equal slices of 0 to 999.
-    With `scores`, which watches the network in training, the size of attention scores is added, weighted.
+    `prompts` are the embeddings [captions + 1, tokens, width] of all captions, of which `drawn` gives the rows, and, last,
+    of the empty one, which replaces some of them. `factor` scales the latents. Timesteps are stratified, one from each of B
+    equal slices of 0 to 999. With `scores`, which watches the network in training, the size of attention scores is added,
+    weighted.
     """
     kept = scheduler().alphas_cumprod.reshape(-1, 1, 1, 1)
     batch = config.optimisation.batch
 
     def objective(model: UNet2DConditionModel, generator: np.random.Generator) -> torch.Tensor:
-        rows = generator.integers(len(captions), size=batch)
-        pictures = compose(source, [captions[row] for row in rows], generator)
+        pictures, rows = drawn(generator, batch)
         with torch.no_grad():
             latents = factor * encode(autoencoder, pictures, generator)[0]
         noise = normal(generator, latents.shape)
         slices = (np.arange(batch) + generator.random(batch)) / batch
         timesteps = torch.from_numpy(generator.permutation((slices * 1000).astype(np.int64)))
-        shown = np.where(generator.random(batch) < config.no_caption, len(captions), rows)
+        shown = np.where(generator.random(batch) < config.no_caption, len(prompts) - 1, rows)
         noisy = kept[timesteps].sqrt() * latents + (1 - kept[timesteps]).sqrt() * noise
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         error = (model(noisy, timesteps, prompts[shown]).sample - noise).square().mean()

@@ -1,6 +1,6 @@
 """Pictures for captions: a digit of MNIST, scaled, moved and coloured."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,9 @@ SCALES = {"small": 0.75, "large": 1.15}  # of MNIST's digits, which are about 20
 _SPREAD = 0.05  # the scale varies by this share,
 _JITTER = 1.0  # and the place by so many pixels each way
 _MARGIN = 1.5  # pixels between a digit at the side and the edge
+
+Drawn = Callable[[np.random.Generator, int], tuple[torch.Tensor, np.ndarray]]
+"""(generator, count) to fresh pictures [count, C, 32, 32] in [-1, 1], and the number [count] of what each shows."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class Source:
 def compose(source: Source, captions: Sequence[Caption], generator: np.random.Generator) -> torch.Tensor:
     """Return pictures [B, 3, 32, 32] in [-1, 1], one per caption, its digit drawn at random from `source`."""
     rows = [generator.choice(source.rows[caption.digit]) for caption in captions]
+    return painted(source.ink[rows], captions, generator)
+
+
+def painted(ink: torch.Tensor, captions: Sequence[Caption], generator: np.random.Generator) -> torch.Tensor:
+    """Return pictures [B, 3, 32, 32] in [-1, 1] of digits' ink [B, 1, 28, 28], each as its caption says."""
     scales = np.array([SCALES[caption.size] for caption in captions])
     scales *= generator.uniform(1 - _SPREAD, 1 + _SPREAD, len(captions))
     # A place is drawn in any case: one caption shall not shift another's draws.
@@ -44,12 +52,22 @@ def compose(source: Source, captions: Sequence[Caption], generator: np.random.Ge
     places = zip(captions, drawn, strict=True)
     shifts = np.array([shift(caption.size, caption.place or place) for caption, place in places])
     shifts += generator.uniform(-_JITTER, _JITTER, (len(captions), 2))
-    ink = placed(source.ink[rows], torch.from_numpy(scales).float(), torch.from_numpy(shifts).float())
+    ink = placed(ink, torch.from_numpy(scales).float(), torch.from_numpy(shifts).float())
     colour, background = (
         torch.stack([rgb(getattr(caption, name)) for caption in captions])[:, :, None, None]
         for name in ("colour", "background")
     )
     return background + ink * (colour - background)
+
+
+def captioned(source: Source, captions: Sequence[Caption]) -> Drawn:
+    """Return what draws pictures of captions that are taken at random, and their places among `captions`."""
+
+    def drawn(generator: np.random.Generator, count: int) -> tuple[torch.Tensor, np.ndarray]:
+        rows = generator.integers(len(captions), size=count)
+        return compose(source, [captions[row] for row in rows], generator), rows
+
+    return drawn
 
 
 def rgb(colour: str) -> torch.Tensor:

@@ -42,11 +42,12 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """diffusers' AutoencoderKL for pictures of 32 x 32 pixels: 4 x 8 x 8 latents."""
+    """diffusers' AutoencoderKL for pictures of 32 x 32 pixels: 4 x 8 x 8 latents with three levels."""
 
     optimisation: Optimisation = Optimisation(
         steps=3000, batch=16, learning_rate=2e-3, warmup=50, cooldown=1500, ema_decay=0.998, weight_decay=0.0
     )
+    in_channels: int = 3
     block_out_channels: tuple[int, ...] = (16, 32, 32)
     latent_channels: int = 4
     norm_num_groups: int = 4

@@ -1,11 +1,7 @@
 """Training sd-mini: reader, autoencoder, text model and denoiser in turn, then the pipeline's folder."""
 
-import threading
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +15,14 @@ from ..classifier import LeNet, load_classifier
 from ..export import write_grid
 from ..glyphs import glyph_digits
 from ..modules import ScoreRecorder
-from ..run import OnStep, Run, go_on, one_thread, stop_requested
+from ..run import OnStep, Run, one_thread, stop_requested
+from ..stages import Stages
 from .captions import all_captions, balanced_captions
 from .export import assemble, export
 from .networks import autoencoder_objective, build_autoencoder, build_denoiser, denoiser_objective, scaling_factor
-from .pictures import SIZE, Source, compose
+from .pictures import SIZE, Source, captioned, compose
 from .reader import agreement, read, reader_objective
-from .recipe import Objective, SDMiniConfig
+from .recipe import SDMiniConfig
 from .score import decoded, draw
 from .text import CaptionModel, build_tokenizer, text_objective, token_ids, understood
 
@@ -56,51 +53,16 @@ def train_sd_mini(
     digits = map(load_mnist, ("train", "test")) if mnist else (glyph_digits(), glyph_digits(10_000, seed=1))
     source, held_out = map(Source.of, digits)
     with one_thread(), stop_requested() as stopped:
-        _train(_Session(config, Path(runs) / config.name, source, held_out, resume, stopped, progress, on_step), out)
+        _train(_Session(config, Path(runs) / config.name, resume, stopped, progress, on_step, source, held_out), out)
     return out
 
 
 @dataclass(frozen=True)
-class _Session:
+class _Session(Stages):
     """Settings and data that all parts are trained with."""
 
-    config: SDMiniConfig
-    folder: Path
     source: Source
     held_out: Source
-    resume: bool
-    stopped: threading.Event
-    progress: bool
-    on_step: OnStep | None
-
-    def start(self, name: str, build: Callable[[], nn.Module], **more: Any) -> Run:
-        """Return the run of a part in its last state, from `build` if there is none; `more` is what else it depends on."""
-        own, seed = getattr(self.config, name), self.config.seed
-        optimisation = own.optimisation
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = build()
-        about = asdict(own)
-        about |= {**about.pop("optimisation"), "seed": seed, "source": self.config.source, **more}
-        del about["steps"], about["cooldown"]  # how long it goes on may change while it is under way
-        adam = {"lr": optimisation.learning_rate, "weight_decay": optimisation.weight_decay, "betas": (0.9, 0.99)}
-        run = Run(name, about, model, partial(torch.optim.AdamW, **adam), optimisation)
-        if self.resume:
-            run.restore(self.folder)
-        return run
-
-    def go_on(self, run: Run, objective: Objective, look: Callable[[nn.Module, int], dict], *, every: int = 0) -> None:
-        """Take the steps that are left; `look(averaged, step)` gives scores after every `every` steps and at the end."""
-
-        def at_step(model: nn.Module, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-            loss = objective(model, np.random.default_rng((self.config.seed, *run.name.encode(), step)))
-            return loss, loss
-
-        def visit(run: Run) -> None:
-            run.scores.append({"step": run.step, **look(run.averaged.module, run.step)})
-
-        settings = {"progress": self.progress, "on_step": self.on_step, "every": every, "visit": visit}
-        go_on(run, at_step, self.folder, self.stopped, **settings)
 
 
 def _train(session: _Session, out: Path) -> None:
@@ -138,7 +100,7 @@ def _train(session: _Session, out: Path) -> None:
 
     attention = ScoreRecorder(denoiser.model)
     objective = denoiser_objective(
-        config.denoiser, session.source, captions, prompts, autoencoder.averaged.module, factor, attention
+        config.denoiser, captioned(session.source, captions), prompts, autoencoder.averaged.module, factor, attention
     )
     session.go_on(denoiser, objective, look, every=_LOOK_EVERY)
     export(pipeline, reader.averaged.module, config, [reader, autoencoder, text, denoiser], out)
@@ -148,7 +110,7 @@ def _autoencoder(session: _Session, reader: LeNet) -> Run:
     """Train the autoencoder. Its scores have the scaling factor, so the denoiser finds it again after an interruption."""
     own = session.config.autoencoder
     run = session.start("autoencoder", lambda: build_autoencoder(own))
-    captions = balanced_captions(200)
+    captions, drawn = balanced_captions(200), captioned(session.source, all_captions())
     pictures = compose(session.held_out, captions, np.random.default_rng(session.config.seed))
 
     def look(model: AutoencoderKL, step: int) -> dict[str, float]:
@@ -157,9 +119,9 @@ def _autoencoder(session: _Session, reader: LeNet) -> Run:
         write_grid(pairs.numpy(), session.folder / f"decoded-{step:06d}.png")
         return {
             "mean_square_error": float((again - pictures).square().mean()),
-            "scaling_factor": scaling_factor(model, session.source, all_captions()),
+            "scaling_factor": scaling_factor(model, drawn),
             **agreement(read(again, reader), captions),
         }
 
-    session.go_on(run, autoencoder_objective(own, session.source, all_captions()), look, every=_LOOK_EVERY)
+    session.go_on(run, autoencoder_objective(own, drawn), look, every=_LOOK_EVERY)
     return run

@@ -1,0 +1,60 @@
+"""Recipes of the private digits: two kinds of public data, and two promises about the private ones."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cipherdm.errors import CipherDMError
+
+from ..private_run import PrivateStage
+from ..sd_mini.recipe import AutoencoderConfig, DenoiserConfig, Optimisation
+
+CLASSES = 36
+"""Classes that a prompt can name: 0 to 9 for digits and 10 to 35 for letters."""
+
+_AUTOENCODER = AutoencoderConfig(
+    optimisation=Optimisation(
+        steps=5000, batch=32, learning_rate=2e-3, warmup=50, cooldown=2500, ema_decay=0.998, weight_decay=0.0
+    ),
+    in_channels=1,
+    block_out_channels=(16, 32, 32, 32),
+)
+_DENOISER = DenoiserConfig(
+    optimisation=Optimisation(steps=4000, batch=256, learning_rate=2e-3, warmup=100, cooldown=2000),
+    block_out_channels=(32, 64),
+    down_block_types=("CrossAttnDownBlock2D",) * 2,
+    up_block_types=("CrossAttnUpBlock2D",) * 2,
+    score_weight=0.0,
+)
+
+
+@dataclass(frozen=True)
+class PrivateDigitsConfig:
+    """A latent diffusion model of 28 x 28 pixels, by class: latents of 4 x 4 x 4, one token for a prompt.
+
+    `source` says what the public data are: letters, so that every digit is learnt privately, or letters and digits. Models of
+    one source share their public parts. Raises CipherDMError for another source.
+    """
+
+    name: str
+    source: Literal["letters", "glyphs"]
+    private: PrivateStage
+    seed: int = 0
+    autoencoder: AutoencoderConfig = _AUTOENCODER
+    denoiser: DenoiserConfig = _DENOISER
+    width: int = 32
+
+    def __post_init__(self) -> None:
+        if self.source not in ("letters", "glyphs"):
+            raise CipherDMError(f"There are no public data {self.source!r}. Use 'letters' or 'glyphs'.")
+
+
+def _recipe(source: Literal["letters", "glyphs"], epsilon: float) -> PrivateDigitsConfig:
+    # The more noise there is, the more is gained by draws of the same example, and the less by steps.
+    steps, draws, rate = (400, 2, 2e-3) if epsilon > 3 else (250, 4, 1e-3)
+    plan = {"batch": 4000, "warmup": 10, "cooldown": steps // 2, "ema_decay": 0.98, "weight_decay": 0.0}
+    stage = PrivateStage(epsilon, Optimisation(steps, learning_rate=rate, **plan), sample_rate=1 / 15, draws=draws)
+    return PrivateDigitsConfig(f"{source}-dp{epsilon:g}", source, stage)
+
+
+_RECIPES = [_recipe(source, epsilon) for source in ("letters", "glyphs") for epsilon in (1, 10)]
+PRIVATE_DIGITS = {recipe.name: recipe for recipe in _RECIPES}
