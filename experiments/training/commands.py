@@ -26,13 +26,16 @@ AT_A_TIME = 64
 
 def train(
     name: Annotated[
-        str, typer.Argument(help="A recipe: mnist10, mnist01-tiny, mnist10-turbo-2, sd-mini, reviews-tiny, ...")
+        str,
+        typer.Argument(
+            help="A recipe: mnist10, mnist01-tiny, mnist10-turbo-2, sd-mini, glyphs-dp10, reviews-tiny, ..."
+        ),
     ],
     steps: Annotated[int | None, typer.Option(help="Optimisation steps; the recipe's own by default.")] = None,
     resume: Annotated[bool, typer.Option(help="Whether to go on from the last checkpoint in runs/NAME.")] = True,
     out: Annotated[Path | None, typer.Option(help="Folder of the model; data/models/NAME by default.")] = None,
 ) -> None:
-    """Train a model on MNIST or on the reviews, and export it as a folder of diffusers or transformers."""
+    """Train a model on MNIST (privately too) or on the reviews, and export it as a folder of diffusers or transformers."""
     own = Path("runs") / name
     # MiniLM is too large for the repository.
     usual = own / "model" if name.startswith("reviews-minilm") else checkout() / "data" / "models" / name
@@ -41,8 +44,11 @@ def train(
         check_writable(folder / "training.json")
     from .digits import train as train_digits
     from .few_steps import train_student
+    from .private_digits.recipe import PRIVATE_DIGITS
+    from .private_digits.train import train_private_digits
     from .reviews.recipe import REVIEWS
     from .reviews.train import train_reviews
+    from .sd_mini.private import SD_MINI_DP10, train_private_sd_mini
     from .sd_mini.train import train_sd_mini
     from .students import STUDENTS
 
@@ -51,6 +57,10 @@ def train(
         folder = train_student(name, **settings)
     elif name in REVIEWS:
         folder = train_reviews(name, **settings)
+    elif name in PRIVATE_DIGITS:
+        folder = train_private_digits(name, **settings)
+    elif name == SD_MINI_DP10.name:
+        folder = train_private_sd_mini(**settings)
     else:
         folder = train_sd_mini(**settings) if name == "sd-mini" else train_digits(name, **settings)
     typer.echo(f"Wrote {folder}.")

@@ -103,15 +103,21 @@ Visit = Callable[[torch.Tensor, np.random.Generator], tuple[torch.Tensor, torch.
 
 
 def noise_losses(
-    size: int, draws: int, visit: Visit, prompts: torch.Tensor, kept: torch.Tensor, no_prompt: float
+    size: int,
+    draws: int,
+    visit: Visit,
+    prompts: torch.Tensor,
+    kept: torch.Tensor,
+    no_prompt: float,
+    seed: int | None = None,
 ) -> PrivateObjective:
     """Return the mean square errors of the predicted noise for `size` private examples, as `visit` shows them.
 
     The last of the `prompts` [P, tokens, width] is the empty one, which replaces some. `kept` are alphas_cumprod, float32.
-    Everything random comes from the operating system's entropy, for each example alone; its own draws are one from each of
-    as many equal slices of time.
+    Everything random comes from the operating system's entropy (or from a seed, for tests), for each example alone; its own
+    draws are one from each of as many equal slices of time.
     """
-    generator = np.random.default_rng()
+    generator = np.random.default_rng(seed)
 
     def objective(model: nn.Module) -> tuple[int, Callable[[torch.Tensor], torch.Tensor]]:
         def losses(chosen: torch.Tensor) -> torch.Tensor:

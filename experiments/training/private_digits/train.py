@@ -75,7 +75,7 @@ def train_private_digits(
             return latents[rows], labels[rows]
 
         kept, none = scheduler().alphas_cumprod, config.denoiser.no_caption
-        objective = noise_losses(len(labels), config.private.draws, visit, prompts(), kept, none)
+        objective = noise_losses(len(labels), config.private.draws, visit, prompts(), kept, none, noise_seed)
         go_on(run, objective, Path(runs) / config.name, stopped, progress=progress, on_step=on_step)
         export(run, config, autoencoder.averaged.module, {"autoencoder": autoencoder, "denoiser": denoiser}, out)
     return out

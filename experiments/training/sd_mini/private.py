@@ -91,7 +91,7 @@ def train_private_sd_mini(
             return latents, torch.from_numpy(told)
 
         kept, none = scheduler().alphas_cumprod, config.public.denoiser.no_caption
-        objective = noise_losses(len(labels), config.private.draws, visit, prompts, kept, none)
+        objective = noise_losses(len(labels), config.private.draws, visit, prompts, kept, none, noise_seed)
         go_on(run, objective, folder, stopped, progress=progress, on_step=on_step)
         _export(run, config, public, out)
     return out
@@ -113,9 +113,8 @@ def _export(run: PrivateRun, config: PrivateSDMiniConfig, public, out: Path) -> 
 def _card(config: PrivateSDMiniConfig, statement: str) -> str:
     return f"""# {config.name}
 
-A diffusers `StableDiffusionPipeline` like sd-mini, with the same captions. Its autoencoder, text model and denoiser were trained
-on digits of fonts; then the denoiser's attention on MNIST's training set, in {config.private.optimisation.steps:,} steps of
-DP-SGD.
+A diffusers `StableDiffusionPipeline` like sd-mini, with the same captions. Its autoencoder, text model and denoiser were
+trained on digits of fonts; then the denoiser's attention on MNIST's training set, by DP-SGD.
 
 - **Training**: `cipherdm train {config.name}`. `training.json` has what was configured, and no loss of private images.
 - **On shares**: `cipherdm sample --model {config.name} --prompt "..." --guidance-scale 4`.
