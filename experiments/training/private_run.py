@@ -1,7 +1,8 @@
 """A network that is trained further on private data: the same checkpoints and averages, and nothing noted of the data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ class PrivateStage:
     """What is promised about private examples, and how a network learns from them.
 
     Attributes:
-        epsilon, delta, sample_rate: as in `PrivacyBudget`, whose steps are those of the optimisation.
+        epsilon, delta, sample_rate: as in `PrivacyBudget`, whose steps are those of the optimisation. Without an epsilon
+            nothing is promised: batches of one size, no clipping, no noise.
         optimisation: AdamW's. Its batch is the number of examples that a step takes on average, a public constant.
         clip: largest norm of one example's gradient. So small that nearly all are clipped: Adam does not see its size.
         draws: timesteps and noises per example and step.
@@ -31,7 +33,7 @@ class PrivateStage:
         microbatch: number of examples that are computed at a time.
     """
 
-    epsilon: float
+    epsilon: float | None
     optimisation: Optimisation
     delta: float = 1e-5
     sample_rate: float = 1 / 30
@@ -73,8 +75,9 @@ class PrivateRun(Run):
         plan, self.stage, self.also = stage.optimisation, stage, tuple(also)
 
         def private_step(parameters) -> PrivateStep:
-            trained = [each for each in parameters if each.requires_grad]
-            adam = torch.optim.AdamW(trained, lr=plan.learning_rate, weight_decay=plan.weight_decay, betas=(0.9, 0.99))
+            adam = _adam_of_trained(
+                parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, betas=(0.9, 0.99)
+            )
             size = round(plan.batch / stage.sample_rate)
             settings = {"clip": stage.clip, "draws": stage.draws, "microbatch": stage.microbatch}
             return PrivateStep(model, adam, stage.budget, public_size=size, noise_seed=noise_seed, **settings)
@@ -96,6 +99,41 @@ class PrivateRun(Run):
         trained = " and ".join((PARTS[stage.part], *("the embedding of classes" for _ in self.also)))
         told = {"clip": stage.clip, "draws": stage.draws, "unit": "image", "share": share(self.model)}
         return PrivacyStatement(step.budget, data=data, public=public, trained=trained, private=step.private, **told)
+
+
+class PlainRun(Run):
+    """The same stage without privacy, to compare with; arguments as those of `PrivateRun`."""
+
+    def __init__(
+        self,
+        name: str,
+        stage: PrivateStage,
+        model: nn.Module,
+        *,
+        also: Sequence[str] = (),
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        train_only(model, stage.part, also)
+        plan = stage.optimisation
+        adam = {"lr": plan.learning_rate, "weight_decay": plan.weight_decay, "betas": (0.9, 0.99)}
+        super().__init__(name, asdict(stage) | (about or {}), model, partial(_adam_of_trained, **adam), plan)
+        # PyTorch 2.13 crashes in a backward pass of a GroupNorm on channels_last whose input has no gradient.
+        self.model.to(memory_format=torch.contiguous_format)
+        self._batch, self._random = plan.batch, np.random.default_rng()
+
+    def take_step(self, objective: PrivateObjective) -> None:
+        """Take one step on a batch of random examples, and move the averaged weights."""
+        size, losses = objective(self.model)
+
+        def of_batch(model: nn.Module, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+            loss = losses(torch.from_numpy(self._random.choice(size, self._batch))).mean()
+            return loss, loss
+
+        super().take_step(of_batch)
+
+
+def _adam_of_trained(parameters: Iterable[nn.Parameter], **settings: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([each for each in parameters if each.requires_grad], **settings)
 
 
 Visit = Callable[[torch.Tensor, np.random.Generator], tuple[torch.Tensor, torch.Tensor]]
@@ -129,7 +167,7 @@ def noise_losses(
             shown = prompts[torch.where(none, len(prompts) - 1, told)]
             left = kept[timesteps][:, None, None, None]
             noisy = left.sqrt() * clean + (1 - left).sqrt() * noise
-            predicted = model(noisy.contiguous(memory_format=torch.channels_last), timesteps, shown).sample
+            predicted = model(noisy.contiguous(), timesteps, shown).sample
             return (predicted - noise).square().mean((1, 2, 3))
 
         return size, losses

@@ -118,6 +118,26 @@ def test_stopping_and_resuming(private, runs):
         train_private_digits(other, runs / "stopped-out", private=private, runs=runs, progress=False)
 
 
+def test_what_private_models_are_compared_with(private, runs):
+    """Public data alone leave no private stage, and without a promise there is no statement, and a loss that is noted."""
+    open_stage = replace(SHORT.private, epsilon=None)
+    folders = {name: train_as(name, runs, private, stage) for name, stage in (("public", None), ("open", open_stage))}
+    record = {name: json.loads((folder / "training.json").read_text())["stages"] for name, folder in folders.items()}
+    assert record["public"].keys() == {"autoencoder", "denoiser"}
+    assert record["open"]["private"]["steps_done"] == 3 and "loss_by_100_steps" in record["open"]["private"]
+    for folder in folders.values():
+        assert "Nothing is promised" in (folder / "README.md").read_text()
+        with pytest.raises(CipherDMError, match=r"privacy\.json"):
+            privacy_of(folder)
+    one, two = map(weights, folders.values())
+    assert {name for name in one if not torch.equal(one[name], two[name])}
+
+
+def train_as(name, runs, private, stage):
+    config = replace(SHORT, name=name, private=stage)
+    return train_private_digits(config, runs / f"{name}-out", private=private, runs=runs, progress=False)
+
+
 def test_losses_are_the_mean_square_errors_of_each_draw(trained):
     """With a network that returns what it is shown, the loss follows from the timestep: E (x_t - noise)^2."""
     kept = scheduler().alphas_cumprod

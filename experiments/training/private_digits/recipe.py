@@ -32,12 +32,13 @@ class PrivateDigitsConfig:
     """A latent diffusion model of 28 x 28 pixels, by class: latents of 4 x 4 x 4, one token for a prompt.
 
     `source` says what the public data are: letters, so that every digit is learnt privately, or letters and digits. Models of
-    one source share their public parts. Raises CipherDMError for another source.
+    one source share their public parts. Without a `private` stage the model is public only. Raises CipherDMError for another
+    source.
     """
 
     name: str
     source: Literal["letters", "glyphs"]
-    private: PrivateStage
+    private: PrivateStage | None
     seed: int = 0
     autoencoder: AutoencoderConfig = _AUTOENCODER
     denoiser: DenoiserConfig = _DENOISER
@@ -49,6 +50,7 @@ class PrivateDigitsConfig:
 
 
 def _recipe(source: Literal["letters", "glyphs"], epsilon: float) -> PrivateDigitsConfig:
+    """The recipe for one promise."""
     # The more noise there is, the more is gained by draws of the same example, and the less by steps.
     steps, draws, rate = (400, 2, 2e-3) if epsilon > 3 else (250, 4, 1e-3)
     plan = {"batch": 4000, "warmup": 10, "cooldown": steps // 2, "ema_decay": 0.98, "weight_decay": 0.0}
@@ -56,5 +58,14 @@ def _recipe(source: Literal["letters", "glyphs"], epsilon: float) -> PrivateDigi
     return PrivateDigitsConfig(f"{source}-dp{epsilon:g}", source, stage)
 
 
-_RECIPES = [_recipe(source, epsilon) for source in ("letters", "glyphs") for epsilon in (1, 10)]
+def _bounds(source: Literal["letters", "glyphs"]) -> tuple[PrivateDigitsConfig, PrivateDigitsConfig]:
+    """What the promises are compared with: public data alone, and no promise."""
+    plan = Optimisation(1500, batch=256, learning_rate=1e-3, warmup=10, cooldown=750, ema_decay=0.99, weight_decay=0.0)
+    stages = {"public": None, "open": PrivateStage(None, plan, draws=1)}
+    return tuple(PrivateDigitsConfig(f"{source}-{name}", source, stage) for name, stage in stages.items())
+
+
+_RECIPES = [
+    recipe for source in ("letters", "glyphs") for recipe in (*_bounds(source), _recipe(source, 1), _recipe(source, 10))
+]
 PRIVATE_DIGITS = {recipe.name: recipe for recipe in _RECIPES}

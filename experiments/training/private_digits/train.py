@@ -1,7 +1,6 @@
 """Training the private digits: autoencoder and denoiser on glyphs, then the denoiser's attention on MNIST, privately."""
 
 import copy
-import json
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from cipherdm.records import write_record
 
 from ..export import replacing_files, write_grid
 from ..glyphs.source import DIGITS, LETTERS, Faces, glyph_batch
-from ..private_run import PrivateRun, noise_losses
+from ..private_run import PlainRun, PrivateObjective, PrivateRun, noise_losses
 from ..run import OnStep, Run, go_on, loss_summary, one_thread, stop_requested
 from ..sd_mini.networks import (
     autoencoder_objective,
@@ -57,35 +56,46 @@ def train_private_digits(
     have their checkpoints in `runs/SOURCE`, the private one in `runs/NAME`.
     """
     config = PRIVATE_DIGITS[name_or_config] if isinstance(name_or_config, str) else name_or_config
-    if steps is not None:
+    if steps is not None and config.private is not None:
         plan = replace(config.private.optimisation, steps=steps, cooldown=max(1, steps // 2))
         config = replace(config, private=replace(config.private, optimisation=plan))
     out = checkout() / "data" / "models" / config.name if out is None else Path(out)
     with one_thread(), stop_requested() as stopped:
         public = _Public(config, Path(runs) / config.source, resume, stopped, progress, on_step, faces)
-        autoencoder, factor, denoiser = public.train()
-        private = load_mnist("train") if private is None else private
-        run = private_run(config, denoiser.averaged.module, noise_seed)
-        if resume:
-            run.restore(Path(runs) / config.name)
-        latents, labels = encoded(autoencoder.averaged.module, private.images, factor), torch.from_numpy(private.labels)
-
-        def visit(chosen: torch.Tensor, _: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-            rows = chosen.repeat_interleave(config.private.draws)
-            return latents[rows], labels[rows]
-
-        kept, none = scheduler().alphas_cumprod, config.denoiser.no_caption
-        objective = noise_losses(len(labels), config.private.draws, visit, prompts(), kept, none, noise_seed)
-        go_on(run, objective, Path(runs) / config.name, stopped, progress=progress, on_step=on_step)
-        export(run, config, autoencoder.averaged.module, {"autoencoder": autoencoder, "denoiser": denoiser}, out)
+        autoencoder, factor, run = public.train()
+        stages, vae = {"autoencoder": autoencoder, "denoiser": run}, autoencoder.averaged.module
+        if config.private is not None:
+            private = load_mnist("train") if private is None else private
+            run = stages["private"] = further(config, run.averaged.module, noise_seed)
+            if resume:
+                run.restore(Path(runs) / config.name)
+            objective = losses_of(config, encoded(vae, private.images, factor), private.labels, noise_seed)
+            go_on(run, objective, Path(runs) / config.name, stopped, progress=progress, on_step=on_step)
+        export(run, config, vae, stages, out)
     return out
 
 
-def private_run(config: PrivateDigitsConfig, public: UNet2DConditionModel, noise_seed: int | None = None) -> PrivateRun:
-    """Return the run of the private stage, at step 0."""
-    model = copy.deepcopy(public).requires_grad_(True)
-    about = {"source": config.source, "seed": config.seed}
-    return PrivateRun("private", config.private, model, also=[_EMBEDDING], about=about, noise_seed=noise_seed)
+def further(config: PrivateDigitsConfig, public: UNet2DConditionModel, noise_seed: int | None = None) -> Run:
+    """Return the run of the private stage, at step 0, from what public data left."""
+    model, stage = copy.deepcopy(public).requires_grad_(True), config.private
+    settings = {"also": [_EMBEDDING], "about": {"source": config.source, "seed": config.seed}}
+    if stage.epsilon is None:
+        return PlainRun("private", stage, model, **settings)
+    return PrivateRun("private", stage, model, **settings, noise_seed=noise_seed)
+
+
+def losses_of(
+    config: PrivateDigitsConfig, latents: torch.Tensor, labels: np.ndarray, seed: int | None = None
+) -> PrivateObjective:
+    """Return the losses of private latents [N, 4, 4, 4] with classes [N]; a seed is for tests."""
+    draws, classes = config.private.draws, torch.from_numpy(labels)
+
+    def visit(chosen: torch.Tensor, _: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = chosen.repeat_interleave(draws)
+        return latents[rows], classes[rows]
+
+    kept, none = scheduler().alphas_cumprod, config.denoiser.no_caption
+    return noise_losses(len(labels), draws, visit, prompts(), kept, none, seed)
 
 
 @torch.no_grad()
@@ -148,24 +158,34 @@ class _Public(Stages):
         return autoencoder, factor, denoiser
 
 
-def export(run: PrivateRun, config: PrivateDigitsConfig, vae: AutoencoderKL, public: dict[str, Run], out: Path) -> None:
+def export(run: Run, config: PrivateDigitsConfig, vae: AutoencoderKL, stages: dict[str, Run], out: Path) -> None:
     """Write denoiser (in half precision), autoencoder, scheduler, statement, card and record to `out`: nothing of the data."""
     fonts = "letters of fonts" if config.source == "letters" else "letters and digits of fonts"
-    statement = run.statement("MNIST's training set", f"a model of {fonts}")
-    stages = {name: {**loss_summary(each, 100), "scores": each.scores} for name, each in public.items()}
+    told = {
+        name: {**loss_summary(each, 100), "scores": each.scores}
+        if each.losses
+        else {"steps_done": each.step, "seconds": round(each.seconds, 1)}
+        for name, each in stages.items()
+    }
     with replacing_files(out) as temporary:
         copy.deepcopy(run.averaged.module).half().save_pretrained(temporary / "unet")
         vae.save_pretrained(temporary / "vae")
         scheduler().save_config(temporary / "scheduler")
-        statement.write(temporary)
-        (temporary / "README.md").write_text(_card(config, statement.text, fonts))
-        private = {"steps_done": run.step, "seconds": round(run.seconds, 1)}
-        record = {"config": asdict(config), "stages": stages | {"private": private}}
-        write_record(temporary / "training.json", json.loads(json.dumps(record)))
+        text = "Nothing is promised about the data that it learnt from."
+        if isinstance(run, PrivateRun):
+            statement = run.statement("MNIST's training set", f"a model of {fonts}")
+            statement.write(temporary)
+            text = f"{statement.text}\n\n`cipherdm privacy {config.name}` computes epsilon anew from `privacy.json`."
+        (temporary / "README.md").write_text(_card(config, text, fonts))
+        write_record(temporary / "training.json", {"config": asdict(config), "stages": told})
 
 
 def _card(config: PrivateDigitsConfig, statement: str, fonts: str) -> str:
     """Return the model card, in Markdown."""
+    stage, way = config.private, "nothing"
+    if stage is not None:
+        by = "Adam, without privacy" if stage.epsilon is None else "DP-SGD"
+        way = f"MNIST's training set, in {stage.optimisation.steps:,} steps of {by}"
     return f"""# {config.name}
 
 A latent diffusion model that draws handwritten digits by class: diffusers' `UNet2DConditionModel` on latents of 4 x 4 x 4, and
@@ -173,12 +193,10 @@ A latent diffusion model that draws handwritten digits by class: diffusers' `UNe
 {CLASSES} is no class, for classifier-free guidance.
 
 - **Public**: {fonts}, bent anew for each batch (`cipherdm_experiments.training.glyphs`). The autoencoder has seen nothing else.
-- **Private**: MNIST's training set, in {config.private.optimisation.steps:,} steps of DP-SGD.
+- **Private**: {way}.
 - **Training**: `cipherdm train {config.name}`. `training.json` has what was configured, and no loss of private images.
 - **Data licence**: MNIST, Y. LeCun, C. Cortes, C. Burges, CC BY-SA 3.0; DejaVu, STIX and Computer Modern are free fonts.
 - **Use**: a teaching and measuring object. MNIST is public: it plays the private data here.
 
 {statement}
-
-`cipherdm privacy {config.name}` computes epsilon anew from `privacy.json`.
 """
