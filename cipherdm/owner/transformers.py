@@ -51,9 +51,22 @@ def fit_transformer(
         seed: seed of the choice of samples.
         progress: called as progress(done, K, "calibrate").
     """
-    layers, seen = layers_of(model), list(observed(model, ids, mask, progress, "calibrate"))
-    generator = np.random.default_rng(seed)
+    layers, generator = layers_of(model), np.random.default_rng(seed)
+    fitted_gates = [name for name, act_fn in layers.inner.items() if act_fn in _FITS]
     arrays: dict[str, np.ndarray] = {"timesteps": np.zeros(1, np.float32)}
+
+    def some_rows(rows: np.ndarray) -> np.ndarray:
+        chosen = generator.choice(len(rows), min(ROWS, len(rows)), replace=False)
+        return rows[with_extremes(rows, chosen)]
+
+    def sampled(batch: Observation) -> Observation:
+        # All scores of MiniLM on 256 texts would take 19 GB.
+        rows = {name: scores.reshape(-1, scores.shape[3]) for name, scores in batch.scores.items()}
+        scores = {name: some_rows(each - np.nanmean(each, 1, keepdims=True)) for name, each in rows.items()}
+        gates = {name: batch.gates[name] for name in fitted_gates}
+        return Observation({}, batch.variances, {}, scores, {}, gates)
+
+    seen = [sampled(batch) for batch in observed(model, ids, mask, progress, "calibrate")]
 
     def of(field: str, name: str) -> np.ndarray:
         return np.concatenate([getattr(batch, field)[name] for batch in seen])
@@ -65,18 +78,12 @@ def fit_transformer(
             arrays |= {f"{name}.spread": spread, f"{name}.count": np.int32([model.config.width])}
             arrays[f"{name}.newton"] = np.int32([newton_steps(spread)])
         for name in layers.attentions:
-            scores = of("scores", name)
-            rows = scores.reshape(-1, scores.shape[3])
-            rows -= np.nanmean(rows, 1, keepdims=True)
-            some = generator.choice(len(rows), min(ROWS, len(rows)), replace=False)
-            fitted = fit_attention([rows[with_extremes(rows, some)].astype(np.float64)], np.nanmean)
+            fitted = fit_attention([some_rows(of("scores", name)).astype(np.float64)], np.nanmean)
             arrays |= {f"{name}.{leaf}": np.asarray(found, np.float32) for leaf, found in fitted.items()}
-        for name, act_fn in layers.inner.items():
-            if act_fn not in _FITS:
-                continue
+        for name in fitted_gates:
             values = np.moveaxis(of("gates", name), 1, 0)  # [C, K, N], or [C, K, 1] of the token that is read
             channels = values.reshape(len(values), -1)
-            leaf, fit = _FITS[act_fn]
+            leaf, fit = _FITS[layers.inner[name]]
             some = channels[:, generator.choice(channels.shape[1], min(SAMPLES, channels.shape[1]), replace=False)]
             arrays[f"{name}.{leaf}"] = fit(some, ends=widened_ends(channels))[None].astype(np.float32)
     return arrays

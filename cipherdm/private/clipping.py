@@ -152,7 +152,7 @@ class ClippedSums:
         """
         gradients = self._gradients(count, losses)
         with torch.no_grad():
-            squares = _squared_norms(gradients)
+            squares = self.squared_norms(gradients)
             finite = squares.isfinite()
             if not finite.all():  # zero times NaN is NaN, so such examples are left out of the product
                 squares = squares[finite]
@@ -165,7 +165,11 @@ class ClippedSums:
         """Return the norms [count] of the gradients before clipping. They are as private as the examples."""
         gradients = self._gradients(count, losses)
         with torch.no_grad():
-            return _squared_norms(gradients).sqrt()
+            return self.squared_norms(gradients).sqrt()
+
+    def squared_norms(self, gradients: list[tuple[nn.Parameter, Gradients]]) -> Tensor:
+        """Return the squared norm [N] of each example's gradient, over all parameters together."""
+        return torch.stack([part.squared_norms().float() for _, part in gradients]).sum(0)
 
     def check(self, count: int, losses: Callable[[Tensor], Tensor]) -> None:
         """Make sure, on a few examples that are public or made up, that each gradient is its example's own.
@@ -259,7 +263,3 @@ def trainable_layers(module: nn.Module) -> dict[str, nn.Module]:
             owners[each], found[name] = shown, layer
     refuse(problems, f"Per-example gradients are clipped in {', '.join(kind.__name__ for kind in KINDS)} alone: ")
     return found
-
-
-def _squared_norms(gradients: list[tuple[nn.Parameter, Gradients]]) -> Tensor:
-    return torch.stack([part.squared_norms().float() for _, part in gradients]).sum(0)

@@ -34,6 +34,9 @@ class PrivateStep:
         CipherDMError: a setting is out of range, a layer cannot be clipped, or the optimizer has other parameters.
     """
 
+    sums_of = ClippedSums
+    """What adds up clipped gradients."""
+
     def __init__(
         self,
         module: nn.Module,
@@ -48,7 +51,7 @@ class PrivateStep:
     ) -> None:
         check_whole("public_size", public_size, 1)
         check_whole("microbatch", microbatch, 1)
-        self.sums = ClippedSums(module, clip, draws)
+        self.sums = self.sums_of(module, clip, draws)
         optimized = {each for group in optimizer.param_groups for each in group["params"]}
         others = optimized != set(self.sums.parameters)
         refuse({"The optimizer must have the module's trainable parameters and no others: make it of them": others})
@@ -57,6 +60,10 @@ class PrivateStep:
         self.taken = 0
         self.private = noise_seed is None
         self._random = source(noise_seed)
+
+    def noise(self, count: int) -> Tensor:
+        """Return `count` standard normal numbers, float64."""
+        return torch.from_numpy(gaussian(count, self._random))
 
     def take(self, size: int, losses: Callable[[Tensor], Tensor]) -> None:
         """Take one step on a Poisson sample of the examples 0 to size - 1.
@@ -79,7 +86,7 @@ class PrivateStep:
                 rows = chosen[start : start + self.microbatch]
                 self.sums.add(len(rows), partial(losses, rows))
             for parameter, total in self.sums.sums.items():
-                noise = torch.from_numpy(gaussian(parameter.numel(), self._random)).reshape(parameter.shape)
+                noise = self.noise(parameter.numel()).reshape(parameter.shape)
                 noisy = total.cpu().double() + self.budget.noise_multiplier * self.sums.clip * noise
                 # By a constant: the number of chosen examples, or of all, is private (opacus' issue 819).
                 parameter.grad = (noisy / self.divisor).to(parameter)
