@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from cipherdm.errors import CipherDMError
 from cipherdm.files import checkout
-from cipherdm.private import privacy_of
+from cipherdm.private import PARTS, privacy_of
 from cipherdm.private.statement import FILE
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
@@ -53,8 +53,13 @@ def run(
         for name in models:
             folder = folder_of(name)
             unet, vae = load_model(folder)
-            stated = privacy_of(folder).budget.epsilon if (folder / FILE).exists() else None
-            row = {"model": name, "epsilon": stated, "taught": [], "read": [], "lenet_fid": []}
+            stated = privacy_of(folder) if (folder / FILE).exists() else None
+            row = (
+                {"epsilon": stated.budget.epsilon, "share": stated.share}
+                if stated
+                else {"epsilon": None, "share": None}
+            )
+            row = {"model": name, **row, "taught": [], "read": [], "lenet_fid": []}
             for seed in seeds:
                 progress(len(rows) * len(seeds) + len(row["taught"]), len(models) * len(seeds), name)
                 images = draw(unet, vae, labels, steps=steps, guidance=guidance, seed=1000 * seed)
@@ -79,7 +84,12 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
 def digits_table(measurements: Path) -> str:
     """Return the accuracies of all models, and published ones, as Markdown."""
     rows = [
-        [_told(row["model"]), f"{row['taught']:.1%} ± {row['spread']:.1%}", f"{row['read']:.1%}", f"{row['lenet_fid']:.1f}"]
+        [
+            _told(row["model"]),
+            f"{row['taught']:.1%} ± {row['spread']:.1%}",
+            f"{row['read']:.1%}",
+            f"{row['lenet_fid']:.1f}",
+        ]
         for row in table(_record(measurements)).to_dict("records")
     ]
     rows += [[f"{name}, published, eps {eps}", f"{value:.1%}", "-", "-"]
@@ -96,9 +106,6 @@ def _told(model: str) -> str:
 def _record(measurements: Path) -> dict[str, Any]:
     (record,) = records_named(measurements, "private_digits.json", "cipherdm bench private-digits")
     return record
-
-
-TABLES = {"private_digits": digits_table}
 
 
 def figure(records: Path) -> Figure:
@@ -146,3 +153,44 @@ def _taught(model: str) -> Value:
     return value
 
 
+PART_MODELS = tuple(f"glyphs-dp{epsilon}-{part}" for epsilon in (1, 10) for part in PARTS)
+
+
+def parts_table(measurements: Path) -> str:
+    """Return what training one part or another gives, at the same start, budget and steps, as Markdown."""
+    (record,) = records_named(measurements, "private_parts.json", "cipherdm bench private-digits --models ...")
+    frame = table(record).set_index("model")
+    rows = []
+    for part, what in PARTS.items():
+        found = [frame.loc[f"glyphs-dp{epsilon}-{part}"] for epsilon in (1, 10)]
+        rows.append([part, what, f"{found[0]['share']:.1%}", *(f"{each['taught']:.1%}" for each in found)])
+    return markdown(["part", "what is trained", "share of the denoiser", "accuracy, eps 1", "eps 10"], rows)
+
+
+TABLES = {"private_digits": digits_table, "private_parts": parts_table}
+
+
+def _at_least(model: str, goal: float) -> Check:
+    return Check(f"{model}: accuracy of what is taught", goal, 1, _taught(model), 8, unit="%", bound="least")
+
+
+_REDUCED = ("--count", "500", "--seeds", "1")
+TARGET = Target(
+    "private-digits",
+    "Digits of privately trained models, over eps and public data",
+    "with differential privacy a small latent model still draws digits that a classifier learns MNIST from",
+    "published",
+    (
+        Command("private_digits", ("bench", "private-digits"), (), _REDUCED),
+        Command(
+            "private_parts", ("bench", "private-digits", "--models", ",".join(PART_MODELS)), ("--seeds", "1"), _REDUCED
+        ),
+    ),
+    tuple(
+        _at_least(f"{source}-{kind}", goal)
+        for source, goals in {"letters": (80, 93), "glyphs": (92, 96.5)}.items()
+        for kind, goal in zip(("dp1", "dp10"), goals, strict=True)
+    ),
+    figure,
+    order=100,
+)

@@ -22,9 +22,9 @@ RESTS_ON = {
     "sampling": ("owner", "models", "engine", "schedules"),
     "hosts": ("sampling",),
     "calibration": ("sampling", "owner"),
-    "views": ("sharing", "hosts", "calibration"),
     "private": (),
-    "cli": ("views", "private"),
+    "views": ("sharing", "hosts", "calibration", "private"),
+    "cli": ("views",),
     "__main__": ("cli",),
 }
 """The packages, and what each rests on; it may also import what that rests on."""

@@ -60,7 +60,7 @@ class PrivacyBudget:
         _check(epsilon, delta, sample_rate, steps)
 
         def enough(noise: float) -> bool:
-            return _epsilon(noise, sample_rate, steps, delta, COARSE) <= epsilon
+            return epsilon_of(noise, sample_rate, steps, delta, COARSE) <= epsilon
 
         beginning = f"No noise multiplier in [{NOISE[0]}, {NOISE[1]}] gives an epsilon of {epsilon}: "
         low, high = NOISE
@@ -80,7 +80,7 @@ class PrivacyBudget:
         """
         steps = self.steps if steps is None else steps
         check_whole("steps", steps, 0, self.steps)
-        return _epsilon(self.noise_multiplier, self.sample_rate, steps, self.delta, grid) if steps else 0.0
+        return epsilon_of(self.noise_multiplier, self.sample_rate, steps, self.delta, grid) if steps else 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Return the five numbers, how they are meant, and the epsilon that both grids find."""
@@ -105,8 +105,11 @@ def _check(epsilon: float, delta: float, sample_rate: float, steps: int) -> None
 
 
 @lru_cache(maxsize=256)
-def _epsilon(noise: float, rate: float, steps: int, delta: float, grid: float) -> float:
-    """Epsilon of `steps` Gaussian mechanisms on Poisson samples; infinity where it would be in the tens of thousands."""
+def epsilon_of(noise: float, rate: float, steps: int, delta: float, grid: float) -> float:
+    """Return the epsilon of `steps` Gaussian mechanisms on Poisson samples, by privacy loss distributions on a grid.
+
+    It is infinity where it would be in the tens of thousands. Arguments are those of `PrivacyBudget`.
+    """
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
     from dp_accounting.pld import PLDAccountant
 

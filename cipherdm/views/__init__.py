@@ -22,6 +22,7 @@ _NAMES = {
     "piecewise": "Choice outcome",
     "piecewise_widget": "piecewise_fitter",
     "plans": "ditto_steps rings_of_layer rings_of_step",
+    "private": "clipping_explorer clipping_figure epsilon_explorer epsilon_figure epsilon_study",
     "quantised": "fraction_explorer fraction_figure fraction_study",
     "roles": "brought party_pictures progress_line",
     "shares": "clock_explorer clocks message_diagram product_grid sighting_explorer sightings",

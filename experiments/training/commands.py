@@ -36,15 +36,17 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder of the model; data/models/NAME by default.")] = None,
 ) -> None:
     """Train a model on MNIST (privately too) or on the reviews, and export it as a folder of diffusers or transformers."""
+    from .private_digits.recipe import PRIVATE_DIGITS, SHIPPED
+
     own = Path("runs") / name
-    # MiniLM is too large for the repository.
-    usual = own / "model" if name.startswith("reviews-minilm") else checkout() / "data" / "models" / name
+    # MiniLM is too large for the repository, and others are there to compare with.
+    kept = name.startswith("reviews-minilm") or (name in PRIVATE_DIGITS and PRIVATE_DIGITS[name] not in SHIPPED)
+    usual = own / "model" if kept else checkout() / "data" / "models" / name
     out = usual if out is None else out
     for folder in (out, own):
         check_writable(folder / "training.json")
     from .digits import train as train_digits
     from .few_steps import train_student
-    from .private_digits.recipe import PRIVATE_DIGITS
     from .private_digits.train import train_private_digits
     from .reviews.recipe import REVIEWS
     from .reviews.train import train_reviews

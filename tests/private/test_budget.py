@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from cipherdm import CipherDMError, PrivacyBudget
-from cipherdm.private.budget import FINE, _epsilon
+from cipherdm.private.budget import FINE, epsilon_of
 
 ROWS = [(1.0, 0.05, 100, 1e-5), (0.6, 0.034, 60, 1e-5), (2.4, 0.1, 300, 1e-6)]
 
@@ -38,7 +38,7 @@ def test_without_sampling_it_is_the_analytic_gaussian():
 def test_it_is_within_a_percent_of_opacus(noise, rate, steps, delta):
     accountant = PRVAccountant()
     accountant.history = [(noise, rate, steps)]
-    assert _epsilon(noise, rate, steps, delta, 1e-3) == pytest.approx(
+    assert epsilon_of(noise, rate, steps, delta, 1e-3) == pytest.approx(
         accountant.get_epsilon(delta, eps_error=0.005), rel=0.01
     )
 
@@ -46,18 +46,18 @@ def test_it_is_within_a_percent_of_opacus(noise, rate, steps, delta):
 @settings(max_examples=15, deadline=None, database=None, derandomize=True)
 @given(st.floats(0.8, 5), st.floats(0.01, 0.3), st.integers(10, 200), st.sampled_from([1e-7, 1e-5, 1e-3]))
 def test_it_rises_with_rate_and_steps_and_falls_with_noise_and_delta(noise, rate, steps, delta):
-    epsilon = _epsilon(noise, rate, steps, delta, 1e-3)
-    assert epsilon > _epsilon(noise * 1.2, rate, steps, delta, 1e-3)
-    assert epsilon > _epsilon(noise, rate, steps, delta * 10, 1e-3)
-    assert epsilon < _epsilon(noise, rate * 1.2, steps, delta, 1e-3)
-    assert epsilon < _epsilon(noise, rate, steps * 2, delta, 1e-3)
+    epsilon = epsilon_of(noise, rate, steps, delta, 1e-3)
+    assert epsilon > epsilon_of(noise * 1.2, rate, steps, delta, 1e-3)
+    assert epsilon > epsilon_of(noise, rate, steps, delta * 10, 1e-3)
+    assert epsilon < epsilon_of(noise, rate * 1.2, steps, delta, 1e-3)
+    assert epsilon < epsilon_of(noise, rate, steps * 2, delta, 1e-3)
 
 
 @pytest.mark.parametrize("epsilon, rate, steps", [(1, 1 / 30, 100), (10, 1 / 30, 60), (1, 1.0, 1)])
 def test_the_noise_that_is_found_is_the_least(epsilon, rate, steps):
     budget = PrivacyBudget.of(epsilon=epsilon, delta=1e-5, sample_rate=rate, steps=steps)
     assert epsilon * 0.998 < budget.spent(grid=FINE) <= budget.spent() <= epsilon
-    assert _epsilon(budget.noise_multiplier * 0.9998, rate, steps, 1e-5, 1e-3) > epsilon
+    assert epsilon_of(budget.noise_multiplier * 0.9998, rate, steps, 1e-5, 1e-3) > epsilon
     assert budget.spent(0) == 0 and budget.spent(steps) == budget.spent()
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cipherdm.errors import CipherDMError
+from cipherdm.private import PARTS
 
 from ..private_run import PrivateStage
 from ..sd_mini.recipe import AutoencoderConfig, DenoiserConfig, Optimisation
@@ -65,7 +66,21 @@ def _bounds(source: Literal["letters", "glyphs"]) -> tuple[PrivateDigitsConfig, 
     return tuple(PrivateDigitsConfig(f"{source}-{name}", source, stage) for name, stage in stages.items())
 
 
-_RECIPES = [
-    recipe for source in ("letters", "glyphs") for recipe in (*_bounds(source), _recipe(source, 1), _recipe(source, 10))
-]
-PRIVATE_DIGITS = {recipe.name: recipe for recipe in _RECIPES}
+def _part(part: str, epsilon: float) -> PrivateDigitsConfig:
+    """A short training of one part of the denoiser; all parts have the same start, budget and steps."""
+    plan = Optimisation(150, batch=2000, learning_rate=2e-3, warmup=10, cooldown=75, ema_decay=0.95, weight_decay=0.0)
+    return PrivateDigitsConfig(
+        f"glyphs-dp{epsilon:g}-{part}", "glyphs", PrivateStage(epsilon, plan, draws=1, part=part)
+    )
+
+
+_SOURCES: tuple[Literal["letters", "glyphs"], ...] = ("letters", "glyphs")
+SHIPPED = tuple(_recipe(source, epsilon) for source in _SOURCES for epsilon in (1, 10))
+PRIVATE_DIGITS = {
+    recipe.name: recipe
+    for recipe in (
+        *SHIPPED,
+        *(recipe for source in _SOURCES for recipe in _bounds(source)),
+        *(_part(part, epsilon) for epsilon in (1, 10) for part in PARTS),
+    )
+}
