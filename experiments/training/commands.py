@@ -179,6 +179,7 @@ def read_back(
         typer.Option(help="Scale of classifier-free guidance; 1 is none. 4 by default, or that of sampling.json."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of captions and noise.")] = 0,
+    reader: Annotated[Path | None, typer.Option(help="Folder of the LeNet that reads digits; the model's own.")] = None,
     record: ScoresOption = None,
 ) -> None:
     """Draw captions with a Stable Diffusion pipeline in plaintext, and read digit, colours, size and place back.
@@ -198,7 +199,7 @@ def read_back(
         check_whole(name, value, least)
     from .sd_mini.score import read_back as score
 
-    settings = {"count": count, "steps": steps, "guidance": guidance, "seed": seed}
+    settings = {"count": count, "steps": steps, "guidance": guidance, "seed": seed, "reader": reader}
     with tqdm(total=count, unit="picture") as bar:
         found = score(folder, **settings, on_batch=lambda done: bar.update(done - bar.n))
     typer.echo(f"{found['model']}, DDIM-{steps}, guidance {guidance:g}, {count} pictures read as their captions say:")

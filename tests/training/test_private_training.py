@@ -222,3 +222,5 @@ def test_bad_configurations_are_refused():
         replace(SHORT, source="digits")
     with pytest.raises(CipherDMError, match="does not load"):
         load_model("nowhere")
+    with pytest.raises(CipherDMError, match=r"shape \(2, 1, 32, 32\)"):
+        train_private_digits(SHORT, private=Digits(np.zeros((2, 1, 32, 32), np.float32), np.zeros(2, np.int64)))

@@ -323,7 +323,7 @@ def test_read_back_counts_what_is_drawn(trained):
 
 def test_a_pipeline_without_its_reader(trained, tmp_path):
     shutil.copytree(trained[0], tmp_path / "other", ignore=shutil.ignore_patterns("reader"))
-    with pytest.raises(CipherDMError, match="has no reader/"):
+    with pytest.raises(CipherDMError, match="There is no .*reader, the LeNet"):
         read_back(tmp_path / "other", count=1, steps=1)
 
 

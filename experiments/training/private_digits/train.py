@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from cipherdm.datasets import Digits, load_mnist
+from cipherdm.errors import CipherDMError
 from cipherdm.files import checkout
 from cipherdm.records import write_record
 
@@ -59,6 +60,11 @@ def train_private_digits(
     if steps is not None and config.private is not None:
         plan = replace(config.private.optimisation, steps=steps, cooldown=max(1, steps // 2))
         config = replace(config, private=replace(config.private, optimisation=plan))
+    if private is not None and (private.images.shape != (len(private), 1, MNIST_SIZE, MNIST_SIZE) or not len(private)):
+        raise CipherDMError(
+            f"Private images of shape {private.images.shape} are not like public ones. Give float32 [N, 1, 28, 28], "
+            "at least one."
+        )
     out = checkout() / "data" / "models" / config.name if out is None else Path(out)
     with one_thread(), stop_requested() as stopped:
         public = _Public(config, Path(runs) / config.source, resume, stopped, progress, on_step, faces)

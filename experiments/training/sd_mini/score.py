@@ -54,25 +54,30 @@ def read_back(
     steps: int,
     guidance: float = 4.0,
     seed: int = 0,
+    reader: Path | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Have a folder's pipeline draw balanced captions, read the pictures, and return the record.
+
+    The LeNet that reads digits is in the folder, or in `reader`: a model that is private to MNIST has none of its own.
 
     Beside "drawn" are pictures composed from MNIST's test images, "real", and those "decoded" after the autoencoder, which
     bound what the reader can find. Raises CipherDMError for another folder.
     """
     pipeline = load_pipeline(folder)
-    if not (folder / READER).is_dir():
+    place = folder / READER if reader is None else reader
+    if not place.is_dir():
         raise CipherDMError(
-            f"{folder} has no {READER}/, the LeNet that reads its pictures. Give a folder that 'cipherdm train sd-mini' wrote."
+            f"There is no {place}, the LeNet that reads pictures. Give a folder that 'cipherdm train sd-mini' wrote, or "
+            "--reader data/models/sd-mini/reader."
         )
-    reader = load_classifier(folder / READER)
+    lenet = load_classifier(place)
     captions = balanced_captions(count, seed)
     real = compose(Source.of(load_mnist("test")), captions, np.random.default_rng(seed))
     drawn = draw(pipeline, captions, steps=steps, guidance=guidance, seed=seed, on_batch=on_batch)
     about = {"count": count, "scheduler": "ddim", "steps": steps, "guidance": guidance, "seed": seed}
     kinds = {"drawn": drawn, "real": real, "decoded": decoded(pipeline.vae, real)}
-    found = {kind: agreement(read(pictures, reader), captions) for kind, pictures in kinds.items()}
+    found = {kind: agreement(read(pictures, lenet), captions) for kind, pictures in kinds.items()}
     return {"model": folder.name, **about, **found}
 
 
