@@ -13,9 +13,10 @@ from .quality import accuracy
 from .step_gains import gain, step_record
 from .target import Check, Command, Target, field
 
-MODEL, STEPS = "mnist-dit", 20
+MODEL, STUDENT, STEPS = "mnist-dit", "mnist-dit-quad", 20
 # Model and set. `ditto` needs a student with its quadratic.
 WAYS = tuple((MODEL, name) for name in ("direct", "puma", "fast-rings"))
+WAYS += tuple((STUDENT, name) for name in ("direct", "ditto", "fast-rings"))
 _SECURE = 16
 
 
@@ -82,12 +83,12 @@ def figure(records: Path) -> Figure:
 
 
 def _evaluated(model: str, protocols: str) -> Command:
-    secure = ("--secure", str(_SECURE)) if protocols == "fast-rings" else ()
+    secure = ("--secure", str(_SECURE)) if protocols in ("fast-rings", "ditto") else ()
     base = ("evaluate", model, "--protocols", protocols, "--steps", str(STEPS))
     return Command(_quality(model, protocols), base, secure, ("--count", "200", "--compare", "16"))
 
 
-_SETS = ",".join((*(name for _, name in WAYS), "fast-64"))
+_SETS = ",".join((*(_variant(*way) for way in WAYS), "fast-64"))
 
 TARGET = Target(
     "dit",
