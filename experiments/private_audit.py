@@ -1,7 +1,6 @@
 """Does the promise hold? An audit of the step with and without planted faults, and membership inference on trained models."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +17,6 @@ from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 
 from .commands import RecordOption, finish, record_path, silent
 from .markdown import markdown, records_named
-from .target import Check, Command, Records, Target, Value
 
 EPSILON, SEEDS, DRAWS = 1.0, (0, 1, 2), 8
 
@@ -159,9 +157,6 @@ def _record(measurements: Path) -> dict[str, Any]:
     return record
 
 
-TABLES = {"private_audit": audit_table, "membership": membership_table}
-
-
 def figure(records: Path) -> Figure:
     """Draw what audits show beside the promise, and the ROC of membership inference with what the promise allows."""
     record = _record(records)
@@ -204,37 +199,3 @@ def measure(
     shown = [{"what": row["step"], "found": max(row["shown"])} for row in found["audits"]]
     shown += [{"what": f"membership, {row['name']}", "found": row["auc"]} for row in found["attacks"]]
     finish(record_path(record, "private_audit"), found, pd.DataFrame(shown))
-
-
-def _shown(name: str, take: Callable[[list[float]], float]) -> Value:
-    def value(records: Records) -> float:
-        (row,) = (row for row in records["private_audit"]["audits"] if row["step"] == name)
-        return take(row["shown"])
-
-    return value
-
-
-def _auc(name: str) -> Value:
-    def value(records: Records) -> float:
-        (row,) = (row for row in records["private_audit"]["attacks"] if row["name"] == name)
-        return row["auc"]
-
-    return value
-
-
-_least = partial(Check, expected=EPSILON, tolerance=0, reduced=0, digits=2, bound="least")
-TARGET = Target(
-    "private-audit",
-    "An audit of the private step with planted faults, and membership inference",
-    "what can be found out about one image stays below the promise",
-    "ours",
-    (Command("private_audit", ("bench", "private-audit")),),
-    (
-        Check("shown by the step as it is", EPSILON, 0, _shown("as it is", max), 0, 2, bound="most"),
-        *(_least(f"shown by a fault: {name}", value=_shown(name, min)) for name in list(STEPS)[1:]),
-        Check("AUC of membership, no privacy", 0.9, 0, _auc("no privacy"), 0, 2, bound="least"),
-        Check("AUC of membership, eps 10", 0.55, 0.02, _auc("eps 10"), 0.02, 2, bound="most"),
-    ),
-    figure,
-    order=101,
-)

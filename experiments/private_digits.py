@@ -11,14 +11,13 @@ from matplotlib.figure import Figure
 
 from cipherdm.errors import CipherDMError
 from cipherdm.files import checkout
-from cipherdm.private import PARTS, privacy_of
+from cipherdm.private import privacy_of
 from cipherdm.private.statement import FILE
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 
 from .commands import RecordOption, finish, record_path, silent, split_names
 from .markdown import markdown, records_named
-from .target import Check, Command, Records, Target, Value
 
 SOURCES = {"letters": "letters", "glyphs": "letters and digits"}
 KINDS = ("public", "dp1", "dp10", "open")
@@ -143,54 +142,3 @@ def measure(
     with ProgressBar("seed") as bar:
         found = run(split_names(models), count, guidance, steps, range(seeds), bar)
     finish(record_path(record, "private_digits"), found, table(found))
-
-
-def _taught(model: str) -> Value:
-    def value(records: Records) -> float:
-        (row,) = (row for row in records["private_digits"]["rows"] if row["model"] == model)
-        return 100 * float(np.mean(row["taught"]))
-
-    return value
-
-
-PART_MODELS = tuple(f"glyphs-dp{epsilon}-{part}" for epsilon in (1, 10) for part in PARTS)
-
-
-def parts_table(measurements: Path) -> str:
-    """Return what training one part or another gives, at the same start, budget and steps, as Markdown."""
-    (record,) = records_named(measurements, "private_parts.json", "cipherdm bench private-digits --models ...")
-    frame = table(record).set_index("model")
-    rows = []
-    for part, what in PARTS.items():
-        found = [frame.loc[f"glyphs-dp{epsilon}-{part}"] for epsilon in (1, 10)]
-        rows.append([part, what, f"{found[0]['share']:.1%}", *(f"{each['taught']:.1%}" for each in found)])
-    return markdown(["part", "what is trained", "share of the denoiser", "accuracy, eps 1", "eps 10"], rows)
-
-
-TABLES = {"private_digits": digits_table, "private_parts": parts_table}
-
-
-def _at_least(model: str, goal: float) -> Check:
-    return Check(f"{model}: accuracy of what is taught", goal, 1, _taught(model), 8, unit="%", bound="least")
-
-
-_REDUCED = ("--count", "500", "--seeds", "1")
-TARGET = Target(
-    "private-digits",
-    "Digits of privately trained models, over eps and public data",
-    "with differential privacy a small latent model still draws digits that a classifier learns MNIST from",
-    "published",
-    (
-        Command("private_digits", ("bench", "private-digits"), (), _REDUCED),
-        Command(
-            "private_parts", ("bench", "private-digits", "--models", ",".join(PART_MODELS)), ("--seeds", "1"), _REDUCED
-        ),
-    ),
-    tuple(
-        _at_least(f"{source}-{kind}", goal)
-        for source, goals in {"letters": (80, 93), "glyphs": (92, 96.5)}.items()
-        for kind, goal in zip(("dp1", "dp10"), goals, strict=True)
-    ),
-    figure,
-    order=100,
-)

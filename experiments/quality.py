@@ -20,7 +20,7 @@ from cipherdm.views.style import PALETTE, describe, new_figure
 from .markdown import records_named
 from .target import MODELS, PROMPT_MODEL, TEN, TINY, Check, Command, Target, field
 
-ORDER = ("direct", "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-guarded")
+ORDER = ("direct", "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-rings", "fast-guarded")
 
 
 def read_quality(measurements: Path) -> pd.DataFrame:
@@ -151,6 +151,7 @@ _ACCURACIES = (
     (TEN, "direct", 99.2, 1, 3),
     (TEN, "cipherdm", 90.1, 3, 8),
     (TEN, "fast", 99.2, 1, 3),
+    (TEN, "fast-rings", 99.2, 1, 3),
 )
 
 
@@ -158,7 +159,7 @@ def quality_command(model: str, protocols: str, scheduler: str = "ddim", steps: 
     """Return the command for a row of the quality table. With fast and DDIM-50, three parties draw 16 images as well."""
     sampler = "" if (scheduler, steps) == ("ddim", 50) else f"_{scheduler.removesuffix('++')}-{steps}"
     chosen = ("--scheduler", scheduler, "--steps", str(steps)) if sampler else ()
-    on_shares = protocols == "fast" and not sampler and model in MODELS
+    on_shares = protocols in ("fast", "fast-rings") and not sampler and model in MODELS
     return Command(
         f"quality_{model}_{protocols}{sampler}",
         ("evaluate", model, "--protocols", protocols, *chosen),
@@ -182,6 +183,7 @@ QUALITY = Target(
     "published",
     (
         *(quality_command(model, protocols) for model in MODELS for protocols in _SETS),
+        quality_command(TEN, "fast-rings"),
         *(quality_command(f"{model}-quad", "fast") for model in MODELS),
         *(quality_command(model, protocols, "ddpm", 20) for model in MODELS for protocols in _SETS),
     ),
