@@ -1,22 +1,18 @@
 """Does the promise hold? An audit of the step with and without planted faults, and membership inference on trained models."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
 import typer
-from matplotlib.figure import Figure
 
 from cipherdm.datasets import load_mnist
 from cipherdm.private import ClippedSums, PrivateStep, audit_step
 from cipherdm.progress import Progress, ProgressBar
-from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 
 from .commands import RecordOption, finish, record_path, silent
-from .markdown import markdown, records_named
 
 EPSILON, SEEDS, DRAWS = 1.0, (0, 1, 2), 8
 
@@ -105,86 +101,6 @@ def run(public: str, progress: Progress = silent) -> dict[str, Any]:
         progress=second_half,
     )
     return {"benchmark": "private-audit", "epsilon": EPSILON, "audits": audits, "members": MEMBERS, "attacks": attacked}
-
-
-def most(epsilon: float, delta: float, rate: np.ndarray) -> np.ndarray:
-    """Return the largest true positive rate that (epsilon, delta) allows at these false positive rates.
-
-    Source: Kairouz, Oh and Viswanath, ICML 2015, theorem 2.1.
-    """
-    return np.clip(np.minimum(np.exp(epsilon) * rate + delta, 1 - np.exp(-epsilon) * (1 - delta - rate)), 0, 1)
-
-
-def audit_table(measurements: Path) -> str:
-    """Return what audits show of a promise of 1, for each step, as Markdown."""
-    record = _record(measurements)
-    rows = [
-        [row["step"], *(f"{shown:.2f}" for shown in row["shown"]), "within" if max(row["shown"]) < EPSILON else "found"]
-        for row in record["audits"]
-    ]
-    return markdown(["step", *(f"seed {seed}" for seed in SEEDS), f"promise of {EPSILON:g}"], rows)
-
-
-def membership_table(measurements: Path) -> str:
-    """Return how well members can be told from others, as Markdown."""
-    rows = []
-    for row in _record(measurements)["attacks"]:
-        low, high = row["auc_interval"]
-        bound = "-" if row["epsilon"] is None else f"{most(row['epsilon'], row['delta'], np.array(0.01)):.0%}"
-        rows.append(
-            [
-                row["name"],
-                f"{row['steps']:,}",
-                f"{row['auc']:.3f}",
-                f"{low:.3f} to {high:.3f}",
-                f"{row['roc'][1]:.1%}",
-                bound,
-            ]
-        )
-    header = [
-        "training",
-        "steps",
-        "AUC",
-        "95% interval",
-        "members found, 1% of others taken for one",
-        "most by the promise",
-    ]
-    return markdown(header, rows)
-
-
-def _record(measurements: Path) -> dict[str, Any]:
-    (record,) = records_named(measurements, "private_audit.json", "cipherdm bench private-audit")
-    return record
-
-
-def figure(records: Path) -> Figure:
-    """Draw what audits show beside the promise, and the ROC of membership inference with what the promise allows."""
-    record = _record(records)
-    drawn = new_figure(9.6, 3.8)
-    left, right = drawn.subplots(1, 2, width_ratios=(1, 1))
-    names = [row["step"] for row in record["audits"]]
-    for place, row in enumerate(record["audits"]):
-        colour = PALETTE[0] if max(row["shown"]) < EPSILON else PALETTE[1]
-        left.plot(row["shown"], [place] * len(row["shown"]), "o", color=colour)
-    left.axvline(EPSILON, color=GREY, linestyle="--")
-    left.text(EPSILON, len(names) - 0.4, " promised", color=GREY, fontsize=9)
-    left.set(yticks=range(len(names)), yticklabels=names, xlabel="epsilon that an audit shows at least", xlim=(0, None))
-    left.set_ylim(len(names) - 0.3, -0.6)
-    rates, said = np.linspace(0, 1, 101), []
-    for colour, row in zip(PALETTE, record["attacks"], strict=False):
-        right.plot(rates, row["roc"], color=colour, label=f"{row['name']}: AUC {row['auc']:.2f}")
-        if row["epsilon"] is not None:
-            bound = most(row["epsilon"], row["delta"], rates)
-            right.plot(rates, bound, color=colour, linestyle=":", label=f"the most that {row['name']} allows")
-        said.append(f"{row['name']} {row['auc']:.2f}")
-    right.plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
-    right.set(xlabel="others taken for members", ylabel="members found", xlim=(0, 1), ylim=(0, 1.01))
-    right.legend(frameon=False, fontsize=8, loc="lower right")
-    shown = "; ".join(f"{row['step']} {max(row['shown']):.2f}" for row in record["audits"])
-    return describe(
-        drawn,
-        f"What audits show of a promise of {EPSILON:g}: {shown}. Area under the ROC of members: {'; '.join(said)}.",
-    )
 
 
 def measure(

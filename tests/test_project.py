@@ -44,6 +44,8 @@ def test_nothing_of_a_machine_is_committed():
     for name in ("requirements.lock", "environment.yml", "pyproject.toml", "Makefile", ".ci/run", "README.md"):
         text = (ROOT / name).read_text()
         assert not re.search(r"file://|--index-url|--find-links|/root/|/home/|/work/", text), name
+    for path in (ROOT / "data").rglob("*.json"):
+        assert not re.search(r"/root/|/home/|/work/|/tmp/", path.read_text()), path
 
 
 def test_the_tables_in_documents_are_those_of_the_records():

@@ -84,7 +84,7 @@ def epsilon_study(
     steps: tuple[int, ...] = (10, 100, 1000, 3000),
     delta: float = 1e-5,
 ) -> EpsilonStudy:
-    """Compute all epsilons by privacy loss distributions; some 10 seconds."""
+    """Compute all epsilons by privacy loss distributions."""
     found = [[[epsilon_of(noise, rate, count, delta, COARSE) for count in steps] for noise in noises] for rate in rates]
     return EpsilonStudy(delta, steps, rates, noises, np.array(found))
 

@@ -1,6 +1,7 @@
 """Leaving a diffusers folder and sample grids behind."""
 
 import copy
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -36,6 +37,10 @@ def replacing_files(out: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as name:
         temporary = Path(name)
         yield temporary
+        for config in temporary.rglob("config.json"):  # in which diffusers notes the folder on this machine
+            told = json.loads(config.read_text())
+            if told.pop("_name_or_path", None) is not None:
+                config.write_text(json.dumps(told, indent=2) + "\n")
         for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
             target = out / file.relative_to(temporary)
             target.parent.mkdir(parents=True, exist_ok=True)

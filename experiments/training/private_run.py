@@ -44,7 +44,7 @@ class PrivateStage:
 
     @property
     def budget(self) -> PrivacyBudget:
-        """The budget, with the least noise that keeps it. A second's work."""
+        """The budget, with the least noise that keeps it."""
         numbers = {"epsilon": self.epsilon, "delta": self.delta, "sample_rate": self.sample_rate}
         return PrivacyBudget.of(**numbers, steps=self.optimisation.steps)
 
@@ -102,7 +102,7 @@ class PrivateRun(Run):
 
 
 class PlainRun(Run):
-    """The same stage without privacy, to compare with; arguments as those of `PrivateRun`."""
+    """A run of the same stage without privacy, to compare with; arguments are those of `PrivateRun`."""
 
     def __init__(
         self,

@@ -211,7 +211,7 @@ def _distilled(base: UNetTraining, *, steps: int) -> UNetTraining:
 
 # 49 tokens, four layers. Scores, ratios of tokens' variances, and what activations get are kept small: exponentials need few
 # squarings on shares then, inverse roots few steps, and a polynomial is near GELU. The model that ships was trained in four
-# stages, each from the weights of the one before, with some 21,000 steps in all.
+# stages, each from the weights of the one before.
 _DIT = DiTTraining(
     name="mnist-dit",
     digits=tuple(range(10)),

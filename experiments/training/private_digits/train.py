@@ -24,6 +24,7 @@ from ..sd_mini.networks import (
     build_autoencoder,
     build_denoiser,
     denoiser_objective,
+    latent_size,
     scaling_factor,
     scheduler,
 )
@@ -150,8 +151,7 @@ class _Public(Stages):
         self.go_on(autoencoder, autoencoder_objective(config.autoencoder, drawn), look, every=_LOOK_EVERY)
         factor, vae = autoencoder.scores[-1]["scaling_factor"], autoencoder.averaged.module
         vae.register_to_config(scaling_factor=factor)
-        latent = (config.autoencoder.latent_channels, SIZE // 2 ** (len(config.autoencoder.block_out_channels) - 1))
-        build = partial(build_denoiser, config.denoiser, latent, config.width, CLASSES + 1)
+        build = partial(build_denoiser, config.denoiser, latent_size(config.autoencoder), config.width, CLASSES + 1)
         denoiser = self.start("denoiser", build, scaling_factor=factor, faces=self.faces)
 
         def sheet(model: UNet2DConditionModel, step: int) -> dict[str, float]:
@@ -170,7 +170,7 @@ def export(run: Run, config: PrivateDigitsConfig, vae: AutoencoderKL, stages: di
     told = {
         name: {**loss_summary(each, 100), "scores": each.scores}
         if each.losses
-        else {"steps_done": each.step, "seconds": round(each.seconds, 1)}
+        else {"steps_done": each.step}  # the time follows from the private batches
         for name, each in stages.items()
     }
     with replacing_files(out) as temporary:

@@ -31,6 +31,11 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
     )
 
 
+def latent_size(config: AutoencoderConfig) -> tuple[int, int]:
+    """Return channels and height of the latents of a picture."""
+    return config.latent_channels, SIZE // 2 ** (len(config.block_out_channels) - 1)
+
+
 def autoencoder_objective(config: AutoencoderConfig, drawn: Drawn) -> Objective:
     """Return the mean square error of pictures after the autoencoder, plus the latents' divergence from a standard normal."""
 

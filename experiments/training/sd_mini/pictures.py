@@ -36,6 +36,14 @@ class Source:
         rows = tuple(np.flatnonzero(digits.labels == digit) for digit in range(10))
         return cls(torch.from_numpy((digits.images + 1) / 2), rows)
 
+    @property
+    def labels(self) -> np.ndarray:
+        """The digit of each row, int64 [N]."""
+        labels = np.zeros(len(self.ink), np.int64)
+        for digit, rows in enumerate(self.rows):
+            labels[rows] = digit
+        return labels
+
 
 def compose(source: Source, captions: Sequence[Caption], generator: np.random.Generator) -> torch.Tensor:
     """Return pictures [B, 3, 32, 32] in [-1, 1], one per caption, its digit drawn at random from `source`."""

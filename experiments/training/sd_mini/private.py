@@ -78,9 +78,7 @@ def train_private_sd_mini(
             texts = token_ids(public.tokenizer, [*(caption.text for caption in captions), ""])
             prompts = public.text_encoder(texts).last_hidden_state
         by_digit = [np.array([n for n, each in enumerate(captions) if each.digit == digit]) for digit in range(10)]
-        labels = np.empty(len(source.ink), np.int64)
-        for digit, rows in enumerate(source.rows):
-            labels[rows] = digit
+        labels = source.labels
 
         def visit(chosen: torch.Tensor, generator: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
             rows = chosen.repeat_interleave(config.private.draws).numpy()
@@ -106,8 +104,8 @@ def _export(run: PrivateRun, config: PrivateSDMiniConfig, public, out: Path) -> 
         statement.write(temporary)
         (temporary / CAPTIONS).write_text("".join(f"{caption.text}\n" for caption in balanced_captions(200, seed=1)))
         (temporary / "README.md").write_text(_card(config, statement.text))
-        private = {"steps_done": run.step, "seconds": round(run.seconds, 1)}
-        write_record(temporary / "training.json", {"config": asdict(config), "stages": {"private": private}})
+        record = {"config": asdict(config), "stages": {"private": {"steps_done": run.step}}}
+        write_record(temporary / "training.json", record)
 
 
 def _card(config: PrivateSDMiniConfig, statement: str) -> str:

@@ -106,9 +106,7 @@ def as_mnist(ink: torch.Tensor, middle: torch.Tensor, scales: torch.Tensor) -> t
 
 def reader_objective(config: ReaderConfig, source: Source) -> Objective:
     """Return the cross-entropy of the digit, from ink placed in a picture, made noisy, and brought back to MNIST's form."""
-    digits = np.zeros(len(source.ink), np.int64)
-    for digit, rows in enumerate(source.rows):
-        digits[rows] = digit
+    digits = source.labels
     sizes = np.array(list(SCALES.values()))
 
     def objective(model: nn.Module, generator: np.random.Generator) -> torch.Tensor:

@@ -19,8 +19,15 @@ from ..run import OnStep, Run, one_thread, stop_requested
 from ..stages import Stages
 from .captions import all_captions, balanced_captions
 from .export import assemble, export
-from .networks import autoencoder_objective, build_autoencoder, build_denoiser, denoiser_objective, scaling_factor
-from .pictures import SIZE, Source, captioned, compose
+from .networks import (
+    autoencoder_objective,
+    build_autoencoder,
+    build_denoiser,
+    denoiser_objective,
+    latent_size,
+    scaling_factor,
+)
+from .pictures import Source, captioned, compose
 from .reader import agreement, read, reader_objective
 from .recipe import SDMiniConfig
 from .score import decoded, draw
@@ -86,7 +93,7 @@ def _train(session: _Session, out: Path) -> None:
     with torch.no_grad():
         prompts = encoder(token_ids(tokenizer, [*(caption.text for caption in captions), ""])).last_hidden_state
 
-    latent = (config.autoencoder.latent_channels, SIZE // 2 ** (len(config.autoencoder.block_out_channels) - 1))
+    latent = latent_size(config.autoencoder)
     denoiser = session.start(
         "denoiser", lambda: build_denoiser(config.denoiser, latent, config.text.width), scaling_factor=factor
     )
