@@ -42,10 +42,14 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write_record(path: str | Path, contents: dict[str, Any]) -> None:
-    """Write `contents` together with `environment()` to `path` as JSON, whole or not at all."""
+def write_record(path: str | Path, contents: dict[str, Any], *, timed: bool = True) -> None:
+    """Write `contents` together with `environment()` to `path` as JSON, whole or not at all.
+
+    Beside a privately trained model the command's time is left out: it follows from the sizes of private batches.
+    """
+    about = environment() | ({} if timed else {"process_seconds": None})
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps({"environment": environment(), **contents}, indent=1) + "\n")
+        temporary.write_text(json.dumps({"environment": about, **contents}, indent=1) + "\n")
 
 
 def read_record(path: str | Path, command: str = "") -> dict[str, Any]:

@@ -67,7 +67,7 @@ def test_what_leaves_the_training(trained, private):
     assert "transformers of the U-Net and the embedding of classes" in statement.text
     assert statement.text in (trained / "README.md").read_text()
     record = json.loads((trained / "training.json").read_text())
-    assert record["stages"]["private"].keys() == {"steps_done"}
+    assert record["stages"]["private"].keys() == {"steps_done"} and record["environment"]["process_seconds"] is None
     assert "loss_by_100_steps" in record["stages"]["denoiser"]
     drawn = draw(*load_model(trained), np.arange(6), steps=3, guidance=2.0)
     assert drawn.shape == (6, 1, 28, 28) and np.isfinite(drawn).all() and np.abs(drawn).max() <= 1

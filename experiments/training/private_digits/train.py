@@ -183,7 +183,8 @@ def export(run: Run, config: PrivateDigitsConfig, vae: AutoencoderKL, stages: di
             statement.write(temporary)
             text = f"{statement.text}\n\n`cipherdm privacy {config.name}` computes epsilon anew from `privacy.json`."
         (temporary / "README.md").write_text(_card(config, text, fonts))
-        write_record(temporary / "training.json", {"config": asdict(config), "stages": told})
+        contents = {"config": asdict(config), "stages": told}
+        write_record(temporary / "training.json", contents, timed=not isinstance(run, PrivateRun))
 
 
 def _card(config: PrivateDigitsConfig, statement: str, fonts: str) -> str:

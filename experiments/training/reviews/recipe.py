@@ -41,6 +41,7 @@ class ReviewsConfig:
     fraction_bits: int | None = None  # of weights and values, which are rounded in the forward pass
     bound: float = 2.0  # of attention scores about their row's mean, which the loss draws below it
     bound_weight: float = 0.1
+    spread_weight: float = 0.0  # of how far apart tokens' variances are, in the loss; see `modules.SpreadRecorder`
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step counted from 0."""
@@ -107,6 +108,7 @@ MINILM_QUAD = replace(
     steps=450,
     dropout=0.0,
     fraction_bits=10,
+    spread_weight=0.003,  # the teacher's first token has 300 times the variance of others
 )
 REVIEWS: dict[str, ReviewsConfig] = {config.name: config for config in (MINILM, TINY, QUAD, MINILM_QUAD)}
 """The recipes, by name."""

@@ -24,7 +24,7 @@ from cipherdm.records import write_record
 from cipherdm.sampling.texts import KNOWN
 
 from ..export import replacing_files
-from ..modules import QuadGelu
+from ..modules import QuadGelu, SpreadRecorder
 from ..run import Objective, OnStep, Run, go_on, loss_summary, one_thread, stop_requested
 from .minilm import minilm
 from .recipe import LABELS, REVIEWS, ReviewsConfig
@@ -88,7 +88,8 @@ def train_reviews(
             run.scores.append({"step": run.step} | scores)
             _export(run, config, tokenizer, out)
 
-        objective = reviews_objective(config, tokenizer, texts["train"], teacher, advice)
+        spreads = SpreadRecorder(model) if config.spread_weight else None
+        objective = reviews_objective(config, tokenizer, texts["train"], teacher, advice, spreads)
         go_on(run, objective, folder, stopped, progress=progress, every=250, visit=visit, on_step=on_step)
     return out
 
@@ -171,6 +172,7 @@ def reviews_objective(
     reviews: Reviews,
     teacher: nn.Module | None,
     advice: torch.Tensor | None,
+    spreads: SpreadRecorder | None = None,
 ) -> Objective:
     """Return the loss: cross-entropy with an advisor's part, or what the student's stage imitates, with the bounds."""
     labels = torch.from_numpy(reviews.labels)
@@ -206,7 +208,10 @@ def reviews_objective(
                 found.logits.log_softmax(-1), wanted.logits.log_softmax(-1), log_target=True, reduction="batchmean"
             )
             loss = soft + 0.3 * functional.cross_entropy(found.logits, target)
-        return loss + config.bound_weight * _beyond(model, config.bound), loss
+        minimised = loss + config.bound_weight * _beyond(model, config.bound)
+        if spreads is not None:
+            minimised = minimised + config.spread_weight * spreads.fourth_power()
+        return minimised, loss
 
     return objective
 

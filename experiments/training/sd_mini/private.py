@@ -105,7 +105,7 @@ def _export(run: PrivateRun, config: PrivateSDMiniConfig, public, out: Path) -> 
         (temporary / CAPTIONS).write_text("".join(f"{caption.text}\n" for caption in balanced_captions(200, seed=1)))
         (temporary / "README.md").write_text(_card(config, statement.text))
         record = {"config": asdict(config), "stages": {"private": {"steps_done": run.step}}}
-        write_record(temporary / "training.json", record)
+        write_record(temporary / "training.json", record, timed=False)
 
 
 def _card(config: PrivateSDMiniConfig, statement: str) -> str:
