@@ -27,6 +27,7 @@ _NAMES = {
     "roles": "brought party_pictures progress_line",
     "shares": "clock_explorer clocks message_diagram product_grid sighting_explorer sightings",
     "style": "describe new_figure show",
+    "unet_map": "unet_map",
 }
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(

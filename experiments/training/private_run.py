@@ -1,7 +1,7 @@
 """A network that is trained further on private data: the same checkpoints and averages, and nothing noted of the data."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -47,6 +47,10 @@ class PrivateStage:
         """The budget, with the least noise that keeps it."""
         numbers = {"epsilon": self.epsilon, "delta": self.delta, "sample_rate": self.sample_rate}
         return PrivacyBudget.of(**numbers, steps=self.optimisation.steps)
+
+    def shortened(self, steps: int) -> "PrivateStage":
+        """Return the stage with so many steps, of which the second half cools down."""
+        return replace(self, optimisation=replace(self.optimisation, steps=steps, cooldown=max(1, steps // 2)))
 
 
 class PrivateRun(Run):

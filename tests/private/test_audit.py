@@ -6,7 +6,7 @@ from scipy.stats import binom
 
 from cipherdm.private import PrivateStep, audit_step
 from cipherdm.private.audit import epsilon_at_least
-from cipherdm_experiments.private_audit import SEEDS, STEPS, audited
+from cipherdm_experiments.private_audit import SEEDS, STEPS, audited, most
 
 
 @pytest.mark.parametrize("steps, draws", [(1, 1), (4, 1), (1, 8)])
@@ -60,3 +60,11 @@ def test_a_promise_that_holds_is_rarely_refuted():
     right = random.binomial(1000, 1 / (1 + np.exp(-1)), size=300)
     refuted = np.mean([epsilon_at_least(1000, 1000, int(each), 0.0, 0.05) > 1 for each in right])
     assert 0.02 < refuted < 0.08
+
+
+def test_no_test_of_a_promise_does_better_than_its_curve():
+    """Randomised response with epsilon 1 and delta 0.01 lies on the curve; the curve joins (0, delta) and (1 - delta, 1)."""
+    delta, keep = 0.01, 1 / (1 + np.exp(-1))
+    corner = np.array((1 - delta) * (1 - keep))
+    assert most(1, delta, corner) == pytest.approx(delta + (1 - delta) * keep, abs=1e-12)
+    np.testing.assert_allclose(most(1, delta, np.array([0, 1 - delta, 1])), [delta, 1, 1], atol=1e-12)

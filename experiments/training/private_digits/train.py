@@ -59,8 +59,7 @@ def train_private_digits(
     """
     config = PRIVATE_DIGITS[name_or_config] if isinstance(name_or_config, str) else name_or_config
     if steps is not None and config.private is not None:
-        plan = replace(config.private.optimisation, steps=steps, cooldown=max(1, steps // 2))
-        config = replace(config, private=replace(config.private, optimisation=plan))
+        config = replace(config, private=config.private.shortened(steps))
     if private is not None and (private.images.shape != (len(private), 1, MNIST_SIZE, MNIST_SIZE) or not len(private)):
         raise CipherDMError(
             f"Private images of shape {private.images.shape} are not like public ones. Give float32 [N, 1, 28, 28], "

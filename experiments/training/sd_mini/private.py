@@ -61,8 +61,7 @@ def train_private_sd_mini(
     and place are drawn anew at each visit.
     """
     if steps is not None:
-        plan = replace(config.private.optimisation, steps=steps, cooldown=max(1, steps // 2))
-        config = replace(config, private=replace(config.private, optimisation=plan))
+        config = replace(config, private=config.private.shortened(steps))
     out = checkout() / "data" / "models" / config.name if out is None else Path(out)
     settings = {"resume": resume, "runs": runs, "progress": progress, "on_step": on_step}
     public = load_pipeline(train_sd_mini(Path(runs) / config.public.name / "model", config=config.public, **settings))
