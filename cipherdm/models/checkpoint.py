@@ -166,7 +166,7 @@ def load_unet(folder: str | Path, *, lazily: bool = False) -> UNet:
     check_params(config, params, str(home / WEIGHTS))
     if has_control(folder):
         config, added = _with_control(config, folder / "controlnet")
-        params = ChainMap(added, params)
+        params = ChainMap(added, weights) if lazily else params | added
     return UNet(config, params, read_json(scheduler) if scheduler.is_file() else None, folder)
 
 
