@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..engine import Spec, compile_plan
-from ..errors import CipherDMError
-from ..models import CONFIGS, UNet, sampling_defaults
+from ..errors import CipherDMError, refuse
+from ..models import CONFIGS, ControlledConfig, UNet, sampling_defaults
 from ..models.transformer import Transformer
 from ..owner import WeightsLayout
 from ..progress import Progress
@@ -90,6 +90,10 @@ def sampling_model(
     }
     # The owner has no labels, prompts or noise: what stands for them here gives shapes, and is not sent.
     if isinstance(model, Pipeline):
+        controlled = isinstance(unet.config, ControlledConfig)
+        refuse(
+            {f"{name} has a ControlNet, and requests to hosts take no hints: sample it with text_to_image": controlled}
+        )
         if clip:
             raise CipherDMError("clip is for models with labels; leave it out for a pipeline.")
         settings["guidance_scale"] = usual["guidance_scale"] if guidance_scale is None else guidance_scale

@@ -170,7 +170,9 @@ def load_calibration(unet: UNet) -> dict[str, np.ndarray]:
         raise CipherDMError(f"{where} has no {FILE}, which these protocols need: {remedy}")
     with safe_open(unet.folder / FILE, framework="np") as file:
         if (file.metadata() or {}).get("weights") != weights_digest(unet):
-            raise CipherDMError(f"{unet.folder / FILE} belongs to other weights, or another conditioning scale: {remedy}")
+            raise CipherDMError(
+                f"{unet.folder / FILE} belongs to other weights, or another conditioning scale: {remedy}"
+            )
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
 
 

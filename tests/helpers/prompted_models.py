@@ -191,18 +191,23 @@ def control_of(unet: UNet2DConditionModel, hint_channels: tuple[int, ...], sprea
     torch.manual_seed(2)
     model = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=hint_channels, **options).eval()
     for name, parameter in model.named_parameters():
-        if name.startswith(("controlnet_down_blocks", "controlnet_mid_block", "controlnet_cond_embedding.conv_out")):
+        if name.startswith(("controlnet_down_blocks", "controlnet_mid_block")):
             torch.nn.init.normal_(parameter, std=spread)
+        elif name.startswith("controlnet_cond_embedding.conv_out"):
+            torch.nn.init.normal_(parameter)  # so that the hint has a say
     return model
 
 
-def add_control(folder: Path, *, hide_prompt: bool = False, **options) -> None:
+def add_control(folder: Path, *, hint_channels: tuple[int, ...] = (4, 6), hide_prompt: bool = False, **options) -> None:
     """Make the pipeline in a folder one with a ControlNet."""
     parts = StableDiffusionPipeline.from_pretrained(folder, low_cpu_mem_usage=False).components
     parts.pop("image_encoder")
-    control = control_of(parts["unet"], (4, 6), **options)
-    StableDiffusionControlNetPipeline(**parts, controlnet=control, requires_safety_checker=False).save_pretrained(folder)
-    edit(folder / "controlnet" / "config.json", hide_prompt=hide_prompt)
+    control = control_of(parts["unet"], hint_channels, **options)
+    StableDiffusionControlNetPipeline(**parts, controlnet=control, requires_safety_checker=False).save_pretrained(
+        folder
+    )
+    if hide_prompt:
+        edit(folder / "controlnet" / "config.json", hide_prompt=True)
 
 
 def edit(path, **changes):
