@@ -150,8 +150,11 @@ def write_figure(figure: "Figure", out: Path, contents: dict[str, Any]) -> str:
     return f"Wrote {out} and {record}."
 
 
-def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Read an image file as float32 [3, H, W] in [-1, 1], resized. Raises CipherDMError if it cannot be read."""
+def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read an image file as float32 [3, H, W] in [-1, 1], resized if a size is given.
+
+    Raises CipherDMError if it cannot be read.
+    """
     from PIL import Image, ImageOps  # slow to import, and needed for --image alone
     from skimage import color, transform
 
@@ -163,5 +166,5 @@ def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise CipherDMError(f"{path} cannot be read as an image ({error}).") from error
     pixels = color.gray2rgb(pixels) if wide else color.rgba2rgb(pixels)
-    resized = transform.resize(pixels, size, anti_aliasing=True)  # to [0, 1], whatever the type was
+    resized = transform.resize(pixels, size or pixels.shape[:2], anti_aliasing=True)  # to [0, 1], whatever the type was
     return np.clip(resized.transpose(2, 0, 1) * 2 - 1, -1, 1).astype(np.float32)

@@ -13,10 +13,10 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from ..errors import CipherDMError
+from ..errors import CipherDMError, refuse
 from ..files import checkout, replacing
 from .config import Config, DiTConfig, UNetConditionConfig, UNetConfig
-from .control import ControlNetConfig, control_params, with_control
+from .control import ControlledConfig, ControlNetConfig, control_params, with_control
 from .dit import POSITIONS, positions
 from .layout import unet_shapes
 from .unet import UNet
@@ -212,13 +212,14 @@ def save_unet(unet: UNet, folder: str | Path) -> None:
     """
     folder = Path(folder)
     params = {name: np.ascontiguousarray(value, np.float32) for name, value in unet.params.items()}
-    contents = unet.config.to_diffusers()
+    how = "StableDiffusionControlNetPipeline.save_pretrained, in two folders"
+    refuse({f"a U-Net with a ControlNet is saved by {how}": isinstance(unet.config, ControlledConfig)})
     check_params(unet.config, params, "the U-Net to be saved")
     params.pop(POSITIONS, None)
     try:
         with replacing(folder / WEIGHTS) as temporary:
             save_file(params, temporary, metadata={"format": "pt"})  # diffusers refuses files that do not say so
-        _write_json(folder / CONFIG, contents)
+        _write_json(folder / CONFIG, unet.config.to_diffusers())
         if unet.scheduler_config is not None:
             _write_json(folder / SCHEDULER, dict(unet.scheduler_config))
     except OSError as error:

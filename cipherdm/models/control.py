@@ -9,6 +9,7 @@ Source: Zhang et al., arXiv 2302.05543; diffusers' ControlNetModel.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -75,11 +76,11 @@ class ControlledConfig(UNetConditionConfig):
 
     control: ControlNetConfig = field(kw_only=True)
 
-    def to_diffusers(self) -> dict:
-        """Raise CipherDMError: diffusers has two files for it."""
-        raise CipherDMError(
-            "a U-Net with a ControlNet is saved by StableDiffusionControlNetPipeline.save_pretrained, in two folders."
-        )
+    def to_diffusers(self) -> dict[str, Any]:
+        """Return the contents of the U-Net's `config.json`; that of `control` has its own."""
+        values = super().to_diffusers()
+        del values["control"]
+        return values
 
     def _check(self) -> None:
         super()._check()

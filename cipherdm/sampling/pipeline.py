@@ -18,7 +18,7 @@ from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..errors import CipherDMError, refuse
-from ..models import ControlledConfig, UNet, UNetConditionConfig, check_hint, load_unet, takes_prompts
+from ..models import Config, ControlledConfig, UNet, UNetConditionConfig, check_hint, load_unet, takes_prompts
 from ..models.checkpoint import HOW_TO_SAVE, PIPELINE, VARIANTS, find_model, first, has_control, read_json
 from ..models.transformer import Transformer
 from ..models.transformer_files import is_transformer, load_transformer
@@ -254,23 +254,31 @@ def known_hints(pipeline: Pipeline, count: int, hints: np.ndarray | None = None)
         opened = [np.asarray(Image.open(file).convert("RGB"), np.float32) for file in files]
         refuse({f"the images in {folder / HINTS} differ in size": len({image.shape for image in opened}) > 1})
         hints = np.stack(opened).transpose(0, 3, 1, 2) / np.float32(255)
-    hints = checked_hints(pipeline, hints, 0 if hints is None else len(hints))
+    hints = checked_hints(pipeline.unet.config, hints, 0 if hints is None else len(hints))
     return None if hints is None else hints[np.resize(spread_over(range(len(hints)), count), count)]
 
 
-def checked_hints(pipeline: Pipeline, hints: np.ndarray | None, count: int) -> np.ndarray | None:
-    """Return hints for so many images as float32 [count, C, H, W]; None for a pipeline without a ControlNet.
+def checked_hints(config: Config, hints: np.ndarray | None, count: int) -> np.ndarray | None:
+    """Return hints for so many images as float32 [count, C, H, W]; None for a model without a ControlNet.
 
     Raises CipherDMError if there are none for a ControlNet, or some without; if they have another shape than the images that
     are drawn, or values out of [0, 1].
     """
-    check_hint(pipeline.unet.config, hints, count, pipeline.unet.config.sample_shape[1:])
+    check_hint(config, hints, count, config.sample_shape[1:])
     if hints is None:
         return None
     hints = np.asarray(hints, np.float32)
     if not (hints.min() >= 0 and hints.max() <= 1):  # refuses NaN too
         raise CipherDMError("the hints have values outside of [0, 1]; scale them to that range.")
     return hints
+
+
+def blank_hints(pipeline: Pipeline, count: int) -> np.ndarray | None:
+    """Return zeros in the place of hints, where nothing but their shape matters; None for a pipeline without a ControlNet."""
+    config = pipeline.unet.config
+    if not isinstance(config, ControlledConfig):
+        return None
+    return np.zeros(config.hint_shape(count, config.sample_shape[1:]), np.float32)
 
 
 def spread_over(captions: Sequence, count: int) -> list:

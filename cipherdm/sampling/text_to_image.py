@@ -119,7 +119,7 @@ def text_to_image_task(
     if isinstance(negative_prompts, str):
         negative_prompts = [negative_prompts] * len(prompts)
     embeddings = embed_prompts(pipeline, prompts, negative_prompts, guided=guidance_scale > 1)
-    given = {"prompts": embeddings, "hints": checked_hints(pipeline, control, len(prompts))}
+    given = {"prompts": embeddings, "hints": checked_hints(unet.config, control, len(prompts))}
     if images is not None:
         if latents is not None or chosen.start:
             raise CipherDMError("give images to start from, or latents, or start, and not two of them.")

@@ -23,7 +23,6 @@ from cipherdm import (
     load_pipeline,
     text_to_image,
 )
-from cipherdm.hosts import sampling_model
 from cipherdm.owner.observe import load_calibration
 from cipherdm.sampling import sampling_nodes
 from cipherdm.sampling.pipeline import known_hints
@@ -190,11 +189,6 @@ def test_a_model_without_a_control_net_takes_no_hints(pipeline):
 def test_another_conditioning_scale_needs_a_calibration_of_its_own(calibrated):
     with pytest.raises(CipherDMError, match="belongs to other weights, or another conditioning scale: run"):
         drawn(calibrated, None, FAST, conditioning_scale=0.5)
-
-
-def test_hosts_take_no_hints(calibrated):
-    with pytest.raises(CipherDMError, match="has a ControlNet, and requests to hosts take no hints"):
-        sampling_model("controlled", calibrated, steps=2)
 
 
 @pytest.mark.parametrize(
