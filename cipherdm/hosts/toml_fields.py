@@ -39,15 +39,19 @@ class Fields:
     def whole(self, name: str, default: Any = _REQUIRED, *, least: int = 0) -> int:
         """Return a whole number of at least `least`."""
         value = self._get(name, int, default)
-        if value < least:
+        if value is not None and value < least:
             raise self.error(name, f"is {value}, and must be at least {least}")
         return value
 
     def seconds(self, name: str, default: Any = _REQUIRED) -> float:
         """Return a number of seconds above 0."""
+        return self.above_zero(name, default, "a number of seconds")
+
+    def above_zero(self, name: str, default: Any = _REQUIRED, what: str = "a number") -> float:
+        """Return a finite number above 0."""
         value = float(self._get(name, float, default))
         if not 0 < value < float("inf"):
-            raise self.error(name, f"is {value:g}, and must be a number of seconds above 0")
+            raise self.error(name, f"is {value:g}, and must be {what} above 0")
         return value
 
     def texts(self, name: str, default: Any = _REQUIRED, *, count: int | None = None) -> tuple[str, ...]:

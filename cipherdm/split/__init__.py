@@ -1,0 +1,24 @@
+"""Training a ControlNet where clients have the pictures and a server has the weights, and what the server learns from it.
+
+Names are imported when they are first used: a process of either side needs few of them.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    ["attacks"],
+    {
+        "activation": ["phi", "phi_inverse"],
+        "call": ["WARNING", "Wire"],
+        "client": ["Client", "Head", "embedded", "load_base"],
+        "config": ["STRUCTURES", "Training"],
+        "controlnet": ["SplitControlNetModel", "decoded", "encoded", "load_split_pipeline"],
+        "data": ["Examples"],
+        "defences": ["Defences", "gaussian_epsilon", "published_level"],
+        "features": ["Features"],
+        "federated": ["Federation", "federate"],
+        "trainer": ["Optimisation", "Trainer"],
+        "trial": ["SplitTrial", "make_split_trial"],
+    },
+)
