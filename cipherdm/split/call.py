@@ -17,10 +17,9 @@ from ..errors import CipherDMError
 from ..files import replacing
 from ..hosts.channels import open_channel
 from ..hosts.refusals import MOST_REASON, shown
-from ..records import write_record
 from . import split_pb2 as pb
 from .client import Client, Head, common_hash, load_base
-from .config import SERVER, ClientConfig
+from .config import SERVER, Side
 from .data import Examples
 from .features import Features, read_tensor
 from .trainer import Optimisation
@@ -66,7 +65,7 @@ class Call:
         CipherDMError: (on any use) the server cannot be reached, refuses, ends the training or says nothing for too long.
     """
 
-    def __init__(self, config: ClientConfig, stopped: threading.Event) -> None:
+    def __init__(self, config: Side, stopped: threading.Event) -> None:
         self._config, self._stopped, self.wire = config, stopped, Wire()
         self._uploads: queue.Queue[pb.Upload | None] = queue.Queue(1)
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -159,8 +158,8 @@ def _progress(answer: Any) -> "pb.Progress":
     return answer.progress if isinstance(answer, pb.Gradient) else answer
 
 
-def take_part(config: ClientConfig, stopped: threading.Event) -> Wire:
-    """Take part in a training as a client until its last step, and write the record.
+def take_part(config: Side, stopped: threading.Event) -> Wire:
+    """Take part in a training as a client until its last step; a conventional client leaves its layers in its folder.
 
     Raises:
         CipherDMError: what `Call` raises, or files that cannot be used.
@@ -188,8 +187,7 @@ def take_part(config: ClientConfig, stopped: threading.Event) -> Wire:
                     group["lr"] = optimisation.rate(step)
                 adam.step()
         wire = call.finish(training.steps - first)
-    write_record(config.record, {"training": str(training), "wire": vars(wire)})
     if head:
-        with replacing(config.record.with_name("head.safetensors")) as temporary:
+        with replacing(config.folder / "head.safetensors") as temporary:
             save_file(head.state_dict(), temporary)
     return wire

@@ -1,8 +1,6 @@
-"""Configuration of a split training's server and of a client, each read from a TOML file; `trial` writes such files."""
+"""Configuration of either side of a split training, read from a TOML file; `make_split_trial` writes such files."""
 
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +15,7 @@ SERVER = "server"
 
 STRUCTURES = {
     "published": "features and the U-Net's first convolution go up, and nothing comes back",
-    "lean": "the same with noisy latents in place of the convolution",
+    "lean": "noisy latents go up in place of the convolution",
     "conventional": "clients own the first layers, and wait for their gradients",
 }
 """Ways to split the network."""
@@ -56,14 +54,17 @@ class Training:
 
 
 @dataclass(frozen=True)
-class ServerConfig:
-    """Configuration of the server.
+class Side:
+    """Configuration of the server or of a client.
 
     Attributes:
-        address: `host:port` that it listens at, or `unix:PATH`.
-        model: folder of the pipeline that the ControlNet is for.
-        state: folder of the checkpoint, and of the ControlNet and the record once it is trained.
-        captured: number of batches of each client that are kept in `state`, as material for `attacks`.
+        address: `host:port` or `unix:PATH` of the server: where it listens, or is reached.
+        model: folder of the pipeline that the ControlNet is for. A client uses all of it but the U-Net's later layers.
+        folder: folder for what a side leaves: the server's checkpoint, ControlNet and record, or a client's record.
+        optimisation: the server's, of the ControlNet.
+        captured: batches of each client that the server keeps, as material for `attacks`.
+        data: file of a client's pictures, see `Examples`.
+        seed: seed of a client's batches and their noise; None for unpredictable ones.
     """
 
     training: Training
@@ -71,100 +72,48 @@ class ServerConfig:
     identity: Certificates
     address: str
     model: Path
-    state: Path
-    optimisation: Optimisation
-    captured: int
+    folder: Path
+    optimisation: Optimisation | None = None
+    captured: int = 0
+    data: Path | None = None
+    seed: int | None = None
 
 
-@dataclass(frozen=True)
-class ClientConfig:
-    """Configuration of a client.
-
-    Attributes:
-        address: `host:port` of the server, or `unix:PATH`.
-        model: folder of the pipeline, of which it uses autoencoder, text model, first convolution and schedule.
-        data: file of its pictures, see `Examples`.
-        record: file for what it measures; a conventional client's layers stand beside it.
-        seed: seed of its batches and their noise; None for unpredictable ones.
-    """
-
-    training: Training
-    timeouts: Timeouts
-    identity: Certificates
-    address: str
-    model: Path
-    data: Path
-    record: Path
-    seed: int | None
-
-
-def load_server(path: str | Path) -> ServerConfig:
-    """Read a server's TOML file: [training], [timeouts], [identity], [server].
+def load_side(path: str | Path, kind: str) -> Side:
+    """Read a TOML file: [training], [timeouts], [identity], and [server] or [client] as `kind` says.
 
     Raises:
         CipherDMError: a field is wrong, missing or unknown, or a file that it names is not there.
     """
     path = Path(path)
-    sections = read_sections(path, ("training", "timeouts", "identity", "server"), ("timeouts",))
-    training = _training(sections)
-    with sections["server"] as server:
-        return ServerConfig(
-            training,
-            timeouts_of(sections),
-            certificates_of(sections["identity"], path, name=SERVER),
-            _address(server),
-            path.parent / server.text("model"),
-            path.parent / server.text("state"),
-            Optimisation(
-                training.steps,
-                server.above_zero("learning_rate", Optimisation.learning_rate),
-                server.whole("warmup", Optimisation.warmup),
-            ),
-            server.whole("captured", 0),
-        )
-
-
-def load_client(path: str | Path) -> ClientConfig:
-    """Read a client's TOML file: [training], [timeouts], [identity], [client]. Raises CipherDMError as `load_server` does."""
-    path = Path(path)
-    sections = read_sections(path, ("training", "timeouts", "identity", "client"), ("timeouts",))
-    with sections["client"] as client:
-        return ClientConfig(
-            _training(sections),
-            timeouts_of(sections),
-            certificates_of(sections["identity"], path),
-            _address(client),
-            path.parent / client.text("model"),
-            path.parent / client.text("data"),
-            path.parent / client.text("record"),
-            client.whole("seed", None),
-        )
-
-
-def _training(sections: Mapping[str, Fields]) -> Training:
+    sections = read_sections(path, ("training", "timeouts", "identity", kind), optional=("timeouts",))
     with sections["training"] as fields:
-        structure, defences = fields.text("structure", "published"), fields.texts("defences", _DEFENCES)
-        if structure not in STRUCTURES:
-            raise fields.error("structure", f"is {structure!r}; there are {', '.join(STRUCTURES)}")
-        if unknown := set(defences) - set(_DEFENCES):
-            raise fields.error("defences", f"has {min(unknown)!r}; there are {', '.join(_DEFENCES)}")
-        clients = fields.texts("clients")
-        if not clients or SERVER in clients:
-            raise fields.error("clients", f"must name one client or more, and not {SERVER}")
-        return Training(
-            clients,
-            structure,
-            fields.whole("batch", Training.batch, least=1),
-            fields.whole("steps", Training.steps, least=1),
-            Defences("activation" in defences, fields.whole("timesteps_from", 0), "hide-prompts" in defences),
-        )
+        training = _training(fields)
+    identity = certificates_of(sections["identity"], path, name=SERVER if kind == SERVER else None)
+    with sections[kind] as own:
+        address = own.text("address")
+        try:
+            if not address.startswith("unix:"):
+                split_address(address)
+        except ValueError:
+            raise own.error("address", f"is {address!r}, and must be host:port or unix:PATH") from None
+        folders = (path.parent / own.text(name) for name in ("model", "folder"))
+        common = (training, timeouts_of(sections), identity, address, *folders)
+        if kind == SERVER:
+            rate, warmup = own.above_zero("learning_rate", 1e-3), own.whole("warmup", 50)
+            return Side(*common, Optimisation(training.steps, rate, warmup), own.whole("captured", 0))
+        return Side(*common, data=path.parent / own.text("data"), seed=own.whole("seed", None))
 
 
-def _address(fields: Fields) -> str:
-    address = fields.text("address")
-    try:
-        if not re.match("unix:.", address):
-            split_address(address)
-    except ValueError:
-        raise fields.error("address", f"is {address!r}, and must be host:port or unix:PATH") from None
-    return address
+def _training(fields: Fields) -> Training:
+    structure, defences = fields.text("structure", "published"), fields.texts("defences", _DEFENCES)
+    for name, chosen, known in (("structure", {structure}, STRUCTURES), ("defences", set(defences), _DEFENCES)):
+        if unknown := chosen - set(known):
+            raise fields.error(name, f"has {min(unknown)!r}; there are {', '.join(known)}")
+    clients = fields.texts("clients")
+    if not clients or SERVER in clients:
+        raise fields.error("clients", f"must name one client or more, and not {SERVER}")
+    defended = Defences("activation" in defences, fields.whole("timesteps_from", 0), "hide-prompts" in defences)
+    return Training(
+        clients, structure, fields.whole("batch", 16, least=1), fields.whole("steps", 3000, least=1), defended
+    )

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import brentq
-from scipy.stats import norm
+from dp_accounting import get_epsilon_gaussian
 
-from ..errors import CipherDMError, check_whole
+from ..errors import check_whole
 
 _PUBLISHED = 0.672  # the constant of the paper's rule, which fits sqrt(2 ln(1.25 / delta)) with delta = 1
 
@@ -45,28 +44,13 @@ def published_level(betas: np.ndarray, timesteps_from: int) -> float:
 
 
 def gaussian_epsilon(distance: float, deviation: float, delta: float = 1e-5) -> float:
-    """Return the epsilon with which one release of a vector plus normal noise is (epsilon, delta)-differentially private.
+    """Return the least epsilon for which one release of a vector with normal noise is (epsilon, delta)-differentially private.
 
-    A client that sent noisy latents alone, and not the noise, would release sqrt(abar) z with a deviation of sqrt(1 - abar).
+    A client that sent noisy latents and not the noise would release sqrt(abar) z with a deviation of sqrt(1 - abar).
 
     Args:
         distance: largest distance between two vectors that could be released (L2).
         deviation: standard deviation of the noise in each number.
         delta: probability allowed to the exception.
-
-    Source: Balle and Wang, "Improving the Gaussian mechanism" (ICML 2018), whose condition is necessary and sufficient.
-    Raises CipherDMError unless all three are above 0, and delta below 1.
     """
-    if not (distance > 0 and deviation > 0 and 0 < delta < 1):
-        raise CipherDMError(
-            "a Gaussian mechanism needs a distance and a deviation above 0, and a delta between 0 and 1."
-        )
-    ratio = distance / deviation
-
-    def excess(epsilon: float) -> float:
-        first, second = norm.cdf(ratio / 2 - epsilon / ratio), norm.logcdf(-ratio / 2 - epsilon / ratio)
-        return first - math.exp(epsilon + second) - delta
-
-    # At this bound the first term alone is below delta.
-    highest = ratio * (ratio / 2 - norm.ppf(delta))
-    return float(brentq(excess, 0, highest)) if excess(0) > 0 else 0.0
+    return get_epsilon_gaussian(deviation / distance, delta)

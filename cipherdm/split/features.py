@@ -1,8 +1,8 @@
 """What leaves a client for each batch: the tensors, their bytes on the wire, and the checks of whoever receives them."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +46,6 @@ class Features:
     def bytes(self) -> dict[str, int]:
         """Bytes of each tensor on the wire."""
         return {name: tensor.nbytes for name, tensor in self.tensors.items()}
-
-    def __getitem__(self, rows: slice | Sequence[int]) -> "Features":
-        """Return some rows of the batch."""
-        return replace(self, **{name: tensor[rows] for name, tensor in self.tensors.items()})
 
     @classmethod
     def joined(cls, batches: Iterable["Features"]) -> "Features":

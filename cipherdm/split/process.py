@@ -3,7 +3,9 @@
 import signal
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionControlNetPipeline
@@ -14,20 +16,20 @@ from ..hardening import end_with_parent
 from ..records import write_record
 from .call import WARNING, take_part
 from .client import Client, Head, embedded, load_base
-from .config import ServerConfig, load_client, load_server
+from .config import SERVER, Side, load_side
 from .features import Features
 from .service import SplitService, listen
 from .trainer import Trainer
 
 _LAST_WORDS = 3.0  # seconds in which clients get the reason of an end
-WITH_PARENT = "--end-with-parent"
+WITH_PARENT, RECORD = "--end-with-parent", "record.json"
 
 
-def serve(config: ServerConfig, stopped: threading.Event) -> None:
-    """Serve one training to its end, and write its results to `config.state`.
+def serve(config: Side, stopped: threading.Event) -> dict[str, Any]:
+    """Serve one training to its end, write its results to `config.folder`, and return its part of the record.
 
     These are `pipeline`, a folder of diffusers with the trained ControlNet (in conventional split learning the server's part
-    of it alone, in `controlnet`), `training.json`, and what was captured of each client.
+    of it alone, in `controlnet`), and what was captured of each client.
 
     Raises:
         CipherDMError: what `SplitService.train` and `listen` raise, or a model that cannot be used.
@@ -46,7 +48,7 @@ def serve(config: ServerConfig, stopped: threading.Event) -> None:
     client = Client(pipeline, training.defences, lean, Head(pipeline) if conventional else None)
     service = SplitService(config, client, trainer)
     if not conventional:
-        trainer.restore(config.state / "checkpoint.pt", service.about)
+        trainer.restore(config.folder / "checkpoint.pt", service.about)
     server = listen(service, config)
     print(f"ready at {config.address}", flush=True)
     try:
@@ -56,16 +58,15 @@ def serve(config: ServerConfig, stopped: threading.Event) -> None:
     service.save()
     for name, batches in captured.items():
         if batches:
-            Features.joined(batches).save(config.state / f"captured-{name}.safetensors")
+            Features.joined(batches).save(config.folder / f"captured-{name}.safetensors")
     if conventional:
-        trainer.controlnet.save_pretrained(config.state / "controlnet")  # clients have no averages to go with its own
+        trainer.controlnet.save_pretrained(config.folder / "controlnet")  # clients have no averages to go with its own
     else:
         parts = {name: getattr(pipeline, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
         without = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         made = StableDiffusionControlNetPipeline(**parts, controlnet=trainer.averaged, **without)
-        made.save_pretrained(config.state / "pipeline")
-    about = {"training": str(training), "optimisation": vars(config.optimisation)}
-    write_record(config.state / "training.json", about | {"losses": trainer.losses})
+        made.save_pretrained(config.folder / "pipeline")
+    return {"optimisation": vars(config.optimisation), "losses": trainer.losses}
 
 
 def main() -> None:
@@ -76,15 +77,17 @@ def main() -> None:
     if WITH_PARENT in sys.argv:
         end_with_parent()
     torch.set_num_threads(1)
+    logging.disable_progress_bar()
     logging.set_verbosity_error()  # of diffusers, which misses a library that it can do without
     role, path = sys.argv[1:3]
     try:
-        if role == "server":
-            serve(load_server(path), stopped)
+        config = load_side(path, role)
+        if role == SERVER:
+            result = serve(config, stopped)
         else:
-            config = load_client(path)
             print(WARNING, flush=True)
-            take_part(config, stopped)
+            result = {"wire": vars(take_part(config, stopped))}
+        write_record(config.folder / RECORD, {"training": asdict(config.training), **result})
     except CipherDMError as error:
         sys.exit(f"Error: {error}")
 

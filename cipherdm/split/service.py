@@ -17,7 +17,7 @@ from ..hosts.channels import keepalive_options
 from ..hosts.refusals import MOST_REASON, shown
 from . import split_pb2 as pb
 from .client import Client, common_hash
-from .config import SERVER, ServerConfig
+from .config import SERVER, Side
 from .features import Features, tensor_message
 from .trainer import Trainer
 
@@ -50,7 +50,7 @@ class SplitService:
         trainer: the ControlNet in training.
     """
 
-    def __init__(self, config: ServerConfig, client: Client, trainer: Trainer) -> None:
+    def __init__(self, config: Side, client: Client, trainer: Trainer) -> None:
         self._config, self._trainer, self._lock = config, trainer, threading.Lock()
         self._hash, self._layout = common_hash(client.pipeline), client.layout()
         schedule = len(client.pipeline.scheduler.alphas_cumprod)
@@ -107,7 +107,7 @@ class SplitService:
     def save(self) -> None:
         """Write the checkpoint. There is none of conventional split learning, where clients have a part of the network."""
         if self._config.training.structure != "conventional":
-            self._trainer.save(self._config.state / "checkpoint.pt", self.about)
+            self._trainer.save(self._config.folder / "checkpoint.pt", self.about)
 
     @property
     def about(self) -> str:
@@ -187,7 +187,7 @@ def _next(seat: Seat, seconds: float) -> Features | None:
         return None
 
 
-def listen(service: SplitService, config: ServerConfig) -> grpc.Server:
+def listen(service: SplitService, config: Side) -> grpc.Server:
     """Let a service answer at the server's address. Raises CipherDMError if it cannot listen there."""
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=2 * len(config.training.clients) + 8),

@@ -124,9 +124,9 @@ class Trainer:
         """
         h = features.h.float().detach().requires_grad_(self._conventional)
         loss = self.loss(features, h)
-        if not math.isfinite(loss):
+        if not loss.isfinite():
             raise CipherDMError(
-                f"the loss is {float(loss)} at step {self.step}: lower learning_rate, and begin anew in another folder."
+                f"the loss is {loss.item()} at step {self.step}: lower learning_rate, and begin anew in another folder."
             )
         loss.backward()
         nn.utils.clip_grad_norm_(self.controlnet.parameters(), self._optimisation.clip_norm)
@@ -136,7 +136,7 @@ class Trainer:
         self._adam.zero_grad()
         self._average.update_parameters(self.controlnet)
         self.step += 1
-        self.losses.append(float(loss))
+        self.losses.append(loss.item())
         return self.losses[-1], h.grad
 
     def save(self, path: Path, about: str) -> None:
