@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "call": ["WARNING", "Wire"],
         "client": ["Client", "Head", "embedded", "load_base"],
         "config": ["STRUCTURES", "Training", "load_side"],
-        "controlnet": ["SplitControlNetModel", "decoded", "encoded", "load_split_pipeline"],
+        "controlnet": ["SplitControlNetModel", "decoded", "encoded", "load_split_pipeline", "mixed"],
         "data": ["Examples"],
         "defences": ["Defences", "gaussian_epsilon", "published_level"],
         "features": ["Features"],

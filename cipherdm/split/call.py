@@ -2,14 +2,14 @@
 
 import queue
 import secrets
-import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import grpc
 import numpy as np
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from ..engine.rpc import Stub
@@ -18,7 +18,7 @@ from ..files import replacing
 from ..hosts.channels import open_channel
 from ..hosts.refusals import MOST_REASON, shown
 from . import split_pb2 as pb
-from .client import Client, Head, common_hash, load_base
+from .client import Client, Head, common_hash
 from .config import SERVER, Side
 from .data import Examples
 from .features import Features, read_tensor
@@ -31,8 +31,6 @@ WARNING = (
 )
 """What a client's operator has to know before anything is sent."""
 
-_LOOK = 0.1  # seconds between two looks for what has happened while waiting
-
 
 @dataclass
 class Wire:
@@ -42,9 +40,8 @@ class Wire:
         fields: bytes of each tensor that went up.
         up, down: bytes of all messages.
         messages: messages that went up.
-        round_trips: times that the client had to wait for an answer before it could go on.
-        seconds: seconds of the call, from joining to the last answer.
-        waiting: seconds of these in which it could not go on.
+        seconds: seconds from joining to the last answer.
+        waiting: seconds of these in which a batch waited to be taken, or the client for a gradient.
         losses: as the server told them, one per step.
     """
 
@@ -52,142 +49,95 @@ class Wire:
     up: int = 0
     down: int = 0
     messages: int = 0
-    round_trips: int = 0
     seconds: float = 0.0
     waiting: float = 0.0
     losses: list[float] = field(default_factory=list)
 
 
-class Call:
-    """A client's one call. Use it as a context manager: leaving the block ends it.
+class _Uploads:
+    """What a client sends in its one call, computed in gRPC's thread when there is room for the next message."""
 
-    Raises:
-        CipherDMError: (on any use) the server cannot be reached, refuses, ends the training or says nothing for too long.
-    """
+    def __init__(self, config: Side, pipeline: StableDiffusionPipeline) -> None:
+        training = config.training
+        self._config, self._examples = config, Examples.load(config.data)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # all clients begin with the same layers
+            self.head = Head(pipeline) if training.structure == "conventional" else None
+        self._client = Client(pipeline, training.defences, training.structure == "lean", self.head)
+        self._adam = torch.optim.AdamW(self.head.parameters(), weight_decay=0.01) if self.head else None
+        self.answers: queue.SimpleQueue[pb.Progress | pb.Gradient] = queue.SimpleQueue()
+        self.wire, self.error = Wire(), None
 
-    def __init__(self, config: Side, stopped: threading.Event) -> None:
-        self._config, self._stopped, self.wire = config, stopped, Wire()
-        self._uploads: queue.Queue[pb.Upload | None] = queue.Queue(1)
-        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._error: CipherDMError | None = None
+    def messages(self) -> Iterator["pb.Upload"]:
+        """Yield all messages. An error is kept in `error` and ends them."""
+        try:
+            training = self._config.training
+            yield pb.Upload(join=pb.Join(model=common_hash(self._client.pipeline), training=str(training)))
+            first = self.answers.get()
+            seed = secrets.randbits(64) if self._config.seed is None else self._config.seed
+            for step in range(getattr(first, "progress", first).step, training.steps):
+                generator = np.random.default_rng((seed, step))
+                batch = self._client.features(*self._examples.batch(training.batch, generator), generator)
+                upload, begun = self._noted(batch), time.monotonic()
+                yield upload
+                gradient = self.answers.get().gradient if self.head else None
+                self.wire.waiting += time.monotonic() - begun
+                if self.head:
+                    self._learn(step, batch, gradient)
+        except CipherDMError as error:
+            self.error = error
 
-    def __enter__(self) -> "Call":
-        config = self._config
-        self._channel = open_channel(config.address, SERVER, config.identity, config.timeouts)
-        ready, deadline = grpc.channel_ready_future(self._channel), time.monotonic() + config.timeouts.start
-        while not self._stopped.wait(_LOOK) and not ready.done():
-            if time.monotonic() > deadline:
-                self._channel.close()
-                raise CipherDMError(
-                    f"no server with a certificate of this training's authority is at {config.address} within "
-                    f"{config.timeouts.start:g} s: see whether it runs, and the files of [identity]."
-                )
-        ready.cancel()
-        stub = Stub(self._channel, pb.DESCRIPTOR)
-        method = stub.Exchange if config.training.structure == "conventional" else stub.Train
-        self._call = method(iter(self._uploads.get, None))
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._call.cancel()
-        self._channel.close()
-
-    def join(self, model: str) -> int:
-        """Join the training with the hash of the model; return the number of steps that are finished already."""
-        self._begun = time.monotonic()
-        self._put(pb.Upload(join=pb.Join(model=model, training=str(self._config.training))))
-        return _progress(self.answer()).step
-
-    def send(self, batch: Features) -> None:
-        """Send a batch, once the server has room for it."""
+    def _noted(self, batch: Features) -> "pb.Upload":
         upload = pb.Upload(batch=batch.message())
         for name, size in batch.bytes.items():
             self.wire.fields[name] = self.wire.fields.get(name, 0) + size
         self.wire.up += upload.ByteSize()
         self.wire.messages += 1
-        self._put(upload)
+        return upload
 
-    def answer(self) -> Any:
-        """Return the next answer, once it is there: a Progress, or a Gradient whose first answer has none."""
-        return self._waited(lambda: self._answers.get(timeout=_LOOK), queue.Empty)
-
-    def finish(self, steps: int) -> Wire:
-        """Wait until all steps are taken; return what was measured."""
-        while len(self.wire.losses) < steps:
-            self.answer()
-        self.wire.seconds = time.monotonic() - self._begun
-        return self.wire
-
-    def _put(self, upload: "pb.Upload") -> None:
-        self._waited(lambda: self._uploads.put(upload, timeout=_LOOK), queue.Full)
-
-    def _waited(self, attempt, nothing: type[Exception]) -> Any:
-        begun = time.monotonic()
-        # Other clients may keep the server waiting, for as long as a message may take; and then it says so.
-        limit = 2 * self._config.timeouts.receive + self._config.timeouts.start
-        while True:
-            try:
-                done = attempt()
-                self.wire.waiting += time.monotonic() - begun
-                return done
-            except nothing:
-                if self._error:
-                    raise self._error from None
-                if self._stopped.is_set():
-                    raise CipherDMError("this client was stopped: start all sides again to go on.") from None
-                if time.monotonic() - begun > limit:
-                    raise CipherDMError(f"the server has said nothing for {limit:g} s: see its log.") from None
-
-    def _read(self) -> None:
-        try:
-            for first, answer in enumerate(self._call):
-                self.wire.down += answer.ByteSize()
-                if first:
-                    self.wire.losses.append(_progress(answer).loss)
-                self._answers.put(answer)
-            reason = "the server has ended the call"
-        except grpc.RpcError as error:
-            gone = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-            reason = "the server has gone away, or does not take this certificate" if gone else error.details()
-        self._error = CipherDMError(shown(f"{(reason or 'the call failed').rstrip('.')}.", MOST_REASON))
+    def _learn(self, step: int, batch: Features, gradient: "pb.Tensor") -> None:
+        self._adam.zero_grad()
+        batch.h.backward(read_tensor(gradient, "float32", tuple(batch.h.shape)))
+        self._adam.param_groups[0]["lr"] = Optimisation(self._config.training.steps).rate(step)
+        self._adam.step()
 
 
-def _progress(answer: Any) -> "pb.Progress":
-    return answer.progress if isinstance(answer, pb.Gradient) else answer
-
-
-def take_part(config: Side, stopped: threading.Event) -> Wire:
+def take_part(config: Side, pipeline: StableDiffusionPipeline) -> Wire:
     """Take part in a training as a client until its last step; a conventional client leaves its layers in its folder.
 
+    `pipeline` is that of `config.model`, as `load_base` returns it.
+
     Raises:
-        CipherDMError: what `Call` raises, or files that cannot be used.
+        CipherDMError: files cannot be used, or the server cannot be reached, refuses this client, or ends the training.
     """
-    examples, pipeline, training = Examples.load(config.data), load_base(config.model), config.training
-    with torch.random.fork_rng():
-        torch.manual_seed(0)  # all clients begin with the same layers
-        head = Head(pipeline) if training.structure == "conventional" else None
-    client = Client(pipeline, training.defences, training.structure == "lean", head)
-    optimisation = Optimisation(training.steps)
-    adam = torch.optim.AdamW(head.parameters(), weight_decay=optimisation.weight_decay) if head else None
-    seed = secrets.randbits(64) if config.seed is None else config.seed
-    with Call(config, stopped) as call:
-        first = call.join(common_hash(pipeline))
-        for step in range(first, training.steps):
-            generator = np.random.default_rng((seed, step))
-            batch = client.features(*examples.batch(training.batch, generator), generator)
-            call.send(batch)
-            if head:
-                gradient = read_tensor(call.answer().gradient, "float32", tuple(batch.h.shape))
-                call.wire.round_trips += 1
-                adam.zero_grad()
-                batch.h.backward(gradient)
-                for group in adam.param_groups:
-                    group["lr"] = optimisation.rate(step)
-                adam.step()
-        wire = call.finish(training.steps - first)
-    if head:
+    uploads, limit = _Uploads(config, pipeline), config.timeouts.start
+    wire = uploads.wire
+    with open_channel(config.address, SERVER, config.identity, config.timeouts) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(limit)
+        except grpc.FutureTimeoutError:
+            raise CipherDMError(
+                f"no server that takes this certificate is at {config.address} within {limit:g} s: see whether it runs, and "
+                "the files of [identity]."
+            ) from None
+        stub, begun = Stub(channel, pb.DESCRIPTOR), time.monotonic()
+        call = (stub.Exchange if uploads.head else stub.Train)(uploads.messages())
+        try:
+            for number, answer in enumerate(call):
+                wire.down += answer.ByteSize()
+                wire.losses += [getattr(answer, "progress", answer).loss] * (number > 0)
+                if uploads.head or number == 0:
+                    uploads.answers.put(answer)
+                wire.seconds = time.monotonic() - begun
+        except grpc.RpcError as error:
+            details = error.details() if error.code() != grpc.StatusCode.UNAVAILABLE else ""
+            why = details or "the server has gone away, or does not take this certificate: start all sides again."
+            raise uploads.error or CipherDMError(shown(why, MOST_REASON)) from None
+        finally:
+            call.cancel()
+    if uploads.error:
+        raise uploads.error
+    if uploads.head:
         with replacing(config.folder / "head.safetensors") as temporary:
-            save_file(head.state_dict(), temporary)
+            save_file(uploads.head.state_dict(), temporary)
     return wire

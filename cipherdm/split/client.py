@@ -133,27 +133,13 @@ class Client:
 
     def layout(self) -> Layout:
         """Return type and shape of each tensor in a message, without the batch. The server reads nothing else."""
-        unet = self.pipeline.unet.config
-        latents, first = (
-            (channels, *_sides(unet.sample_size)) for channels in (unet.in_channels, unet.block_out_channels[0])
-        )
-        layout = {
-            "h": ("float16", latents) if self.head is None else ("float32", first),
-            "noisy": ("float32", latents if self.lean else first),
-            "noise": ("float32", latents),
-            "timesteps": ("int64", ()),
-        }
-        if not self.defences.hide_prompts:
-            text = self.pipeline.text_encoder.config
-            layout["prompts"] = ("float32", (text.max_position_embeddings, text.hidden_size))
-        return layout
+        side = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
+        blank = torch.zeros(1, 3, side, side)
+        sent = self.features(blank, blank, [""], np.random.default_rng(0)).message()
+        return {tensor.name: (tensor.dtype, tuple(tensor.shape[1:])) for tensor in sent.tensors}
 
 
 def noised(clean: torch.Tensor, noise: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """Return sqrt(kept) clean + sqrt(1 - kept) noise for latents [B, C, h, w] and shares `kept` [B], alphas_cumprod."""
     kept = kept[:, None, None, None]
     return kept.sqrt() * clean + (1 - kept).sqrt() * noise
-
-
-def _sides(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)

@@ -8,7 +8,13 @@ import inspect
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionControlNetPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    ModelMixin,  # noqa: F401 (diffusers looks here for it when it loads a folder with our class)
+    StableDiffusionControlNetPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.models.controlnets.controlnet import ControlNetOutput
 from torch import nn
 

@@ -2,7 +2,6 @@
 
 import signal
 import sys
-import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,45 +17,30 @@ from .call import WARNING, take_part
 from .client import Client, Head, embedded, load_base
 from .config import SERVER, Side, load_side
 from .features import Features
-from .service import SplitService, listen
+from .service import SplitService
 from .trainer import Trainer
 
-_LAST_WORDS = 3.0  # seconds in which clients get the reason of an end
 WITH_PARENT, RECORD = "--end-with-parent", "record.json"
 
 
-def serve(config: Side, stopped: threading.Event) -> dict[str, Any]:
-    """Serve one training to its end, write its results to `config.folder`, and return its part of the record.
+def serve(config: Side) -> dict[str, Any]:
+    """Serve one training to its end, and return what its record has beside the settings.
 
-    These are `pipeline`, a folder of diffusers with the trained ControlNet (in conventional split learning the server's part
-    of it alone, in `controlnet`), and what was captured of each client.
+    The server's folder then has `pipeline`, which `load_split_pipeline` loads, and what was captured of each client. In
+    conventional split learning it has the server's part of the network instead, `controlnet`.
 
     Raises:
-        CipherDMError: what `SplitService.train` and `listen` raise, or a model that cannot be used.
+        CipherDMError: the model cannot be used, or what `SplitService.train` raises.
     """
     training, pipeline = config.training, load_base(config.model)
-    conventional = training.structure == "conventional"
-    lean = training.structure == "lean"
-    trainer = Trainer(
-        pipeline,
-        config.optimisation,
-        activation=training.defences.activation,
-        lean=lean,
-        empty=embedded(pipeline, [""]),
-        conventional=conventional,
-    )
+    lean, conventional = (training.structure == each for each in ("lean", "conventional"))
+    settings = {"activation": training.defences.activation, "lean": lean, "conventional": conventional}
+    trainer = Trainer(pipeline, config.optimisation, empty=embedded(pipeline, [""]), **settings)
     client = Client(pipeline, training.defences, lean, Head(pipeline) if conventional else None)
     service = SplitService(config, client, trainer)
     if not conventional:
         trainer.restore(config.folder / "checkpoint.pt", service.about)
-    server = listen(service, config)
-    print(f"ready at {config.address}", flush=True)
-    try:
-        captured = service.train(stopped)
-    finally:
-        server.stop(_LAST_WORDS).wait()
-    service.save()
-    for name, batches in captured.items():
+    for name, batches in service.train(lambda: print("all clients are here", flush=True)).items():
         if batches:
             Features.joined(batches).save(config.folder / f"captured-{name}.safetensors")
     if conventional:
@@ -69,32 +53,34 @@ def serve(config: Side, stopped: threading.Event) -> dict[str, Any]:
     return {"optimisation": vars(config.optimisation), "losses": trainer.losses}
 
 
+def command(kind: str, path: Path) -> list[str]:
+    """Return the command of such a process; `kind` is "server" or "client"."""
+    return [sys.executable, "-P", "-m", "cipherdm.split.process", kind, str(path)]
+
+
 def main() -> None:
     """Entry point of the process."""
-    stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
+        signal.signal(number, _stop)
     if WITH_PARENT in sys.argv:
         end_with_parent()
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # of diffusers, which misses a library that it can do without
-    role, path = sys.argv[1:3]
     try:
-        config = load_side(path, role)
-        if role == SERVER:
-            result = serve(config, stopped)
+        config = load_side(sys.argv[2], sys.argv[1])
+        if sys.argv[1] == SERVER:
+            result = serve(config)
         else:
             print(WARNING, flush=True)
-            result = {"wire": vars(take_part(config, stopped))}
+            result = {"wire": vars(take_part(config, load_base(config.model)))}
         write_record(config.folder / RECORD, {"training": asdict(config.training), **result})
     except CipherDMError as error:
         sys.exit(f"Error: {error}")
 
 
-def command(role: str, path: Path) -> list[str]:
-    """Return the command of such a process; `role` is "server" or "client"."""
-    return [sys.executable, "-P", "-m", "cipherdm.split.process", role, str(path)]
+def _stop(*_) -> None:
+    raise CipherDMError("this side was stopped: start all sides again to go on from the last checkpoint.")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """The server of a split training: it admits clients by certificate, and mixes one batch of each into every step."""
 
-import json
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
+from dataclasses import dataclass
 
 import grpc
 
@@ -15,34 +15,31 @@ from ..errors import CipherDMError
 from ..hosts.certificates import caller_of
 from ..hosts.channels import keepalive_options
 from ..hosts.refusals import MOST_REASON, shown
+from ..hosts.roles import Deadlines
 from . import split_pb2 as pb
 from .client import Client, common_hash
 from .config import SERVER, Side
 from .features import Features, tensor_message
 from .trainer import Trainer
 
-_LOOK = 0.1  # seconds between two looks for what has happened while waiting
-_AHEAD = 4  # batches of a client that wait here: enough to hide its pauses, and few enough to bound the memory
+_LOOK = 0.1  # seconds between two looks for clients that have come
 _CHECKPOINT = 120.0  # seconds between two checkpoints
+_LAST_WORDS = 3.0  # seconds in which clients get the reason of an end
+_AHEAD = 8 << 20  # bytes of batches that a client may send before they are asked for
+_AGAIN = "start all sides again to go on from the last checkpoint"
 
 
-class Seat:
-    """A client's place in the training: the batches that have come, the answers to them, and why there are no more."""
+@dataclass(frozen=True)
+class _Seat:
+    """A client's place in the training: what comes from it, and what it is told."""
 
-    def __init__(self) -> None:
-        self.joined, self.over = threading.Event(), threading.Event()
-        self.batches: queue.Queue[Features] = queue.Queue(_AHEAD)
-        self.answers: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self.left = ""
-
-    def leave(self, why: str) -> None:
-        """Note why no batch will come any more, if nothing is noted yet, and end the answers."""
-        self.left = self.left or why
-        self.answers.put(None)
+    context: grpc.ServicerContext
+    requests: Iterator["pb.Upload"]
+    answers: queue.SimpleQueue
 
 
 class SplitService:
-    """Answers to clients' calls, and the steps taken with their batches; see split.proto.
+    """Calls of clients, and the steps taken with their batches; see split.proto.
 
     Args:
         config: of the server.
@@ -51,57 +48,53 @@ class SplitService:
     """
 
     def __init__(self, config: Side, client: Client, trainer: Trainer) -> None:
-        self._config, self._trainer, self._lock = config, trainer, threading.Lock()
+        self._config, self._trainer = config, trainer
         self._hash, self._layout = common_hash(client.pipeline), client.layout()
-        schedule = len(client.pipeline.scheduler.alphas_cumprod)
-        self._timesteps = range(config.training.defences.timesteps_from, schedule)
-        self.seats = {name: Seat() for name in config.training.clients}
+        last = len(client.pipeline.scheduler.alphas_cumprod)
+        self._timesteps = range(config.training.defences.timesteps_from, last)
+        self._seats: dict[str, _Seat] = {}
+        self._lock, self._deadlines = threading.Lock(), Deadlines(lambda context: None)
 
     def Train(self, requests, context):
-        for progress, _ in self._answers(requests, context):
-            yield progress
+        yield from (progress for progress, _ in self._answers(requests, context))
 
     def Exchange(self, requests, context):
-        for progress, gradient in self._answers(requests, context):
-            yield pb.Gradient(progress=progress, gradient=gradient)
+        yield from (pb.Gradient(progress=step, gradient=own) for step, own in self._answers(requests, context))
 
-    def train(self, stopped: threading.Event) -> dict[str, list[Features]]:
-        """Take the steps that are left, with one batch of every client each; return the captured batches by client.
+    def train(self, begun: Callable[[], None] = lambda: None) -> dict[str, list[Features]]:
+        """Listen, and take the steps that are left with one batch of every client each; return what was captured, by client.
+
+        `begun()` is called once all clients are there.
 
         Raises:
-            CipherDMError: a client does not come, leaves, or sends what cannot be used, a step fails, or `stopped` is set. All
-                clients are told the reason.
+            CipherDMError: the address cannot be used, a client does not come, leaves, or sends what cannot be used, or a step
+                fails. All clients are told the reason.
         """
-        captured = {name: [] for name in self.seats}
+        training, trainer = self._config.training, self._trainer
+        captured: dict[str, list[Features]] = {name: [] for name in training.clients}
+        server, reason, saved = self._listen(), None, time.monotonic()
         try:
-            for name, seat in self.seats.items():
-                self._wait(
-                    seat, stopped, f"the client {name} has not come", self._config.timeouts.start, seat.joined.wait
-                )
-            saved = time.monotonic()
-            while not self._trainer.finished:
-                batches = []
-                for name, seat in self.seats.items():
-                    what, limit = f"the client {name} has sent nothing", self._config.timeouts.receive
-                    batches.append(self._wait(seat, stopped, what, limit, lambda seconds, of=seat: _next(of, seconds)))
-                    captured[name] += batches[-1:] if len(captured[name]) < self._config.captured else []
-                loss, gradient = self._trainer.take_step(Features.joined(batches))
-                step, batch = self._trainer.step, self._config.training.batch
-                for row, seat in enumerate(self.seats.values()):
-                    rows = slice(row * batch, (row + 1) * batch)
+            self._gather()
+            begun()
+            while not trainer.finished:
+                batches = [self._next(name) for name in training.clients]
+                loss, gradient = trainer.take_step(Features.joined(batches))
+                for number, (name, batch) in enumerate(zip(training.clients, batches, strict=True)):
+                    captured[name] += [batch] if len(captured[name]) < self._config.captured else []
+                    rows = slice(number * training.batch, (number + 1) * training.batch)
                     own = None if gradient is None else tensor_message("h", gradient[rows])
-                    seat.answers.put((pb.Progress(step=step, loss=loss), own))
+                    self._seats[name].answers.put((pb.Progress(step=trainer.step, loss=loss), own))
                 if time.monotonic() - saved > _CHECKPOINT:
                     self.save()
                     saved = time.monotonic()
+            self.save()
         except CipherDMError as error:
-            for seat in self.seats.values():
-                seat.answers.put(error)
+            reason = error
             raise
         finally:
-            for seat in self.seats.values():
-                seat.over.set()
-                seat.answers.put(None)
+            for seat in self._seats.values():
+                seat.answers.put(reason)
+            server.stop(_LAST_WORDS).wait()
         return captured
 
     def save(self) -> None:
@@ -112,91 +105,66 @@ class SplitService:
     @property
     def about(self) -> str:
         """What a checkpoint depends on."""
-        return json.dumps([self._hash, str(self._config.training), vars(self._config.optimisation)])
+        return f"{self._hash} {self._config.training} {self._config.optimisation}"
 
-    def _wait(self, seat: Seat, stopped: threading.Event, what: str, limit: float, look):
-        """Return what `look(seconds)` finds within the limit, while nobody leaves."""
+    def _listen(self) -> grpc.Server:
+        config = self._config
+        server = grpc.server(
+            futures.ThreadPoolExecutor(max_workers=2 * len(config.training.clients) + 8),
+            options=(*GRPC_OPTIONS, *keepalive_options(config.timeouts), ("grpc.http2.lookahead_bytes", _AHEAD)),
+        )
+        add_service(server, pb.DESCRIPTOR, self)
+        try:
+            server.add_secure_port(config.address, config.identity.to_serve())
+        except (RuntimeError, ValueError) as error:
+            raise CipherDMError(
+                f"the server cannot listen at {config.address}: choose another one ({error})."
+            ) from None
+        server.start()
+        return server
+
+    def _gather(self) -> None:
+        limit, clients = self._config.timeouts.start, self._config.training.clients
         deadline = time.monotonic() + limit
-        while not (found := look(_LOOK)):
-            if stopped.is_set():
-                self.save()
-                raise CipherDMError(
-                    f"the server was stopped at step {self._trainer.step} of {self._config.training.steps}: start all sides "
-                    "again to go on."
-                )
-            if seat.left:
-                raise CipherDMError(f"{seat.left}: start all sides again to go on from the last checkpoint.")
+        while missing := [name for name in clients if name not in self._seats]:
             if time.monotonic() > deadline:
-                raise CipherDMError(f"{what} within {limit:g} s: see whether it runs, and start all sides again.")
-        return found
+                raise CipherDMError(f"{', '.join(missing)} did not come within {limit:g} s: start all sides again.")
+            time.sleep(_LOOK)
+
+    def _next(self, name: str) -> Features:
+        seat, limit = self._seats[name], self._config.timeouts.receive
+        self._deadlines.set(seat.context, limit)
+        try:
+            upload = next(seat.requests)
+            return Features.read(upload.batch, self._layout, self._config.training.batch, self._timesteps)
+        except (grpc.RpcError, StopIteration):
+            raise CipherDMError(f"{name} has gone away, or sent nothing for {limit:g} s: {_AGAIN}.") from None
+        except CipherDMError as error:
+            raise CipherDMError(f"{name} sent what cannot be used: {error}") from None
+        finally:
+            self._deadlines.set(seat.context, None)
 
     def _answers(self, requests: Iterator["pb.Upload"], context: grpc.ServicerContext) -> Iterator[tuple]:
-        name = caller_of(context.auth_context().get("x509_pem_cert", [b""])[0], (SERVER,))
-        seat = self.seats.get(name)
-        if seat is None:
+        name, training = caller_of(context.auth_context()["x509_pem_cert"][0], (SERVER,)), self._config.training
+        if name not in training.clients:
             who = shown(name) or "a certificate without a name"
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{who} is no client of this training")
-        self._check(name, next(requests, pb.Upload()).join, context)
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{who} is no client of this training.")
+        self._deadlines.set(context, self._config.timeouts.connect)
+        join = next(requests, pb.Upload()).join
+        self._deadlines.set(context, None)
+        different = training.differing(join.training)
+        different += ["the autoencoder, text model, first convolution or schedule"] * (join.model != self._hash)
+        if different:
+            what = f"{name} and the server differ in {', '.join(different)}: give both one model and one [training]."
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, what)
+        seat = _Seat(context, requests, queue.SimpleQueue())
+        seat.answers.put((pb.Progress(step=self._trainer.step), None))
         with self._lock:
-            taken, _ = seat.joined.is_set(), seat.joined.set()
-        if taken:
-            reason = f"{name} is in this training already: give each client a name of its own"
-            context.abort(grpc.StatusCode.ALREADY_EXISTS, reason)
-        context.add_callback(lambda: seat.leave(f"the client {name} has gone away"))
-        yield pb.Progress(step=self._trainer.step), None
-        threading.Thread(target=self._read, args=(name, seat, requests), daemon=True).start()
+            if self._seats.setdefault(name, seat) is not seat:
+                reason = f"{name} is in this training already: give each client a name of its own."
+                context.abort(grpc.StatusCode.ALREADY_EXISTS, reason)
+        context.add_callback(lambda: seat.answers.put(None))
         while (answer := seat.answers.get()) is not None:
             if isinstance(answer, CipherDMError):
                 context.abort(grpc.StatusCode.ABORTED, shown(str(answer), MOST_REASON))
             yield answer
-
-    def _check(self, name: str, join: "pb.Join", context: grpc.ServicerContext) -> None:
-        training = self._config.training
-        if differing := training.differing(join.training):
-            reason = f"{name} and the server differ in {', '.join(differing)}: give both files one section [training]"
-        elif join.model != self._hash:
-            reason = (
-                f"{name} has another autoencoder, text model, first convolution or noise schedule than the server: give both "
-                "sides one model"
-            )
-        else:
-            return
-        context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
-
-    def _read(self, name: str, seat: Seat, requests: Iterator["pb.Upload"]) -> None:
-        """Take a client's batches as they come, as long as there is room for them."""
-        try:
-            for upload in requests:
-                batch = Features.read(upload.batch, self._layout, self._config.training.batch, self._timesteps)
-                while not seat.over.is_set():
-                    try:
-                        seat.batches.put(batch, timeout=_LOOK)
-                        break
-                    except queue.Full:
-                        continue
-        except CipherDMError as error:
-            seat.left = f"the client {name} sent what cannot be used: {str(error).rstrip('.')}"
-        except Exception:  # gRPC's own, when the call has ended; the callback notes it
-            return
-
-
-def _next(seat: Seat, seconds: float) -> Features | None:
-    try:
-        return seat.batches.get(timeout=seconds)
-    except queue.Empty:
-        return None
-
-
-def listen(service: SplitService, config: Side) -> grpc.Server:
-    """Let a service answer at the server's address. Raises CipherDMError if it cannot listen there."""
-    server = grpc.server(
-        futures.ThreadPoolExecutor(max_workers=2 * len(config.training.clients) + 8),
-        options=(*GRPC_OPTIONS, *keepalive_options(config.timeouts)),
-    )
-    add_service(server, pb.DESCRIPTOR, service)
-    try:
-        server.add_secure_port(config.address, config.identity.to_serve())
-    except (RuntimeError, ValueError) as error:
-        raise CipherDMError(f"the server cannot listen on {config.address}: {error}") from None
-    server.start()
-    return server
