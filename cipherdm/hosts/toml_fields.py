@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import CipherDMError
 
 _REQUIRED = object()
-_KINDS = {str: "a text", int: "a whole number", float: "a number", list: "a list"}
+_KINDS = {str: "a text", int: "a whole number", float: "a number", list: "a list", bool: "true or false"}
 
 
 class Fields:
@@ -42,6 +42,10 @@ class Fields:
         if value is not None and value < least:
             raise self.error(name, f"is {value}, and must be at least {least}")
         return value
+
+    def flag(self, name: str, default: Any = _REQUIRED) -> bool:
+        """Return true or false."""
+        return self._get(name, bool, default)
 
     def seconds(self, name: str, default: Any = _REQUIRED) -> float:
         """Return a number of seconds above 0."""
@@ -83,7 +87,7 @@ class Fields:
             return default
         value = self._values[name]
         kinds = (int, float) if kind is float else kind
-        if not isinstance(value, kinds) or isinstance(value, bool):
+        if not isinstance(value, kinds) or isinstance(value, bool) != (kind is bool):
             raise self.error(name, f"is {value!r}, and must be {_KINDS[kind]}")
         return value
 

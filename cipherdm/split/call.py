@@ -18,10 +18,9 @@ from ..files import replacing
 from ..hosts.channels import open_channel
 from ..hosts.refusals import MOST_REASON, shown
 from . import split_pb2 as pb
-from .client import Client, Head, common_hash
+from .client import Client, Examples, common_hash
 from .config import SERVER, Side
-from .data import Examples
-from .features import Features, read_tensor
+from .features import read_tensor
 from .trainer import Optimisation
 
 WARNING = (
@@ -34,15 +33,11 @@ WARNING = (
 
 @dataclass
 class Wire:
-    """What a client has measured. Bytes are those of messages, without what TLS and HTTP/2 add.
+    """What a client has measured.
 
-    Attributes:
-        fields: bytes of each tensor that went up.
-        up, down: bytes of all messages.
-        messages: messages that went up.
-        seconds: seconds from joining to the last answer.
-        waiting: seconds of these in which a batch waited to be taken, or the client for a gradient.
-        losses: as the server told them, one per step.
+    Bytes are those of messages, without what TLS and HTTP/2 add: of each tensor that went up, and of all that went up and
+    down. Seconds are those from joining to the last answer, and those of them in which a batch waited to be taken, or the
+    client for a gradient. Losses are the server's, one per step.
     """
 
     fields: dict[str, int] = field(default_factory=dict)
@@ -60,10 +55,8 @@ class _Uploads:
     def __init__(self, config: Side, pipeline: StableDiffusionPipeline) -> None:
         training = config.training
         self._config, self._examples = config, Examples.load(config.data)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)  # all clients begin with the same layers
-            self.head = Head(pipeline) if training.structure == "conventional" else None
-        self._client = Client(pipeline, training.defences, training.structure == "lean", self.head)
+        self._client = Client(pipeline, training.defences, training.structure)
+        self.head = self._client.head
         self._adam = torch.optim.AdamW(self.head.parameters(), weight_decay=0.01) if self.head else None
         self.answers: queue.SimpleQueue[pb.Progress | pb.Gradient] = queue.SimpleQueue()
         self.wire, self.error = Wire(), None
@@ -73,33 +66,28 @@ class _Uploads:
         try:
             training = self._config.training
             yield pb.Upload(join=pb.Join(model=common_hash(self._client.pipeline), training=str(training)))
-            first = self.answers.get()
+            if (first := self.answers.get()) is None:
+                return
             seed = secrets.randbits(64) if self._config.seed is None else self._config.seed
             for step in range(getattr(first, "progress", first).step, training.steps):
                 generator = np.random.default_rng((seed, step))
                 batch = self._client.features(*self._examples.batch(training.batch, generator), generator)
-                upload, begun = self._noted(batch), time.monotonic()
+                upload, begun = pb.Upload(batch=batch.message()), time.monotonic()
+                self.wire.fields = {name: self.wire.fields.get(name, 0) + size for name, size in batch.bytes.items()}
+                self.wire.up += upload.ByteSize()
+                self.wire.messages += 1
                 yield upload
-                gradient = self.answers.get().gradient if self.head else None
+                answer = self.answers.get() if self.head else first
                 self.wire.waiting += time.monotonic() - begun
+                if answer is None:
+                    return
                 if self.head:
-                    self._learn(step, batch, gradient)
+                    self._adam.zero_grad()
+                    batch.h.backward(read_tensor(answer.gradient, "float32", tuple(batch.h.shape)))
+                    self._adam.param_groups[0]["lr"] = Optimisation(training.steps).rate(step)
+                    self._adam.step()
         except CipherDMError as error:
             self.error = error
-
-    def _noted(self, batch: Features) -> "pb.Upload":
-        upload = pb.Upload(batch=batch.message())
-        for name, size in batch.bytes.items():
-            self.wire.fields[name] = self.wire.fields.get(name, 0) + size
-        self.wire.up += upload.ByteSize()
-        self.wire.messages += 1
-        return upload
-
-    def _learn(self, step: int, batch: Features, gradient: "pb.Tensor") -> None:
-        self._adam.zero_grad()
-        batch.h.backward(read_tensor(gradient, "float32", tuple(batch.h.shape)))
-        self._adam.param_groups[0]["lr"] = Optimisation(self._config.training.steps).rate(step)
-        self._adam.step()
 
 
 def take_part(config: Side, pipeline: StableDiffusionPipeline) -> Wire:
@@ -134,9 +122,10 @@ def take_part(config: Side, pipeline: StableDiffusionPipeline) -> Wire:
             why = details or "the server has gone away, or does not take this certificate: start all sides again."
             raise uploads.error or CipherDMError(shown(why, MOST_REASON)) from None
         finally:
+            uploads.answers.put(None)
             call.cancel()
-    if uploads.error:
-        raise uploads.error
+    if uploads.error or len(wire.losses) < wire.messages:
+        raise uploads.error or CipherDMError("the server has ended the training too early: see its log.")
     if uploads.head:
         with replacing(config.folder / "head.safetensors") as temporary:
             save_file(uploads.head.state_dict(), temporary)

@@ -1,8 +1,9 @@
 """The client's side of a split training: from pictures, hints and captions to what leaves it."""
 
 import hashlib
+import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,60 @@ from diffusers import ControlNetModel, StableDiffusionPipeline
 from torch import nn
 
 from ..errors import CipherDMError, refuse
+from ..files import replacing
 from .controlnet import encoded, mixed
 from .defences import Defences
 from .features import Features, Layout
+
+STRUCTURES = {
+    "published": "features and the U-Net's first convolution go up, and nothing comes back",
+    "lean": "noisy latents go up instead of the convolution, which has the same information",
+    "conventional": "clients own the first layers, and wait for their gradients",
+}
+"""Ways to split the network."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Pictures and hints, uint8 [N, H, W, 3], and captions, texts [N]. Raises CipherDMError if they do not fit together."""
+
+    pictures: np.ndarray
+    hints: np.ndarray
+    captions: np.ndarray
+
+    def __post_init__(self) -> None:
+        shape = self.pictures.shape
+        fits = len(shape) == 4 and shape[0] > 0 and shape[3] == 3 and self.hints.shape == shape
+        texts = self.captions.shape == shape[:1] and self.captions.dtype.kind == "U"
+        if not (fits and texts and self.pictures.dtype == self.hints.dtype == np.uint8):
+            raise CipherDMError("these pictures do not fit: give uint8 [N, height, width, 3] twice, and N texts.")
+
+    @classmethod
+    def of(cls, pictures: torch.Tensor, hints: torch.Tensor, captions: Sequence[str]) -> "Examples":
+        """Make them of pictures [N, 3, H, W] in [-1, 1] and hints [N, 3, H, W] in [0, 1]."""
+        levels = (127.5 * (pictures + 1), 255 * hints)
+        pixels = (each.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy() for each in levels)
+        return cls(*pixels, np.array(captions, str))
+
+    def batch(self, count: int, generator: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+        """Draw pictures [count, 3, H, W] in [-1, 1], their hints in [0, 1], and their captions, with replacement."""
+        rows = generator.integers(len(self.pictures), size=count)
+        pictures, hints = (torch.from_numpy(each[rows]).permute(0, 3, 1, 2) for each in (self.pictures, self.hints))
+        return pictures.float() / 127.5 - 1, hints.float() / 255, self.captions[rows].tolist()
+
+    def save(self, path: Path) -> None:
+        """Write the arrays to an .npz file."""
+        with replacing(path) as temporary:
+            np.savez_compressed(temporary, **vars(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "Examples":
+        """Read an .npz file with the arrays `pictures`, `hints` and `captions`. Raises CipherDMError for any other."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(*(arrays[name] for name in ("pictures", "hints", "captions")))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise CipherDMError(f"{path} cannot be read ({error}): give a file that `Examples` wrote.") from error
 
 
 def load_base(folder: str | Path) -> StableDiffusionPipeline:
@@ -26,8 +78,7 @@ def load_base(folder: str | Path) -> StableDiffusionPipeline:
         pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise CipherDMError(f"{folder} does not load as a StableDiffusionPipeline ({error}).") from error
-    if pipeline.scheduler.config.prediction_type != "epsilon":
-        kind = pipeline.scheduler.config.prediction_type
+    if (kind := pipeline.scheduler.config.prediction_type) != "epsilon":
         raise CipherDMError(
             f"the model in {folder} predicts {kind}; split learning trains for models that predict noise."
         )
@@ -52,23 +103,19 @@ def embedded(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> torch
     return pipeline.text_encoder(words.input_ids).last_hidden_state
 
 
-def hint_widths(pipeline: StableDiffusionPipeline) -> tuple[int, ...]:
-    """Return the widths of a plain ControlNet's hint encoder, which must shrink hints as the autoencoder does pictures.
-
-    diffusers' own, (16, 32, 96, 256), shrink them by 8; each further width halves once more.
-    """
-    return tuple(16 * 2**level for level in range(len(pipeline.vae.config.block_out_channels)))
-
-
 class Head(nn.Module):
     """The layers that a client owns in conventional split learning: a ControlNet's hint encoder and its first convolution.
 
-    Its weights have the names that diffusers' ControlNetModel gives them.
+    Their weights have the names that diffusers' ControlNetModel gives them, and are the same at the start at all clients.
     """
 
     def __init__(self, pipeline: StableDiffusionPipeline) -> None:
         super().__init__()
-        plain = ControlNetModel.from_unet(pipeline.unet, conditioning_embedding_out_channels=hint_widths(pipeline))
+        # Each width but the first halves a hint, which must become as small as latents are. diffusers' own four are for 8.
+        widths = tuple(16 * 2**level for level in range(len(pipeline.vae.config.block_out_channels)))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            plain = ControlNetModel.from_unet(pipeline.unet, conditioning_embedding_out_channels=widths)
         self.conv_in, self.controlnet_cond_embedding = plain.conv_in, plain.controlnet_cond_embedding
 
     def forward(self, noisy: torch.Tensor, hints: torch.Tensor) -> torch.Tensor:
@@ -76,21 +123,23 @@ class Head(nn.Module):
         return self.conv_in(noisy) + self.controlnet_cond_embedding(hints)
 
 
-@dataclass(frozen=True)
 class Client:
-    """Makes messages of pictures; has no weights of its own but in conventional split learning.
+    """Makes messages of pictures.
 
-    Attributes:
+    Args:
         pipeline: as `load_base` returns it.
         defences: what is done to the messages.
-        lean: whether noisy latents go in place of the first convolution of them, which has the same information.
-        head: the layers of conventional split learning; None for the published structure.
+        structure: one of `STRUCTURES`.
+
+    Attributes:
+        head: the client's own layers in conventional split learning; otherwise None: it has no weights of its own.
     """
 
-    pipeline: StableDiffusionPipeline
-    defences: Defences = field(default_factory=Defences)
-    lean: bool = False
-    head: Head | None = None
+    def __init__(
+        self, pipeline: StableDiffusionPipeline, defences: Defences | None = None, structure: str = "published"
+    ) -> None:
+        self.pipeline, self.defences, self.structure = pipeline, defences or Defences(), structure
+        self.head = Head(pipeline) if structure == "conventional" else None
 
     def features(
         self, pictures: torch.Tensor, hints: torch.Tensor, captions: Sequence[str], generator: np.random.Generator
@@ -108,26 +157,23 @@ class Client:
         """
         refuse(
             {
-                f"pictures are {list(pictures.shape)}": pictures.ndim != 4 or pictures.shape[1] != 3,
                 f"hints are {list(hints.shape)} and pictures {list(pictures.shape)}": hints.shape != pictures.shape,
                 "pictures have values outside -1 to 1": not (pictures.abs() <= 1).all(),
                 "hints have values outside 0 to 1": not ((hints >= 0) & (hints <= 1)).all(),
                 "there is not one caption for each picture": len(captions) != len(pictures),
             },
             "this batch cannot be sent: ",
-            "; give [B, 3, height, width] of each and B captions.",
         )
-        kept = self.pipeline.scheduler.alphas_cumprod
-        clean = encoded(self.pipeline.vae, pictures)
-        timesteps = self.defences.timesteps(generator, len(clean), len(kept))
+        scheduler, vae = self.pipeline.scheduler, self.pipeline.vae
+        clean = encoded(vae, pictures)
+        timesteps = self.defences.timesteps(generator, len(clean), len(scheduler.alphas_cumprod))
         noise = torch.from_numpy(generator.standard_normal(tuple(clean.shape), dtype=np.float32))
-        noisy = noised(clean, noise, kept[timesteps])
+        noisy = scheduler.add_noise(clean, noise, timesteps)
         if self.head is None:
-            h = mixed(encoded(self.pipeline.vae, 2 * hints - 1), noisy, activation=self.defences.activation)
+            h = mixed(encoded(vae, 2 * hints - 1), noisy, activation=self.defences.activation)
         else:
             h = self.head(noisy, hints)
-        with torch.no_grad():
-            sent = noisy if self.lean else self.pipeline.unet.conv_in(noisy)
+        sent = noisy if self.structure == "lean" else self.pipeline.unet.conv_in(noisy)
         prompts = None if self.defences.hide_prompts else embedded(self.pipeline, captions)
         return Features(h, sent, noise, timesteps, prompts)
 
@@ -137,9 +183,3 @@ class Client:
         blank = torch.zeros(1, 3, side, side)
         sent = self.features(blank, blank, [""], np.random.default_rng(0)).message()
         return {tensor.name: (tensor.dtype, tuple(tensor.shape[1:])) for tensor in sent.tensors}
-
-
-def noised(clean: torch.Tensor, noise: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """Return sqrt(kept) clean + sqrt(1 - kept) noise for latents [B, C, h, w] and shares `kept` [B], alphas_cumprod."""
-    kept = kept[:, None, None, None]
-    return kept.sqrt() * clean + (1 - kept).sqrt() * noise

@@ -1,26 +1,17 @@
 """Configuration of either side of a split training, read from a TOML file; `make_split_trial` writes such files."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..hosts.certificates import Certificates
 from ..hosts.config import Timeouts, certificates_of, split_address, timeouts_of
 from ..hosts.toml_fields import Fields, read_sections
+from .client import STRUCTURES
 from .defences import Defences
 from .trainer import Optimisation
 
 SERVER = "server"
 """Common name of the server's certificate."""
-
-STRUCTURES = {
-    "published": "features and the U-Net's first convolution go up, and nothing comes back",
-    "lean": "noisy latents go up in place of the convolution",
-    "conventional": "clients own the first layers, and wait for their gradients",
-}
-"""Ways to split the network."""
-
-_DEFENCES = ("activation", "hide-prompts")
 
 
 @dataclass(frozen=True)
@@ -41,17 +32,6 @@ class Training:
     steps: int = 3000
     defences: Defences = Defences()
 
-    def differing(self, theirs: str) -> list[str]:
-        """Return the names of the settings that differ from those in a text that `str` has made."""
-        try:
-            other = json.loads(theirs)
-            return [name for name, value in json.loads(str(self)).items() if other.get(name) != value]
-        except (ValueError, AttributeError):
-            return ["all"]
-
-    def __str__(self) -> str:
-        return json.dumps(asdict(self))
-
 
 @dataclass(frozen=True)
 class Side:
@@ -62,7 +42,7 @@ class Side:
         model: folder of the pipeline that the ControlNet is for. A client uses all of it but the U-Net's later layers.
         folder: folder for what a side leaves: the server's checkpoint, ControlNet and record, or a client's record.
         optimisation: the server's, of the ControlNet.
-        captured: batches of each client that the server keeps, as material for `attacks`.
+        captured: number of batches of each client that the server keeps, as material for `attacks`.
         data: file of a client's pictures, see `Examples`.
         seed: seed of a client's batches and their noise; None for unpredictable ones.
     """
@@ -106,14 +86,11 @@ def load_side(path: str | Path, kind: str) -> Side:
 
 
 def _training(fields: Fields) -> Training:
-    structure, defences = fields.text("structure", "published"), fields.texts("defences", _DEFENCES)
-    for name, chosen, known in (("structure", {structure}, STRUCTURES), ("defences", set(defences), _DEFENCES)):
-        if unknown := chosen - set(known):
-            raise fields.error(name, f"has {min(unknown)!r}; there are {', '.join(known)}")
-    clients = fields.texts("clients")
+    structure, clients = fields.text("structure", "published"), fields.texts("clients")
+    if structure not in STRUCTURES:
+        raise fields.error("structure", f"is {structure!r}; there are {', '.join(STRUCTURES)}")
     if not clients or SERVER in clients:
         raise fields.error("clients", f"must name one client or more, and not {SERVER}")
-    defended = Defences("activation" in defences, fields.whole("timesteps_from", 0), "hide-prompts" in defences)
-    return Training(
-        clients, structure, fields.whole("batch", 16, least=1), fields.whole("steps", 3000, least=1), defended
-    )
+    defences = fields.flag("activation", True), fields.whole("timesteps_from", 0), fields.flag("hide_prompts", True)
+    batch, steps = fields.whole("batch", 16, least=1), fields.whole("steps", 3000, least=1)
+    return Training(clients, structure, batch, steps, Defences(*defences))

@@ -19,7 +19,7 @@ from diffusers.models.controlnets.controlnet import ControlNetOutput
 from torch import nn
 
 from ..errors import CipherDMError
-from .activation import phi
+from .defences import phi
 
 MARKER = "split_activation"
 """Field of config.json that only such a network has. A loader of plain ControlNets must refuse it: the weights would fit."""
@@ -28,17 +28,14 @@ MARKER = "split_activation"
 class _Nothing(nn.Module):
     """Stands where a plain ControlNet encodes its hint: h has the hint already."""
 
-    def forward(self, h: torch.Tensor) -> torch.Tensor:
+    def forward(self, h):
         return h.new_zeros(())
 
 
 class SplitControlNetModel(ControlNetModel):
     """ControlNetModel of diffusers whose forward pass is that of split learning; takes the same arguments to be made.
 
-    It runs in diffusers' StableDiffusionControlNetPipeline; `load_split_pipeline` gives it the pipeline's autoencoder.
-
-    Attributes:
-        autoencoder: encodes hints; None to call `residuals` alone. It is no part of the network's weights.
+    It runs in diffusers' StableDiffusionControlNetPipeline, whose autoencoder `load_split_pipeline` lets it use.
     """
 
     def __init__(self, *, split_activation: bool = True, **controlnet) -> None:
@@ -62,15 +59,7 @@ class SplitControlNetModel(ControlNetModel):
         """Encode hints with this autoencoder from now on: the one of the pipeline that the network was trained for."""
         self._autoencoder = (autoencoder,)
 
-    def forward(
-        self,
-        sample: torch.Tensor,
-        timestep: torch.Tensor | float,
-        encoder_hidden_states: torch.Tensor,
-        controlnet_cond: torch.Tensor,
-        conditioning_scale: float = 1.0,
-        **more,
-    ) -> ControlNetOutput | tuple:
+    def forward(self, sample, timestep, encoder_hidden_states, controlnet_cond, conditioning_scale=1.0, **more):
         """Return the residuals for noisy latents [B, C, h, w] and hints [B, 3, H, W] in [0, 1], as diffusers' forward does.
 
         The prompt's embedding is not read. Raises CipherDMError without an autoencoder.

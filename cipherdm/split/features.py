@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +51,8 @@ class Features:
     def joined(cls, batches: Iterable["Features"]) -> "Features":
         """Return several batches as one, in their order."""
         parts = [batch.tensors for batch in batches]
-        return cls(
-            **{each.name: None for each in fields(cls)} | {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
-        )
+        whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return cls(**{"noise": None} | whole)
 
     def message(self) -> "pb.Batch":
         """Return the batch as it travels."""
@@ -69,7 +68,7 @@ class Features:
         """
         found = {tensor.name: tensor for tensor in message.tensors}
         if len(message.tensors) != len(found) or set(found) != set(layout):
-            raise CipherDMError(f"a batch has {_listed(found)}, and must have {_listed(layout)}.")
+            raise CipherDMError(f"a batch has {', '.join(sorted(found))}, and must have {', '.join(sorted(layout))}.")
         tensors = {name: read_tensor(found[name], dtype, (count, *shape)) for name, (dtype, shape) in layout.items()}
         steps = tensors["timesteps"]
         if not (steps.min() >= timesteps.start and steps.max() < timesteps.stop):
@@ -104,7 +103,3 @@ def read_tensor(message: "pb.Tensor", dtype: str, shape: tuple[int, ...]) -> tor
     if not np.isfinite(array).all():
         raise CipherDMError(f"the tensor {message.name} has values that are not finite.")
     return torch.from_numpy(array)
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "nothing"

@@ -14,11 +14,9 @@ from ..errors import CipherDMError
 from ..hardening import end_with_parent
 from ..records import write_record
 from .call import WARNING, take_part
-from .client import Client, Head, embedded, load_base
+from .client import load_base
 from .config import SERVER, Side, load_side
-from .features import Features
 from .service import SplitService
-from .trainer import Trainer
 
 WITH_PARENT, RECORD = "--end-with-parent", "record.json"
 
@@ -26,29 +24,20 @@ WITH_PARENT, RECORD = "--end-with-parent", "record.json"
 def serve(config: Side) -> dict[str, Any]:
     """Serve one training to its end, and return what its record has beside the settings.
 
-    The server's folder then has `pipeline`, which `load_split_pipeline` loads, and what was captured of each client. In
-    conventional split learning it has the server's part of the network instead, `controlnet`.
+    The server's folder then has `pipeline`, which `load_split_pipeline` loads, or in conventional split learning `controlnet`,
+    the server's part of the network.
 
     Raises:
         CipherDMError: the model cannot be used, or what `SplitService.train` raises.
     """
-    training, pipeline = config.training, load_base(config.model)
-    lean, conventional = (training.structure == each for each in ("lean", "conventional"))
-    settings = {"activation": training.defences.activation, "lean": lean, "conventional": conventional}
-    trainer = Trainer(pipeline, config.optimisation, empty=embedded(pipeline, [""]), **settings)
-    client = Client(pipeline, training.defences, lean, Head(pipeline) if conventional else None)
-    service = SplitService(config, client, trainer)
-    if not conventional:
-        trainer.restore(config.folder / "checkpoint.pt", service.about)
-    for name, batches in service.train(lambda: print("all clients are here", flush=True)).items():
-        if batches:
-            Features.joined(batches).save(config.folder / f"captured-{name}.safetensors")
-    if conventional:
+    pipeline = load_base(config.model)
+    service = SplitService(config, pipeline)
+    service.train(lambda: print("all clients are here", flush=True))
+    trainer = service.trainer
+    if config.training.structure == "conventional":
         trainer.controlnet.save_pretrained(config.folder / "controlnet")  # clients have no averages to go with its own
     else:
-        parts = {name: getattr(pipeline, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
-        without = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-        made = StableDiffusionControlNetPipeline(**parts, controlnet=trainer.averaged, **without)
+        made = StableDiffusionControlNetPipeline.from_pipe(pipeline, controlnet=trainer.averaged)
         made.save_pretrained(config.folder / "pipeline")
     return {"optimisation": vars(config.optimisation), "losses": trainer.losses}
 

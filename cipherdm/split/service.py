@@ -1,13 +1,13 @@
 """The server of a split training: it admits clients by certificate, and mixes one batch of each into every step."""
 
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import grpc
+from diffusers import StableDiffusionPipeline
 
 from ..engine.rpc import add_service
 from ..engine.wire import GRPC_OPTIONS
@@ -29,8 +29,7 @@ _AHEAD = 8 << 20  # bytes of batches that a client may send before they are aske
 _AGAIN = "start all sides again to go on from the last checkpoint"
 
 
-@dataclass(frozen=True)
-class _Seat:
+class _Seat(NamedTuple):
     """A client's place in the training: what comes from it, and what it is told."""
 
     context: grpc.ServicerContext
@@ -42,18 +41,27 @@ class SplitService:
     """Calls of clients, and the steps taken with their batches; see split.proto.
 
     Args:
-        config: of the server.
-        client: what a client with these settings sends, to check what comes.
+        config: of the server. Its folder may have a checkpoint of this training.
+        pipeline: that of `config.model`, as `load_base` returns it.
+
+    Attributes:
         trainer: the ControlNet in training.
+
+    Raises:
+        CipherDMError: the checkpoint cannot be used.
     """
 
-    def __init__(self, config: Side, client: Client, trainer: Trainer) -> None:
-        self._config, self._trainer = config, trainer
-        self._hash, self._layout = common_hash(client.pipeline), client.layout()
-        last = len(client.pipeline.scheduler.alphas_cumprod)
-        self._timesteps = range(config.training.defences.timesteps_from, last)
+    def __init__(self, config: Side, pipeline: StableDiffusionPipeline) -> None:
+        training, self._config, self._hash = config.training, config, common_hash(pipeline)
+        client = Client(pipeline, training.defences, training.structure)
+        self.trainer, self._layout = Trainer(client, config.optimisation), client.layout()
+        self._timesteps = range(training.defences.timesteps_from, len(pipeline.scheduler.alphas_cumprod))
+        # There is none of conventional split learning, where clients have a part of the network.
+        self._checkpoint = None if training.structure == "conventional" else config.folder / "checkpoint.pt"
+        if self._checkpoint:
+            self.trainer.restore(self._checkpoint, self._about)
         self._seats: dict[str, _Seat] = {}
-        self._lock, self._deadlines = threading.Lock(), Deadlines(lambda context: None)
+        self._deadlines = Deadlines(lambda context: None)
 
     def Train(self, requests, context):
         yield from (progress for progress, _ in self._answers(requests, context))
@@ -61,33 +69,29 @@ class SplitService:
     def Exchange(self, requests, context):
         yield from (pb.Gradient(progress=step, gradient=own) for step, own in self._answers(requests, context))
 
-    def train(self, begun: Callable[[], None] = lambda: None) -> dict[str, list[Features]]:
-        """Listen, and take the steps that are left with one batch of every client each; return what was captured, by client.
+    def train(self, begun: Callable[[], None] = lambda: None) -> None:
+        """Listen, and take the steps that are left with one batch of every client each. `begun()` is called before the first.
 
-        `begun()` is called once all clients are there.
+        The first `config.captured` batches of each client are kept in the server's folder, as `Features.load` reads them.
 
         Raises:
             CipherDMError: the address cannot be used, a client does not come, leaves, or sends what cannot be used, or a step
                 fails. All clients are told the reason.
         """
-        training, trainer = self._config.training, self._trainer
-        captured: dict[str, list[Features]] = {name: [] for name in training.clients}
+        training, trainer = self._config.training, self.trainer
         server, reason, saved = self._listen(), None, time.monotonic()
         try:
             self._gather()
             begun()
             while not trainer.finished:
-                batches = [self._next(name) for name in training.clients]
-                loss, gradient = trainer.take_step(Features.joined(batches))
-                for number, (name, batch) in enumerate(zip(training.clients, batches, strict=True)):
-                    captured[name] += [batch] if len(captured[name]) < self._config.captured else []
+                loss, gradient = trainer.take_step(Features.joined([self._next(name) for name in training.clients]))
+                for number, name in enumerate(training.clients):
                     rows = slice(number * training.batch, (number + 1) * training.batch)
                     own = None if gradient is None else tensor_message("h", gradient[rows])
                     self._seats[name].answers.put((pb.Progress(step=trainer.step, loss=loss), own))
-                if time.monotonic() - saved > _CHECKPOINT:
-                    self.save()
+                if self._checkpoint and (trainer.finished or time.monotonic() - saved > _CHECKPOINT):
+                    trainer.save(self._checkpoint, self._about)
                     saved = time.monotonic()
-            self.save()
         except CipherDMError as error:
             reason = error
             raise
@@ -95,15 +99,9 @@ class SplitService:
             for seat in self._seats.values():
                 seat.answers.put(reason)
             server.stop(_LAST_WORDS).wait()
-        return captured
-
-    def save(self) -> None:
-        """Write the checkpoint. There is none of conventional split learning, where clients have a part of the network."""
-        if self._config.training.structure != "conventional":
-            self._trainer.save(self._config.folder / "checkpoint.pt", self.about)
 
     @property
-    def about(self) -> str:
+    def _about(self) -> str:
         """What a checkpoint depends on."""
         return f"{self._hash} {self._config.training} {self._config.optimisation}"
 
@@ -117,9 +115,7 @@ class SplitService:
         try:
             server.add_secure_port(config.address, config.identity.to_serve())
         except (RuntimeError, ValueError) as error:
-            raise CipherDMError(
-                f"the server cannot listen at {config.address}: choose another one ({error})."
-            ) from None
+            raise CipherDMError(f"the server cannot listen at {config.address}: choose another ({error}).") from None
         server.start()
         return server
 
@@ -136,7 +132,10 @@ class SplitService:
         self._deadlines.set(seat.context, limit)
         try:
             upload = next(seat.requests)
-            return Features.read(upload.batch, self._layout, self._config.training.batch, self._timesteps)
+            batch = Features.read(upload.batch, self._layout, self._config.training.batch, self._timesteps)
+            if (step := self.trainer.step) < self._config.captured:
+                batch.save(self._config.folder / f"{name}-{step:03d}.safetensors")
+            return batch
         except (grpc.RpcError, StopIteration):
             raise CipherDMError(f"{name} has gone away, or sent nothing for {limit:g} s: {_AGAIN}.") from None
         except CipherDMError as error:
@@ -152,17 +151,15 @@ class SplitService:
         self._deadlines.set(context, self._config.timeouts.connect)
         join = next(requests, pb.Upload()).join
         self._deadlines.set(context, None)
-        different = training.differing(join.training)
-        different += ["the autoencoder, text model, first convolution or schedule"] * (join.model != self._hash)
-        if different:
-            what = f"{name} and the server differ in {', '.join(different)}: give both one model and one [training]."
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, what)
+        if (join.training, join.model) != (str(training), self._hash):
+            what = "model, of which hashes differ" if join.training == str(training) else "section [training]"
+            reason = f"{name} and the server must have one {what}: here it is {training}, {self._hash}."
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
         seat = _Seat(context, requests, queue.SimpleQueue())
-        seat.answers.put((pb.Progress(step=self._trainer.step), None))
-        with self._lock:
-            if self._seats.setdefault(name, seat) is not seat:
-                reason = f"{name} is in this training already: give each client a name of its own."
-                context.abort(grpc.StatusCode.ALREADY_EXISTS, reason)
+        seat.answers.put((pb.Progress(step=self.trainer.step), None))
+        if self._seats.setdefault(name, seat) is not seat:
+            reason = f"{name} is in this training already: give each client a name of its own."
+            context.abort(grpc.StatusCode.ALREADY_EXISTS, reason)
         context.add_callback(lambda: seat.answers.put(None))
         while (answer := seat.answers.get()) is not None:
             if isinstance(answer, CipherDMError):

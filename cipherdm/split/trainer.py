@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
 from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from ..errors import CipherDMError, check_whole
+from ..errors import CipherDMError
 from ..files import replacing
+from .client import Client, embedded
 from .controlnet import SplitControlNetModel
 from .features import Features
 
 
 @dataclass(frozen=True)
 class Optimisation:
-    """AdamW on `steps` batches, and the moving average of the weights. Raises CipherDMError for what cannot be.
+    """AdamW on `steps` batches, and the moving average of the weights.
 
     The learning rate rises over `warmup` steps, and falls to 0 along a cosine over all of them.
     """
@@ -32,11 +32,6 @@ class Optimisation:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_whole("steps", self.steps, 1)
-        if not (0 < self.learning_rate < math.inf and 0 <= self.ema_decay < 1):
-            raise CipherDMError("a training needs a learning_rate above 0 and an ema_decay from 0 to below 1.")
-
     def rate(self, step: int) -> float:
         """Return the learning rate of a step counted from 0."""
         rise = min(1.0, (step + 1) / max(1, self.warmup))
@@ -47,36 +42,22 @@ class Trainer:
     """A ControlNet in training, at step 0 until steps are taken or a checkpoint is restored.
 
     Args:
-        pipeline: as `load_base` returns it; it stays as it is.
+        client: one with the pipeline, the structure and the defences of those who send batches. Its pipeline stays as it is.
         optimisation: of the ControlNet.
-        activation: whether clients apply `phi`; the network is marked with it.
-        lean: whether messages have noisy latents instead of the first convolution of them.
-        empty: embedding of the empty prompt, float32 [1, tokens, width], for batches without prompts.
-        conventional: whether clients own the first layers, and h is what these return.
 
     Attributes:
         controlnet: the network in training.
-        averaged: the network with the moving average of the weights.
         step: finished steps.
         losses: one per step.
     """
 
-    def __init__(
-        self,
-        pipeline: StableDiffusionPipeline,
-        optimisation: Optimisation,
-        *,
-        activation: bool = True,
-        lean: bool = False,
-        empty: torch.Tensor | None = None,
-        conventional: bool = False,
-    ) -> None:
-        self._optimisation, self._lean, self._empty, self._conventional = optimisation, lean, empty, conventional
-        self._first = pipeline.unet.conv_in
-        self._rest = copy.deepcopy(pipeline.unet)
+    def __init__(self, client: Client, optimisation: Optimisation) -> None:
+        pipeline, self._structure, self._optimisation = client.pipeline, client.structure, optimisation
+        self._empty = embedded(pipeline, [""])
+        self._first, self._rest = pipeline.unet.conv_in, copy.deepcopy(pipeline.unet)
         self._rest.conv_in = nn.Identity()
-        self.controlnet = SplitControlNetModel.of(pipeline.unet, activation=activation).train()
-        if conventional:
+        self.controlnet = SplitControlNetModel.of(pipeline.unet, activation=client.defences.activation).train()
+        if client.structure == "conventional":
             self.controlnet.conv_in = nn.Identity()
 
         @torch.no_grad()
@@ -87,8 +68,8 @@ class Trainer:
 
         self._average = AveragedModel(self.controlnet, multi_avg_fn=average).requires_grad_(False).eval()
         self._average.n_averaged += 1  # the initial weights count; with 0 the first average would be a copy
-        settings = {"lr": optimisation.learning_rate, "weight_decay": optimisation.weight_decay}
-        self._adam = torch.optim.AdamW(self.controlnet.parameters(), **settings)
+        self._adam = torch.optim.AdamW(self.controlnet.parameters(), weight_decay=optimisation.weight_decay)
+        self._parts = {"controlnet": self.controlnet, "average": self._average, "adam": self._adam}
         self.step, self.losses = 0, []
 
     @property
@@ -101,20 +82,8 @@ class Trainer:
         """True once all steps are taken."""
         return self.step >= self._optimisation.steps
 
-    def loss(self, features: Features, h: torch.Tensor) -> torch.Tensor:
-        """Return the mean square error of the predicted noise of a batch, whose h is given again in float32."""
-        down, middle = self.controlnet.residuals(h, features.timesteps, return_dict=False)
-        predicted = self._rest(
-            self._first(features.noisy) if self._lean else features.noisy,
-            features.timesteps,
-            self._empty.expand(len(h), -1, -1) if features.prompts is None else features.prompts,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-        ).sample
-        return functional.mse_loss(predicted, features.noise)
-
     def take_step(self, features: Features) -> tuple[float, torch.Tensor | None]:
-        """Take one step of AdamW, and move the averaged weights.
+        """Take one step of AdamW on the mean square error of the predicted noise, and move the averaged weights.
 
         Returns:
             The loss; and, in conventional split learning, its gradient by h, float32 of the same shape.
@@ -122,16 +91,23 @@ class Trainer:
         Raises:
             CipherDMError: the loss is not finite.
         """
-        h = features.h.float().detach().requires_grad_(self._conventional)
-        loss = self.loss(features, h)
+        h = features.h.float().detach().requires_grad_(self._structure == "conventional")
+        down, middle = self.controlnet.residuals(h, features.timesteps, return_dict=False)
+        predicted = self._rest(
+            self._first(features.noisy) if self._structure == "lean" else features.noisy,
+            features.timesteps,
+            self._empty.expand(len(h), -1, -1) if features.prompts is None else features.prompts,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+        ).sample
+        loss = functional.mse_loss(predicted, features.noise)
         if not loss.isfinite():
             raise CipherDMError(
                 f"the loss is {loss.item()} at step {self.step}: lower learning_rate, and begin anew in another folder."
             )
         loss.backward()
         nn.utils.clip_grad_norm_(self.controlnet.parameters(), self._optimisation.clip_norm)
-        for group in self._adam.param_groups:
-            group["lr"] = self._optimisation.rate(self.step)
+        self._adam.param_groups[0]["lr"] = self._optimisation.rate(self.step)
         self._adam.step()
         self._adam.zero_grad()
         self._average.update_parameters(self.controlnet)
@@ -141,8 +117,7 @@ class Trainer:
 
     def save(self, path: Path, about: str) -> None:
         """Write a checkpoint, whole or not at all; `about` is a text of what the training depends on."""
-        parts = {"controlnet": self.controlnet, "average": self._average, "adam": self._adam}
-        state = {name: part.state_dict() for name, part in parts.items()}
+        state = {name: part.state_dict() for name, part in self._parts.items()}
         with replacing(path) as temporary:
             torch.save(state | {"about": about, "step": self.step, "losses": self.losses}, temporary)
 
@@ -154,7 +129,7 @@ class Trainer:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             if saved["about"] != about:
                 raise CipherDMError(f"{path} is of a training with other settings: give another folder.")
-            for name, part in {"controlnet": self.controlnet, "average": self._average, "adam": self._adam}.items():
+            for name, part in self._parts.items():
                 part.load_state_dict(saved[name])
             self.step, self.losses = saved["step"], saved["losses"]
         except (OSError, RuntimeError, EOFError, KeyError, ValueError, TypeError, pickle.UnpicklingError) as error:

@@ -4,11 +4,12 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..engine.cluster import last_words
-from ..errors import CipherDMError, refuse
+from ..errors import CipherDMError
 from ..files import replacing
 from ..hosts.certificates import make_certificates
 from ..hosts.config import Timeouts
@@ -45,34 +46,25 @@ def make_split_trial(
     Raises:
         CipherDMError: there are such files, or not a file of pictures for each client.
     """
-    roles = (SERVER, *training.clients)
-    refuse(
-        {
-            f"{folder} has such files already; choose another folder, or delete it": (folder / "server.toml").exists(),
-            f"there are {len(data)} files for {len(training.clients)} clients": len(data) != len(training.clients),
-        }
-    )
+    if (folder / "server.toml").exists() or len(data) != len(training.clients):
+        raise CipherDMError(
+            f"give a file of pictures for each client, and a folder without such files instead of {folder}."
+        )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    identities = make_certificates(folder, roles, callers=training.clients)
-    defences = {"activation": training.defences.activation, "hide-prompts": training.defences.hide_prompts}
-    public = {name: getattr(training, name) for name in ("clients", "structure", "batch", "steps")}
-    public |= {"defences": [name for name, on in defences.items() if on]}
-    public |= {"timesteps_from": training.defences.timesteps_from}
+    identities = make_certificates(folder, (SERVER, *training.clients), callers=training.clients)
+    public = asdict(training)
+    public |= public.pop("defences")
     own = {SERVER: server}
     for number, (name, path) in enumerate(zip(training.clients, data, strict=True)):
         own[name] = {"data": str(path.absolute())} | ({} if seed is None else {"seed": seed + number})
     files = {}
-    for number, role in enumerate(roles):
-        address = addresses[min(number, len(addresses) - 1)]
-        fields = {"address": address, "model": str(model.absolute()), "folder": f"{role}-state", **own[role]}
-        files[role] = folder / f"{role}.toml"
+    for number, (role, more) in enumerate(own.items()):
+        files[role], address = folder / f"{role}.toml", addresses[min(number, len(addresses) - 1)]
+        fields = {"address": address, "model": str(model.absolute()), "folder": f"{role}-state", **more}
+        text = section("training", public) + section("timeouts", vars(timeouts))
+        text += section("identity", paths_in(folder, identities[role])) + section(_kind(role), fields)
         with replacing(files[role]) as temporary:
-            temporary.write_text(
-                section("training", public)
-                + section("timeouts", vars(timeouts))
-                + section("identity", paths_in(folder, identities[role]))
-                + section(_kind(role), fields)
-            )
+            temporary.write_text(text)
     return files
 
 

@@ -15,7 +15,7 @@ from cipherdm.engine.rpc import Stub
 from cipherdm.hosts import Timeouts
 from cipherdm.hosts.channels import open_channel
 from cipherdm.hosts.loopback import free_ports
-from cipherdm.split import Client, Examples, Head, Trainer, Training, embedded, load_base, load_side, make_split_trial
+from cipherdm.split import Examples, Training, load_base, load_side, make_split_trial
 from cipherdm.split import split_pb2 as pb
 from cipherdm.split.call import take_part
 from cipherdm.split.client import common_hash
@@ -62,15 +62,9 @@ class Sides:
 
     def __init__(self, files: dict[str, Path]):
         self.configs = {role: load_side(path, role if role == "server" else "client") for role, path in files.items()}
-        config = self.configs["server"]
-        self.pipeline, structure = load_base(config.model), config.training.structure
-        parts = {"lean": structure == "lean", "conventional": structure == "conventional"}
-        activation = config.training.defences.activation
-        empty = embedded(self.pipeline, [""])
-        self.trainer = Trainer(self.pipeline, config.optimisation, activation=activation, empty=empty, **parts)
-        head = Head(self.pipeline) if parts["conventional"] else None
-        client = Client(self.pipeline, config.training.defences, parts["lean"], head)
-        self.service = SplitService(config, client, self.trainer)
+        self.pipeline = load_base(self.configs["server"].model)
+        self.service = SplitService(self.configs["server"], self.pipeline)
+        self.trainer = self.service.trainer
         self._pool, self.begun = ThreadPoolExecutor(8), threading.Event()
 
     def __enter__(self) -> "Sides":

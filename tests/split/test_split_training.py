@@ -13,7 +13,7 @@ import torch
 from diffusers import ControlNetModel
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 from safetensors.torch import load_file
-from scipy.stats import chisquare, norm
+from scipy.stats import chisquare
 from splitting import NAMES, SOON, Sides, base_folder, examples, small_trial
 from torch.nn import functional
 
@@ -21,6 +21,7 @@ from cipherdm import CipherDMError
 from cipherdm.files import checkout
 from cipherdm.hosts import make_certificates
 from cipherdm.split import (
+    STRUCTURES,
     Client,
     Defences,
     Examples,
@@ -30,7 +31,6 @@ from cipherdm.split import (
     SplitControlNetModel,
     SplitTrial,
     Trainer,
-    gaussian_epsilon,
     load_base,
     load_side,
     load_split_pipeline,
@@ -47,10 +47,11 @@ def test_splitting_a_training_changes_nothing(base, tmp_path):
     files = small_trial(tmp_path, base, defences=SHOWN)
     with Sides(files) as sides:
         clients = [sides.client(name) for name in NAMES]
-        captured = sides.server.result(SOON)
+        sides.server.result(SOON)
         wires = [client.result(SOON) for client in clients]
     assert all(len(wire.losses) == 3 and wire.losses == sides.trainer.losses for wire in wires)
-    assert {name: len(batches) for name, batches in captured.items()} == dict.fromkeys(NAMES, 2)
+    kept = sides.configs["server"].folder.glob("*.safetensors")
+    assert sorted(path.stem for path in kept) == [f"{name}-00{step}" for name in NAMES for step in range(2)]
 
     pipeline, rate = load_base(base), Optimisation(3, 1e-3, 1).rate
     rounded, exact = (central(pipeline, rate, half=half) for half in (True, False))
@@ -115,7 +116,7 @@ def test_conventional_split_training_is_a_plain_controlnets(base, pipeline, tmp_
     plain.load_state_dict(first, strict=False)
     generator = np.random.default_rng((0, 0))
     batch = examples(0).batch(2, generator)
-    features = Client(pipeline, SHOWN, lean=True).features(*batch, generator)
+    features = Client(pipeline, SHOWN, "lean").features(*batch, generator)
     with torch.no_grad():
         down, middle = plain(features.noisy, features.timesteps, torch.zeros(2, 1, 12), batch[1], return_dict=False)
         more = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
@@ -152,9 +153,8 @@ def test_bytes_of_a_picture_of_sd_mini():
     pipeline = load_base(checkout() / "data" / "models" / "sd-mini")
     blank, generator = torch.zeros(1, 3, 32, 32), np.random.default_rng(0)
     sizes = {}
-    for name, settings in {"published": {}, "lean": {"lean": True}, "conventional": {"head": Head(pipeline)}}.items():
-        hide = name != "conventional"
-        client = Client(pipeline, Defences(hide_prompts=hide), **settings)
+    for name in STRUCTURES:
+        client = Client(pipeline, Defences(hide_prompts=name != "conventional"), name)
         sizes[name] = client.features(blank, blank, ["a"], generator).bytes
     assert sizes["published"] == {"h": 512, "noisy": 12288, "noise": 1024, "timesteps": 8}
     assert sum(sizes["published"].values()) == 13832
@@ -171,13 +171,10 @@ def test_timesteps_are_uniform_from_the_first_one_on():
             Defences(timesteps_from=wrong).timesteps(np.random.default_rng(0), 1, 1000)
 
 
-def test_what_the_policy_is_said_to_be_worth(pipeline):
+def test_what_the_policy_is_said_to_be_worth():
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2  # Stable Diffusion's
     assert published_level(betas, 999) == pytest.approx(6.1, abs=0.05)
     assert published_level(betas, 0) == pytest.approx(23.0, abs=0.1)
-    # Balle and Wang's condition, which is exact: at this epsilon delta is 1e-5.
-    epsilon = gaussian_epsilon(3.0, 1.5)
-    assert norm.cdf(1 - epsilon / 2) - np.exp(epsilon) * norm.cdf(-1 - epsilon / 2) == pytest.approx(1e-5, rel=1e-4)
 
 
 def changed(batch: "pb.Batch", **tensors) -> "pb.Batch":
@@ -222,7 +219,8 @@ def test_one_that_sends_nonsense_ends_the_training_and_all_are_told(base, tmp_pa
         for side in (sides.server, other):
             with pytest.raises(CipherDMError, match="client1 sent what cannot be used: the tensor noise has values"):
                 side.result(SOON)
-    assert not list(sides.configs["server"].folder.glob("*")), "something was left behind"
+    left = {path.name for path in sides.configs["server"].folder.glob("*")}
+    assert left <= {"client0-000.safetensors"}, "what was captured before is all that may be left"
 
 
 def test_who_may_not_take_part(base, tmp_path):
@@ -234,8 +232,8 @@ def test_who_may_not_take_part(base, tmp_path):
         own, server = sides.configs[NAMES[0]], sides.configs["server"]
         wrong = {
             "is no client of this training": replace(own, identity=server.identity),
-            "differ in the autoencoder": own,
-            "differ in batch, defences": replace(own, training=replace(own.training, batch=3, defences=SHOWN)),
+            "must have one model": own,
+            "must have one section .training.": replace(own, training=replace(own.training, batch=3, defences=SHOWN)),
             "no server that takes this certificate|does not take this certificate": replace(
                 own, identity=elsewhere, timeouts=replace(own.timeouts, start=2.0)
             ),
@@ -273,7 +271,7 @@ def test_a_checkpoint_goes_on_exactly(pipeline, tmp_path):
         client.features(*examples(1).batch(2, np.random.default_rng(step)), np.random.default_rng(step))
         for step in range(4)
     ]
-    whole, first, second = (Trainer(pipeline, plan) for _ in range(3))
+    whole, first, second = (Trainer(client, plan) for _ in range(3))
     for batch in batches:
         whole.take_step(batch)
     for batch in batches[:2]:
@@ -323,7 +321,7 @@ def test_processes_train_and_leave_a_pipeline(base, tmp_path):
     made = load_split_pipeline(folder / "pipeline")
     made.set_progress_bar_config(disable=True)
     assert made("a", torch.zeros(1, 3, 16, 16), num_inference_steps=1, output_type="np").images.shape == (1, 16, 16, 3)
-    assert len(Features.load(folder / "captured-client1.safetensors").timesteps) == 4
+    assert len(Features.load(folder / "client1-001.safetensors").timesteps) == 2
 
 
 @pytest.mark.slow
@@ -350,17 +348,17 @@ def wait_for(log: Path, words: str) -> None:
 @pytest.mark.parametrize(
     "old, new, problem",
     [
-        ('"activation"', '"activity"', r"\[training\]: defences has 'activity'; there are activation, hide-prompts"),
+        ("activation = true", "activation = 1", r"\[training\]: activation is 1, and must be true or false"),
         (
             'structure = "published"',
             'structure = "other"',
-            r"structure has 'other'; there are published, lean, conventional",
+            r"structure is 'other'; there are published, lean, conventional",
         ),
         ('clients = ["client0", "client1"]', "clients = []", r"clients must name one client or more"),
         ("batch = 2", "batch = 0", r"batch is 0, and must be at least 1"),
         ('address = "127.0.0.1:', 'address = "127.0.0.1-', r"\[server\]: address is .*must be host:port or unix:PATH"),
         ("captured = 2", "captures = 2", r"\[server\]: captures is unknown"),
-        ("server.pem", "client0.pem", r"must have server as its one common name"),
+        ("server.pem", "client0.pem", r"server.key is not the key of .*client0.pem"),
     ],
 )
 def test_wrong_fields_are_named(base, tmp_path, old, new, problem):
