@@ -28,7 +28,6 @@ WARNING = (
     "message. The structure saves clients the backward pass and can keep prompts from the server. If the server must not see "
     "the pictures, do not use it."
 )
-"""What a client's operator has to know before anything is sent."""
 
 
 @dataclass

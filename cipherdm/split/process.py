@@ -1,5 +1,6 @@
 """Processes of a split training: `python -m cipherdm.split.process (server | client) FILE`, until the training ends."""
 
+import os
 import signal
 import sys
 from dataclasses import asdict
@@ -65,7 +66,9 @@ def main() -> None:
             result = {"wire": vars(take_part(config, load_base(config.model)))}
         write_record(config.folder / RECORD, {"training": asdict(config.training), **result})
     except CipherDMError as error:
-        sys.exit(f"Error: {error}")
+        print(f"Error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)  # gRPC's thread may still compute a batch, and a normal exit would tear the interpreter down around it
 
 
 def _stop(*_) -> None:

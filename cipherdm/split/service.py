@@ -23,10 +23,8 @@ from .features import Features, tensor_message
 from .trainer import Trainer
 
 _LOOK = 0.1  # seconds between two looks for clients that have come
-_CHECKPOINT = 120.0  # seconds between two checkpoints
-_LAST_WORDS = 3.0  # seconds in which clients get the reason of an end
+_CHECKPOINT, _LAST_WORDS = 120.0, 3.0  # seconds between two checkpoints, and for clients to get the reason of an end
 _AHEAD = 8 << 20  # bytes of batches that a client may send before they are asked for
-_AGAIN = "start all sides again to go on from the last checkpoint"
 
 
 class _Seat(NamedTuple):
@@ -137,7 +135,9 @@ class SplitService:
                 batch.save(self._config.folder / f"{name}-{step:03d}.safetensors")
             return batch
         except (grpc.RpcError, StopIteration):
-            raise CipherDMError(f"{name} has gone away, or sent nothing for {limit:g} s: {_AGAIN}.") from None
+            raise CipherDMError(
+                f"{name} has gone away, or sent nothing for {limit:g} s: start all sides again."
+            ) from None
         except CipherDMError as error:
             raise CipherDMError(f"{name} sent what cannot be used: {error}") from None
         finally:

@@ -33,13 +33,11 @@ def make_split_trial(
     """Make an authority, certificates, and a TOML file for the server and each client; return the files by role.
 
     Args:
-        folder: folder of the files.
-        model: folder of the pipeline that both sides use.
+        folder, model: folders of the files, and of the pipeline that both sides use.
         data: file of each client's pictures, in the order of `training.clients`.
-        training: what all have alike.
         addresses: `host:port` or `unix:PATH` at which the server listens, and those at which each client reaches it, if they
             differ, as through a `LinkShaper`.
-        timeouts: of all.
+        training, timeouts: what all have alike.
         seed: seed of the first client; the others have the numbers after it.
         server: further fields of the server's file, such as `captured=4`.
 

@@ -334,7 +334,7 @@ def test_a_killed_side_ends_all(base, tmp_path, victim):
         failed = trial.ends(SOON)
     assert failed.keys() == files.keys()
     said = "server has gone away" if victim == "server" else "client1 has gone away"
-    assert all(said in words for role, words in failed.items() if role != victim)
+    assert all(said in words for role, words in failed.items() if role != victim), failed
     assert not list((tmp_path / "trial" / "server-state").glob(".*")), "half a file was left"
 
 
