@@ -53,7 +53,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     if WITH_PARENT in sys.argv:
-        end_with_parent()
+        end_with_parent(int(sys.argv[-1]))
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # of diffusers, which misses a library that it can do without

@@ -85,7 +85,7 @@ class SplitTrial:
         for role, path in self._files.items():
             with path.with_suffix(".log").open("ab") as log:
                 self.processes[role] = subprocess.Popen(
-                    [*command(_kind(role), path), WITH_PARENT],
+                    [*command(_kind(role), path), WITH_PARENT, str(os.getpid())],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -1,6 +1,8 @@
 """Split training against central training, what is on the wire, and what goes wrong on it."""
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 import torch
 from diffusers import ControlNetModel
@@ -336,6 +339,25 @@ def test_a_killed_side_ends_all(base, tmp_path, victim):
     said = "server has gone away" if victim == "server" else "client1 has gone away"
     assert all(said in words for role, words in failed.items() if role != victim), failed
     assert not list((tmp_path / "trial" / "server-state").glob(".*")), "half a file was left"
+
+
+@pytest.mark.slow
+def test_processes_end_whose_parent_ended_while_they_began(base, tmp_path):
+    files = small_trial(tmp_path, base, steps=10**6)
+    begin = f"""
+import os
+from pathlib import Path
+from cipherdm.split import SplitTrial
+trial = SplitTrial({{"server": Path({str(files["server"])!r})}})
+trial.__enter__()
+print(trial.processes["server"].pid, flush=True)
+os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", begin], stdout=subprocess.PIPE, check=True)
+    deadline = time.monotonic() + 300
+    while psutil.pid_exists(int(done.stdout)) and psutil.Process(int(done.stdout)).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def wait_for(log: Path, words: str) -> None:
