@@ -77,7 +77,7 @@ def calibrate(
     """
     if isinstance(model, Transformer):
         return _calibrate_transformer(model, captions, 256 if images is None else images, seed, progress)
-    prompts = isinstance(model, Pipeline)
+    prompts, model = isinstance(model, Pipeline), _at_scale(model, conditioning_scale)
     unet = model.unet if prompts else model
     if unet.folder is None:
         raise CipherDMError("fits are stored beside the weights: save this model to a folder, and load it from there.")
@@ -100,7 +100,7 @@ def calibrate(
         fits = fit_layers(unet, schedule, images_per_class=images, **settings)
         return save_calibration(fits, unet)
     known = known_captions(model, images, captions), known_hints(model, images, hints)
-    told, schedule, embedded = _prompted(model, schedule, *known, guidance_scale, conditioning_scale)
+    told, schedule, embedded = _prompted(model, schedule, *known, guidance_scale)
     fits = fit_layers(told, schedule, **embedded, **settings)
     return save_calibration(fits | {GUIDANCE_SCALE: np.float32([guidance_scale])}, told)
 
@@ -116,18 +116,23 @@ def _calibrate_transformer(
     return save_calibration(fit_transformer(model, ids, mask, seed=seed, progress=progress), model)
 
 
+def _at_scale(model: UNet | Pipeline, conditioning_scale: float) -> UNet | Pipeline:
+    """A model with this scale in its weights, so that fits and rings are those of what is drawn."""
+    if isinstance(model, Pipeline):
+        return replace(model, unet=at_conditioning_scale(model.unet, conditioning_scale))
+    return at_conditioning_scale(model, conditioning_scale)
+
+
 def _prompted(
     pipeline: Pipeline,
     schedule: Schedule,
     captions: Sequence[str],
     hints: np.ndarray | None,
     guidance_scale: float,
-    conditioning_scale: float,
 ) -> tuple[UNet, Schedule, dict[str, Any]]:
-    """The U-Net as it is told both scales, the schedule with guidance, and captions' embeddings and hints."""
-    unet = at_conditioning_scale(pipeline.unet, conditioning_scale)
-    told = at_guidance(unet, guidance_scale)
-    guided = guidance_scale > 1 and told is unet
+    """The U-Net as it is told the guidance scale, the schedule with guidance, and captions' embeddings and hints."""
+    told = at_guidance(pipeline.unet, guidance_scale)
+    guided = guidance_scale > 1 and told is pipeline.unet
     if guided:
         schedule = replace(schedule, coefficients=guided_coefficients(schedule.coefficients, guidance_scale))
     embeddings = embed_prompts(pipeline, captions, guided=guided)
@@ -184,7 +189,7 @@ def check_ranges(
     """
     if isinstance(model, Transformer):
         return _check_transformer(model, protocols, captions, 64 if images is None else images, progress)
-    prompts = isinstance(model, Pipeline)
+    prompts, model = isinstance(model, Pipeline), _at_scale(model, conditioning_scale)
     unet = model.unet if prompts else model
     if not prompts and isinstance(unet.config, UNetConditionConfig):
         raise CipherDMError(f"{unet.folder} takes prompts: load the whole pipeline with load_pipeline.")
@@ -201,14 +206,14 @@ def check_ranges(
             guidance_scale = calibration_of(model)["guidance_scale"]
         guidance_scale = usual["guidance_scale"] if guidance_scale is None else guidance_scale
         known, hints = known_captions(model, images, captions), known_hints(model, images, hints)
-        unet, schedule, embedded = _prompted(model, schedule, known, hints, guidance_scale, conditioning_scale)
+        unet, schedule, embedded = _prompted(model, schedule, known, hints, guidance_scale)
         found = ranges.check_ranges(unet, schedule, protocols, **embedded, **settings)
     else:
         found = ranges.check_ranges(unet, schedule, protocols, per_class=images, **settings)
     if protocols.walk_bits is None:
         return found
     if prompts:
-        asked |= {"control": None if hints is None else hints[:1], "conditioning_scale": conditioning_scale}
+        asked["control"] = None if hints is None else hints[:1]
         task = text_to_image_task(model, known[:1], guidance_scale=guidance_scale, **asked)
         embeddings = embedded["embeddings"].reshape(task.shape.branches, len(known), *embedded["embeddings"].shape[1:])
         checked = replace(task, known_prompts=embeddings, known_hints=embedded["hints"])

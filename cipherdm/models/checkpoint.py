@@ -31,6 +31,7 @@ CONFIGS = {config._kind: config for config in (UNetConfig, UNetConditionConfig, 
 # diffusers' pipelines that are computed here: of a UNet2DModel, and of a UNet2DConditionModel, alone or with a ControlNet.
 _PLAIN = ("DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline")
 _CONTROLLED = "StableDiffusionControlNetPipeline"
+_OF_SPLIT = "split_activation"  # field that only the configuration of a `split.SplitControlNetModel` has
 _PROMPTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", _CONTROLLED)
 
 # In FM64 with 18 fraction bits a product is right below 2^26 and can be silently wrong above. A weight of 2^13 leaves 2^13
@@ -92,11 +93,19 @@ def takes_prompts(folder: str | Path) -> bool:
 
 
 def has_control(folder: str | Path) -> bool:
-    """Return whether a folder is that of a pipeline with a ControlNet. Raises CipherDMError if there are several."""
+    """Return whether a folder is that of a pipeline with a ControlNet.
+
+    Raises CipherDMError if there are several, or it was trained by split learning: its weights would fit, and draw wrongly.
+    """
     components = _components(folder)
     if components.get("_class_name") != _CONTROLLED:
         return False
-    kind = (components.get("controlnet") or [None])[-1]
+    kind, config = (components.get("controlnet") or [None])[-1], Path(folder) / "controlnet" / CONFIG
+    if config.is_file() and _OF_SPLIT in read_json(config):
+        raise CipherDMError(
+            f"{config.parent}: this ControlNet was trained by split learning, and encodes hints otherwise than a plain one: "
+            "`cipherdm.split.load_split_pipeline` loads the folder to draw in plaintext; three parties draw with plain ones."
+        )
     if kind != ControlNetConfig._kind:
         raise CipherDMError(f"{folder} has a {kind}; one {ControlNetConfig._kind} is supported, and not several.")
     return True

@@ -27,9 +27,10 @@ ZEROS = ("controlnet_down_blocks", "controlnet_mid_block")  # modules of the zer
 class ControlNetConfig(UNetConditionConfig):
     """diffusers' ControlNetModel configuration: its field names and defaults, hashable; fields of the way up are not used.
 
-    `hide_prompt` is ours, for ControlNets that were trained with zeros in the place of the prompt's embedding, which diffusers
-    has to be given. Cross-attention to zeros is a constant, so the ControlNet reads no prompt, and computes once for all
-    branches of guidance. Raises CipherDMError if this package does not compute what a field asks for.
+    `hide_prompt` is ours, for ControlNets that were trained with zeros instead of the prompt's embedding. Cross-attention to
+    zeros is a constant, so the ControlNet reads no prompt, and computes once for all branches of guidance. diffusers ignores
+    the field: it has to be given zeros, unless the weights of `attn2.to_v` are zero, with which any prompt gives that constant.
+    Raises CipherDMError if this package does not compute what a field asks for.
     """
 
     _kind = "ControlNetModel"

@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "controlnet": ["SplitControlNetModel", "decoded", "encoded", "load_split_pipeline", "mixed"],
         "defences": ["Defences", "phi", "phi_inverse", "published_level"],
         "features": ["Features"],
-        "trainer": ["Optimisation", "Trainer"],
+        "trainer": ["Optimisation", "Trainer", "moving_average"],
         "trial": ["SplitTrial", "make_split_trial"],
     },
 )

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import CipherDMError, refuse
 from ..files import replacing
-from .controlnet import encoded, mixed
+from .controlnet import encoded, loaded, mixed
 from .defences import Defences
 from .features import Features, Layout
 
@@ -74,10 +74,7 @@ def load_base(folder: str | Path) -> StableDiffusionPipeline:
     Raises:
         CipherDMError: the folder does not load, or its model does not predict noise.
     """
-    try:
-        pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise CipherDMError(f"{folder} does not load as a StableDiffusionPipeline ({error}).") from error
+    pipeline = loaded(StableDiffusionPipeline, folder)
     if (kind := pipeline.scheduler.config.prediction_type) != "epsilon":
         raise CipherDMError(
             f"the model in {folder} predicts {kind}; split learning trains for models that predict noise."

@@ -6,11 +6,13 @@ noisy latents, h is rounded to float16, the hint is encoded by the pipeline's ow
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
     AutoencoderKL,
     ControlNetModel,
+    DiffusionPipeline,
     ModelMixin,  # noqa: F401 (diffusers looks here for it when it loads a folder with our class)
     StableDiffusionControlNetPipeline,
     UNet2DConditionModel,
@@ -20,9 +22,6 @@ from torch import nn
 
 from ..errors import CipherDMError
 from .defences import phi
-
-MARKER = "split_activation"
-"""Field of config.json that only such a network has. A loader of plain ControlNets must refuse it: the weights would fit."""
 
 
 class _Nothing(nn.Module):
@@ -44,8 +43,8 @@ class SplitControlNetModel(ControlNetModel):
         self.controlnet_cond_embedding = _Nothing()
         self._autoencoder: tuple[AutoencoderKL, ...] = ()  # a tuple, or torch would make it a part of the network
 
-    # diffusers takes the fields of config.json that this signature has.
-    _OWN = inspect.Parameter(MARKER, inspect.Parameter.KEYWORD_ONLY, default=True)
+    # diffusers takes the fields of config.json that this signature has. `models.checkpoint` knows split networks by this one.
+    _OWN = inspect.Parameter("split_activation", inspect.Parameter.KEYWORD_ONLY, default=True)
     __init__.__signature__ = inspect.Signature([*inspect.signature(ControlNetModel.__init__).parameters.values(), _OWN])
 
     @classmethod
@@ -99,16 +98,21 @@ def mixed(hint: torch.Tensor, noisy: torch.Tensor, *, activation: bool) -> torch
     return (phi(total) if activation else total).half()
 
 
+def loaded(kind: type[DiffusionPipeline], folder: str | Path) -> Any:
+    """Load a folder as diffusers' pipeline of that kind, in float32. Raises CipherDMError if it does not load."""
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise CipherDMError(f"{folder} does not load as a {kind.__name__} ({error}).") from error
+
+
 def load_split_pipeline(folder: str | Path) -> StableDiffusionControlNetPipeline:
     """Load a folder with a split-trained ControlNet as diffusers' pipeline, ready to draw.
 
     Raises:
         CipherDMError: the folder does not load, or its ControlNet is a plain one.
     """
-    try:
-        pipeline = StableDiffusionControlNetPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise CipherDMError(f"{folder} does not load as a StableDiffusionControlNetPipeline ({error}).") from error
+    pipeline = loaded(StableDiffusionControlNetPipeline, folder)
     if not isinstance(pipeline.controlnet, SplitControlNetModel):
         raise CipherDMError(f"the ControlNet in {folder} is a plain one: load the folder with diffusers alone.")
     pipeline.controlnet.use_autoencoder(pipeline.vae)

@@ -9,8 +9,6 @@ import torch
 from ..errors import check_whole
 
 _PUBLISHED = 0.672  # the constant of the paper's rule, which fits sqrt(2 ln(1.25 / delta)) with delta = 1
-
-
 _STEPS = 60  # of Newton's method; far fewer do except for values next to 0
 
 

@@ -38,6 +38,19 @@ class Optimisation:
         return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Return a copy of a network whose weights follow its weights, less and less quickly until the decay is reached."""
+
+    @torch.no_grad()
+    def average(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor) -> None:
+        # Faster in the beginning, when the weights change quickly.
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+
+    made = AveragedModel(model, multi_avg_fn=average).requires_grad_(False).eval()
+    made.n_averaged += 1  # the initial weights count; with 0 the first average would be a copy
+    return made
+
+
 class Trainer:
     """A ControlNet in training, at step 0 until steps are taken or a checkpoint is restored.
 
@@ -60,14 +73,7 @@ class Trainer:
         if client.structure == "conventional":
             self.controlnet.conv_in = nn.Identity()
 
-        @torch.no_grad()
-        def average(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor) -> None:
-            # Faster in the beginning, when the weights change quickly.
-            decay = min(optimisation.ema_decay, (1 + int(count)) / (10 + int(count)))
-            torch._foreach_lerp_(averaged, current, 1 - decay)
-
-        self._average = AveragedModel(self.controlnet, multi_avg_fn=average).requires_grad_(False).eval()
-        self._average.n_averaged += 1  # the initial weights count; with 0 the first average would be a copy
+        self._average = moving_average(self.controlnet, optimisation.ema_decay)
         self._adam = torch.optim.AdamW(self.controlnet.parameters(), weight_decay=optimisation.weight_decay)
         self._parts = {"controlnet": self.controlnet, "average": self._average, "adam": self._adam}
         self.step, self.losses = 0, []

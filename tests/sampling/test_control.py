@@ -189,6 +189,40 @@ def test_a_model_without_a_control_net_takes_no_hints(pipeline):
 def test_another_conditioning_scale_needs_a_calibration_of_its_own(calibrated):
     with pytest.raises(CipherDMError, match="belongs to other weights, or another conditioning scale: run"):
         drawn(calibrated, None, FAST, conditioning_scale=0.5)
+    with pytest.raises(CipherDMError, match="another conditioning scale"):
+        check_ranges(calibrated, FAST, steps=2, images=2, conditioning_scale=0.5)
+
+
+def test_a_calibration_for_another_conditioning_scale_serves_that_scale_alone(calibrated, tmp_path):
+    folder = shutil.copytree(calibrated.unet.folder, tmp_path / "copy")
+    loaded = load_pipeline(folder)
+    calibrate(loaded, CAPTIONS, timesteps=2, guidance_scale=3.0, conditioning_scale=0.5)
+    exact, emulated = (drawn(loaded, None, each, conditioning_scale=0.5).latents for each in (DIRECT, FAST))
+    assert np.abs(emulated - exact).max() < 0.05 * np.abs(exact).max()
+    assert check_ranges(loaded, FAST, steps=2, images=2, conditioning_scale=0.5)  # at the calibration's guidance scale
+    with pytest.raises(CipherDMError, match="another conditioning scale"):
+        drawn(loaded, None, FAST)
+
+
+def test_weights_that_ignore_the_prompt_draw_alike_in_diffusers(controlled, tmp_path):
+    """Without weights of the values, cross-attention is its last bias, whether a prompt is hidden or not."""
+    folder = shutil.copytree(controlled, tmp_path / "copy")
+    control = diffusers.ControlNetModel.from_pretrained(folder / "controlnet", low_cpu_mem_usage=False)
+    for name, parameter in control.named_parameters():
+        if name.endswith("attn2.to_v.weight"):
+            torch.nn.init.zeros_(parameter)
+    control.save_pretrained(folder / "controlnet")
+    edit(folder / "controlnet" / "config.json", hide_prompt=True)
+    ours = load_pipeline(folder)
+    assert ours.unet.config.control.hide_prompt
+    theirs = diffusers.StableDiffusionControlNetPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
+    theirs.set_progress_bar_config(disable=True)
+    hints, latents = hints_of(ours), np.random.default_rng(0).standard_normal((2, 4, 8, 8)).astype(np.float32)
+    asked = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "latent"}
+    expected = theirs(PROMPTS, image=torch.tensor(hints), latents=torch.tensor(latents), **asked).images.numpy()
+    asked = {"steps": 2, "guidance_scale": 3.0, "scheduler": "ddim"}
+    found = text_to_image(ours, None, PROMPTS, latents=latents, control=hints, **asked).latents
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(

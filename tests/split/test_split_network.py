@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from prompted_models import edit
 from splitting import examples
 
-from cipherdm import CipherDMError
+from cipherdm import CipherDMError, load_pipeline, load_unet
 from cipherdm.split import SplitControlNetModel, encoded, load_base, load_split_pipeline, phi
-from cipherdm.split.controlnet import MARKER
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,20 @@ def test_diffusers_pipeline_runs_it_and_files_keep_it(network, pipeline, tmp_pat
     loaded.set_progress_bar_config(disable=True)
     np.testing.assert_allclose(drawn(loaded, hints), images, atol=1e-5)  # another layout in memory
     config = json.loads((tmp_path / "controlnet" / "config.json").read_text())
-    assert config["_class_name"] == "SplitControlNetModel" and config[MARKER] is True
+    assert config["_class_name"] == "SplitControlNetModel" and config["split_activation"] is True
+
+
+@pytest.mark.parametrize("activation", [True, False])
+def test_loaders_of_plain_control_nets_refuse_it(pipeline, tmp_path, activation):
+    made = SplitControlNetModel.of(pipeline.unet, activation=activation)
+    StableDiffusionControlNetPipeline.from_pipe(pipeline, controlnet=made).save_pretrained(tmp_path)
+    for load in (load_pipeline, load_unet):
+        with pytest.raises(CipherDMError, match="trained by split learning.*load_split_pipeline"):
+            load(tmp_path)
+    index = tmp_path / "model_index.json"  # as if it were plain: the weights have the names and shapes of one
+    edit(index, controlnet=["diffusers", "ControlNetModel"])
+    with pytest.raises(CipherDMError, match="trained by split learning"):
+        load_pipeline(tmp_path)
 
 
 def test_the_activation_is_kept_in_files(pipeline, tmp_path):

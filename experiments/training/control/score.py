@@ -1,17 +1,23 @@
 """How well pictures follow their hints."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionControlNetPipeline
 from skimage.metrics import structural_similarity
 
-from ..sd_mini.captions import Caption
-from .hints import INKED, ink_of, outline
+from cipherdm.datasets import load_mnist
 
-_BATCH = 50
+from ..classifier import LeNet
+from ..export import write_grid
+from ..sd_mini.captions import Caption, balanced_captions
+from ..sd_mini.pictures import Source
+from ..sd_mini.reader import agreement, read
+from ..sd_mini.score import draw
+from .hints import INKED, controlled, ink_of, outline
 
 
 def followed(
@@ -29,28 +35,32 @@ def followed(
     return {"iou": float((both / either.clamp_min(1)).mean()), "ssim": float(np.mean(similar))}
 
 
-def draw_hints(
-    pipeline: StableDiffusionControlNetPipeline,
-    hints: torch.Tensor,
-    captions: Sequence[Caption],
-    *,
-    steps: int = 20,
-    guidance: float = 4.0,
-    seed: int = 0,
-    **more: Any,
-) -> torch.Tensor:
-    """Draw pictures [N, 3, 32, 32] in [-1, 1] for hints [N, 3, 32, 32] in [0, 1], batch k of 50 from the noise of seed + k."""
-    parts = []
-    for number, start in enumerate(range(0, len(captions), _BATCH)):
-        rows = slice(start, start + _BATCH)
-        images = pipeline(
-            [caption.text for caption in captions[rows]],
-            hints[rows],
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=torch.Generator().manual_seed(seed + number),
-            output_type="pt",
-            **more,
-        ).images
-        parts.append(2 * images.float() - 1)
-    return torch.cat(parts)
+@dataclass(frozen=True)
+class HeldOut:
+    """Pictures of MNIST's test digits [N, 3, 32, 32], their captions and hints, and the LeNet that reads pictures back."""
+
+    captions: Sequence[Caption]
+    pictures: torch.Tensor
+    hints: torch.Tensor
+    reader: LeNet
+
+    @classmethod
+    def of(cls, count: int, reader: LeNet, seed: int = 0) -> "HeldOut":
+        """Compose so many, captions balanced."""
+        captions = balanced_captions(count, seed)
+        source = Source.of(load_mnist("test"))
+        return cls(captions, *controlled(source, captions, np.random.default_rng(seed)), reader)
+
+    def score(self, pictures: torch.Tensor) -> dict[str, float]:
+        """Return how well pictures [N, 3, 32, 32] in [-1, 1] follow the hints, and the shares that their captions describe."""
+        inks = ink_of(self.pictures, self.captions)
+        own = agreement(read(pictures, self.reader), self.captions)
+        return followed(pictures, self.hints, inks, self.captions) | own
+
+    def drawn(self, pipeline: StableDiffusionControlNetPipeline, steps: int = 20, seed: int = 0) -> torch.Tensor:
+        """Draw pictures for captions and hints with guidance 4."""
+        return draw(pipeline, self.captions, steps=steps, seed=seed, hints=self.hints)
+
+    def sheet(self, pictures: torch.Tensor, path: Path) -> None:
+        """Write an image of the first ten: hints above, and below them what was drawn."""
+        write_grid(torch.cat([2 * self.hints[:10] - 1, pictures[:10]]).numpy(), path)
