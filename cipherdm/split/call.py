@@ -35,8 +35,8 @@ class Wire:
     """What a client has measured.
 
     Bytes are those of messages, without what TLS and HTTP/2 add: of each tensor that went up, and of all that went up and
-    down. Seconds are those from joining to the last answer, and those of them in which a batch waited to be taken, or the
-    client for a gradient. Losses are the server's, one per step.
+    down. Seconds are those from the end of the first step to that of the last; and those in which a batch waited to be taken,
+    or the client for a gradient. Losses are the server's, one per step.
     """
 
     fields: dict[str, int] = field(default_factory=dict)
@@ -107,7 +107,7 @@ def take_part(config: Side, pipeline: StableDiffusionPipeline) -> Wire:
                 f"no server that takes this certificate is at {config.address} within {limit:g} s: see whether it runs, and "
                 "the files of [identity]."
             ) from None
-        stub, begun = Stub(channel, pb.DESCRIPTOR), time.monotonic()
+        stub, begun = Stub(channel, pb.DESCRIPTOR), 0.0
         call = (stub.Exchange if uploads.head else stub.Train)(uploads.messages())
         try:
             for number, answer in enumerate(call):
@@ -115,6 +115,7 @@ def take_part(config: Side, pipeline: StableDiffusionPipeline) -> Wire:
                 wire.losses += [getattr(answer, "progress", answer).loss] * (number > 0)
                 if uploads.head or number == 0:
                     uploads.answers.put(answer)
+                begun = time.monotonic() if number < 2 else begun
                 wire.seconds = time.monotonic() - begun
         except grpc.RpcError as error:
             details = error.details() if error.code() != grpc.StatusCode.UNAVAILABLE else ""

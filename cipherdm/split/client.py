@@ -75,10 +75,8 @@ def load_base(folder: str | Path) -> StableDiffusionPipeline:
         CipherDMError: the folder does not load, or its model does not predict noise.
     """
     pipeline = loaded(StableDiffusionPipeline, folder)
-    if (kind := pipeline.scheduler.config.prediction_type) != "epsilon":
-        raise CipherDMError(
-            f"the model in {folder} predicts {kind}; split learning trains for models that predict noise."
-        )
+    kind = pipeline.scheduler.config.prediction_type
+    refuse({f"the model in {folder} predicts {kind}; split learning is for models of noise": kind != "epsilon"})
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.requires_grad_(False).eval()
     return pipeline

@@ -135,9 +135,7 @@ class SplitService:
                 batch.save(self._config.folder / f"{name}-{step:03d}.safetensors")
             return batch
         except (grpc.RpcError, StopIteration):
-            raise CipherDMError(
-                f"{name} has gone away, or sent nothing for {limit:g} s: start all sides again."
-            ) from None
+            raise CipherDMError(f"{name} has gone, or sent nothing for {limit:g} s: start all sides again.") from None
         except CipherDMError as error:
             raise CipherDMError(f"{name} sent what cannot be used: {error}") from None
         finally:

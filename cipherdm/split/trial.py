@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.cluster import last_words
-from ..errors import CipherDMError
+from ..errors import CipherDMError, refuse
 from ..files import replacing
 from ..hosts.certificates import make_certificates
 from ..hosts.config import Timeouts
@@ -44,10 +44,8 @@ def make_split_trial(
     Raises:
         CipherDMError: there are such files, or not a file of pictures for each client.
     """
-    if (folder / "server.toml").exists() or len(data) != len(training.clients):
-        raise CipherDMError(
-            f"give a file of pictures for each client, and a folder without such files instead of {folder}."
-        )
+    unfit = (folder / "server.toml").exists() or len(data) != len(training.clients)
+    refuse({f"give a file of pictures for each client, and a folder without such files instead of {folder}": unfit})
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     identities = make_certificates(folder, (SERVER, *training.clients), callers=training.clients)
     public = asdict(training)

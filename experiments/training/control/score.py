@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionControlNetPipeline
+from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
 from skimage.metrics import structural_similarity
 
 from cipherdm.datasets import load_mnist
@@ -57,9 +57,10 @@ class HeldOut:
         own = agreement(read(pictures, self.reader), self.captions)
         return followed(pictures, self.hints, inks, self.captions) | own
 
-    def drawn(self, pipeline: StableDiffusionControlNetPipeline, steps: int = 20, seed: int = 0) -> torch.Tensor:
-        """Draw pictures for captions and hints with guidance 4."""
-        return draw(pipeline, self.captions, steps=steps, seed=seed, hints=self.hints)
+    def drawn(self, pipeline: StableDiffusionPipeline | StableDiffusionControlNetPipeline) -> torch.Tensor:
+        """Draw pictures for captions, and for hints if there is a ControlNet, by 20 DDIM steps with guidance 4."""
+        hints = self.hints if isinstance(pipeline, StableDiffusionControlNetPipeline) else None
+        return draw(pipeline, self.captions, steps=20, hints=hints)
 
     def sheet(self, pictures: torch.Tensor, path: Path) -> None:
         """Write an image of the first ten: hints above, and below them what was drawn."""

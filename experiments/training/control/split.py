@@ -65,18 +65,24 @@ def train_split_control(
     return out
 
 
+def pictures_of_clients(folder: Path, config: SplitControlConfig) -> list[Path]:
+    """Write each client's pictures, composed of its own share of MNIST's training set; return the files."""
+    digits, clients, files = load_mnist("train"), config.training.clients, []
+    for number, name in enumerate(clients):
+        rows = slice(number, None, len(clients))
+        source = Source.of(replace(digits, images=digits.images[rows], labels=digits.labels[rows]))
+        files.append(folder / f"{name}.npz")
+        client_examples(source, config.pictures, np.random.default_rng((config.seed, number))).save(files[-1])
+    return files
+
+
 def _trial_files(folder: Path, base: Path, config: SplitControlConfig) -> dict[str, Path]:
-    """Write each client's pictures, of its own share of MNIST, and the files of all sides."""
-    digits, names = load_mnist("train"), config.training.clients
-    data = []
-    for number, name in enumerate(names):
-        own = replace(digits, images=digits.images[number :: len(names)], labels=digits.labels[number :: len(names)])
-        data.append(folder / f"{name}.npz")
-        generator = np.random.default_rng((config.seed, number))
-        client_examples(Source.of(own), config.pictures, generator).save(data[-1])
+    folder.mkdir(parents=True, exist_ok=True)
+    data = pictures_of_clients(folder, config)
     # A socket in the folder, by its path from here: those that are longer than 107 characters do not work.
-    where = {"addresses": [f"unix:{folder / 'socket'}"], "seed": config.seed}
-    return make_split_trial(folder, base, data, config.training, captured=1, **where)
+    return make_split_trial(
+        folder, base, data, config.training, addresses=[f"unix:{folder / 'socket'}"], seed=config.seed
+    )
 
 
 def _watched(trial: SplitTrial, left: Path, base: StableDiffusionPipeline, held_out: HeldOut) -> list[dict[str, float]]:
