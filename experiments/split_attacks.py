@@ -92,8 +92,7 @@ def attacks_table(measurements: Path) -> str:
 def worth_table(measurements: Path) -> str:
     """Return the epsilon that the paper's rule gives each policy, and those of the Gaussian mechanism, as Markdown."""
     rows = [
-        [f"{row['from']}", f"{row['published']:.1f}"]
-        + ["above 10,000" if row[name] is None else f"{row[name]:,.1f}" for name in ("picture", "hint")]
+        [f"{row['from']}", *(f"{row[name]:,.1f}" for name in ("published", "picture", "hint"))]
         for row in _record(measurements)["worth"]
     ]
     header = ["timesteps from", "the paper's rule", "one visit, picture", "one visit, hint"]

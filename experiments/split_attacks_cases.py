@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
+from scipy.optimize import brentq
+from scipy.special import log_ndtr
 from skimage.metrics import structural_similarity
 
 from cipherdm.files import private_folder
 from cipherdm.models import find_model
-from cipherdm.private.budget import COARSE, epsilon_of
 from cipherdm.split import (
     Client,
     Examples,
@@ -35,6 +36,7 @@ from .training.control.attacks import train_inverse, unsplit
 FROM = (0, 300, 618, 900)  # first timesteps of the policy
 DELTA = 1e-5
 _LIMIT = 900.0  # seconds for a training
+_KINDS = ("picture", "hint")
 
 Took = Callable[[str], None]
 """Told what comes next."""
@@ -115,7 +117,7 @@ def computed(captured: Captured) -> dict[str, Any]:
     wanted = encoded(private.vae, private.pictures), encoded(private.vae, 2 * private.hints - 1)
     off = {
         f"{name}_error": float((found - right).square().mean().sqrt())
-        for name, found, right in zip(("picture", "hint"), latents, wanted, strict=True)
+        for name, found, right in zip(_KINDS, latents, wanted, strict=True)
     }
     return _row("algebraic", private.score(*latents), **about, **off)
 
@@ -186,18 +188,19 @@ def worth(base: StableDiffusionPipeline, public: Examples) -> list[dict[str, flo
     for first in (*FROM, 999):
         kept = float(base.scheduler.alphas_cumprod[first])
         shares = (kept / (1 - kept)) ** 0.5, (1 - kept) ** -0.5
-        told = [
-            epsilon_of(1 / (distance * share), 1.0, 1, DELTA, COARSE)
-            for distance, share in zip(apart, shares, strict=True)
-        ]
-        rows.append(
-            {
-                "from": first,
-                "published": published_level(base.scheduler.betas.numpy(), first),
-                **{
-                    name: each if np.isfinite(each) else None
-                    for name, each in zip(("picture", "hint"), told, strict=True)
-                },
-            }
-        )
+        told = {name: gaussian(far * share) for name, far, share in zip(_KINDS, apart, shares, strict=True)}
+        rows.append({"from": first, "published": published_level(base.scheduler.betas.numpy(), first), **told})
     return rows
+
+
+def gaussian(apart: float, delta: float = DELTA) -> float:
+    """Return the epsilon of one Gaussian mechanism whose results are `apart` deviations apart at most.
+
+    Source: Balle and Wang, "Improving the Gaussian mechanism for differential privacy" (ICML 2018), theorem 8.
+    """
+
+    def beyond(epsilon: float) -> float:
+        first, second = (log_ndtr(sign * apart / 2 - epsilon / apart) for sign in (1, -1))
+        return np.exp(first) - np.exp(epsilon + second) - delta
+
+    return float(brentq(beyond, 0, apart**2 / 2 + 10 * apart))
