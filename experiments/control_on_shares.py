@@ -102,5 +102,5 @@ TARGET = Target(
         Check("bytes, with a ControlNet / without, fast-rings", 1.3, 0, _more("fast-rings"), 0.05, 2, bound="most"),
         Check("PSNR on shares", 35, 0, _likeness, None, unit=" dB", bound="least"),
     ),
-    order=113,
+    order=106,
 )

@@ -175,5 +175,5 @@ TARGET = Target(
         Check("adaptive network, hints, from 618", 0.18, 0.02, _adaptive("hint", 618), None, 2, bound="least"),
         Check("adaptive network, pictures, from 900", 0.12, 0.03, _adaptive("picture", 900), None, 2, bound="most"),
     ),
-    order=111,
+    order=104,
 )

@@ -157,5 +157,5 @@ TARGET = Target(
         Check("IoU, in one place less split", 0.02, 0, _worse, None, 3, bound="most"),
         Check("pictures read back, split from 0", 0.9, 0.02, _of("split, from 0", "all"), None, 2, bound="least"),
     ),
-    order=112,
+    order=105,
 )

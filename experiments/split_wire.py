@@ -145,5 +145,5 @@ TARGET = Target(
         Check("bytes of a picture, lean", 2_568, 0, _fields("lean"), 0, 0, " B"),
         Check("time of a step on a WAN, conventional / published", 3, 0, _faster("WAN"), None, 1, bound="least"),
     ),
-    order=110,
+    order=103,
 )
