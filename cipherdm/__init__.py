@@ -14,7 +14,7 @@ os.environ.setdefault("OPENSSL_CONF", os.devnull)
 
 _MODULES = (
     "approximations calibration costs datasets engine hosts kernels likeness models owner private protocols records sampling "
-    "schedules sharing views"
+    "schedules sharing split views"
 )
 _NAMES = {
     "calibration": "calibrate check_ranges",

@@ -11,7 +11,7 @@ import pandas as pd
 from .engine import Node, compile_plan
 from .errors import CipherDMError, check_whole
 from .files import check_writable
-from .models import UNet, UNetConditionConfig, at_guidance, sampling_defaults
+from .models import UNet, UNetConditionConfig, at_conditioning_scale, at_guidance, sampling_defaults
 from .models.transformer import Transformer
 from .owner import ranges
 from .owner.calibrate import calibrate as fit_layers
@@ -22,7 +22,7 @@ from .progress import Progress
 from .protocols import FAST, Protocols
 from .sampling import make_task, sampling_nodes, text_to_image_task
 from .sampling.ditto_in_the_clear import room_of_steps
-from .sampling.pipeline import Pipeline, embed_prompts, known_captions, spread_over
+from .sampling.pipeline import Pipeline, embed_prompts, known_captions, known_hints, spread_over
 from .sampling.rings import IMAGES_MET, drawn, room_taken, walking_of
 from .sampling.roles import Task
 from .sampling.texts import classification_task, known_texts, text_task, tokenised
@@ -39,6 +39,8 @@ def calibrate(
     reuse: int = 1,
     images: int | None = None,
     guidance_scale: float | None = None,
+    hints: np.ndarray | None = None,
+    conditioning_scale: float = 1.0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Path:
@@ -60,6 +62,9 @@ def calibrate(
         images: number of images of each class, 24 by default. For a pipeline, number of captions to take, spread over all
             of them, 64 by default.
         guidance_scale: guidance scale of the sampling to come, as in `cipherdm.text_to_image`; for a pipeline.
+        hints: [hints, 3, H, W] in [0, 1] that the owner knows, for a pipeline with a ControlNet, one for each caption or any
+            other number; the files `hints/*.png` in its folder by default. They are not stored.
+        conditioning_scale: that of the sampling to come, as in `cipherdm.text_to_image`.
         seed: seed of the noise, which is public.
         progress: called as progress(done, timesteps, "calibrate") after each step.
 
@@ -72,7 +77,7 @@ def calibrate(
     """
     if isinstance(model, Transformer):
         return _calibrate_transformer(model, captions, 256 if images is None else images, seed, progress)
-    prompts = isinstance(model, Pipeline)
+    prompts, model = isinstance(model, Pipeline), _at_scale(model, conditioning_scale)
     unet = model.unet if prompts else model
     if unet.folder is None:
         raise CipherDMError("fits are stored beside the weights: save this model to a folder, and load it from there.")
@@ -94,7 +99,8 @@ def calibrate(
     if not prompts:
         fits = fit_layers(unet, schedule, images_per_class=images, **settings)
         return save_calibration(fits, unet)
-    told, schedule, embedded = _prompted(model, schedule, known_captions(model, images, captions), guidance_scale)
+    known = known_captions(model, images, captions), known_hints(model, images, hints)
+    told, schedule, embedded = _prompted(model, schedule, *known, guidance_scale)
     fits = fit_layers(told, schedule, **embedded, **settings)
     return save_calibration(fits | {GUIDANCE_SCALE: np.float32([guidance_scale])}, told)
 
@@ -110,15 +116,28 @@ def _calibrate_transformer(
     return save_calibration(fit_transformer(model, ids, mask, seed=seed, progress=progress), model)
 
 
+def _at_scale(model: UNet | Pipeline, conditioning_scale: float) -> UNet | Pipeline:
+    """A model with this scale in its weights, so that fits and rings are those of what is drawn."""
+    if isinstance(model, Pipeline):
+        return replace(model, unet=at_conditioning_scale(model.unet, conditioning_scale))
+    return at_conditioning_scale(model, conditioning_scale)
+
+
 def _prompted(
-    pipeline: Pipeline, schedule: Schedule, captions: Sequence[str], guidance_scale: float
+    pipeline: Pipeline,
+    schedule: Schedule,
+    captions: Sequence[str],
+    hints: np.ndarray | None,
+    guidance_scale: float,
 ) -> tuple[UNet, Schedule, dict[str, Any]]:
-    """The U-Net as it is told the guidance scale, the schedule with guidance, and captions' embeddings."""
+    """The U-Net as it is told the guidance scale, the schedule with guidance, and captions' embeddings and hints."""
     told = at_guidance(pipeline.unet, guidance_scale)
     guided = guidance_scale > 1 and told is pipeline.unet
     if guided:
         schedule = replace(schedule, coefficients=guided_coefficients(schedule.coefficients, guidance_scale))
-    return told, schedule, {"embeddings": embed_prompts(pipeline, captions, guided=guided), "guided": guided}
+    embeddings = embed_prompts(pipeline, captions, guided=guided)
+    hints = None if hints is None else hints[: len(captions)]
+    return told, schedule, {"embeddings": embeddings, "guided": guided, "hints": hints}
 
 
 def check_ranges(
@@ -129,6 +148,8 @@ def check_ranges(
     steps: int | None = None,
     images: int | None = None,
     guidance_scale: float | None = None,
+    hints: np.ndarray | None = None,
+    conditioning_scale: float = 1.0,
     seed: int = 1,
     progress: Progress | None = None,
 ) -> list[LayerRange]:
@@ -155,6 +176,7 @@ def check_ranges(
             transformer number of texts, 64 by default, which should be others than it was calibrated on. All images are
             observed at once, with the scores of all attentions in memory, so a model with large latents needs fewer.
         guidance_scale: as in `calibrate`, whose scale is the default if the model is calibrated.
+        hints, conditioning_scale: as in `calibrate`.
         seed: seed of the noise, which is public.
         progress: called as progress(done, total, label).
 
@@ -167,7 +189,7 @@ def check_ranges(
     """
     if isinstance(model, Transformer):
         return _check_transformer(model, protocols, captions, 64 if images is None else images, progress)
-    prompts = isinstance(model, Pipeline)
+    prompts, model = isinstance(model, Pipeline), _at_scale(model, conditioning_scale)
     unet = model.unet if prompts else model
     if not prompts and isinstance(unet.config, UNetConditionConfig):
         raise CipherDMError(f"{unet.folder} takes prompts: load the whole pipeline with load_pipeline.")
@@ -183,17 +205,18 @@ def check_ranges(
         if guidance_scale is None and protocols.prepare is not None:
             guidance_scale = calibration_of(model)["guidance_scale"]
         guidance_scale = usual["guidance_scale"] if guidance_scale is None else guidance_scale
-        known = known_captions(model, images, captions)
-        unet, schedule, embedded = _prompted(model, schedule, known, guidance_scale)
+        known, hints = known_captions(model, images, captions), known_hints(model, images, hints)
+        unet, schedule, embedded = _prompted(model, schedule, known, hints, guidance_scale)
         found = ranges.check_ranges(unet, schedule, protocols, **embedded, **settings)
     else:
         found = ranges.check_ranges(unet, schedule, protocols, per_class=images, **settings)
     if protocols.walk_bits is None:
         return found
     if prompts:
+        asked["control"] = None if hints is None else hints[:1]
         task = text_to_image_task(model, known[:1], guidance_scale=guidance_scale, **asked)
-        embeddings = embedded["embeddings"]
-        checked = replace(task, known_prompts=embeddings.reshape(task.shape.branches, -1, *embeddings.shape[1:]))
+        embeddings = embedded["embeddings"].reshape(task.shape.branches, len(known), *embedded["embeddings"].shape[1:])
+        checked = replace(task, known_prompts=embeddings, known_hints=embedded["hints"])
     else:
         task = checked = make_task(unet, **asked, **({"labels": [0]} if unet.config.num_class_embeds else {"count": 1}))
         images *= unet.config.num_class_embeds or 1

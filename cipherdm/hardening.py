@@ -32,13 +32,15 @@ def _end_with_thread(problem: threading.ExceptHookArgs) -> None:
         os._exit(1)
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: int | None = None) -> None:
     """Watch the parent process from now on, and end this process at once, within a second, when the parent has ended.
+
+    `parent` is its id, for a process whose parent may end while it still imports; by default the parent of this moment.
 
     A pipe from the parent does not tell: processes that the parent has forked keep it open. The kernel's own signal
     (PR_SET_PDEATHSIG) comes too early, when the thread ends that started this process.
     """
-    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_watch, args=(parent or os.getppid(),), daemon=True).start()
 
 
 def _watch(parent: int) -> None:

@@ -24,7 +24,8 @@ RESTS_ON = {
     "calibration": ("sampling", "owner"),
     "private": (),
     "views": ("sharing", "hosts", "calibration", "private"),
-    "cli": ("views",),
+    "split": ("hosts",),
+    "cli": ("views", "split"),
     "__main__": ("cli",),
 }
 """The packages, and what each rests on; it may also import what that rests on."""

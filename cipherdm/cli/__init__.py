@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 import typer
 
 from ..errors import CipherDMError
-from . import conversion, explorer, hosts, inspection, owner, sample, texts
+from . import conversion, explorer, hosts, inspection, owner, sample, split, texts
 
 COMMANDS = "cipherdm.commands"
 """Group of entry points whose functions and Typer applications become commands under their names."""
@@ -32,7 +32,7 @@ def build() -> typer.Typer:
         explorer.explorer,
     )
     of_hosts = (hosts.certificates, hosts.party, hosts.status, hosts.register, hosts.unregister, hosts.request)
-    for command in (*here, *of_hosts):
+    for command in (*here, *of_hosts, split.split_server, split.split_client):
         app.command()(command)
     for entry in entry_points(group=COMMANDS):
         command = entry.load()

@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
-from ..errors import CipherDMError
+from ..errors import CipherDMError, refuse
 from ..files import check_writable
 from ..progress import ProgressBar
 from .options import (
+    ConditioningOption,
     GuidanceOption,
     ModelArgument,
     OutOption,
@@ -97,6 +99,7 @@ def register(
         typer.Option(help="Unit that becomes one program: block (default for prompts), step (for labels) or loop."),
     ] = None,
     guidance_scale: GuidanceOption = None,
+    conditioning_scale: ConditioningOption = 1.0,
     tokens: Annotated[int | None, typer.Option(help="Tokens that each text is filled up to; 32 by default.")] = None,
 ) -> None:
     """Share a model's weights among the three parties, as its owner, so that clients can ask for images, or classes of texts.
@@ -113,7 +116,7 @@ def register(
     loaded = load_model(folder)
     sampled: dict[str, Any] = {"steps": steps, "start": start, "reuse": reuse, "scheduler": scheduler, "eta": eta}
     if isinstance(loaded, Pipeline):
-        sampled["guidance_scale"] = guidance_scale
+        sampled |= {"guidance_scale": guidance_scale, "conditioning_scale": conditioning_scale}
     settings = {"batch": pictures, "protocols": named(protocols), "granularity": granularity}
     with ProgressBar("program") as bar:
         made = hosted(name or folder.name, loaded, steps=sampled, tokens=tokens, progress=bar, **settings)
@@ -138,6 +141,10 @@ def request(
     count: Annotated[int | None, typer.Option(help="Number of images, for a model without classes.")] = None,
     prompts: Annotated[list[str] | None, typer.Option("--prompt", help="Prompt. Repeat for several images.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="Prompt to lead away from, for all images.")] = None,
+    control_image: Annotated[
+        list[Path] | None,
+        typer.Option(help="Image file for a ControlNet, as large as the images that are drawn. One per prompt."),
+    ] = None,
     components: Annotated[
         Path | None,
         typer.Option(help="Folder with tokenizer, text encoder and VAE, for prompts; with a tokenizer, for texts."),
@@ -152,7 +159,7 @@ def request(
     from ..hosts import RemoteCluster, classes_of, images_of
     from ..sampling.pipeline import load_client_components
     from ..views.pictures import image_row, wrapped
-    from .sample import PROMPT_LAYOUT, counted, write_figure
+    from .sample import PROMPT_LAYOUT, counted, read_image, write_figure
 
     chosen = parse_labels(labels)
     if texts:
@@ -171,6 +178,9 @@ def request(
     asked = {"labels": chosen, "count": count, "seed": seed}
     if prompts or negative_prompt is not None:
         asked |= {"prompts": prompts, "negative_prompts": negative_prompt}
+        hints = [read_image(path) / 2 + 0.5 for path in control_image or ()]
+        refuse({"control images differ in size": len({hint.shape for hint in hints}) > 1})
+        asked["control"] = np.stack(hints) if hints else None
         asked["components"] = components and load_client_components(components)
     with RemoteCluster(config) as cluster, ProgressBar("call") as bar:
         registered = cluster.models().get(name)

@@ -94,6 +94,7 @@ def _row(model: "UNet | Pipeline | Transformer", name: str, pictures: int, setti
     from ..models.transformer import Transformer
     from ..protocols import named
     from ..sampling import make_task, text_to_image_task
+    from ..sampling.pipeline import blank_hints
     from ..sampling.texts import classification_task
     from .owner import hosted
 
@@ -103,7 +104,8 @@ def _row(model: "UNet | Pipeline | Transformer", name: str, pictures: int, setti
             if isinstance(model, Transformer):
                 classification_task(model, ["."] * pictures, protocols=named(name))
             elif "guidance_scale" in settings:
-                text_to_image_task(model, [""] * pictures, protocols=named(name), **settings)
+                hints = blank_hints(model, pictures)
+                text_to_image_task(model, [""] * pictures, control=hints, protocols=named(name), **settings)
             else:
                 classes = model.config.num_class_embeds
                 who = {"count": pictures} if classes is None else {"labels": [0] * pictures}

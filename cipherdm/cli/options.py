@@ -38,6 +38,9 @@ GuidanceOption = Annotated[
         help="Weight of the prompt; 1 is no guidance, at half the cost. 7.5 by default, or that of the model's sampling.json."
     ),
 ]
+ConditioningOption = Annotated[
+    float, typer.Option(help="Factor of what a ControlNet adds, from 0 on; calibration for fast is for one.")
+]
 StartOption = Annotated[
     int, typer.Option(help="Number of first steps to leave out: noise is taken for the sample before the next one.")
 ]

@@ -12,7 +12,15 @@ import cipherdm as cdm
 from ..errors import CipherDMError
 from ..files import replacing
 from ..progress import ProgressBar
-from .options import GuidanceOption, ModelArgument, ProtocolsOption, ReuseOption, StepsOption, writable_image
+from .options import (
+    ConditioningOption,
+    GuidanceOption,
+    ModelArgument,
+    ProtocolsOption,
+    ReuseOption,
+    StepsOption,
+    writable_image,
+)
 
 if TYPE_CHECKING:
     from ..hosts import Model
@@ -43,6 +51,7 @@ def calibrate(
     reuse: ReuseOption = 1,
     captions: CaptionsOption = None,
     guidance_scale: GuidanceOption = None,
+    conditioning_scale: ConditioningOption = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the noise, which is public.")] = 0,
 ) -> None:
     """Calibrate a model for the set `fast`: measure in plaintext what its layers carry, and store fits in its folder."""
@@ -52,6 +61,7 @@ def calibrate(
         "reuse": reuse,
         "images": images,
         "guidance_scale": guidance_scale,
+        "conditioning_scale": conditioning_scale,
         "seed": seed,
     }
     with ProgressBar("step") as bar:
@@ -89,6 +99,7 @@ def check_ranges(
     steps: StepsOption = None,
     captions: CaptionsOption = None,
     guidance_scale: GuidanceOption = None,
+    conditioning_scale: ConditioningOption = 1.0,
     count: Annotated[
         int | None, typer.Option(help="Number of images of each class, 4 by default; of captions, 16; of texts, 64.")
     ] = None,
@@ -106,6 +117,7 @@ def check_ranges(
 
     chosen, (loaded, texts) = named(protocols), _read(model, captions)
     settings = {"steps": steps, "images": count, "guidance_scale": guidance_scale, "seed": seed}
+    settings |= {"conditioning_scale": conditioning_scale}
     with ProgressBar("step") as bar:
         found = cdm.check_ranges(loaded, chosen, texts, progress=bar, **settings)
     if found:

@@ -14,6 +14,7 @@ from ..progress import ProgressBar
 from ..records import write_record
 from .options import (
     SETS,
+    ConditioningOption,
     GuidanceOption,
     ModelOption,
     OutOption,
@@ -52,6 +53,10 @@ def sample(
     guidance_scale: GuidanceOption = None,
     image: Annotated[Path | None, typer.Option(help="Image file to start from instead of noise.")] = None,
     strength: Annotated[float, typer.Option(help="Share of the schedule applied to --image, 0 to 1.")] = 0.8,
+    control_image: Annotated[
+        Path | None, typer.Option(help="Image file that a ControlNet reads as a hint, for all images.")
+    ] = None,
+    conditioning_scale: ConditioningOption = 1.0,
     plaintext: Annotated[bool, typer.Option(help="Draw with the exact model in plaintext too, and compare.")] = True,
     save_images: Annotated[Path | None, typer.Option(help="Folder for each image as a PNG file of its own.")] = None,
     out: OutOption = Path("sample.png"),
@@ -88,9 +93,13 @@ def sample(
             about |= {"image": image.name, "strength": strength}
             start = read_image(image, loaded.image_size)
             asked |= {"images": np.stack([start] * len(prompt)), "strength": strength}
+        if control_image is not None:
+            about |= {"control_image": control_image.name, "conditioning_scale": conditioning_scale}
+            hint = read_image(control_image, loaded.image_size) / 2 + 0.5  # in [0, 1], as diffusers has hints
+            asked |= {"control": np.stack([hint] * len(prompt)), "conditioning_scale": conditioning_scale}
         captions = [wrapped(text) for text in prompt]
     else:
-        if prompt or negative_prompt or image:
+        if prompt or negative_prompt or image or control_image:
             raise CipherDMError(f"{folder} is no Stable Diffusion folder, and takes no prompts and no images.")
         loaded, draw, prepare, layout = cdm.load_unet(folder), cdm.sample, sampling.make_task, {}
         chosen_labels, classes = parse_labels(labels), loaded.config.num_class_embeds
@@ -141,8 +150,11 @@ def write_figure(figure: "Figure", out: Path, contents: dict[str, Any]) -> str:
     return f"Wrote {out} and {record}."
 
 
-def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Read an image file as float32 [3, H, W] in [-1, 1], resized. Raises CipherDMError if it cannot be read."""
+def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read an image file as float32 [3, H, W] in [-1, 1], resized if a size is given.
+
+    Raises CipherDMError if it cannot be read.
+    """
     from PIL import Image, ImageOps  # slow to import, and needed for --image alone
     from skimage import color, transform
 
@@ -154,5 +166,5 @@ def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise CipherDMError(f"{path} cannot be read as an image ({error}).") from error
     pixels = color.gray2rgb(pixels) if wide else color.rgba2rgb(pixels)
-    resized = transform.resize(pixels, size, anti_aliasing=True)  # to [0, 1], whatever the type was
+    resized = transform.resize(pixels, size or pixels.shape[:2], anti_aliasing=True)  # to [0, 1], whatever the type was
     return np.clip(resized.transpose(2, 0, 1) * 2 - 1, -1, 1).astype(np.float32)

@@ -7,6 +7,7 @@ import grpc
 from ..engine.rpc import Stub
 from ..engine.wire import GRPC_OPTIONS
 from . import host_pb2 as pb
+from .certificates import Certificates
 from .config import PARTY_NAMES, CallerConfig, Timeouts
 
 # Only these calls are retried: they change nothing, so they may be asked twice. A connection that was cut and mended can
@@ -39,15 +40,23 @@ def connect(config: CallerConfig, rank: int) -> tuple[grpc.Channel, Stub]:
     The party must present a certificate with its name, party0 and so on, as a DNS name: a host that has taken over its
     address cannot take its place.
     """
+    retries = ("grpc.service_config", json.dumps({"methodConfig": [{"name": _RETRIED, "retryPolicy": _RETRIES}]}))
+    channel = open_channel(config.parties[rank], PARTY_NAMES[rank], config.identity, config.timeouts, retries)
+    return channel, Stub(channel, pb.DESCRIPTOR)
+
+
+def open_channel(
+    address: str, name: str, identity: Certificates, timeouts: Timeouts, *more: tuple[str, str]
+) -> grpc.Channel:
+    """Return a channel over mutual TLS to whoever presents a certificate with that name; `more` are options of gRPC."""
     options = (
         *GRPC_OPTIONS,
-        *keepalive_options(config.timeouts),
-        ("grpc.service_config", json.dumps({"methodConfig": [{"name": _RETRIED, "retryPolicy": _RETRIES}]})),
-        ("grpc.ssl_target_name_override", PARTY_NAMES[rank]),
+        *keepalive_options(timeouts),
+        *more,
+        ("grpc.ssl_target_name_override", name),
         # gRPC's own pauses grow to two minutes; a party that was restarted is to be found again within a second.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 1000),
         ("grpc.use_local_subchannel_pool", 1),  # otherwise channels to one address share a connection and its pauses
     )
-    channel = grpc.secure_channel(config.parties[rank], config.identity.to_call(), options)
-    return channel, Stub(channel, pb.DESCRIPTOR)
+    return grpc.secure_channel(address, identity.to_call(), options)

@@ -138,7 +138,7 @@ def load_caller(path: str | Path) -> CallerConfig:
     path = Path(path)
     sections = read_sections(path, _SECTIONS, optional=("timeouts", "limits", "roles", "party"))
     parties = _addresses(sections["cluster"], "parties")
-    return CallerConfig(parties, _timeouts(sections), _certificates(sections["identity"], path))
+    return CallerConfig(parties, timeouts_of(sections), certificates_of(sections["identity"], path))
 
 
 def load_host(path: str | Path) -> HostConfig:
@@ -154,7 +154,7 @@ def load_host(path: str | Path) -> HostConfig:
         raise sections["party"].error("rank", f"is {rank}, and must be 0, 1 or 2")
     own_name = PARTY_NAMES[rank]
     with sections["identity"] as identity:
-        caller = CallerConfig(parties, _timeouts(sections), _certificates(identity, path, name=own_name))
+        caller = CallerConfig(parties, timeouts_of(sections), certificates_of(identity, path, name=own_name))
     with sections["limits"] as fields:
         # A queue may have no places at all; a limit of 0 anywhere else would refuse every call.
         usual = asdict(Limits()).items()
@@ -174,7 +174,7 @@ def load_host(path: str | Path) -> HostConfig:
             caller,
             rank,
             links,
-            _certificates(party, path, "link_", own_name),
+            certificates_of(party, path, "link_", own_name),
             sockets and path.parent / sockets,
             party.text("listen", split_address(parties[rank])[0]),
             path.parent / party.text("state"),
@@ -209,12 +209,14 @@ def _addresses(fields: Fields, name: str) -> tuple[str, str, str]:
     return addresses
 
 
-def _timeouts(sections: Mapping[str, Fields]) -> Timeouts:
+def timeouts_of(sections: Mapping[str, Fields]) -> Timeouts:
+    """Read the section [timeouts], whose fields all have defaults."""
     with sections["timeouts"] as fields:
         return Timeouts(**{name: fields.seconds(name, value) for name, value in asdict(Timeouts()).items()})
 
 
-def _certificates(fields: Fields, path: Path, prefix: str = "", name: str | None = None) -> Certificates:
+def certificates_of(fields: Fields, path: Path, prefix: str = "", name: str | None = None) -> Certificates:
+    """Read and check the files that a section of the TOML file at `path` names, for a role's `name` if it has a fixed one."""
     paths = {}
     for kind in ("certificate", "private_key", "authority"):
         paths[kind] = path.parent / fields.text(prefix + kind)

@@ -13,13 +13,13 @@ import numpy as np
 
 from ..engine import Spec, compile_plan
 from ..errors import CipherDMError
-from ..models import CONFIGS, UNet, sampling_defaults
+from ..models import CONFIGS, ControlledConfig, ControlNetConfig, UNet, sampling_defaults, with_control
 from ..models.transformer import Transformer
 from ..owner import WeightsLayout
 from ..progress import Progress
 from ..protocols import FAST, Protocols, named
 from ..sampling import engine_for, make_task, sampling_nodes
-from ..sampling.pipeline import ClientComponents, Pipeline, decode_latents, embed_prompts
+from ..sampling.pipeline import ClientComponents, Pipeline, blank_hints, checked_hints, decode_latents, embed_prompts
 from ..sampling.rings import walking_of
 from ..sampling.roles import client_values, whole_labels
 from ..sampling.sample import Granularity, SamplingResult, check_sample
@@ -47,6 +47,7 @@ def sampling_model(
     eta: float = 0.0,
     clip: bool = False,
     guidance_scale: float | None = None,
+    conditioning_scale: float = 1.0,
     protocols: Protocols | str = FAST,
     granularity: Granularity | None = None,
     progress: Progress | None = None,
@@ -64,6 +65,7 @@ def sampling_model(
         steps, start, reuse, scheduler, eta, protocols: see `cipherdm.sample` and `cipherdm.text_to_image`.
         clip: see `cipherdm.sample`; not for prompts.
         guidance_scale: see `cipherdm.text_to_image`; for prompts only.
+        conditioning_scale: the same; for a pipeline with a ControlNet.
         granularity: see `cipherdm.sample`; "block" for prompts and "step" otherwise by default.
         progress: called before each program is compiled.
 
@@ -88,13 +90,16 @@ def sampling_model(
         "scheduler": scheduler or scheduler_of(unet.scheduler_config),
         "eta": eta,
     }
-    # The owner has no labels, prompts or noise: what stands for them here gives shapes, and is not sent.
+    # The owner has no labels, prompts, hints or noise: what stands for them here gives shapes, and is not sent.
     if isinstance(model, Pipeline):
         if clip:
             raise CipherDMError("clip is for models with labels; leave it out for a pipeline.")
         settings["guidance_scale"] = usual["guidance_scale"] if guidance_scale is None else guidance_scale
-        task = text_to_image_task(model, [""] * batch, protocols=protocols, **settings)
+        settings["conditioning_scale"], hints = conditioning_scale, blank_hints(model, batch)
+        task = text_to_image_task(model, [""] * batch, control=hints, protocols=protocols, **settings)
         unit, about = "block", {"kind": _PROMPTS, "branches": task.shape.branches}
+        if isinstance(unet.config, ControlledConfig):
+            about["control"] = unet.config.control.to_diffusers()
     else:
         if guidance_scale is not None:
             raise CipherDMError("guidance_scale is for models with prompts; leave it out for a U-Net.")
@@ -131,11 +136,12 @@ def images_of(
     count: int | None = None,
     prompts: Sequence[str] | None = None,
     negative_prompts: Sequence[str] | None = None,
+    control: np.ndarray | None = None,
     components: ClientComponents | None = None,
     seed: int | None = None,
     progress: Progress | None = None,
 ) -> SamplingResult:
-    """Ask for images of a registered model. Only this process sees labels, prompts, noise, latents and images.
+    """Ask for images of a registered model. Only this process sees labels, prompts, hints, noise, latents and images.
 
     Args:
         cluster: the three hosts, called as a client.
@@ -144,6 +150,7 @@ def images_of(
         count: number of images, for models without classes; as many as one run draws by default.
         prompts: one per image, for models with prompts; as many as one run draws, or a multiple.
         negative_prompts: one per image; empty by default. A model without guidance takes none.
+        control: hints for a ControlNet, as in `cipherdm.text_to_image`; one per image.
         components: the client's components of the pipeline to which the model belongs, for prompts.
         seed: seed of the noise; unpredictable by default, as it should be in production.
         progress: see `RemoteCluster.request`.
@@ -178,6 +185,7 @@ def images_of(
         what = "images" if prompts is None else "prompts"
         raise CipherDMError(f"{name} draws {shape.batch} images per run; give a multiple of that, not {wanted} {what}.")
     embeddings = None if prompts is None else _embedded(name, shape, components, prompts, negative_prompts)
+    hints = checked_hints(shape.config, control, wanted)
     seed = secrets.randbits(64) if seed is None else seed
     samples, cost = [], None
     for first in range(0, wanted, shape.batch):
@@ -187,6 +195,7 @@ def images_of(
             shape,
             seed + first,
             prompts=None if embeddings is None else embeddings[:, of_run].reshape(-1, *embeddings.shape[2:]),
+            hints=None if hints is None else hints[of_run],
         )
         answer = cluster.request(name, inputs, progress)
         samples.append(answer.outputs["sample"])
@@ -213,8 +222,11 @@ def _described(cluster: RemoteCluster, name: str, kind: str) -> tuple[StepShape,
             )
         options = {"eta": about["eta"], "clip": about.get("clip", False), "start": about.get("start", 0)}
         schedule = make_schedule(about["scheduler_config"], about["scheduler"], about["steps"], **options)
+        config = CONFIGS[about["config"]["_class_name"]].from_diffusers(about["config"])
+        if "control" in about:
+            config = with_control(config, ControlNetConfig.from_diffusers(about["control"]))
         shape = StepShape.of(
-            CONFIGS[about["config"]["_class_name"]].from_diffusers(about["config"]),
+            config,
             named(about["protocols"]),
             WeightsLayout((), (), ()),  # a client does not need it
             schedule,

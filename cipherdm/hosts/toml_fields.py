@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import CipherDMError
 
 _REQUIRED = object()
-_KINDS = {str: "a text", int: "a whole number", float: "a number", list: "a list"}
+_KINDS = {str: "a text", int: "a whole number", float: "a number", list: "a list", bool: "true or false"}
 
 
 class Fields:
@@ -39,15 +39,23 @@ class Fields:
     def whole(self, name: str, default: Any = _REQUIRED, *, least: int = 0) -> int:
         """Return a whole number of at least `least`."""
         value = self._get(name, int, default)
-        if value < least:
+        if value is not None and value < least:
             raise self.error(name, f"is {value}, and must be at least {least}")
         return value
 
+    def flag(self, name: str, default: Any = _REQUIRED) -> bool:
+        """Return true or false."""
+        return self._get(name, bool, default)
+
     def seconds(self, name: str, default: Any = _REQUIRED) -> float:
         """Return a number of seconds above 0."""
+        return self.above_zero(name, default, "a number of seconds")
+
+    def above_zero(self, name: str, default: Any = _REQUIRED, what: str = "a number") -> float:
+        """Return a finite number above 0."""
         value = float(self._get(name, float, default))
         if not 0 < value < float("inf"):
-            raise self.error(name, f"is {value:g}, and must be a number of seconds above 0")
+            raise self.error(name, f"is {value:g}, and must be {what} above 0")
         return value
 
     def texts(self, name: str, default: Any = _REQUIRED, *, count: int | None = None) -> tuple[str, ...]:
@@ -79,7 +87,7 @@ class Fields:
             return default
         value = self._values[name]
         kinds = (int, float) if kind is float else kind
-        if not isinstance(value, kinds) or isinstance(value, bool):
+        if not isinstance(value, kinds) or isinstance(value, bool) != (kind is bool):
             raise self.error(name, f"is {value!r}, and must be {_KINDS[kind]}")
         return value
 

@@ -70,27 +70,29 @@ def make_trial(
     identities = make_certificates(folder, roles, names, days, callers=(OWNER, *clients, OPERATOR))
     link_identities = make_certificates(folder / "links", PARTY_NAMES, names, days)
     common = "# The sections up to [identity] are the same at all three parties.\n"
-    common += _section("cluster", {"parties": parties, "links": links, "protocol": "ABY3", "ring_bits": 64})
-    common += _section("timeouts", vars(timeouts)) + _section("limits", vars(limits))
-    common += _section("roles", {"owners": [OWNER], "clients": list(clients), "operators": [OPERATOR]})
+    common += section("cluster", {"parties": parties, "links": links, "protocol": "ABY3", "ring_bits": 64})
+    common += section("timeouts", vars(timeouts)) + section("limits", vars(limits))
+    common += section("roles", {"owners": [OWNER], "clients": list(clients), "operators": [OPERATOR]})
     files = {}
     for role in roles:
-        text = common + _section("identity", _paths(folder, identities[role]))
+        text = common + section("identity", paths_in(folder, identities[role]))
         if role in PARTY_NAMES:
-            link = {f"link_{name}": path for name, path in _paths(folder, link_identities[role]).items()}
+            link = {f"link_{name}": path for name, path in paths_in(folder, link_identities[role]).items()}
             about = {"rank": PARTY_NAMES.index(role), "state": f"{role}-state"}
-            text += _section("party", about | link)
+            text += section("party", about | link)
         files[role] = folder / f"{role}.toml"
         with replacing(files[role]) as temporary:
             temporary.write_text(text)
     return files
 
 
-def _section(name: str, fields: dict) -> str:
+def section(name: str, fields: dict) -> str:
+    """Return a section of a TOML file, of texts, numbers and lists of them."""
     # Texts, numbers and lists of them are written alike in JSON and in TOML.
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in fields.items()]
     return f"[{name}]\n" + "".join(lines) + "\n"
 
 
-def _paths(folder: Path, certificates: Certificates) -> dict[str, str]:
+def paths_in(folder: Path, certificates: Certificates) -> dict[str, str]:
+    """Return the fields of a section [identity] in a file of that folder."""
     return {name: str(path.relative_to(folder)) for name, path in vars(certificates).items()}

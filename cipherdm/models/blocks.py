@@ -3,7 +3,7 @@
 Each takes its parameters under names local to the block ("conv1.weight"), its inputs by position, and the protocol set and
 static values by keyword. Only the protocols compute linear and nonlinear layers, so a function reads the same in plaintext,
 with approximations and on SPU. UNet2DModel has `attention`. UNet2DConditionModel has transformers instead: `context` and
-the functions from `transformer_in` to `transformer_out`.
+the functions from `transformer_in` to `transformer_out`. A ControlNet has `hint_conv`, `zero_conv` and `sum_of` besides.
 """
 
 import math
@@ -242,6 +242,22 @@ def transformer_out(params, tokens, hidden, *, protocols, linear_projection):
     if linear_projection:
         return hidden + protocols.linear(projection, tokens).reshape(*hidden.shape)
     return hidden + protocols.conv2d(projection, tokens.reshape(*tokens.shape[:2], *hidden.shape[2:]))
+
+
+def hint_conv(params, hint, *, protocols, stride, act_fn):
+    """Convolve a ControlNet's hint [B, C, H, W], and apply the activation called `act_fn`, if it is not None."""
+    y = protocols.conv2d(params, hint, stride=stride, padding=SAME)
+    return y if act_fn is None else protocols.activation(params, y, act_fn=act_fn, protocols=protocols)
+
+
+def zero_conv(params, hidden, *, protocols):
+    """Convolve hidden [B, C, H, W] with a 1 x 1 kernel to what a ControlNet adds to a U-Net."""
+    return protocols.conv2d(params, hidden)
+
+
+def sum_of(params, value, added, *, protocols):
+    """Return the sum of two values of one shape."""
+    return value + added
 
 
 def _normalised(params, name, tokens, protocols, eps=LAYER_NORM_EPS):

@@ -20,8 +20,8 @@ class Block:
 
     name: str  # diffusers' module path, such as "down_blocks.0.resnets.1"
     # time_embedding, time_projection, conv_in, resnet, downsample, upsample or conv_out; in a UNet2DModel attention; in a
-    # UNet2DConditionModel context, transformer_in, self_attention, cross_attention, feed_forward or transformer_out; in a
-    # DiTTransformer2DModel patches_in, self_attention, feed_forward or patches_out
+    # UNet2DConditionModel context, transformer_in, self_attention, cross_attention, feed_forward or transformer_out, with a
+    # ControlNet also hint, zero_conv or sum; in a DiTTransformer2DModel patches_in, self_attention, feed_forward or patches_out
     kind: str
     inputs: tuple[str, ...]  # the values it reads, in the order of the positional arguments
     outputs: tuple[str, ...]  # the values it writes

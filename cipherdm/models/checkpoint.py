@@ -2,8 +2,10 @@
 
 import json
 import re
+from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from ..errors import CipherDMError
+from ..errors import CipherDMError, refuse
 from ..files import checkout, replacing
 from .config import Config, DiTConfig, UNetConditionConfig, UNetConfig
+from .control import ControlledConfig, ControlNetConfig, control_params, with_control
 from .dit import POSITIONS, positions
 from .layout import unet_shapes
 from .unet import UNet
@@ -25,9 +28,11 @@ SCHEDULER = "scheduler_config.json"
 SAMPLING = "sampling.json"  # in a model's folder, if it is to be sampled otherwise than others are
 PIPELINE = "model_index.json"  # in a pipeline's folder, which holds the U-Net's folder and others
 CONFIGS = {config._kind: config for config in (UNetConfig, UNetConditionConfig, DiTConfig)}
-# diffusers' pipelines that are computed here: of a UNet2DModel, and of a UNet2DConditionModel.
+# diffusers' pipelines that are computed here: of a UNet2DModel, and of a UNet2DConditionModel, alone or with a ControlNet.
 _PLAIN = ("DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline")
-_PROMPTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+_CONTROLLED = "StableDiffusionControlNetPipeline"
+_OF_SPLIT = "split_activation"  # field that only the configuration of a `split.SplitControlNetModel` has
+_PROMPTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", _CONTROLLED)
 
 # In FM64 with 18 fraction bits a product is right below 2^26 and can be silently wrong above. A weight of 2^13 leaves 2^13
 # to the other factor. A network with larger weights is broken, or needs rescaling before it is shared.
@@ -81,11 +86,35 @@ def takes_prompts(folder: str | Path) -> bool:
 
     Raises CipherDMError if the folder is that of another pipeline.
     """
-    index = Path(folder) / PIPELINE
-    kind = read_json(index).get("_class_name") if index.is_file() else _PLAIN[0]
+    kind = _components(folder).get("_class_name")
     if kind not in (*_PLAIN, *_PROMPTED):
         raise CipherDMError(f"{folder} is of a {kind}; supported are {', '.join((*_PLAIN, *_PROMPTED))}.")
     return kind in _PROMPTED
+
+
+def has_control(folder: str | Path) -> bool:
+    """Return whether a folder is that of a pipeline with a ControlNet.
+
+    Raises CipherDMError if there are several, or it was trained by split learning: its weights would fit, and draw wrongly.
+    """
+    components = _components(folder)
+    if components.get("_class_name") != _CONTROLLED:
+        return False
+    kind, config = (components.get("controlnet") or [None])[-1], Path(folder) / "controlnet" / CONFIG
+    if config.is_file() and _OF_SPLIT in read_json(config):
+        raise CipherDMError(
+            f"{config.parent}: this ControlNet was trained by split learning, and encodes hints otherwise than a plain one: "
+            "`cipherdm.split.load_split_pipeline` loads the folder to draw in plaintext; three parties draw with plain ones."
+        )
+    if kind != ControlNetConfig._kind:
+        raise CipherDMError(f"{folder} has a {kind}; one {ControlNetConfig._kind} is supported, and not several.")
+    return True
+
+
+def _components(folder: str | Path) -> dict[str, Any]:
+    """What a folder says of its pipeline; of one without a file the class alone."""
+    index = Path(folder) / PIPELINE
+    return read_json(index) if index.is_file() else {"_class_name": _PLAIN[0]}
 
 
 class WeightsFiles(Mapping[str, np.ndarray]):
@@ -115,7 +144,8 @@ class WeightsFiles(Mapping[str, np.ndarray]):
 def load_unet(folder: str | Path, *, lazily: bool = False) -> UNet:
     """Read a UNet2DModel, UNet2DConditionModel or DiTTransformer2DModel that diffusers saved, all tensors as float32.
 
-    Weights may be in one file or in several that an index names, and of the variant fp16 or bf16, if there is no other.
+    If the pipeline has a ControlNet, it is part of the model. Weights may be in one file or in several that an index names,
+    and of the variant fp16 or bf16, if there is no other.
 
     Args:
         folder: path of a model's folder, or of a pipeline's with `unet/` and `scheduler/` in it; or a name in data/models.
@@ -137,17 +167,34 @@ def load_unet(folder: str | Path, *, lazily: bool = False) -> UNet:
         supported = " and ".join(CONFIGS)
         remedy = " load_transformer reads transformers' models." * ("_class_name" not in values)
         raise CipherDMError(f"{home / CONFIG}: The configuration is of a {kind}; supported are {supported}.{remedy}")
-    try:
-        config = CONFIGS[kind].from_diffusers(values)
-    except CipherDMError as error:
-        raise CipherDMError(f"{home / CONFIG}: {error}") from error
-    weights = weights_in(home, WEIGHTS)
+    config, weights = _read(home, CONFIGS[kind], values), weights_in(home, WEIGHTS)
     params = weights if lazily else dict(weights)
     if isinstance(config, DiTConfig):  # diffusers computes these when it makes the model
         table = positions(config.width, config.sample_size // config.patch_size)
         params = {POSITIONS: table} | dict(weights)
     check_params(config, params, str(home / WEIGHTS))
+    if has_control(folder):
+        config, added = _with_control(config, folder / "controlnet")
+        params = ChainMap(added, weights) if lazily else params | added
     return UNet(config, params, read_json(scheduler) if scheduler.is_file() else None, folder)
+
+
+def _with_control(config: UNetConditionConfig, home: Path) -> tuple[Config, dict[str, np.ndarray]]:
+    """Return the configuration of a U-Net with the ControlNet in a folder, and what this adds to the state dict."""
+    control = _read(home, ControlNetConfig, read_json(home / CONFIG))
+    weights = dict(weights_in(home, WEIGHTS))
+    check_params(replace(control, hide_prompt=False), weights, str(home / WEIGHTS))
+    try:
+        return with_control(config, control), control_params(control, weights)
+    except CipherDMError as error:
+        raise CipherDMError(f"{home}: {error}") from error
+
+
+def _read(home: Path, kind: type[Config], values: Mapping[str, Any]) -> Config:
+    try:
+        return kind.from_diffusers(values)
+    except CipherDMError as error:
+        raise CipherDMError(f"{home / CONFIG}: {error}") from error
 
 
 def sampling_defaults(folder: Path | None, *, steps: int = 20, guidance_scale: float = 7.5) -> dict[str, Any]:
@@ -174,6 +221,8 @@ def save_unet(unet: UNet, folder: str | Path) -> None:
     """
     folder = Path(folder)
     params = {name: np.ascontiguousarray(value, np.float32) for name, value in unet.params.items()}
+    how = "StableDiffusionControlNetPipeline.save_pretrained, in two folders"
+    refuse({f"a U-Net with a ControlNet is saved by {how}": isinstance(unet.config, ControlledConfig)})
     check_params(unet.config, params, "the U-Net to be saved")
     params.pop(POSITIONS, None)
     try:

@@ -392,4 +392,4 @@ def _check_levels(config: _UNet) -> None:
 
 
 def _unsupported(name: str, value: Any, supported: str) -> CipherDMError:
-    return CipherDMError(f"The U-Net's {name} is {value!r}, which is not supported. It must be {supported}.")
+    return CipherDMError(f"The model's {name} is {value!r}, which is not supported. It must be {supported}.")

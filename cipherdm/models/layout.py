@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 from . import blocks
 from .building import Block, Builder, Shapes, conv_shapes, linear_shapes, norm_shapes, projection_shapes
 from .config import Config, DiTConfig, UNetConditionConfig
+from .control import HINT_ENCODER, PREFIX, ZEROS, ControlledConfig, ControlNetConfig, in_controlled
 from .dit import DiTBuilder
 
 GUIDANCE = "time_embedding.cond_proj.weight"  # of models that are told the guidance scale
@@ -15,7 +17,8 @@ def unet_blocks(config: Config) -> tuple[Block, ...]:
     """Return the blocks in an order of execution: time blocks, context blocks if there are any, the others.
 
     The graph's inputs are "sample" [B, C, H, W], "timestep" [1], "class_onehot" [B, num_class_embeds] if there are classes,
-    and "encoder_hidden_states" [B, tokens, cross_attention_dim] for a UNet2DConditionModel; its output is "eps".
+    "encoder_hidden_states" [B, tokens, cross_attention_dim] for a UNet2DConditionModel, and "hint" [B, C, H, W] if it has a
+    ControlNet; its output is "eps".
     """
     return _layout(config)[0]
 
@@ -32,7 +35,8 @@ def unet_shapes(config: Config) -> Shapes:
 
 @lru_cache(maxsize=64)
 def _layout(config: Config) -> tuple[tuple[Block, ...], Shapes]:
-    builder = DiTBuilder(config) if isinstance(config, DiTConfig) else _UNetBuilder(config)
+    kinds = {DiTConfig: DiTBuilder, ControlNetConfig: _ControlNetBuilder}
+    builder = kinds.get(type(config), _UNetBuilder)(config)
     builder.build()
     return (*builder.time_blocks, *builder.context_blocks, *builder.blocks), builder.shapes
 
@@ -47,16 +51,25 @@ class _UNetBuilder(Builder):
         self.prompts = isinstance(config, UNetConditionConfig)
 
     def build(self) -> None:
+        self.time_embedding()
+        self.first()
+        skips = self.down()
+        self.middle()
+        if isinstance(self.config, ControlledConfig):
+            skips = self.controlled(skips)
+        self.up(skips)
+
+    def first(self) -> None:
+        config = self.config
+        shapes = conv_shapes("", config.in_channels, config.block_out_channels[0], 3)
+        self.chain("conv_in", "conv_in", blocks.conv_in, shapes, prefix="conv_in.")
+
+    def down(self) -> list[tuple[str, int]]:
+        """Append the way down; return the values that it keeps for the way up, in order, with their channels."""
         config = self.config
         widths = config.block_out_channels
-        final = len(widths) - 1
-        self.time_embedding()
-        self.chain(
-            "conv_in", "conv_in", blocks.conv_in, conv_shapes("", config.in_channels, widths[0], 3), prefix="conv_in."
-        )
-        skips = [(self.last, widths[0])]
-
         channels = widths[0]
+        skips = [(self.last, channels)]
         for level, (kind, width) in enumerate(zip(config.down_block_types, widths, strict=True)):
             path = f"down_blocks.{level}"
             for index in range(config.layers_per_block):
@@ -65,18 +78,42 @@ class _UNetBuilder(Builder):
                 if "Attn" in kind:
                     self.attend(f"{path}.attentions.{index}", channels, level)
                 skips.append((self.last, channels))
-            if level != final:
+            if level != len(widths) - 1:
                 static = {"padding": config.downsample_padding}
                 shapes = conv_shapes("conv", channels, channels, 3)
                 self.chain(f"{path}.downsamplers.0", "downsample", blocks.downsample, shapes, **static)
                 skips.append((self.last, channels))
+        return skips
 
+    def middle(self) -> None:
+        config, channels = self.config, self.config.block_out_channels[-1]
         if config.mid_block_type is not None:
             scale = config.mid_block_scale_factor
             self.resnet("mid_block.resnets.0", channels, channels, output_scale=scale)
             self.attend_in_middle(channels)
             self.resnet("mid_block.resnets.1", channels, channels, output_scale=scale)
 
+    def controlled(self, skips: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Append the ControlNet, and the sums of what it gives with skips and the middle."""
+        control = _ControlNetBuilder(self.config.control)
+        control.build()
+        for own, others in ((self.time_blocks, control.time_blocks), (self.context_blocks, control.context_blocks)):
+            own += map(in_controlled, others)
+        self.blocks += map(in_controlled, control.blocks)
+        self.shapes |= {PREFIX + name: shape for name, shape in control.shapes.items()}
+        pairs = zip([*skips, (self.last, 0)], control.added, strict=True)
+        *skips, _ = [(self.sum(value, PREFIX + added), channels) for (value, channels), added in pairs]
+        return skips
+
+    def sum(self, value: str, added: str) -> str:
+        """Append the sum of two values, and return its name."""
+        self.chain(f"{added}.added", "sum", blocks.sum_of, {}, inputs=[value, added])
+        return self.last
+
+    def up(self, skips: list[tuple[str, int]]) -> None:
+        config = self.config
+        widths = config.block_out_channels
+        final, channels = len(widths) - 1, widths[-1]
         for level, (kind, width) in enumerate(zip(config.up_block_types, reversed(widths), strict=True)):
             path = f"up_blocks.{level}"
             for index in range(config.layers_per_block + 1):
@@ -200,6 +237,14 @@ class _UNetBuilder(Builder):
         shapes |= linear_shapes("attn1.to_out.0", channels, channels)
         self.part(path, "attn1", "self_attention", blocks.self_attention, shapes, heads=heads)
 
+        self.cross_attention(path, channels, heads)
+
+        # Four times as wide inside, and twice that for value and gate.
+        shapes = norm_shapes("norm3", channels) | linear_shapes("ff.net.0.proj", channels, 8 * channels)
+        shapes |= linear_shapes("ff.net.2", 4 * channels, channels)
+        self.part(path, "ff", "feed_forward", blocks.feed_forward, shapes)
+
+    def cross_attention(self, path: str, channels: int, heads: int) -> None:
         shapes = projection_shapes("attn2", ("to_k", "to_v"), self.config.cross_attention_dim, channels)
         pairs = {local: f"{path}.{local}" for local in shapes}
         outputs = (f"{path}.attn2.k", f"{path}.attn2.v")
@@ -212,14 +257,47 @@ class _UNetBuilder(Builder):
         inputs = [self.last, *outputs]
         self.part(path, "attn2", "cross_attention", blocks.cross_attention, shapes, inputs=inputs, heads=heads)
 
-        # Four times as wide inside, and twice that for value and gate.
-        shapes = norm_shapes("norm3", channels) | linear_shapes("ff.net.0.proj", channels, 8 * channels)
-        shapes |= linear_shapes("ff.net.2", 4 * channels, channels)
-        self.part(path, "ff", "feed_forward", blocks.feed_forward, shapes)
-
     def _projection(self, name: str, inside: int, outside: int):
         return (
             linear_shapes(name, inside, outside)
             if self.config.use_linear_projection
             else conv_shapes(name, inside, outside, 1)
         )
+
+
+class _ControlNetBuilder(_UNetBuilder):
+    """Walks the configuration of a ControlNet."""
+
+    def build(self) -> None:
+        self.time_embedding()
+        hint = self.hint()
+        self.first()
+        self.sum(self.last, hint)
+        skips = self.down()
+        self.middle()
+        down, middle = ZEROS
+        names = [f"{down}.{index}" for index in range(len(skips))] + [middle]
+        for name, (value, channels) in zip(names, [*skips, (self.last, skips[-1][1])], strict=True):
+            self.chain(name, "zero_conv", blocks.zero_conv, conv_shapes("", channels, channels, 1), inputs=[value])
+        self.added = names  # values that are added to the U-Net's skips, and to its middle
+
+    def hint(self) -> str:
+        """Append the convolutions that encode the hint, and return the name of their result."""
+        config = self.config
+        last, inside = "hint", config.conditioning_channels
+        channels = config.conditioning_embedding_out_channels
+        layers = [("conv_in", channels[0], 1, "silu")]
+        for index, (same, wider) in enumerate(pairwise(channels)):
+            layers += [(f"blocks.{2 * index}", same, 1, "silu"), (f"blocks.{2 * index + 1}", wider, 2, "silu")]
+        layers.append(("conv_out", config.block_out_channels[0], 1, None))
+        for leaf, outside, stride, act_fn in layers:
+            name, shapes = f"{HINT_ENCODER}.{leaf}", conv_shapes("", inside, outside, 3)
+            pairs, static = {local: f"{name}.{local}" for local in shapes}, {"stride": stride, "act_fn": act_fn}
+            block = self.block(name, "hint", blocks.hint_conv, [last], (name,), shapes, pairs, static)
+            self.context_blocks.append(block)
+            last, inside = name, outside
+        return last
+
+    def cross_attention(self, path: str, channels: int, heads: int) -> None:
+        if not self.config.hide_prompt:
+            super().cross_attention(path, channels, heads)

@@ -14,16 +14,20 @@ from ..protocols import DIRECT, Protocols
 from .blocks import sinusoid
 from .building import Block
 from .config import Config, DiTConfig, UNetConditionConfig
+from .control import check_hint, scaled_params
 from .dit import POSITIONS, positions
 from .layout import GUIDANCE, unet_blocks, unet_shapes
 
 TIME_KINDS = ("time_embedding", "time_projection")  # kinds of block that depend on weights, step and class alone
-CONTEXT_KINDS = ("context",)  # kinds that depend on weights and prompt alone: computed once, not at every step
+# Kinds that depend on weights and on the prompt, or on the hint, alone: computed once, not at every step.
+CONTEXT_KINDS = ("context", "hint")
 
 
 @dataclass(frozen=True, eq=False)
 class UNet:
-    """A diffusers U-Net or DiT: its configuration, and its state dict as float32 NumPy arrays under diffusers' names.
+    """A diffusers U-Net, alone or with a ControlNet, or DiT: its configuration, and its state dict as float32 NumPy arrays.
+
+    Names are diffusers', and those of a ControlNet begin with "controlnet.".
 
     `scheduler_config` has the contents of `scheduler_config.json` beside it, and `folder` is where it was read from; both may
     be None. Two are compared by identity, since arrays have no single truth value.
@@ -50,6 +54,11 @@ def at_guidance(unet: UNet, guidance_scale: float) -> UNet:
     added = params["time_embedding.linear_1.weight"] @ (params.pop(GUIDANCE) @ wave)
     params["time_embedding.linear_1.bias"] = params["time_embedding.linear_1.bias"] + added
     return replace(unet, config=replace(unet.config, time_cond_proj_dim=None), params=params)
+
+
+def at_conditioning_scale(unet: UNet, scale: float) -> UNet:
+    """Return a U-Net with a ControlNet as one for this conditioning scale, from 0 on, alone. It goes into the weights."""
+    return unet if scale == 1 else replace(unet, params=scaled_params(unet.params, scale))
 
 
 def init_unet(config: Config, seed: int = 0) -> UNet:
@@ -83,6 +92,7 @@ def apply_unet(
     timestep,
     class_onehot=None,
     encoder_hidden_states=None,
+    hint=None,
     *,
     protocols: Protocols = DIRECT,
 ):
@@ -98,6 +108,7 @@ def apply_unet(
         timestep: a number or an array of shape [1], one for the whole batch.
         class_onehot: [B, classes], for models with classes.
         encoder_hidden_states: the prompts' embedding [B, tokens, cross_attention_dim], for a UNet2DConditionModel.
+        hint: images [B, C, H, W] in [0, 1], for a ControlNet.
         protocols: the protocol set.
 
     Raises:
@@ -105,11 +116,10 @@ def apply_unet(
     """
     sample = jnp.asarray(sample, jnp.float32)
     _check_inputs(config, sample, class_onehot, encoder_hidden_states)
+    check_hint(config, hint, sample.shape[0], sample.shape[2:])
     values = {"sample": sample, "timestep": jnp.asarray(timestep, jnp.float32).reshape(1)}
-    if class_onehot is not None:
-        values["class_onehot"] = jnp.asarray(class_onehot, jnp.float32)
-    if encoder_hidden_states is not None:
-        values["encoder_hidden_states"] = jnp.asarray(encoder_hidden_states, jnp.float32)
+    given = {"class_onehot": class_onehot, "encoder_hidden_states": encoder_hidden_states, "hint": hint}
+    values |= {name: jnp.asarray(array, jnp.float32) for name, array in given.items() if array is not None}
     time = [block for block in unet_blocks(config) if block.kind in TIME_KINDS]
     rest = [block for block in unet_blocks(config) if block.kind not in TIME_KINDS]
     outside = protocols.time_embedding == "precomputed"

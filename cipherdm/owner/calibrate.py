@@ -50,6 +50,7 @@ def calibrate(
     images_per_class: int = 24,
     embeddings: np.ndarray | None = None,
     guided: bool = False,
+    hints: np.ndarray | None = None,
     reuse: int = 1,
     seed: int = 0,
     progress: Progress | None = None,
@@ -78,7 +79,8 @@ def calibrate(
       [steps, 1, 2], over all tokens.
     - "NORM.count" [1]: number of values that are normalised together.
     - "NORM.newton" [1]: number of Newton steps that make 1/sqrt right on that range.
-    - "GATE.even" [C, 5]: GELU for what each channel carries at any step, of a gate or between two layers.
+    - "GATE.even" [C, 5]: GELU for what each channel carries at any step, of a gate or between two layers; SiLU between those
+      of a hint's encoder.
 
     Args:
         unet: the model.
@@ -86,6 +88,7 @@ def calibrate(
         images_per_class: number of images of each class, for models with labels.
         embeddings: embeddings of prompts as `embed_prompts` makes them, for models with prompts; one image each.
         guided: True if the embeddings are of two branches.
+        hints: [B, C, H, W] in [0, 1], one for each image, for a model with a ControlNet.
         reuse: as in `cipherdm.sample`.
         seed: seed of the noise.
         progress: called as progress(done, steps, "calibrate") after each step.
@@ -107,7 +110,7 @@ def calibrate(
             progress(step + 1, schedule.steps, "calibrate")
 
     with threadpool_limits(1):  # the fits are small: more threads would only wait for each other
-        observe(unet, schedule, conditions, guided=guided, seed=seed, visit=visit, reuse=reuse)
+        observe(unet, schedule, conditions, guided=guided, hints=hints, seed=seed, visit=visit, reuse=reuse)
     return recorder.arrays() | {"timesteps": np.asarray(schedule.timesteps, np.float32)}
 
 
@@ -218,7 +221,8 @@ class _Recorder:
             arrays |= {f"{name}.{leaf}": values for leaf, values in found.items()}
         for name, gates in self.gates.items():
             samples = np.concatenate(gates, axis=1)
-            arrays[f"{name}.even"] = fit_even(samples, widened_ends(samples), exact.gelu)
+            function = exact.silu if self.layers.inner.get(name) == "silu" else exact.gelu
+            arrays[f"{name}.even"] = fit_even(samples, widened_ends(samples), function)
         arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
         newton = {
             name.replace(".spread", ".newton"): np.asarray([newton_steps(array)], np.int32)

@@ -149,7 +149,7 @@ def _fold_linear_attention(weights: PreparedWeights, name: str, heads: int, toke
 def fold_inner(
     weights: PreparedWeights, stored: Mapping[str, np.ndarray], name: str, act_fn: str, *, gated: bool = False
 ) -> None:
-    """Fold an activation between two linear layers; its scale, and shift, into the first, which is called `name`.
+    """Fold an activation after a linear layer or convolution called `name`, into which its scale, and shift, go.
 
     If it is `gated` (`fast_norms.geglu`), they go into that layer's second half alone.
     """
@@ -161,14 +161,15 @@ def fold_inner(
         scale = fold_polynomial(weights, weights.constant, name, fitted.reshape(-1, fitted.shape[-1]))
     if gated:
         scale = np.concatenate([np.ones_like(scale), scale])
-    else:  # what is added to products of the result
-        weights.bits[f"{_layer_after(name)}.bias"] = bits + WEIGHT_BITS
-    weights.constant[f"{name}.weight"] = weights.constant[f"{name}.weight"] * scale[:, None]
+    elif after := _layer_after(name):  # what is added to products of the result
+        weights.bits[f"{after}.bias"] = bits + WEIGHT_BITS
+    weight = weights.constant[f"{name}.weight"]
+    weights.constant[f"{name}.weight"] = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
     weights.constant[f"{name}.bias"] = weights.constant[f"{name}.bias"] * scale + offset
 
 
-def _layer_after(name: str) -> str:
-    """The linear layer that reads an activation of what another one returns."""
+def _layer_after(name: str) -> str | None:
+    """The linear layer that reads an activation of what another one returns, if it is in the same block."""
     after = {"ff.net.0.proj": "ff.net.2", "pooler": "classifier"}
-    leaf = next(leaf for leaf in after if name.endswith(leaf))
-    return name.removesuffix(leaf) + after[leaf]
+    leaf = next((leaf for leaf in after if name.endswith(leaf)), None)
+    return None if leaf is None else name.removesuffix(leaf) + after[leaf]

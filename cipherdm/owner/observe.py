@@ -34,7 +34,8 @@ _GROUP_NORMS = {
 _TOKEN_NORMS = {"self_attention": "norm1", "cross_attention": "norm2", "feed_forward": "norm3"}
 _TOKEN_NORMS |= {"head": "norm", "norm": "norm", "patches_out": "norm_out"}
 _ATTENTIONS = {"attention": "", "self_attention": "attn1.", "cross_attention": "attn2."}
-_INNER = {"feed_forward": "ff.net.0.proj", "head": "pooler"}  # linear layers before an activation, or a gate
+# Linear layers before an activation, or a gate.
+_INNER = {"feed_forward": "ff.net.0.proj", "head": "pooler", "hint": ""}
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class Layers:
             if (name := full.get(_INNER.get(block.kind))) is not None:
                 if block.kind == "feed_forward" and "act_fn" not in static:
                     gates.append(name)
-                else:
-                    inner[name] = static.get("act_fn", "tanh")
+                elif (act_fn := static.get("act_fn", "tanh")) is not None:
+                    inner[name] = act_fn
         softmax, linear = attentions.values()
         return cls(groups, activations, token_norms, softmax, linear, tuple(gates), inner)
 
@@ -90,7 +91,7 @@ class Observation(NamedTuple):
     normalised: Mapping[str, np.ndarray]  # [B, C, ...], each GroupNorm's output
     scores: Mapping[str, np.ndarray]  # [B, heads, N, M] of each attention with softmax, before it
     keys: Mapping[str, np.ndarray]  # [B, heads, d, M] of each attention with softmax
-    gates: Mapping[str, np.ndarray]  # [B, C, N], the input of each gated GELU, and of each activation without a gate
+    gates: Mapping[str, np.ndarray]  # [B, C, ...], the input of each gated GELU, and of each activation without a gate
 
 
 def observe(
@@ -99,6 +100,7 @@ def observe(
     conditions: np.ndarray,
     *,
     guided: bool = False,
+    hints: np.ndarray | None = None,
     seed: int,
     visit: Callable[[int, Any], None],
     call: Callable | None = None,
@@ -112,9 +114,11 @@ def observe(
         conditions: one row for each image: labels as `one_hot_labels` makes them, or embeddings [B, tokens, width]. Guided,
             embeddings [2 B, tokens, width], those without the prompts first.
         guided: True if there are two branches.
+        hints: [B, C, H, W] in [0, 1], one for each image, for a model with a ControlNet.
         seed: seed of the initial noise, which is public.
         visit: called at each step, with an `Observation` or with the records of `call`.
-        call: function of (params, sample, timestep [1], conditions) to the predicted noise and arrays to be recorded instead.
+        call: function of (params, sample, timestep [1], conditions, hints) to the predicted noise and arrays to be recorded
+            instead.
         reuse: as in `cipherdm.sample`; not with `call`.
     """
     noisy = schedule.coefficients[:, -1]
@@ -123,13 +127,14 @@ def observe(
     whole, weights = whole_steps(schedule.steps, reuse)
     kept: list[np.ndarray] = []  # deep features of the last two whole steps
     branches = 2 if guided else 1
+    hints = None if hints is None else np.concatenate([hints] * branches)
     shape = (len(conditions) // branches, *unet.config.sample_shape)
     sample = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) * np.float32(schedule.deviation)
     for step, timestep in enumerate(schedule.timesteps):
         deep = (
             () if whole[step] else (sum(f * each for f, each in zip(weights[step], [kept[0], kept[-1]], strict=True)),)
         )
-        given = (unet.params, np.concatenate([sample] * branches), np.float32([timestep]), conditions)
+        given = (unet.params, np.concatenate([sample] * branches), np.float32([timestep]), conditions, hints)
         eps, records, *computed = call(*given, *deep)
         if whole[step] and reuse > 1:
             kept = [np.asarray(computed[0]), *kept][:2]
@@ -165,7 +170,9 @@ def load_calibration(unet: UNet) -> dict[str, np.ndarray]:
         raise CipherDMError(f"{where} has no {FILE}, which these protocols need: {remedy}")
     with safe_open(unet.folder / FILE, framework="np") as file:
         if (file.metadata() or {}).get("weights") != weights_digest(unet):
-            raise CipherDMError(f"{unet.folder / FILE} belongs to other weights than those beside it: {remedy}")
+            raise CipherDMError(
+                f"{unet.folder / FILE} belongs to other weights, or another conditioning scale: {remedy}"
+            )
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
 
 
@@ -178,7 +185,7 @@ def weights_digest(unet: UNet) -> str:
 
 
 def _recorded_call(unet: UNet):
-    """A function of (params, sample, timestep, conditions[, deep]) to eps, an `Observation`, and the deep features.
+    """A function of (params, sample, timestep, conditions, hints[, deep]) to eps, an `Observation`, and the deep features.
 
     These are what the last residual block takes from those below; if some are given it takes them in their place.
     """
@@ -186,10 +193,10 @@ def _recorded_call(unet: UNet):
     last = last_resnet(blocks)
     condition = "encoder_hidden_states" if isinstance(unet.config, UNetConditionConfig) else "class_onehot"
 
-    def call(params, sample, timestep, conditions, *deep):
+    def call(params, sample, timestep, conditions, hints, *deep):
         seen = Observation({}, {}, {}, {}, {}, {})
         recording = recording_protocols(layers, seen)
-        values = {"sample": sample, "timestep": timestep, condition: conditions}
+        values = {"sample": sample, "timestep": timestep, condition: conditions, "hint": hints}
         values = run_blocks(blocks[:last], params, values, protocols=recording)
         name = blocks[last].inputs[0]
         values |= dict(zip([name], deep, strict=False))

@@ -60,6 +60,7 @@ def check_ranges(
     per_class: int = 4,
     embeddings: np.ndarray | None = None,
     guided: bool = False,
+    hints: np.ndarray | None = None,
     seed: int = 1,
     progress: Progress | None = None,
 ) -> list[LayerRange]:
@@ -86,6 +87,7 @@ def check_ranges(
         per_class: number of images of each class, for models with labels or without conditions.
         embeddings: embeddings of prompts as `embed_prompts` makes them, for models with prompts; one image each.
         guided: True if the embeddings are of two branches.
+        hints: [B, C, H, W] in [0, 1], one for each image, for a model with a ControlNet.
         seed: seed of the initial noise, which is public.
         progress: called as progress(done, steps, "check") after each step.
 
@@ -116,7 +118,7 @@ def check_ranges(
         if progress is not None:
             progress(step + 1, schedule.steps, "check")
 
-    observe(unet, schedule, conditions, guided=guided, seed=seed, visit=visit)
+    observe(unet, schedule, conditions, guided=guided, hints=hints, seed=seed, visit=visit)
     return _entries(rows)
 
 

@@ -14,11 +14,12 @@ import numpy as np
 import safetensors
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..errors import CipherDMError, refuse
-from ..models import UNet, UNetConditionConfig, load_unet, takes_prompts
-from ..models.checkpoint import HOW_TO_SAVE, PIPELINE, VARIANTS, find_model, first, read_json
+from ..models import Config, ControlledConfig, UNet, UNetConditionConfig, check_hint, load_unet, takes_prompts
+from ..models.checkpoint import HOW_TO_SAVE, PIPELINE, VARIANTS, find_model, first, has_control, read_json
 from ..models.transformer import Transformer
 from ..models.transformer_files import is_transformer, load_transformer
 from ..schedules import check_levels
@@ -33,6 +34,7 @@ _KINDS = {
 # Tensors that folders may hold and that a text encoder has no use for.
 _UNUSED = r".*position_ids|(vision_model|visual_projection|text_projection|logit_scale)\b.*"
 CAPTIONS = "captions.txt"  # file in a model's folder with captions that its owner knows, one per line
+HINTS = "hints"  # folder in a model's folder with hints that its owner knows, as PNG files
 _FILES = {"unet": "config.json", "scheduler": "scheduler_config.json", **_CLIENT_FILES}
 
 
@@ -55,8 +57,12 @@ class Pipeline(ClientComponents):
     def image_size(self) -> tuple[int, int]:
         """Height and width of an image in pixels, from those of the latents that the U-Net was made for."""
         _, height, width = self.unet.config.sample_shape
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return height * factor, width * factor
+        return height * self.image_factor, width * self.image_factor
+
+    @property
+    def image_factor(self) -> int:
+        """Factor by which the VAE shrinks height and width."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
 
 def load_model(folder: str | Path) -> "UNet | Pipeline | Transformer":
@@ -70,13 +76,14 @@ def load_model(folder: str | Path) -> "UNet | Pipeline | Transformer":
 def load_pipeline(folder: str | Path) -> Pipeline:
     """Read a folder that StableDiffusionPipeline.save_pretrained wrote: SD 1.x and 2.x with CLIP's tokenizer.
 
-    It may be given by its name in data/models. A safety checker and its feature extractor are not read. Schedules count
+    A StableDiffusionControlNetPipeline's is read too, if it has one ControlNet, which becomes part of the U-Net. The folder
+    may be given by its name in data/models. A safety checker and its feature extractor are not read. Schedules count
     timesteps with steps_offset 1 and without clip_sample, whatever the folder says, as in StableDiffusionPipeline. Weights of
     any type become float32. Raises CipherDMError if the pipeline is of another kind, or a component is missing, unreadable, of
     an unsupported kind, or does not fit the others.
     """
     folder = find_model(folder)
-    _check_files(folder, _FILES)
+    _check_files(folder, _FILES | ({"controlnet": "config.json"} if has_control(folder) else {}))
     unet = load_unet(folder)
     if not isinstance(unet.config, UNetConditionConfig):
         raise CipherDMError(
@@ -170,6 +177,10 @@ def _check_fit(folder: Path, pipeline: Pipeline) -> None:
         "the U-Net has classes beside prompts": config.num_class_embeds is not None,
         "the U-Net's sample_size is missing": config.sample_size is None,
     }
+    if isinstance(config, ControlledConfig):
+        ours, vaes = config.control.hint_factor, pipeline.image_factor
+        told = f"the ControlNet's hint encoder (conditioning_embedding_out_channels) shrinks by {ours}, and the VAE by {vaes}"
+        problems |= {told: ours != vaes}
     refuse(problems, f"{folder} cannot draw from a prompt: ")
 
 
@@ -227,7 +238,50 @@ def known_captions(pipeline: Pipeline, count: int, captions: Sequence[str] | Non
     return spread_over(captions, count)
 
 
-def spread_over(captions: Sequence[str], count: int) -> list[str]:
+def known_hints(pipeline: Pipeline, count: int, hints: np.ndarray | None = None) -> np.ndarray | None:
+    """Return `count` hints like those to come, [count, C, H, W] in [0, 1]; None for a pipeline without a ControlNet.
+
+    These are spread evenly over `hints`, or over the PNG files of HINTS in the model's folder in the order of their names, as
+    captions are; if there are fewer, they are repeated. Raises CipherDMError if there are none, or they do not fit.
+    """
+    if hints is None and isinstance(pipeline.unet.config, ControlledConfig):
+        folder = pipeline.unet.folder
+        files = [] if folder is None else sorted((folder / HINTS).glob("*.png"))
+        if not files:
+            raise CipherDMError(
+                f"{folder or 'this pipeline'} has no {HINTS}/*.png: write hints like those to come into the model's folder."
+            )
+        opened = [np.asarray(Image.open(file).convert("RGB"), np.float32) for file in files]
+        refuse({f"the images in {folder / HINTS} differ in size": len({image.shape for image in opened}) > 1})
+        hints = np.stack(opened).transpose(0, 3, 1, 2) / np.float32(255)
+    hints = checked_hints(pipeline.unet.config, hints, 0 if hints is None else len(hints))
+    return None if hints is None else hints[np.resize(spread_over(range(len(hints)), count), count)]
+
+
+def checked_hints(config: Config, hints: np.ndarray | None, count: int) -> np.ndarray | None:
+    """Return hints for so many images as float32 [count, C, H, W]; None for a model without a ControlNet.
+
+    Raises CipherDMError if there are none for a ControlNet, or some without; if they have another shape than the images that
+    are drawn, or values out of [0, 1].
+    """
+    check_hint(config, hints, count, config.sample_shape[1:])
+    if hints is None:
+        return None
+    hints = np.asarray(hints, np.float32)
+    if not (hints.min() >= 0 and hints.max() <= 1):  # refuses NaN too
+        raise CipherDMError("the hints have values outside of [0, 1]; scale them to that range.")
+    return hints
+
+
+def blank_hints(pipeline: Pipeline, count: int) -> np.ndarray | None:
+    """Return zeros in the place of hints, where nothing but their shape matters; None for a pipeline without a ControlNet."""
+    config = pipeline.unet.config
+    if not isinstance(config, ControlledConfig):
+        return None
+    return np.zeros(config.hint_shape(count, config.sample_shape[1:]), np.float32)
+
+
+def spread_over(captions: Sequence, count: int) -> list:
     """Return at most `count` of some captions, spread evenly over them."""
     places = np.linspace(0, len(captions) - 1, min(count, len(captions))).round().astype(int)
     return [captions[place] for place in places]

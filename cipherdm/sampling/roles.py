@@ -25,9 +25,9 @@ class Task:
     owner: Values
     client: Values
     public: Values  # all parties may know them; the others are secret-shared
-    known_prompts: np.ndarray | None = (
-        None  # embeddings [branches, captions, tokens, width] with which the owner plans rings
-    )
+    # Embeddings [branches, captions, tokens, width], and hints [hints, C, H, W], with which the owner plans rings.
+    known_prompts: np.ndarray | None = None
+    known_hints: np.ndarray | None = None
 
     @property
     def specs(self) -> dict[str, Spec]:
@@ -48,7 +48,8 @@ class Task:
     @property
     def examples(self) -> Values:
         """What the owner's own runs take besides the weights."""
-        return {} if self.known_prompts is None else {"prompts": self.known_prompts}
+        known = {"prompts": self.known_prompts, "hints": self.known_hints}
+        return {name: array for name, array in known.items() if array is not None}
 
     def of_owner(self, seed: int) -> Values:
         """Return what a client would share in a run of the owner's own: with the classes or captions from the seed's on."""
@@ -56,7 +57,8 @@ class Task:
         classes = self.client["class_onehot"].shape[1] if "class_onehot" in self.client else None
         labels = None if classes is None else numbers % classes
         prompts = None if known is None else known[:, numbers % known.shape[1]].reshape(-1, *known.shape[2:])
-        return client_values(labels, self.shape, seed, prompts=prompts)
+        hints = None if self.known_hints is None else self.known_hints[numbers % len(self.known_hints)]
+        return client_values(labels, self.shape, seed, prompts=prompts, hints=hints)
 
 
 def owner_values(weights: PreparedWeights, shape: StepShape) -> Values:
@@ -95,8 +97,9 @@ def client_values(
     *,
     latents: np.ndarray | None = None,
     prompts: np.ndarray | None = None,
+    hints: np.ndarray | None = None,
 ) -> Values:
-    """Return what the client shares: its labels as one-hot rows or its prompts, and all noise, known to nobody else.
+    """Return what the client shares: its labels as one-hot rows or its prompts and hints, and all noise, known to nobody else.
 
     "sample" [B, C, H, W] is the initial noise, "noise" [steps, B, C, H, W] the fresh noise of each step, if the schedule
     has any. The generator is NumPy's, seeded by `seed`; in production a client draws an unpredictable seed.
@@ -107,6 +110,7 @@ def client_values(
         seed: seed of the noise.
         latents: array to start from instead of noise, in the shape of "sample".
         prompts: embeddings [branches * B, tokens, width] that the model attends to, "encoder_hidden_states".
+        hints: images [B, C, H, W] in [0, 1] that a ControlNet reads, "hint".
 
     Raises:
         CipherDMError: a label that the model does not have.
@@ -119,6 +123,8 @@ def client_values(
         values["noise"] = generator.standard_normal((shape.steps, *shape.image_shape), dtype=np.float32)
     if prompts is not None:
         values["encoder_hidden_states"] = prompts
+    if hints is not None:
+        values["hint"] = hints
     bits = shape.protocols.value_bits
     if bits is not None:
         values = {name: encode(array, bits, shape.ring) for name, array in values.items()}

@@ -186,12 +186,13 @@ class Settings:
         *,
         labels: Sequence[int] | None = None,
         prompts: np.ndarray | None = None,
+        hints: np.ndarray | None = None,
         latents: np.ndarray | None = None,
         guidance_scale: float = 1.0,
     ) -> Task:
         """Prepare the owner's weights and draw the client's noise.
 
-        Labels, prompts and latents are those of `client_values`; a guidance scale of 1 is no guidance.
+        Labels, prompts, hints and latents are those of `client_values`; a guidance scale of 1 is no guidance.
         """
         guided = guidance_scale > 1
         check_whole("reuse", self.reuse, 1)
@@ -201,7 +202,7 @@ class Settings:
         sizes = {"batch": batch, "ring": self.ring, "branches": BRANCHES if guided else 1}
         sizes |= {"reuse": self.reuse}
         shape = StepShape.of(unet.config, self.protocols, weights.layout, schedule, **sizes)
-        values = client_values(labels, shape, self.seed, latents=latents, prompts=prompts)
+        values = client_values(labels, shape, self.seed, latents=latents, prompts=prompts, hints=hints)
         if guided:
             schedule = replace(schedule, coefficients=guided_coefficients(schedule.coefficients, guidance_scale))
         return Task(shape, owner_values(weights, shape), values, public_values(schedule, shape))

@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DConditionModel, U
 from PIL import Image
 
 from ..engine import LocalCluster
-from ..errors import CipherDMError
+from ..errors import CipherDMError, refuse
 from ..models import UNet, load_unet
 from ..models.transformer import Transformer
 from ..progress import Progress
@@ -138,13 +138,15 @@ class SecurePipeline:
             output_type: "pil", "np", or "latent" for what the U-Net draws, before a VAE decodes it.
             callback_on_step_end: called as callback(pipeline, step, timestep, {}) after each step, counted from 0. The samples
                 on the way, which diffusers hands over here, are on shares and nobody's; what it returns is ignored.
-            progress, settings: as in `cipherdm.sample`: scheduler, start, reuse, engine.
+            progress, settings: as in `cipherdm.sample`: scheduler, start, reuse, engine; and as in `cipherdm.text_to_image`:
+                images, strength, control, conditioning_scale. diffusers' guess_mode is not supported.
 
         Raises:
             CipherDMError: as `cipherdm.sample` and `cipherdm.text_to_image` do, or an unknown output_type.
         """
         if output_type not in ("pil", "np", "latent"):
             raise CipherDMError(f"unknown output_type {output_type!r}: choose pil, np or latent.")
+        refuse({"guess_mode is not supported; leave it out, and give a prompt": settings.pop("guess_mode", False)})
         prompted = isinstance(self.model, Pipeline)
         settings |= {"steps": num_inference_steps, "eta": eta, "protocols": self.protocols}
         if prompted:

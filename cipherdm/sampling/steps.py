@@ -75,7 +75,7 @@ def setup_graph(shape: StepShape) -> Graph | None:
 
     For secret classes these are rows of the owner's table, picked by one matrix product of the one-hot rows [B, classes]
     with the table [classes, steps, width], so that no party learns which. For secret prompts they are the keys and values
-    of each cross-attention.
+    of each cross-attention, and for a ControlNet the hint's features.
     """
     nodes = []
     if shape.weights.by_class and shape.config.num_class_embeds not in (None, 1):
@@ -104,7 +104,7 @@ def step_graph(shape: StepShape, index: int = 0) -> Graph:
         nodes.append(Node("timestep", select_row, ("timesteps", "step"), ("timestep",)))
     else:
         blocks = tuple(block for block in blocks if block.kind not in TIME_KINDS)
-    of_prompt = {name for block in blocks if block.kind in CONTEXT_KINDS for name in block.outputs}
+    of_prompt = {name for block in blocks if block.kind == "context" for name in block.outputs}
     if shape.protocols.small_bits is not None:
         of_step = ditto_step(shape.config, shape.protocols, ring=shape.ring)
     else:
@@ -268,7 +268,9 @@ def block_node(block: Block, shape: StepShape) -> Node:
     widths = tuple(bits.get(full.removeprefix(WEIGHTS), WEIGHT_BITS) for full in weights)
     values = tuple(bits.get(name, shape.protocols.value_bits or 0) for name in block.inputs)
     split = [(*name.rpartition(".")[::2], value) for name, value in layout.static]
-    static = tuple((f"{layers[layer]}.{leaf}", value) for layer, leaf, value in split if layer in layers)
+    static = tuple(
+        (f"{layers[layer]}.{leaf}".removeprefix("."), value) for layer, leaf, value in split if layer in layers
+    )
     bits_and_ring = {"param_bits": widths, "input_bits": values, "static_params": static, "ring": shape.ring}
     function = BlockFunction(block.function, block.static, tuple(weights.values()), shape.protocols, **bits_and_ring)
     return Node(block.name, function, (*weights, *block.inputs), block.outputs)

@@ -12,11 +12,19 @@ import numpy as np
 
 from ..engine import EngineConfig, LocalCluster
 from ..errors import CipherDMError, check_whole
-from ..models import at_guidance, sampling_defaults
+from ..models import at_conditioning_scale, at_guidance, sampling_defaults
 from ..progress import Progress
 from ..protocols import DIRECT, Protocols, named
 from ..schedules import Schedule
-from .pipeline import Pipeline, decode_latents, embed_prompts, encode_images, known_captions
+from .pipeline import (
+    Pipeline,
+    checked_hints,
+    decode_latents,
+    embed_prompts,
+    encode_images,
+    known_captions,
+    known_hints,
+)
 from .rings import IMAGES_MET
 from .roles import Task
 from .sample import Granularity, SamplingResult, Settings, check_sample, initial_noise, run_task
@@ -29,6 +37,8 @@ def text_to_image(
     *,
     negative_prompts: Sequence[str] | str | None = None,
     guidance_scale: float | None = None,
+    control: np.ndarray | None = None,
+    conditioning_scale: float = 1.0,
     images: np.ndarray | None = None,
     strength: float = 0.8,
     latents: np.ndarray | None = None,
@@ -45,9 +55,9 @@ def text_to_image(
 ) -> SamplingResult:
     """Draw one image per prompt, secretly if there is a cluster.
 
-    On a cluster the prompts' embeddings, the noise, the U-Net's weights, every intermediate value and the latents are
-    secret-shared. Public are the architecture, the number of tokens, the schedule, guidance_scale, strength, the batch
-    size and the protocol set. This function plays both roles, model owner and client.
+    On a cluster the prompts' embeddings, the hints, the noise, the weights, every intermediate value and the latents are
+    secret-shared. Public are the architecture, the number of tokens, the schedule, guidance_scale, conditioning_scale,
+    strength, the batch size and the protocol set. This function plays both roles, model owner and client.
 
     Args:
         pipeline: the model.
@@ -57,6 +67,8 @@ def text_to_image(
         guidance_scale: weight of the prompt, from 1 on; 7.5 by default, or that of the model's `sampling.json`. With 1, or 0,
             there is no guidance, at half the cost, and negative prompts are ignored, as in diffusers. So it is with any scale
             for a U-Net that is told the scale (`time_cond_proj_dim`).
+        control: hints for the ControlNet, if there is one: [B, 3, H, W] in [0, 1], in the size of the images that are drawn.
+        conditioning_scale: factor, from 0 on, of what the ControlNet adds; the owner multiplies weights by it.
         images: [B, 3, H, W] in [-1, 1], to start from instead of noise.
         strength: share of the schedule applied to `images`, above 0, up to 1.
         latents: [B, C, h, w], the initial noise, if the client brings its own. Not with `images`.
@@ -68,6 +80,7 @@ def text_to_image(
             the cluster.
     """
     asked = {"negative_prompts": negative_prompts, "guidance_scale": guidance_scale}
+    asked |= {"control": control, "conditioning_scale": conditioning_scale}
     asked |= {"images": images, "strength": strength, "latents": latents, "protocols": named(protocols)}
     settings = {"steps": steps, "start": start, "reuse": reuse, "scheduler": scheduler, "eta": eta, "seed": seed}
     task = text_to_image_task(pipeline, prompts, **asked, **settings, ring=cluster is not None)
@@ -82,6 +95,8 @@ def text_to_image_task(
     *,
     negative_prompts: Sequence[str] | str | None = None,
     guidance_scale: float | None = None,
+    control: np.ndarray | None = None,
+    conditioning_scale: float = 1.0,
     images: np.ndarray | None = None,
     strength: float = 0.8,
     latents: np.ndarray | None = None,
@@ -91,7 +106,7 @@ def text_to_image_task(
 
     Raises CipherDMError if an argument is out of its range or of the wrong shape.
     """
-    chosen, unet = Settings(**settings), pipeline.unet
+    chosen, unet = Settings(**settings), at_conditioning_scale(pipeline.unet, conditioning_scale)
     usual = sampling_defaults(unet.folder)
     guidance_scale = usual["guidance_scale"] if guidance_scale is None else guidance_scale
     if not (guidance_scale >= 1 or guidance_scale == 0):  # NaN is refused too
@@ -104,6 +119,7 @@ def text_to_image_task(
     if isinstance(negative_prompts, str):
         negative_prompts = [negative_prompts] * len(prompts)
     embeddings = embed_prompts(pipeline, prompts, negative_prompts, guided=guidance_scale > 1)
+    given = {"prompts": embeddings, "hints": checked_hints(unet.config, control, len(prompts))}
     if images is not None:
         if latents is not None or chosen.start:
             raise CipherDMError("give images to start from, or latents, or start, and not two of them.")
@@ -113,11 +129,12 @@ def text_to_image_task(
     latents = initial_noise(unet, schedule, len(prompts), latents)
     if images is not None:
         latents = _noised(pipeline, images, schedule, (len(prompts), *unet.config.sample_shape), chosen.seed)
-    task = chosen.task(unet, schedule, len(prompts), prompts=embeddings, latents=latents, guidance_scale=guidance_scale)
+    task = chosen.task(unet, schedule, len(prompts), **given, latents=latents, guidance_scale=guidance_scale)
     if chosen.protocols.significant_bits is None:
         return task
     known = embed_prompts(pipeline, known_captions(pipeline, IMAGES_MET), guided=guidance_scale > 1)
-    return replace(task, known_prompts=known.reshape(task.shape.branches, -1, *known.shape[1:]))
+    known = known.reshape(task.shape.branches, -1, *known.shape[1:])
+    return replace(task, known_prompts=known, known_hints=known_hints(pipeline, known.shape[1]))
 
 
 def _steps_taken(steps: int, strength: float) -> int:

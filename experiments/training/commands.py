@@ -28,7 +28,7 @@ def train(
     name: Annotated[
         str,
         typer.Argument(
-            help="A recipe: mnist10, mnist01-tiny, mnist10-turbo-2, sd-mini, glyphs-dp10, reviews-tiny, ..."
+            help="A recipe: mnist10, mnist01-tiny, mnist10-turbo-2, sd-mini, sd-mini-control, glyphs-dp10, ..."
         ),
     ],
     steps: Annotated[int | None, typer.Option(help="Optimisation steps; the recipe's own by default.")] = None,
@@ -45,6 +45,9 @@ def train(
     out = usual if out is None else out
     for folder in (out, own):
         check_writable(folder / "training.json")
+    from .control.recipe import SD_MINI_CONTROL, SD_MINI_CONTROL_SPLIT
+    from .control.split import train_split_control
+    from .control.train import train_control
     from .digits import train as train_digits
     from .few_steps import train_student
     from .private_digits.train import train_private_digits
@@ -63,6 +66,10 @@ def train(
         folder = train_private_digits(name, **settings)
     elif name == SD_MINI_DP10.name:
         folder = train_private_sd_mini(**settings)
+    elif name == SD_MINI_CONTROL.name:
+        folder = train_control(**settings)
+    elif name == SD_MINI_CONTROL_SPLIT.name:
+        folder = train_split_control(**settings)
     else:
         folder = train_sd_mini(**settings) if name == "sd-mini" else train_digits(name, **settings)
     typer.echo(f"Wrote {folder}.")

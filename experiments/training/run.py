@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from cipherdm.errors import CipherDMError
 from cipherdm.files import replacing
+from cipherdm.split import moving_average
 
 _CHECKPOINT_SECONDS = 120.0
 Objective = Callable[[nn.Module, int], tuple[torch.Tensor, torch.Tensor]]
@@ -48,15 +48,7 @@ class Run:
         self.about = json.loads(json.dumps(about))  # with lists for tuples, as checkpoints have them
         # oneDNN's convolutions are faster on channels_last, and torch would convert back and forth otherwise.
         self.model = model.to(memory_format=torch.channels_last).train()
-
-        @torch.no_grad()
-        def average(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor) -> None:
-            # Faster in the beginning, when the weights change quickly.
-            decay = min(plan.ema_decay, (1 + int(count)) / (10 + int(count)))
-            torch._foreach_lerp_(averaged, current, 1 - decay)
-
-        self.averaged = AveragedModel(self.model, multi_avg_fn=average).requires_grad_(False).eval()
-        self.averaged.n_averaged += 1  # the initial weights count; with 0 the first average would be a copy
+        self.averaged = moving_average(self.model, plan.ema_decay)
         self.optimizer = optimizer(self.model.parameters())
         self.step = 0  # finished steps
         self.seconds = 0.0

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from prompted_models import SMALL
+from prompted_models import ONE_LEVEL, SMALL, add_control, save_pipeline
 
 from cipherdm import CipherDMError
 from cipherdm.cli.sample import read_image
@@ -40,6 +40,21 @@ def test_sample_writes_a_picture_and_its_record(pipeline_folder, tmp_path, run, 
     printed = capsys.readouterr()
     assert "1 image in" in printed.out
     assert "step 1/1 scheduler" in printed.err  # half of the two steps
+
+
+@pytest.mark.slow
+def test_sample_reads_a_hint(tmp_path, run, capsys):
+    folder, hint, out = tmp_path / "controlled", tmp_path / "hint.png", tmp_path / "one.png"
+    save_pipeline(folder, ONE_LEVEL)
+    add_control(folder, hide_prompt=True)
+    Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(hint)
+    arguments = ["--model", folder, "--prompt", "a red seven", "--steps", 1, "--protocols", "direct", "--out", out]
+    assert run("sample", *arguments) == 1
+    assert "its hints are missing" in capsys.readouterr().err
+    assert run("sample", *arguments, "--control-image", hint, "--conditioning-scale", 0.5) == 0
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["control_image"] == "hint.png" and record["conditioning_scale"] == 0.5
+    assert min(record["psnr_db"]) > 30
 
 
 def test_calibrate_stores_fits_for_the_captions(pipeline_folder, tmp_path, run, capsys):

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from torch_models import with_random_vectors
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -177,6 +184,30 @@ def save_pipeline(folder: Path, config: UNetConditionConfig = ONE_LEVEL) -> None
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder)
+
+
+def control_of(unet: UNet2DConditionModel, hint_channels: tuple[int, ...], spread: float = 0.1, **options):
+    """diffusers' ControlNet of a U-Net, whose zero convolutions and last layer of the hint's encoder are random."""
+    torch.manual_seed(2)
+    model = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=hint_channels, **options).eval()
+    for name, parameter in model.named_parameters():
+        if name.startswith(("controlnet_down_blocks", "controlnet_mid_block")):
+            torch.nn.init.normal_(parameter, std=spread)
+        elif name.startswith("controlnet_cond_embedding.conv_out"):
+            torch.nn.init.normal_(parameter)  # so that the hint has a say
+    return model
+
+
+def add_control(folder: Path, *, hint_channels: tuple[int, ...] = (4, 6), hide_prompt: bool = False, **options) -> None:
+    """Make the pipeline in a folder one with a ControlNet."""
+    parts = StableDiffusionPipeline.from_pretrained(folder, low_cpu_mem_usage=False).components
+    parts.pop("image_encoder")
+    control = control_of(parts["unet"], hint_channels, **options)
+    StableDiffusionControlNetPipeline(**parts, controlnet=control, requires_safety_checker=False).save_pretrained(
+        folder
+    )
+    if hide_prompt:
+        edit(folder / "controlnet" / "config.json", hide_prompt=True)
 
 
 def edit(path, **changes):

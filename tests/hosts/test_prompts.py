@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from prompted_models import SMALL, save_pipeline
+from prompted_models import ONE_LEVEL, SMALL, add_control, save_pipeline
 
 from cipherdm import DIRECT, CipherDMError, load_pipeline, text_to_image
 from cipherdm.hosts import RemoteCluster, images_of
@@ -63,6 +63,29 @@ def test_prompts_are_drawn_as_in_plaintext(hosts, pipeline_folder, registered, r
     assert "give prompts, or labels or a count, not both" in capsys.readouterr().err
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["guidance_scale"] == 3 and record["pictures"] == 1
+
+
+@pytest.mark.slow
+def test_hints_go_to_the_hosts_as_prompts_do(hosts, run, tmp_path):
+    save_pipeline(tmp_path, ONE_LEVEL)
+    add_control(tmp_path, hide_prompt=True)
+    settings = ("--steps", 1, "--guidance-scale", 1, "--conditioning-scale", 0.5)
+    settings += ("--protocols", "puma", "--granularity", "block")
+    assert run("register", tmp_path, "--name", "guided", *settings, "--config", hosts["owner"]) == 0
+    pipeline, hints = load_pipeline(tmp_path), np.tile(np.eye(16, dtype=np.float32), (1, 3, 1, 1))
+    asked = {"prompts": PROMPTS[:1], "components": load_client_components(tmp_path), "seed": 7}
+    with RemoteCluster(hosts["alice"]) as alice:
+        found = images_of(alice, "guided", control=hints, **asked)
+        for wrong in (None, hints[:, :, :8]):
+            with pytest.raises(CipherDMError, match=r"its hints .* give images .* = \(1, 3, 16, 16\)"):
+                images_of(alice, "guided", control=wrong, **asked)
+    settings = {"guidance_scale": 1.0, "conditioning_scale": 0.5, "steps": 1, "seed": 7, "protocols": "puma"}
+    expected = text_to_image(pipeline, None, PROMPTS[:1], control=hints, **settings)
+    np.testing.assert_allclose(found.latents, expected.latents, atol=0.02)
+    Image.fromarray((hints[0, 0] * 255).astype(np.uint8)).save(tmp_path / "hint.png")
+    request = ("--prompt", PROMPTS[0], "--components", tmp_path, "--control-image", tmp_path / "hint.png")
+    assert run("request", "guided", *request, "--config", hosts["alice"], "--out", tmp_path / "out.png") == 0
+    assert run("unregister", "guided", "--config", hosts["owner"]) == 0
 
 
 def test_components_of_another_pipeline_are_named(hosts, registered, tmp_path):

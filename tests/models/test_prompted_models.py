@@ -107,7 +107,7 @@ def test_blocks_are_hashable_programs_in_order():
     assert order == sorted(order)
     transformer = {"transformer_in", "self_attention", "cross_attention", "feed_forward", "transformer_out"}
     shared = {"conv_in", "resnet", "downsample", "upsample", "conv_out"}
-    assert {block.kind for block in blocks} == {*TIME_KINDS, *CONTEXT_KINDS, *transformer, *shared}
+    assert {block.kind for block in blocks} == {*TIME_KINDS, "context", *transformer, *shared}
 
 
 def test_keys_and_values_are_of_the_prompt_alone(compiled):

@@ -112,24 +112,28 @@ def denoiser_objective(
     """Return the mean square error of the predicted noise, on latents of pictures composed for each batch.
 
     `prompts` are the embeddings [captions + 1, tokens, width] of all captions, of which `drawn` gives the rows, and, last,
-    of the empty one, which replaces some of them. `factor` scales the latents. Timesteps are stratified, one from each of B
-    equal slices of 0 to 999. With `scores`, which watches the network in training, the size of attention scores is added,
-    weighted.
+    of the empty one, which replaces some of them. `factor` scales the latents. With `scores`, which watches the network in
+    training, the size of attention scores is added, weighted.
     """
-    kept = scheduler().alphas_cumprod.reshape(-1, 1, 1, 1)
     batch = config.optimisation.batch
 
     def objective(model: UNet2DConditionModel, generator: np.random.Generator) -> torch.Tensor:
         pictures, rows = drawn(generator, batch)
         with torch.no_grad():
             latents = factor * encode(autoencoder, pictures, generator)[0]
-        noise = normal(generator, latents.shape)
-        slices = (np.arange(batch) + generator.random(batch)) / batch
-        timesteps = torch.from_numpy(generator.permutation((slices * 1000).astype(np.int64)))
+        noisy, noise, timesteps = noised(latents, generator)
         shown = np.where(generator.random(batch) < config.no_caption, len(prompts) - 1, rows)
-        noisy = kept[timesteps].sqrt() * latents + (1 - kept[timesteps]).sqrt() * noise
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
         error = (model(noisy, timesteps, prompts[shown]).sample - noise).square().mean()
         return error if scores is None else error + config.score_weight * scores.mean_square()
 
     return objective
+
+
+def noised(latents: torch.Tensor, generator: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return noisy latents [B, C, h, w], the noise in them, and timesteps [B], one from each of B equal slices of 0 to 999."""
+    noise = normal(generator, latents.shape)
+    slices = (np.arange(len(latents)) + generator.random(len(latents))) / len(latents)
+    timesteps = torch.from_numpy(generator.permutation((slices * 1000).astype(np.int64)))
+    kept = scheduler().alphas_cumprod[timesteps].reshape(-1, 1, 1, 1)
+    noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
+    return noisy.contiguous(memory_format=torch.channels_last), noise, timesteps

@@ -6,7 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file
 
 from cipherdm.datasets import load_mnist
@@ -23,20 +28,25 @@ _BATCH = 50
 
 
 def draw(
-    pipeline: StableDiffusionPipeline,
+    pipeline: StableDiffusionPipeline | StableDiffusionControlNetPipeline,
     captions: Sequence[Caption],
     *,
     steps: int,
     guidance: float = 4.0,
     seed: int = 0,
+    hints: torch.Tensor | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> torch.Tensor:
-    """Draw pictures [N, 3, 32, 32] in [-1, 1] by diffusers' own pipeline, batch k of 50 from the noise of seed + k."""
+    """Draw pictures [N, 3, 32, 32] in [-1, 1] by diffusers' own pipeline, batch k of 50 from the noise of seed + k.
+
+    A pipeline with a ControlNet takes hints [N, 3, 32, 32] in [0, 1], one for each caption.
+    """
     parts = []
     for number, start in enumerate(range(0, len(captions), _BATCH)):
         chosen = captions[start : start + _BATCH]
         images = pipeline(
             [caption.text for caption in chosen],
+            **({} if hints is None else {"image": hints[start : start + _BATCH]}),
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=torch.Generator().manual_seed(seed + number),
