@@ -13,11 +13,11 @@ help:
 
 setup: .venv/installed
 
-# The lock lists every package, so pip has nothing to resolve.
+# The lock lists every package, but for the libraries that torch asks for where pip takes its build for CUDA.
 .venv/installed: requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed (SPU has no wheels for newer ones); set PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 

@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 
 from .errors import CipherDMError
-from .files import root
+from .files import data
 
-FOLDER = root() / "data" / "mnist"
-"""Folder of the four packed files in the checkout that this package runs from."""
+FOLDER = data() / "mnist"
+"""Folder of the four packed files."""
 
 Split = Literal["train", "test"]
 
@@ -103,7 +103,7 @@ class Reviews:
         return len(self.labels)
 
 
-REVIEWS = root() / "data" / "reviews" / "movieReviewSnippets_GroundTruth.txt"
+REVIEWS = data() / "reviews" / "movieReviewSnippets_GroundTruth.txt"
 _REVIEWS_SHA256 = "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"
 _REMAINDERS = {"train": range(8), "development": (8,), "test": (9,)}  # of a text's SHA-256, divided by 10
 

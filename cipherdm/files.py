@@ -1,4 +1,4 @@
-"""Write files so that a reader never meets half of one, keep what was compiled, and find the checkout."""
+"""Write files so that a reader never meets half of one, keep what was compiled, and find the checkout and its data."""
 
 import errno
 import hashlib
@@ -17,18 +17,23 @@ from .errors import CipherDMError
 
 
 def root() -> Path:
-    """Return the checkout that this package runs from."""
+    """Return the folder that this package is in: a checkout, or where pip installed a wheel."""
     return Path(__file__).resolve().parent.parent
 
 
 def checkout() -> Path:
-    """Return `root`. Raises CipherDMError if this package was installed without the models and records beside it."""
-    if not (root() / "data").is_dir():
+    """Return the checkout that this package runs from. Raises CipherDMError if a wheel was installed."""
+    if not (root() / "pyproject.toml").is_file():
         raise CipherDMError(
-            "cipherdm is installed without its models and records, which are in its repository: clone that, and install the "
-            "clone with `pip install -e .`. Folders of your own are given by their paths."
+            "this writes into a checkout, and cipherdm was installed from a wheel: clone its repository, and install the clone "
+            "with `pip install -e .`. Models and records are read without one."
         )
     return root()
+
+
+def data() -> Path:
+    """Return the folder of data sets, models and records: the checkout's, or the copy that a wheel brings."""
+    return root() / "data" if (root() / "pyproject.toml").is_file() else root() / "cipherdm" / "_data"
 
 
 def check_writable(path: str | Path, formats: Sequence[str] = ()) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 import psutil
 
 from .errors import CipherDMError
-from .files import checkout, replacing, root
+from .files import checkout, data, replacing
 
-MEASUREMENTS = root() / "data" / "measurements"
-"""Folder of the checkout's own records."""
+MEASUREMENTS = data() / "measurements"
+"""Folder of the project's own records."""
 
 _PACKAGES = ("cipherdm", "spu", "jax", "numpy", "torch", "diffusers", "grpcio")
 
@@ -61,11 +61,11 @@ def read_record(path: str | Path, command: str = "") -> dict[str, Any]:
 
 
 def record(name: str) -> dict[str, Any]:
-    """Read one of the checkout's own records, such as "activations" or "step_mnist10".
+    """Read one of the project's own records, such as "activations" or "step_mnist10".
 
     Raises CipherDMError, listing the names, if there is none of this name.
     """
-    path = checkout() / "data" / "measurements" / f"{name}.json"
+    path = MEASUREMENTS / f"{name}.json"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in MEASUREMENTS.glob("*.json")))
         raise CipherDMError(f"there is no record {name!r} in data/measurements: there are {known or 'none'}.")
@@ -99,13 +99,13 @@ def _commit() -> str:
 
     def git(*arguments: str) -> str:
         return subprocess.check_output(
-            ["git", "-C", str(root()), *arguments], stderr=subprocess.DEVNULL, text=True
+            ["git", "-C", str(checkout()), *arguments], stderr=subprocess.DEVNULL, text=True
         ).strip()
 
     try:
         changes = git("status", "--porcelain", "-uno", "--", "cipherdm", "experiments")
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changes else "")
-    except (OSError, subprocess.CalledProcessError):
+    except (CipherDMError, OSError, subprocess.CalledProcessError):
         return "unknown"
 
 

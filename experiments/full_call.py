@@ -22,7 +22,7 @@ from matplotlib.patches import Patch
 
 from cipherdm.engine import sum_totals
 from cipherdm.errors import CipherDMError, refuse
-from cipherdm.files import root
+from cipherdm.files import checkout
 from cipherdm.models import UNet, UNetConditionConfig, init_unet, load_unet, save_unet
 from cipherdm.owner.calibrate import calibrate
 from cipherdm.owner.observe import FILE, Observation, observe, save_calibration, weights_digest
@@ -346,7 +346,7 @@ def measure(
     name = ("sd15_step" if steps == 1 else f"sd15_{steps}_calls") + f"_scores-{scores:g}" * (scores > 0)
     name += "_reduced" * reduced + f"_{protocols}" * plan
     path = record_path(record, name)
-    keep = keep or root() / "runs" / "full_call" / path.stem
+    keep = keep or checkout() / "runs" / "full_call" / path.stem
     refuse({"--scores is for random weights: leave the model out": scores and model is not None})
     config, folder = REDUCED if reduced else SD15, keep / ("model" + f"-scores-{scores:g}" * (scores > 0))
     unet = prepared(folder, config, steps, scores) if model is None else prepared(model, None, steps)

@@ -10,7 +10,7 @@ import typer
 from matplotlib.figure import Figure
 
 from cipherdm.errors import CipherDMError
-from cipherdm.files import checkout
+from cipherdm.files import data
 from cipherdm.private import privacy_of
 from cipherdm.private.statement import FILE
 from cipherdm.progress import Progress, ProgressBar
@@ -28,7 +28,7 @@ PUBLISHED = {"DP-LDM": (0.442, 0.955), "the best (DP-FETA)": (0.956, 0.981)}
 
 def folder_of(name: str) -> Path:
     """Return the folder of a model: of data/models, or of the run that trained it. Raises CipherDMError if there is none."""
-    for folder in (checkout() / "data" / "models" / name, Path("runs") / name / "model", Path(name)):
+    for folder in (data() / "models" / name, Path("runs") / name / "model", Path(name)):
         if (folder / "unet").is_dir():
             return folder
     raise CipherDMError(f"There is no model {name}: `cipherdm train {name}` makes it.")

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from cipherdm.cli.options import ModelArgument
 from cipherdm.engine import LocalCluster, compile_plan, sum_totals
 from cipherdm.errors import CipherDMError
-from cipherdm.files import root
+from cipherdm.files import checkout
 from cipherdm.likeness import grey_levels, psnr
 from cipherdm.models import UNet, find_model, load_unet
 from cipherdm.progress import Progress, ProgressBar
@@ -228,7 +228,7 @@ def measure(
     """
     folder = find_model(model)
     path = record_path(record, f"{scheduler}{steps}_{folder.resolve().name}")
-    keep = keep or root() / "runs" / "segments" / path.stem
+    keep = keep or checkout() / "runs" / "segments" / path.stem
     unet = load_unet(folder)
     settings = {"scheduler": scheduler, "steps": steps, "length": segment, "seed": seed, **labels_or_count(unet, batch)}
     with ProgressBar("run") as bar:

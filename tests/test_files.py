@@ -4,9 +4,8 @@ import os
 
 import pytest
 
-from cipherdm import CipherDMError, files, record
+from cipherdm import CipherDMError, files
 from cipherdm.files import kept
-from cipherdm.models import find_model
 
 
 @pytest.fixture
@@ -37,12 +36,12 @@ def test_what_fails_leaves_the_file_as_it_was(tmp_path):
     assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
 
 
-def test_without_the_checkout_the_remedy_is_named(monkeypatch, tmp_path):
+def test_without_a_checkout_the_remedy_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(files, "root", lambda: tmp_path)
-    for action in (lambda: find_model("mnist10"), lambda: record("linear")):
-        with pytest.raises(CipherDMError, match="pip install -e"):
-            action()
-    assert find_model(tmp_path) == tmp_path
+    (tmp_path / "data").mkdir()  # of another package that pip installed beside this one
+    assert files.data() == tmp_path / "cipherdm" / "_data"
+    with pytest.raises(CipherDMError, match="pip install -e"):
+        files.checkout()
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 
 from ..errors import CipherDMError
-from ..files import checkout
 
 ADDRESS = "127.0.0.1"
 TITLE = "How long does secure sampling take?"
@@ -51,7 +50,6 @@ def explorer(
     """Serve sliders as a page on this machine: time of sampling by network, protocol set, batch and steps."""
     from ..views.latency import load_costs
 
-    checkout()
     load_costs()  # a missing record is reported here instead of on the page
     try:
         socket.create_server((ADDRESS, port)).close()

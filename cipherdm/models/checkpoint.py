@@ -14,7 +14,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from ..errors import CipherDMError, refuse
-from ..files import checkout, replacing
+from ..files import data, replacing
 from .config import Config, DiTConfig, UNetConditionConfig, UNetConfig
 from .control import ControlledConfig, ControlNetConfig, control_params, with_control
 from .dit import POSITIONS, positions
@@ -44,19 +44,19 @@ _SHOWN = 3  # tensors that an error message names
 
 
 def find_model(name: str | Path) -> Path:
-    """Return the folder of a model: a path to one, or a name in the checkout's `data/models`.
+    """Return the folder of a model: a path to one, or a name in `data/models`.
 
     Raises CipherDMError if there is neither; the message lists the names.
     """
     if Path(name).is_dir():
         return Path(name)
-    models = checkout() / "data" / "models"
+    models = data() / "models"
     known = {path.parent.name for file in (CONFIG, PIPELINE) for path in models.glob(f"*/{file}")}
     if str(name) in known:
         return models / name
     if Path(name).is_file() or len(Path(name).parts) > 1:
         return existing_folder(name)
-    names = ", ".join(sorted(known)) or "none, because this is no checkout"
+    names = ", ".join(sorted(known))
     raise CipherDMError(f"There is no model {str(name)!r}: give a diffusers folder, or one of data/models: {names}.")
 
 

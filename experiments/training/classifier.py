@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from cipherdm.datasets import Digits, load_mnist
 from cipherdm.errors import CipherDMError
-from cipherdm.files import replacing, root
+from cipherdm.files import data, replacing
 from cipherdm.records import write_record
 
 from .run import one_thread
 
-FOLDER = root() / "data" / "models" / "lenet"
+FOLDER = data() / "models" / "lenet"
 _WEIGHTS = "lenet.safetensors"
 _BATCH, _SEED, _LEARNING_RATE = 128, 0, 2e-3
 
