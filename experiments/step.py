@@ -198,26 +198,6 @@ def _row(step: PreparedStep, setup: CostReport | None, costs: list[CostReport], 
     }
 
 
-SUMMARY = {
-    "mnist10": ("direct", "direct-pade", "cipherdm", "puma", "fast", "fast-64", "fast-rings"),
-    "sd-mini": ("direct", "fast", "fast-64", "fast-rings"),
-}
-"""Rows of README's table: protocol sets by model, of which the first is the baseline."""
-
-
-def summary_table(measurements: Path) -> str:
-    """Return one step of one image under the best known protocol sets, against direct SPU, as Markdown."""
-    rows = []
-    for model, names in SUMMARY.items():
-        (record,) = records_named(measurements, f"step_{model}.json", f"cipherdm bench step {model}")
-        found = {row["variant"]: row for row in record["rows"]}
-        for name in names:
-            gains = (found[names[0]][key] / found[name][key] for key in ("seconds", "bytes", "sends"))
-            rows.append([model, name, *_costs(found[name]), *map(times, gains)])
-    header = ["model", "protocol set", "time", "MB", "messages", "less time", "fewer bytes", "fewer messages"]
-    return markdown(header, rows)
-
-
 def batches_table(measurements: Path) -> str:
     """Return what each set gains in a step, for every batch size that was measured, as Markdown."""
     frame = _measured(measurements, "step")
@@ -268,7 +248,6 @@ def _with_its_distilled(frame: pd.DataFrame) -> pd.Series:
 
 
 TABLES = {
-    "summary": summary_table,
     "step": partial(steps_table, shown=lambda frame: ~_is_distilled(frame)),
     "step_batches": batches_table,
     "ladder": partial(steps_table, benchmark="ladder"),
