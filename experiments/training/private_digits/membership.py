@@ -21,7 +21,7 @@ from .train import encoded, further, losses_of
 
 MEMBERS = 500
 _LEVELS, _NOISES = 10, 4  # timesteps and noises that an image is scored at
-_PLAN = Optimisation(2000, batch=100, learning_rate=1e-3, warmup=10, cooldown=1000, ema_decay=0.99, weight_decay=0.0)
+_PLAN = Optimisation(4000, batch=100, learning_rate=1e-3, warmup=10, cooldown=2000, ema_decay=0.99, weight_decay=0.0)
 # With privacy there are fewer steps: noise grows with them.
 STAGES = {
     "no privacy": PrivateStage(None, _PLAN, sample_rate=0.2, draws=1),

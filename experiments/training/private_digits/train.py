@@ -194,7 +194,7 @@ def _card(config: PrivateDigitsConfig, statement: str, fonts: str) -> str:
         way = f"MNIST's training set, in {stage.optimisation.steps:,} steps of {by}"
     return f"""# {config.name}
 
-A latent diffusion model that draws handwritten digits by class: diffusers' `UNet2DConditionModel` on latents of 4 x 4 x 4, and
+A latent diffusion model that draws digits and letters by class: diffusers' `UNet2DConditionModel` on latents of 4 x 4 x 4, and
 `AutoencoderKL`. A prompt is one token of {CLASSES + 1} numbers, with a 1 at the class: 0 to 9 are digits, 10 to 35 letters, and
 {CLASSES} is no class, for classifier-free guidance.
 

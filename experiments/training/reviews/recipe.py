@@ -104,10 +104,11 @@ MINILM_QUAD = replace(
     pretrained=False,
     learning_rate=5e-5,
     hidden_rate=2e-4,
-    hidden_steps=500,
-    steps=750,
+    hidden_steps=400,
+    steps=600,
     dropout=0.0,
     fraction_bits=10,
+    bound_weight=1.0,
     spread_weight=0.03,  # the teacher's first token has 300 times the variance of others
 )
 REVIEWS: dict[str, ReviewsConfig] = {config.name: config for config in (MINILM, TINY, QUAD, MINILM_QUAD)}
