@@ -23,7 +23,7 @@ from .features import Features, tensor_message
 from .trainer import Trainer
 
 _LOOK = 0.1  # seconds between two looks for clients that have come
-_CHECKPOINT, _LAST_WORDS = 120.0, 3.0  # seconds between two checkpoints, and for clients to get the reason of an end
+_CHECKPOINT, _LAST_WORDS = 120.0, 3.0  # seconds between two checkpoints, and for clients to get the reason of a failure
 _AHEAD = 8 << 20  # bytes of batches that a client may send before they are asked for
 
 
@@ -96,7 +96,7 @@ class SplitService:
         finally:
             for seat in self._seats.values():
                 seat.answers.put(reason)
-            server.stop(_LAST_WORDS).wait()
+            server.stop(self._config.timeouts.receive if trainer.finished else _LAST_WORDS).wait()
 
     @property
     def _about(self) -> str:
