@@ -23,8 +23,9 @@ from .target import Check, Command, Target
 CORES, BETWEEN = (1, 4, 16), (LAN, WAN, NARROW)
 TRIPLES, LOADS, ASKED = (1, 10, 100), (0.5, 0.8, 0.9), (1, 2)
 SIMULATED = "mnist10-turbo-2"  # whose run of ten digits over a LAN is what requests ask for
-_STEPS = 20  # of the models that are in records of a step alone
-_SECONDS_OF_FREE = 1  # percentile of a soak's requests that found a free slot
+_STEPPED = ("mnist10_batch16", "sd-mini_batch16", "mnist01-tiny", "mnist01-tiny_batch16", "mnist-dit")
+_STEPS = 20  # of draws that are in records of a step alone
+_FREE = 1  # percentile of a soak's request times that stands for those that found a free slot
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,10 @@ def draws(measurements: Path) -> list[Draw]:
         for row in read_record(measurements / "pictures.json")["rows"]
         if row["protocols"] == "fast-rings"
     ]
-    for stem in ("mnist01-tiny", "mnist01-tiny_batch4", "mnist01-tiny_batch16", "mnist-dit"):
+    for stem in _STEPPED:
         found += [
             Draw(
-                f"{cost.model}, DDIM, {_STEPS} calls, {cost.variant}",
+                f"{cost.model}, DDIM, {_STEPS} steps, {cost.variant}",
                 cost.batch,
                 *(_STEPS * number for number in (cost.seconds, cost.rounds, cost.path_bytes)),
             )
@@ -128,7 +129,7 @@ def soaked(record: Mapping[str, Any]) -> float:
     """
     environment = simpy.Environment()
     host = simpy.Resource(environment, record["runs_at_a_time"])
-    seconds = float(np.percentile(record["request_seconds"], _SECONDS_OF_FREE))
+    seconds = float(np.percentile(record["request_seconds"], _FREE))
 
     def client(requests: int) -> Iterator[simpy.Event]:
         for _ in range(requests):
