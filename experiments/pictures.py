@@ -148,7 +148,7 @@ def with_quality(measurements: Path) -> list[dict[str, Any]]:
         if key not in scored:
             command = "evaluate" if kind == TEN else "read-back"
             raise CipherDMError(
-                f"there is no record of the quality of {_named(row)}: make it with `cipherdm {command}`."
+                f"there is no record of the quality of {way_named(row)}: make it with `cipherdm {command}`."
             )
         found = scored[key]
         quality = f"LeNet-FID {found['lenet_fid']:.2f}" if kind == TEN else f"{found['drawn']['all']:.1%} of captions"
@@ -157,7 +157,8 @@ def with_quality(measurements: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _named(row: Mapping[str, Any]) -> str:
+def way_named(row: Mapping[str, Any]) -> str:
+    """Return the name of a way to draw, of a row of the record."""
     calls = f"{row['calls']} call" + "s" * (row["calls"] != 1)
     calls += f" of {row['steps']}, reuse={row['reuse']}" if row["reuse"] > 1 else ""
     return f"{row['model']}, {SAMPLERS[row['scheduler']]}, {calls}, {row['protocols']}"
@@ -166,7 +167,7 @@ def _named(row: Mapping[str, Any]) -> str:
 def pictures_table(measurements: Path) -> str:
     """Return what pictures cost, with the quality that the way has by its record."""
     rows = [
-        [_named(row), row["quality"], f"{row['psnr_db']:.1f} dB", duration(row["seconds"]), megabytes(row["bytes"])]
+        [way_named(row), row["quality"], f"{row['psnr_db']:.1f} dB", duration(row["seconds"]), megabytes(row["bytes"])]
         + [f"{row['rounds']:,}", times(row["gain"]["seconds"]), times(row["gain"]["bytes"])]
         for row in with_quality(measurements)
     ]
@@ -193,9 +194,9 @@ def figure(records: Path) -> Figure:
             told = f" {value:,.0f}" if value >= 10 else f" {value:.1f}"
             axis.text(value, place, f"{told} ({row['gain'][quantity]:,.0f}x less)" if row["gain"][quantity] > 1 else told,
                       va="center", fontsize=8.5, color=GREY)  # fmt: skip
-    left.set_yticks(places, [f"{_named(row)}\n{row['quality']}" for row in rows], fontsize=8.5)
+    left.set_yticks(places, [f"{way_named(row)}\n{row['quality']}" for row in rows], fontsize=8.5)
     left.invert_yaxis()
-    said = (f"{_named(row)}: {row['bytes'] / 1e6:,.0f} MB, {row['seconds']:,.1f} s" for row in rows)
+    said = (f"{way_named(row)}: {row['bytes'] / 1e6:,.0f} MB, {row['seconds']:,.1f} s" for row in rows)
     return describe(drawn, f"Cost of ten digits and of a prompt on three parties. {'; '.join(said)}.")
 
 

@@ -18,7 +18,7 @@ from .discovery import modules_with
 from .few_steps import captions_over_calls
 from .markdown import Table, markdown, records_named
 
-DOCUMENTS = ("README.md", "RESULTS.md", "experiments/README.md", "data/models/README.md")
+DOCUMENTS = ("README.md", "RESULTS.md", "DEPLOYING.md", "experiments/README.md", "data/models/README.md")
 _EVALUATE_COMMAND = "cipherdm evaluate MODEL --protocols SET --record data/measurements/quality_MODEL_SET.json"
 _SCORES = ["sampler", "accuracy", "F1", "LeNet-FID", "samples"]
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -51,7 +51,7 @@ def test_commands_can_be_typed(command):
 
 def test_experiments_are_found_in_their_files():
     names = discovery.commands()
-    assert len(names) == 26 and {"full-call", "segments", "step"} <= set(names)
+    assert len(names) == 27 and {"full-call", "segments", "step"} <= set(names)
     for module in discovery.modules_with("\ndef measure("):
         assert names[module.__name__.rpartition(".")[2].replace("_", "-")] == inspect.getdoc(module.measure)
 
