@@ -52,6 +52,7 @@ run-notebooks: setup
 	$(BIN)/jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.timeout=120 --ClearMetadataPreprocessor.enabled=True \
 		--ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
+		--ClearMetadataPreprocessor.preserve_cell_metadata_mask=jupyter \
 		--ClearMetadataPreprocessor.clear_notebook_metadata=False $(NOTEBOOKS)
 
 lint: setup

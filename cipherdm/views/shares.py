@@ -10,7 +10,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from ..sharing import Ring, additive_shares
 from .style import GREY, PALETTE, describe, new_figure
-from .widgets import explorer, slider
+from .widgets import Explorer, slider
 
 _COMPONENTS = PALETTE[:3]
 _NAMES = ("x\u2080", "x\u2081", "x\u2082")  # subscripts as characters, which are drawn ten times faster than formulas
@@ -67,13 +67,13 @@ def _place(hour: float, hours: int, radius: float = 1.0) -> tuple[float, float]:
     return radius * np.cos(angle), radius * np.sin(angle)
 
 
-def clock_explorer():
+def clock_explorer() -> Explorer:
     """`clocks` of 4 bits under sliders for the secret and for the draw of its components."""
 
     def draw(secret: int, seed: int) -> Figure:
         return clocks(additive_shares(np.array(secret), Ring(4), np.random.default_rng(seed)), 4)
 
-    return explorer(draw, secret=slider("secret", 5, 0, 15), seed=slider("another draw", 0, 0, 20))
+    return Explorer({"secret": slider("secret", 5, 0, 15), "seed": slider("another draw", 0, 0, 20)}, draw)
 
 
 def sightings(one_party: np.ndarray, two_parties: np.ndarray, secret: int, bits: int) -> Figure:
@@ -108,13 +108,13 @@ def sightings(one_party: np.ndarray, two_parties: np.ndarray, secret: int, bits:
     )
 
 
-def sighting_explorer(one_party: np.ndarray, two_parties: np.ndarray, bits: int):
+def sighting_explorer(one_party: np.ndarray, two_parties: np.ndarray, bits: int) -> Explorer:
     """`sightings` under a slider for the secret, from words [secrets, sharings]."""
 
     def draw(secret: int) -> Figure:
         return sightings(one_party[secret], two_parties[secret], secret, bits)
 
-    return explorer(draw, secret=slider("secret", 0, 0, len(one_party) - 1))
+    return Explorer({"secret": slider("secret", 0, 0, len(one_party) - 1)}, draw)
 
 
 def product_grid() -> Figure:

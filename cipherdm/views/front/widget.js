@@ -1,0 +1,15 @@
+// In JupyterLab: the explorer between its controls and the kernel.
+
+export default {
+  render({ model, el }) {
+    const chosen = { ...model.get("_chosen") };
+    const show = explore(el, model.get("_spec"), chosen, () => {
+      model.set("_chosen", { ...chosen });
+      model.save_changes();
+    });
+    if (model.get("_spec").scene) return;
+    const update = () => show(model.get("_shown"));
+    model.on("change:_shown", update);
+    update();
+  },
+};
