@@ -87,7 +87,7 @@ def truncations(true: np.ndarray, results: Mapping[str, np.ndarray]) -> Figure:
 
 
 def failure_rates(sizes: np.ndarray, rates: np.ndarray, samples: int, ring: Ring) -> Figure:
-    """Draw the share of local truncations that failed, by the size of the word, beside the formula |word| / 2^l.
+    """Draw the share of local truncations that failed, by the size of the word, beside the formula `|word| / 2^l`.
 
     The rates [N], of so many samples each, are those at the sizes [N]; zeros are drawn at the lower edge as arrows.
     """

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from .style import DPI, Shown, png, png_of
 
 FRONT = Path(__file__).parent / "front"
+SCENES = ("clock", "latency", "pareto")
 
 
 class MovingPicture:

@@ -1,12 +1,14 @@
 """Pictures of secret sharing: what is drawn is the data, and sliders work from end to end."""
 
+import re
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from cipherdm.sharing import Ring, ThreeParties, additive_shares, truncate
-from cipherdm.views.shares import clock_explorer, clocks, message_diagram, product_grid, sighting_explorer, sightings
+from cipherdm.views.shares import clock_explorer, message_diagram, product_grid, sighting_explorer, sightings
 from cipherdm.views.style import PALETTE
 
 
@@ -14,33 +16,22 @@ def texts(axis):
     return [text.get_text() for text in axis.texts]
 
 
-def angle(x, y, middle):
-    """In turns from the top, clockwise."""
-    return (np.arctan2(x - middle, y) / (2 * np.pi)) % 1
-
-
-@pytest.mark.parametrize("components, bits", [((9, 14, 14), 4), ((0, 0, 0), 4), ((63, 1, 20), 6)])
-def test_clocks_end_where_the_components_add_up(components, bits):
-    hours, secret = 2**bits, sum(components) % 2**bits
-    figure = clocks(components, bits)
-    (axis,) = figure.axes
-    assert f"all three: the secret is {secret}" in texts(axis)
-    assert f"ends at the secret {secret}" in figure.get_label()
-    turns = [line for line in axis.lines if line.get_color() in PALETTE[:3]]
-    assert len(turns) == 3 + 3 * 2
-    order = [(0, 1, 2), (0, 1), (1, 2), (2, 0)]
-    start = iter(turns)
-    for clock, held in enumerate(order):
+@pytest.mark.parametrize("secret, seed", [(5, 0), (0, 3), (15, 20)])
+def test_clocks_end_where_the_components_add_up(secret, seed):
+    box = clock_explorer()
+    box.set(secret=secret, seed=seed)
+    components = additive_shares(np.array(secret), Ring(4), np.random.default_rng(seed))
+    faces = box.shown.picture.split("<g ")[1:]
+    for face, held in zip(faces, [(0, 1, 2), (0, 1), (1, 2), (2, 0)], strict=True):
+        ends = re.findall(r'<circle cx="([-.\d]+)" cy="([-.\d]+)" r="3.2" fill="(#\w+)"', face)
         so_far = 0
-        for index in held:
-            line = next(start)
-            so_far += components[index]
-            x, y = line.get_data()
-            end = angle(x[-1], y[-1], 2.75 * clock) * hours
-            assert (end - so_far + hours / 2) % hours == pytest.approx(hours / 2, abs=1e-6)
-            assert line.get_color() == PALETTE[index]
-    unknown = [text for text in texts(axis) if text.endswith("= ?")]
-    assert unknown == ["x₂ = ?", "x₀ = ?", "x₁ = ?"]
+        for index, (x, y, colour) in zip(held, ends, strict=True):
+            so_far += int(components[index])
+            end = np.arctan2(float(x), -float(y)) / (2 * np.pi) * 16  # from the top, clockwise
+            assert (end - so_far + 8) % 16 == pytest.approx(8, abs=0.01) and colour == PALETTE[index]
+        unknown = {f"x{chr(0x2080 + index)} = ?" for index in {0, 1, 2} - {*held}}
+        assert set(re.findall(r"x. = \?", face)) == unknown
+    assert f"all three: the secret is {secret}" in faces[0]
 
 
 def test_clocks_under_sliders():
