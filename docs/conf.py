@@ -5,10 +5,12 @@ cipherdm/views/front from what notebooks hold.
 """
 
 import json
+import re
 from importlib import import_module
 from inspect import ismodule
 from pathlib import Path
 from pkgutil import iter_modules
+from textwrap import indent
 
 from docutils.nodes import SkipNode
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -38,8 +40,10 @@ myst_heading_anchors = 4
 
 autodoc_member_order = "bysource"
 autodoc_default_options = {"imported-members": True, "undoc-members": True}
+napoleon_use_ivar = True
 autodoc_typehints = "none"  # signatures have them
 default_role = "literal"
+suppress_warnings = ["ref.python"]  # types such as bytes, which are names of attributes as well
 
 _CONTENTS = """
 
@@ -85,6 +89,8 @@ def setup(app) -> None:
             members = f".. automodule:: {name}\n   :members: {', '.join(names)}\n{index}"
             page.write_text(f"{name}\n{'=' * len(name)}\n\n{members}")
     app.connect("source-read", _prepare)
+    # Before napoleon, which reads Args and the like.
+    app.connect("autodoc-process-docstring", _as_written, priority=400)
     app.add_html_math_renderer("mathml", (_formula, None), (_display, None))
 
 
@@ -96,6 +102,20 @@ def _prepare(app, name: str, source: list[str]) -> None:
         notebook = json.loads(source[0])
         notebook["metadata"].pop("widgets", None)
         source[0] = json.dumps(notebook)
+
+
+def _as_written(app, what, name, obj, options, lines: list[str]) -> None:
+    """Keep what docstrings lay out by spaces, such as formulas and tables, and signs that reStructuredText would read."""
+    blocks = "\n".join(lines).split("\n\n")
+    for number, block in enumerate(blocks):
+        laid_out = re.search(r"\S {2,}\S|\n {4,}\S", block)
+        if laid_out and not re.match(r"\s*(Args|Returns|Raises|Attributes|Yields):", block):
+            blocks[number] = "::\n\n" + indent(block, "    ")
+        else:  # every second part stands in backticks
+            parts = block.split("`")
+            parts[::2] = [re.sub(r"([|*])", r"\\\1", part) for part in parts[::2]]
+            blocks[number] = "`".join(parts)
+    lines[:] = "\n\n".join(blocks).split("\n")
 
 
 def _formula(self, node) -> None:

@@ -134,7 +134,7 @@ class Explorer(anywidget.AnyWidget):
         scene: str = "",
         data: Any = None,
     ):
-        self.controls, self._draw, self._moving, self._scene, self.data = controls, draw, moving, scene, data
+        self.controls, self._draw, self._moving, self.scene, self.data = controls, draw, moving, scene, data
         self._esm = front("drawing", *([scene] if scene else []), "explorer", "widget")
         super().__init__(
             _spec={"scene": scene, "data": data, "controls": [self._written(*item) for item in controls.items()]},
@@ -167,13 +167,13 @@ class Explorer(anywidget.AnyWidget):
         """A control as the front end reads it: values to be set are written as their numbers."""
         sets = control.sets and [{key: self._index(key, value) for key, value in each.items()} for each in control.sets]
         words = [str(value) for value in control.values] if control.words is None else list(control.words)
-        values = list(control.values) if self._scene else []
+        values = list(control.values) if self.scene else []
         written = {"name": name, "label": control.label, "kind": control.kind, "plays": control.plays}
         return written | {"words": words, "values": values, "sets": sets}
 
     def _redraw(self, change: Any = None) -> None:
-        if self._scene:
-            self._picture = drawn(self._scene, self.data, self.values)
+        if self.scene:
+            self._picture = drawn(self.scene, self.data, self.values)
             return
         figure, quick = self._draw(**self.values), change is not None
         picture = png(figure, quick=quick) if self._moving is None else self._moving.png(quick=quick)
@@ -183,8 +183,20 @@ class Explorer(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **settings: Any) -> dict[str, Any]:
         view = super()._repr_mimebundle_(**settings)
         bundle = dict(view[0] if isinstance(view, tuple) else view) | self._picture._repr_mimebundle_()
-        if self._scene:
+        if self.scene:
             data = json.dumps({"spec": self._spec, "chosen": self._chosen}, separators=(",", ":"))
             quoted = escape(data, quote=False).replace("'", "&#39;")  # JSON has many double quotes
             bundle["text/html"] = f"<div data-cipherdm='{quoted}'>{self._picture.html(small=True)}</div>"
         return bundle
+
+
+def page(title: str, paragraphs: Sequence[str], explorer: Explorer) -> str:
+    """Write a page of HTML with a heading, text, and an explorer of a scene, which moves without Python."""
+    scripts = front("drawing", explorer.scene, "explorer", "page")
+    text = "".join(f"<p>{escape(each)}</p>" for each in paragraphs)
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}</title>"
+        "<style>body { font-family: sans-serif; max-width: 60em; margin: 1em auto; padding: 0 1em }</style>"
+        f"<h1>{escape(title)}</h1>{text}{explorer._repr_mimebundle_()['text/html']}<script>{scripts}</script></html>\n"
+    )
