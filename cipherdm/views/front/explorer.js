@@ -3,7 +3,7 @@
 const style = `
 .cipherdm-controls { display: flex; flex-wrap: wrap; gap: 0.4em 1.6em; margin: 0 0 0.6em; max-width: 60em }
 .cipherdm-controls label { display: flex; flex-wrap: wrap; align-items: center; gap: 0 0.6em }
-.cipherdm-controls label > span { min-width: 9em }
+.cipherdm-controls label > span { min-width: 10.5em }
 .cipherdm-controls .cipherdm-switch > span { min-width: 0 }
 .cipherdm-controls input[type=range] { width: min(14em, 40vw); accent-color: #0072B2 }
 .cipherdm-controls select { max-width: 90vw }

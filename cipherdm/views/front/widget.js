@@ -2,6 +2,7 @@
 
 export default {
   render({ model, el }) {
+    el.dataset.lmSuppressShortcuts = "true"; // arrows move sliders here, and not JupyterLab's cells
     const chosen = { ...model.get("_chosen") };
     const show = explore(el, model.get("_spec"), chosen, () => {
       model.set("_chosen", { ...chosen });
