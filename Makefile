@@ -2,11 +2,12 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help setup sample lab test attack notebooks run-notebooks lint clean
+.PHONY: help setup sample lab book test attack notebooks run-notebooks lint clean
 
 help:
 	@echo "make sample   three parties draw ten digits and a prompt: figures/sample.png, figures/prompt.png"
-	@echo "make lab      open the notebooks in JupyterLab"
+	@echo "make lab      open a copy of the notebooks in JupyterLab: build/lab"
+	@echo "make book     write the notebooks and documents as pages that need no Python: build/book/index.html"
 	@echo "make test     run all tests, and all notebooks"
 	@echo "make attack   run the tests in which somebody attacks, or random processes fail; FAULTS=200 for more of these"
 	@echo "make setup    only make .venv"
@@ -26,9 +27,22 @@ sample: setup
 	$(BIN)/cipherdm sample --model sd-mini-turbo-1 --prompt "a small red seven on a blue background" --granularity step \
 		--out figures/prompt.png
 
+# A copy, so that the checkout stays as it is. What a reader has changed there is kept; what is newer here is copied.
 # LAB takes options of JupyterLab, such as --no-browser.
-lab: setup
-	$(BIN)/jupyter lab --ServerApp.root_dir=notebooks $(LAB)
+lab: build/lab
+	$(BIN)/jupyter lab --ServerApp.root_dir=build/lab --LabApp.default_url=/lab/tree/notebooks $(LAB)
+
+.PHONY: build/lab
+build/lab: setup
+	mkdir -p $@
+	cp --recursive --update --parents notebooks figures experiments/README.md $(wildcard *.md) $@
+	$(BIN)/jupyter trust $@/notebooks/*.ipynb
+
+# The first page is README. BOOK takes options of Sphinx.
+book: setup
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs $(BOOK) . build/book
+	cp build/book/README.html build/book/index.html
+	@echo "build/book/index.html"
 
 test: setup lint
 	$(BIN)/python -m pytest
@@ -52,6 +66,7 @@ run-notebooks: setup
 	$(BIN)/jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.timeout=120 --ClearMetadataPreprocessor.enabled=True \
 		--ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
+		--ClearMetadataPreprocessor.preserve_cell_metadata_mask=jupyter \
 		--ClearMetadataPreprocessor.clear_notebook_metadata=False $(NOTEBOOKS)
 
 lint: setup

@@ -19,7 +19,7 @@ from cipherdm.protocols import CIPHERDM, CIPHERDM_CORRECTED, DIRECT, FAST, PUMA,
 from cipherdm.sampling.pipeline import Pipeline, load_pipeline
 from cipherdm.sampling.text_to_image import text_to_image
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
-from cipherdm.views.widgets import MovingPicture, explorer
+from cipherdm.views.widgets import Control, Explorer, MovingPicture
 
 from . import recording
 from .commands import PromptModel, RecordOption, parse_numbers, record_path, silent
@@ -207,23 +207,18 @@ class GridPicture(MovingPicture):
         )
 
 
-def grid_controls(grid: Grid):
-    """Return an ipywidgets.VBox: controls for prompt, steps, guidance scale and protocols, a `GridPicture`, its description."""
-    import ipywidgets as widgets  # only notebooks need it
-
+def grid_controls(grid: Grid) -> Explorer:
+    """`GridPicture` under controls for prompt, steps, guidance scale and protocols."""
     about, picture = grid.about, GridPicture(grid)
-    style = {"description_width": "9em"}
-    wide = {"style": style, "layout": {"width": "36em"}}
     step, scale = (about[name][len(about[name]) // 2] for name in ("steps", "guidance_scales"))
-    numbers = [(text, index) for index, text in enumerate(about["prompts"])]
-    scales = [(f"{scale:g}", scale) for scale in about["guidance_scales"]]
-    names = about["protocols"][1:]
-    prompt = widgets.Dropdown(options=numbers, description="prompt", **wide)
-    steps = widgets.SelectionSlider(options=about["steps"], value=step, description="steps", **wide)
-    guidance = widgets.SelectionSlider(options=scales, value=scale, description="guidance scale", **wide)
-    protocols = widgets.ToggleButtons(options=names, value=names[-1], description="protocols", style=style)
-
-    return explorer(picture.show, picture, prompt=prompt, steps=steps, guidance_scale=guidance, protocols=protocols)
+    prompts, scales, names = about["prompts"], about["guidance_scales"], about["protocols"][1:]
+    controls = {
+        "prompt": Control("prompt", range(len(prompts)), 0, prompts, "choice"),
+        "steps": Control("steps", about["steps"], step),
+        "guidance_scale": Control("guidance scale", scales, scale, [f"{each:g}" for each in scales]),
+        "protocols": Control("protocols", names, names[-1], kind="choice"),
+    }
+    return Explorer(controls, picture.show, picture)
 
 
 def _row(record: Mapping[str, Any], protocols: str, guidance_scale: float, steps: int) -> Mapping[str, Any]:

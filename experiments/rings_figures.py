@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from cipherdm.protocols import FAST, FAST_64, FAST_RINGS
 from cipherdm.views.style import PALETTE, describe, frameless, image_axis, new_figure
-from cipherdm.views.widgets import explorer, slider
+from cipherdm.views.widgets import Explorer, slider
 
 from .recording import shown_pixels
 from .rings import Rings, table
@@ -71,10 +71,7 @@ def _over_bits(axis: Axes, rings: Rings, column: pd.Series, significant: int) ->
     frameless(axis)
 
 
-def rings_explorer(rings: Rings):
+def rings_explorer(rings: Rings) -> Explorer:
     """`rings_picture` under a slider for the significant bits."""
-    lowest, highest = min(rings.significant), max(rings.significant)
-    return explorer(
-        lambda significant: rings_picture(rings, significant),
-        significant=slider("significant bits", FAST_RINGS.significant_bits, lowest, highest),
-    )
+    bits = slider("significant bits", FAST_RINGS.significant_bits, min(rings.significant), max(rings.significant))
+    return Explorer({"significant": bits}, lambda significant: rings_picture(rings, significant))

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cipherdm.costs import LAN, WAN, Network
 from cipherdm.views.style import GREY, PALETTE, describe, new_figure
-from cipherdm.views.widgets import MovingPicture, explorer
+from cipherdm.views.widgets import Control, Explorer, MovingPicture
 
 from .recording import draw_levels, labelled_images, shown_pixels
 from .target import TEN, TINY, Check, Command, Target, Value
@@ -190,19 +190,14 @@ class StepPicture(MovingPicture):
         self._traffic = self._text(_LEFT, top - _LINE * (len(self._seconds) + 1), 9)
 
 
-def step_slider(recording: Recording):
-    """Return an ipywidgets.VBox: a slider for the step, with a play button; the kind of images; a `StepPicture`; its text."""
-    import ipywidgets as widgets  # only notebooks need it
-
+def step_slider(recording: Recording) -> Explorer:
+    """`StepPicture` under a slider for the step, which can play, and the kind of images."""
     picture = StepPicture(recording)
-    settings = {"min": 0, "max": recording.steps, "value": recording.steps}
-    play = widgets.Play(interval=400, **settings)
-    slider = widgets.IntSlider(description="step", layout={"width": "34em"}, **settings)
-    widgets.jslink((play, "value"), (slider, "value"))
-    kind = widgets.ToggleButtons(options=[(text, name) for name, text in _KINDS.items()])
-
-    _, *below = explorer(picture.show, picture, step=slider, kind=kind).children
-    return widgets.VBox([widgets.HBox([play, slider]), *below])
+    controls = {
+        "step": Control("step", range(recording.steps + 1), recording.steps, plays=True),
+        "kind": Control("images", list(_KINDS), next(iter(_KINDS)), list(_KINDS.values()), "choice"),
+    }
+    return Explorer(controls, picture.show, picture)
 
 
 def _side_by_side(levels: np.ndarray) -> np.ndarray:

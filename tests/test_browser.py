@@ -115,6 +115,16 @@ def test_a_slider_moves_the_picture_and_the_button_runs_three_parties(page):
         page.screenshot(path=target)
 
 
+def test_arrows_move_an_explorers_controls_and_not_the_cells(page):
+    _wait_until_all_cells_ran(page)
+    explorer = page.locator(".jp-OutputArea-output", has=page.get_by_role("combobox", name="function", exact=True)).last
+    cost, caption = explorer.get_by_role("combobox", name="cost"), explorer.locator("figcaption")
+    assert "SiLU functions, bytes per element" in caption.inner_text()
+    cost.focus()
+    page.keyboard.press("ArrowDown")
+    assert "SiLU functions, messages" in caption.inner_text()
+
+
 def _run_all(page) -> None:
     """What Run All Cells does, once the page is connected to its kernel: before, it would ask for one, or start another."""
     page.wait_for_function(f"() => {KERNEL}?.connectionStatus === 'connected'", timeout=60 * SECONDS)

@@ -62,8 +62,12 @@ def _faults_of_code(cell) -> list[str]:
     found = []
     if len(cell.source.splitlines()) > LONGEST_CELL:
         found.append(f"a cell has more than {LONGEST_CELL} lines")
-    compared = "NBVAL_CHECK_OUTPUT" in cell.source or "nbval-check-output" in cell.metadata.get("tags", [])
-    if compared and (cell.execution_count is None or not cell.outputs):
+    tags = cell.metadata.get("tags", [])
+    if "NBVAL" in cell.source:
+        found.append("a cell is marked in its text; nbval reads the tag nbval-check-output as well")
+    if _only_asserts(cell.source) and not ("check" in tags and cell.metadata.get("jupyter", {}).get("source_hidden")):
+        found.append("a cell that only asserts is not tagged check, and hidden")
+    if "nbval-check-output" in tags and (cell.execution_count is None or not cell.outputs):
         found.append("a cell is marked for comparison, but has no output to compare with")
     if any(output.output_type == "stream" and output.name == "stderr" for output in cell.outputs):
         found.append("a cell wrote to stderr")
@@ -81,9 +85,9 @@ def deep_imports(path: Path) -> list[str]:
     sources = []
     for cell in nbformat.read(path, as_version=4).cells:
         code = [cell.source] if cell.cell_type == "code" else re.findall(r"```python\n(.*?)```", cell.source, re.DOTALL)
-        sources += [re.sub(r"^[%!].*", "", source, flags=re.MULTILINE) for source in code]
+        sources += code
     names = []
-    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+    for node in (node for source in sources for node in ast.walk(_code(source))):
         if isinstance(node, ast.ImportFrom):
             names.append(node.module)
         elif isinstance(node, ast.Import):
@@ -95,11 +99,24 @@ def _texts(output) -> list[str]:
     """The readable parts of an output."""
     if output.output_type == "stream":
         return [output.text]
-    return [str(value) for kind, value in output.get("data", {}).items() if not kind.startswith("image/")]
+    texts = {kind: str(value) for kind, value in output.get("data", {}).items() if not kind.startswith("image/")}
+    return [re.sub(r'src="data:image/[^"]*"', "", text) for text in texts.values()]
+
+
+def _code(source: str) -> ast.Module:
+    return ast.parse(re.sub(r"^[%!].*", "", source, flags=re.MULTILINE))
+
+
+def _only_asserts(source: str) -> bool:
+    body = _code(source).body
+    return bool(body) and all(isinstance(statement, ast.Assert) for statement in body)
 
 
 def _undescribed(output) -> bool:
-    return "image/png" in output.get("data", {}) and not output.metadata.get("image/png", {}).get("alt")
+    """JupyterLab shows HTML before a picture, and reads descriptions in HTML only."""
+    data = output.get("data", {})
+    described = re.search(r'<img alt="[^"]+".*<figcaption>[^<]+<', data.get("text/html", ""), re.DOTALL)
+    return bool({"image/png", "image/svg+xml"} & data.keys()) and not described
 
 
 def _faults_of_widgets(notebook, code: list) -> list[str]:
@@ -143,17 +160,18 @@ def test_the_notebooks_are_numbered_in_reading_order():
 
 def good_notebook():
     """A small notebook that has no faults."""
-    picture = {"image/png": "iVBORw0KGgo="}
+    html = '<figure><img alt="a line" src="data:"><figcaption>A line.</figcaption></figure>'
+    picture = {"image/png": "iVBORw0KGgo=", "text/html": html}
     widget = {WIDGET_VIEW: {"model_id": "1"}, "text/plain": "HBox()"}
     cells = [
         new_markdown_cell("# Title\n\nYou will learn this. You need that. It runs for 2 seconds."),
-        new_code_cell("# NBVAL_CHECK_OUTPUT\n1 + 1", execution_count=1),
+        new_code_cell("1 + 1", execution_count=1, metadata={"tags": ["nbval-check-output"]}),
         new_code_cell("draw()", execution_count=2),
         new_code_cell("slider()", execution_count=3),
         new_markdown_cell("## Exercises\n\n<details><summary>Solution</summary>\n\n</details>"),
     ]
     cells[1].outputs = [new_output("execute_result", {"text/plain": "2"}, execution_count=1)]
-    cells[2].outputs = [new_output("display_data", picture, metadata={"image/png": {"alt": "a line"}})]
+    cells[2].outputs = [new_output("display_data", picture)]
     cells[3].outputs = [new_output("display_data", widget)]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     state = {WIDGET_STATE: {"version_major": 2, "version_minor": 0, "state": {"1": {}}}}
@@ -181,7 +199,9 @@ SPOILS: dict[str, tuple[Callable, str]] = {
     "path": (_print("stdout", "wrote /home/someone/figure.png"), "path of the machine"),
     "long": (lambda n: n.cells[2].update(source="pass\n" * 26), "25 lines"),
     "large": (lambda n: n.cells[-1].update(source=n.cells[-1].source + "x" * LARGEST_FILE), "bytes"),
-    "no alt text": (lambda n: n.cells[2].outputs[0].update(metadata={}), "description"),
+    "no alt text": (lambda n: n.cells[2].outputs[0].data.pop("text/html"), "description"),
+    "marked in its text": (lambda n: n.cells[2].update(source="# NBVAL_CHECK_OUTPUT\ndraw()"), "marked in its text"),
+    "only asserts": (lambda n: n.cells[2].update(source="assert True"), "only asserts"),
     "no widget state": (lambda n: n.metadata.widgets[WIDGET_STATE].update(state={"2": {}}), "state of a widget"),
     "foreign widgets": (lambda n: n.metadata.update(widgets={"other": {}}), "not their state"),
     "widget alone": (lambda n: n.cells.insert(3, new_code_cell("pass", execution_count=3)), "beside a widget"),
@@ -209,9 +229,12 @@ def test_imports_that_are_too_deep_are_found(tmp_path):
     assert deep_imports(tmp_path / "notebook.ipynb") == ["cipherdm.views.style", "cipherdm_experiments.training.loop"]
 
 
-@pytest.mark.parametrize("source", ["assert abs(1.5 - 1) < 0.1", "# NBVAL_CHECK_OUTPUT\nprint(3)", "print('right')"])
+@pytest.mark.parametrize("source", ["assert abs(1.5 - 1) < 0.1", "print(3)", "print('right')"])
 def test_nbval_fails_on_false_assertions_and_changed_outputs(source, tmp_path):
-    cell = new_code_cell(source, execution_count=1, outputs=[new_output("stream", name="stdout", text="right\n")])
+    tags = {"tags": ["nbval-check-output"]}
+    cell = new_code_cell(
+        source, execution_count=1, metadata=tags, outputs=[new_output("stream", name="stdout", text="right\n")]
+    )
     path = tmp_path / "notebook.ipynb"
     nbformat.write(new_notebook(cells=[cell]), path)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]

@@ -23,7 +23,7 @@ def pins(lines) -> dict[str, str]:
 
 def test_the_three_lists_of_versions_agree():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = pins(project["dependencies"] + project["optional-dependencies"]["dev"])
+    wanted = pins(project["dependencies"] + sum(project["optional-dependencies"].values(), []))
     locked = pins((ROOT / "requirements.lock").read_text().splitlines())
     conda = pins((ROOT / "environment.yml").read_text().splitlines())
     assert len(wanted) > 20

@@ -57,7 +57,7 @@ class Format:
         return tuple(stop - start for start, stop in pairwise(bounds))
 
     def split(self, words: np.ndarray) -> np.ndarray:
-        """Return the digits of words of any shape: [count, *shape], the lowest first.
+        """Return the digits of words of any shape: `[count, *shape]`, the lowest first.
 
         Raises CipherDMError if the words have another type.
         """

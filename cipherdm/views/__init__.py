@@ -16,7 +16,7 @@ _NAMES = {
     "latency": "dominance_map latency_explorer load_costs",
     "live": "on_parties",
     "networks": "network_explorer network_times",
-    "pareto": "pareto_figure",
+    "pareto": "pareto_explorer pareto_figure",
     "parties": "byte_histograms byte_uniformity certificate_table instructions operation_costs random_numbers squares",
     "pictures": "image_panels image_row sample_sheet",
     "piecewise": "Choice outcome",
@@ -25,7 +25,7 @@ _NAMES = {
     "private": "clipping_explorer clipping_figure epsilon_explorer epsilon_figure epsilon_study",
     "quantised": "fraction_explorer fraction_figure fraction_study",
     "roles": "brought party_pictures progress_line",
-    "shares": "clock_explorer clocks message_diagram product_grid sighting_explorer sightings",
+    "shares": "clock_explorer message_diagram product_grid sighting_explorer sightings",
     "style": "describe new_figure show",
     "unet_map": "unet_map",
 }

@@ -11,7 +11,7 @@ from scipy import stats
 
 from ..sharing import FixedPoint, Ring
 from .style import GREY, PALETTE, describe, frameless, new_figure, plot_right_and_wrong
-from .widgets import explorer, slider
+from .widgets import Explorer, slider
 
 # Colour of a position's effect on a carry from below.
 _CARRIES = {"makes": PALETTE[1], "passes": PALETTE[5], "stops": "#dddddd"}
@@ -54,13 +54,14 @@ def staircase(encoding: FixedPoint) -> Figure:
     return describe(figure, text + outside)
 
 
-def staircase_explorer():
+def staircase_explorer() -> Explorer:
     """`staircase` under sliders for the bits of a word and of its fraction; a fraction that does not fit is cut."""
 
     def draw(bits: int, fraction_bits: int) -> Figure:
         return staircase(FixedPoint(Ring(bits), min(fraction_bits, bits - 1)))
 
-    return explorer(draw, bits=slider("bits of a word", 6, 2, 16), fraction_bits=slider("fraction bits", 2, 0, 15))
+    controls = {"bits": slider("bits of a word", 6, 2, 16), "fraction_bits": slider("fraction bits", 2, 0, 15)}
+    return Explorer(controls, draw)
 
 
 def truncations(true: np.ndarray, results: Mapping[str, np.ndarray]) -> Figure:
@@ -86,7 +87,7 @@ def truncations(true: np.ndarray, results: Mapping[str, np.ndarray]) -> Figure:
 
 
 def failure_rates(sizes: np.ndarray, rates: np.ndarray, samples: int, ring: Ring) -> Figure:
-    """Draw the share of local truncations that failed, by the size of the word, beside the formula |word| / 2^l.
+    """Draw the share of local truncations that failed, by the size of the word, beside the formula `|word| / 2^l`.
 
     The rates [N], of so many samples each, are those at the sizes [N]; zeros are drawn at the lower edge as arrows.
     """

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,21 +12,20 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-from ..costs import LAN, NETWORKS, WAN, Latency, Network
-from ..costs.sampling import StepCost, cost_of, shares, step_costs
+from ..costs import LAN, NETWORKS, WAN, Latency
+from ..costs.sampling import StepCost, shares, step_costs
 from ..errors import CipherDMError
-from ..progress import duration
 from ..records import MEASUREMENTS
-from .networks import PARTS, network_sliders, stack
-from .style import PALETTE, describe, frameless, new_figure
-from .widgets import MovingPicture, explorer
+from .networks import PARTS, network_controls, network_values
+from .style import PALETTE, describe, new_figure
+from .widgets import Control, Explorer, switch
 
 ROUND_TRIPS = (0.1e-3, 200e-3)  # seconds, the vertical extent of the map
 BANDWIDTHS = (10e6, 10e9)  # bit/s, the horizontal one
-MODELS = ("mnist01-tiny", "mnist10")
+FIRST = "mnist01-tiny"  # of the explorer
 SHOWN = ("direct", "cipherdm", "fast")  # at first
 STEPS = (1, 2, 5, 10, 15, 20, 30, 50, 100, 200, 500, 1000)
-_GRID, _MOVING_GRID = 121, 61  # points on each axis of the map, and of the one that follows sliders
+_GRID = 121  # points on each axis of the map
 
 _LABELS = {  # position of each network's name, in points from the mark, and its alignment
     "lan": ((-8, 9), "right"),
@@ -35,7 +35,6 @@ _LABELS = {  # position of each network's name, in points from the mark, and its
     "narrow": ((8, 0), "left"),
 }
 
-_ROWS = 7  # bars at most
 Costs = Mapping[str, Sequence[StepCost]]
 """Costs of each model's step, by the model's name."""
 
@@ -90,125 +89,61 @@ def mixed_colours(parts: np.ndarray) -> np.ndarray:
     return 0.2 + 0.8 * np.einsum("prc,pk->rck", sharpened, colours)
 
 
-class LatencyPicture(MovingPicture):
-    """Bars of what sampling takes, and the network's place on the map; `show` other settings without building it anew.
+def load_costs(measurements: Path = MEASUREMENTS, models: Sequence[str] = ()) -> dict[str, tuple[StepCost, ...]]:
+    """Read what a step costs, by model: of all models that were measured, or of these.
 
-    The map is that of the first protocol set shown.
-    """
-
-    def __init__(self, costs: Costs):
-        self._costs = costs
-        super().__init__(9.6, 3.4)
-        where = self.figure.add_axes((0.065, 0.16, 0.22, 0.66))
-        bars = self.figure.add_axes((0.43, 0.16, 0.54, 0.66))
-        low, high = np.log10(BANDWIDTHS), np.log10(ROUND_TRIPS)
-        blank = np.ones((_MOVING_GRID, _MOVING_GRID, 3))
-        self._map = where.imshow(blank, extent=(*low, *high), origin="lower", aspect="auto", interpolation="bilinear")
-        places = zip(*map(_place, NETWORKS.values()), strict=True)
-        self._networks = where.plot(*places, "o", color="black", markersize=3.5)
-        self._here = where.plot([0], [0], "+", color="black", markersize=13, markeredgewidth=2.5)[0]
-        where.set(xlim=low, ylim=high, xlabel="bandwidth in Mbit/s", ylabel="round trip in ms")
-        where.set_xticks([7, 8, 9, 10], ["10", "100", "1,000", "10,000"], fontsize=8)
-        where.set_yticks([-4, -3, -2, -1], ["0.1", "1", "10", "100"], fontsize=8)
-        self._about = where.text(0.5, 1.03, "", ha="center", fontsize=10, transform=where.transAxes)
-        self._bars = [bars.barh(range(_ROWS), [0] * _ROWS, color=colour) for colour in PALETTE[: len(PARTS)]]
-        self._names = [bars.text(-2, row, "", va="center", ha="right", fontsize=9) for row in range(_ROWS)]
-        self._totals = [bars.text(0, row, "", va="center", fontsize=9) for row in range(_ROWS)]
-        self._title = bars.text(0, 1.03, "", fontsize=10, transform=bars.transAxes, parse_math=False)
-        bars.set(xlim=(0, 156), ylim=(_ROWS - 0.5, -0.5), xticks=[0, 25, 50, 75, 100], yticks=[])
-        bars.set_xlabel("share of the slowest one's time in %")
-        frameless(bars)
-        place = {"loc": "upper right", "bbox_to_anchor": (0.97, 1.0)}
-        self.figure.legend(self._bars, PARTS, ncols=len(PARTS), frameon=False, **place)
-        bars_and_texts = [*(bar for found in self._bars for bar in found), *self._names, *self._totals]
-        self._moves([self._map, *self._networks, self._here, self._about, self._title, *bars_and_texts])
-
-    def show(self, model: str, batch: int, steps: int, network: Network, variants: Sequence[str] = SHOWN) -> Figure:
-        """Show other settings; returns the figure, with its description. Raises CipherDMError for what is not recorded."""
-        costs = [cost_of(self._costs[model], variant, batch) for variant in variants][:_ROWS]
-        found = [cost.over(network, steps) for cost in costs]
-        totals = []
-        for one in found:
-            part, share = _largest_part(one)
-            totals.append(f"{duration(one.seconds)}, {100 * share:.0f}% {part.split(' ')[0]}")
-        slowest = max((one.seconds for one in found), default=1.0)
-        widths = np.zeros((len(PARTS), _ROWS))
-        widths[:, : len(found)] = 100 * np.reshape([astuple(one) for one in found], (-1, len(PARTS))).T / slowest
-        stack(self._bars, widths)
-        blank = [""] * (_ROWS - len(found))
-        for name, text in zip(self._names, [cost.variant for cost in costs] + blank, strict=True):
-            name.set_text(text)
-        for total, end, text in zip(self._totals, widths.sum(axis=0), totals + blank, strict=True):
-            total.set(x=end + 1, text=text)
-        self._here.set_data(*([value] for value in _place(network)))
-        if costs:
-            self._map.set_data(mixed_colours(shares(costs[0], *_grid(_MOVING_GRID))))
-        self._about.set_text(f"what {costs[0].variant} waits for" if costs else "")
-        pictures = f"{batch} picture{'s' * (batch > 1)} of {model}, {steps} step{'s' * (steps > 1)}"
-        self._title.set_text(pictures)
-        told = [f"{cost.variant} {total}" for cost, total in zip(costs, totals, strict=True)]
-        return describe(
-            self.figure,
-            f"Sampling {pictures}, over {1000 * network.round_trip:.3g} ms round trip and {network.bandwidth / 1e6:,.0f} "
-            f"Mbit/s: {'; '.join(told) or 'no protocols chosen'}.",
-        )
-
-
-def load_costs(measurements: Path = MEASUREMENTS, models: Sequence[str] = MODELS) -> dict[str, tuple[StepCost, ...]]:
-    """Read what a step costs, for those of the models that were measured.
-
-    The costs are those of `cipherdm bench step`, or of `cipherdm bench breakdown` if that has no rounds. Raises CipherDMError
-    if no model was measured.
+    The costs are those of `cipherdm bench step` for all batches, or of `cipherdm bench breakdown` if that has no rounds. Raises
+    CipherDMError if no model was measured.
     """
     found, problem = {}, None
-    for model in models:
-        for benchmark in ("step", "breakdown"):
+    models = models or [path.stem.removeprefix("step_") for path in sorted(measurements.glob("step_*.json"))]
+    for model in (model for model in models if "_batch" not in model):
+        for path in (measurements / f"step_{model}.json", measurements / f"breakdown_{model}.json"):
             try:
-                found.setdefault(model, step_costs(measurements / f"{benchmark}_{model}.json"))
+                batches = sorted(
+                    measurements.glob(f"{path.stem}_batch*.json"), key=lambda p: int(p.stem.split("_batch")[1])
+                )
+                found.setdefault(model, tuple(cost for each in (path, *batches) for cost in step_costs(each)))
             except CipherDMError as error:
                 problem = problem or error
     if not found:
-        raise problem or CipherDMError("name at least one model whose costs are to be shown.")
+        raise problem or CipherDMError(
+            f"there are no costs of a step in {measurements}: make them with `cipherdm bench step`."
+        )
     return found
 
 
-def latency_explorer(costs: Costs | None = None):
-    """`LatencyPicture` under sliders, for the models, batches and protocol sets that all records have; an ipywidgets.VBox.
+def latency_explorer(costs: Costs | None = None) -> Explorer:
+    """Bars of what sampling takes, and the network's place on a map, under controls for all that costs have been measured of.
 
-    The costs are those that `load_costs` finds, unless some are given.
+    The map is that of the first protocol set shown. The costs are those that `load_costs` finds, unless some are given.
     """
-    import ipywidgets as widgets  # which only notebooks need
-
     costs = load_costs() if costs is None else costs
-    batches, variants = _common(costs, "batch"), _common(costs, "variant")[:_ROWS]
-    picture = LatencyPicture(costs)
-
-    def draw(model, round_trip, bandwidth, steps, batch, **chosen) -> Figure:
-        names = [name for name, checked in chosen.items() if checked]
-        return picture.show(model, batch, steps, Network("chosen", round_trip / 1000, bandwidth * 1e6), names)
-
-    wide = {"style": {"description_width": "10em"}, "layout": {"width": "30em"}}
+    rows = [_row(cost) for model in costs.values() for cost in model]
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    places = {str(each): network_values(each) for each in NETWORKS.values()}
     controls = {
-        "model": widgets.Dropdown(options=list(costs), description="model", **wide),
-        **network_sliders(WAN, ROUND_TRIPS, BANDWIDTHS, step=0.02, **wide),
-        "steps": widgets.SelectionSlider(options=STEPS, value=20, description="steps", **wide),
-        "batch": widgets.SelectionSlider(options=batches, description="pictures at a time", **wide),
+        "model": Control("model", list(costs), FIRST if FIRST in costs else next(iter(costs)), kind="choice"),
+        "network": Control("network", ["choose ...", *places], str(WAN), kind="choice", sets=[{}, *places.values()]),
+        **network_controls(WAN, ROUND_TRIPS, BANDWIDTHS),
+        "steps": Control("steps", STEPS, 20),
+        "batch": Control("pictures at a time", sorted({row["batch"] for row in rows}), 1),
+        **{name: switch(name, name in SHOWN) for name in variants},
     }
-    narrow = {"indent": False, "layout": {"width": "12em"}}
-    boxes = {name: widgets.Checkbox(name in SHOWN, description=name, **narrow) for name in variants}
-    options = [("choose ...", None), *((str(n), n) for n in NETWORKS.values())]
-    named = widgets.Dropdown(options=options, description="network", **wide)
+    data = {
+        "costs": {model: [_row(cost) for cost in found] for model, found in costs.items()},
+        "variants": variants,
+        "networks": [{"name": each.name} | network_values(each) for each in NETWORKS.values()],
+        "round_trips": [1000 * seconds for seconds in ROUND_TRIPS],
+        "bandwidths": [bits / 1e6 for bits in BANDWIDTHS],
+    }
+    return Explorer(controls, scene="latency", data=data)
 
-    def choose(change) -> None:
-        if change.new is not None:
-            controls["round_trip"].value = 1000 * change.new.round_trip
-            controls["bandwidth"].value = change.new.bandwidth / 1e6
 
-    named.observe(choose, "value")
-    *_, image, text = explorer(draw, picture, **controls, **boxes).children
-    model, *sliders = controls.values()
-    settings = widgets.HBox([widgets.VBox([model, named, *sliders]), widgets.VBox(list(boxes.values()))])
-    return widgets.VBox([settings, image, text])
+def _row(cost: StepCost) -> dict[str, Any]:
+    """What the scene reads of a cost. Students with Quad are one variant, whatever their model is called."""
+    row = {name: getattr(cost, name) for name in ("variant", "batch", "seconds", "rounds", "path_bytes")}
+    return row | {"variant": row["variant"].replace(f" on {cost.model}-quad", ", with Quad")}
 
 
 def _label_contour(axis: Axes, cost: StepCost, seconds: float) -> None:
@@ -233,13 +168,3 @@ def _largest_part(found: Latency) -> tuple[str, float]:
 
 def _grid(points: int) -> tuple[np.ndarray, np.ndarray]:
     return np.geomspace(*ROUND_TRIPS, points), np.geomspace(*BANDWIDTHS, points)
-
-
-def _common(costs: Costs, field: str) -> list:
-    """The values of a field that all models' costs have, in the order of the first's."""
-    first, *others = ([getattr(cost, field) for cost in rows] for rows in costs.values())
-    return [value for value in dict.fromkeys(first) if all(value in rows for rows in others)]
-
-
-def _place(network: Network) -> tuple[float, float]:
-    return float(np.log10(network.bandwidth)), float(np.log10(max(network.round_trip, ROUND_TRIPS[0])))

@@ -1,7 +1,6 @@
 """Time of operations over a network: a plain figure, and sliders for the network."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ..costs import WAN, Network, latency
 from .style import GREY, PALETTE, describe, new_figure
-from .widgets import MovingPicture, explorer
+from .widgets import Control, Explorer, MovingPicture
 
 PARTS = ("computing", "messages on their way", "bytes on their way")
 
@@ -92,33 +91,33 @@ class SharesPicture(MovingPicture):
         )
 
 
-def network_explorer(table: pd.DataFrame, network: Network = WAN):
+def network_explorer(table: pd.DataFrame, network: Network = WAN) -> Explorer:
     """`SharesPicture` under sliders for the network's round trip and bandwidth."""
     picture = SharesPicture(table, network)
 
     def draw(round_trip: float, bandwidth: float) -> Figure:
         return picture.show(Network("chosen", round_trip / 1000, bandwidth * 1e6))
 
-    wide = {"style": {"description_width": "11em"}, "layout": {"width": "34em"}}
-    return explorer(draw, picture, **network_sliders(network, (0.1e-3, 10**-0.5), (10e6, 10e9), step=0.05, **wide))
+    return Explorer(network_controls(network, (0.1e-3, 0.5), (10e6, 10e9)), draw, picture)
 
 
-def network_sliders(
-    network: Network, round_trips: tuple[float, float], bandwidths: tuple[float, float], **settings: Any
-) -> dict[str, Any]:
-    """Logarithmic sliders `round_trip`, in ms, and `bandwidth`, in Mbit/s, that begin at a network.
+def network_values(network: Network) -> dict[str, float]:
+    """A network's round trip in ms and bandwidth in Mbit/s, as controls have them."""
+    return {"round_trip": 1000 * network.round_trip, "bandwidth": network.bandwidth / 1e6}
 
-    Their ends are in seconds and bit/s; `settings` are further arguments of ipywidgets.FloatLogSlider.
-    """
-    import ipywidgets as widgets  # which only notebooks need
 
-    def log_slider(value: float, ends: np.ndarray, description: str):
-        low, high = np.log10(ends)
-        return widgets.FloatLogSlider(
-            value, min=low, max=high, description=description, readout_format=".3g", **settings
-        )
+def network_controls(
+    network: Network, round_trips: tuple[float, float], bandwidths: tuple[float, float]
+) -> dict[str, Control]:
+    """Sliders for the round trip and the bandwidth that begin at a network, over round numbers between ends in s and bit/s."""
+    start, steps = network_values(network), np.outer(10.0 ** np.arange(-1, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)).ravel()
+
+    def control(name: str, label: str, ends: tuple[float, float]) -> Control:
+        within = [float(f"{step:.3g}") for step in steps if 0.999 * ends[0] <= step <= 1.001 * ends[1]]
+        values = sorted({*within, start[name]})
+        return Control(label, values, start[name], [f"{value:,g}" for value in values])
 
     return {
-        "round_trip": log_slider(1000 * network.round_trip, 1000 * np.array(round_trips), "round trip in ms"),
-        "bandwidth": log_slider(network.bandwidth / 1e6, np.array(bandwidths) / 1e6, "bandwidth in Mbit/s"),
+        "round_trip": control("round_trip", "round trip in ms", tuple(1000 * end for end in round_trips)),
+        "bandwidth": control("bandwidth", "bandwidth in Mbit/s", tuple(end / 1e6 for end in bandwidths)),
     }

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from matplotlib.transforms import Bbox
 
 from ..errors import CipherDMError
 from .style import GREY, PALETTE, describe, new_figure
+from .widgets import Control, Explorer
 
 Cost = Literal["bytes", "sends", "ms"]
 
@@ -117,6 +118,23 @@ def pareto_figure(record: Mapping[str, Any], kind: str, cost: Cost = "bytes", el
         f"Scatter plot of {kind} functions, {AXES[cost]} against largest error, both logarithmic: {names}. "
         f"Nothing is better than {', '.join(map(_told, best))}.",
     )
+
+
+def pareto_explorer(record: Mapping[str, Any], elements: int = 100_000) -> Explorer:
+    """Error against cost under controls for the kind of function and for the cost; `pareto_figure` prints one."""
+    kinds = {kind: name for kind, name in _KINDS.items() if any(row["kind"] == kind for row in record["rows"])}
+    points = {kind: {cost: _scattered(pareto_points(record, kind, cost, elements)) for cost in AXES} for kind in kinds}
+    controls = {
+        "kind": Control("function", list(kinds), next(iter(kinds)), list(kinds.values()), "choice"),
+        "cost": Control("cost", list(AXES), "bytes", list(AXES.values()), "choice"),
+    }
+    data = {"points": points, "axes": AXES, "kinds": kinds, "families": _STYLES}
+    return Explorer(controls, scene="pareto", data=data)
+
+
+def _scattered(points: Sequence[Point]) -> list[dict[str, Any]]:
+    best = frontier(points)
+    return [asdict(point) | {"cost": float(f"{point.cost:.4g}"), "best": point in best} for point in points]
 
 
 def _point(row: Mapping[str, Any], cost: Cost) -> Point:

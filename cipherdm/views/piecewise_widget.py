@@ -1,6 +1,5 @@
 """Sliders around a reader's own piecewise polynomial, and a button that runs it on three parties."""
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from html import escape
@@ -18,7 +17,7 @@ from ..errors import CipherDMError
 from ..records import MEASUREMENTS, read_record
 from .pareto import pareto_points
 from .piecewise import DEGREES, REACHES, SEGMENTS, TARGETS, Choice, FitPicture, Outcome, outcome
-from .style import GREY, PALETTE
+from .style import GREY, PALETTE, Shown
 
 _HEAD = ("largest error", "bytes an element", "messages")
 
@@ -126,9 +125,9 @@ class PiecewiseFitter:
             self.button.disabled = False
 
     def _show(self) -> None:
-        alt = escape(self._picture.show(self.outcome).get_label())
-        self._data = base64.b64encode(self._picture.png()).decode()
-        self._image.value = f'<img style="max-width:100%" alt="{alt}" src="data:image/png;base64,{self._data}">'
+        text = self._picture.show(self.outcome).get_label()
+        self._shown = Shown(self._picture.png(quick=True), text, self.outcome.summary)
+        self._image.value = self._shown.html()
         self._show_rows()
 
     def _show_rows(self) -> list[Row]:
@@ -139,12 +138,9 @@ class PiecewiseFitter:
         self._rows.value = rows_html([*mine, *self._rivals.get(found.choice.function, ())], len(mine))
         return mine
 
-    def _repr_mimebundle_(self, **_) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _repr_mimebundle_(self, **_) -> dict[str, Any]:
         shown = self.widget._repr_mimebundle_()
-        shown = dict(shown[0] if isinstance(shown, tuple) else shown)
-        shown["text/plain"] = self.outcome.summary
-        shown["image/png"] = self._data
-        return shown, {"image/png": {"alt": self._picture.figure.get_label()}}
+        return dict(shown[0] if isinstance(shown, tuple) else shown) | self._shown._repr_mimebundle_()
 
 
 def piecewise_fitter(measurements: Path = MEASUREMENTS, run: Run = run_on_parties) -> PiecewiseFitter:

@@ -9,7 +9,7 @@ from matplotlib.patches import Circle
 
 from ..private.budget import COARSE, epsilon_of
 from .style import GREY, PALETTE, describe, new_figure
-from .widgets import explorer, slider
+from .widgets import Control, Explorer
 
 
 def clipping_figure(gradients: np.ndarray, clip: float, noise_multiplier: float, seed: int = 0) -> Figure:
@@ -49,15 +49,11 @@ def clipping_figure(gradients: np.ndarray, clip: float, noise_multiplier: float,
     )
 
 
-def clipping_explorer(gradients: np.ndarray):
-    """`clipping_figure` under sliders for the clip and the noise, both in tenths."""
-
-    def draw(clip: int, noise: int) -> Figure:
-        return clipping_figure(gradients, clip / 10, noise / 10)
-
-    return explorer(
-        draw, clip=slider("clip, in tenths", 10, 1, 30), noise=slider("noise multiplier, in tenths", 10, 1, 40)
-    )
+def clipping_explorer(gradients: np.ndarray) -> Explorer:
+    """`clipping_figure` under sliders for the clip and the noise."""
+    tenths = [number / 10 for number in range(1, 41)]
+    controls = {"clip": Control("clip", tenths[:30], 1.0), "noise_multiplier": Control("noise multiplier", tenths, 1.0)}
+    return Explorer(controls, lambda **values: clipping_figure(gradients, **values))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,15 +106,8 @@ def epsilon_figure(study: EpsilonStudy, noise: int, marks: Sequence[float] = (1.
     return describe(figure, f"Epsilon over {study.steps[0]} to {study.steps[-1]:,} steps, {title}: {'; '.join(said)}.")
 
 
-def epsilon_explorer(study: EpsilonStudy):
+def epsilon_explorer(study: EpsilonStudy) -> Explorer:
     """`epsilon_figure` under a slider for the noise."""
-    import ipywidgets as widgets
-
-    control = widgets.SelectionSlider(
-        options=[(f"{noise:g}", number) for number, noise in enumerate(study.noises)],
-        value=1,
-        description="noise multiplier",
-        style={"description_width": "14em"},
-        layout={"width": "36em"},
-    )
-    return explorer(lambda noise: epsilon_figure(study, noise), noise=control)
+    words = [f"{noise:g}" for noise in study.noises]
+    control = Control("noise multiplier", range(len(words)), 1, words)
+    return Explorer({"noise": control}, lambda noise: epsilon_figure(study, noise))

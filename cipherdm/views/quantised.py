@@ -15,7 +15,7 @@ from ..protocols import DITTO
 from ..sampling.ditto_in_the_clear import computed_steps
 from ..sampling.texts import classification_task
 from .style import GREY, HATCHED, PALETTE, describe, new_figure, plot_right_and_wrong
-from .widgets import explorer, slider
+from .widgets import Explorer, slider
 
 _ROOM_BITS = HALF - 2  # a cut counts wraps right up to a quarter of its ring
 _EXACT_BITS = 14  # the most with which the quadratic's constant fits 32 bits, in which JAX writes it
@@ -109,7 +109,7 @@ def fraction_figure(study: FractionStudy, bits: int) -> Figure:
     )
 
 
-def fraction_explorer(study: FractionStudy):
+def fraction_explorer(study: FractionStudy) -> Explorer:
     """`fraction_figure` under a slider for the fraction bits."""
     chosen = slider("fraction bits", DITTO.small_bits, min(study.errors), max(study.errors))
-    return explorer(lambda bits: fraction_figure(study, bits), bits=chosen)
+    return Explorer({"bits": chosen}, lambda bits: fraction_figure(study, bits))

@@ -1,79 +1,28 @@
 """Figures of secret sharing: components on a clock, what one party sees and what two see, and what is sent to whom."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from ..sharing import Ring, additive_shares
 from .style import GREY, PALETTE, describe, new_figure
-from .widgets import explorer, slider
+from .widgets import Explorer, slider
 
 _COMPONENTS = PALETTE[:3]
-_NAMES = ("x\u2080", "x\u2081", "x\u2082")  # subscripts as characters, which are drawn ten times faster than formulas
 _PEOPLE = {"client": "black", "party 0": PALETTE[0], "party 1": PALETTE[1], "party 2": PALETTE[2]}
 
 
-def clocks(components: Sequence[int], bits: int) -> Figure:
-    """Draw three components of a secret as turns around a clock of 2^bits hours: all, and those that each party has.
+def clock_explorer(bits: int = 4, draws: int = 21) -> Explorer:
+    """Three components of a secret as turns around a clock of 2^bits hours: all, and those that each party has.
 
-    With more than 6 bits, hours cannot be told apart.
+    Sliders choose the secret, and a draw of the components, by generators with the seeds 0, 1, ... With more than 6 bits, hours
+    cannot be told apart.
     """
-    hours = 2**bits
-    words = [int(word) % hours for word in components]
-    secret = sum(words) % hours
-    figure = new_figure(9.2, 2.5)
-    figure.set_layout_engine("none")
-    axis = figure.add_axes((0, 0, 1, 1))  # one for all clocks, because a slider waits for each
-    axis.set(xlim=(-1.4, 9.65), ylim=(-1.3, 1.7), aspect="equal", xticks=[], yticks=[])
-    axis.set_axis_off()
-    _clock(axis, 0, words, (0, 1, 2), hours)
-    axis.text(0, 1.5, f"all three: the secret is {secret}", ha="center", fontsize=10)
-    axis.plot(*_place(secret, hours), "o", color="black", markersize=9)
-    for party in range(3):
-        middle = 2.75 * (party + 1)
-        _clock(axis, middle, words, (party, (party + 1) % 3), hours)
-        axis.text(middle, 1.5, f"party {party}: any of {hours}", ha="center", fontsize=10)
-    return describe(
-        figure,
-        f"Four clocks of {hours} hours. The first adds {words[0]}, {words[1]} and {words[2]} and ends at the secret {secret}. "
-        "The other three show the two of these numbers that a party has; the third could lead to any hour.",
-    )
-
-
-def _clock(axis: Axes, middle: float, words: Sequence[int], held: Sequence[int], hours: int) -> None:
-    x, y = np.array([_place(hour, hours) for hour in range(hours)]).T
-    axis.plot(middle + x, y, "o", color=GREY, markersize=3)
-    for hour in range(0, hours, hours // 4):
-        across, up = _place(hour, hours, 1.17)
-        axis.text(middle + across, up, str(hour), ha="center", va="center", fontsize=8)
-    start = 0
-    for ring, index in enumerate(held):
-        turn = np.linspace(start, start + words[index], 60)
-        across, up = np.array([_place(hour, hours, 0.87 - 0.14 * ring) for hour in turn]).T
-        axis.plot(middle + across, up, color=_COMPONENTS[index], linewidth=2.5, marker="o", markevery=[-1])
-        start += words[index]
-    for index in range(3):
-        known = index in held
-        line, colour = f"{_NAMES[index]} = {words[index] if known else '?'}", _COMPONENTS[index] if known else GREY
-        axis.text(middle, 0.24 - 0.24 * index, line, color=colour, ha="center", va="center", fontsize=9)
-
-
-def _place(hour: float, hours: int, radius: float = 1.0) -> tuple[float, float]:
-    angle = np.pi / 2 - 2 * np.pi * hour / hours  # from the top, as clocks go
-    return radius * np.cos(angle), radius * np.sin(angle)
-
-
-def clock_explorer():
-    """`clocks` of 4 bits under sliders for the secret and for the draw of its components."""
-
-    def draw(secret: int, seed: int) -> Figure:
-        return clocks(additive_shares(np.array(secret), Ring(4), np.random.default_rng(seed)), 4)
-
-    return explorer(draw, secret=slider("secret", 5, 0, 15), seed=slider("another draw", 0, 0, 20))
+    components = [additive_shares(np.array(0), Ring(bits), np.random.default_rng(seed)) for seed in range(draws)]
+    data = {"hours": 2**bits, "draws": [[int(word) for word in drawn[:2]] for drawn in components]}
+    controls = {"secret": slider("secret", 5, 0, 2**bits - 1), "seed": slider("another draw", 0, 0, draws - 1)}
+    return Explorer(controls, scene="clock", data=data)
 
 
 def sightings(one_party: np.ndarray, two_parties: np.ndarray, secret: int, bits: int) -> Figure:
@@ -108,13 +57,13 @@ def sightings(one_party: np.ndarray, two_parties: np.ndarray, secret: int, bits:
     )
 
 
-def sighting_explorer(one_party: np.ndarray, two_parties: np.ndarray, bits: int):
+def sighting_explorer(one_party: np.ndarray, two_parties: np.ndarray, bits: int) -> Explorer:
     """`sightings` under a slider for the secret, from words [secrets, sharings]."""
 
     def draw(secret: int) -> Figure:
         return sightings(one_party[secret], two_parties[secret], secret, bits)
 
-    return explorer(draw, secret=slider("secret", 0, 0, len(one_party) - 1))
+    return Explorer({"secret": slider("secret", 0, 0, len(one_party) - 1)}, draw)
 
 
 def product_grid() -> Figure:

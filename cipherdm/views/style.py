@@ -1,10 +1,17 @@
 """Style that all figures share: colours that colour-blind readers can tell apart, sizes, and a description in words."""
 
+import base64
 import io
+import re
+from dataclasses import dataclass
+from html import escape
+from urllib.parse import quote
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image, PngImagePlugin
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), in the order in which series take them.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -13,6 +20,9 @@ GREY = "#777777"
 # Where a figure is incorrect.
 HATCHED = {"facecolor": "#dddddd", "hatch": "///", "edgecolor": GREY, "linewidth": 0}
 DPI = 110
+
+_COLOURS_OF_A_DRAWING = 4096  # colours of edges included; photographs and maps of colours have more
+_SAFE = " =/:;,()'"  # characters of an SVG that may stand in a URL within an attribute
 
 
 def new_figure(width: float = 7.0, height: float = 3.6) -> Figure:
@@ -26,18 +36,69 @@ def describe(figure: Figure, text: str) -> Figure:
     return figure
 
 
-def png(figure: Figure) -> bytes:
-    """Return the figure as a PNG file, with its description in the file's metadata."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Description": figure.get_label()})
+def png(figure: Figure, *, quick: bool = False) -> bytes:
+    """Return the figure as a PNG file, with its description in the file's metadata; `quick` is as in `png_of`."""
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # `savefig` draws twice
+    return png_of(np.asarray(canvas.buffer_rgba())[..., :3], figure.get_label(), quick=quick)
+
+
+def png_of(pixels: np.ndarray, description: str, *, quick: bool = False) -> bytes:
+    """Return pixels, uint8 [height, width, 3], as a PNG file with a description in its metadata.
+
+    A drawing is cut to 256 colours and takes a third of the bytes, unless it has to be `quick`, for a slider that waits.
+    """
+    note, buffer, image = PngImagePlugin.PngInfo(), io.BytesIO(), Image.fromarray(pixels)
+    note.add_itxt("Description", description)
+    if not quick and image.getcolors(_COLOURS_OF_A_DRAWING):
+        image = image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    image.save(buffer, "png", compress_level=1 if quick else 9, pnginfo=note)
     return buffer.getvalue()
 
 
-def show(figure: Figure):
-    """Return the figure as a notebook's output: an image with its description as alt text."""
-    from IPython.display import Image  # which only notebooks need
+@dataclass(frozen=True)
+class Shown:
+    """A picture as a notebook's output, with a caption below it and a description for those who cannot see it.
 
-    return Image(png(figure), format="png", alt=figure.get_label())
+    JupyterLab, nbconvert and nbviewer read the HTML, other readers the picture itself.
+    """
+
+    picture: bytes | str
+    """A PNG file, or an SVG text."""
+    text: str
+    caption: str
+
+    def html(self, *, small: bool = False) -> str:
+        """Return a <figure> with the picture, its description and its caption; `small` takes time to compress it."""
+        if isinstance(self.picture, str):
+            source = f"svg+xml,{quote(self.picture, safe=_SAFE)}"
+        else:
+            kind, content = ("webp", _webp(self.picture)) if small else ("png", self.picture)
+            source = f"{kind};base64,{base64.b64encode(content).decode()}"
+        image = f'<img alt="{escape(self.text)}" style="max-width:100%;height:auto" src="data:image/{source}">'
+        return f'<figure style="margin:0">{image}<figcaption>{escape(self.caption)}</figcaption></figure>'
+
+    def _repr_mimebundle_(self, **_) -> dict[str, str]:
+        bundle = {"text/plain": self.text, "text/html": self.html(small=True)}
+        if isinstance(self.picture, str):
+            return bundle | {"image/svg+xml": self.picture}
+        return bundle | {"image/png": base64.b64encode(self.picture).decode()}
+
+
+def _webp(png: bytes) -> bytes:
+    """Compress a picture once more, without loss."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").save(buffer, "webp", lossless=True)
+    return buffer.getvalue()
+
+
+def show(figure: Figure, caption: str | None = None) -> Shown:
+    """Return the figure as a notebook's output: with a caption, by default the description's first sentence, and all of it."""
+    text = figure.get_label()
+    return Shown(
+        png(figure), text, re.split(r"(?<=[.:;]) ", text)[0].rstrip(":;.") + "." if caption is None else caption
+    )
 
 
 def frameless(axis: Axes) -> None:

@@ -1,17 +1,28 @@
-"""Figures under sliders, with their description in words below them; and figures that follow a slider in no time."""
+"""Pictures under controls, with their description in words below them.
 
-import io
-from collections.abc import Callable, Iterable
+A picture is drawn by Python, and then moves while there is a kernel, or by a scene: a function in the folder `front` from data
+and the controls' values to SVG. A scene moves on any page, and draws the static picture that is saved in a notebook as well.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+import anywidget
 import numpy as np
+import quickjs
+import traitlets
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, PngImagePlugin
 
-from .style import DPI
+from .style import DPI, Shown, png, png_of
+
+FRONT = Path(__file__).parent / "front"
+SCENES = ("clock", "latency", "pareto")
 
 
 class MovingPicture:
@@ -45,58 +56,147 @@ class MovingPicture:
             artist.draw(canvas.get_renderer())
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
-    def png(self) -> bytes:
-        """Return `pixels` as a PNG file, compressed in little time, with the figure's description in its metadata."""
-        return _png(self.pixels(), self.figure.get_label())
+    def png(self, *, quick: bool = False) -> bytes:
+        """Return `pixels` as a PNG file, with the figure's description in its metadata; `quick` is as in `png_of`."""
+        return png_of(self.pixels(), self.figure.get_label(), quick=quick)
 
     def _moves(self, artists: Iterable[Artist]) -> None:
         """Say which artists change. Others may too, if `_background` is set to None then."""
         self._moving = list(artists)
 
 
-def explorer(draw: Callable[..., Figure], moving: MovingPicture | None = None, /, **controls: Any):
-    """Box of widgets: the controls, the figure that `draw` makes of their values, and its description as text.
+@dataclass(frozen=True)
+class Control:
+    """One of a picture's settings, chosen among values.
+
+    Attributes:
+        label: what the reader reads, and a screen reader says.
+        values: values to choose from; a switch has False and True.
+        start: value at first.
+        words: text for each value, read out instead of it; the values themselves by default.
+        kind: form of the control.
+        plays: True for a button that moves the slider by itself.
+        sets: for each value, values of other controls that it sets, by their names.
+    """
+
+    label: str
+    values: Sequence[Any]
+    start: Any
+    words: Sequence[str] | None = None
+    kind: Literal["slider", "choice", "switch"] = "slider"
+    plays: bool = False
+    sets: Sequence[dict[str, Any]] | None = None
+
+
+def slider(label: str, value: int, lowest: int, highest: int) -> Control:
+    """Slider over whole numbers."""
+    return Control(label, range(lowest, highest + 1), value)
+
+
+def switch(label: str, on: bool) -> Control:
+    """Box to tick."""
+    return Control(label, (False, True), on, kind="switch")
+
+
+def front(*names: str) -> str:
+    """Read files of the front end, one after the other."""
+    return "\n".join((FRONT / f"{name}.js").read_text() for name in names)
+
+
+def drawn(scene: str, data: Any, values: dict[str, Any]) -> Shown:
+    """Draw a scene of these values as an SVG, without a browser."""
+    call = f"JSON.stringify(drawn({', '.join(map(json.dumps, (scene, data, values)))}))"
+    found = json.loads(quickjs.Context().eval(f"{front('drawing', scene)}\n{call}"))
+    return Shown(found["svg"], found["text"], found["text"])
+
+
+class Explorer(anywidget.AnyWidget):
+    """Controls, the picture that belongs to their values, and its description. Shows its static picture without a kernel.
 
     Args:
-        draw: takes the controls' values by their names and returns a described figure, in less than 100 ms if possible.
-        moving: the picture whose figure `draw` returns, for what takes longer to build.
-        controls: ipywidgets with a `value`.
-
-    Returns:
-        An ipywidgets.VBox. Its children are the controls in order, the image, the text.
+        controls: settings by name.
+        draw: function of the values, by name, to a described figure, in less than 100 ms if possible.
+        moving: picture whose figure `draw` returns, for what takes longer to build.
+        scene: name of a scene in `front`, which draws instead of `draw`.
+        data: what the scene draws from, ready for JSON.
     """
-    import ipywidgets as widgets  # which only notebooks need
 
-    image, text = widgets.Image(format="png"), widgets.HTML()
+    _spec = traitlets.Dict().tag(sync=True)
+    _chosen = traitlets.Dict().tag(sync=True)
+    _shown = traitlets.Unicode().tag(sync=True)
 
-    def redraw(_=None) -> None:
-        figure = draw(**{name: control.value for name, control in controls.items()})
-        image.value = _quick_png(figure) if moving is None else moving.png()
-        text.value = f"<small>{escape(figure.get_label())}</small>"
+    def __init__(
+        self,
+        controls: dict[str, Control],
+        draw: Callable[..., Figure] | None = None,
+        moving: MovingPicture | None = None,
+        *,
+        scene: str = "",
+        data: Any = None,
+    ):
+        self.controls, self._draw, self._moving, self.scene, self.data = controls, draw, moving, scene, data
+        self._esm = front("drawing", *([scene] if scene else []), "explorer", "widget")
+        super().__init__(
+            _spec={"scene": scene, "data": data, "controls": [self._written(*item) for item in controls.items()]},
+            _chosen={name: self._index(name, control.start) for name, control in controls.items()},
+        )
+        self.observe(self._redraw, "_chosen")
+        self._redraw()
 
-    for control in controls.values():
-        control.observe(redraw, "value")
-    redraw()
-    return widgets.VBox([*controls.values(), image, text])
+    @property
+    def values(self) -> dict[str, Any]:
+        """Values of the controls, by name."""
+        return {name: control.values[self._chosen[name]] for name, control in self.controls.items()}
+
+    @property
+    def shown(self) -> Shown:
+        """The picture as it stands, and its description."""
+        return self._picture
+
+    def set(self, **values: Any) -> None:
+        """Move controls, as a reader does. Raises ValueError for a value that a control does not have."""
+        for name, value in list(values.items()):
+            if sets := self.controls[name].sets:
+                values |= sets[self._index(name, value)]
+        self._chosen = self._chosen | {name: self._index(name, value) for name, value in values.items()}
+
+    def _index(self, name: str, value: Any) -> int:
+        return list(self.controls[name].values).index(value)
+
+    def _written(self, name: str, control: Control) -> dict[str, Any]:
+        """A control as the front end reads it: values to be set are written as their numbers."""
+        sets = control.sets and [{key: self._index(key, value) for key, value in each.items()} for each in control.sets]
+        words = [str(value) for value in control.values] if control.words is None else list(control.words)
+        values = list(control.values) if self.scene else []
+        written = {"name": name, "label": control.label, "kind": control.kind, "plays": control.plays}
+        return written | {"words": words, "values": values, "sets": sets}
+
+    def _redraw(self, change: Any = None) -> None:
+        if self.scene:
+            self._picture = drawn(self.scene, self.data, self.values)
+            return
+        figure, quick = self._draw(**self.values), change is not None
+        picture = png(figure, quick=quick) if self._moving is None else self._moving.png(quick=quick)
+        self._picture = Shown(picture, figure.get_label(), figure.get_label())
+        self._shown = self._picture.html()
+
+    def _repr_mimebundle_(self, **settings: Any) -> dict[str, Any]:
+        view = super()._repr_mimebundle_(**settings)
+        bundle = dict(view[0] if isinstance(view, tuple) else view) | self._picture._repr_mimebundle_()
+        if self.scene:
+            data = json.dumps({"spec": self._spec, "chosen": self._chosen}, separators=(",", ":"))
+            quoted = escape(data, quote=False).replace("'", "&#39;")  # JSON has many double quotes
+            bundle["text/html"] = f"<div data-cipherdm='{quoted}'>{self._picture.html(small=True)}</div>"
+        return bundle
 
 
-def slider(description: str, value: int, lowest: int, highest: int):
-    """Slider over whole numbers, with room for its description."""
-    import ipywidgets as widgets
-
-    style, layout = {"description_width": "14em"}, {"width": "36em"}
-    return widgets.IntSlider(value, lowest, highest, description=description, style=style, layout=layout)
-
-
-def _quick_png(figure: Figure) -> bytes:
-    """Draw a figure as a PNG file in a third of the time of `savefig`, which draws twice and compresses thoroughly."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return _png(np.asarray(canvas.buffer_rgba())[..., :3], figure.get_label())
-
-
-def _png(pixels: np.ndarray, description: str) -> bytes:
-    note, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
-    note.add_itxt("Description", description)
-    Image.fromarray(pixels).save(buffer, "png", compress_level=1, pnginfo=note)
-    return buffer.getvalue()
+def page(title: str, paragraphs: Sequence[str], explorer: Explorer) -> str:
+    """Write a page of HTML with a heading, text, and an explorer of a scene, which moves without Python."""
+    scripts = front("drawing", explorer.scene, "explorer", "page")
+    text = "".join(f"<p>{escape(each)}</p>" for each in paragraphs)
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}</title>"
+        "<style>body { font-family: sans-serif; max-width: 60em; margin: 1em auto; padding: 0 1em }</style>"
+        f"<h1>{escape(title)}</h1>{text}{explorer._repr_mimebundle_()['text/html']}<script>{scripts}</script></html>\n"
+    )

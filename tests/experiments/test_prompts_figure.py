@@ -136,12 +136,12 @@ def test_a_grid_picture_follows_its_settings_and_leaves_nothing_behind(grid):
 
 
 def test_the_controls_show_every_setting(grid):
-    prompt, steps, guidance, protocols, image, text = grid_controls(grid).children
-    assert (steps.value, guidance.value, protocols.value) == (10, 2.5, "fast") and "fast 21.1 dB" in text.value
-    seen = {image.value}
-    for control, value in ((prompt, 1), (steps, 20), (guidance, 1.0), (protocols, "puma")):
-        control.value = value
-        seen.add(image.value)
+    box = grid_controls(grid)
+    assert box.values == {"prompt": 0, "steps": 10, "guidance_scale": 2.5, "protocols": "fast"}
+    assert "fast 21.1 dB" in box.shown.text
+    seen = {box.shown.picture}
+    for setting in ({"prompt": 1}, {"steps": 20}, {"guidance_scale": 1.0}, {"protocols": "puma"}):
+        box.set(**setting)
+        seen.add(box.shown.picture)
     assert len(seen) == 5
-    assert PROMPTS[1] in text.value and "20 steps, guidance 1" in text.value
-    assert list(protocols.options) == ["puma", "fast"]
+    assert PROMPTS[1] in box.shown.text and "20 steps, guidance 1" in box.shown.text

@@ -91,10 +91,9 @@ def test_a_slider_goes_over_the_committed_record():
     committed = rings.read(root() / "data" / "measurements" / "rings_mnist01-tiny.json")
     assert list(committed.significant) == list(rings.SIGNIFICANT)
     box = rings_explorer(committed)
-    control, image, text = box.children
-    first = image.value
-    control.value = control.min
-    assert image.value != first and f"with {control.min} significant bits" in text.value
+    first, lowest = box.shown.picture, min(rings.SIGNIFICANT)
+    box.set(significant=lowest)
+    assert box.shown.picture != first and f"with {lowest} significant bits" in box.shown.text
 
 
 def test_a_plan_is_shown_with_its_costs(recorded, unet, tmp_path):

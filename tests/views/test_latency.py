@@ -1,7 +1,9 @@
 """The pictures of a step's breakdown and of the latency model show what the records say, and describe it in words."""
 
+import dataclasses
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from cipherdm.costs import latency
 from cipherdm.costs.sampling import StepCost, cost_of, shares, step_costs
 from cipherdm.progress import duration
 from cipherdm.records import read_record, write_record
-from cipherdm.views.latency import LatencyPicture, dominance_map, latency_explorer, load_costs, mixed_colours
+from cipherdm.views.latency import dominance_map, latency_explorer, load_costs, mixed_colours
 from cipherdm.views.style import png
 from cipherdm_experiments.breakdown_figures import (
     COLOURS,
@@ -198,32 +200,60 @@ def test_quality_is_read_by_sampler_and_steps(tmp_path):
         quality_frame("other", tmp_path)
 
 
-def test_sliders_show_what_the_model_says():
+def test_the_explorer_shows_what_the_model_says():
     box = latency_explorer({"small": COSTS})
-    settings, image, text = box.children
-    sliders, checks = (column.children for column in settings.children)
-    model, named, trip, band, steps, batch = sliders
-    assert [check.description for check in checks] == ["direct", "fast"]
-    before = image.value
-    trip.value, band.value, steps.value = 40, 400, 50
-    over = Network("chosen", trip.value / 1000, band.value * 1e6)
-    assert f"direct {duration(SMALL.over(over, 50).seconds)}, " in text.value and image.value != before
-    checks[0].value = False
-    assert "direct" not in text.value
-    named.value = LAN
-    assert f"{1000 * LAN.round_trip:.3g} ms" in text.value and "5,000 Mbit/s" in text.value
-    checks[1].value = False
-    assert "no protocols chosen" in text.value
+    assert {name for name in box.controls if name in ("direct", "fast")} == {"direct", "fast"}
+    box.set(round_trip=40, bandwidth=400, steps=50)
+    assert f"direct {duration(SMALL.over(WAN, 50).seconds)}, " in box.shown.text
+    box.set(direct=False)
+    assert "direct" not in box.shown.text and "what fast waits for" in box.shown.picture
+    box.set(network=str(LAN))
+    assert "0.4 ms" in box.shown.text and "5,000 Mbit/s" in box.shown.text
+    box.set(fast=False)
+    assert "no protocols chosen" in box.shown.text
 
 
-def test_the_picture_follows_its_settings():
-    picture = LatencyPicture({"small": COSTS})
-    picture.show("small", 1, 20, WAN, ["direct", "fast"])
-    first = picture.pixels()
-    picture.show("small", 1, 20, LAN, ["fast"])
-    assert (picture.pixels() != first).any()
-    picture.show("small", 1, 20, WAN, ["direct", "fast"])
-    np.testing.assert_array_equal(picture.pixels(), first)
+def test_the_bars_are_as_long_as_the_parts_of_the_time():
+    box = latency_explorer({"small": COSTS})
+    box.set(round_trip=10, bandwidth=50)
+    network = Network("narrow", 10e-3, 50e6)
+    bars = [float(width) for width in re.findall(r'<rect [^>]*width="([\d.]+)" height="17"', box.shown.picture)]
+    parts = np.array([dataclasses.astuple(cost.over(network)) for cost in COSTS])
+    np.testing.assert_allclose(np.reshape(bars, (2, 3)), 230 * parts / parts.sum(axis=1).max(), atol=0.006)
+
+
+def test_the_maps_regions_meet_where_all_parts_take_the_same_time():
+    picture = latency_explorer({"small": COSTS}).shown.picture
+    (corner,) = set.intersection(
+        *(set(points.split(" ")[1:]) for points in re.findall(r'points="([^"]+)"', picture))
+    ) - {""}
+    across, up = map(float, corner.split(","))
+    (left, right), (top, bottom) = (50, 250), (40, 246)  # of the map
+    bandwidth = 10e6 * 1000 ** ((across - left) / (right - left))
+    round_trip = 0.1e-3 * 2000 ** ((bottom - up) / (bottom - top))
+    found = SMALL.over(Network("meeting", round_trip, bandwidth))
+    assert [found.delays, found.sending] == pytest.approx([found.computing] * 2, rel=0.01)
+
+
+def test_what_records_do_not_hold_is_told():
+    other = [replace(SMALL, model="other", batch=4)]
+    box = latency_explorer({"small": COSTS, "other": other})
+    assert list(box.controls["batch"].values) == [1, 4]
+    box.set(batch=4)
+    assert "Not measured for small and this batch: direct, fast" in box.shown.text
+
+
+def test_all_records_of_steps_are_shown():
+    box = latency_explorer()
+    measured = [json.loads(path.read_text())["rows"] for path in MEASUREMENTS.glob("step_*.json")]
+    assert set(box.controls["model"].values) == {row["model"] for rows in measured for row in rows}
+    assert list(box.controls["batch"].values) == [1, 4, 16]
+    for row in (row for rows in measured for row in rows if " on " not in row["variant"]):
+        off = {name: False for name in box.data["variants"]}
+        box.set(model=row["model"], batch=row["batch"], **off)
+        box.set(**{row["variant"]: True}, network=str(LAN), steps=1)
+        cost = StepCost(**{field.name: row[field.name] for field in dataclasses.fields(StepCost)})
+        assert f"{row['variant']} {duration(cost.over(LAN).seconds)}, " in box.shown.text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import io
 import itertools
 import time
 from functools import partial
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -199,9 +200,9 @@ def test_three_parties_do_what_was_predicted(choice, prices, cluster):
 
 
 def test_a_page_without_a_kernel_shows_the_picture(fitter):
-    data, metadata = fitter._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in data and data["text/plain"] == fitter.outcome.summary
-    assert metadata["image/png"]["alt"] == fitter.figure().get_label()
+    data = fitter._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data and data["text/plain"] == fitter.figure().get_label()
+    assert f"<figcaption>{escape(fitter.outcome.summary)}</figcaption>" in data["text/html"]
 
 
 def test_missing_records_are_named_with_the_command_that_makes_them(tmp_path):

@@ -19,8 +19,8 @@ def test_gradients_are_clipped_as_the_picture_says():
     sums = right.lines[0].get_xydata()
     assert sums.std(0) == pytest.approx([2, 2], rel=0.15) and sums.mean(0) == pytest.approx(total, abs=0.4)
     widget = views.clipping_explorer(gradients)
-    widget.children[0].value = 30
-    assert "of which 25% are longer than the clip of 3" in widget.children[-1].value
+    widget.set(clip=3.0)
+    assert "of which 25% are longer than the clip of 3" in widget.shown.text
 
 
 def test_epsilon_is_that_of_budgets():
@@ -30,4 +30,4 @@ def test_epsilon_is_that_of_budgets():
     figure = views.epsilon_figure(study, 0)
     assert f"from {budget.spent(10):.2g} to {budget.spent():.2g}" in figure.get_label()
     widget = views.epsilon_explorer(study)
-    assert "noise multiplier 2" in widget.children[-1].value
+    assert "noise multiplier 2" in widget.shown.text

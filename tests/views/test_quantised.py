@@ -55,10 +55,9 @@ def test_the_figure_marks_numbers_of_bits_at_which_something_does_not_fit(study)
 
 def test_the_slider_moves_the_mark(study):
     box = fraction_explorer(study)
-    chosen, _, text = box.children
-    assert (chosen.min, chosen.max) == (6, 15)
-    chosen.value = 10
-    assert "10 fraction bits: products up to 1,024 fit" in text.value
+    assert list(box.controls["bits"].values) == list(range(6, 16))
+    box.set(bits=10)
+    assert "10 fraction bits: products up to 1,024 fit" in box.shown.text
 
 
 def test_steps_are_the_nodes_in_their_rings(student):
