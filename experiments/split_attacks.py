@@ -25,6 +25,9 @@ from .training.sd_mini.pictures import Source
 _PUBLIC, _TRAINED = 4000, 60  # public pictures; steps after which a conventional client's layers know hints
 
 
+_LATE = {"from": 618}
+
+
 def run(
     count: int = 100,
     visits: Sequence[int] = (1, 4, 16, 64, 256),
@@ -134,23 +137,22 @@ def _seconds(records: Records) -> float:
     return float(_rows(records, "algebraic")["seconds"].max())
 
 
-def _averaging(first: int, visits: int) -> Value:
-    """The likeness of hints after so many visits, as a share of the bound."""
+def _share(attack: str, **where: int) -> Value:
+    """The likeness of hints that an attack finds, as a share of the bound."""
 
     def value(records: Records) -> float:
-        found = _rows(records, "averaging")
-        (hint,) = found[(found["from"] == first) & (found["visits"] == visits)]["hint"]
-        return float(hint / _rows(records, "bound")["hint"].iloc[0])
+        found = _rows(records, attack)
+        for name, wanted in where.items():
+            found = found[found[name] == wanted]
+        return float(found["hint"].iloc[0] / _rows(records, "bound")["hint"].iloc[0])
 
     return value
 
 
-def _adaptive(name: str, first: int) -> Value:
-    def value(records: Records) -> float:
-        found = _rows(records, "inverse, adaptive")
-        return float(found[found["from"] == first][name].iloc[0])
-
-    return value
+def _more_than_nothing(records: Records) -> float:
+    """How much liker than the public mean the pictures are that adaptive networks find under the latest policy."""
+    found = _rows(records, "inverse, adaptive").sort_values("from")["picture"].iloc[-1]
+    return float(found - _rows(records, "nothing")["picture"].iloc[0])
 
 
 TARGET = Target(
@@ -170,10 +172,32 @@ TARGET = Target(
         Check("algebraic, SSIM from the autoencoder's own", 0.005, 0, _short_of_bound, 0.005, 4, bound="most"),
         Check("algebraic, seconds", 1, 1, _seconds, 5, 2, " s", "most"),
         Check(
-            "averaging, share of the bound, 16 visits, from 618", 0.9, 0.05, _averaging(618, 16), 0.3, 2, bound="least"
+            "averaging, share of the bound, 16 visits, from 618",
+            0.9,
+            0.05,
+            _share("averaging", **_LATE, visits=16),
+            0.3,
+            2,
+            bound="least",
         ),
-        Check("adaptive network, hints, from 618", 0.18, 0.02, _adaptive("hint", 618), None, 2, bound="least"),
-        Check("adaptive network, pictures, from 900", 0.12, 0.03, _adaptive("picture", 900), None, 2, bound="most"),
+        Check(
+            "adaptive network, share of the bound, hints, from 618",
+            0.6,
+            0.1,
+            _share("inverse, adaptive", **_LATE),
+            None,
+            2,
+            bound="least",
+        ),
+        Check(
+            "adaptive network, pictures less the public mean, from 900",
+            0.05,
+            0.05,
+            _more_than_nothing,
+            None,
+            2,
+            bound="most",
+        ),
     ),
     order=104,
 )

@@ -169,7 +169,11 @@ def searched(captured: Captured) -> list[dict[str, Any]]:
     for name, head in heads.items():
         weights = list(head.parameters()) if name == "unsplit" else ()
         found = unsplit(
-            features.h, lambda guess, head=head: head(noisy, guess.expand(-1, 3, -1, -1)), start, weights=weights
+            features.h,
+            lambda guess, head=head: head(noisy, guess.expand(-1, 3, -1, -1)),
+            start,
+            weights=weights,
+            smoothness=1e-7,
         )
         scores = {"picture": None, "hint": captured.private.likeness("hint", found.expand(-1, 3, -1, -1))}
         rows.append(_row(name, scores, structure="conventional", **{"from": 0}))

@@ -144,6 +144,7 @@ def test_tables_and_checks_of_attacks(tmp_path):
 
     rows = [
         row("bound", 0.28, 0.9),
+        row("nothing", 0.02, 0.07),
         row("algebraic", 0.281, 0.899, **{"from": 0, "seconds": 0.3, "structure": "published"}),
         row("averaging", 0.27, **{"from": 618, "visits": 16}),
         row("inverse, adaptive", 0.2, 0.14, **{"from": 618}),

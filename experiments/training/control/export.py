@@ -32,7 +32,8 @@ def controlled_pipeline(
     base: StableDiffusionPipeline, controlnet: ControlNetModel
 ) -> StableDiffusionControlNetPipeline:
     """Return the pipeline of a base and its ControlNet, which share all parts with it."""
-    pipeline = StableDiffusionControlNetPipeline.from_pipe(base, controlnet=controlnet)
+    parts = base.components | {"controlnet": controlnet}
+    pipeline = StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
     if isinstance(controlnet, SplitControlNetModel):
         controlnet.use_autoencoder(base.vae)
     pipeline.set_progress_bar_config(disable=True)
@@ -50,10 +51,11 @@ def export(
 
     The record gets the bounds: the score of the held-out pictures after the autoencoder.
     """
-    halves = {name: copy.deepcopy(getattr(pipeline, name)).half() for name in ("unet", "controlnet")}
+    unet, controlnet = (copy.deepcopy(each).half() for each in (pipeline.unet, pipeline.controlnet))
     bounds = held_out.score(decoded(pipeline.vae, held_out.pictures))
     with replacing_files(out) as temporary:
-        StableDiffusionControlNetPipeline.from_pipe(pipeline, **halves).save_pretrained(temporary)
+        parts = pipeline.components | {"unet": unet, "controlnet": controlnet}
+        StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False).save_pretrained(temporary)
         save_tokenizer(pipeline.tokenizer, temporary / "tokenizer")
         save_classifier(held_out.reader, temporary / READER)
         _write_known(temporary)
