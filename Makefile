@@ -30,7 +30,7 @@ sample: setup
 # A copy, so that the checkout stays as it is. What a reader has changed there is kept; what is newer here is copied.
 # LAB takes options of JupyterLab, such as --no-browser.
 lab: build/lab
-	$(BIN)/jupyter lab --ServerApp.root_dir=build/lab --LabApp.default_url=/lab/tree/notebooks $(LAB)
+	$(BIN)/jupyter lab --ServerApp.root_dir=build/lab --LabApp.default_url=/lab/tree/notebooks/00_start.ipynb $(LAB)
 
 .PHONY: build/lab
 build/lab: setup

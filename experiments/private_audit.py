@@ -241,5 +241,5 @@ TARGET = Target(
         Check("AUC of members, eps 10", 0.55, 0.03, _area("eps 10"), 0.05, 2, bound="most"),
     ),
     figure,
-    order=104,
+    order=108,
 )

@@ -69,7 +69,7 @@ def test_pages_are_readable_on_their_own(book, browser):
 
 
 def test_a_slider_moves_without_python_by_keys_alone(book, browser):
-    page, *_ = opened(browser, book / "notebooks" / "05_latency.html")
+    page, *_ = opened(browser, book / "notebooks" / "06_latency.html")
     caption = page.locator("[data-cipherdm] figcaption")
     assert re.search(
         r"Sampling 1 picture of mnist01-tiny, 20 steps, over 40 ms .* and 400 Mbit/s", caption.inner_text()

@@ -1,4 +1,4 @@
-"""A reader's view of notebook 04: JupyterLab in a headless Chromium, where moving a slider changes the picture.
+"""A reader's view of notebook 05: JupyterLab in a headless Chromium, where moving a slider changes the picture.
 
 `CIPHERDM_SCREENSHOT=figures/sliders.png pytest tests/test_browser.py` also saves what the browser shows; a plain run changes
 no file of the project.
@@ -23,7 +23,7 @@ from playwright.sync_api import sync_playwright
 from processes import free_port, running_with
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-NAME = "04_secure_activations.ipynb"
+NAME = "05_secure_activations.ipynb"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 MARK = "CIPHERDM_TEST_BROWSER"  # set for JupyterLab, and inherited by all that it starts
 SETTINGS = {  # no questions on the first start, and every cell on the page, not only those in sight

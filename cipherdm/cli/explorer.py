@@ -1,4 +1,4 @@
-"""`cipherdm explorer`: the sliders of notebook 05 as a page of its own, which needs neither Python nor a network to move."""
+"""`cipherdm explorer`: the sliders of notebook 06 as a page of its own, which needs neither Python nor a network to move."""
 
 import webbrowser
 from pathlib import Path
@@ -15,7 +15,7 @@ _INTRODUCTION = (
     "the protocol set. Choose a network, or move the sliders; bars and map follow. A cross on the map is your network, the "
     "dots are the networks to choose from.",
     "The times follow from one step, measured with the parties side by side, by the model “computing + rounds × round trip / 2 "
-    "+ bytes / bandwidth”, which notebook 05 explains and compares with real runs.",
+    "+ bytes / bandwidth”, which notebook 06 explains and compares with real runs.",
 )
 
 

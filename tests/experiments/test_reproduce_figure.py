@@ -117,7 +117,7 @@ def test_gains_of_functions_are_those_of_the_record():
 
 
 def test_numbers_in_the_notebooks_text_are_those_of_the_records():
-    notebook = nbformat.read(ROOT / "notebooks" / "07_reproducing_cipherdm.ipynb", as_version=4)
+    notebook = nbformat.read(ROOT / "notebooks" / "08_reproducing_cipherdm.ipynb", as_version=4)
     text = " ".join(" ".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown").split())
     parameters = [
         read_record(MEASUREMENTS / f"quality_{model}_direct.json")["parameters"]
