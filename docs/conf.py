@@ -41,7 +41,6 @@ myst_heading_anchors = 4
 autodoc_member_order = "bysource"
 autodoc_default_options = {"imported-members": True, "undoc-members": True}
 napoleon_use_ivar = True
-autodoc_typehints = "none"  # signatures have them
 default_role = "literal"
 suppress_warnings = ["ref.python"]  # types such as bytes, which are names of attributes as well
 
@@ -95,12 +94,15 @@ def setup(app) -> None:
 
 
 def _prepare(app, name: str, source: list[str]) -> None:
-    """Add the contents to the first page, and take from notebooks the state of widgets, which need a kernel."""
+    """Add the contents to the first page; fold cells that only check, and leave out the state of widgets in notebooks."""
     if name == root_doc:
         source[0] += _CONTENTS
     elif name.startswith("notebooks/"):
         notebook = json.loads(source[0])
         notebook["metadata"].pop("widgets", None)
+        for cell in notebook["cells"]:
+            tags = cell["metadata"].get("tags", [])
+            tags += ["hide-input"] if "check" in tags else []
         source[0] = json.dumps(notebook)
 
 
@@ -110,7 +112,7 @@ def _as_written(app, what, name, obj, options, lines: list[str]) -> None:
     for number, block in enumerate(blocks):
         laid_out = re.search(r"\S {2,}\S|\n {4,}\S", block)
         if laid_out and not re.match(r"\s*(Args|Returns|Raises|Attributes|Yields):", block):
-            blocks[number] = "::\n\n" + indent(block, "    ")
+            blocks[number] = ".. code-block:: text\n\n" + indent(block, "    ")
         else:  # every second part stands in backticks
             parts = block.split("`")
             parts[::2] = [re.sub(r"([|*])", r"\\\1", part) for part in parts[::2]]
