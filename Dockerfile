@@ -1,8 +1,9 @@
 # The course on any machine with Docker, in a devcontainer and on Binder, with the locked versions, without a GPU.
 FROM python:3.11-slim-bookworm AS system
 
+# SPU needs libgomp1, which slim images lack.
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install --yes --no-install-recommends git make && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install --yes --no-install-recommends git libgomp1 make && rm -rf /var/lib/apt/lists/*
 
 # Binder asks for a user of this number, and hands over both arguments.
 ARG NB_USER=jovyan
