@@ -58,6 +58,7 @@ notebooks/*
 :hidden:
 :caption: Documents
 
+USING
 RESULTS
 DEPLOYING
 SECURITY

@@ -150,7 +150,7 @@ def test_the_notebooks_are_numbered_in_reading_order():
     """No number is given twice, though one may be missing, and README lists all notebooks in their order."""
     names = [path.stem for path in sorted(FOLDER.glob("*.ipynb"))]
     numbers = [re.match(r"(\d\d)_", name)[1] for name in names]
-    assert numbers[0] == "01" and len(set(numbers)) == len(numbers)
+    assert numbers[0] == "00" and len(set(numbers)) == len(numbers)
     readme = (FOLDER.parent / "README.md").read_text()
     assert list(dict.fromkeys(re.findall(r"\(notebooks/(\w+)\.ipynb\)", readme))) == names
 
