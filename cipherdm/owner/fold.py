@@ -16,6 +16,9 @@ from .fold_norms import Fits, fold_line_norm, fold_modulated_norm, fold_newton_n
 from .observe import Layers, load_calibration
 from .prepared import PreparedWeights, time_terms, without_time_blocks
 
+# Each step doubles the right digits of a start that is off by nearly 1, so 10 are for sums that differ by a factor of some
+# hundred. Beyond, the smallest sums lose their own digits, and MiniLM's (15 steps) came out as no number.
+_MOST_INVERSE_STEPS = 10
 _PEAK_MARGIN = 2.0  # factor by which exponentials may become larger than calibration met
 
 # Of attention's constants: each is added to numbers with these bits, or multiplied at them.
@@ -114,6 +117,12 @@ def fold_exponential(weights: PreparedWeights, fits: Fits, name: str, size: int)
     """Fold the constants of `fast_attention.attention` with heads of `size`, and scale the query's projection for them."""
     alpha, beta, gamma = fits.rows(f"{name}.exp").astype(np.float64).T
     squarings, newton = (int(count) for count in fits.stored[f"{name}.counts"])
+    if newton > _MOST_INVERSE_STEPS:
+        raise CipherDMError(
+            f"The sums that {name} divides by are so far apart that their inverse takes {newton} Newton steps, where "
+            f"{_MOST_INVERSE_STEPS} have room for their digits: choose another protocol set, or a model whose attention scores "
+            "are nearer to their row's mean."
+        )
     stretch = np.sqrt(alpha)
     query = f"{name}.to_q"
     # 2^squarings times as large as needed, for as many more fraction bits of the scores.

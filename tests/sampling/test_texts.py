@@ -207,3 +207,14 @@ def test_a_layer_that_leaves_its_range_is_named(trained, tmp_path):
     save_calibration(fits, narrowed)
     first = cdm.check_ranges(narrowed, cdm.FAST)[0]
     assert (first.layer, first.function) == ("layers.1.norm3", "inverse root") and first.outside > 0 < first.excess
+
+
+def test_sums_that_are_too_far_apart_for_an_inverse_are_refused(trained, tmp_path):
+    ours, _ = trained
+    fits = load_calibration(ours)
+    fits["layers.0.attn1.counts"] = np.int32([5, 15])  # as MiniLM's were
+    shutil.copytree(ours.folder, tmp_path, dirs_exist_ok=True)
+    wide = cdm.load_transformer(tmp_path)
+    save_calibration(fits, wide)
+    with pytest.raises(CipherDMError, match="sums that layers.0.attn1 divides by .* takes 15 Newton steps"):
+        cdm.classify(wide, None, texts(1, seed=1)[0], protocols=cdm.FAST)
