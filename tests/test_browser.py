@@ -19,7 +19,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from playwright.sync_api import TimeoutError as NotInTime
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 from processes import free_port, running_with
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -117,12 +117,12 @@ def test_a_slider_moves_the_picture_and_the_button_runs_three_parties(page):
 
 def test_arrows_move_an_explorers_controls_and_not_the_cells(page):
     _wait_until_all_cells_ran(page)
-    explorer = page.locator(".jp-OutputArea-output", has=page.get_by_role("combobox", name="function", exact=True)).last
+    explorer = page.locator(".jp-OutputArea-output", has=page.get_by_role("combobox", name="cost")).last
     cost, caption = explorer.get_by_role("combobox", name="cost"), explorer.locator("figcaption")
     assert "SiLU functions, bytes per element" in caption.inner_text()
     cost.focus()
     page.keyboard.press("ArrowDown")
-    assert "SiLU functions, messages" in caption.inner_text()
+    expect(caption).to_contain_text("SiLU functions, messages")
 
 
 def _run_all(page) -> None:
