@@ -17,7 +17,7 @@ from .observe import Layers, load_calibration
 from .prepared import PreparedWeights, time_terms, without_time_blocks
 
 # Each step doubles the right digits of a start that is off by nearly 1, so 10 are for sums that differ by a factor of some
-# hundred. Beyond, the smallest sums lose their own digits, and MiniLM's (15 steps) came out as no number.
+# hundred. Beyond, the smallest sums have no digits left.
 _MOST_INVERSE_STEPS = 10
 _PEAK_MARGIN = 2.0  # factor by which exponentials may become larger than calibration met
 

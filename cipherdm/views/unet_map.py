@@ -18,17 +18,16 @@ _SHORT = {
 }  # fmt: skip
 
 
-def unet_map(config: Config, costs: Mapping[str, float], unit: str = "MB", scale: float = 1e-6) -> Figure:
+def unet_map(config: Config, sent: Mapping[str, float]) -> Figure:
     """Draw each block of a U-Net but those of time and prompt, left to right as computed, lower where pictures are smaller.
 
     Args:
-        config: of the U-Net.
-        costs: what each block costs, by its label; the darker, the more.
-        unit, scale: in which a cost is written, times this number.
+        config: configuration of the U-Net.
+        sent: bytes of each block by its name; the more, the darker it is.
     """
     depth = len(config.block_out_channels) - 1
     blocks = [block for block in unet_blocks(config) if block.kind not in (*TIME_KINDS, "context")]
-    largest, total = max(costs[block.name] for block in blocks), sum(costs[block.name] for block in blocks)
+    largest, total = max(sent[block.name] for block in blocks), sum(sent[block.name] for block in blocks)
     figure = new_figure(10.0, 0.8 + 0.95 * (depth + 1))
     axis, colours = figure.subplots(), matplotlib.colormaps["Oranges"]
     levels = [_level(block.name, depth) for block in blocks]
@@ -38,19 +37,19 @@ def unet_map(config: Config, costs: Mapping[str, float], unit: str = "MB", scale
         axis.text(-1, -level, f"{config.sample_size >> level} x {config.sample_size >> level}", ha="right", va="center")
     axis.plot(range(len(levels)), [-level for level in levels], color="#cccccc", linewidth=1, zorder=0)
     for place, (block, level) in enumerate(zip(blocks, levels, strict=True)):
-        cost = costs[block.name]
+        cost = sent[block.name]
         colour = colours(0.75 * cost / largest)
         axis.add_patch(FancyBboxPatch((place - 0.38, -level - 0.22), 0.76, 0.44, "round,pad=0.1", fc=colour, ec=GREY))
-        told = f"{_SHORT.get(block.kind, block.kind)}\n{cost * scale:.2g}"
+        told = f"{_SHORT.get(block.kind, block.kind)}\n{cost / 1e6:.2g}"
         axis.text(place, -level, told, ha="center", va="center", fontsize=7.5)
     axis.set(xlim=(-2.6, len(blocks) - 0.4), ylim=(-depth - 0.6, 0.6))
     axis.axis("off")
-    axis.set_title(f"{unit} of each block; dotted: what the way up takes from the way down", fontsize=10)
+    axis.set_title("MB of each block; dotted: what the way up takes from the way down", fontsize=10)
     by_kind = {}
     for block in blocks:
-        by_kind[block.kind] = by_kind.get(block.kind, 0) + costs[block.name] / total
+        by_kind[block.kind] = by_kind.get(block.kind, 0) + sent[block.name] / total
     said = ", ".join(f"{kind} {share:.0%}" for kind, share in sorted(by_kind.items(), key=lambda item: -item[1]))
-    return describe(figure, f"The {len(blocks)} blocks of a U-Net of {depth + 1} sizes, and what they cost: {said}.")
+    return describe(figure, f"The {len(blocks)} blocks of a U-Net of {depth + 1} sizes, and what they send: {said}.")
 
 
 def _level(label: str, depth: int) -> int:
