@@ -65,8 +65,11 @@ class Lane:
         return not self.ended and self._held < self._limit
 
     def read(self) -> float:
-        """Read what the source has; return the time to write it. Raises OSError if the connection broke."""
-        piece = self.source.recv(self._size)
+        """Read what the source has; return the time to write it. Raises BlockingIOError if it has nothing."""
+        try:
+            piece = self.source.recv(self._size)
+        except ConnectionError:
+            piece = b""  # it is gone, and all that it sent has been read
         # A large buffer only after a full read: for short messages, allocating it would take as long as forwarding them.
         self._size = self._piece if len(piece) == self._size else _SMALLEST_PIECE
         due = self._wire.arrival(time.monotonic(), len(piece))
@@ -76,18 +79,22 @@ class Lane:
         return due
 
     def write(self, now: float) -> None:
-        """Write everything that is due. Raises OSError if the target is gone."""
+        """Write everything that is due. To a target that is gone, nothing is; what it sent before is still on its way."""
         self.stuck = False
         while self._waiting and self._waiting[0][0] <= now and not self.stuck:
             due, piece = self._waiting.popleft()
-            if not piece:  # the end of the stream, which travels like bytes
-                self.target.shutdown(socket.SHUT_WR)
-                self.done = True
-                return
             try:
+                if not piece:  # the end of the stream, which travels like bytes
+                    self.done = True
+                    self.target.shutdown(socket.SHUT_WR)
+                    return
                 written = self.target.send(piece)
             except BlockingIOError:
                 written = 0
+            except OSError:
+                self.ended = self.done = True
+                self._waiting.clear()
+                return
             self._held -= written
             if written < len(piece):
                 self.stuck = True
@@ -163,8 +170,6 @@ class Forwarder:
                 action(source)
             except BlockingIOError:
                 pass
-            except OSError:  # the connection broke, and both ends have to notice
-                self._close(source)
 
     def _accept(self, listener: socket.socket, link: Link) -> None:
         near, _ = listener.accept()

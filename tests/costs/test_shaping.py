@@ -75,6 +75,16 @@ def test_every_byte_arrives_in_order(seed):
     assert received == {"there": there, "back": back}
 
 
+def test_what_was_sent_before_a_side_went_away_arrives():
+    with LinkShaper(Network("slow", 200e-3, 1e9), NOBODY) as shaper, shaper.probe() as (near, far):
+        near.sendall(b"unread")
+        time.sleep(0.15)  # it is at the other end now
+        far.sendall(b"last words")
+        near.sendall(b"to nobody")
+        far.close()
+        assert receive_all(near) == b"last words"
+
+
 def test_a_message_takes_as_long_as_asked():
     network = Network("slow", 60e-3, 1e9)
     with LinkShaper(network, NOBODY) as shaper, shaper.probe() as (near, far):
