@@ -30,16 +30,20 @@ from .markdown import duration, markdown, records_named
 from .target import PROMPT_MODEL, Check, Command, Records, Target, Value
 from .training.classifier import load_classifier
 from .training.control.export import controlled_pipeline
-from .training.control.federated import federate
+from .training.control.federated import federate, federate_privately
 from .training.control.recipe import SD_MINI_CONTROL_SPLIT
 from .training.control.score import HeldOut
 from .training.control.split import pictures_of_clients
+from .training.private_run import PrivateStage
 from .training.run import one_thread
+from .training.sd_mini.recipe import Optimisation as Plan
 from .training.sd_mini.score import READER, decoded
 
 FROM = (0, 300, 618)  # first timesteps of the policy
-CENTRAL, FEDERATED = "in one place", "federated"
+CENTRAL, FEDERATED, PRIVATE = "in one place", "federated", "federated, eps 10"
 _BATCH, _ROUND = 16, 50  # pictures of a client in a step, and its steps in a round of federated averaging
+# A private step takes 256 pictures on average, so that its noise is small beside them; there are fewer of them.
+_PRIVATE_BATCH, _PRIVATE_SHARE = 256, 5
 _PARTS = ("iou", "ssim", "digit", "colour", "background", "all")
 
 Train = Callable[[], SplitControlNetModel]
@@ -50,7 +54,8 @@ def run(steps: int = 1000, count: int = 300, pictures: int = 8000, progress: Pro
 
     What a server computes with messages is computed here without processes, with the same numbers. In one place there is no
     message: no activation, all timesteps, and prompts. "none" is the pipeline without a ControlNet, "bound" real pictures after
-    the autoencoder.
+    the autoencoder. Federated training at an epsilon is the remedy that does protect: clients add noise at home, and the odds
+    of whatever is concluded about one picture change no more than that promises.
     """
     base = load_base(folder := find_model(PROMPT_MODEL))
     base.set_progress_bar_config(disable=True)
@@ -63,7 +68,7 @@ def run(steps: int = 1000, count: int = 300, pictures: int = 8000, progress: Pro
             {"way": "none", **held_out.score(held_out.drawn(base))},
         ]
         for way, train in ways(base, examples, steps).items():
-            progress(len(rows) - 2, len(FROM) + 2, way)
+            progress(len(rows) - 2, len(FROM) + 3, way)
             begin = time.perf_counter()
             network = train()
             seconds = time.perf_counter() - begin
@@ -89,10 +94,21 @@ def ways(base: StableDiffusionPipeline, examples: list[Examples], steps: int) ->
         clients, rounds = [(Client(base), own) for own in examples], max(1, steps // _ROUND)
         return federate(clients, Optimisation(steps), rounds=rounds, batch=_BATCH)[0]
 
+    def private() -> SplitControlNetModel:
+        clients, taken = [(Client(base), own) for own in examples], max(1, steps // _PRIVATE_SHARE)
+        size = min(len(own.pictures) for own in examples)
+        batch = min(_PRIVATE_BATCH, size)
+        plan = Plan(
+            steps=taken, batch=batch, learning_rate=1e-3, warmup=10, cooldown=max(1, taken // 2), ema_decay=0.95
+        )
+        stage = PrivateStage(10.0, plan, sample_rate=batch / size, draws=1, part="all", microbatch=64)
+        return federate_privately(clients, stage, rounds=max(1, taken // 10))[0]
+
     split = {f"split, from {first}": Defences(timesteps_from=first) for first in FROM}
     all_ways = {CENTRAL: Defences(activation=False, hide_prompts=False), **split}
     return {way: lambda defences=defences: mixed(defences) for way, defences in all_ways.items()} | {
-        FEDERATED: federated
+        FEDERATED: federated,
+        PRIVATE: private,
     }
 
 

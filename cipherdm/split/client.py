@@ -49,7 +49,10 @@ class Examples:
 
     def batch(self, count: int, generator: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
         """Draw pictures [count, 3, H, W] in [-1, 1], their hints in [0, 1], and their captions, with replacement."""
-        rows = generator.integers(len(self.pictures), size=count)
+        return self.rows(generator.integers(len(self.pictures), size=count))
+
+    def rows(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+        """Return those pictures, as `batch` does."""
         pictures, hints = (torch.from_numpy(each[rows]).permute(0, 3, 1, 2) for each in (self.pictures, self.hints))
         return pictures.float() / 127.5 - 1, hints.float() / 255, self.captions[rows].tolist()
 

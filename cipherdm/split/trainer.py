@@ -3,12 +3,11 @@
 import copy
 import math
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
 from ..errors import CipherDMError
@@ -88,6 +87,18 @@ class Trainer:
         """True once all steps are taken."""
         return self.step >= self._optimisation.steps
 
+    def errors(self, features: Features) -> torch.Tensor:
+        """Return the mean square error [B] of the noise that is predicted for each picture."""
+        down, middle = self.controlnet.residuals(features.h.float(), features.timesteps, return_dict=False)
+        predicted = self._rest(
+            self._first(features.noisy) if self._structure == "lean" else features.noisy,
+            features.timesteps,
+            self._empty.expand(len(features.h), -1, -1) if features.prompts is None else features.prompts,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+        ).sample
+        return (predicted - features.noise).square().mean((1, 2, 3))
+
     def take_step(self, features: Features) -> tuple[float, torch.Tensor | None]:
         """Take one step of AdamW on the mean square error of the predicted noise, and move the averaged weights.
 
@@ -98,15 +109,7 @@ class Trainer:
             CipherDMError: the loss is not finite.
         """
         h = features.h.float().detach().requires_grad_(self._structure == "conventional")
-        down, middle = self.controlnet.residuals(h, features.timesteps, return_dict=False)
-        predicted = self._rest(
-            self._first(features.noisy) if self._structure == "lean" else features.noisy,
-            features.timesteps,
-            self._empty.expand(len(h), -1, -1) if features.prompts is None else features.prompts,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-        ).sample
-        loss = functional.mse_loss(predicted, features.noise)
+        loss = self.errors(replace(features, h=h)).mean()
         if not loss.isfinite():
             raise CipherDMError(
                 f"the loss is {loss.item()} at step {self.step}: lower learning_rate, and begin anew in another folder."

@@ -115,6 +115,15 @@ def test_the_first_stage_imitates_layers_and_the_second_logits(tokenizer):
             for layer in same.bert.encoder.layer
         )
     )
+    peaks, _ = reviews_objective(replace(SHORT, peaks=True), tokenizer, reviews, teacher, None)(same, 0)
+    largest = [
+        max(scores.abs().max().item() - SHORT.bound, 0) ** 2
+        for layer in same.bert.encoder.layer
+        for text in layer.attention.self.scores
+        for scores in text
+    ]
+    layers = len(same.bert.encoder.layer)
+    assert peaks.item() == pytest.approx(SHORT.bound_weight * layers * np.mean(largest), rel=1e-5) and max(largest) > 0
     _, noted = objective(same, 2)  # the logits are equal: what is left is the share of the labels
     with torch.no_grad():
         order = np.random.default_rng((SHORT.seed, 1, 0)).permutation(len(reviews))[8:12]

@@ -41,6 +41,7 @@ class ReviewsConfig:
     fraction_bits: int | None = None  # of weights and values, which are rounded in the forward pass
     bound: float = 2.0  # of attention scores about their row's mean, which the loss draws below it
     bound_weight: float = 0.1
+    peaks: bool = False  # whether the loss has the largest score of each text and head, and not the mean of all scores
     spread_weight: float = 0.0  # of how far apart tokens' variances are, in the loss; see `modules.SpreadRecorder`
 
     def rate(self, step: int) -> float:
@@ -108,7 +109,9 @@ MINILM_QUAD = replace(
     steps=600,
     dropout=0.0,
     fraction_bits=10,
-    bound_weight=30.0,
+    bound=4.0,
+    bound_weight=1.0,
+    peaks=True,  # the mean over all pairs hides single keys, which decide about a softmax without a maximum
     spread_weight=0.03,  # the teacher's first token has 300 times the variance of others
 )
 REVIEWS: dict[str, ReviewsConfig] = {config.name: config for config in (MINILM, TINY, QUAD, MINILM_QUAD)}

@@ -208,7 +208,7 @@ def reviews_objective(
                 found.logits.log_softmax(-1), wanted.logits.log_softmax(-1), log_target=True, reduction="batchmean"
             )
             loss = soft + 0.3 * functional.cross_entropy(found.logits, target)
-        minimised = loss + config.bound_weight * _beyond(model, config.bound)
+        minimised = loss + config.bound_weight * _beyond(model, config)
         if spreads is not None:
             minimised = minimised + config.spread_weight * spreads.fourth_power()
         return minimised, loss
@@ -216,10 +216,12 @@ def reviews_objective(
     return objective
 
 
-def _beyond(model: nn.Module, bound: float) -> torch.Tensor:
-    """The mean squares by which attention scores leave [-bound, bound]."""
-    scores = [layer.attention.self.scores for layer in model.bert.encoder.layer]
-    return sum(functional.relu(values.abs() - bound).square().mean() for values in scores)
+def _beyond(model: nn.Module, config: ReviewsConfig) -> torch.Tensor:
+    """The mean squares by which attention scores, or the peaks of each text and head, leave [-bound, bound]."""
+    scores = [layer.attention.self.scores.abs() for layer in model.bert.encoder.layer]
+    if config.peaks:
+        scores = [values.amax((2, 3)) for values in scores]
+    return sum(functional.relu(values - config.bound).square().mean() for values in scores)
 
 
 @torch.no_grad()
