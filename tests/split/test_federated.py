@@ -43,7 +43,7 @@ def test_a_round_of_two_clients_is_the_mean_of_both(pipeline):
 
 
 def test_private_rounds_clip_every_picture_and_state_what_they_keep(pipeline):
-    """One step with all pictures. Adam's first one is the learning rate times the sign of the noisy sum of clipped gradients."""
+    """One step with all pictures. Adam's first is the learning rate times the sign of the noisy sum of clipped gradients."""
     client, pictures = Client(pipeline, Defences(hide_prompts=False)), examples(0)
     plan = Plan(steps=1, batch=20, learning_rate=1e-3, warmup=0, cooldown=1, weight_decay=0.0, ema_decay=0.0)
     stage = PrivateStage(8.0, plan, sample_rate=1.0, clip=0.5, draws=1, part="all", microbatch=20)
