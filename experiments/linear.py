@@ -1,5 +1,6 @@
 """Products with their truncation on three parties: by SPU, and walked in 64 bits and in rings by value, in turns."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from cipherdm.sampling.sample import engine_for
 from .commands import RecordOption, RepetitionsOption, finish, record_path, silent, take_turns, typical
 from .markdown import markdown, records_named, times
 from .target import Check, Command, Records, Target, Value, of_rows
+from .training.run import one_thread
 
 ENGINE = engine_for(FAST)
 WAYS = ("spu", "walk, 64 bits", "walk, rings by value")
@@ -46,13 +48,18 @@ class Shape:
         return f"{self.rows}x{self.inner}x{self.columns}" + (f" x {self.batch}" if self.batch else "")
 
     @property
+    def matrices(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Extents of the operands of one product of matrices."""
+        return (self.rows, self.inner), (self.inner, self.columns)
+
+    @property
     def operands(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Extents of both operands."""
         if self.images:
             count, side = self.images
             return (self.rows, self.inner // 9, 3, 3), (count, self.inner // 9, side, side)
         batch = (self.batch,) if self.batch else ()
-        return (*batch, self.rows, self.inner), (*batch, self.inner, self.columns)
+        return tuple((*batch, *extents) for extents in self.matrices)
 
 
 SHAPES = (
@@ -139,13 +146,30 @@ def run(
         session.delete([*values, "z"])
         multiply_adds = (shape.batch or 1) * shape.rows * shape.inner * shape.columns
         about = {"name": shape.name, "shape": str(shape), "multiply_adds": multiply_adds}
+        about["int8_rate"] = _int8_rate(shape, repetitions)
         for way, found in zip(WAYS, costs, strict=True):
             rows.append(about | {"way": way} | typical(found) | {"max_error": errors[way]})
     return {"benchmark": "linear", "repetitions": repetitions, "path": str(trial()), "rows": rows}
 
 
+def _int8_rate(shape: Shape, repetitions: int) -> float:
+    """Multiply-adds a second of such a product of int8 numbers, without shares, on one core of this machine."""
+    generator, seconds = np.random.default_rng(0), []
+    left, right = (torch.from_numpy(generator.integers(-128, 128, size, np.int8)) for size in shape.matrices)
+    with one_thread():
+        for _ in range(repetitions + 1):  # the first warms up
+            begin = time.perf_counter()
+            torch._int_mm(left, right)
+            seconds.append(time.perf_counter() - begin)
+    return shape.rows * shape.inner * shape.columns / float(np.median(seconds[1:]))
+
+
 def table(record: Mapping[str, Any]) -> pd.DataFrame:
-    """Return a row for each shape and way: ms, G multiply-adds per second of each party, MB, rounds, error, ratios to SPU's."""
+    """Return a row for each shape and way: ms, billions of multiply-adds a second, MB, rounds, error, and ratios to SPU's.
+
+    Those of "G/s" are each party's, of ring words; those of "int8 G/s" are of bytes on one core. The digits of 64 bits are 8
+    bytes, so a product of such words takes 36 of bytes.
+    """
     frame = pd.DataFrame(record["rows"])
     spu = frame[frame["way"] == "spu"].set_index("shape")
     frame["faster"] = frame["shape"].map(spu["ms"]) / frame["ms"]
@@ -153,7 +177,8 @@ def table(record: Mapping[str, Any]) -> pd.DataFrame:
     frame["MB"] = frame["bytes"] / 1e6
     # Of a product of secrets, each party computes two products of ring words.
     frame["G/s"] = 2 * frame["multiply_adds"] / frame["ms"] / 1e6
-    return frame[["shape", "way", "ms", "G/s", "MB", "rounds", "max_error", "faster", "fewer bytes"]]
+    frame["int8 G/s"] = frame["int8_rate"] / 1e9
+    return frame[["shape", "way", "ms", "G/s", "int8 G/s", "MB", "rounds", "max_error", "faster", "fewer bytes"]]
 
 
 def operands(shape: Shape) -> dict[str, np.ndarray]:
@@ -177,11 +202,20 @@ def linear_table(measurements: Path) -> str:
     """Return products by SPU and by walks, as Markdown."""
     (record,) = records_named(measurements, "linear.json", "cipherdm bench linear")
     rows = [
-        [row["shape"], row["way"], f"{row['ms']:,.0f}", f"{row['G/s']:.1f}", f"{row['MB']:,.1f}"]
+        [
+            row["shape"],
+            row["way"],
+            f"{row['ms']:,.0f}",
+            f"{row['G/s']:.1f}",
+            f"{row['int8 G/s']:,.0f}",
+            f"{row['MB']:,.1f}",
+        ]
         + [times(row["faster"]), times(row["fewer bytes"])]
         for row in table(record).to_dict("records")
     ]
-    return markdown(["product", "by", "ms", "G multiply-adds/s", "MB", "faster", "fewer bytes"], rows)
+    return markdown(
+        ["product", "by", "ms", "G multiply-adds/s", "of int8, one core", "MB", "faster", "fewer bytes"], rows
+    )
 
 
 TABLES = {"linear": linear_table}

@@ -11,7 +11,7 @@ from ..sd_mini.recipe import Optimisation
 class ControlNetConfig:
     """diffusers' ControlNetModel of a U-Net, which reads a hint and no prompt."""
 
-    optimisation: Optimisation = Optimisation(steps=2500, batch=32, learning_rate=1e-3, warmup=50, cooldown=1500)
+    optimisation: Optimisation = Optimisation(steps=8000, batch=32, learning_rate=1e-3, warmup=50, cooldown=4000)
     hint_channels: tuple[int, ...] = (
         16,
         32,

@@ -45,11 +45,14 @@ class Rounded(nn.Module):
         return x + (torch.round(x / self.unit) * self.unit - x).detach()
 
 
-def watched_attention(module: nn.Module, query: torch.Tensor, key: torch.Tensor, *rest: Any, **settings: Any):
-    """Attention as transformers has it, which keeps its scores, less their row's mean, in `module.scores`."""
-    scores = query @ key.mT * settings["scaling"]
-    module.scores = scores - scores.mean(-1, keepdim=True)
-    return eager_attention_forward(module, query, key, *rest, **settings)
+def watched_attention(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, **settings: Any
+):
+    """Attention of transformers that keeps its scores of unmasked keys, less their row's mean, and 0 for others, in the module."""
+    scores, kept = query @ key.mT * settings["scaling"], mask == 0
+    mean = (scores * kept).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True)
+    module.scores = (scores - mean) * kept
+    return eager_attention_forward(module, query, key, value, mask, **settings)
 
 
 def train_reviews(
