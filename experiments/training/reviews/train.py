@@ -48,7 +48,7 @@ class Rounded(nn.Module):
 def watched_attention(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, **settings: Any
 ):
-    """Attention of transformers. It keeps the scores of unmasked keys, less their row's mean, as `module.scores`; others are 0."""
+    """Attention of transformers, which leaves scores of unmasked keys, less their row's mean, in `module.scores`."""
     scores, kept = query @ key.mT * settings["scaling"], mask == 0
     mean = (scores * kept).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True)
     module.scores = (scores - mean) * kept
