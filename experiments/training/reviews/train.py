@@ -46,10 +46,16 @@ class Rounded(nn.Module):
 
 
 def watched_attention(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, **settings: Any
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    **settings: Any,
 ):
     """Attention of transformers, which leaves scores of unmasked keys, less their row's mean, in `module.scores`."""
-    scores, kept = query @ key.mT * settings["scaling"], mask == 0
+    scores = query @ key.mT * settings["scaling"]
+    kept = torch.ones_like(scores) if mask is None else (mask == 0).expand(scores.shape)  # None where nothing is masked
     mean = (scores * kept).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True)
     module.scores = (scores - mean) * kept
     return eager_attention_forward(module, query, key, value, mask, **settings)
