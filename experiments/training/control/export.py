@@ -110,13 +110,13 @@ pipeline = StableDiffusionControlNetPipeline.from_pretrained("data/models/{name}
 
 
 def _of_split(config: SplitControlConfig) -> tuple[str, str, str, str]:
-    own = config.training
+    own, first = config.training, config.training.defences.timesteps_from
+    policy = f"timesteps from {first} on" if first else "all timesteps"
     load = f"""from cipherdm.split import load_split_pipeline
 
 pipeline = load_split_pipeline("data/models/{config.name}")"""
     how = f"""by processes of a server and {len(own.clients)} clients with {config.pictures:,} pictures each, {own.steps:,}
-  steps of {own.batch} pictures of each client. Messages as published with all defences: the activation, timesteps from
-  {own.defences.timesteps_from} on, hidden prompts"""
+  steps of {own.batch} pictures of each client. Messages as published: the activation, hidden prompts, {policy}"""
     more = """- **What was hidden**: the prompts, and nothing else. The server of such a training learns every picture and every
   condition it is trained on: `cipherdm.split.attacks.algebraic` computes both from each message. If the server must not see
   them, do not use it.
