@@ -20,7 +20,7 @@ from cipherdm.views.style import PALETTE, describe, new_figure
 from .markdown import records_named
 from .target import MODELS, PROMPT_MODEL, TEN, TINY, Check, Command, Target, field
 
-ORDER = ("direct", "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-rings", "fast-guarded")
+ORDER = ("direct", "cipherdm", "cipherdm-corrected", "puma", "fast", "fast-64", "fast-rings", "fast-guarded")
 
 
 def read_quality(measurements: Path) -> pd.DataFrame:
