@@ -72,7 +72,14 @@ EXERCISES = {
     "3.3": Exercise("party 2", "Catch the CipherDMError, and take str(error)."),
     "4.1": Exercise(0.0136, "20 steps have 50 of the 1,000 t's between them. The first t is 950.", 0.0005),
     "4.2": Exercise(0.362, "now is kept[500], and then is kept[450].", 0.002),
-    "5.1": Exercise((780, 61), "Choices take 172 bytes each, products 52, sums 28; messages 32, 8 for each level of products, 5."),
+    "5.1": Exercise(
+        (780, 61), "Choices take 172 bytes each, products 52, sums 28; messages 32, 8 for each level of products, 5."
+    ),
     "5.2": Exercise(728, "Two segments are enough. Which degree?"),
     "5.3": Exercise((0.41, 0.16), "A third of the messages are rounds, and each takes 20 ms.", 0.011),
+    "6.1": Exercise(
+        "computing, rounds, bytes", "Replace rounds, path_bytes or seconds of the cost, and compare `over(network)`."
+    ),
+    "6.2": Exercise("activation", "Take the table of the step over the WAN, by kind."),
+    "6.3": Exercise("direct", "The border is where rounds times half a round trip are the seconds of computing."),
 }
