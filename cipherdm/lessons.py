@@ -88,7 +88,7 @@ EXERCISES = {
     "8.1": Exercise((2.18, 1.22), "Divide the gain against Pade by the gain against the default.", 0.01),
     "8.2": Exercise(0, "`scipy.special.ive(k, 7)` is I_k(7) times e^-7."),
     "8.3": Exercise(0, "Subtract each row's maximum before the exponential."),
-    "9.1": Exercise(108, 'Count `sampling.sampling_nodes(task.shape, "block")` of a task without guidance.'),
+    "9.1": Exercise(144, 'Count `sampling.sampling_nodes(task.shape, "block")` of a task without guidance.'),
     "9.2": Exercise(9, "Divide what waits by what computes and sends."),
     "9.3": Exercise(2.04, "A `Picture(steps=10)` can be projected.", 0.1),
     "10.1": Exercise("party 2", "Restart party 2 with a file in which bob is missing, and ask as bob."),
