@@ -98,7 +98,7 @@ EXERCISES = {
     "11.2": Exercise(784, "Which two of three components does it hold, and what of the third?"),
     "11.3": Exercise(1.506, "The second truncation divides the error of the first.", 0.001),
     "12.1": Exercise(0.75, "Three signed components add up without a turn if two of them do.", 0.03),
-    "12.2": Exercise(2.1, "What does a cut take in each ring?", 0.2),
+    "12.2": Exercise(2.02, "What does a cut take in each ring?", 0.2),
     "12.3": Exercise("messages", "Look at the columns beside MB."),
     "13.1": Exercise("more", "Compare the layers whose share outside is above 0."),
 }
