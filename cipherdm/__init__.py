@@ -13,8 +13,8 @@ import lazy_loader
 os.environ.setdefault("OPENSSL_CONF", os.devnull)
 
 _MODULES = (
-    "approximations calibration costs datasets engine hosts kernels likeness models owner private protocols records sampling "
-    "schedules sharing split views"
+    "approximations calibration costs datasets engine hosts kernels lessons likeness models owner private protocols records "
+    "sampling schedules sharing split views"
 )
 _NAMES = {
     "calibration": "calibrate check_ranges",

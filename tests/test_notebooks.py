@@ -11,6 +11,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from cipherdm.lessons import EXERCISES
+
 FOLDER = Path(__file__).parent.parent / "notebooks"
 LARGEST_FILE = 1_500_000  # bytes; GitHub shows larger notebooks slowly or not at all
 LONGEST_CELL = 25  # lines of code
@@ -21,6 +23,7 @@ OPENING = {
     "what the reader needs": r"you need",
     "how long it runs": r"\b(second|minute)s?\b",
 }
+EXERCISE = r'answer = \.\.\.\ncdm\.lessons\.check\("(\d+\.\d+)", answer\)'
 MACHINE_PATH = re.compile(r"(?<![\w.~])/(root|home|work|tmp|opt|usr|var|Users)/\w")
 
 
@@ -51,11 +54,24 @@ def _faults_of_text(cells: list) -> list[str]:
         for what, pattern in OPENING.items()
         if not re.search(pattern, opening, re.IGNORECASE)
     ]
-    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    exercises = re.search(r"^#+ Exercises?\b", text, re.MULTILINE)
-    if not exercises or "<details>" not in text[exercises.end() :]:
-        found.append("it does not end with exercises and folded solutions")
+    return found + _faults_of_exercises(cells)
+
+
+def _faults_of_exercises(cells: list) -> list[str]:
+    """A cell for an answer is empty but for its check, and a folded solution that assigns the answer follows it."""
+    places = [index for index, cell in enumerate(cells) if "exercise" in cell.metadata.get("tags", [])]
+    found = [] if places else ["it does not end with exercises"]
+    for place in places:
+        solution = cells[place + 1].source if place + 1 < len(cells) else ""
+        if not re.fullmatch(EXERCISE, cells[place].source):
+            found.append("the cell of an exercise is more than an empty answer and its check")
+        if "<details><summary>Solution" not in solution or "answer =" not in _solution(solution):
+            found.append("an exercise is not followed by a folded solution that assigns the answer")
     return found
+
+
+def _solution(text: str) -> str:
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
 
 
 def _faults_of_code(cell) -> list[str]:
@@ -84,8 +100,7 @@ def deep_imports(path: Path) -> list[str]:
     """Imports of a notebook's code, and of the code in its solutions, from deeper than a package's face or an experiment."""
     sources = []
     for cell in nbformat.read(path, as_version=4).cells:
-        code = [cell.source] if cell.cell_type == "code" else re.findall(r"```python\n(.*?)```", cell.source, re.DOTALL)
-        sources += code
+        sources.append(cell.source if cell.cell_type == "code" else _solution(cell.source))
     names = []
     for node in (node for source in sources for node in ast.walk(_code(source))):
         if isinstance(node, ast.ImportFrom):
@@ -146,6 +161,11 @@ def test_a_notebook_imports_no_deeper_than_faces(path):
     assert deep_imports(path) == []
 
 
+def test_each_exercise_has_an_answer_to_check_by():
+    sources = [cell.source for path in sorted(FOLDER.glob("*.ipynb")) for cell in nbformat.read(path, 4).cells]
+    assert [found[1] for source in sources if (found := re.fullmatch(EXERCISE, source))] == list(EXERCISES)
+
+
 def test_the_notebooks_are_numbered_in_reading_order():
     """No number is given twice, though one may be missing, and README lists all notebooks in their order."""
     names = [path.stem for path in sorted(FOLDER.glob("*.ipynb"))]
@@ -168,7 +188,11 @@ def good_notebook():
         new_code_cell("1 + 1", execution_count=1, metadata={"tags": ["nbval-check-output"]}),
         new_code_cell("draw()", execution_count=2),
         new_code_cell("slider()", execution_count=3),
-        new_markdown_cell("## Exercises\n\n<details><summary>Solution</summary>\n\n</details>"),
+        new_markdown_cell("## Exercises\n\n**1.** How much is it?"),
+        new_code_cell(
+            'answer = ...\ncdm.lessons.check("1.1", answer)', execution_count=4, metadata={"tags": ["exercise"]}
+        ),
+        new_markdown_cell("<details><summary>Solution</summary>\n\n```python\nanswer = 2\n```\n\n</details>"),
     ]
     cells[1].outputs = [new_output("execute_result", {"text/plain": "2"}, execution_count=1)]
     cells[2].outputs = [new_output("display_data", picture)]
@@ -187,8 +211,10 @@ SPOILS: dict[str, tuple[Callable, str]] = {
     "learn": (lambda n: n.cells[0].update(source="# Title\n\nYou need that, and 2 seconds."), "will learn"),
     "need": (lambda n: n.cells[0].update(source="# Title\n\nYou will learn this in 2 seconds."), "needs"),
     "length": (lambda n: n.cells[0].update(source="# Title\n\nYou will learn this. You need that."), "how long"),
-    "exercises": (lambda n: n.cells.pop(), "exercises"),
-    "solutions": (lambda n: n.cells[-1].update(source="## Exercises"), "exercises"),
+    "exercises": (lambda n: n.cells.pop(-2), "exercises"),
+    "solutions": (lambda n: n.cells[-1].update(source="## Exercises"), "folded solution"),
+    "no answer": (lambda n: n.cells[-1].update(source=n.cells[-1].source.replace("answer", "x")), "folded solution"),
+    "answered": (lambda n: n.cells[-2].update(source=n.cells[-2].source.replace("...", "2")), "empty answer"),
     "kernel": (lambda n: n.metadata.kernelspec.update(name="mine"), "kernel"),
     "never run": (lambda n: n.cells[2].update(execution_count=None), "first to the last"),
     "run twice": (lambda n: n.cells[3].update(execution_count=4), "first to the last"),
