@@ -3,8 +3,10 @@
 import base64
 import io
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from html import escape
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -68,16 +70,18 @@ class Shown:
     """A PNG file, or an SVG text."""
     text: str
     caption: str
+    below: str = ""
+    """HTML, such as a table."""
 
     def html(self, *, small: bool = False) -> str:
         """Return a <figure> with the picture, its description and its caption; `small` takes time to compress it."""
         if isinstance(self.picture, str):
             source = f"svg+xml,{quote(self.picture, safe=_SAFE)}"
         else:
-            kind, content = ("webp", _webp(self.picture)) if small else ("png", self.picture)
+            kind, content = ("webp", _webp(Image.open(io.BytesIO(self.picture)))) if small else ("png", self.picture)
             source = f"{kind};base64,{base64.b64encode(content).decode()}"
         image = f'<img alt="{escape(self.text)}" style="max-width:100%;height:auto" src="data:image/{source}">'
-        return f'<figure style="margin:0">{image}<figcaption>{escape(self.caption)}</figcaption></figure>'
+        return f'<figure style="margin:0">{image}<figcaption>{escape(self.caption)}</figcaption></figure>{self.below}'
 
     def _repr_mimebundle_(self, **_) -> dict[str, str]:
         bundle = {"text/plain": self.text, "text/html": self.html(small=True)}
@@ -86,19 +90,31 @@ class Shown:
         return bundle | {"image/png": base64.b64encode(self.picture).decode()}
 
 
-def _webp(png: bytes) -> bytes:
-    """Compress a picture once more, without loss."""
+def _webp(image: Image.Image) -> bytes:
+    """Compress a picture without loss."""
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").save(buffer, "webp", lossless=True)
+    image.convert("RGB").save(buffer, "webp", lossless=True)
     return buffer.getvalue()
 
 
-def show(figure: Figure, caption: str | None = None) -> Shown:
-    """Return the figure as a notebook's output: with a caption, by default the description's first sentence, and all of it."""
-    text = figure.get_label()
-    return Shown(
-        png(figure), text, re.split(r"(?<=[.:;]) ", text)[0].rstrip(":;.") + "." if caption is None else caption
-    )
+def strip(images: Sequence[np.ndarray]) -> str:
+    """Return images uint8 [H, W, 3] of one size, side by side, as a URL that has them within; 1/16 of each width is white."""
+    white = images[0].shape[1] // 16
+    row = np.concatenate([np.pad(each, ((0, 0), (0, white), (0, 0)), constant_values=255) for each in images], axis=1)
+    return f"data:image/webp;base64,{base64.b64encode(_webp(Image.fromarray(row))).decode()}"
+
+
+def show(figure: Any, caption: str | None = None) -> Any:
+    """Return a figure, or what is `Shown`, as a notebook's output: with a caption, and its description.
+
+    The caption is the description's first sentence by default. A picture under controls shows itself, and is returned as it is.
+    """
+    if isinstance(figure, Figure):
+        figure = Shown(png(figure), figure.get_label(), "")
+    if not isinstance(figure, Shown):
+        return figure
+    first = re.split(r"(?<=[.:;]) ", figure.text)[0].rstrip(":;.") + "."
+    return replace(figure, caption=first if caption is None else caption)
 
 
 def frameless(axis: Axes) -> None:
