@@ -15,7 +15,7 @@ scenes.messages = ({ people, messages, rounds }, { count, person }) => {
   Object.entries(rounds).forEach(([round, { before, after }], index) => {
     const places = [...messages.keys()].filter((place) => messages[place].round === Number(round));
     const [y, height] = [top + line * places[0], line * places.length];
-    const faint = { fill: places[0] < count ? "black" : "#767676", font_size: 11 };
+    const faint = { fill: places[0] < count ? "black" : "#666666", font_size: 11 };
     if (index % 2 === 0) svg += mark("rect", { x: 0, y, width, height, fill: "#f2f2f2" });
     for (const [at, text] of middle(y + height / 2, before)) svg += words(55, at, text, { ...faint, text_anchor: "middle" });
     if (places[places.length - 1] < count) for (const [at, text] of middle(y + height / 2, after)) svg += words(right + 25, at, text, faint);
