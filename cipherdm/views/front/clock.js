@@ -42,7 +42,7 @@ function clockFace(hours, turns, held, secret) {
     const known = held.includes(index);
     const line = `x${"\u2080\u2081\u2082"[index]} = ${known ? turn : "?"}`;
     svg += words(0, 15 * index - 11, line, { fill: known ? "black" : "#666666", font_size: 11 });
-    if (known) svg += dot([-30, 15 * index - 15], 4, palette[index]); // colours are too light for words
+    if (known) svg += dot([-25.5, 15 * index - 15], 2.6, palette[index]); // colours are too light for words
   });
   return secret === null ? svg : svg + dot(place(secret, 60), 5, "black");
 }
