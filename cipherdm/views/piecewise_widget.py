@@ -61,7 +61,7 @@ class PiecewiseFitter(Explorer):
         reaches = np.arange(REACHES[0], REACHES[1] + 0.5, 0.5).tolist()
         controls = {
             "function": Control("function", list(TARGETS), "silu", [each.title for each in TARGETS.values()], "choice"),
-            "reach": Control("range to", reaches, 6.0),
+            "reach": Control("range to", reaches, 6.0, [f"{reach:g}" for reach in reaches]),
             "segments": slider("segments", 2, *SEGMENTS),
             "degree": slider("degree", 4, *DEGREES),
             "ends": switch("segments for what lies outside the range", True),

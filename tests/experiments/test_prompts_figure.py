@@ -127,11 +127,12 @@ def test_the_controls_show_every_setting(grid):
     seen = set()
     for prompt, steps, scale in itertools.product(range(2), STEPS, SCALES):
         box.set(prompt=prompt, steps=steps, guidance_scale=scale)
-        url = re.search('href="data:image/webp;base64,([^"]+)"', box.shown.picture)[1]
-        row = np.asarray(Image.open(io.BytesIO(base64.b64decode(url))))
+        url = re.search('href="data:image/jpeg;base64,([^"]+)"', box.shown.picture)[1]
+        row = np.asarray(Image.open(io.BytesIO(base64.b64decode(url))), int)
         for place, name in enumerate(SETS):  # 16 pixels, and one of white
             picture = row[:, 17 * place : 17 * place + 16].transpose(2, 0, 1)
-            np.testing.assert_array_equal(picture, grid.picture(name, scale, steps, prompt))
+            off = np.abs(grid.pictures.astype(int) - picture).mean(axis=(4, 5, 6))  # JPEG is not exact
+            assert off.min() == off[SETS.index(name), SCALES.index(scale), STEPS.index(steps), prompt] < 5
         ratios = ", ".join(f"{name} {grid.psnr(name, scale, steps)[prompt]:.1f} dB" for name in SETS[1:])
         assert box.shown.text == (
             f"{PROMPTS[prompt]}: {steps} steps, guidance {scale:g}, from the same noise. PSNR to {EXACT}: {ratios}."

@@ -56,7 +56,7 @@ function explore(root, spec, chosen, changed = () => {}) {
     else if (kind === "text") suggest(input, made("datalist", label), control.words);
     else Object.assign(input, { type: "range", min: 0, max: control.words.length - 1, step: 1 });
     if (kind === "switch") made("span", label, { textContent: control.label });
-    inputs[name] = { input, control, output: kind === "slider" ? made("output", label) : null };
+    inputs[name] = { input, control, output: kind === "slider" ? made("output", label, { role: "none" }) : null };
     const read = () => choose(name, kind === "text" ? input.value : Number(kind === "switch" ? input.checked : input.value));
     input.addEventListener(kind === "slider" ? "input" : "change", read);
     if (control.plays) play(made("button", label, { type: "button", textContent: "play" }), control, chosen, choose);
