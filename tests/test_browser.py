@@ -102,7 +102,7 @@ def test_a_slider_moves_the_picture_and_the_button_runs_three_parties(page):
     target = os.environ.get("CIPHERDM_SCREENSHOT")
     if target:
         page.keyboard.press("Control+b")  # without the list of files
-        degree.evaluate("element => element.scrollIntoView()")
+        fitter.evaluate("element => element.scrollIntoView()")
         page.wait_for_timeout(SECONDS)
         page.screenshot(path=target)
 
