@@ -68,7 +68,7 @@ def lab(browser, tmp_path_factory):
 def page(browser, lab):
     """The notebook in a browser, run from the first cell to the last."""
     shown = browser.new_page(viewport={"width": 1080, "height": 970})
-    shown.goto(lab)
+    shown.goto(lab, timeout=60 * SECONDS)
     shown.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60 * SECONDS)
     _run_all(shown)
     return shown
