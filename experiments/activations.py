@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import pandas as pd
 import typer
-from matplotlib.figure import Figure
 
 from cipherdm.engine import CostReport, EngineConfig, LocalCluster
 from cipherdm.errors import CipherDMError
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.records import read_record
 from cipherdm.views.pareto import pareto_figure
+from cipherdm.views.style import Shown
 
 from .activations_cases import ROW, Case, cases
 from .commands import RecordOption, finish, parse_numbers, record_path, silent, take_turns, typical
@@ -148,7 +148,7 @@ def of_function(kind: str, function: str, name: str = "max_error", exp: str = "t
     return value
 
 
-def figure(records: Path) -> Figure:
+def figure(records: Path) -> Shown:
     """Draw error against bytes of every SiLU."""
     record = read_record(records / "activations.json")
     sizes = {row["elements"] for row in record["rows"]}

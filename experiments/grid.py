@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +19,8 @@ from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import CIPHERDM, CIPHERDM_CORRECTED, DIRECT, FAST, PUMA, Protocols
 from cipherdm.sampling.pipeline import Pipeline, load_pipeline
 from cipherdm.sampling.text_to_image import text_to_image
-from cipherdm.views.style import GREY, PALETTE, describe, new_figure
-from cipherdm.views.widgets import Control, Explorer, MovingPicture
+from cipherdm.views.style import GREY, describe, new_figure, strip
+from cipherdm.views.widgets import Control, Explorer
 
 from . import recording
 from .commands import PromptModel, RecordOption, parse_numbers, record_path, silent
@@ -113,11 +114,7 @@ def summary(record: Mapping[str, Any]) -> str:
     return frame.pivot(index=["protocols", "guidance_scale"], columns="steps", values="psnr_db").round(1).to_string()
 
 
-MAGNIFIED = 4
-"""Factor by which drawn differences are enlarged."""
-
 EXACT = "exact"  # the first protocol set's name in figures
-_LONGEST = 60.0  # dB, of a bar
 
 
 def grid_sheet(grid: Grid, prompt: int = 0, guidance_scale: float | None = None, *, steps: int | None = None) -> Figure:
@@ -155,70 +152,25 @@ def grid_sheet(grid: Grid, prompt: int = 0, guidance_scale: float | None = None,
     )
 
 
-class GridPicture(MovingPicture):
-    """A figure of one prompt under one setting. `show` shows another without building the figure anew."""
-
-    def __init__(self, grid: Grid):
-        self._grid = grid
-        self._names = list(grid.about["protocols"][1:])
-        super().__init__(9.2, 2.65)
-        self._title = self.figure.text(0.012, 0.94, "", fontsize=10, va="center", parse_math=False)
-        self._images, self._titles = [], []
-        for place in range(3):
-            axis = self.figure.add_axes((0.012 + 0.22 * place, 0.03, 0.21, 0.21 * 9.2 / 2.65))
-            axis.set_axis_off()
-            self._titles.append(axis.text(0.5, 1.04, "", ha="center", fontsize=9, transform=axis.transAxes))
-            self._images.append(draw_levels(axis, grid.pictures[0, 0, 0, 0]))
-        axis = self.figure.add_axes((0.815, 0.18, 0.165, 0.58))
-        self._bars = axis.barh(range(len(self._names)), [0] * len(self._names), height=0.7)
-        self._ratios = [axis.text(0, place, "", va="center", fontsize=8) for place in range(len(self._names))]
-        labels = [name.replace("cipherdm-corrected", "cipherdm-\ncorrected") for name in self._names]
-        axis.set_yticks(range(len(labels)), labels, fontsize=8)
-        axis.set(xlim=(0, 1.3 * _LONGEST), ylim=(len(labels) - 0.5, -0.5), xticks=range(0, int(_LONGEST) + 1, 20))
-        axis.set_xlabel("PSNR in dB", fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
-        self._moves([self._title, *self._titles, *self._images, *self._bars, *self._ratios])
-        about = grid.about
-        self.show(0, about["steps"][-1], about["guidance_scales"][-1], self._names[-1])
-
-    def show(self, prompt: int, steps: int, guidance_scale: float, protocols: str) -> Figure:
-        """Show another setting. Return the figure, with its description. Raises CipherDMError if it was not drawn."""
-        grid, about = self._grid, self._grid.about
-        names = (about["protocols"][0], protocols)
-        exact, found = (grid.picture(name, guidance_scale, steps, prompt) for name in names)
-        difference = np.clip(128 + MAGNIFIED * (found.astype(int) - exact), 0, 255).astype(np.uint8)
-        shown = {EXACT: exact, protocols: found, f"difference, {MAGNIFIED} times": difference}
-        for image, text, (title, levels) in zip(self._images, self._titles, shown.items(), strict=True):
-            image.set_data(shown_pixels(levels))
-            text.set_text(title)
-        ratios = {name: grid.psnr(name, guidance_scale, steps)[prompt] for name in self._names}
-        for name, bar, text in zip(self._names, self._bars, self._ratios, strict=True):
-            width = float(np.clip(ratios[name], 0, _LONGEST))
-            bar.set(width=width, facecolor=PALETTE[0] if name == protocols else "#bbbbbb")
-            text.set(x=width + 1, text=f"{ratios[name]:.1f}")
-        setting = f"{about['prompts'][prompt]}: {steps} steps, guidance {guidance_scale:g}"
-        self._title.set_text(setting)
-        told = ", ".join(f"{name} {ratio:.1f} dB" for name, ratio in ratios.items())
-        return describe(
-            self.figure,
-            f"{setting}. The picture of the exact functions, that of {protocols} from the same noise, and their difference "
-            f"{MAGNIFIED} times, grey where they are equal. PSNR to the exact picture: {told}.",
-        )
-
-
 def grid_controls(grid: Grid) -> Explorer:
-    """`GridPicture` under controls for prompt, steps, guidance scale and protocols."""
-    about, picture = grid.about, GridPicture(grid)
-    step, scale = (about[name][len(about[name]) // 2] for name in ("steps", "guidance_scales"))
-    prompts, scales, names = about["prompts"], about["guidance_scales"], about["protocols"][1:]
+    """A prompt under all protocol sets, side by side with their PSNR in dB, under controls for prompt, steps and guidance."""
+    about = grid.about
+    prompts, steps, scales, names = (about[name] for name in ("prompts", "steps", "guidance_scales", "protocols"))
+    strips = {}
+    for prompt, count, scale in product(range(len(prompts)), steps, scales):
+        ratios = [f"{grid.psnr(name, scale, count)[prompt]:.1f} dB" for name in names]
+        pictures = [shown_pixels(grid.picture(name, scale, count, prompt)) for name in names]
+        told = ", ".join(f"{name} {ratio}" for name, ratio in zip(names[1:], ratios[1:], strict=True))
+        text = f"{prompts[prompt]}: {count} steps, guidance {scale:g}, from the same noise. PSNR to {EXACT}: {told}."
+        strips[f"{prompt},{count},{scale:g}"] = {"strip": strip(pictures), "notes": ["", *ratios[1:]], "text": text}
+    step, scale = steps[len(steps) // 2], scales[len(scales) // 2]
     controls = {
         "prompt": Control("prompt", range(len(prompts)), 0, prompts, "choice"),
-        "steps": Control("steps", about["steps"], step),
+        "steps": Control("steps", steps, step),
         "guidance_scale": Control("guidance scale", scales, scale, [f"{each:g}" for each in scales]),
-        "protocols": Control("protocols", names, names[-1], kind="choice"),
     }
-    return Explorer(controls, picture.show, picture)
+    data = {"across": len(names), "titles": [EXACT, *names[1:]], "strips": strips}
+    return Explorer(controls, scene="pictures", data=data)
 
 
 def _row(record: Mapping[str, Any], protocols: str, guidance_scale: float, steps: int) -> Mapping[str, Any]:

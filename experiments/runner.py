@@ -21,7 +21,7 @@ import psutil
 from cipherdm.errors import CipherDMError
 from cipherdm.files import check_writable, checkout, replacing
 from cipherdm.records import environment, load_average
-from cipherdm.views.style import png
+from cipherdm.views.style import show
 
 from .journal import write_json
 from .target import Command, Records, Target
@@ -169,8 +169,10 @@ def reproduce(targets: Sequence[Target], folders: Folders, tell: Callable[[str],
                 run.start()
             publish(runs[target.name], folders)
         if target.figure is not None:
-            with replacing(folders.figures / f"{target.name.replace('-', '')}.png") as temporary:
-                temporary.write_bytes(png(target.figure(folders.measurements)))
+            picture = show(target.figure(folders.measurements)).picture
+            content, kind = (picture.encode(), "svg") if isinstance(picture, str) else (picture, "png")
+            with replacing(folders.figures / f"{target.name.replace('-', '')}.{kind}") as temporary:
+                temporary.write_bytes(content)
         table = compare(target, folders)
         fine = fine and bool(table["holds"].all())
         results = table.to_string(index=False) if len(table) else "nothing to compare"

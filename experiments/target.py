@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from cipherdm.errors import CipherDMError
 from cipherdm.records import read_record
+from cipherdm.views.style import Shown
 
 TINY, TEN = MODELS = ("mnist01-tiny", "mnist10")
 """The models that targets are measured on: one of two digits, one of ten."""
@@ -114,7 +115,7 @@ class Target:
     source: Literal["paper", "published", "ours"]  # whose the claim is
     commands: tuple[Command, ...]  # each can be run by itself
     checks: tuple[Check, ...] = ()
-    figure: Callable[[Path], Figure] | None = None  # from the folder of records; None if a table says it all
+    figure: Callable[[Path], Figure | Shown] | None = None  # from the folder of records; None if a table says it all
     order: int = 1000  # place among the targets in documents and runs
 
 

@@ -1,6 +1,7 @@
 """Settings that hold for every test: strict JAX, and one thread for PyTorch. And a quick way to compile."""
 
 import random
+import shutil
 
 import jax
 import pytest
@@ -64,6 +65,20 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium. For a module and not longer, since Playwright keeps a loop of asyncio running meanwhile."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("there is no chromium on this machine (Debian: apt install chromium)")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")

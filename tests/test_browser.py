@@ -6,8 +6,6 @@ no file of the project.
 
 import json
 import os
-import re
-import shutil
 import subprocess
 import sys
 import time
@@ -18,13 +16,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import TimeoutError as NotInTime
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 from processes import free_port, running_with
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAME = "05_secure_activations.ipynb"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 MARK = "CIPHERDM_TEST_BROWSER"  # set for JupyterLab, and inherited by all that it starts
 SETTINGS = {  # no questions on the first start, and every cell on the page, not only those in sight
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -35,14 +31,11 @@ PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(pr
 SECONDS = 1000  # Playwright counts in milliseconds
 RUN_TIMEOUT = 240 * SECONDS  # half a minute on an idle machine
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine (Debian: apt install chromium)"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(browser, tmp_path_factory):
     """The address of a JupyterLab with a copy of the notebook, without outputs, so that what appears is this run's."""
     folder = tmp_path_factory.mktemp("lab")
     notebook = nbformat.read(NOTEBOOKS / NAME, as_version=4)
@@ -72,45 +65,44 @@ def lab(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(lab):
+def page(browser, lab):
     """The notebook in a browser, run from the first cell to the last."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        shown = browser.new_page(viewport={"width": 1080, "height": 970})
-        shown.goto(lab)
-        shown.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60 * SECONDS)
-        _run_all(shown)
-        yield shown
-        browser.close()
+    shown = browser.new_page(viewport={"width": 1080, "height": 970})
+    shown.goto(lab, timeout=60 * SECONDS)
+    shown.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60 * SECONDS)
+    _run_all(shown)
+    return shown
 
 
 def test_a_slider_moves_the_picture_and_the_button_runs_three_parties(page):
-    picture = page.locator(".jupyter-widgets img[alt^='Two plots over x']")
+    fitter = page.locator(".jp-OutputArea-output", has=page.get_by_role("slider", name="degree"))
+    picture = fitter.locator("img[alt^='Two plots over x']")
     picture.wait_for(timeout=RUN_TIMEOUT)
     _wait_until_all_cells_ran(page)
     assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").count() == 0
     assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
 
-    degree = page.locator(".widget-slider", has_text="degree")
-    assert degree.locator(".widget-readout").inner_text() == "4"
-    degree.scroll_into_view_if_needed()
-    before, text = picture.screenshot(), picture.get_attribute("alt")
-    assert "degree 4" in text
-    _drag_to(page, degree, 5, lowest=1, highest=8)
-    page.locator(".jupyter-widgets img[alt*='of degree 5']").wait_for(timeout=30 * SECONDS)
-    assert picture.screenshot() != before
-    table = page.locator(".jupyter-widgets table", has_text="yours, predicted")
+    degree = fitter.get_by_role("slider", name="degree")
+    assert degree.get_attribute("aria-valuetext") == "4" and "degree 4" in picture.get_attribute("alt")
+    before = picture.screenshot()
+    degree.press("ArrowRight")
+    fitter.locator("img[alt*='of degree 5']").wait_for(timeout=30 * SECONDS)
+    assert degree.get_attribute("aria-valuetext") == "5" and picture.screenshot() != before
+    table = fitter.locator("table", has_text="yours, predicted")
     assert "780" in table.inner_text()  # 52 bytes more than degree 4
 
-    page.get_by_role("button", name="Run on three parties").click()
+    fitter.get_by_role("button", name="run on three parties").click()
+    expect(fitter.get_by_role("status")).to_have_text("It begins ...")
+    expect(fitter.locator("progress")).to_be_visible()
     table.get_by_text("measured on three parties").wait_for(timeout=60 * SECONDS)
+    expect(fitter.get_by_role("status")).to_be_empty()
     rows = [row.split("\t")[1:] for row in table.inner_text().splitlines() if "yours" in row or "measured" in row]
     assert len(rows) == 2 and rows[0][1:] == rows[1][1:]  # bytes and messages as predicted
 
     target = os.environ.get("CIPHERDM_SCREENSHOT")
     if target:
         page.keyboard.press("Control+b")  # without the list of files
-        degree.evaluate("element => element.scrollIntoView()")
+        fitter.evaluate("element => element.scrollIntoView()")
         page.wait_for_timeout(SECONDS)
         page.screenshot(path=target)
 
@@ -130,24 +122,6 @@ def _run_all(page) -> None:
     page.wait_for_function(f"() => {KERNEL}?.connectionStatus === 'connected'", timeout=60 * SECONDS)
     page.wait_for_function(f"() => {KERNEL}?.status === 'idle'", timeout=60 * SECONDS)
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-
-
-def _drag_to(page, slider, value: int, *, lowest: int, highest: int) -> None:
-    """Drag a slider's handle to a number, and again if it is not there: the page may have moved under the pointer."""
-    readout = slider.locator(".widget-readout", has_text=re.compile(f"^{value}$"))
-    for _ in range(5):
-        handle, track = slider.locator(".noUi-handle").bounding_box(), slider.locator(".noUi-base").bounding_box()
-        height = handle["y"] + handle["height"] / 2
-        page.mouse.move(handle["x"] + handle["width"] / 2, height)
-        page.mouse.down()
-        page.mouse.move(track["x"] + track["width"] * (value - lowest) / (highest - lowest), height, steps=8)
-        page.mouse.up()
-        try:
-            readout.wait_for(timeout=3 * SECONDS)
-            return
-        except NotInTime:
-            continue
-    pytest.fail(f"the slider shows {slider.locator('.widget-readout').inner_text()} and not {value}")
 
 
 def _wait_until_all_cells_ran(page) -> None:

@@ -28,6 +28,7 @@ _NAMES = {
     "shares": "clock_explorer message_diagram product_grid sighting_explorer sightings",
     "style": "describe new_figure show",
     "unet_map": "unet_map",
+    "widgets": "Control slider switch",
 }
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(

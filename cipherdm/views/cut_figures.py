@@ -5,10 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch
 
 from .cuts import NAMES, CutSeen, interval, told_apart
-from .style import GREY, PALETTE, describe, frameless, new_figure
+from .shares import message_player
+from .style import PALETTE, describe, frameless, new_figure
+from .widgets import Explorer
 
 # What hides each message, in the order of `NAMES`.
 _HIDDEN = {"z": "z₂ + share of zero", "c": "a b − c₀", "f": "v xor b", "e": "u xor a", "t0": "t₀ − y₀", "t1": "t₁ − y₂"}
@@ -20,32 +21,19 @@ _THEN = (
 _MOST_BINS = 64
 
 
-def cut_diagram(seen: CutSeen) -> Figure:
-    """Draw the messages of a cut of one number that needs wraps: a line per party, a band per round, an arrow per message."""
-    table = seen.table()
-    figure = new_figure(8.4, 0.75 + 0.5 * len(table))
-    axis, heights = figure.subplots(), np.arange(len(table)) + 0.5
-    for number, (round_, rows) in enumerate(table.groupby("round").indices.items()):
-        top, bottom = heights[rows].min() - 0.5, heights[rows].max() + 0.5
-        axis.axhspan(top, bottom, color="#f2f2f2" if number % 2 == 0 else "white", zorder=0)
-        axis.text(-0.42, (top + bottom) / 2, f"round {round_}", ha="center", va="center", fontsize=9)
-        axis.text(2.2, (top + bottom) / 2, f"then {_THEN[number]}", va="center", fontsize=8.5, color="#444444")
-    for party in range(3):
-        axis.plot([party, party], [0, len(table)], color=GREY, linewidth=1, zorder=1)
-        axis.text(party, -0.14, f"party {party}", ha="center", va="bottom", fontsize=10)
-    texts = []
-    for height, name, row in zip(heights, (m.name for m in seen.messages), table.itertuples(), strict=True):
-        style = {"arrowstyle": "-|>", "mutation_scale": 12, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0, "zorder": 2}
-        ends = (row.sender, height + 0.2), (row.receiver, height + 0.2)
-        axis.add_patch(FancyArrowPatch(*ends, color=PALETTE[row.sender], **style))
-        # Halfway between two neighbours, so that no line of a party runs through the words.
-        beside = row.sender + 0.5 * np.sign(row.receiver - row.sender)
-        told = f"{_HIDDEN[name]} = {row.word}, {row.bytes} B"
-        axis.text(beside, height + 0.12, told, ha="center", va="bottom", fontsize=8)
-        texts.append(f"round {row.round}: party {row.sender} to party {row.receiver}, {told}")
-    axis.set(xlim=(-0.65, 3.0), ylim=(len(table), -0.4))
-    axis.set_axis_off()
-    return describe(figure, f"Messages of a cut in {table['round'].max()} rounds. {'; '.join(texts)}.")
+def cut_diagram(seen: CutSeen) -> Explorer:
+    """Messages of a cut of one number that needs wraps, as `message_player` shows them."""
+    messages = [
+        {
+            "round": row.round,
+            "sender": f"party {row.sender}",
+            "receiver": f"party {row.receiver}",
+            "text": f"{_HIDDEN[message.name]} = {row.word}, {row.bytes} B",
+        }
+        for message, row in zip(seen.messages, seen.table().itertuples(), strict=True)
+    ]
+    rounds = {n: {"before": f"round {n}", "after": f"then {then}"} for n, then in enumerate(_THEN, 1)}
+    return message_player(messages, rounds)
 
 
 def message_histograms(cuts: Mapping[str, CutSeen]) -> Figure:

@@ -6,13 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from matplotlib.transforms import Bbox
 
 from ..errors import CipherDMError
-from .style import GREY, PALETTE, describe, new_figure
+from .style import PALETTE, Shown
 from .widgets import Control, Explorer
 
 Cost = Literal["bytes", "sends", "ms"]
@@ -38,10 +34,6 @@ _STYLES = {
     "ours": ("^", PALETTE[5]),
     "ours, scales folded": ("v", PALETTE[0]),
 }
-
-# Where a label may stand, in points from the middle of its marker, the best first.
-_OFFSETS = [(9, 0), (-9, 0), (0, 8), (0, -8), (7, 7), (-7, 7), (7, -7), (-7, -7)]
-_OFFSETS += [(0, 18), (0, -18), (10, 16), (10, -16), (-10, 16), (-10, -16), (0, 28), (0, -28)]
 
 
 @dataclass(frozen=True)
@@ -84,52 +76,28 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     return kept
 
 
-def pareto_figure(record: Mapping[str, Any], kind: str, cost: Cost = "bytes", elements: int = 100_000) -> Figure:
-    """Draw error against cost of a kind's functions, both axes logarithmic; down and to the left is better.
+def pareto_explorer(
+    record: Mapping[str, Any], kind: str | None = None, cost: Cost = "bytes", elements: int = 100_000
+) -> Explorer:
+    """Error against cost, both logarithmic, under controls for the kind of function and for the cost.
 
-    The line joins the functions that nothing beats. Arguments and errors are those of `pareto_points`.
+    Down and to the left is better; the line joins the functions that nothing beats. It begins with a kind, by default the
+    record's first, and a cost. Raises CipherDMError as `pareto_points`.
     """
-    points = pareto_points(record, kind, cost, elements)
-    best = frontier(points)
-    figure = new_figure(7.6, 4.4)
-    axis = figure.add_subplot()
-    axis.set(xscale="log", yscale="log", xlabel=AXES[cost], ylabel="largest error")
-    steps = [(p.cost, p.error) for p in best]
-    style = {"color": GREY, "linewidth": 1, "linestyle": "--", "zorder": 1}
-    axis.step(*zip(*steps, strict=True), where="post", label="nothing is better", **style)
-    for family, (marker, colour) in _STYLES.items():
-        members = [p for p in points if p.family == family]
-        if members:
-            x, y = [p.cost for p in members], [p.error for p in members]
-            axis.scatter(x, y, marker=marker, color=colour, s=44, label=_legend(family, members), zorder=3)
-    axis.margins(0.16, 0.14)
-    axis.grid(alpha=0.25)
-    for side in (axis.xaxis, axis.yaxis):  # 200 rather than 2 x 10^2
-        low, high = side.get_view_interval()
-        side.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
-        side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6f}".rstrip("0").rstrip(".")))
-        side.set_minor_formatter(NullFormatter())
-    axis.set_title(f"{_KINDS.get(kind, kind)} on {elements:,} elements: error against cost")
-    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    _label(axis, points, steps)
-    names = ", ".join(f"{_told(p)} ({p.cost:,.0f}, {p.error:.2g})" for p in sorted(points, key=lambda p: p.cost))
-    return describe(
-        figure,
-        f"Scatter plot of {kind} functions, {AXES[cost]} against largest error, both logarithmic: {names}. "
-        f"Nothing is better than {', '.join(map(_told, best))}.",
-    )
-
-
-def pareto_explorer(record: Mapping[str, Any], elements: int = 100_000) -> Explorer:
-    """Error against cost under controls for the kind of function and for the cost; `pareto_figure` prints one."""
-    kinds = {kind: name for kind, name in _KINDS.items() if any(row["kind"] == kind for row in record["rows"])}
-    points = {kind: {cost: _scattered(pareto_points(record, kind, cost, elements)) for cost in AXES} for kind in kinds}
+    found = {row["kind"] for row in record["rows"]} | ({kind} - {None})
+    kinds = {each: _KINDS.get(each, each) for each in [*_KINDS, kind] if each in found}
+    points = {each: {way: _scattered(pareto_points(record, each, way, elements)) for way in AXES} for each in kinds}
     controls = {
-        "kind": Control("function", list(kinds), next(iter(kinds)), list(kinds.values()), "choice"),
-        "cost": Control("cost", list(AXES), "bytes", list(AXES.values()), "choice"),
+        "kind": Control("function", list(kinds), kind or next(iter(kinds)), list(kinds.values()), "choice"),
+        "cost": Control("cost", list(AXES), cost, list(AXES.values()), "choice"),
     }
-    data = {"points": points, "axes": AXES, "kinds": kinds, "families": _STYLES}
+    data = {"points": points, "axes": AXES, "kinds": kinds, "families": _STYLES, "elements": elements}
     return Explorer(controls, scene="pareto", data=data)
+
+
+def pareto_figure(record: Mapping[str, Any], kind: str, cost: Cost = "bytes", elements: int = 100_000) -> Shown:
+    """Draw what `pareto_explorer` begins with, without its controls."""
+    return pareto_explorer(record, kind, cost, elements).shown
 
 
 def _scattered(points: Sequence[Point]) -> list[dict[str, Any]]:
@@ -160,44 +128,3 @@ def _name(name: str, exp: str) -> tuple[str, str]:
     degree = re.match(r"degree(\d+)", name)
     label = f"degree {degree[1]}" if degree else plain.replace("limit_bound", "limit").replace("_", " ")
     return label, family
-
-
-def _told(point: Point) -> str:
-    return point.label + (" folded" if point.family == "ours, scales folded" else "")
-
-
-def _legend(family: str, members: Sequence[Point]) -> str:
-    bounds = {p.bound for p in members} - {None}
-    text = family + (f"\n  right for |x| ≤ {bounds.pop():g}" if len(bounds) == 1 else "")
-    return text + ("\n  (error as a share of the value)" if any(p.relative for p in members) else "")
-
-
-def _label(axis: Axes, points: Sequence[Point], steps: Sequence[tuple[float, float]]) -> None:
-    """Write each point's label where it covers no point, line, other label or border, as near as can be."""
-    axis.figure.draw_without_rendering()  # after which the axes stay where they are
-    axis.figure.set_layout_engine("none")
-    centres = axis.transData.transform([(p.cost, p.error) for p in points])
-    corners = axis.transData.transform(steps)
-    # Boxes that a label should not cover, each with a penalty for doing so.
-    taken = [(Bbox.from_bounds(x - 5, y - 5, 10, 10), 2) for x, y in centres]
-    for (x0, y0), (x1, y1) in zip(corners, corners[1:], strict=False):
-        taken += [(Bbox([[x0, y0 - 1], [x1, y0 + 1]]), 1), (Bbox([[x1 - 1, y1], [x1 + 1, y0]]), 1)]
-    inside = axis.get_window_extent()
-    for point in points:
-        style = {"textcoords": "offset points", "fontsize": 8, "annotation_clip": False}
-        text = axis.annotate(point.label, (point.cost, point.error), (0, 0), **style)
-        tried = []
-        for dx, dy in _OFFSETS:
-            _place(text, dx, dy)
-            box = text.get_window_extent().padded(1)
-            outside = not (inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1)
-            bad = sum(weight for other, weight in taken if box.overlaps(other)) + 4 * outside
-            tried.append((bad, len(tried), (dx, dy)))
-        _place(text, *min(tried)[2])
-        taken.append((text.get_window_extent().padded(1), 3))
-
-
-def _place(text, dx: float, dy: float) -> None:
-    text.set_position((dx, dy))
-    text.set_ha("left" if dx > 0 else "right" if dx < 0 else "center")
-    text.set_va("bottom" if dy > 0 else "top" if dy < 0 else "center")

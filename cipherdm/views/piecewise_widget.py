@@ -6,18 +6,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from ..approximations.piecewise_costs import Prices
 from ..engine import LocalCluster
-from ..errors import CipherDMError
 from ..records import MEASUREMENTS, read_record
 from .pareto import pareto_points
 from .piecewise import DEGREES, REACHES, SEGMENTS, TARGETS, Choice, FitPicture, Outcome, outcome
 from .style import GREY, PALETTE, Shown
+from .widgets import Control, Explorer, slider, switch
 
 _HEAD = ("largest error", "bytes an element", "messages")
 
@@ -49,101 +47,66 @@ def run_on_parties(found: Outcome, x: np.ndarray) -> Row:
         return measured_on(cluster, found, x)
 
 
-class PiecewiseFitter:
+class PiecewiseFitter(Explorer):
     """Controls for function, range, segments and degree; curve, error and costs that follow; a button to measure.
 
-    Display it as the last line of a cell. Without a kernel the cell shows the figure. `rivals` are functions to compare with,
-    for each function in `TARGETS`; `run` is the button's action, the only one that runs on parties.
+    `rivals` are functions to compare with, for each function in `TARGETS`; `measure` is the button's action, the only one
+    that runs on parties.
     """
 
-    def __init__(self, prices: Prices, rivals: Mapping[str, Sequence[Row]], run: Run = run_on_parties):
-        self._prices, self._rivals, self._run = prices, rivals, run
-        names = [(target.title, name) for name, target in TARGETS.items()]
-        wide = {"layout": {"width": "330px"}, "style": {"description_width": "85px"}}
-        self.function = widgets.Dropdown(options=names, value="silu", description="function", **wide)
-        halves = {"step": 0.5, "readout_format": ".1f"}
-        self.reach = widgets.FloatSlider(6, min=REACHES[0], max=REACHES[1], description="range to", **halves, **wide)
-        self.segments = widgets.IntSlider(2, *SEGMENTS, description="segments", **wide)
-        self.degree = widgets.IntSlider(4, *DEGREES, description="degree", **wide)
-        self.ends = widgets.Checkbox(value=True, description="segments for what lies outside the range", indent=False)
-        self.button = widgets.Button(description="Run on three parties", icon="play", layout={"width": "190px"})
-        self.status = widgets.HTML()
+    def __init__(self, prices: Prices, rivals: Mapping[str, Sequence[Row]], measure: Run = run_on_parties):
+        self._prices, self._rivals, self._measure = prices, rivals, measure
         self.measured: Row | None = None
-        self.outcome = outcome(self.choice, prices)
-        self._picture = FitPicture(self.outcome)
-        self._image, self._rows = widgets.HTML(), widgets.HTML()
-        self._show()
-        for control in self._controls:
-            control.observe(self._changed, names="value")
-        self.button.on_click(self._pressed)
-        left = widgets.VBox([self.function, self.reach, self.segments])
-        right = widgets.VBox([self.degree, self.ends, widgets.HBox([self.button, self.status])])
-        self.widget = widgets.VBox([widgets.HBox([left, right]), self._image, self._rows])
+        self._fit = FitPicture(outcome(Choice(), prices))
+        reaches = np.arange(REACHES[0], REACHES[1] + 0.5, 0.5).tolist()
+        controls = {
+            "function": Control("function", list(TARGETS), "silu", [each.title for each in TARGETS.values()], "choice"),
+            "reach": Control("range to", reaches, 6.0, [f"{reach:g}" for reach in reaches]),
+            "segments": slider("segments", 2, *SEGMENTS),
+            "degree": slider("degree", 4, *DEGREES),
+            "ends": switch("segments for what lies outside the range", True),
+        }
+        super().__init__(controls, self._predict, action=("run on three parties", self._evaluate))
 
     @property
     def choice(self) -> Choice:
         """Position of the controls."""
-        return Choice(*(control.value for control in self._controls))
+        return Choice(**self.values)
 
     @property
-    def html(self) -> tuple[str, str]:
-        """Contents of the page: the figure, and the lines below it."""
-        return self._image.value, self._rows.value
-
-    def figure(self) -> Figure:
-        """Draw the figure as it is now, for readers without a kernel."""
-        return FitPicture(self.outcome).figure
+    def outcome(self) -> Outcome:
+        """The fitted function, its error and its predicted cost."""
+        return outcome(self.choice, self._prices)
 
     def run(self) -> pd.DataFrame:
         """Measure the function on three parties, as the button does; returns the result below the prediction.
 
         The values are spread evenly over the part of the figure where the function is meant to be right.
         """
-        x = np.linspace(*self.outcome.choice.covered, 10_000, dtype=np.float32)
-        self.measured = self._run(self.outcome, x)
-        rows = self._show_rows()
+        super().run()
+        rows = self._mine(self.outcome)
         return pd.DataFrame([astuple(row)[1:] for row in rows], [row.name for row in rows], _HEAD)
 
-    @property
-    def _controls(self) -> tuple[widgets.Widget, ...]:
-        return self.function, self.reach, self.segments, self.degree, self.ends
+    def _predict(self, **_: Any) -> Shown:
+        self.measured = None
+        return self._drawn(self.outcome)
 
-    def _changed(self, _) -> None:
-        self.outcome, self.measured = outcome(self.choice, self._prices), None
-        self.status.value = ""
-        self._show()
-
-    def _pressed(self, _) -> None:
-        self.button.disabled = True
-        self.status.value = "Three parties start and compute ..."
-        try:
-            self.run()
-            self.status.value = "Done, see the table."
-        except CipherDMError as error:
-            self.status.value = escape(str(error))
-        finally:
-            self.button.disabled = False
-
-    def _show(self) -> None:
-        text = self._picture.show(self.outcome).get_label()
-        self._shown = Shown(self._picture.png(quick=True), text, self.outcome.summary)
-        self._image.value = self._shown.html()
-        self._show_rows()
-
-    def _show_rows(self) -> list[Row]:
-        """Show the table; return the rows of the reader's own function."""
+    def _evaluate(self, **_: Any) -> Shown:
         found = self.outcome
-        mine = [Row("yours, predicted", found.max_error, found.bytes_per_element, found.sends)]
-        mine += [self.measured] if self.measured else []
-        self._rows.value = rows_html([*mine, *self._rivals.get(found.choice.function, ())], len(mine))
-        return mine
+        self.measured = self._measure(found, np.linspace(*found.choice.covered, 10_000, dtype=np.float32))
+        return self._drawn(found)
 
-    def _repr_mimebundle_(self, **_) -> dict[str, Any]:
-        shown = self.widget._repr_mimebundle_()
-        return dict(shown[0] if isinstance(shown, tuple) else shown) | self._shown._repr_mimebundle_()
+    def _drawn(self, found: Outcome) -> Shown:
+        mine, text = self._mine(found), self._fit.show(found).get_label()
+        table = rows_html([*mine, *self._rivals.get(found.choice.function, ())], len(mine))
+        return Shown(self._fit.png(quick=True), text, found.summary, table)
+
+    def _mine(self, found: Outcome) -> list[Row]:
+        predicted = Row("yours, predicted", found.max_error, found.bytes_per_element, found.sends)
+        return [predicted, self.measured] if self.measured else [predicted]
 
 
-def piecewise_fitter(measurements: Path = MEASUREMENTS, run: Run = run_on_parties) -> PiecewiseFitter:
+def piecewise_fitter(measurements: Path = MEASUREMENTS, measure: Run = run_on_parties) -> PiecewiseFitter:
     """Make the fitter from the checkout's records: prices from piecewise.json, rivals from activations.json.
 
     Raises CipherDMError if a record is missing.
@@ -151,7 +114,7 @@ def piecewise_fitter(measurements: Path = MEASUREMENTS, run: Run = run_on_partie
     names = ("piecewise", "activations")
     prices, activations = (read_record(measurements / f"{n}.json", f"cipherdm bench {n}") for n in names)
     rivals = {kind: rivals_of(activations, kind) for kind in TARGETS}
-    return PiecewiseFitter(Prices.from_record(prices), rivals, run)
+    return PiecewiseFitter(Prices.from_record(prices), rivals, measure)
 
 
 def rivals_of(record: Mapping[str, Any], kind: str) -> tuple[Row, ...]:

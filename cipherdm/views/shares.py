@@ -1,13 +1,16 @@
 """Figures of secret sharing: components on a clock, what one party sees and what two see, and what is sent to whom."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.patches import Rectangle
 
 from ..sharing import Ring, additive_shares
-from .style import GREY, PALETTE, describe, new_figure
-from .widgets import Explorer, slider
+from .style import PALETTE, describe, new_figure
+from .widgets import Control, Explorer, slider
 
 _COMPONENTS = PALETTE[:3]
 _PEOPLE = {"client": "black", "party 0": PALETTE[0], "party 1": PALETTE[1], "party 2": PALETTE[2]}
@@ -89,36 +92,31 @@ def product_grid() -> Figure:
     )
 
 
-def message_diagram(table: pd.DataFrame) -> Figure:
-    """Draw messages from top to bottom: a line per party, an arrow per message, a band per round.
+def message_diagram(table: pd.DataFrame) -> Explorer:
+    """Messages from top to bottom, as `message_player` shows them.
 
     Of the rows of `Transcript.table()`, at most about twenty are readable.
     """
-    people = [name for name in _PEOPLE if name in {*table["sender"], *table["receiver"]}]
-    figure = new_figure(7.6, 0.7 + 0.34 * len(table))
-    axis = figure.subplots()
-    rounds = table["round"].to_numpy()
-    heights = np.arange(len(table)) + 0.5
-    for index, number in enumerate(dict.fromkeys(rounds)):
-        rows = heights[rounds == number]
-        shade = "#f2f2f2" if index % 2 == 0 else "white"
-        axis.axhspan(rows.min() - 0.5, rows.max() + 0.5, color=shade, zorder=0)
-        first = table[table["round"] == number].iloc[0]
-        names = dict.fromkeys((first["operation"], first["step"]))
-        axis.text(-0.62, rows.mean(), f"round {number}\n" + ": ".join(names), ha="center", va="center", fontsize=8.5)
-    for place, name in enumerate(people):
-        axis.plot([place, place], [0, len(table)], color=GREY, linewidth=1, zorder=1)
-        axis.text(place, -0.35, name, ha="center", va="bottom", fontsize=10)
-    for height, row in zip(heights, table.itertuples(), strict=True):
-        start, end = people.index(row.sender), people.index(row.receiver)
-        style = {"arrowstyle": "-|>", "mutation_scale": 12, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0, "zorder": 2}
-        axis.add_patch(FancyArrowPatch((start, height), (end, height), color=_PEOPLE[row.sender], **style))
-        # Halfway between two neighbours, so that no line of a party runs through the number.
-        beside = start + 0.5 * np.sign(end - start)
-        axis.text(beside, height - 0.08, f"{row.bytes:,} B", ha="center", va="bottom", fontsize=8)
-    axis.set(xlim=(-1.05, len(people) - 0.7), ylim=(len(table), -0.4))
-    axis.set_axis_off()
-    sentences = "; ".join(
-        f"round {row.round}: {row.sender} to {row.receiver}, {row.bytes} bytes" for row in table.itertuples()
-    )
-    return describe(figure, f"Messages in order. {sentences}.")
+    messages = [
+        {"round": row.round, "sender": row.sender, "receiver": row.receiver, "text": f"{row.bytes:,} bytes"}
+        for row in table.itertuples()
+    ]
+    firsts = table.drop_duplicates("round").itertuples()
+    names = {row.round: ": ".join(dict.fromkeys((row.operation, row.step))) for row in firsts}
+    rounds = {number: {"before": f"round {number}\n{name}", "after": ""} for number, name in names.items()}
+    return message_player(messages, rounds)
+
+
+def message_player(messages: Sequence[Mapping[str, Any]], rounds: Mapping[int, Mapping[str, str]]) -> Explorer:
+    """Messages as arrows between lines of people, a band per round, under controls that go message by message, party by party.
+
+    Args:
+        messages: round, sender, receiver and text of each.
+        rounds: for each round, texts "before" and "after" it, left and right of its band.
+    """
+    people = {name: _PEOPLE[name] for name in _PEOPLE if any(name in (m["sender"], m["receiver"]) for m in messages)}
+    controls = {
+        "count": Control("messages so far", range(1, len(messages) + 1), len(messages), plays=True),
+        "person": Control("messages of", ["", *people], "", ["everybody", *people], "choice"),
+    }
+    return Explorer(controls, scene="messages", data={"people": people, "messages": messages, "rounds": rounds})

@@ -3,8 +3,10 @@
 import base64
 import io
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from html import escape
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -68,6 +70,8 @@ class Shown:
     """A PNG file, or an SVG text."""
     text: str
     caption: str
+    below: str = ""
+    """HTML, such as a table."""
 
     def html(self, *, small: bool = False) -> str:
         """Return a <figure> with the picture, its description and its caption; `small` takes time to compress it."""
@@ -77,7 +81,7 @@ class Shown:
             kind, content = ("webp", _webp(self.picture)) if small else ("png", self.picture)
             source = f"{kind};base64,{base64.b64encode(content).decode()}"
         image = f'<img alt="{escape(self.text)}" style="max-width:100%;height:auto" src="data:image/{source}">'
-        return f'<figure style="margin:0">{image}<figcaption>{escape(self.caption)}</figcaption></figure>'
+        return f'<figure style="margin:0">{image}<figcaption>{escape(self.caption)}</figcaption></figure>{self.below}'
 
     def _repr_mimebundle_(self, **_) -> dict[str, str]:
         bundle = {"text/plain": self.text, "text/html": self.html(small=True)}
@@ -93,12 +97,28 @@ def _webp(png: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def show(figure: Figure, caption: str | None = None) -> Shown:
-    """Return the figure as a notebook's output: with a caption, by default the description's first sentence, and all of it."""
-    text = figure.get_label()
-    return Shown(
-        png(figure), text, re.split(r"(?<=[.:;]) ", text)[0].rstrip(":;.") + "." if caption is None else caption
-    )
+def strip(images: Sequence[np.ndarray]) -> str:
+    """Return images uint8 [H, W, 3] of one size, side by side, as a JPEG in a URL; after each, 1/16 of its width is white.
+
+    Without loss it would take twice as many bytes, and pages have many of them.
+    """
+    white, buffer = images[0].shape[1] // 16, io.BytesIO()
+    row = np.concatenate([np.pad(each, ((0, 0), (0, white), (0, 0)), constant_values=255) for each in images], axis=1)
+    Image.fromarray(row).save(buffer, "jpeg", quality=90, subsampling=0, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def show(figure: Any, caption: str | None = None) -> Any:
+    """Return a figure, or what is `Shown`, as a notebook's output: with a caption, and its description.
+
+    The caption is the description's first sentence by default. A picture under controls shows itself, and is returned as it is.
+    """
+    if isinstance(figure, Figure):
+        figure = Shown(png(figure), figure.get_label(), "")
+    if not isinstance(figure, Shown):
+        return figure
+    first = re.split(r"(?<=[.:;]) ", figure.text)[0].rstrip(":;.") + "."
+    return replace(figure, caption=first if caption is None else caption)
 
 
 def frameless(axis: Axes) -> None:

@@ -6,6 +6,7 @@ and the controls' values to SVG. A scene moves on any page, and draws the static
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -19,10 +20,11 @@ from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..errors import CipherDMError
 from .style import DPI, Shown, png, png_of
 
 FRONT = Path(__file__).parent / "front"
-SCENES = ("clock", "latency", "pareto")
+SCENES = ("clock", "latency", "messages", "pareto", "pictures")
 
 
 class MovingPicture:
@@ -71,7 +73,7 @@ class Control:
 
     Attributes:
         label: what the reader reads, and a screen reader says.
-        values: values to choose from; a switch has False and True.
+        values: values to choose from; a switch has False and True. Of a text they are suggestions.
         start: value at first.
         words: text for each value, read out instead of it; the values themselves by default.
         kind: form of the control.
@@ -83,7 +85,7 @@ class Control:
     values: Sequence[Any]
     start: Any
     words: Sequence[str] | None = None
-    kind: Literal["slider", "choice", "switch"] = "slider"
+    kind: Literal["slider", "choice", "switch", "text"] = "slider"
     plays: bool = False
     sets: Sequence[dict[str, Any]] | None = None
 
@@ -119,34 +121,49 @@ class Explorer(anywidget.AnyWidget):
         moving: picture whose figure `draw` returns, for what takes longer to build.
         scene: name of a scene in `front`, which draws instead of `draw`.
         data: what the scene draws from, ready for JSON.
+        action: text of a button, and what it runs: a function of `progress` (`cipherdm.progress.Progress`) and of the values,
+            by name, to what is shown then.
     """
 
     _spec = traitlets.Dict().tag(sync=True)
     _chosen = traitlets.Dict().tag(sync=True)
     _shown = traitlets.Unicode().tag(sync=True)
+    _status = traitlets.Dict({"busy": False, "text": ""}).tag(sync=True)
 
     def __init__(
         self,
         controls: dict[str, Control],
-        draw: Callable[..., Figure] | None = None,
+        draw: Callable[..., Figure | Shown] | None = None,
         moving: MovingPicture | None = None,
         *,
         scene: str = "",
         data: Any = None,
+        action: tuple[str, Callable[..., Figure | Shown]] = ("", None),
     ):
         self.controls, self._draw, self._moving, self.scene, self.data = controls, draw, moving, scene, data
+        label, self._action = action
         self._esm = front("drawing", *([scene] if scene else []), "explorer", "widget")
         super().__init__(
-            _spec={"scene": scene, "data": data, "controls": [self._written(*item) for item in controls.items()]},
+            _spec={
+                "scene": scene,
+                "data": data,
+                "controls": [self._written(*item) for item in controls.items()],
+                "action": label,
+            },
             _chosen={name: self._index(name, control.start) for name, control in controls.items()},
         )
         self.observe(self._redraw, "_chosen")
+        self.on_msg(self._pressed)
         self._redraw()
 
     @property
     def values(self) -> dict[str, Any]:
         """Values of the controls, by name."""
-        return {name: control.values[self._chosen[name]] for name, control in self.controls.items()}
+        chosen = self._chosen
+        return {
+            name: chosen[name] if control.kind == "text" else control.values[chosen[name]]
+            for name, control in self.controls.items()
+        }
 
     @property
     def shown(self) -> Shown:
@@ -160,8 +177,30 @@ class Explorer(anywidget.AnyWidget):
                 values |= sets[self._index(name, value)]
         self._chosen = self._chosen | {name: self._index(name, value) for name, value in values.items()}
 
-    def _index(self, name: str, value: Any) -> int:
-        return list(self.controls[name].values).index(value)
+    def run(self) -> Any:
+        """Do what the button does: run the action and show what it returns, with a status that stays until it ends.
+
+        An error is told by the status, and raised.
+        """
+        self._status, told = {"busy": True, "text": "It begins ..."}, ""
+        try:
+            self._present(self._action(progress=self._tell, **self.values))
+        except Exception as error:
+            told = str(error)
+            raise
+        finally:
+            self._status = {"busy": False, "text": told}
+
+    def _tell(self, done: int, total: int, label: str) -> None:
+        self._status = {"busy": True, "text": label, "done": done, "total": total}
+
+    def _pressed(self, _widget: Any, _message: Any, _buffers: Any) -> None:
+        with suppress(CipherDMError):  # which the status tells
+            self.run()
+
+    def _index(self, name: str, value: Any) -> Any:
+        control = self.controls[name]
+        return value if control.kind == "text" else list(control.values).index(value)
 
     def _written(self, name: str, control: Control) -> dict[str, Any]:
         """A control as the front end reads it: values to be set are written as their numbers."""
@@ -174,11 +213,14 @@ class Explorer(anywidget.AnyWidget):
     def _redraw(self, change: Any = None) -> None:
         if self.scene:
             self._picture = drawn(self.scene, self.data, self.values)
-            return
-        figure, quick = self._draw(**self.values), change is not None
-        picture = png(figure, quick=quick) if self._moving is None else self._moving.png(quick=quick)
-        self._picture = Shown(picture, figure.get_label(), figure.get_label())
-        self._shown = self._picture.html()
+        elif self._draw:
+            self._present(self._draw(**self.values), quick=change is not None)
+
+    def _present(self, made: Figure | Shown, *, quick: bool = False) -> None:
+        if isinstance(made, Figure):
+            picture = png(made, quick=quick) if self._moving is None else self._moving.png(quick=quick)
+            made = Shown(picture, made.get_label(), made.get_label())
+        self._picture, self._shown = made, made.html()
 
     def _repr_mimebundle_(self, **settings: Any) -> dict[str, Any]:
         view = super()._repr_mimebundle_(**settings)

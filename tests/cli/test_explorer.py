@@ -1,7 +1,6 @@
 """`cipherdm explorer` writes sliders as one page, which a browser moves by itself."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,36 +10,25 @@ from cipherdm import CipherDMError
 from cipherdm.cli import build
 from cipherdm.cli.explorer import TITLE
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
 
 def written(path: Path):
     return CliRunner().invoke(build(), ["explorer", "--no-browser", "--out", str(path)])
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine (Debian: apt install chromium)")
-def test_a_slider_of_the_page_changes_what_it_says(tmp_path):
-    from playwright.sync_api import sync_playwright
-
+def test_a_slider_of_the_page_changes_what_it_says(browser, tmp_path):
     assert written(tmp_path / "page.html").exit_code == 0
-    requests = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        shown = browser.new_page(viewport={"width": 1160, "height": 900})
-        shown.on("request", lambda request: requests.append(request.url))
-        shown.goto((tmp_path / "page.html").as_uri())
-        assert shown.title() == shown.locator("h1").inner_text() == TITLE
-        caption = shown.locator("figcaption")
-        assert "Sampling 1 picture of mnist01-tiny, 20 steps" in caption.inner_text()
-        steps = shown.get_by_role("slider", name="steps")
-        steps.focus()
-        steps.press("ArrowRight")
-        assert "mnist01-tiny, 30 steps" in caption.inner_text()
-        target = os.environ.get("CIPHERDM_EXPLORER_SCREENSHOT")
-        if target:
-            shown.screenshot(path=target)
-        browser.close()
+    requests, shown = [], browser.new_page(viewport={"width": 1160, "height": 900})
+    shown.on("request", lambda request: requests.append(request.url))
+    shown.goto((tmp_path / "page.html").as_uri())
+    assert shown.title() == shown.locator("h1").inner_text() == TITLE
+    caption = shown.locator("figcaption")
+    assert "Sampling 1 picture of mnist01-tiny, 20 steps" in caption.inner_text()
+    shown.get_by_role("slider", name="steps").press("ArrowRight")
+    assert "mnist01-tiny, 30 steps" in caption.inner_text()
+    target = os.environ.get("CIPHERDM_EXPLORER_SCREENSHOT")
+    if target:
+        shown.screenshot(path=target)
     assert requests == [(tmp_path / "page.html").as_uri()]
 
 

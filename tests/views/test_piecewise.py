@@ -3,6 +3,7 @@
 import io
 import itertools
 import time
+from dataclasses import asdict
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -134,20 +135,21 @@ def test_impossible_choices_are_named(mistake):
 
 @pytest.fixture
 def fitter():
-    return piecewise_fitter(MEASUREMENTS, run=lambda found, x: Row("measured on three parties", 0.5, 1.0, 2))
+    return piecewise_fitter(MEASUREMENTS, lambda found, x: Row("measured on three parties", 0.5, 1.0, 2))
 
 
 def test_every_slider_changes_the_page(fitter):
-    seen = {fitter.html}
+    seen = {(fitter.shown.picture, fitter.shown.below)}
     moves = {"degree": 8, "segments": 6, "reach": 2.0, "ends": False, "function": "exp"}
     for name, value in moves.items():
-        getattr(fitter, name).value = value
-        seen.add(fitter.html)
+        fitter.set(**{name: value})
+        seen.add((fitter.shown.picture, fitter.shown.below))
     assert len({image for image, _ in seen}) == len({rows for _, rows in seen}) == 1 + len(moves)
     assert fitter.choice == Choice("exp", 2.0, 6, 8, False) == fitter.outcome.choice
-    image, rows = fitter.html
-    assert 'alt="Two plots' in image and "6 segments of degree 8" in image
-    assert f"{fitter.outcome.bytes_per_element:,.0f}" in rows and "PUMA" in rows and "yours, predicted" in rows
+    shown = fitter.shown
+    assert shown.text.startswith("Two plots") and "6 segments of degree 8" in shown.text
+    assert f"{fitter.outcome.bytes_per_element:,.0f}" in shown.below and "PUMA" in shown.below
+    assert "yours, predicted" in shown.below
 
 
 def test_a_move_takes_less_than_100_ms(fitter):
@@ -155,7 +157,7 @@ def test_a_move_takes_less_than_100_ms(fitter):
     times = []
     for degree in (7, 5, 8, 3, 6):
         start = time.process_time()
-        fitter.degree.value = degree
+        fitter.set(degree=degree)
         times.append(time.process_time() - start)
     assert sorted(times)[2] < 0.1
 
@@ -171,27 +173,17 @@ def test_the_picture_that_is_redrawn_in_place_is_the_picture(fitter, prices):
 
 
 def test_the_button_measures_and_a_move_forgets_it(fitter):
-    fitter.button.click()
+    fitter._handle_custom_msg("run", [])
     assert fitter.measured == Row("measured on three parties", 0.5, 1.0, 2)
-    assert "measured on three parties" in fitter.html[1] and not fitter.button.disabled
-    fitter.segments.value = 3
-    assert fitter.measured is None and "measured" not in fitter.html[1]
-
-
-def test_the_button_tells_what_went_wrong(fitter):
-    def fails(found, x):
-        raise CipherDMError("party 1 <is> gone")
-
-    broken = PiecewiseFitter(fitter._prices, {}, fails)
-    broken.button.click()
-    assert broken.status.value == "party 1 &lt;is&gt; gone" and not broken.button.disabled
+    assert "measured on three parties" in fitter.shown.below and not fitter._status["busy"]
+    fitter.set(segments=3)
+    assert fitter.measured is None and "measured" not in fitter.shown.below
 
 
 @pytest.mark.parametrize("choice", [Choice("gelu", 3.0, 2, 3), Choice("exp", 8.0, 3, 4, False)], ids=str)
 def test_three_parties_do_what_was_predicted(choice, prices, cluster):
     fitter = PiecewiseFitter(prices, {}, partial(measured_on, cluster))
-    for name in ("function", "reach", "segments", "degree", "ends"):
-        getattr(fitter, name).value = getattr(choice, name)
+    fitter.set(**asdict(choice))
     predicted, measured = fitter.run().to_dict("records")
     assert (
         measured["bytes an element"] == predicted["bytes an element"] and measured["messages"] == predicted["messages"]
@@ -201,8 +193,8 @@ def test_three_parties_do_what_was_predicted(choice, prices, cluster):
 
 def test_a_page_without_a_kernel_shows_the_picture(fitter):
     data = fitter._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in data and data["text/plain"] == fitter.figure().get_label()
-    assert f"<figcaption>{escape(fitter.outcome.summary)}</figcaption>" in data["text/html"]
+    assert "application/vnd.jupyter.widget-view+json" in data and data["text/plain"] == fitter.shown.text
+    assert f"<figcaption>{escape(fitter.outcome.summary)}</figcaption></figure><table" in data["text/html"]
 
 
 def test_missing_records_are_named_with_the_command_that_makes_them(tmp_path):

@@ -5,15 +5,11 @@ import re
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
-from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.patches import Rectangle
 
 from cipherdm.sharing import Ring, ThreeParties, additive_shares, truncate
 from cipherdm.views.shares import clock_explorer, message_diagram, product_grid, sighting_explorer, sightings
 from cipherdm.views.style import PALETTE
-
-
-def texts(axis):
-    return [text.get_text() for text in axis.texts]
 
 
 @pytest.mark.parametrize("secret, seed", [(5, 0), (0, 3), (15, 20)])
@@ -88,23 +84,37 @@ def test_messages_are_arrows_between_their_parties():
     x = parties.share(np.ones(3))
     parties.open(truncate(parties, parties.multiply(x, x)))
     table = parties.transcript.table().iloc[3:]  # without the keys, as a notebook may choose
-    figure = message_diagram(table)
-    (axis,) = figure.axes
-    people = ["client", "party 0", "party 1", "party 2"]
-    arrows = [patch for patch in axis.patches if isinstance(patch, FancyArrowPatch)]
-    assert len(arrows) == len(table)
-    for arrow, (_, row) in zip(arrows, table.iterrows(), strict=True):
-        (start, height), (end, same) = arrow._posA_posB
-        assert (people[start], people[end]) == (row["sender"], row["receiver"]) and height == same
-    heights = [arrow._posA_posB[0][1] for arrow in arrows]
-    assert heights == sorted(heights)
-    for _, row in table.iterrows():
-        assert f"{row['bytes']:,} B" in texts(axis)
-        assert f"round {row['round']}: {row['sender']} to {row['receiver']}, {row['bytes']} bytes" in figure.get_label()
-    assert "round 3\nmultiply" in texts(axis)
+    box = message_diagram(table)
+    places = {name: float(x) for x, name in re.findall(r'<text x="([\d.]+)" y="20"[^>]*>([^<]+)<', box.shown.picture)}
+    assert list(places) == ["client", "party 0", "party 1", "party 2"]
+    heads = [tuple(map(float, found)) for found in re.findall(r'd="M([\d.]+) ([\d.]+)l', box.shown.picture)]
+    starts = [tuple(map(float, found)) for found in re.findall(r'd="M([\d.]+) ([\d.]+)H', box.shown.picture)]
+    assert [x for x, _ in starts] == [places[name] for name in table["sender"]]
+    assert [x for x, _ in heads] == [places[name] for name in table["receiver"]]
+    heights = [y for _, y in heads]
+    assert heights == [y for _, y in starts] == sorted(heights)
+    for row in table.itertuples():
+        assert f"round {row.round}, {row.sender} to {row.receiver}, {row.bytes:,} bytes" in box.shown.text
+    assert ">round 3</text>" in box.shown.picture and ">multiply</text>" in box.shown.picture
+
+
+def test_messages_come_one_after_the_other_and_party_by_party():
+    parties = ThreeParties()
+    parties.share(np.ones(3))
+    box = message_diagram(parties.transcript.table())
+    assert "client" in box.controls["person"].values
+    box.set(count=4)
+    assert box.shown.text == "Message 4 of 6: round 2, client to party 0, 48 bytes."
+    assert box.shown.picture.count(" bytes</text>") == 4
+    box.set(person="party 2")
+    assert box.shown.text == "Message 4 of 6: none that party 2 sends or receives."
+    assert box.shown.picture.count(" bytes</text>") == 2
+    box.set(count=6)
+    told = "round 1, party 0 to party 2, 32 bytes; round 1, party 2 to party 1, 32 bytes; round 2, client to party 2, 48 bytes"
+    assert box.shown.text == f"All messages that party 2 sends or receives, in order: {told}."
 
 
 def test_a_diagram_without_the_client_has_no_line_for_it():
-    parties = ThreeParties()
-    (axis,) = message_diagram(parties.transcript.table()).axes
-    assert "client" not in texts(axis) and {"party 0", "party 1", "party 2"} <= set(texts(axis))
+    box = message_diagram(ThreeParties().transcript.table())
+    assert list(box.controls["person"].values) == ["", "party 0", "party 1", "party 2"]
+    assert "client" not in box.shown.picture

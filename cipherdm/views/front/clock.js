@@ -41,7 +41,8 @@ function clockFace(hours, turns, held, secret) {
   turns.forEach((turn, index) => {
     const known = held.includes(index);
     const line = `x${"\u2080\u2081\u2082"[index]} = ${known ? turn : "?"}`;
-    svg += words(0, 15 * index - 11, line, { fill: known ? palette[index] : "#777777", font_size: 11 });
+    svg += words(0, 15 * index - 11, line, { fill: known ? "black" : "#666666", font_size: 11 });
+    if (known) svg += dot([-25.5, 15 * index - 15], 2.6, palette[index]); // colours are too light for words
   });
   return secret === null ? svg : svg + dot(place(secret, 60), 5, "black");
 }

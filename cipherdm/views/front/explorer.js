@@ -6,7 +6,8 @@ const style = `
 .cipherdm-controls label > span { min-width: 10.5em }
 .cipherdm-controls .cipherdm-switch > span { min-width: 0 }
 .cipherdm-controls input[type=range] { width: min(14em, 40vw); accent-color: #0072B2 }
-.cipherdm-controls select { max-width: 90vw }
+.cipherdm-controls select, .cipherdm-controls input[list] { max-width: 90vw }
+.cipherdm-controls input[list] { width: 30em }
 .cipherdm-controls output { min-width: 4em }
 .cipherdm-picture img, .cipherdm-picture svg { max-width: 100%; height: auto }`;
 
@@ -49,19 +50,27 @@ function explore(root, spec, chosen, changed = () => {}) {
     const label = made("label", form, { className: `cipherdm-${control.kind}` });
     const { name, kind } = control;
     if (kind !== "switch") made("span", label, { textContent: control.label });
-    const input = made(kind === "choice" ? "select" : "input", label, { name });
+    const input = made(kind === "choice" ? "select" : "input", label, { name, ariaLabel: control.label });
     if (kind === "choice") control.words.forEach((text, value) => made("option", input, { textContent: text, value }));
     else if (kind === "switch") input.type = "checkbox";
+    else if (kind === "text") suggest(input, made("datalist", label), control.words);
     else Object.assign(input, { type: "range", min: 0, max: control.words.length - 1, step: 1 });
     if (kind === "switch") made("span", label, { textContent: control.label });
-    inputs[name] = { input, control, output: kind === "slider" ? made("output", label) : null };
-    const read = () => choose(name, kind === "switch" ? Number(input.checked) : Number(input.value));
+    inputs[name] = { input, control, output: kind === "slider" ? made("output", label, { role: "none" }) : null };
+    const read = () => choose(name, kind === "text" ? input.value : Number(kind === "switch" ? input.checked : input.value));
     input.addEventListener(kind === "slider" ? "input" : "change", read);
     if (control.plays) play(made("button", label, { type: "button", textContent: "play" }), control, chosen, choose);
     say(name);
   }
   redraw();
   return (html) => (picture.innerHTML = html);
+}
+
+// Texts that a field for text offers; any other may be written.
+function suggest(input, list, texts) {
+  list.id = `cipherdm-${Math.random()}`;
+  input.setAttribute("list", list.id);
+  texts.forEach((value) => list.append(Object.assign(document.createElement("option"), { value })));
 }
 
 // A button that moves a slider on by itself, from its lowest value if it stands at its highest.

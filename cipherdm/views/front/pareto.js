@@ -1,13 +1,13 @@
 // Error against cost of the functions of a kind, both logarithmic, and the frontier: those that nothing beats in both.
 // data: points {kind: {cost: [{label, family, cost, error, relative, bound, best}]}}, axes {cost: title}, kinds {kind: name},
-// families {family: [marker, colour]}.
+// families {family: [marker, colour]}, elements.
 
 scenes.pareto = (data, { kind, cost }) => {
   const points = [...data.points[kind][cost]].sort((a, b) => a.cost - b.cost);
   const [width, left, right, top, bottom] = [580, 64, 560, 34, 350];
   const x = logarithmic(points.map((p) => p.cost), left, right);
   const y = logarithmic(points.map((p) => p.error), bottom, top);
-  let svg = words((left + right) / 2, 18, `${data.kinds[kind]}: error against cost`, { text_anchor: "middle", font_weight: "bold" });
+  let svg = words((left + right) / 2, 18, `${data.kinds[kind]} on ${thousands(data.elements)} elements: error against cost`, { text_anchor: "middle", font_weight: "bold" });
   for (const value of x.ticks) {
     svg += mark("path", { d: `M${x(value)} ${top}V${bottom}`, stroke: "#e5e5e5" });
     svg += words(x(value), bottom + 16, short(value), { text_anchor: "middle", font_size: 10 });
@@ -22,8 +22,9 @@ scenes.pareto = (data, { kind, cost }) => {
   const best = points.filter((p) => p.best);
   const steps = best.map((p, i) => (i ? `H${x(p.cost)}V${y(p.error)}` : `M${x(p.cost)} ${y(p.error)}`)).join("");
   svg += mark("path", { d: steps, stroke: "#777777", stroke_dasharray: "5 3", fill: "none" });
+  const legs = (p, next) => (next ? [[x(p.cost), y(p.error) - 1, x(next.cost), y(p.error) + 1], [x(next.cost) - 1, y(p.error), x(next.cost) + 1, y(next.error)]] : []);
   for (const p of points) svg += symbol(...data.families[p.family], x(p.cost), y(p.error));
-  svg += placedLabels(points.map((p) => ({ text: p.label, x: x(p.cost), y: y(p.error) })), left, right, top, bottom);
+  svg += placedLabels(points.map((p) => ({ text: p.label, x: x(p.cost), y: y(p.error) })), best.flatMap((p, i) => legs(p, best[i + 1])), left, right, top, bottom);
   const families = Object.keys(data.families).filter((family) => points.some((p) => p.family === family));
   families.forEach((family, index) => {
     const bounds = [...new Set(points.filter((p) => p.family === family && p.bound).map((p) => p.bound))];
@@ -58,18 +59,19 @@ function symbol(shape, fill, x, y) {
   return shape === "o" ? mark("circle", { transform, r: 5, fill }) : mark("path", { transform, d: paths[shape], fill });
 }
 
-// Each label where it covers least of points and other labels, as near to its point as can be.
-function placedLabels(points, left, right, top, bottom) {
-  const taken = points.map((p) => [p.x - 6, p.y - 6, p.x + 6, p.y + 6]);
+// Each label where it covers least of points, lines and other labels, as near to its point as can be.
+function placedLabels(points, lines, left, right, top, bottom) {
+  const boxes = points.map((p) => [p.x - 6, p.y - 6, p.x + 6, p.y + 6]);
+  const taken = [...boxes, ...boxes, ...lines]; // a point is worse to cover than a line
   return points.map(({ text, x, y }) => {
     const long = 5.6 * text.length; // pixels, at 10 in height
     const tried = [[9, 3], [-9 - long, 3], [-long / 2, -10], [-long / 2, 17], [7, -8], [7, 14], [-7 - long, -8], [-7 - long, 14], [9, -20], [9, 26], [-9 - long, -20], [-9 - long, 26], [-long / 2, -26], [-long / 2, 32]];
-    const boxes = tried.map(([across, down]) => [x + across, y + down - 9, x + across + long, y + down + 2]);
+    const places = tried.map(([across, down]) => [x + across, y + down - 9, x + across + long, y + down + 2]);
     const cost = ([l, t, r, b]) =>
-      taken.filter(([L, T, R, B]) => l < R && L < r && t < B && T < b).length + 4 * (l < left || r > right || t < top || b > bottom);
-    const costs = boxes.map(cost);
-    const box = boxes[costs.indexOf(Math.min(...costs))];
-    taken.push(box);
+      taken.filter(([L, T, R, B]) => l < R && L < r && t < B && T < b).length + 6 * (l < left || r > right || t < top || b > bottom);
+    const costs = places.map(cost);
+    const box = places[costs.indexOf(Math.min(...costs))];
+    taken.push(box, box);
     return words(box[0], box[3] - 2, text, { font_size: 10, stroke: "white", stroke_width: 3, paint_order: "stroke" });
   }).join("");
 }
