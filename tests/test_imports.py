@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "cipherdm"
 
-GROUND = ("errors", "hardening", "files", "records", "progress", "likeness", "datasets")
+GROUND = ("errors", "hardening", "files", "records", "progress", "likeness", "datasets", "lessons")
 """Modules that everything may use, each only those before it."""
 
 RESTS_ON = {
