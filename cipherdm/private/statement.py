@@ -29,6 +29,7 @@ class PrivacyStatement:
         public: what the model was before: "a model of rendered letters".
         trained: what saw the private data: "the transformers of the U-Net".
         share: share of the network's parameters that this is, between 0 and 1.
+        trusted: who sees the private data, against whom nothing is promised.
         private: whether the noise came from the operating system; False if it can be drawn again from a seed.
     """
 
@@ -40,6 +41,7 @@ class PrivacyStatement:
     public: str
     trained: str
     share: float
+    trusted: str = "whoever runs the training"
     private: bool = True
 
     @property
@@ -57,9 +59,9 @@ class PrivacyStatement:
             f"Whatever is concluded about one {unit}, its odds change by a factor of {math.exp(min(budget.epsilon, 700)):,.1f} "
             f"at most, up to a probability of {budget.delta:g}{weak}. For k {unit}s of one person epsilon is k times as large, "
             "and delta larger still.\n"
-            f"Not covered: the choice of settings, unless it was made on other data; people with several {unit}s; whoever runs "
-            "the training; prompts and pictures at sampling time; and the rounding of noise to floating point. Nobody outside "
-            "has audited it. That the weights come out of such a training is the owner's word; that the numbers fit together "
+            f"Not covered: the choice of settings, unless it was made on other data; people with several {unit}s; "
+            f"{self.trusted}; prompts and pictures at sampling time; and the rounding of noise to floating point. Nobody "
+            "outside has audited it. That the weights come out of such a training is the owner's word; that the numbers fit together "
             "is checked."
         )
 

@@ -41,7 +41,7 @@ def test_what_is_written_is_read(folder, run, capsys):
 def test_it_has_nothing_of_the_data_or_the_noise(folder):
     told = json.loads((folder / "privacy.json").read_text())
     allowed = "epsilon delta sample_rate steps noise_multiplier accountant neighbours epsilon_by_grid versions"
-    assert set(told) == {*allowed.split(), *ABOUT, "private", "trained", "share"}
+    assert set(told) == {*allowed.split(), *ABOUT, "private", "trained", "trusted", "share"}
     assert told["epsilon_by_grid"]["0.0001"] <= told["epsilon_by_grid"]["0.001"] <= told["epsilon"] == 2
 
 

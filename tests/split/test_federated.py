@@ -80,5 +80,5 @@ def test_private_rounds_end_with_one_network_for_all(pipeline):
     stage = PrivateStage(8.0, plan, sample_rate=0.25, draws=1, part="all")
     one, told = federate_privately(clients, stage, rounds=2)
     other, _ = federate_privately(clients, stage, rounds=2)
-    assert told.private and told.budget == stage.budget
+    assert told.private and told.budget == stage.budget and "; the client whose picture it is; prompts" in told.text
     assert any(not torch.equal(each, twin) for each, twin in zip(one.parameters(), other.parameters(), strict=True))

@@ -93,7 +93,8 @@ def federate_privately(
     averaged = [run.averaged.module for run in runs]  # moving averages, which have less of the noise
     _average(averaged)
     told = runs[0].statement(f"{len(clients)} clients' pictures", "copies of the U-Net's own layers")
-    return averaged[0].eval(), replace(told, unit="picture", trained="the ControlNet")
+    own = {"unit": "picture", "trained": "the ControlNet", "trusted": "the client whose picture it is"}
+    return averaged[0].eval(), replace(told, **own)
 
 
 def _errors(
