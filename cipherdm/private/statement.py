@@ -61,8 +61,8 @@ class PrivacyStatement:
             "and delta larger still.\n"
             f"Not covered: the choice of settings, unless it was made on other data; people with several {unit}s; "
             f"{self.trusted}; prompts and pictures at sampling time; and the rounding of noise to floating point. Nobody "
-            "outside has audited it. That the weights come out of such a training is the owner's word; that the numbers fit together "
-            "is checked."
+            "outside has audited it. That the weights come out of such a training is the owner's word; that the numbers fit "
+            "together is checked."
         )
 
     def write(self, folder: str | Path) -> None:
