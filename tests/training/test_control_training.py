@@ -126,7 +126,7 @@ def test_processes_train_the_split_one_which_says_what_it_is(split):
     assert record["wires"]["client0"]["fields"] == {name: 3 * 2 * size for name, size in wanted.items()}
     assert record["config"]["training"]["defences"] == {
         "activation": True,
-        "timesteps_from": 300,
+        "timesteps_from": 0,
         "hide_prompts": True,
     }
 
