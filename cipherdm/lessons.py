@@ -1,6 +1,6 @@
-"""Exercises of the notebooks: their answers, and what a cell says to a reader's.
+"""Answers to the exercises of the notebooks, and the check that a reader calls.
 
-Answers stand here, because a notebook shows all its cells, and an answer that can be seen is not looked for.
+The answers stand here and not in the notebooks, where readers would see them before they have looked for them.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from .errors import CipherDMError
 
 @dataclass(frozen=True)
 class Exercise:
-    """What is asked for.
+    """One exercise and its answer.
 
     Attributes:
         right: a number, an array of them, or a text that the answer has to contain.
@@ -25,7 +25,7 @@ class Exercise:
     within: float = 0.0
 
     def verdict(self, answer: object) -> str:
-        """What is to be said to an answer; `...` stands for none."""
+        """Return what the reader is told of an answer; `...` stands for none."""
         if answer is ...:
             return "No answer yet: put yours in place of the dots."
         if isinstance(self.right, str):

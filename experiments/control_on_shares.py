@@ -96,7 +96,7 @@ TARGET = Target(
     "A picture with a ControlNet on three parties",
     "a ControlNet that reads no prompt adds less than a third of the bytes",
     "ours",
-    (Command("control_on_shares", ("bench", "control-on-shares"), (), ("--steps", "20")),),
+    (Command("control_on_shares", ("bench", "control-on-shares"), (), ()),),
     (
         Check("bytes, with a ControlNet / without, fast", 1.3, 0, _more("fast"), 0, 2, bound="most"),
         Check("bytes, with a ControlNet / without, fast-rings", 1.3, 0, _more("fast-rings"), 0.05, 2, bound="most"),

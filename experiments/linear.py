@@ -14,7 +14,7 @@ import typer
 
 from cipherdm.engine import CostReport, LocalCluster, Node, Plan, Session, Spec, Walking, compile_plan, sizes_met
 from cipherdm.errors import CipherDMError
-from cipherdm.kernels.products import trial
+from cipherdm.kernels.products import INT8, trial
 from cipherdm.progress import Progress, ProgressBar
 from cipherdm.protocols import FAST, FAST_RINGS, fast
 from cipherdm.protocols.fast import VALUE_BITS, WEIGHT_BITS
@@ -48,18 +48,13 @@ class Shape:
         return f"{self.rows}x{self.inner}x{self.columns}" + (f" x {self.batch}" if self.batch else "")
 
     @property
-    def matrices(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Extents of the operands of one product of matrices."""
-        return (self.rows, self.inner), (self.inner, self.columns)
-
-    @property
     def operands(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Extents of both operands."""
         if self.images:
             count, side = self.images
             return (self.rows, self.inner // 9, 3, 3), (count, self.inner // 9, side, side)
         batch = (self.batch,) if self.batch else ()
-        return tuple((*batch, *extents) for extents in self.matrices)
+        return (*batch, self.rows, self.inner), (*batch, self.inner, self.columns)
 
 
 SHAPES = (
@@ -155,11 +150,13 @@ def run(
 def _int8_rate(shape: Shape, repetitions: int) -> float:
     """Multiply-adds a second of such a product of int8 numbers, without shares, on one core of this machine."""
     generator, seconds = np.random.default_rng(0), []
-    left, right = (torch.from_numpy(generator.integers(-128, 128, size, np.int8)) for size in shape.matrices)
+    sides = (shape.rows, shape.inner), (shape.columns, shape.inner)  # the right operand by its columns
+    left, right = (generator.integers(-128, 128, side, np.int8) for side in sides)
+    out = np.empty((shape.rows, shape.columns), np.int32)
     with one_thread():
         for _ in range(repetitions + 1):  # the first warms up
             begin = time.perf_counter()
-            torch._int_mm(left, right)
+            INT8.multiply(left, right, out)
             seconds.append(time.perf_counter() - begin)
     return shape.rows * shape.inner * shape.columns / float(np.median(seconds[1:]))
 

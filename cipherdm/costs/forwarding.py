@@ -79,7 +79,7 @@ class Lane:
         return due
 
     def write(self, now: float) -> None:
-        """Write everything that is due. To a target that is gone, nothing is; what it sent before is still on its way."""
+        """Write all that is due, or drop it if the target has gone. What the target sent before that still arrives."""
         self.stuck = False
         while self._waiting and self._waiting[0][0] <= now and not self.stuck:
             due, piece = self._waiting.popleft()

@@ -69,7 +69,7 @@ def test_private_rounds_clip_every_picture_and_state_what_they_keep(pipeline):
         moved = (parameter - before[name])[sure]
         torch.testing.assert_close(moved, -1e-3 * noisy.sign()[sure].float(), rtol=0.01, atol=1e-6)
     assert not told.private and replace(told, private=True).text.startswith(
-        "(8, 1e-05)-differentially private with respect to adding or removing one picture of 1 clients' pictures. "
+        "(8, 1e-05)-differentially private with respect to adding or removing one picture of the clients' pictures. "
         "Only the ControlNet (100.0% of the network's parameters)"
     )
 

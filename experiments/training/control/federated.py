@@ -92,7 +92,7 @@ def federate_privately(
         _average([run.model for run in runs])
     averaged = [run.averaged.module for run in runs]  # moving averages, which have less of the noise
     _average(averaged)
-    told = runs[0].statement(f"{len(clients)} clients' pictures", "copies of the U-Net's own layers")
+    told = runs[0].statement("the clients' pictures", "copies of the U-Net's own layers")
     own = {"unit": "picture", "trained": "the ControlNet", "trusted": "the client whose picture it is"}
     return averaged[0].eval(), replace(told, **own)
 

@@ -109,8 +109,8 @@ MINILM_QUAD = replace(
     steps=600,
     dropout=0.0,
     fraction_bits=10,
-    bound=3.0,
-    bound_weight=30.0,
+    bound=4.0,
+    bound_weight=1.0,
     peaks=True,  # the mean over all pairs hides single keys, which decide about a softmax without a maximum
     spread_weight=0.03,  # the teacher's first token has 300 times the variance of others
 )

@@ -226,7 +226,7 @@ def reviews_objective(
 
 
 def _beyond(model: nn.Module, config: ReviewsConfig) -> torch.Tensor:
-    """The mean squares by which attention scores, or the peaks of each text and head, leave [-bound, bound]."""
+    """Mean squares by which attention scores leave [-bound, bound]; with `peaks`, of the largest of each text and head."""
     scores = [layer.attention.self.scores.abs() for layer in model.bert.encoder.layer]
     if config.peaks:
         scores = [values.amax((2, 3)) for values in scores]
