@@ -47,6 +47,10 @@ class Digits:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, rows: slice | np.ndarray) -> "Digits":
+        """Return those rows."""
+        return Digits(self.images[rows], self.labels[rows])
+
 
 def load_mnist(split: Split, *, digits: Sequence[int] | None = None, folder: str | Path = FOLDER) -> Digits:
     """Read one split of MNIST in the order of the files.

@@ -101,4 +101,7 @@ EXERCISES = {
     "12.2": Exercise(2.02, "What does a cut take in each ring?", 0.2),
     "12.3": Exercise("messages", "Look at the columns beside MB."),
     "13.1": Exercise("more", "Compare the layers whose share outside is above 0."),
+    "14.1": Exercise((5_341_192, 163_848), "`h` has 2 bytes for each number, `noise` and `noisy` 4."),
+    "14.2": Exercise(2.3994, "It increases everywhere: read a table of it from the right to the left.", 0.001),
+    "14.3": Exercise(900, "What else is in the mean, and what scales it?"),
 }

@@ -17,7 +17,6 @@ from cipherdm.views.style import GREY, PALETTE, describe, new_figure
 
 from .commands import RecordOption, finish, record_path, silent
 from .markdown import markdown, records_named
-from .private_digits import folder_of
 from .target import Check, Command, Records, Target, Value
 
 EPSILON, SEEDS, DRAWS = 1.0, (0, 1, 2), 8
@@ -88,6 +87,7 @@ def run(public: str, steps: int | None = None, progress: Progress = silent) -> d
 
     The trainings take `steps` steps, or as many as show something.
     """
+    from .training.export import trained
     from .training.private_digits.draw import load_model
     from .training.private_digits.membership import MEMBERS, STAGES, membership
     from .training.private_digits.recipe import PRIVATE_DIGITS
@@ -105,7 +105,7 @@ def run(public: str, steps: int | None = None, progress: Progress = silent) -> d
     stages = STAGES if steps is None else {name: stage.shortened(steps) for name, stage in STAGES.items()}
     attacked = membership(
         PRIVATE_DIGITS["glyphs-dp10"],
-        load_model(folder_of(public)),
+        load_model(trained(public)),
         digits.images[rows],
         digits.labels[rows],
         stages=stages,

@@ -9,8 +9,6 @@ import pandas as pd
 import typer
 from matplotlib.figure import Figure
 
-from cipherdm.errors import CipherDMError
-from cipherdm.files import data
 from cipherdm.private import privacy_of
 from cipherdm.private.statement import FILE
 from cipherdm.progress import Progress, ProgressBar
@@ -26,14 +24,6 @@ MODELS = tuple(f"{source}-{kind}" for source in SOURCES for kind in KINDS)
 PUBLISHED = {"DP-LDM": (0.442, 0.955), "the best (DP-FETA)": (0.956, 0.981)}
 
 
-def folder_of(name: str) -> Path:
-    """Return the folder of a model: of data/models, or of the run that trained it. Raises CipherDMError if there is none."""
-    for folder in (data() / "models" / name, Path("runs") / name / "model", Path(name)):
-        if (folder / "unet").is_dir():
-            return folder
-    raise CipherDMError(f"There is no model {name}: `cipherdm train {name}` makes it.")
-
-
 def run(
     models: Sequence[str] = MODELS,
     count: int = 10_000,
@@ -44,13 +34,14 @@ def run(
 ) -> dict[str, Any]:
     """Have each model draw `count` digits for each seed, teach a LeNet with them, and test it on MNIST; return the record."""
     from .training.evaluation import score_images
+    from .training.export import trained
     from .training.private_digits.draw import accuracy_of_taught, draw, load_model
     from .training.run import one_thread
 
     labels, seeds, rows = np.arange(count) % 10, list(seeds), []
     with one_thread():
         for name in models:
-            folder = folder_of(name)
+            folder = trained(name)
             unet, vae = load_model(folder)
             stated = privacy_of(folder) if (folder / FILE).exists() else None
             row = (

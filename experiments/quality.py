@@ -183,7 +183,7 @@ QUALITY = Target(
     "published",
     (
         *(quality_command(model, protocols) for model in MODELS for protocols in _SETS),
-        *(quality_command(TEN, protocols) for protocols in ("fast-64", "fast-rings")),
+        *(quality_command(model, protocols) for model in MODELS for protocols in ("fast-64", "fast-rings")),
         *(quality_command(f"{model}-quad", "fast") for model in MODELS),
         *(quality_command(model, protocols, "ddpm", 20) for model in MODELS for protocols in _SETS),
     ),

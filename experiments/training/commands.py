@@ -36,16 +36,19 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder of the model; data/models/NAME by default.")] = None,
 ) -> None:
     """Train a model on MNIST (privately too) or on the reviews, and export it as a folder of diffusers or transformers."""
+    from .control.recipe import CONTROLS, SD_MINI_DP10_CONTROL, PlainControlConfig, SplitControlConfig
     from .private_digits.recipe import PRIVATE_DIGITS, SHIPPED
+    from .students import STUDENTS
 
     own = Path("runs") / name
-    # MiniLM is too large for the repository, and others are there to compare with.
-    kept = name.startswith("reviews-minilm") or (name in PRIVATE_DIGITS and PRIVATE_DIGITS[name] not in SHIPPED)
+    # MiniLM is too large for the repository, others are there to compare with, or are on the way to one that ships.
+    kept = name.startswith(("reviews-minilm", SD_MINI_DP10_CONTROL.name)) and name not in STUDENTS
+    kept |= name in PRIVATE_DIGITS and PRIVATE_DIGITS[name] not in SHIPPED
     usual = own / "model" if kept else checkout() / "data" / "models" / name
     out = usual if out is None else out
     for folder in (out, own):
         check_writable(folder / "training.json")
-    from .control.recipe import SD_MINI_CONTROL, SD_MINI_CONTROL_SPLIT
+    from .control.plain import train_plain_control
     from .control.split import train_split_control
     from .control.train import train_control
     from .digits import train as train_digits
@@ -55,7 +58,6 @@ def train(
     from .reviews.train import train_reviews
     from .sd_mini.private import SD_MINI_DP10, train_private_sd_mini
     from .sd_mini.train import train_sd_mini
-    from .students import STUDENTS
 
     settings = {"out": out, "steps": steps, "resume": resume}
     if name in STUDENTS:
@@ -66,10 +68,9 @@ def train(
         folder = train_private_digits(name, **settings)
     elif name == SD_MINI_DP10.name:
         folder = train_private_sd_mini(**settings)
-    elif name == SD_MINI_CONTROL.name:
-        folder = train_control(**settings)
-    elif name == SD_MINI_CONTROL_SPLIT.name:
-        folder = train_split_control(**settings)
+    elif name in CONTROLS:
+        ways = {SplitControlConfig: train_split_control, PlainControlConfig: train_plain_control}
+        folder = ways.get(type(CONTROLS[name]), train_control)(config=CONTROLS[name], **settings)
     else:
         folder = train_sd_mini(**settings) if name == "sd-mini" else train_digits(name, **settings)
     typer.echo(f"Wrote {folder}.")

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.image import imsave
 
-from cipherdm.files import replacing
+from cipherdm.errors import CipherDMError
+from cipherdm.files import data, replacing
 from cipherdm.records import write_record
 
 from .recipes import TrainingConfig, scheduler
@@ -46,6 +47,14 @@ def replacing_files(out: Path) -> Iterator[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.chmod(file, 0o644)
             os.replace(file, target)
+
+
+def trained(name: str, runs: str | Path = "runs") -> Path:
+    """Return the folder of a model: of data/models, or of the run that trained it. Raises CipherDMError if there is none."""
+    for folder in (data() / "models" / name, Path(runs) / name / "model", Path(name)):
+        if any((folder / file).is_file() for file in ("config.json", "model_index.json", "unet/config.json")):
+            return folder
+    raise CipherDMError(f"There is no model {name}: `cipherdm train {name}` makes it.")
 
 
 def write_grid(images: np.ndarray, path: Path, *, columns: int = 10) -> None:

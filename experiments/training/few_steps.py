@@ -10,7 +10,9 @@ needs none.
 What is left behind is an ordinary diffusers folder: DDIM with `start` training timesteps, spacing "trailing".
 """
 
+import copy
 import json
+import shutil
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DModel
+from diffusers import DiffusionPipeline, UNet2DModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
@@ -26,20 +28,25 @@ from tqdm import tqdm
 from cipherdm.errors import CipherDMError
 from cipherdm.files import checkout, replacing
 from cipherdm.models.checkpoint import SAMPLING
+from cipherdm.private.statement import FILE as STATEMENT
 from cipherdm.records import write_record
-from cipherdm.sampling.pipeline import CAPTIONS
+from cipherdm.sampling.pipeline import CAPTIONS, HINTS
 from cipherdm.schedules import Schedule, guided_coefficients, make_schedule
 
-from .classifier import load_classifier, save_classifier
+from .control.controlled import Controlled
+from .control.hints import controlled
+from .control.score import HeldOut
 from .digits import noise_levels
 from .evaluation import diffusers_sampler, evaluate, model_digits
-from .export import replacing_files, write_grid
+from .export import replacing_files, trained, write_grid
+from .glyphs import glyph_digits
 from .modules import use_quadratic_activation
 from .recipes import NOISE_SCHEDULE
 from .run import Objective, OnStep, Run, go_on, loss_summary, one_thread, stop_requested
 from .sd_mini.captions import all_captions, balanced_captions
+from .sd_mini.pictures import Source
 from .sd_mini.reader import agreement, read
-from .sd_mini.score import READER, draw, load_pipeline
+from .sd_mini.score import READER, draw, load_pipeline, reader_of
 from .sd_mini.text import save_tokenizer, token_ids
 from .students import STUDENTS, StudentConfig
 
@@ -49,17 +56,26 @@ _BATCH_OF_PATHS = 100
 
 
 class Teacher:
-    """A trained model, what it can be asked for, and how its pictures are judged."""
+    """A trained model, what it can be asked for, and how its pictures are judged.
 
-    def __init__(self, folder: Path):
-        self.folder, self.pipeline = folder, None
+    With `pairs` it has a ControlNet, and can be asked for so many pairs of a caption and a hint, the outline of a font's digit.
+    """
+
+    def __init__(self, folder: Path, pairs: int = 0):
+        self.folder, self.pipeline, self._hints = folder, None, None
         if (folder / "model_index.json").exists():
             self.pipeline = load_pipeline(folder)
-            self.unet = self.pipeline.unet
-            texts = [caption.text for caption in all_captions()] + [""]
+            self.unet, captions = self.pipeline.unet, all_captions()
+            texts = [caption.text for caption in captions] + [""]
             with torch.no_grad():
                 self._prompts = self.pipeline.text_encoder(token_ids(self.pipeline.tokenizer, texts)).last_hidden_state
-            self.conditions = len(texts) - 1
+            self._captions = torch.arange(len(captions))
+            if pairs:
+                self.unet, generator = Controlled(self.unet, self.pipeline.controlnet), np.random.default_rng(0)
+                self._captions = torch.from_numpy(generator.permutation(np.arange(pairs) % len(captions)))
+                shown = [captions[row] for row in self._captions]
+                self._hints = controlled(Source.of(glyph_digits(10_000)), shown, generator)[1]
+            self.conditions = len(self._captions)
         else:
             self.unet = UNet2DModel.from_pretrained(folder, low_cpu_mem_usage=False, local_files_only=True)
             self.conditions = self.unet.config.num_class_embeds
@@ -68,18 +84,20 @@ class Teacher:
         self.shape = (config.in_channels, config.sample_size, config.sample_size)
 
     def predict(self, unet: nn.Module, sample: torch.Tensor, timesteps: Any, rows: torch.Tensor) -> torch.Tensor:
-        """Call a U-Net of the teacher's kind for conditions `rows` [B] (-1 is the empty prompt)."""
+        """Call a network of the teacher's kind for conditions `rows` [B]; ~row is the same hint with the empty prompt."""
         sample = sample.contiguous(memory_format=torch.channels_last)
         if self.pipeline is None:
             return unet(sample, timesteps, class_labels=rows).sample
-        return unet(sample, timesteps, self._prompts[rows]).sample
+        asked = torch.where(rows < 0, ~rows, rows)
+        prompts = self._prompts[torch.where(rows < 0, -1, self._captions[asked])]
+        return unet(sample, timesteps, prompts, *(() if self._hints is None else (self._hints[asked],))).sample
 
     @torch.no_grad()
     def path(self, noise: torch.Tensor, rows: torch.Tensor, schedule: Schedule, guidance: float) -> torch.Tensor:
         """Draw from noise [B, C, H, W], and return the samples before, between and after the steps, [B, steps + 1, C, H, W]."""
         guided = guidance not in (0, 1)
         coefficients = guided_coefficients(schedule.coefficients, guidance) if guided else schedule.coefficients
-        outputs_of = [-torch.ones_like(rows), rows] if guided else [rows]
+        outputs_of = [~rows, rows] if guided else [rows]
         samples, before = [noise], [torch.zeros_like(noise)] * (1 + len(outputs_of))
         for timestep, row in zip(schedule.timesteps, coefficients, strict=True):
             outputs = [self.predict(self.unet, samples[-1], int(timestep), given) for given in outputs_of]
@@ -97,15 +115,22 @@ class Teacher:
             write_grid(sampler(np.repeat(digits, 10), 999), picture)
             found = evaluate(sampler, digits, count=config.judged)
             return {"accuracy": found.accuracy, "lenet_fid": found.lenet_fid}
+        pipeline, reader, drawing = self.with_student(unet, config), reader_of(self.folder), {"steps": config.calls}
+        if self._hints is not None:
+            held_out = HeldOut.of(config.judged, reader, every=2)
+            drawn = draw(pipeline, held_out.captions, hints=held_out.hints, guidance=1.0, **drawing)
+            held_out.sheet(drawn, picture)
+            return held_out.score(drawn)
         wanted = balanced_captions(config.judged)
-        drawn = draw(self.with_student(unet, config), wanted, steps=config.calls, guidance=1.0)
+        drawn = draw(pipeline, wanted, guidance=1.0, **drawing)
         write_grid(drawn[:100].numpy(), picture)
-        return agreement(read(drawn, load_classifier(self.folder / READER)), wanted)
+        return agreement(read(drawn, reader), wanted)
 
-    def with_student(self, unet: nn.Module, config: StudentConfig) -> StableDiffusionPipeline:
+    def with_student(self, network: nn.Module, config: StudentConfig) -> DiffusionPipeline:
         """Return the teacher's pipeline with a student in its place."""
-        parts = dict(self.pipeline.components) | {"unet": unet, "scheduler": config.scheduler()}
-        pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+        own = {"unet": network} if self._hints is None else {"unet": network.unet, "controlnet": network.controlnet}
+        parts = dict(self.pipeline.components) | own | {"scheduler": config.scheduler()}
+        pipeline = type(self.pipeline)(**parts, requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -134,7 +159,7 @@ def train_student(
     out = models / config.name if out is None else Path(out)
     folder = Path(runs) / config.name
     with one_thread(), stop_requested() as stopped:
-        teacher = Teacher(models / config.teacher)
+        teacher = Teacher(trained(config.teacher, runs), config.pairs)
         path = Path(runs) / f"{config.teacher}-paths-{config.paths}-{config.guidance:g}.safetensors"
         data = load_file(path) if path.exists() else _draw_paths(teacher, config, path, progress)
         run = _start(teacher, config, models)
@@ -177,9 +202,7 @@ def _start(teacher: Teacher, config: StudentConfig, models: Path) -> Run:
     student = _network(teacher, config)
     parts = {"student": student}
     if any(phase.matching for phase in config.phases):
-        parts["matched"] = type(teacher.unet).from_config(teacher.unet.config)
-    for part in parts.values():
-        part.load_state_dict(teacher.unet.state_dict())
+        parts["matched"] = copy.deepcopy(teacher.unet).requires_grad_(True)
     if config.initial is not None:
         folder = models / config.initial
         folder = folder / "unet" if (folder / "unet").is_dir() else folder
@@ -189,8 +212,8 @@ def _start(teacher: Teacher, config: StudentConfig, models: Path) -> Run:
 
 
 def _network(teacher: Teacher, config: StudentConfig) -> nn.Module:
-    unet = type(teacher.unet).from_config(teacher.unet.config)
-    return use_quadratic_activation(unet) if config.act_fn == "quad" else unet
+    network = copy.deepcopy(teacher.unet).requires_grad_(True)
+    return use_quadratic_activation(network) if config.act_fn == "quad" else network
 
 
 def student_objective(teacher: Teacher, config: StudentConfig, data: dict[str, torch.Tensor]) -> Objective:
@@ -286,8 +309,12 @@ def _export(run: Run, teacher: Teacher, config: StudentConfig, out: Path) -> Non
         else:
             teacher.with_student(unet, config).save_pretrained(temporary)
             save_tokenizer(teacher.pipeline.tokenizer, temporary / "tokenizer")
-            save_classifier(load_classifier(teacher.folder / READER), temporary / READER)
             (temporary / CAPTIONS).write_bytes((teacher.folder / CAPTIONS).read_bytes())
+            for kept in (READER, HINTS):
+                if (teacher.folder / kept).is_dir():
+                    shutil.copytree(teacher.folder / kept, temporary / kept)
+            if (teacher.folder / STATEMENT).exists():
+                (temporary / STATEMENT).write_bytes((teacher.folder / STATEMENT).read_bytes())
         with replacing(temporary / SAMPLING) as file:
             file.write_text(json.dumps({"steps": config.calls, "guidance_scale": 1.0}, indent=2) + "\n")
         (temporary / "README.md").write_text(_card(run, config))

@@ -39,6 +39,7 @@ class StudentConfig:
     act_fn: str = "silu"  # "quad" is ours; see `modules`
     initial: str | None = None  # the student in `data/models` to begin from, in the place of the teacher
     paths: int = 8000  # pictures that the teacher draws to learn from
+    pairs: int = 0  # of a caption and a hint that a teacher with a ControlNet draws for
     pixels: float = 0.0  # weight of the error of decoded pixels, on a quarter of the batch
     batch: int = 64
     judged: int = 2000  # pictures by which the student is judged on the way
@@ -97,6 +98,9 @@ def _students() -> Iterator[StudentConfig]:
     once = {"calls": 1, "start": 550, "phases": one, "pixels": 0.3}
     yield StudentConfig("sd-mini-turbo-1", initial="sd-mini-turbo-2", **once, **mini)
     yield StudentConfig("sd-mini-turbo-1-quad", initial="sd-mini-turbo-1", act_fn="quad", **once, **mini)
+    steered = mini | {"teacher": "sd-mini-dp10-control", "judged": 100, "paths": 8000, "pairs": 8000}
+    both = (Phase(800, 4e-4), Phase(800, 3e-4, whole=True, huber=True))
+    yield StudentConfig("sd-mini-dp10-control-turbo-2", calls=2, start=600, phases=both, **steered)
 
 
 STUDENTS: dict[str, StudentConfig] = {config.name: config for config in _students()}

@@ -13,12 +13,15 @@ from diffusers import ControlNetModel
 from safetensors.torch import load_file
 
 from cipherdm import CipherDMError, load_pipeline, text_to_image
+from cipherdm.datasets import load_mnist
 from cipherdm.files import checkout
 from cipherdm.records import read_record
 from cipherdm.sampling.pipeline import known_captions, known_hints
-from cipherdm.split import load_base, load_split_pipeline
-from cipherdm_experiments.training.control.recipe import SD_MINI_CONTROL, SD_MINI_CONTROL_SPLIT
-from cipherdm_experiments.training.control.split import train_split_control
+from cipherdm.split import Defences, load_base, load_split_pipeline
+from cipherdm_experiments.training.control.plain import as_plain, told_by_autoencoder, train_plain_control
+from cipherdm_experiments.training.control.recipe import SD_MINI_CONTROL, SD_MINI_CONTROL_SPLIT, PlainControlConfig
+from cipherdm_experiments.training.control.score import held_out_digits
+from cipherdm_experiments.training.control.split import client_digits, train_split_control
 from cipherdm_experiments.training.control.train import train_control, without_prompt
 
 OPTIMISATION = replace(SD_MINI_CONTROL.controlnet.optimisation, steps=3, batch=4, cooldown=2, warmup=1)
@@ -141,3 +144,54 @@ def test_a_finished_split_training_is_exported_again_without_processes(split, tm
     assert scores[0] == scores[1]
     with pytest.raises(CipherDMError, match="move it away to begin anew"):
         train_split_control(tmp_path / "out", config=SPLIT, runs=runs, resume=False)
+
+
+@pytest.fixture(scope="module")
+def lean(tmp_path_factory):
+    """Folder of runs: a short training without the activation, and the plain network that comes of it."""
+    runs = tmp_path_factory.mktemp("lean")
+    training = replace(TRAINING, structure="lean", defences=Defences(activation=False))
+    config = PlainControlConfig("plain", replace(SPLIT, name="lean", digits="test", training=training))
+    train_split_control(runs / "lean" / "model", config=config.split, runs=runs)
+    train_plain_control(runs / "plain" / "model", config=config, steps=2, runs=runs, progress=False)
+    return runs
+
+
+def test_a_plain_network_gives_what_the_split_one_gives(lean):
+    """Once its encoder tells what the autoencoder tells; h has been rounded to 16 bits on the way."""
+    base, split = load_base(BASE), load_split_pipeline(lean / "lean" / "model").controlnet
+    plain = as_plain(split, without_prompt(base, SHORT.controlnet.hint_channels))
+
+    class Told(torch.nn.Module):
+        def forward(self, hints):
+            return told_by_autoencoder(split, base.vae, hints)
+
+    plain.controlnet_cond_embedding = Told()
+    generator = torch.Generator().manual_seed(0)
+    sample, prompts = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 16, 64, generator=generator)
+    hints = torch.tensor(known_hints(load_pipeline(lean / "plain" / "model"), 2))
+    with torch.no_grad():
+        both = [model(sample, 500, prompts, hints, return_dict=False) for model in (split, plain)]
+    for expected, found in zip(*([*down, middle] for down, middle in both), strict=True):
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(found, expected, rtol=0, atol=5e-3 * scale)
+        assert scale > 0
+
+
+def test_only_a_network_without_the_activation_becomes_a_plain_one(split, tmp_path):
+    (tmp_path / "with").mkdir()
+    (tmp_path / "with" / "model").symlink_to(split[0])
+    config = PlainControlConfig("plain", replace(SPLIT, name="with"))
+    with pytest.raises(CipherDMError, match="has the activation of split learning"):
+        train_plain_control(tmp_path / "out", config=config, runs=tmp_path, progress=False)
+
+
+def test_held_out_digits_are_no_clients(lean):
+    """Of the test set's digits, whose inks differ: clients have one half, and pictures are judged by the other."""
+    digits = load_mnist("test")
+    halves = [{digits.images[row].tobytes() for row in range(first, len(digits), 2)} for first in (0, 1)]
+    for number in range(2):
+        own = client_digits(replace(SPLIT, digits="test"), number)
+        assert len(own) == len(digits) // 4 and {image.tobytes() for image in own.images} <= halves[0] - halves[1]
+    judged = held_out_digits(every=2)
+    assert {image.tobytes() for image in judged.images} == halves[1]

@@ -12,6 +12,7 @@ import torch
 
 import cipherdm as cdm
 from cipherdm.models import find_model
+from cipherdm.sampling.pipeline import known_hints
 from cipherdm_experiments.training import few_steps
 from cipherdm_experiments.training.few_steps import Teacher, student_objective, train_student
 from cipherdm_experiments.training.recipes import NOISE_SCHEDULE
@@ -64,6 +65,21 @@ def test_guided_paths_are_those_of_the_pipeline(captions):
     asked = {"guidance_scale": 4.0, "num_inference_steps": 20, "latents": noise, "output_type": "latent"}
     expected = pipeline(text, **asked).images
     found = captions.path(noise, torch.tensor([texts.index(text)]), SCHEDULE, 4.0)
+    torch.testing.assert_close(found[:, -1], expected, atol=2e-3, rtol=0)
+
+
+def test_steered_paths_are_those_of_the_pipeline(tmp_path):
+    steered = Teacher(find_model("sd-mini-control"), pairs=300)
+    noise, row = noise_for(steered, 1), 5
+    caption = few_steps.all_captions()[steered._captions[row]].text
+    settings = {"timestep_spacing": "trailing", "final_sigmas_type": "zero"}
+    pipeline = steered.with_student(steered.unet, TWO)
+    pipeline.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(
+        steered.pipeline.scheduler.config, **settings
+    )
+    asked = {"guidance_scale": 4.0, "num_inference_steps": 20, "latents": noise, "output_type": "latent"}
+    expected = pipeline(caption, steered._hints[row : row + 1].contiguous(), **asked).images
+    found = steered.path(noise, torch.tensor([row]), SCHEDULE, 4.0)
     torch.testing.assert_close(found[:, -1], expected, atol=2e-3, rtol=0)
 
 
@@ -133,18 +149,24 @@ def test_a_student_is_a_folder_that_diffusers_draws_with(tmp_path):
     assert again == losses[2:] and len(losses) == 3
 
 
-@pytest.mark.parametrize("act_fn", ["silu", "quad"])
+@pytest.mark.parametrize("act_fn", ["silu", "quad", "steered"])
 def test_a_students_pipeline_draws_alike_here_and_in_diffusers(captions, tmp_path, act_fn):
-    """With a quadratic activation in diffusers' modules, which diffusers does not load by itself."""
-    config = replace(TWO, teacher="sd-mini", guidance=4.0, phases=PHASES[:1], act_fn=act_fn)
+    """With a quadratic activation in diffusers' modules, which diffusers does not load by itself, and with a ControlNet."""
+    own = {"teacher": "sd-mini", "act_fn": act_fn}
+    if steered := act_fn == "steered":
+        own = {"teacher": "sd-mini-control", "pairs": 8, "judged": 4}
+    config = replace(TWO, guidance=4.0, phases=PHASES[:1], **own)
     with mock.patch.object(few_steps, "_BATCH_OF_PATHS", 4):
         out = train_student(config, tmp_path / "out", runs=tmp_path / "runs", progress=False)
-    theirs = few_steps.load_pipeline(out)
-    noise = noise_for(captions, 1)
-    asked = {"guidance_scale": 1.0, "num_inference_steps": 2, "output_type": "latent"}
-    expected = theirs("a large blue two on a white background", latents=noise, **asked).images
-    ours = cdm.load_pipeline(out)
-    settings = {"steps": 2, "guidance_scale": 1.0, "latents": noise.numpy()}
-    found = cdm.text_to_image(ours, None, "a large blue two on a white background", **settings)
+    theirs, ours, caption = (
+        few_steps.load_pipeline(out),
+        cdm.load_pipeline(out),
+        "a large blue two on a white background",
+    )
+    noise, hints = noise_for(captions, 1), known_hints(ours, 1) if steered else None
+    asked = {"guidance_scale": 1.0, "num_inference_steps": 2, "output_type": "latent", "latents": noise}
+    expected = theirs(caption, **asked, **({"image": torch.from_numpy(hints)} if steered else {})).images
+    settings = {"steps": 2, "guidance_scale": 1.0, "latents": noise.numpy(), "control": hints}
+    found = cdm.text_to_image(ours, None, caption, **settings)
     np.testing.assert_allclose(found.latents, expected.numpy(), rtol=0, atol=1e-3 * float(expected.abs().max()))
-    assert ours.unet.config.act_fn == act_fn
+    assert ours.unet.config.act_fn == ("silu" if steered else act_fn)

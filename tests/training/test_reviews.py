@@ -195,5 +195,5 @@ def test_what_nothing_is_distilled_for_is_refused(run, capsys, arguments, messag
 
 def test_a_student_whose_teacher_is_not_trained_names_the_command(tmp_path):
     lonely = replace(QUAD, name="lonely", teacher="reviews-none")
-    with pytest.raises(CipherDMError, match="lonely learns from reviews-none: run `cipherdm train reviews-none` first"):
+    with pytest.raises(CipherDMError, match="no model reviews-none: `cipherdm train reviews-none` makes it"):
         train_reviews(lonely, tmp_path / "out", runs=tmp_path / "runs", progress=False)

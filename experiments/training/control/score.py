@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
 from skimage.metrics import structural_similarity
 
-from cipherdm.datasets import load_mnist
+from cipherdm.datasets import Digits, load_mnist
 
 from ..classifier import LeNet
 from ..export import write_grid
@@ -18,6 +18,11 @@ from ..sd_mini.pictures import Source
 from ..sd_mini.reader import agreement, read
 from ..sd_mini.score import draw
 from .hints import INKED, controlled, ink_of, outline
+
+
+def held_out_digits(every: int = 1) -> Digits:
+    """Return MNIST's test digits; with `every` 2 each second one, where clients have the others."""
+    return load_mnist("test")[every - 1 :: every]
 
 
 def followed(
@@ -45,10 +50,9 @@ class HeldOut:
     reader: LeNet
 
     @classmethod
-    def of(cls, count: int, reader: LeNet, seed: int = 0) -> "HeldOut":
-        """Compose so many, captions balanced."""
-        captions = balanced_captions(count, seed)
-        source = Source.of(load_mnist("test"))
+    def of(cls, count: int, reader: LeNet, seed: int = 0, every: int = 1) -> "HeldOut":
+        """Compose so many, captions balanced; with `every` 2, of each second digit, where the others have been learnt from."""
+        captions, source = balanced_captions(count, seed), Source.of(held_out_digits(every))
         return cls(captions, *controlled(source, captions, np.random.default_rng(seed)), reader)
 
     def score(self, pictures: torch.Tensor) -> dict[str, float]:

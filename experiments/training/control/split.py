@@ -10,16 +10,15 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 
-from cipherdm.datasets import load_mnist
+from cipherdm.datasets import Digits, load_mnist
 from cipherdm.errors import CipherDMError
 from cipherdm.files import checkout
-from cipherdm.models import find_model
 from cipherdm.split import SplitControlNetModel, SplitTrial, load_base, load_split_pipeline, make_split_trial
 
-from ..classifier import load_classifier
+from ..export import trained
 from ..run import one_thread
 from ..sd_mini.pictures import Source
-from ..sd_mini.score import READER
+from ..sd_mini.score import reader_of
 from .export import controlled_pipeline, export
 from .hints import client_examples
 from .recipe import SD_MINI_CONTROL_SPLIT, SplitControlConfig
@@ -45,7 +44,7 @@ def train_split_control(
     if steps is not None:
         config = replace(config, training=replace(config.training, steps=steps))
     out = checkout() / "data" / "models" / config.name if out is None else Path(out)
-    base, folder = find_model(config.base), Path(runs) / config.name / f"{config.training.steps}-steps"
+    base, folder = trained(config.base, runs), Path(runs) / config.name / f"{config.training.steps}-steps"
     if not resume and folder.exists():
         raise CipherDMError(f"{folder} has the files of a training: move it away to begin anew.")
     files = {role: folder / f"{role}.toml" for role in ("server", *config.training.clients)}
@@ -53,7 +52,7 @@ def train_split_control(
         files = _trial_files(folder, base, config)
     trial, left = SplitTrial(files), folder / "server-state"
     with one_thread():
-        held_out, scores = HeldOut.of(config.judged, load_classifier(base / READER)), []
+        held_out, scores = HeldOut.of(config.judged, reader_of(base), every=2 if config.digits == "test" else 1), []
         if not (left / "pipeline").exists():
             with trial:
                 scores = _watched(trial, left, load_base(base), held_out)
@@ -61,19 +60,24 @@ def train_split_control(
         pipeline = load_split_pipeline(left / "pipeline")
         pipeline.set_progress_bar_config(disable=True)
         scores.append({"step": config.training.steps, **held_out.score(held_out.drawn(pipeline))})
-        export(pipeline, held_out, config, _told(records, scores), out)
+        export(pipeline, held_out, config, _told(records, scores), base, out)
     return out
 
 
 def pictures_of_clients(folder: Path, config: SplitControlConfig) -> list[Path]:
-    """Write each client's pictures, composed of its own share of MNIST's training set; return the files."""
-    digits, clients, files = load_mnist("train"), config.training.clients, []
-    for number, name in enumerate(clients):
-        rows = slice(number, None, len(clients))
-        source = Source.of(replace(digits, images=digits.images[rows], labels=digits.labels[rows]))
+    """Write each client's pictures, composed of its own share of MNIST; return the files."""
+    files = []
+    for number, name in enumerate(config.training.clients):
+        source = Source.of(client_digits(config, number))
         files.append(folder / f"{name}.npz")
         client_examples(source, config.pictures, np.random.default_rng((config.seed, number))).save(files[-1])
     return files
+
+
+def client_digits(config: SplitControlConfig, number: int) -> Digits:
+    """Return the digits of MNIST that the client with this number has; no other has them, and none of them is held out."""
+    every = 2 if config.digits == "test" else 1
+    return load_mnist(config.digits)[every * number :: every * len(config.training.clients)]
 
 
 def _trial_files(folder: Path, base: Path, config: SplitControlConfig) -> dict[str, Path]:

@@ -13,13 +13,12 @@ from cipherdm.files import checkout
 from cipherdm.models import find_model
 from cipherdm.split import embedded, load_base
 
-from ..classifier import load_classifier
 from ..run import OnStep, loss_summary, one_thread, stop_requested
 from ..sd_mini.captions import all_captions
 from ..sd_mini.networks import encode, noised
 from ..sd_mini.pictures import Source
 from ..sd_mini.recipe import Objective
-from ..sd_mini.score import READER
+from ..sd_mini.score import reader_of
 from ..stages import Stages
 from .export import controlled_pipeline, export
 from .hints import controlled
@@ -45,7 +44,7 @@ def train_control(
         config = replace(config, controlnet=replace(config.controlnet, optimisation=optimisation))
     out = checkout() / "data" / "models" / config.name if out is None else Path(out)
     folder = find_model(config.base)
-    base, held_out = load_base(folder), HeldOut.of(config.judged, load_classifier(folder / READER))
+    base, held_out = load_base(folder), HeldOut.of(config.judged, reader_of(folder))
     with one_thread(), stop_requested() as stopped:
         stages = Stages(config, Path(runs) / config.name, resume, stopped, progress, on_step)
         run = stages.start("controlnet", lambda: without_prompt(base, config.controlnet.hint_channels))
@@ -58,7 +57,8 @@ def train_control(
 
         objective = control_objective(config.controlnet, base, Source.of(load_mnist("train")))
         stages.go_on(run, objective, look, every=LOOK_EVERY)
-        export(pipeline, held_out, config, {"controlnet": loss_summary(run, 100) | {"scores": run.scores}}, out)
+        told = {"controlnet": loss_summary(run, 100) | {"scores": run.scores}}
+        export(pipeline, held_out, config, told, folder, out)
     return out
 
 

@@ -18,12 +18,11 @@ from transformers.masking_utils import eager_mask
 from transformers.models.bert.modeling_bert import eager_attention_forward
 
 from cipherdm.datasets import Reviews, load_reviews
-from cipherdm.errors import CipherDMError
 from cipherdm.files import checkout, replacing
 from cipherdm.records import write_record
 from cipherdm.sampling.texts import KNOWN
 
-from ..export import replacing_files
+from ..export import replacing_files, trained
 from ..modules import QuadGelu, SpreadRecorder
 from ..run import Objective, OnStep, Run, go_on, loss_summary, one_thread, stop_requested
 from .minilm import minilm
@@ -77,12 +76,12 @@ def train_reviews(
     if steps is not None:
         share = steps / config.steps
         config = replace(config, steps=steps, hidden_steps=round(config.hidden_steps * share), warmup=1)
-    models = checkout() / "data" / "models"
-    out, folder = models / name if out is None else Path(out), Path(runs) / name
+    out = checkout() / "data" / "models" / name if out is None else Path(out)
+    folder = Path(runs) / name
     texts = {split: load_reviews(split) for split in ("train", "development", "test")}
     with one_thread(), stop_requested() as stopped, _own_attention():
         torch.manual_seed(config.seed)
-        model, tokenizer, teacher = _start(config, texts["train"], models, runs)
+        model, tokenizer, teacher = _start(config, texts["train"], runs)
         advice = None if config.advisor is None else _advice(config, texts["train"], runs)
         about = asdict(config)
         optimizer = partial(torch.optim.AdamW, betas=(0.9, 0.99), weight_decay=config.weight_decay)
@@ -110,10 +109,10 @@ def _own_attention() -> Iterator[None]:
     yield
 
 
-def _start(config: ReviewsConfig, reviews: Reviews, models: Path, runs: str | Path):
+def _start(config: ReviewsConfig, reviews: Reviews, runs: str | Path):
     """Return the model at step 0, its tokenizer, and its teacher if it has one."""
     if config.teacher is not None:
-        home = _trained(config.name, config.teacher, models / config.teacher, Path(runs) / config.teacher / "model")
+        home = trained(config.teacher, runs)
         tokenizer = BertTokenizerFast.from_pretrained(home, local_files_only=True)
         teacher = _loaded(home).eval().requires_grad_(False)
         model = quantised(quadratic(_loaded(home, dropout=config.dropout)), config)
@@ -136,18 +135,10 @@ def _start(config: ReviewsConfig, reviews: Reviews, models: Path, runs: str | Pa
 @torch.no_grad()
 def _advice(config: ReviewsConfig, reviews: Reviews, runs: str | Path) -> torch.Tensor:
     """Return the log-probabilities [N, 2] that the advisor gives the training reviews."""
-    home = _trained(config.name, config.advisor, Path(runs) / config.advisor / "model")
+    home = trained(config.advisor, runs)
     advisor, tokenizer = _loaded(home).eval(), BertTokenizerFast.from_pretrained(home, local_files_only=True)
     parts = (reviews.texts[first : first + 100] for first in range(0, len(reviews), 100))
     return torch.cat([advisor(**batch_of(tokenizer, part)).logits.log_softmax(-1) for part in parts])
-
-
-def _trained(name: str, other: str, *homes: Path) -> Path:
-    """Return the first of the folders that has a model. Raises CipherDMError if none has."""
-    for home in homes:
-        if (home / "config.json").is_file():
-            return home
-    raise CipherDMError(f"{name} learns from {other}: run `cipherdm train {other}` first.")
 
 
 def _loaded(folder: Path, dropout: float = 0.0) -> BertForSequenceClassification:

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 
 from cipherdm.datasets import load_mnist
 from cipherdm.errors import CipherDMError
+from cipherdm.files import data
 
-from ..classifier import load_classifier
+from ..classifier import LeNet, load_classifier
 from ..modules import use_quadratic_activation
 from .captions import Caption, balanced_captions
 from .pictures import Source, compose
@@ -91,8 +92,9 @@ def read_back(
     return {"model": folder.name, **about, **found}
 
 
-def load_pipeline(folder: str | Path) -> StableDiffusionPipeline:
+def load_pipeline(folder: str | Path) -> StableDiffusionPipeline | StableDiffusionControlNetPipeline:
     """Load the pipeline in a folder, by diffusers, with DDIM. Raises CipherDMError if it cannot be loaded."""
+    kind = StableDiffusionControlNetPipeline if (Path(folder) / "controlnet").is_dir() else StableDiffusionPipeline
     try:
         config = UNet2DConditionModel.load_config(folder, subfolder="unet", local_files_only=True)
         parts = {}
@@ -100,7 +102,7 @@ def load_pipeline(folder: str | Path) -> StableDiffusionPipeline:
             unet = UNet2DConditionModel.from_config(config | {"act_fn": "silu"})
             unet.load_state_dict(load_file(Path(folder) / "unet" / "diffusion_pytorch_model.safetensors"))
             parts = {"unet": use_quadratic_activation(unet)}
-        pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32, **parts)
+        pipeline = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32, **parts)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise CipherDMError(
             f"{folder} does not load as a StableDiffusionPipeline ({error}). Train it with 'cipherdm train sd-mini', or "
@@ -108,6 +110,12 @@ def load_pipeline(folder: str | Path) -> StableDiffusionPipeline:
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def reader_of(folder: Path) -> LeNet:
+    """Return the LeNet that reads a pipeline's digits: its own, or sd-mini's for one whose folder may have nothing of MNIST."""
+    own = folder / READER
+    return load_classifier(own if own.is_dir() else data() / "models" / "sd-mini" / READER)
 
 
 @torch.no_grad()
