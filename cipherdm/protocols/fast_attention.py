@@ -115,7 +115,8 @@ def _attend(params, k, v, mask, q):
     if "to_q.floor" in params:
         scores = scores if mask is None else scores + broadcast_to(mask[:, 1, None, None], scores.shape)
         scores = _below_maximum(scores, params["to_q.floor"])
-    powers = _powers(params, scores, params.get("to_q.bits", SHARE_BITS) if mask is None else MASKED_BITS)
+    bits = params.get("to_q.bits", SHARE_BITS)
+    powers = _powers(params, scores, bits if mask is None else min(bits, MASKED_BITS))
     weighted = dot_general_together(v, powers, (((3,), (3,)), heads))  # [B, heads, d, N]
     if mask is None:
         inverse = _inverse(params, sums(powers, -1))

@@ -230,7 +230,9 @@ def text_values(
         values["mask"] = padding_of(mask) if shape.protocols.value_bits is None else token_weights(mask)
     if table is not None:
         words, positions = table
-        values["embeddings"] = np.float32((words[ids] + positions[: ids.shape[1]]).swapaxes(1, 2))
+        # At places of its own the text that fills up could have scores that no text has, where a head looks at places.
+        places = np.arange(ids.shape[1]) % mask.sum(1, dtype=int)[:, None]
+        values["embeddings"] = np.float32((words[ids] + positions[places]).swapaxes(1, 2))
     else:
         values["onehot"] = one_hot_tokens(ids, shape.config.vocab_size)
     return shape.encoded(values)

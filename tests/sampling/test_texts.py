@@ -56,6 +56,16 @@ def test_embeddings_of_the_client_give_the_same(trained):
     np.testing.assert_allclose(embedded, whole, atol=1e-5)
 
 
+def test_embeddings_that_fill_up_are_those_of_the_text(trained):
+    """With the places of the text, so that their attention scores are those of the text too."""
+    ours, _ = trained
+    task = classification_task(ours, ["good film", "bad"], tokens=12, embedded=True)
+    for embeddings, mask in zip(task.client["embeddings"], task.client["mask"], strict=True):
+        count = int((mask == mask[0]).sum())
+        assert 0 < count < 12
+        np.testing.assert_array_equal(embeddings, embeddings[:, np.arange(12) % count])
+
+
 @pytest.mark.parametrize("protocols", ("fast", "puma"))
 def test_emulations_are_near_the_exact_logits(trained, protocols):
     ours, _ = trained

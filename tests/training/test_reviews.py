@@ -134,6 +134,13 @@ def test_the_first_stage_imitates_layers_and_the_second_logits(tokenizer):
     assert noted.item() == pytest.approx(0.3 * expected.item(), rel=1e-4)
 
 
+def test_places_that_no_review_has_are_left_out(tmp_path):
+    """A pretrained model has more of them, which nothing bounds, and a student begins with its teacher's."""
+    config = replace(SHORT, name="cut", tokens=48, steps=1, hidden_steps=0)
+    folder = train_reviews(config, tmp_path / "out", runs=tmp_path / "runs", progress=False)
+    assert cdm.load_transformer(TEACHER).config.tokens == 64 and cdm.load_transformer(folder).config.tokens == 48
+
+
 def test_a_short_training_resumes_and_leaves_a_folder(tmp_path):
     settings = {"runs": tmp_path / "runs", "progress": False}
     whole = train_reviews(SHORT, tmp_path / "whole", **settings)

@@ -240,6 +240,7 @@ def _export(run: Run, config: ReviewsConfig, tokenizer: BertTokenizerFast, out: 
     """Write the averaged weights in half precision as a transformers folder, with a card and the training record."""
     model, known = run.averaged.module, copy.deepcopy(run.averaged.module.config)
     known.hidden_act = "gelu"  # for the constructor, which does not know ours
+    known.max_position_embeddings = config.tokens  # a pretrained model has more, which no review has taught
     plain = BertForSequenceClassification(known)
     plain.config.hidden_act = model.config.hidden_act
     names = plain.state_dict().keys()
@@ -247,7 +248,7 @@ def _export(run: Run, config: ReviewsConfig, tokenizer: BertTokenizerFast, out: 
     for name, value in model.state_dict().items():
         name = name.replace("parametrizations.", "").replace(".weight.original", ".weight")
         if name in names:
-            stored[name] = value
+            stored[name] = value[: config.tokens] if "position_embeddings" in name else value
     plain.load_state_dict(stored)
     with replacing_files(out) as temporary:
         plain.half().save_pretrained(temporary)
