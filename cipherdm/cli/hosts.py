@@ -101,6 +101,9 @@ def register(
     guidance_scale: GuidanceOption = None,
     conditioning_scale: ConditioningOption = 1.0,
     tokens: Annotated[int | None, typer.Option(help="Tokens that each text is filled up to; 32 by default.")] = None,
+    together: Annotated[
+        int, typer.Option(help="Most requests for images, of any clients, that one run may compute.", min=1)
+    ] = 1,
 ) -> None:
     """Share a model's weights among the three parties, as its owner, so that clients can ask for images, or classes of texts.
 
@@ -108,6 +111,7 @@ def register(
     """
     from ..hosts import RemoteCluster
     from ..models import find_model
+    from ..models.transformer import Transformer
     from ..protocols import named
     from ..sampling.pipeline import Pipeline, load_model
     from .owner import hosted
@@ -115,6 +119,10 @@ def register(
     folder = find_model(model)
     loaded = load_model(folder)
     sampled: dict[str, Any] = {"steps": steps, "start": start, "reuse": reuse, "scheduler": scheduler, "eta": eta}
+    if isinstance(loaded, Transformer):
+        refuse({"requests for texts are computed each alone; leave --together out": together > 1})
+    else:
+        sampled["together"] = together
     if isinstance(loaded, Pipeline):
         sampled |= {"guidance_scale": guidance_scale, "conditioning_scale": conditioning_scale}
     settings = {"batch": pictures, "protocols": named(protocols), "granularity": granularity}

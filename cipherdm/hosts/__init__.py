@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "config": ["HostConfig", "Limits", "PARTY_NAMES", "Timeouts", "load_caller", "load_host"],
         "inspection": ["DENIED", "NOT_REACHED", "attempts", "register_unchecked", "table_of_roles", "words_on_disk"],
         "loopback": ["LoopbackHosts", "free_ports"],
-        "model": ["Model"],
+        "model": ["Model", "Together"],
         "process": ["command"],
         "remote": ["Answer", "RemoteCluster"],
         "sampling": ["images_of", "sampling_model"],

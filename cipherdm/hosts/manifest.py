@@ -11,7 +11,7 @@ from ..engine import EngineConfig, Spec
 from ..engine import party_pb2 as engine_pb
 from ..errors import CipherDMError
 from . import host_pb2 as pb
-from .programs import Type, signature_of, signature_of_walk
+from .programs import Signature, Type, signature_of, signature_of_walk
 from .refusals import Forbidden
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -30,6 +30,8 @@ _SHARED, _SHARED_BITS, _PUBLIC = "aby3.AShr<FM64>", "aby3.BShr<PT_U8,1>", "Pub2k
 # A declared shape is only numbers in a message. So many elements are 32 GiB of shares: more is a mistake or an attack.
 MAX_ELEMENTS = 1 << 31
 
+MOST_TOGETHER = 64  # requests of a run: a party holds the inputs of all
+
 MOST_ABOUT = 1 << 16  # characters of `about`, which every caller gets
 
 _SHORTEST_PIECE = 1 << 20  # bytes: SPU cuts shares into pieces of 128 MiB, and many short ones would only cost
@@ -38,6 +40,14 @@ _SHORTEST_PIECE = 1 << 20  # bytes: SPU cuts shares into pieces of 128 MiB, and 
 def variable(name: str, spec: Spec) -> pb.Variable:
     """Return a spec as a message."""
     return pb.Variable(name=name, shape=spec.shape, dtype=spec.dtype, public=spec.public)
+
+
+def meta_of(item: pb.Variable) -> libspu.ValueMeta:
+    """Return SPU's head of a secret variable's share."""
+    meta = libspu.ValueMeta()
+    meta.data_type, meta.visibility = _TYPES[item.dtype], libspu.Visibility.VIS_SECRET
+    meta.shape, meta.storage_type = list(item.shape), _SHARED_BITS if item.dtype == "bool" else _SHARED
+    return meta
 
 
 def engine_of(manifest: pb.Manifest | pb.Model) -> EngineConfig:
@@ -49,7 +59,9 @@ def check_manifest(manifest: pb.Manifest) -> None:
     """Check all that a party can know of a model before it runs.
 
     Every program is one that the party accepts (`signature_of`). Every call reads variables that exist, with the shapes and
-    secrecy that its program expects. Outputs are written by a call, and values and inputs have different names.
+    secrecy that its program expects. Outputs are written by a call, and values and inputs have different names. Where requests
+    may be computed together, the same holds of those calls, and shapes are those of so many requests. That such programs keep
+    the requests apart is the owner's word: no party can see it from their text.
 
     Raises:
         CipherDMError: something is wrong; the message names it.
@@ -62,7 +74,7 @@ def check_manifest(manifest: pb.Manifest) -> None:
         raise CipherDMError("a registration is named by 32 hexadecimal digits; make it with uuid4().hex.")
     if not 1 <= manifest.fraction_bits <= 62 or manifest.exp not in ("taylor", "pade"):
         raise CipherDMError("a model has 1 to 62 fraction bits, and exp is taylor or pade.")
-    if any(call.small for call in manifest.calls):
+    if any(call.small for call in (*manifest.calls, *manifest.together.calls)):
         raise CipherDMError("hosts compute in the ring of 64 bits alone; choose a protocol set without that of 32.")
     if len(manifest.about) > MOST_ABOUT:
         raise CipherDMError(f"what clients are told of a model has at most {MOST_ABOUT} characters.")
@@ -75,12 +87,38 @@ def check_manifest(manifest: pb.Manifest) -> None:
     for item in manifest.inputs:
         if item.public:
             raise CipherDMError(f"the input {item.name!r} is public; a client's inputs are secret. Declare it so.")
-    written = _check_calls(manifest, known)
+    signatures = {
+        code.id: (signature_of_walk if code.walk else signature_of)(code.name, code.text) for code in manifest.programs
+    }
     if not manifest.outputs:
         raise CipherDMError("a model needs an output: name one that a call writes.")
-    for name in manifest.outputs:
-        if name not in written:
-            raise CipherDMError(f"the output {name!r} is written by no call, or freed again.")
+    written = _check_calls(manifest.calls, known, signatures, manifest.outputs)
+    if manifest.HasField("together"):
+        known |= _check_rows(manifest)
+        together = _check_calls(manifest.together.calls, known, signatures, manifest.outputs)
+        for name in manifest.outputs:
+            one, all_of = written[name].shape, together[name].shape
+            if not one or all_of != (manifest.together.requests * one[0], *one[1:]):
+                raise CipherDMError(f"the output {name!r} of requests together does not have them one after the other.")
+
+
+def _check_rows(manifest: pb.Manifest) -> dict[str, Type]:
+    """Check the inputs of requests that are computed together; return their types."""
+    together, known = manifest.together, {}
+    if not 2 <= together.requests <= MOST_TOGETHER:
+        raise CipherDMError(f"2 to {MOST_TOGETHER} requests are computed together, not {together.requests}.")
+    if not len(manifest.inputs) == len(together.inputs) == len(together.parts):
+        raise CipherDMError("requests together take the inputs that each of them takes; declare all of them.")
+    for one, item, parts in zip(manifest.inputs, together.inputs, together.parts, strict=True):
+        _check_variable(item)
+        size = math.prod(one.shape)
+        alike = (item.name, item.dtype, item.public) == (one.name, one.dtype, one.public)
+        if not (alike and size and math.prod(item.shape) == together.requests * size and parts and not size % parts):
+            raise CipherDMError(
+                f"{item.name!r} of requests together is not made of {one.name!r} of each; declare it so."
+            )
+        known[item.name] = Type(tuple(item.shape), secret=True)
+    return known
 
 
 def _check_head(piece: engine_pb.SharePiece, declared: pb.Variable) -> None:
@@ -155,13 +193,12 @@ def _check_variable(item: pb.Variable) -> None:
         raise CipherDMError(f"{item.name!r} has {elements} elements, more than {MAX_ELEMENTS}.")
 
 
-def _check_calls(manifest: pb.Manifest, known: dict[str, Type]) -> set[str]:
-    """Check programs, and calls in their order; return the names that they have written and not freed in the end."""
-    signatures = {
-        code.id: (signature_of_walk if code.walk else signature_of)(code.name, code.text) for code in manifest.programs
-    }
+def _check_calls(
+    calls: Iterable[engine_pb.Call], known: dict[str, Type], signatures: Mapping[str, Signature], outputs: Iterable[str]
+) -> dict[str, Type]:
+    """Check calls in their order; return the types of what they have written and not freed in the end."""
     known, written = dict(known), set()
-    for call in manifest.calls:
+    for call in calls:
         missing = [name for name in call.inputs if name not in known]
         if missing:
             raise CipherDMError(f"{call.label} reads {missing[0]!r}, which nobody has written before.")
@@ -179,7 +216,10 @@ def _check_calls(manifest: pb.Manifest, known: dict[str, Type]) -> set[str]:
         for name in call.frees:
             known.pop(name, None)
             written.discard(name)
-    return written
+    for name in outputs:
+        if name not in written:
+            raise CipherDMError(f"the output {name!r} is written by no call, or freed again.")
+    return {name: known[name] for name in written}
 
 
 def _check_arguments(call: engine_pb.Call, known: Mapping[str, Type], expected: tuple[Type, ...]) -> None:

@@ -14,6 +14,32 @@ from .manifest import check_manifest, variable
 
 
 @dataclass(frozen=True, eq=False)
+class Together:
+    """How requests of several clients are computed in one run, a row for each.
+
+    Attributes:
+        requests: most requests of a run.
+        plan: calls on the inputs of so many. It must compute each row from that row's inputs alone: parties hand out what
+            stands in a row to the client that brought its inputs.
+        inputs: shapes and dtypes of the inputs of so many requests, by name.
+        parts: for each input, the number of equal parts in each of which the requests follow each other: 1 if they do so on
+            the first axis, the number of steps for noise [steps, requests, ...]. The outputs have them on their first axis.
+    """
+
+    requests: int
+    plan: Plan
+    inputs: Mapping[str, Spec]
+    parts: Mapping[str, int]
+
+    def message(self) -> pb.Together:
+        """Return the message of the manifest."""
+        inputs = [variable(name, spec) for name, spec in self.inputs.items()]
+        parts = [self.parts[name] for name in self.inputs]
+        calls = [call_message(call) for call in self.plan.calls]
+        return pb.Together(requests=self.requests, inputs=inputs, parts=parts, calls=calls)
+
+
+@dataclass(frozen=True, eq=False)
 class Model:
     """A model before it is registered.
 
@@ -26,6 +52,7 @@ class Model:
         outputs: names of the arrays that a client gets.
         engine: configuration of SPU.
         about: public facts that clients need, as JSON.
+        together: how requests of several clients are computed in one run; None to compute each alone.
     """
 
     name: str
@@ -36,6 +63,7 @@ class Model:
     public: Mapping[str, np.ndarray] = field(default_factory=dict)
     engine: EngineConfig = EngineConfig()  # noqa: RUF009 (a frozen value)
     about: Mapping[str, Any] = field(default_factory=dict)
+    together: Together | None = None
 
     def manifest(self, registration: str) -> pb.Manifest:
         """Return all but the values' contents, checked as the parties will check it.
@@ -43,7 +71,8 @@ class Model:
         Raises:
             CipherDMError: a program reveals a secret, or names and shapes do not fit together.
         """
-        programs = {call.program.id: call.program for call in self.plan.calls}
+        plans = (self.plan,) if self.together is None else (self.plan, self.together.plan)
+        programs = {call.program.id: call.program for plan in plans for call in plan.calls}
         values = [variable(name, Spec.of(np.asarray(array))) for name, array in self.values.items()]
         values += [variable(name, Spec.of(np.asarray(array), public=True)) for name, array in self.public.items()]
         manifest = pb.Manifest(
@@ -60,6 +89,7 @@ class Model:
             inputs=[variable(name, spec) for name, spec in self.inputs.items()],
             outputs=self.outputs,
             about=json.dumps(self.about),
+            together=None if self.together is None else self.together.message(),
         )
         check_manifest(manifest)
         return manifest

@@ -45,18 +45,27 @@ class OtherParties:
         states = _gathered(run, [stub.Slot.future(request, **settings) for stub in self._stubs])
         fresh = not own_generation or any(state.generation != own_generation for state in states)
         generation = uuid.uuid4().hex if fresh else own_generation
-        return pb.StartRequest(client=run.client, run=run.name, slot=slot, generation=generation, fresh=fresh)
+        members = [pb.Member(client=member.client, run=member.name) for member in run.members]
+        digest = run.model.digest
+        return pb.StartRequest(members=members, digest=digest, slot=slot, generation=generation, fresh=fresh)
 
     @contextmanager
     def started(self, run: Run, assignment: pb.StartRequest) -> Iterator[Callable[[], object]]:
         """Tell the others to have their processes ready, and give a function that waits until they have.
 
-        The function raises RunFailed if one of them cannot, and Cancelled if the client has gone away.
+        The function raises RunFailed if one of them cannot, and Cancelled if the client has gone away. Of requests that are
+        computed together, those whose inputs one of them lacks fail alone.
         """
         # `start` is allowed twice at the other side: once for the client to reach it, once for its process to be ready.
         calls = [stub.Start.future(assignment, timeout=2 * self._timeouts.start) for stub in self._stubs]
+
+        def ready() -> None:
+            for rank, started in enumerate(_gathered(run, calls), 1):
+                for place in started.absent:
+                    run.members[place].told.put(RunFailed(f"party {rank} did not have this client's inputs in time"))
+
         try:
-            yield lambda: _gathered(run, calls)
+            yield ready
         finally:
             for call in calls:
                 call.cancel()

@@ -9,13 +9,15 @@ from contextlib import contextmanager
 
 from ..errors import CipherDMError
 from . import host_pb2 as pb
+from .batches import Batch, begun
 from .config import HostConfig
 from .manifest import checked_shares
 from .other_parties import OtherParties
 from .refusals import Disagreement, RunFailed, TooMuch
+from .rows import Pieces
 from .runs import Run, Runs
 from .store import ModelStore, StoredModel
-from .worker import Events, Pieces, Slots
+from .worker import Events, Slots
 
 # Seconds between two looks at whether the client is still there. gRPC tells of its end in another thread, which cannot
 # interrupt a wait; a place in the queue is given up this much later at most.
@@ -35,6 +37,8 @@ class Requests:
         self._runs = Runs(host.limits)
         self._queue = Queue(host.limits.runs)
         self._others = OtherParties(host, agreement) if host.rank == 0 else None
+        self._open: dict[str, Batch] = {}  # by digest of the model, those that others may join
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Number of requests in hand, computing or waiting."""
@@ -72,9 +76,13 @@ class Requests:
             # Inputs come before a place in the queue: a client that is slow to upload holds no slot meanwhile.
             inputs = self._inputs(pieces, model)
             uploaded()
-            run.uploaded.set()
-            compute = self._as_told if self._others is None else self._as_scheduler
-            for piece in (yield from compute(run, model, inputs)):
+            run.upload(model, inputs)
+            if self._others is None:
+                compute = self._as_told
+            else:
+                together = self._host.limits.batch_wait and model.manifest.together.requests
+                compute = self._with_others if together else self._as_scheduler
+            for piece in (yield from compute(run)):
                 yield pb.RequestEvent(output=piece)
 
     def generation(self, slot: int, agreement: str) -> str:
@@ -83,7 +91,7 @@ class Requests:
         self._check_slot(slot)
         return self._slots.generation(slot)
 
-    def start(self, request: pb.StartRequest, is_active: Callable[[], bool]) -> None:
+    def start(self, request: pb.StartRequest, is_active: Callable[[], bool]) -> pb.Started:
         """Have a run computed as party 0 tells; return when this party's process is ready for it.
 
         Raises:
@@ -91,24 +99,59 @@ class Requests:
             Cancelled: the run's client has gone away.
         """
         self._check_slot(request.slot)
+        timeouts, absent = self._host.caller.timeouts, []
+        if len(request.members) > 1:
+            run = begun(request, self._runs, self._host.caller.timeouts.connect)
+            if run is None:
+                raise RunFailed(f"party {self._host.rank} has none of these runs: their clients have not reached it")
+            run.start(self._in_slot(run, request))
+            absent = [place for place, member in enumerate(run.members) if member is None]
+        else:
+            run = self._alone(request, is_active)
+            if run is None:
+                return pb.Started()
+        try:
+            run.prepared.result(timeouts.start)
+        except Unfinished:
+            raise RunFailed(f"party {self._host.rank} did not get its process ready in time") from None
+        return pb.Started(absent=absent)
+
+    def _alone(self, request: pb.StartRequest, is_active: Callable[[], bool]) -> Run | None:
+        """Assign a slot to the one run of a start; return it, or None if party 0 has given up."""
+        (member,) = request.members or [pb.Member()]
         who, timeouts = f"party {self._host.rank}", self._host.caller.timeouts
         # A client calls all three parties at once: who lets one of them wait would hold a slot meanwhile.
-        run = self._runs.find(request.client, request.run, timeouts.connect)
+        run = self._runs.find(member.client, member.run, timeouts.connect)
         if run is None:
             raise RunFailed(f"{who} has no such run: its client has not reached it")
         while not run.uploaded.wait(_LOOK):
             run.check()
             if not is_active():
-                return
+                return None
         if run.assignment.done():
             raise RunFailed(f"{who} has begun this run already")
         run.assignment.set_result(request)
-        try:
-            run.prepared.result(timeouts.start)
-        except Unfinished:
-            raise RunFailed(f"{who} did not get its process ready in time") from None
+        return run
 
-    def _as_scheduler(self, run: Run, model: StoredModel, inputs: Pieces) -> Events:
+    def _with_others(self, run: Run) -> Events:
+        """Join the requests that wait to be computed together, or begin with others to come."""
+        with self._lock:
+            batch = self._open.get(run.model.digest)
+            if batch is None or not batch.add(run):
+                batch = self._open[run.model.digest] = Batch(run.client, run.model, self._host.limits.batch_wait)
+                batch.add(run)
+                batch.start(self._until_closed(batch))
+        return (yield from batch.events(run))
+
+    def _until_closed(self, batch: Batch) -> Events:
+        try:
+            return (yield from self._as_scheduler(batch))
+        finally:
+            with self._lock:
+                if self._open.get(batch.model.digest) is batch:
+                    del self._open[batch.model.digest]
+
+    def _as_scheduler(self, run: Run) -> Events:
         """Wait for a slot, tell the others which one it is, and compute with them."""
         with self._queue.place(run.client) as place:
             told = None
@@ -119,27 +162,31 @@ class Requests:
                     told = ahead
                     yield pb.RequestEvent(waiting=ahead)
             slot = place.result()
+            run.close()
             assignment = self._others.assign(run, slot, self._slots.generation(slot))
             # The others start their processes while this party starts its own: the three connect to each other.
             with self._others.started(run, assignment) as ready:
-                return (yield from self._compute(run, model, inputs, assignment, ready))
+                return (yield from self._compute(run, assignment, ready))
 
-    def _as_told(self, run: Run, model: StoredModel, inputs: Pieces) -> Events:
+    def _as_told(self, run: Run) -> Events:
         """Wait for party 0's assignment, and compute in its slot."""
         while not _is_done(run.assignment):
             run.check()
         assignment = run.assignment.result()
+        if isinstance(assignment, Batch):
+            return (yield from assignment.events(run))
+        return (yield from self._in_slot(run, assignment))
+
+    def _in_slot(self, run: Run, assignment: pb.StartRequest) -> Events:
         try:
-            return (yield from self._compute(run, model, inputs, assignment, lambda: run.prepared.set_result(None)))
+            return (yield from self._compute(run, assignment, lambda: run.prepared.set_result(None)))
         except CipherDMError as error:
             # Party 0 waits for this answer: with the reason its client learns why, and at once.
             if not run.prepared.done():
                 run.prepared.set_exception(error)
             raise
 
-    def _compute(
-        self, run: Run, model: StoredModel, inputs: Pieces, assignment: pb.StartRequest, ready: Callable[[], object]
-    ) -> Events:
+    def _compute(self, run: Run, assignment: pb.StartRequest, ready: Callable[[], object]) -> Events:
         """Compute in the assigned slot, once this party's process is there and `ready` has returned."""
         # The slot is free before the outputs are sent, so a client that reads them slowly keeps nobody waiting.
         timeouts = self._host.caller.timeouts
@@ -148,7 +195,7 @@ class Requests:
                 worker.wait()
             with run.using(worker, timeouts.run):
                 ready()
-                return (yield from worker.compute(run.name, model, inputs))
+                return (yield from worker.compute(run.name, run.model, run.inputs, run.calls))
 
     def _model(self, header: pb.RequestHeader) -> StoredModel:
         self._check_agreement(header.agreement, "the request is for")

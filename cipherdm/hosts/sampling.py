@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import Spec, compile_plan
-from ..errors import CipherDMError
+from ..engine import Plan, Spec, compile_plan
+from ..errors import CipherDMError, check_whole
 from ..models import CONFIGS, ControlledConfig, ControlNetConfig, UNet, sampling_defaults, with_control
 from ..models.transformer import Transformer
 from ..owner import WeightsLayout
@@ -21,12 +21,12 @@ from ..protocols import FAST, Protocols, named
 from ..sampling import engine_for, make_task, sampling_nodes
 from ..sampling.pipeline import ClientComponents, Pipeline, blank_hints, checked_hints, decode_latents, embed_prompts
 from ..sampling.rings import walking_of
-from ..sampling.roles import client_values, whole_labels
+from ..sampling.roles import Task, client_values, whole_labels
 from ..sampling.sample import Granularity, SamplingResult, check_sample
-from ..sampling.steps import StepShape
+from ..sampling.steps import MEMORY, StepShape
 from ..sampling.text_to_image import text_to_image_task
 from ..schedules import BRANCHES, Schedule, make_schedule, scheduler_of
-from .model import Model
+from .model import Model, Together
 from .refusals import shown
 from .remote import RemoteCluster
 
@@ -50,6 +50,7 @@ def sampling_model(
     conditioning_scale: float = 1.0,
     protocols: Protocols | str = FAST,
     granularity: Granularity | None = None,
+    together: int = 1,
     progress: Progress | None = None,
 ) -> Model:
     """Return a model that clients can sample from once it is registered, with labels or with prompts.
@@ -67,6 +68,8 @@ def sampling_model(
         guidance_scale: see `cipherdm.text_to_image`; for prompts only.
         conditioning_scale: the same; for a pipeline with a ControlNet.
         granularity: see `cipherdm.sample`; "block" for prompts and "step" otherwise by default.
+        together: most requests, of any clients, that the parties may compute in one run, where their `[limits] batch_wait`
+            says so; programs for so many are compiled besides those for one.
         progress: called before each program is compiled.
 
     Raises:
@@ -75,6 +78,7 @@ def sampling_model(
     protocols = named(protocols)
     if batch < 1:
         raise CipherDMError(f"a run draws at least one image, not {batch}.")
+    check_whole("the number of requests in a run", together, 1)
     if named(protocols.name) != protocols:
         raise CipherDMError(
             f"{protocols.name} is not the protocol set of this name; clients know sets by their names only."
@@ -90,13 +94,12 @@ def sampling_model(
         "scheduler": scheduler or scheduler_of(unet.scheduler_config),
         "eta": eta,
     }
-    # The owner has no labels, prompts, hints or noise: what stands for them here gives shapes, and is not sent.
     if isinstance(model, Pipeline):
         if clip:
             raise CipherDMError("clip is for models with labels; leave it out for a pipeline.")
         settings["guidance_scale"] = usual["guidance_scale"] if guidance_scale is None else guidance_scale
-        settings["conditioning_scale"], hints = conditioning_scale, blank_hints(model, batch)
-        task = text_to_image_task(model, [""] * batch, control=hints, protocols=protocols, **settings)
+        settings["conditioning_scale"] = conditioning_scale
+        task = _blank_task(model, batch, protocols, settings)
         unit, about = "block", {"kind": _PROMPTS, "branches": task.shape.branches}
         if isinstance(unet.config, ControlledConfig):
             about["control"] = unet.config.control.to_diffusers()
@@ -104,11 +107,9 @@ def sampling_model(
         if guidance_scale is not None:
             raise CipherDMError("guidance_scale is for models with prompts; leave it out for a U-Net.")
         settings["clip"] = clip
-        classes = getattr(model.config, "num_class_embeds", None)
-        who = {"count": batch} if classes is None else {"labels": [0] * batch}
-        task = make_task(model, protocols=protocols, **who, **settings)
+        task = _blank_task(model, batch, protocols, settings)
         unit, about = "step", {"kind": _LABELS}
-    nodes = sampling_nodes(task.shape, granularity or unit)
+    unit = granularity or unit
     about |= {
         **settings,
         "config": unet.config.to_diffusers(),
@@ -118,14 +119,46 @@ def sampling_model(
     }
     return Model(
         name,
-        compile_plan(nodes, task.specs, keep=["sample"], walking=walking_of(task, nodes, progress), progress=progress),
+        _plan(task, unit, progress),
         task.owner,
-        {name: Spec.of(np.asarray(array)) for name, array in task.client.items()},
+        _inputs(task),
         ("sample",),
         task.public,
         engine_for(protocols),
         about,
+        _together(_blank_task(model, batch * together, protocols, settings), unit, together, progress)
+        if together > 1
+        else None,
     )
+
+
+def _blank_task(model: UNet | Pipeline, batch: int, protocols: Protocols, settings: Mapping[str, Any]) -> Task:
+    """Return what is asked for so many images; labels, prompts, hints and noise here give shapes, and are not sent."""
+    if isinstance(model, Pipeline):
+        control = blank_hints(model, batch)
+        return text_to_image_task(model, [""] * batch, control=control, protocols=protocols, **settings)
+    classes = getattr(model.config, "num_class_embeds", None)
+    who = {"count": batch} if classes is None else {"labels": [0] * batch}
+    return make_task(model, protocols=protocols, **who, **settings)
+
+
+def _plan(task: Task, unit: Granularity, progress: Progress | None) -> Plan:
+    nodes = sampling_nodes(task.shape, unit)
+    return compile_plan(
+        nodes, task.specs, keep=["sample"], walking=walking_of(task, nodes, progress), progress=progress
+    )
+
+
+def _inputs(task: Task) -> dict[str, Spec]:
+    return {name: Spec.of(np.asarray(array)) for name, array in task.client.items()}
+
+
+def _together(task: Task, unit: Granularity, requests: int, progress: Progress | None) -> Together:
+    """Return how so many requests are computed as one for as many images: what is of branches has all images of each."""
+    shape = task.shape
+    parts = {"noise": shape.steps, "encoder_hidden_states": shape.branches, MEMORY[1]: shape.branches}
+    inputs = _inputs(task)
+    return Together(requests, _plan(task, unit, progress), inputs, {name: parts.get(name, 1) for name in inputs})
 
 
 def images_of(

@@ -146,9 +146,9 @@ class HostService:
             return pb.SlotState(generation=self._requests.generation(request.slot, request.agreement))
 
     def Start(self, request, context):
-        with self._reported(context, "run not started", run=request.run, slot=request.slot):
-            self._requests.start(request, context.is_active)
-        return pb.Empty()
+        run = "".join(member.run for member in request.members[:1])
+        with self._reported(context, "run not started", run=run, slot=request.slot):
+            return self._requests.start(request, context.is_active)
 
     def warnings(self) -> list[str]:
         """Return what an operator should see to soon: certificates that end, or that were replaced by ones that do not do."""
@@ -185,4 +185,6 @@ def _description(model: StoredModel) -> pb.Model:
     manifest = model.manifest
     alike = ("name", "registration", "fraction_bits", "exp", "inputs", "outputs", "about")
     fields = {field: getattr(manifest, field) for field in alike}
-    return pb.Model(owner=model.owner, digest=model.digest, calls=len(manifest.calls), **fields)
+    return pb.Model(
+        owner=model.owner, digest=model.digest, calls=len(manifest.calls), together=manifest.together.requests, **fields
+    )

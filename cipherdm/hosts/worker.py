@@ -10,7 +10,7 @@ that a party whose process was replaced, or which was restarted itself, is notic
 
 import subprocess
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -36,9 +36,10 @@ from . import host_pb2 as pb
 from .config import HostConfig
 from .manifest import engine_of
 from .refusals import RunFailed, shown
+from .rows import Pieces
 from .store import StoredModel
 
-Pieces = list[engine_pb.SharePiece]
+Calls = Sequence[engine_pb.Call]
 Events = Generator[pb.RequestEvent, None, Pieces]
 """Events for a client, and in the end this party's shares of the outputs."""
 
@@ -112,8 +113,8 @@ class Worker:
         self.kill()
         self._running.close()
 
-    def compute(self, run: str, model: StoredModel, inputs: Pieces) -> Events:
-        """Walk a model's plan on a client's inputs; yield the progress of each call, and return the shares of the outputs.
+    def compute(self, run: str, model: StoredModel, inputs: Iterable[engine_pb.SharePiece], calls: Calls) -> Events:
+        """Walk a plan of a model on clients' inputs; yield the progress of each call, and return the shares of the outputs.
 
         Raises:
             RunFailed: SPU failed, the process ended, or another party is gone.
@@ -132,8 +133,8 @@ class Worker:
             self._stub.Store(_of_session(run, chain(model.pieces(), inputs)))
             for code in manifest.programs:
                 self._stub.AddProgram(program_message(run, code.id, code.name, code.text, walk=code.walk))
-            for done in self._stub.Run(engine_pb.Plan(session=run, calls=manifest.calls)):
-                label, total = shown(manifest.calls[done.index].label), len(manifest.calls)
+            for done in self._stub.Run(engine_pb.Plan(session=run, calls=calls)):
+                label, total = shown(calls[done.index].label), len(calls)
                 yield pb.RequestEvent(progress=pb.Progress(done=done, label=label, total=total))
             outputs = list(self._stub.Fetch(engine_pb.FetchRequest(session=run, names=manifest.outputs)))
             self._stub.Close(engine_pb.CloseRequest(session=run))

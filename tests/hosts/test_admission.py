@@ -270,7 +270,7 @@ def test_a_client_that_goes_away_ends_a_process_that_still_starts(tmp_path, monk
     threading.Timer(0.5, run.cancel).start()
     begun = time.monotonic()
     with pytest.raises(Cancelled):
-        list(requests._compute(run, Mock(), [], pb.StartRequest(generation="new", fresh=True), Mock()))
+        list(requests._compute(run, pb.StartRequest(generation="new", fresh=True), Mock()))
     assert time.monotonic() - begun < host.caller.timeouts.start / 2
 
 
