@@ -6,7 +6,7 @@ pipeline's other components. The parties get shares, whose sizes do not depend o
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -154,11 +154,14 @@ def _inputs(task: Task) -> dict[str, Spec]:
 
 
 def _together(task: Task, unit: Granularity, requests: int, progress: Progress | None) -> Together:
-    """Return how so many requests are computed as one for as many images: what is of branches has all images of each."""
-    shape = task.shape
-    parts = {"noise": shape.steps, "encoder_hidden_states": shape.branches, MEMORY[1]: shape.branches}
     inputs = _inputs(task)
-    return Together(requests, _plan(task, unit, progress), inputs, {name: parts.get(name, 1) for name in inputs})
+    return Together(requests, _plan(task, unit, progress), inputs, parts_of(task.shape, inputs))
+
+
+def parts_of(shape: StepShape, names: Iterable[str]) -> dict[str, int]:
+    """Return for each input the number of parts that have all images of a run: steps, or branches of the guidance, or one."""
+    several = {"noise": shape.steps, "encoder_hidden_states": shape.branches, MEMORY[1]: shape.branches}
+    return {name: several.get(name, 1) for name in names}
 
 
 def images_of(
