@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import Plan, Spec, compile_plan
+from ..engine import Plan, compile_plan
 from ..errors import CipherDMError, check_whole
 from ..models import CONFIGS, ControlledConfig, ControlNetConfig, UNet, sampling_defaults, with_control
 from ..models.transformer import Transformer
@@ -109,7 +109,9 @@ def sampling_model(
         settings["clip"] = clip
         task = _blank_task(model, batch, protocols, settings)
         unit, about = "step", {"kind": _LABELS}
-    unit = granularity or unit
+    unit, of_all = granularity or unit, None
+    if together > 1:
+        of_all = _together(_blank_task(model, batch * together, protocols, settings), unit, together, progress)
     about |= {
         **settings,
         "config": unet.config.to_diffusers(),
@@ -121,14 +123,12 @@ def sampling_model(
         name,
         _plan(task, unit, progress),
         task.owner,
-        _inputs(task),
+        {name: task.specs[name] for name in task.client},
         ("sample",),
         task.public,
         engine_for(protocols),
         about,
-        _together(_blank_task(model, batch * together, protocols, settings), unit, together, progress)
-        if together > 1
-        else None,
+        of_all,
     )
 
 
@@ -149,12 +149,8 @@ def _plan(task: Task, unit: Granularity, progress: Progress | None) -> Plan:
     )
 
 
-def _inputs(task: Task) -> dict[str, Spec]:
-    return {name: Spec.of(np.asarray(array)) for name, array in task.client.items()}
-
-
 def _together(task: Task, unit: Granularity, requests: int, progress: Progress | None) -> Together:
-    inputs = _inputs(task)
+    inputs = {name: task.specs[name] for name in task.client}
     return Together(requests, _plan(task, unit, progress), inputs, parts_of(task.shape, inputs))
 
 
