@@ -71,11 +71,10 @@ class Batch(Run):
             self._there.discard(run)
             if not self._closed:
                 self._rows.remove(run)
-            nobody = not self._there
-            self._closed |= nobody
+            if not self._there:
+                self._closed = True
+                self.cancel()
             self._changed.notify_all()
-        if nobody:
-            self.cancel()
 
     @property
     def members(self) -> Sequence[Run | None]:

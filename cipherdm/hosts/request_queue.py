@@ -163,6 +163,7 @@ class Requests:
                     yield pb.RequestEvent(waiting=ahead)
             slot = place.result()
             run.close()
+            run.check()
             assignment = self._others.assign(run, slot, self._slots.generation(slot))
             # The others start their processes while this party starts its own: the three connect to each other.
             with self._others.started(run, assignment) as ready:
