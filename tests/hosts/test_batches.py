@@ -316,7 +316,9 @@ def test_pictures_are_those_drawn_alone_beside_garbage(patient, small_unet, quic
             assert psnr(before.images, found.images) > 60
             assert psnr(plain, found.images) > 50
             assert psnr(plain, other) < 30
-            assert found.cost.rounds == before.cost.rounds
+            # Rings are planned for each number of pictures from other ones of the owner's, and cuts differ a little.
+            slack = 0.03 if protocols == "fast-rings" else 0.0
+            assert found.cost.rounds == pytest.approx(before.cost.rounds, rel=slack)
             assert found.cost.bytes > 2 * before.cost.bytes, "it was drawn alone"
         assert all(any(event.HasField("output") for event in of.result()) for of in nonsense), (
             "carol's row is there too"
@@ -332,7 +334,7 @@ def psnr(expected: np.ndarray, found: np.ndarray) -> float:
 def test_inputs_together_are_those_of_as_many_pictures(pipeline_folder):
     """Prompts of two branches and the memory of a multistep schedule: each where the programs expect it."""
     pipeline = load_pipeline(pipeline_folder)
-    settings = {"steps": 2, "guidance_scale": 3.0, "scheduler": "unipc"}
+    settings = {"steps": 2, "guidance_scale": 3.0, "scheduler": "dpmsolver++"}
     shapes = [text_to_image_task(pipeline, [""] * count, **settings).shape for count in (1, 2)]
     draw = np.random.default_rng(1).standard_normal
     prompts = draw((2, 2, 5, 8), np.float32)  # [branches, pictures, tokens, width]
