@@ -191,7 +191,7 @@ def test_parties_have_types_checked_as_they_run():
     spec = Spec((3, 4))
     plan = compile_plan([Node("square", jnp.square, ("x",), ("y",))], {"x": spec}, ("y",))
     manifest = Model("m", plan, {}, {"x": spec}, ("y",)).manifest("0" * 32)
-    list(worker.compute("run", Mock(manifest=manifest, pieces=tuple), []))
+    list(worker.compute("run", Mock(manifest=manifest, pieces=tuple), [], manifest.calls))
     config = libspu.RuntimeConfig()
     config.ParseFromString(worker._stub.Open.call_args[0][0].runtime_config)
     assert config.enable_type_checker
