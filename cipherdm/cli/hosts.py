@@ -118,11 +118,10 @@ def register(
 
     folder = find_model(model)
     loaded = load_model(folder)
+    texts = isinstance(loaded, Transformer)
+    refuse({"requests for texts are computed each alone; leave --together out": together > 1 and texts})
     sampled: dict[str, Any] = {"steps": steps, "start": start, "reuse": reuse, "scheduler": scheduler, "eta": eta}
-    if isinstance(loaded, Transformer):
-        refuse({"requests for texts are computed each alone; leave --together out": together > 1})
-    else:
-        sampled["together"] = together
+    sampled["together"] = together
     if isinstance(loaded, Pipeline):
         sampled |= {"guidance_scale": guidance_scale, "conditioning_scale": conditioning_scale}
     settings = {"batch": pictures, "protocols": named(protocols), "granularity": granularity}

@@ -72,7 +72,7 @@ def share_of(received: Sequence[pb.SharePiece]) -> libspu.Share:
 
 def words_in(chunks: Iterable[bytes]) -> np.ndarray:
     """Read the ring words in the chunks of a share: uint64 [elements, 2], as `Session.words_of` returns them."""
-    return np.frombuffer(_content(chunks), "<u8").reshape(-1, 2)
+    return np.frombuffer(content_of(chunks), "<u8").reshape(-1, 2)
 
 
 def reconstruct(io: api.Io, name: str, shares: Sequence[libspu.Share]) -> np.ndarray:
@@ -107,7 +107,7 @@ def _fit(share: libspu.Share, following: libspu.Share) -> bool:
     secret = meta.visibility == libspu.Visibility.VIS_SECRET
     try:
         first, second = (
-            np.frombuffer(_content(of.share_chunks), np.uint8).reshape(elements, 1 + secret, -1 if elements else 0)
+            np.frombuffer(content_of(of.share_chunks), np.uint8).reshape(elements, 1 + secret, -1 if elements else 0)
             for of in (share, following)
         )
     except ValueError:  # another length than the shape says
@@ -115,7 +115,7 @@ def _fit(share: libspu.Share, following: libspu.Share) -> bool:
     return first.shape == second.shape and np.array_equal(first[:, -1], second[:, 0])
 
 
-def _content(chunks: Iterable[bytes]) -> bytes:
+def content_of(chunks: Iterable[bytes]) -> bytes:
     contents = []
     for data in chunks:
         chunk = libspu.ValueChunk()

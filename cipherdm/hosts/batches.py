@@ -1,19 +1,18 @@
-"""Requests of several clients that are computed in one run. Each client still gets its own row alone.
+"""Requests of several clients that are computed in one run, of which each client gets its own row alone.
 
-The parties learn which requests were computed together. A client learns from the costs and times that it gets whether it was
-alone, and neither with whom nor with how many: a run that is not of one has the rows of all that there may be.
+SECURITY.md ("Requests computed together") says what parties and clients learn by it, and whom clients have to trust.
 """
 
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
-from queue import Empty
+from queue import Empty, SimpleQueue
 
 from ..engine.party_pb2 import SharePiece
 from . import host_pb2 as pb
+from .refusals import RunFailed
 from .rows import Pieces, apart, joined
 from .runs import Run, Runs
 from .store import StoredModel
@@ -25,36 +24,33 @@ _LOOK = 0.2  # seconds between two looks at whether a client is still there
 class Batch(Run):
     """One run for several requests of a model, computed in a thread of its own, so no client's pace holds up another.
 
-    It ends when all its clients have gone away. One that goes before `close` leaves no row; the row of one that goes later is
-    computed and dropped.
+    It ends when all its clients have gone away. A request whose client goes before `close` leaves no row; the row of one that
+    goes later is computed and dropped.
 
     Args:
-        client: who counts as having the slot; the first one that asked.
+        client: who counts as having the slot.
         model: model that all ask for.
-        wait: seconds that `close` waits for others, from now on.
+        members: requests by row; None for one whose inputs this party lacks.
+        wait: seconds from now that `close` waits for others; with 0 nobody joins.
     """
 
-    def __init__(self, client: str, model: StoredModel, wait: float = 0.0):
+    def __init__(self, client: str, model: StoredModel, members: Iterable[Run | None], wait: float = 0.0):
         super().__init__(client, uuid.uuid4().hex)
         self.model = model
-        self._until = time.monotonic() + wait
-        self._rows: list[Run | None] = []
-        self._there: set[Run] = set()
-        self._closed = False
+        self._rows = list(members)
+        self._told = {run: SimpleQueue() for run in self._rows if run is not None}  # for those who are still there
+        self._until, self._closed = time.monotonic() + wait, not wait
         self._changed = threading.Condition()
 
-    def add(self, run: Run | None) -> bool:
-        """Give a request a row, or None for one whose inputs this party lacks; return false if it is too late or too full."""
+    def add(self, run: Run) -> bool:
+        """Give a request a row; return false if it is too late or there is none left."""
         with self._changed:
             if self._closed or self._full:
                 return False
             self._rows.append(run)
-            if run is not None:
-                self._there.add(run)
+            self._told[run] = SimpleQueue()
             self._changed.notify_all()
-        if run is not None:
-            run.on_end(partial(self._leave, run))
-        return True
+            return True
 
     def close(self) -> None:
         """Wait for others as long as that was to be, unless all rows are taken, and let nobody join any more."""
@@ -66,19 +62,9 @@ class Batch(Run):
     def _full(self) -> bool:
         return len(self._rows) == self.model.manifest.together.requests
 
-    def _leave(self, run: Run) -> None:
-        with self._changed:
-            self._there.discard(run)
-            if not self._closed:
-                self._rows.remove(run)
-            if not self._there:
-                self._closed = True
-                self.cancel()
-            self._changed.notify_all()
-
     @property
-    def members(self) -> Sequence[Run | None]:
-        """Requests by row, once it is closed."""
+    def members(self) -> list[Run | None]:
+        """Requests by row, which stay what they are once it is closed."""
         return self._rows
 
     @property
@@ -87,7 +73,7 @@ class Batch(Run):
         return self.model.manifest.together.calls if len(self._rows) > 1 else super().calls
 
     @property
-    def inputs(self) -> Iterator[SharePiece] | Pieces:
+    def inputs(self) -> Iterable[SharePiece]:
         """This party's shares of all inputs."""
         inputs = [None if run is None else run.brought for run in self._rows]
         return joined(self.model.manifest, inputs) if len(inputs) > 1 else inputs[0]
@@ -100,11 +86,10 @@ class Batch(Run):
         try:
             outputs = self._followed(computing)
             rows = apart(outputs, self.model.manifest.together.requests) if len(self._rows) > 1 else [outputs]
-            for run, pieces in zip(self._rows, rows, strict=False):  # the rest are rows of nobody
-                if run is not None:
-                    run.told.put(pieces)
+            for row, pieces in enumerate(rows[: len(self._rows)]):  # the others are nobody's
+                self.tell(pieces, row)
         except Exception as error:  # whatever it is, those who wait must not wait for ever
-            self._tell(error)
+            self.tell(error)
 
     def _followed(self, computing: Events) -> Pieces:
         while True:
@@ -112,31 +97,50 @@ class Batch(Run):
                 event = next(computing)
             except StopIteration as end:
                 return end.value
-            self._tell(event)
+            self.tell(event)
 
-    def _tell(self, what: pb.RequestEvent | Exception) -> None:
+    def tell(self, what: pb.RequestEvent | Pieces | Exception, row: int | None = None) -> None:
+        """Tell one row, or all, an event, what it is computed to be, or why it is not."""
         with self._changed:
-            told = [run for run in self._rows if run is not None]
-        for run in told:
-            run.told.put(what)
+            for run in self._rows if row is None else self._rows[row : row + 1]:
+                if run in self._told:
+                    self._told[run].put(what)
 
     def events(self, run: Run) -> Events:
         """Yield what a row is told; return the shares of its outputs, or raise the error with which all or this one fail."""
-        while True:
-            run.check()
-            with suppress(Empty):
-                what = run.told.get(timeout=_LOOK)
-                if isinstance(what, Exception):
-                    raise what
-                if isinstance(what, list):
-                    return what
-                yield what
+        told = self._told[run]
+        try:
+            while True:
+                run.check()
+                with suppress(Empty):
+                    what = told.get(timeout=_LOOK)
+                    if isinstance(what, Exception):
+                        raise what
+                    if isinstance(what, list):
+                        return what
+                    yield what
+        finally:
+            self._leave(run)
+
+    def _leave(self, run: Run) -> None:
+        with self._changed:
+            del self._told[run]
+            # Once it is closed all three parties count its rows alike, and none may move.
+            if not self._closed:
+                self._rows.remove(run)
+            if not self._told:
+                self._closed = True
+                self.cancel()
+            self._changed.notify_all()
 
 
-def begun(request: pb.StartRequest, runs: Runs, timeout: float) -> Batch | None:
-    """Return what party 0 has put together, or None if none of it is here.
+def begun(request: pb.StartRequest, runs: Runs, timeout: float) -> Batch:
+    """Return what party 0 has put together. The timeout in seconds is one for all its requests.
 
-    A request is left out if its inputs for this model are not here within the timeout, which is one for all of them.
+    A request whose inputs for this model are not here by then has None in its row.
+
+    Raises:
+        RunFailed: none of them is here.
     """
     until = time.monotonic() + timeout
     rows: list[Run | None] = []
@@ -147,11 +151,8 @@ def begun(request: pb.StartRequest, runs: Runs, timeout: float) -> Batch | None:
         rows.append(run if fits else None)
     there = [run for run in rows if run is not None]
     if not there:
-        return None
-    batch = Batch("", there[0].model)
-    for run in rows:
-        batch.add(run)
-    batch.close()
+        raise RunFailed("there are no such runs: their clients have not reached this party")
+    batch = Batch("", there[0].model, rows)
     for run in there:
         run.assignment.set_result(batch)
     return batch

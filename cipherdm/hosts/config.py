@@ -50,8 +50,8 @@ class Limits:
         input_bytes: bytes of shares of one run's inputs.
         model_bytes: bytes of shares and programs of one model.
         models: models of one owner.
-        batch_wait: seconds that a request waits for others of its model, of any client, to be computed with them in one run;
-            0 to compute each alone. See SECURITY.md for what that tells.
+        batch_wait: whole seconds that a request waits for others of its model, of any client, to be computed with them in one
+            run; 0 to compute each alone. SECURITY.md says what that tells.
     """
 
     runs: int = 2
@@ -60,7 +60,7 @@ class Limits:
     input_bytes: int = 64 << 20
     model_bytes: int = 4 << 30
     models: int = 16
-    batch_wait: float = 0.0
+    batch_wait: int = 0
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,10 @@ def load_host(path: str | Path) -> HostConfig:
     with sections["identity"] as identity:
         caller = CallerConfig(parties, timeouts_of(sections), certificates_of(identity, path, name=own_name))
     with sections["limits"] as fields:
-        # A queue may have no places at all; a limit of 0 anywhere else would refuse every call.
-        usual, wait = asdict(Limits()), fields.number("batch_wait", 0.0)
-        del usual["batch_wait"]
-        found = {name: fields.whole(name, value, least=int(name != "queue")) for name, value in usual.items()}
-        limits = Limits(**found, batch_wait=wait)
+        # A queue may have no places at all, and nobody need wait; a limit of 0 anywhere else would refuse every call.
+        usual = asdict(Limits()).items()
+        least = {"queue": 0, "batch_wait": 0}
+        limits = Limits(**{name: fields.whole(name, value, least=least.get(name, 1)) for name, value in usual})
         if limits.runs_per_client > (most := max(1, limits.runs + limits.queue - 1)):
             problem = f"is {limits.runs_per_client}, and must be at most {most}: one client could take all places"
             raise fields.error("runs_per_client", problem)

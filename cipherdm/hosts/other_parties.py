@@ -62,7 +62,7 @@ class OtherParties:
         def ready() -> None:
             for rank, started in enumerate(_gathered(run, calls), 1):
                 for place in started.absent:
-                    run.members[place].told.put(RunFailed(f"party {rank} did not have this client's inputs in time"))
+                    run.tell(RunFailed(f"party {rank} did not have this client's inputs in time"), place)
 
         try:
             yield ready

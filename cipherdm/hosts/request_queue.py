@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as Unfinished
 from contextlib import contextmanager
+from weakref import WeakValueDictionary
 
 from ..errors import CipherDMError
 from . import host_pb2 as pb
@@ -37,7 +38,7 @@ class Requests:
         self._runs = Runs(host.limits)
         self._queue = Queue(host.limits.runs)
         self._others = OtherParties(host, agreement) if host.rank == 0 else None
-        self._open: dict[str, Batch] = {}  # by digest of the model, those that others may join
+        self._open: WeakValueDictionary[str, Batch] = WeakValueDictionary()  # by model's digest, the last one begun
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -79,9 +80,10 @@ class Requests:
             run.upload(model, inputs)
             if self._others is None:
                 compute = self._as_told
+            elif self._host.limits.batch_wait and model.manifest.together.requests:
+                compute = self._with_others
             else:
-                together = self._host.limits.batch_wait and model.manifest.together.requests
-                compute = self._with_others if together else self._as_scheduler
+                compute = self._as_scheduler
             for piece in (yield from compute(run)):
                 yield pb.RequestEvent(output=piece)
 
@@ -99,13 +101,10 @@ class Requests:
             Cancelled: the run's client has gone away.
         """
         self._check_slot(request.slot)
-        timeouts, absent = self._host.caller.timeouts, []
+        timeouts = self._host.caller.timeouts
         if len(request.members) > 1:
-            run = begun(request, self._runs, self._host.caller.timeouts.connect)
-            if run is None:
-                raise RunFailed(f"party {self._host.rank} has none of these runs: their clients have not reached it")
+            run = begun(request, self._runs, timeouts.connect)
             run.start(self._in_slot(run, request))
-            absent = [place for place, member in enumerate(run.members) if member is None]
         else:
             run = self._alone(request, is_active)
             if run is None:
@@ -114,7 +113,7 @@ class Requests:
             run.prepared.result(timeouts.start)
         except Unfinished:
             raise RunFailed(f"party {self._host.rank} did not get its process ready in time") from None
-        return pb.Started(absent=absent)
+        return pb.Started(absent=[row for row, member in enumerate(run.members) if member is None])
 
     def _alone(self, request: pb.StartRequest, is_active: Callable[[], bool]) -> Run | None:
         """Assign a slot to the one run of a start; return it, or None if party 0 has given up."""
@@ -138,18 +137,10 @@ class Requests:
         with self._lock:
             batch = self._open.get(run.model.digest)
             if batch is None or not batch.add(run):
-                batch = self._open[run.model.digest] = Batch(run.client, run.model, self._host.limits.batch_wait)
-                batch.add(run)
-                batch.start(self._until_closed(batch))
+                batch = Batch(run.client, run.model, [run], self._host.limits.batch_wait)
+                self._open[run.model.digest] = batch
+                batch.start(self._as_scheduler(batch))
         return (yield from batch.events(run))
-
-    def _until_closed(self, batch: Batch) -> Events:
-        try:
-            return (yield from self._as_scheduler(batch))
-        finally:
-            with self._lock:
-                if self._open.get(batch.model.digest) is batch:
-                    del self._open[batch.model.digest]
 
     def _as_scheduler(self, run: Run) -> Events:
         """Wait for a slot, tell the others which one it is, and compute with them."""

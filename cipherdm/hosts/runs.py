@@ -1,10 +1,9 @@
 """Runs that a party has in hand, waiting or computing, within the limits of each client and of all."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from queue import SimpleQueue
 
 from ..engine.party_pb2 import SharePiece
 from . import host_pb2 as pb
@@ -27,11 +26,9 @@ class Run:
         self.uploaded = threading.Event()
         self.assignment: Future[pb.StartRequest | Run] = Future()  # or the batch of which this is a row
         self.prepared: Future[None] = Future()
-        self.told: SimpleQueue[pb.RequestEvent | Pieces | Exception] = SimpleQueue()  # what a batch has for this row
         self._why: Refused | None = None
         self._lock = threading.Lock()
         self._worker: Worker | None = None
-        self._callbacks: list[Callable[[], None]] = []
 
     def upload(self, model: StoredModel, inputs: Pieces) -> None:
         """Note that a client's inputs for a model are there."""
@@ -56,27 +53,16 @@ class Run:
     def close(self) -> None:
         """Let nobody join any more."""
 
-    def on_end(self, callback: Callable[[], None]) -> None:
-        """Have a function called once the client has gone away, at once if it has."""
-        with self._lock:
-            if self._why is None:
-                self._callbacks.append(callback)
-                return
-        callback()
-
     def cancel(self) -> None:
         """Note that the client has gone away, and kill the process that computes for it. Any thread may call this."""
         self._end(Cancelled("the client has gone away"))
 
     def _end(self, why: Refused) -> None:
         # The reason comes first: `using` looks at it after it has set the worker, so one of the two sees the other.
+        self._why = self._why or why
         with self._lock:
-            self._why = self._why or why
             if self._worker is not None:
                 self._worker.kill()
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback()
 
     def check(self) -> None:
         """Raise Cancelled if the client has gone away, or RunFailed if the time is over."""

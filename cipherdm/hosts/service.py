@@ -146,7 +146,7 @@ class HostService:
             return pb.SlotState(generation=self._requests.generation(request.slot, request.agreement))
 
     def Start(self, request, context):
-        run = "".join(member.run for member in request.members[:1])
+        run = next((member.run for member in request.members), "")
         with self._reported(context, "run not started", run=run, slot=request.slot):
             return self._requests.start(request, context.is_active)
 

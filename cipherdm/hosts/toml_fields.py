@@ -58,13 +58,6 @@ class Fields:
             raise self.error(name, f"is {value:g}, and must be {what} above 0")
         return value
 
-    def number(self, name: str, default: Any = _REQUIRED) -> float:
-        """Return a finite number of at least 0."""
-        value = float(self._get(name, float, default))
-        if not 0 <= value < float("inf"):
-            raise self.error(name, f"is {value:g}, and must be a number of at least 0")
-        return value
-
     def texts(self, name: str, default: Any = _REQUIRED, *, count: int | None = None) -> tuple[str, ...]:
         """Return a list of distinct texts, exactly `count` of them if that is given."""
         values = self._get(name, list, default)

@@ -18,11 +18,16 @@ from cipherdm.engine import EngineConfig, Node, Spec, compile_plan
 from cipherdm.engine.wire import pieces, reconstruct, share_of
 from cipherdm.hosts import LoopbackHosts, Model, RemoteCluster, Together, images_of, load_caller, sampling_model
 from cipherdm.hosts import host_pb2 as pb
+from cipherdm.hosts.batches import Batch, begun
 from cipherdm.hosts.channels import connect
+from cipherdm.hosts.config import Limits
 from cipherdm.hosts.manifest import check_manifest
+from cipherdm.hosts.refusals import Cancelled
 from cipherdm.hosts.remote import _shared
 from cipherdm.hosts.rows import apart, joined
+from cipherdm.hosts.runs import Run, Runs
 from cipherdm.hosts.sampling import parts_of
+from cipherdm.hosts.store import StoredModel
 from cipherdm.models import init_unet, load_unet, save_unet
 from cipherdm.protocols import named
 from cipherdm.sampling import make_task
@@ -73,7 +78,7 @@ def patient(tmp_path_factory):
     """Three hosts that wait five seconds for further requests: TOML files by role."""
     files = small_trial(tmp_path_factory.mktemp("patient") / "trial")
     for path in files.values():
-        path.write_text(path.read_text().replace("batch_wait = 0.0", "batch_wait = 5.0"))
+        path.write_text(path.read_text().replace("batch_wait = 0", "batch_wait = 5"))
     with LoopbackHosts(files):
         with RemoteCluster(files["owner"]) as owner:
             owner.register(rows_model())
@@ -180,6 +185,39 @@ def _sum_of_rows(x, z, w):
     return jnp.matmul(x, w).sum(0, keepdims=True) + z[0, :1]
 
 
+def test_rows_stay_where_they_are_once_the_parties_count_them(tmp_path):
+    """A row that moved at one party would be another client's there; before party 0 counts, a row is free for others."""
+    model = StoredModel("owner", rows_model().manifest("0" * 32), tmp_path)
+    alice, bob, *others = (Run(name, name) for name in ("alice", "bob", "carol", "dave", "erin"))
+    scheduled = Batch("alice", model, [alice], wait=60.0)
+    assert scheduled.add(bob)
+    leave(scheduled, alice)
+    assert [scheduled.add(run) for run in others] == [True, True, False]
+    scheduled.close()  # at once, as it is full
+    leave(scheduled, bob)
+    assert scheduled.members == [bob, *others[:2]]
+
+    runs = Runs(Limits())
+    with runs.admitted("alice", "a") as one, runs.admitted("bob", "b") as other:
+        for run in (one, other):
+            run.upload(model, [])
+        one.cancel()  # when party 0 had counted it already
+        members = [pb.Member(client=run.client, run=run.name) for run in (one, other)]
+        told = begun(pb.StartRequest(members=members, digest=model.digest), runs, timeout=1.0)
+        leave(told, one)
+        assert told.members == [one, other]
+        told.check()  # that raises nothing: one is still there
+        leave(told, other)
+        with pytest.raises(Cancelled):
+            told.check()
+
+
+def leave(batch: Batch, run: Run) -> None:
+    run.cancel()
+    with pytest.raises(Cancelled):
+        next(batch.events(run))
+
+
 def test_clients_together_get_their_own_answers_and_one_alone_its_own_run(patient):
     with ThreadPoolExecutor() as pool:
         asked = {seed: pool.submit(ask, patient, name, seed) for seed, name in enumerate(("alice", "bob", "carol"), 1)}
@@ -213,6 +251,8 @@ def test_models_and_hosts_that_do_not_say_so_compute_each_request_alone(patient,
     with ThreadPoolExecutor() as pool:
         for one in [pool.submit(ask, patient, name, seed, "single") for seed, name in enumerate(("alice", "bob"))]:
             assert one.result()[1] == {"alone"}
+    with RemoteCluster(patient["owner"]) as owner:
+        owner.remove("single")
 
 
 def test_who_leaves_before_the_start_leaves_no_row(patient):
