@@ -23,7 +23,10 @@ from .target import Check, Command, Target
 CORES, BETWEEN = (1, 4, 16), (LAN, WAN, NARROW)
 TRIPLES, LOADS, ASKED = (1, 10, 100), (0.5, 0.8, 0.9), (1, 2)
 SIMULATED = "mnist10-turbo-2"  # whose run of ten digits over a LAN is what requests ask for
-_STEPPED = ("mnist10_batch16", "sd-mini_batch16", "mnist01-tiny", "mnist01-tiny_batch16", "mnist-dit")
+_STEPPED = (
+    *(f"{model}_batch{pictures}" for model in ("mnist10", "sd-mini", "mnist01-tiny") for pictures in (4, 16)),
+    *("mnist01-tiny", "mnist-dit"),
+)
 _STEPS = 20  # of draws that are in records of a step alone
 _FREE = 1  # percentile of a soak's request times that stands for those that found a free slot
 
