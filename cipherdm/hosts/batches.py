@@ -28,7 +28,7 @@ class Batch(Run):
     goes later is computed and dropped.
 
     Args:
-        client: who counts as having the slot.
+        client: who counts as having the slot, see `Queue`.
         model: model that all ask for.
         members: requests by row; None for one whose inputs this party lacks.
         wait: seconds from now that `close` waits for others; with 0 nobody joins.

@@ -144,7 +144,7 @@ class Requests:
 
     def _as_scheduler(self, run: Run) -> Events:
         """Wait for a slot, tell the others which one it is, and compute with them."""
-        with self._queue.place(run.client) as place:
+        with self._queue.place(run) as place:
             told = None
             while not _is_done(place):
                 run.check()
@@ -231,7 +231,8 @@ class Queue:
     """Gives slots to runs: first to the client that computes the fewest, and among its equals to who came first.
 
     One slot of several is kept from a client that has all others, so that nobody waits for one client alone. Only party
-    0's queue is used.
+    0's queue is used. A run of several clients counts as that of the one who computes the fewest: nobody is held up by others
+    who are at their limit.
     """
 
     def __init__(self, slots: int):
@@ -240,15 +241,15 @@ class Queue:
         self._free = list(range(slots))[::-1]
         self._most = max(1, slots - 1)  # runs that compute for one client
         self._computing: Counter[str] = Counter()
-        self._waiting: dict[Future[int], str] = {}  # clients of places, in the order in which they came
+        self._waiting: dict[Future[int], Run] = {}  # by place, in the order in which they came
         self._lock = threading.Lock()
 
     @contextmanager
-    def place(self, client: str) -> Iterator[Future[int]]:
+    def place(self, run: Run) -> Iterator[Future[int]]:
         """Take a place in the queue; its result is a slot. Leaving the block gives up both."""
         place: Future[int] = Future()
         with self._lock:
-            self._waiting[place] = client
+            self._waiting[place] = run
             self._give()
         try:
             yield place
@@ -256,7 +257,7 @@ class Queue:
             with self._lock:
                 if place.done():
                     self._free.append(place.result())
-                    self._computing[client] -= 1
+                    self._computing[run.client] -= 1
                 else:
                     del self._waiting[place]
                 self._give()
@@ -264,20 +265,27 @@ class Queue:
     def ahead(self, place: Future[int]) -> int:
         """Return how many wait before a place."""
         with self._lock:
+            self._give()  # others may have joined a run that waits
             return self._order().index(place) if place in self._waiting else 0
 
     def _order(self) -> list[Future[int]]:
         """Return the places in the order in which they will get slots, if nobody else comes."""
         turns, places = self._computing.copy(), {}
-        for place, client in self._waiting.items():
+        for place, run in self._waiting.items():
+            client = _least(run, turns)
             places[place] = turns[client]
             turns[client] += 1
         return sorted(places, key=places.get)
 
     def _give(self) -> None:
         for place in self._order():
-            client = self._waiting[place]
+            client = _least(self._waiting[place], self._computing)
             if self._free and self._computing[client] < self._most:
-                del self._waiting[place]
+                self._waiting.pop(place).client = client
                 self._computing[client] += 1
                 place.set_result(self._free.pop())
+
+
+def _least(run: Run, computing: Counter[str]) -> str:
+    """Return the client of a run that computes the fewest others."""
+    return min((member.client for member in run.members), key=lambda client: computing[client], default=run.client)

@@ -293,14 +293,13 @@ def test_a_process_that_has_ended_has_no_memory_of_zero():
 
 
 def clients_in(queue: Queue, stack: ExitStack, *clients: str) -> list:
-    return [stack.enter_context(queue.place(client)) for client in clients]
+    return [stack.enter_context(queue.place(Run(client, ""))) for client in clients]
 
 
 def test_a_free_slot_goes_to_the_client_that_computes_the_fewest():
     queue = Queue(3)
     with ExitStack() as stack, ExitStack() as others:
-        first = stack.enter_context(queue.place("alice"))
-        *alices, last = clients_in(queue, stack, "alice", "alice", "alice")
+        first, *alices, last = clients_in(queue, stack, "alice", "alice", "alice", "alice")
         assert first.done() and alices[0].done(), "two of three"
         assert not alices[1].done(), "the third is kept"
         (bob, *more) = clients_in(queue, others, "bob", "bob", "carol")
@@ -316,7 +315,7 @@ def test_a_free_slot_goes_to_the_client_that_computes_the_fewest():
 def test_who_waits_gets_the_slot_that_becomes_free():
     queue = Queue(1)
     with ExitStack() as stack:
-        with queue.place("alice"):
+        with queue.place(Run("alice", "")):
             again, bob = clients_in(queue, stack, "alice", "bob")
             assert not again.done() and not bob.done()
         assert again.done(), "both compute nothing, and alice came first"

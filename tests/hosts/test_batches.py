@@ -24,6 +24,7 @@ from cipherdm.hosts.config import Limits
 from cipherdm.hosts.manifest import check_manifest
 from cipherdm.hosts.refusals import Cancelled
 from cipherdm.hosts.remote import _shared
+from cipherdm.hosts.request_queue import Queue
 from cipherdm.hosts.rows import apart, joined
 from cipherdm.hosts.runs import Run, Runs
 from cipherdm.hosts.sampling import parts_of
@@ -210,6 +211,21 @@ def test_rows_stay_where_they_are_once_the_parties_count_them(tmp_path):
         leave(told, other)
         with pytest.raises(Cancelled):
             told.check()
+
+
+def test_a_run_counts_as_that_of_the_client_who_computes_the_fewest(tmp_path):
+    """Alice has all that she may have; bob, who joins her next run, does not wait for her last one."""
+    model, queue = StoredModel("owner", rows_model().manifest("0" * 32), tmp_path), Queue(2)
+    alice, bob = Run("alice", "1"), Run("bob", "2")
+    batch = Batch("alice", model, [alice], wait=60.0)
+    with queue.place(Run("alice", "0")) as first, queue.place(batch) as second:
+        assert first.done() and not second.done()
+        assert batch.add(bob) and queue.ahead(second) == 0
+        assert second.done()
+        with queue.place(Run("bob", "3")) as third:
+            assert not third.done()
+    with queue.place(Run("bob", "4")) as fourth, queue.place(Run("alice", "5")) as fifth:
+        assert fourth.done() and fifth.done(), "what either had has been given back"
 
 
 def leave(batch: Batch, run: Run) -> None:
