@@ -18,7 +18,9 @@ from .runs import Run, Runs
 from .store import StoredModel
 from .worker import Calls, Events
 
-_LOOK = 0.2  # seconds between two looks at whether a client is still there
+# Seconds between two looks at whether a client is still there. gRPC tells of its end in another thread, which cannot
+# interrupt a wait; a place in the queue, or in a run, is given up this much later at most.
+LOOK = 0.2
 
 
 class Batch(Run):
@@ -113,7 +115,7 @@ class Batch(Run):
             while True:
                 run.check()
                 with suppress(Empty):
-                    what = told.get(timeout=_LOOK)
+                    what = told.get(timeout=LOOK)
                     if isinstance(what, Exception):
                         raise what
                     if isinstance(what, list):

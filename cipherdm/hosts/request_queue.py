@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from ..errors import CipherDMError
 from . import host_pb2 as pb
-from .batches import Batch, begun
+from .batches import LOOK, Batch, begun
 from .config import HostConfig
 from .manifest import checked_shares
 from .other_parties import OtherParties
@@ -19,10 +19,6 @@ from .rows import Pieces
 from .runs import Run, Runs
 from .store import ModelStore, StoredModel
 from .worker import Events, Slots
-
-# Seconds between two looks at whether the client is still there. gRPC tells of its end in another thread, which cannot
-# interrupt a wait; a place in the queue is given up this much later at most.
-_LOOK = 0.2
 
 
 class Requests:
@@ -123,7 +119,7 @@ class Requests:
         run = self._runs.find(member.client, member.run, timeouts.connect)
         if run is None:
             raise RunFailed(f"{who} has no such run: its client has not reached it")
-        while not run.uploaded.wait(_LOOK):
+        while not run.uploaded.wait(LOOK):
             run.check()
             if not is_active():
                 return None
@@ -224,7 +220,7 @@ class Requests:
 
 def _is_done(future: Future) -> bool:
     """Wait a moment for a future; return whether it has its result."""
-    return bool(wait((future,), _LOOK).done)
+    return bool(wait((future,), LOOK).done)
 
 
 class Queue:

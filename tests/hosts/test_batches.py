@@ -387,7 +387,7 @@ def psnr(expected: np.ndarray, found: np.ndarray) -> float:
     return peak_signal_noise_ratio(expected, found, data_range=float(np.ptp(expected)))
 
 
-def test_inputs_together_are_those_of_as_many_pictures(pipeline_folder):
+def test_inputs_together_are_those_of_as_many_pictures(pipeline_folder, quick_compilation):
     """Prompts of two branches and the memory of a multistep schedule: each where the programs expect it."""
     pipeline = load_pipeline(pipeline_folder)
     settings = {"steps": 2, "guidance_scale": 3.0, "scheduler": "dpmsolver++"}
@@ -403,3 +403,6 @@ def test_inputs_together_are_those_of_as_many_pictures(pipeline_folder):
     for name, parts in parts_of(shapes[1], whole).items():
         rows = np.concatenate([one[name].reshape(parts, -1) for one in alone], 1)
         np.testing.assert_array_equal(rows.reshape(whole[name].shape), whole[name])
+    together = sampling_model("drawn", pipeline, **settings, together=2).manifest("0" * 32).together
+    shapes_of = {item.name: tuple(item.shape) for item in together.inputs}
+    assert shapes_of == {name: array.shape for name, array in whole.items()}
