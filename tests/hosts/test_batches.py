@@ -393,16 +393,17 @@ def test_inputs_together_are_those_of_as_many_pictures(pipeline_folder, quick_co
     settings = {"steps": 2, "guidance_scale": 3.0, "scheduler": "dpmsolver++"}
     shapes = [text_to_image_task(pipeline, [""] * count, **settings).shape for count in (1, 2)]
     draw = np.random.default_rng(1).standard_normal
-    prompts = draw((2, 2, 5, 8), np.float32)  # [branches, pictures, tokens, width]
+    prompts = draw((2, 2, 10, 12), np.float32)  # [branches, pictures, tokens, width]
     latents = draw(shapes[1].image_shape, np.float32)
     alone = [
         client_values(None, shapes[0], 0, latents=latents[one : one + 1], prompts=prompts[:, one]) for one in (0, 1)
     ]
-    whole = client_values(None, shapes[1], 0, latents=latents, prompts=prompts.reshape(4, 5, 8))
+    whole = client_values(None, shapes[1], 0, latents=latents, prompts=prompts.reshape(4, 10, 12))
     assert set(whole) == {"sample", "encoder_hidden_states", *MEMORY}
     for name, parts in parts_of(shapes[1], whole).items():
         rows = np.concatenate([one[name].reshape(parts, -1) for one in alone], 1)
         np.testing.assert_array_equal(rows.reshape(whole[name].shape), whole[name])
+    settings |= {"protocols": "direct", "granularity": "step"}
     together = sampling_model("drawn", pipeline, **settings, together=2).manifest("0" * 32).together
     shapes_of = {item.name: tuple(item.shape) for item in together.inputs}
     assert shapes_of == {name: array.shape for name, array in whole.items()}
