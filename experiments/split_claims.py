@@ -20,9 +20,10 @@ def claims_table(measurements: Path) -> str:
     worth = {row["from"]: row for row in records["split_attacks"]["worth"]}
     central, split, late = (scores.loc[way] for way in (split_quality.CENTRAL, "split, from 0", f"split, from {LATE}"))
     bound, nothing = attacks.loc["bound"], attacks.loc["nothing"]
-    computed, adaptive = attacks.loc["algebraic"], attacks.loc["inverse, adaptive"].set_index("from").loc[LATE]
+    computed, learned = attacks.loc[["algebraic"]], attacks.loc[["inverse, adaptive"]]
+    adaptive = learned.set_index("from").loc[LATE]
     gain = seconds.loc["conventional", "WAN"] / seconds.loc["published", "WAN"]
-    off = max(abs(computed[name] - bound[name]).max() for name in ("hint", "picture"))
+    off = max(float((computed[name] - bound[name]).abs().max()) for name in ("hint", "picture"))
     rows = [
         [
             "splitting keeps the quality",

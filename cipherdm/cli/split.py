@@ -28,7 +28,7 @@ def split_client(file: FileArgument) -> None:
 
 def _become(kind: str, file: Path) -> None:
     from ..split import load_side
-    from ..split.process import command
+    from ..split.process import QUIET, command
 
     load_side(file, kind)
-    os.execve(sys.executable, command(kind, file), os.environ | {"GRPC_VERBOSITY": "NONE"})
+    os.execve(sys.executable, command(kind, file), os.environ | QUIET)

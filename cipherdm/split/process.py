@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionControlNetPipeline
 from diffusers.utils import logging
+from transformers.utils.logging import disable_progress_bar
 
 from ..errors import CipherDMError
 from ..hardening import end_with_parent
@@ -20,6 +21,8 @@ from .config import SERVER, Side, load_side
 from .service import SplitService
 
 WITH_PARENT, RECORD = "--end-with-parent", "record.json"
+# For its process: gRPC's own words, and of libraries those on what they can do without.
+QUIET = {"GRPC_VERBOSITY": "NONE", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
 
 
 def serve(config: Side) -> dict[str, Any]:
@@ -56,7 +59,7 @@ def main() -> None:
         end_with_parent(int(sys.argv[-1]))
     torch.set_num_threads(1)
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # of diffusers, which misses a library that it can do without
+    disable_progress_bar()
     try:
         config = load_side(sys.argv[2], sys.argv[1])
         if sys.argv[1] == SERVER:

@@ -16,7 +16,7 @@ from ..hosts.config import Timeouts
 from ..hosts.trial_files import paths_in, section
 from ..records import read_record
 from .config import SERVER, Training
-from .process import RECORD, WITH_PARENT, command
+from .process import QUIET, RECORD, WITH_PARENT, command
 
 
 def make_split_trial(
@@ -87,7 +87,7 @@ class SplitTrial:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env=os.environ | {"GRPC_VERBOSITY": "NONE"},
+                    env=os.environ | QUIET,
                     start_new_session=True,
                 )
         return self

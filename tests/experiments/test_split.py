@@ -14,7 +14,7 @@ from cipherdm.models import find_model
 from cipherdm.private.budget import epsilon_of
 from cipherdm.records import write_record
 from cipherdm.split import Client, Defences, Training, encoded, load_base
-from cipherdm_experiments import control_on_shares, split_attacks, split_quality, split_wire
+from cipherdm_experiments import control_on_shares, split_attacks, split_claims, split_quality, split_wire
 from cipherdm_experiments.split_attacks_cases import (
     Captured,
     Private,
@@ -155,6 +155,27 @@ def test_tables_and_checks_of_attacks(tmp_path):
     assert "| averaging | 618 | 16 | 0.270 | - |" in split_attacks.attacks_table(tmp_path)
     assert split_attacks.worth_table(tmp_path).endswith("| 618 | 8.0 | 30.0 | 1,200.0 |")
     assert all(check.holds(Records(tmp_path)) for check in split_attacks.TARGET.checks)
+
+
+def test_claims_have_a_verdict_by_the_records(tmp_path):
+    def write(iou, computed):
+        ways = [{"way": "in one place", "iou": 0.70}, {"way": "split, from 0", "iou": iou}]
+        write_record(tmp_path / "split_quality.json", {"rows": [*ways, {"way": "split, from 618", "iou": 0.60}]})
+        found = {"bound": (0.3, 0.9), "nothing": (0.0, 0.1), "algebraic": (computed, 0.9)}
+        attacks = [{"attack": name, "hint": hint, "picture": picture} for name, (hint, picture) in found.items()]
+        attacks.append({"attack": "inverse, adaptive", "from": 618, "hint": 0.2, "picture": 0.12})
+        levels = [{"from": 618, "published": 8.0, "picture": 30.0, "hint": 1200.0}]
+        write_record(tmp_path / "split_attacks.json", {"rows": attacks, "worth": levels})
+        lines = split_claims.claims_table(tmp_path).splitlines()[2:]
+        return [line.split("|")[-2].strip() == "holds" for line in lines]
+
+    steps = [
+        {"structure": name, "network": "WAN", "fields": {}, "up": 1.0, "down": 1.0, "seconds": seconds}
+        for name, seconds in (("published", 1.0), ("lean", 0.9), ("conventional", 2.0))
+    ]
+    write_record(tmp_path / "split_wire.json", {"rows": steps})
+    assert write(0.69, 0.299) == [True, False, True, False, True, False, False, True]
+    assert write(0.65, 0.1) == [False, False, True, True, True, False, False, True]
 
 
 @pytest.mark.slow
