@@ -230,8 +230,10 @@ def text_values(
         values["mask"] = padding_of(mask) if shape.protocols.value_bits is None else token_weights(mask)
     if table is not None:
         words, positions = table
-        # At places of its own the text that fills up could have scores that no text has, where a head looks at places.
-        places = np.arange(ids.shape[1]) % mask.sum(1, dtype=int)[:, None]
+        places = np.arange(ids.shape[1])
+        if shape.config.kind == "bert":
+            # At places of its own the text that fills up could have scores that no text has, where a head looks at places.
+            places = places % mask.sum(1, dtype=int)[:, None]
         values["embeddings"] = np.float32((words[ids] + positions[places]).swapaxes(1, 2))
     else:
         values["onehot"] = one_hot_tokens(ids, shape.config.vocab_size)
